@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from brokers.memory import MemoryBroker
 from mesh.actors.errors import ActorMovedError
 from mesh.actors.state import ActorState, StateCache, fence_key, partition_key
-from mesh.errors import MeshError, OutcomeUnknownError, StateError
+from mesh.errors import ConflictError, MeshError, OutcomeUnknownError, StateError
 from mesh.store import Item, KeyValueStateStore, StateStore, Stored
 from tests.support.virtual_time import run
 
@@ -23,9 +23,9 @@ PARTITION = partition_key("app", "thing", "1")
 class _Slow(StateStore):
     """A store that takes its time, loses answers, and does some writes late."""
 
-    def __init__(self, inner: StateStore, dice: random.Random) -> None:
+    def __init__(self, inner: StateStore, dice: random.Random, loses: float = 0.0) -> None:
         self.capabilities = inner.capabilities
-        self._inner, self._dice = inner, dice
+        self._inner, self._dice, self._loses = inner, dice, loses
         self._late: set[asyncio.Task[None]] = set()
         self.accesses = 0
 
@@ -38,7 +38,7 @@ class _Slow(StateStore):
     async def write(self, items: Sequence[Item]) -> None:
         self.accesses += 1
         await asyncio.sleep(self._dice.choice((0, 0.1, 1)))
-        if self._dice.random() < 0.1:
+        if self._dice.random() < self._loses:
             late = asyncio.create_task(self._write_late(items))
             self._late.add(late)
             late.add_done_callback(self._late.discard)
@@ -130,8 +130,6 @@ async def test_a_conflict_that_is_not_the_fence() -> None:
 
         async def write(self, items: Sequence[Item]) -> None:
             if self.refuse:
-                from mesh.errors import ConflictError
-
                 raise ConflictError("serialization failure")
             await super().write(items)
 
@@ -187,7 +185,7 @@ def test_versions_are_one_chain(seed: int) -> None:
         state.close()
 
     async def main() -> None:
-        store = _Slow(Noted(await MemoryBroker().key_value("s")), dice)
+        store = _Slow(Noted(await MemoryBroker().key_value("s")), dice, 0.1)
 
         async def node(epochs: list[int]) -> None:
             cache = StateCache(1_000_000)
