@@ -265,6 +265,8 @@ def test_how_a_period_is_shown(period: str, shown: str) -> None:
         {},
         {"first": "soon"},
         {"first": math.inf},
+        {"first": -1.0},
+        {"first": 1e300},
         {"first": 1.0, "until": math.nan},
         {"first": 1.0, "left": 0},
         {"first": 1.0, "every": "bogus"},
@@ -289,6 +291,25 @@ EVERY = st.one_of(
     ),
 )
 TIMINGS = st.builds(Timing, MOMENTS, EVERY, st.none() | st.integers(1, 9), st.none() | MOMENTS)
+
+
+@given(st.text("RP0159/-*,?#LW.YMDTHSms@TZ=: +\u00b2"), st.text("RP059/YMWDTHS.sm-+:Z"))
+def test_only_value_errors(schedule: str, text: str) -> None:
+    """No text does anything else."""
+    ways: tuple[Callable[[], Timing], ...] = (
+        lambda: job_timing(schedule, "", None, "", NOW),
+        lambda: job_timing(f"0 {schedule} {text} * * 1", "", None, "", NOW),
+        lambda: job_timing("@daily", text, None, text, NOW),
+        lambda: reminder_timing(text, text, "", NOW),
+        lambda: timer_timing("", text, text, NOW),
+        lambda: Timing.decode({"first": NOW, "every": text}),
+    )
+    for made in ways:
+        try:
+            timing = made()
+        except ValueError:
+            continue
+        assert Timing.decode(timing.encode()) == timing
 
 
 @given(TIMINGS, SECONDS, SECONDS)
