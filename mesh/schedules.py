@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 MOST_REPEATS = 2**32 - 1
-LONGEST_SCHEDULE = 256  # Characters.
+LONGEST_SCHEDULE = 256  # Characters, without the time zone.
 LATEST = 1e12  # Unix time: behind all that can be written, and in milliseconds still exact.
 _EVERY = "@every "
 _NEVER = (StopIteration, ValueError, OverflowError, OSError)  # What is behind the last year that Python knows.
@@ -117,11 +117,11 @@ def parse_schedule(text: str, *, seconds: bool = False) -> Schedule:
         ValueError: It is none.
     """
     given = shortened(text)
-    if len(text) > LONGEST_SCHEDULE:
-        raise ValueError(f"a schedule has at most {LONGEST_SCHEDULE} characters: {given!r}")
     found = _ZONE.match(text.strip())
     zone = UTC if found is None else zone_of(found[1])
     text = (text if found is None else found[2]).strip()
+    if len(text) > LONGEST_SCHEDULE:
+        raise ValueError(f"a schedule has at most {LONGEST_SCHEDULE} characters: {given!r}")
     word, _, rest = text.partition(" ")
     if word == "@every":
         if seconds and found is not None:

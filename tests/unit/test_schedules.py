@@ -214,6 +214,15 @@ def test_clocks_that_change(schedule: str, begin: str, ticks: list[str]) -> None
     assert list(islice(fired(timing), len(ticks))) == [moment(tick) for tick in ticks]
 
 
+def test_the_longest_schedule() -> None:
+    """What is taken can be read again."""
+    fields = f"{'0,' * 122}0 * * * * *"
+    timing = job_timing(f"TZ=America/Argentina/Buenos_Aires {fields}", "", None, "", NOW)
+    assert (len(fields), timing.after(NOW, NOW)) == (255, Timing(NOW + 60, timing.every))
+    with pytest.raises(ValueError, match="at most 256 characters"):
+        job_timing(f"00{fields}", "", None, "", NOW)
+
+
 def test_a_name_comes_once_a_day() -> None:
     """Also where midnight is there twice, and where it is left out."""
     back = job_timing("CRON_TZ=America/Havana @daily", "", None, "", moment("2024-11-02T12:00:00-04:00"))
