@@ -63,7 +63,8 @@ from mesh.broker import Message
 from mesh.deadlines import Deadlines
 from mesh.errors import BadArgumentError, EventError, RecordsMissingError
 from mesh.operation import Caller, Operation
-from mesh.ownership.asking import Asked, NobodyHostsError
+from mesh.ownership.asking import Asked
+from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.ownership.table import partition_of
 from mesh.packing import pack, unpack
 from mesh.store import Stored
@@ -104,7 +105,7 @@ logger = logging.getLogger(__name__)
 
 KIND = "actors."
 TIMERS = "mesh:timers"
-ACTION_HEADER = "mesh-actor"
+ACTION_HEADER = "actor"
 CACHED_BYTES = 64 * 1024 * 1024
 MAX_LISTED = 10_000
 MAX_ERROR_BYTES = 4096
@@ -373,7 +374,6 @@ class ActorService:
         overwrite: bool,
     ) -> Message:
         from mesh.actors.reminders import MAX_DATA_BYTES
-        from mesh.ownership.asking import NotOwnerError
         from mesh.schedules import Timing
         from mesh.timers import FailurePolicy, Timer, TimerExistsError
 
@@ -391,7 +391,6 @@ class ActorService:
         return Message({}, b"")
 
     async def _run_delete_reminder(self, hosted: HostedType, asked: Asked, name: str) -> Message:
-        from mesh.ownership.asking import NotOwnerError
 
         check_names(hosted.name, asked.key, reminder=name)
         timers = self._timers.get(hosted.name)
@@ -429,7 +428,7 @@ class ActorService:
         kind = KIND + type_
         hosted = self._types.get(type_)
         if hosted is None:
-            sure = partial(self._parts.owners.epoch_of, kind)
+            sure = partial(self._parts.owners.epoch, kind)
             hosted = self._types[type_] = HostedType(type_, self._room, self._make_state, sure)
         if hosted.hosted:
             raise ActorError(f"actor type {type_} is hosted on this node already")
