@@ -62,7 +62,7 @@ from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
 from mesh.deadlines import Deadlines
 from mesh.errors import BadArgumentError, EventError, RecordsMissingError
-from mesh.operation import Caller, Operation
+from mesh.operation import Operation
 from mesh.ownership.asking import Asked
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.ownership.table import partition_of
@@ -256,11 +256,10 @@ class ActorService:
             raise NoActorHostError(type_, id_) from None
 
     def _traced(self, operation: Operation, headers: Headers) -> Headers:
-        """Put the call's own trace in place of what the caller wrote, and who calls."""
+        """Put the call's own trace in place of what the caller wrote."""
         context = operation.context
-        named = naming(headers, Caller(context.caller.namespace, context.caller.app_id))
         trace = {"traceparent": context.traceparent, "tracestate": context.tracestate, BAGGAGE: context.baggage}
-        kept = [(name, value) for name, value in named if name.lower() not in trace]
+        kept = [(name, value) for name, value in headers if name.lower() not in trace]
         return [*kept, *((name, value) for name, value in trace.items() if value), ("Dapr-Api-Call", "true")]
 
     # This node's actors
@@ -355,7 +354,13 @@ class ActorService:
     async def _run_method(self, hosted: HostedType, asked: Asked, method: str, query: str, headers: Headers) -> Message:
         check_names(hosted.name, asked.key, **{"actor method": method})
         turn = Turn(
-            TurnKind.METHOD, hosted.name, asked.key, method, hosted.chained(map(_pair, headers)), asked.body, query
+            TurnKind.METHOD,
+            hosted.name,
+            asked.key,
+            method,
+            hosted.chained(naming([_pair(each) for each in headers], asked.caller)),
+            asked.body,
+            query,
         )
         answer = await hosted.turn(turn, asked.partition)
         body = answer.body if answer.status == OK else answer.body[:MAX_ERROR_BYTES]

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import orjson
@@ -98,7 +99,7 @@ MISSING = error("ERR_ACTOR_INSTANCE_MISSING", "actor instance is missing")
     Case("app-201", call("created"), 500, failed("error invoke actor method: error from actor service: (201) ")),
     Case("app-404", call("missing"), 500, failed("error invoke actor method: actor method not found")),
     Case("capped", call("long"), 500, failed(matches(lambda text: len(text) < 600 and text.endswith("x…")))),
-    Case("own-error", call("own"), 200, {"own": 1}, {"x-daprerrorresponseheader": "true"}),
+    Case("own-error", call("own"), 200, b'{"own":1}', {"x-daprerrorresponseheader": "true"}),
     Case("nobody-hosts", call("doit", type_="notype"), 500, failed(NO_HOST)),
     Case("reserved", call("doit", type_="dapr.internal.x"), 403, RESERVED),
     Case("hash", call("doit", id_="a%23b"), 400, BAD),
@@ -368,16 +369,17 @@ async def test_stopping_deactivates(memory: Backbone, tmp_path: Path) -> None:
         await release.wait()
         return web.Response(body=b"done")
 
-    async with ActorApp() as app:
-        async with gateway(memory, tmp_path, app=app) as node:
-            app.answers["/actors/thing/2/method/slow"] = slow
-            await node.request(*call("x"))
-            late = asyncio.create_task(node.request(*call("slow", id_="2")))
-            await app.until("/actors/thing/2/method/slow")
-            node.gateway.shut_down()
+    async with ActorApp() as app, AsyncExitStack() as stack:
+        node = await stack.enter_async_context(gateway(memory, tmp_path, app=app))
+        app.answers["/actors/thing/2/method/slow"] = slow
+        await node.request(*call("x"))
+        late = asyncio.create_task(node.request(*call("slow", id_="2")))
+        await app.until("/actors/thing/2/method/slow")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(stack.aclose())
             await app.until("/actors/thing/1")
             release.set()
-            assert (await late).body == b"done"
+        assert (await late).body == b"done"
         assert [path for path in app.paths() if path.startswith("DELETE")] == [
             "DELETE /actors/thing/1",
             "DELETE /actors/thing/2",
