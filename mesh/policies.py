@@ -4,7 +4,7 @@
 whoever makes it (`mesh/deadlines.py`). An open breaker ends the retries. Which target gets which policy is
 decided in ``mesh/resources/resiliency.py``.
 
-Source: Dapr 1.18, resiliency policies; the breaker follows github.com/sony/gobreaker.
+Source: Dapr 1.18, resiliency policies.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import random
 import time
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, NewType, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
-from mesh.conditions import TURNS, BreakerStatus, Condition, endpoint_name
-from mesh.errors import CircuitOpenError, DeadlineExceededError, ExpressionError, MeshError
+from mesh.breaker import Breaker
+from mesh.conditions import TURNS, Condition, endpoint_name
+from mesh.errors import CircuitOpenError, DeadlineExceededError, MeshError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from typing import TypeAlias
 
+    from mesh.breaker import Permit
     from mesh.expressions import Trip
 
 __all__ = [
     "BUILT_IN_RETRIES",
     "EXPONENTIAL_MAX_ELAPSED",
     "EXPONENTIAL_START",
-    "Breaker",
     "CircuitBreaker",
     "Guard",
-    "Permit",
     "Policy",
     "Retry",
     "StatusCodes",
@@ -42,7 +42,6 @@ __all__ = [
     "parse_status_codes",
 ]
 
-Permit = NewType("Permit", int)
 _T = TypeVar("_T")
 
 EXPONENTIAL_START = 0.5
@@ -52,7 +51,6 @@ _JITTER_RATIO = 0.5
 _LAST_GROWTH = 1000  # 1.5 ** 1000 is far above any interval and still a float.
 _HTTP_STATUSES = range(100, 600)
 _GRPC_STATUSES = range(17)
-_COUNTS = ("requests", "totalSuccesses", "totalFailures", "consecutiveSuccesses", "consecutiveFailures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,118 +164,6 @@ class CircuitBreaker:
     trip: Trip | None = None
 
 
-class Breaker:
-    """The state of one circuit breaker; not shared between event loops.
-
-    Each admitted call gets a `Permit`, to be given back with exactly one of `record` and `release`.
-    A result that comes back after the state changed is ignored.
-
-    Attributes:
-        asked: Tells which of all were asked for last.
-        endpoint: The part of the target that it is for; empty = all of it.
-        refused: What it has refused since it opened.
-    """
-
-    __slots__ = (
-        *("_clock", "_condition", "_config", "_counts", "_era", "_status", "_until", "asked", "endpoint", "refused"),
-    )
-
-    def __init__(
-        self,
-        config: CircuitBreaker,
-        clock: Callable[[], float],
-        condition: Condition | None = None,
-        endpoint: str = "",
-    ) -> None:
-        """Begin closed.
-
-        Args:
-            config: The limits.
-            clock: Monotonic seconds.
-            condition: Is told of changes; None = nobody is.
-            endpoint: The part of the target that it is for; empty = all of it.
-        """
-        self.endpoint = endpoint
-        self.asked = self.refused = 0
-        self._config = config
-        self._clock = clock
-        self._condition = condition
-        self._era = 0
-        self._status: BreakerStatus = "closed"
-        self._counts: dict[str, int] = {}
-        self._become("closed", clock())
-
-    @property
-    def name(self) -> str:
-        """The policy's name in its resource."""
-        return self._config.name
-
-    @property
-    def status(self) -> BreakerStatus:
-        """The state now; time alone may have changed it."""
-        now = self._clock()
-        if self._until is not None and now >= self._until:
-            self._become("closed" if self._status == "closed" else "half-open", now)
-        return self._status
-
-    def allow(self) -> Permit | None:
-        """Admit a call, or refuse it with None."""
-        status = self.status
-        if status == "open" or (status == "half-open" and self._counts["requests"] >= self._config.max_requests):
-            self.refused += 1
-            return None
-        self._counts["requests"] += 1
-        return Permit(self._era)
-
-    def record(self, success: bool, permit: Permit | None = None) -> None:
-        """Count how an admitted call ended.
-
-        Args:
-            success: Whether the target worked.
-            permit: What `allow` gave; None = a call admitted in the present state.
-        """
-        status = self.status
-        if status == "open" or (permit is not None and permit != self._era):
-            return
-        counts = self._counts
-        this, other = ("Successes", "Failures") if success else ("Failures", "Successes")
-        counts[f"total{this}"] += 1
-        counts[f"consecutive{this}"] += 1
-        counts[f"consecutive{other}"] = 0
-        if status == "half-open":
-            if not success:
-                self._become("open", self._clock())
-            elif counts["consecutiveSuccesses"] >= self._config.max_requests:
-                self._become("closed", self._clock())
-        elif not success and self._trips():
-            self._become("open", self._clock())
-
-    def release(self, permit: Permit) -> None:
-        """Take back a call that was cancelled: it says nothing about the target."""
-        if self.status != "open" and permit == self._era and self._counts["requests"] > 0:
-            self._counts["requests"] -= 1
-
-    def _become(self, status: BreakerStatus, now: float) -> None:
-        if status == "open":
-            self.refused = 0
-        if status != self._status and self._condition is not None:
-            self._condition.breaker_became(self, status, self._counts, self._config.timeout)
-        self._status = status
-        self._era += 1  # From 1, so that every permit is true.
-        lasts = {"closed": self._config.interval or None, "open": self._config.timeout, "half-open": None}[status]
-        self._until = None if lasts is None else now + lasts
-        self._counts = dict.fromkeys(_COUNTS, 0)
-
-    def _trips(self) -> bool:
-        try:
-            if self._config.trip is not None:
-                return self._config.trip.tripped(self._counts)
-        except ExpressionError as error:  # As `totalFailures / totalSuccesses` does when nothing worked.
-            if self._condition is not None:
-                self._condition.cannot_tell(self.name, str(error))
-        return self._counts["consecutiveFailures"] > 5
-
-
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What applies to calls to one target; None = nothing of the kind.
@@ -287,6 +173,7 @@ class Policy:
         retry: When a failed one is made again.
         breaker: When none is made.
         endpoints: How many of the target's endpoints have a circuit breaker of their own; 0 = one is for all of it.
+        both: Whether one is for all of it besides; then a call has to pass both.
         resource: The Resiliency it is from.
     """
 
@@ -294,6 +181,7 @@ class Policy:
     retry: Retry | None = None
     breaker: CircuitBreaker | None = None
     endpoints: int = 0
+    both: bool = False
     resource: str = field(default="", compare=False)
 
 
@@ -345,10 +233,10 @@ class Guard:
         self._retry = policy.retry
         self._condition = condition
         self._breakers: dict[str, Breaker] = {}
-        if former is not None and former.policy.breaker == policy.breaker:
+        if former is not None and _breaking(former.policy) == _breaking(policy):
             self._breakers = former._breakers
         if not policy.endpoints:
-            self._breaker_of("")
+            self._breakers_of("")
         condition.breakers = self._breakers
         condition.resource = policy.resource
 
@@ -380,14 +268,14 @@ class Guard:
         """
         started = time.monotonic()
         attempt = 0
-        breaker = self._breaker_of(endpoint)
+        breakers = self._breakers_of(endpoint)
         if self._condition.observer is not None:
-            self._tell_policies(self._condition, breaker)
+            self._tell_policies(self._condition, breakers)
         self._condition.enter()
         try:
             while True:
                 attempt += 1
-                result, error, verdict = await self._tried(call, judge, breaker, attempt)
+                result, error, verdict = await self._tried(call, judge, breakers, attempt)
                 delay = self._delay(verdict, attempt, started, deadline)
                 self._note(verdict, error, attempt, delay)
                 if delay is None:
@@ -400,35 +288,43 @@ class Guard:
         finally:
             self._condition.leave()
 
-    def _breaker_of(self, endpoint: str) -> Breaker | None:
-        if self.policy.breaker is None:
-            return None
-        name, kept = endpoint_name(endpoint) if self.policy.endpoints else "", self._breakers
+    def _breakers_of(self, endpoint: str) -> Sequence[Breaker]:
+        """Give those that a call has to pass."""
+        policy = self.policy
+        if policy.breaker is None:
+            return ()
+        if not policy.endpoints:
+            return (self._breaker_of("", policy.breaker),)
+        own = self._breaker_of(endpoint_name(endpoint), policy.breaker)
+        return (self._breaker_of("", policy.breaker), own) if policy.both else (own,)
+
+    def _breaker_of(self, name: str, config: CircuitBreaker) -> Breaker:
+        kept = self._breakers
         # Put at the end: the first is the one that was asked for longest ago.
         if (breaker := kept.pop(name, None)) is None:
-            breaker = Breaker(self.policy.breaker, time.monotonic, self._condition, name)
+            breaker = Breaker(config, time.monotonic, self._condition, name)
             self._condition.breaker_begins(name)
         breaker.asked, kept[name] = next(TURNS), breaker
-        while len(kept) > max(self.policy.endpoints, 1):
+        while len(kept) > max(self.policy.endpoints + self.policy.both, 1):
             del kept[next(iter(kept))]
         return breaker
 
     async def _tried(
-        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T], breaker: Breaker | None, attempt: int
+        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T], breakers: Sequence[Breaker], attempt: int
     ) -> tuple[_T | None, MeshError | None, Verdict]:
         try:
-            return await self._attempt(call, judge, breaker)
+            return await self._attempt(call, judge, breakers)
         except CircuitOpenError as error:
             if attempt > 1:
                 self._condition.gives_up(attempt - 1, str(error))
             raise
 
-    def _tell_policies(self, condition: Condition, breaker: Breaker | None) -> None:
+    def _tell_policies(self, condition: Condition, breakers: Sequence[Breaker]) -> None:
         if self.timeout is not None:
             condition.applies("timeout")
         if self._retry is not None:
             condition.applies("retry")
-        if breaker is not None:
+        for breaker in breakers:
             condition.applies("circuitbreaker", breaker.status)
 
     def _note(self, verdict: Verdict, error: MeshError | None, attempt: int, delay: float | None) -> None:
@@ -450,14 +346,12 @@ class Guard:
         Raises:
             CircuitOpenError: The breaker refuses; nothing was called.
         """
-        return await self._attempt(call, judge, self._breaker_of(""))
+        return await self._attempt(call, judge, self._breakers_of(""))
 
     async def _attempt(
-        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T], breaker: Breaker | None
+        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T], breakers: Sequence[Breaker]
     ) -> tuple[_T | None, MeshError | None, Verdict]:
-        permit = None if breaker is None else breaker.allow()
-        if breaker is not None and permit is None:
-            raise CircuitOpenError("circuit breaker is open")
+        admitted = _admitted(breakers)
         result: _T | None = None
         failure: MeshError | None = None
         try:
@@ -467,11 +361,10 @@ class Guard:
             if self.timeout is not None and isinstance(error, DeadlineExceededError):
                 self._condition.activates("timeout")
         except BaseException:
-            if breaker is not None and permit is not None:
-                breaker.release(permit)
+            _release(admitted)
             raise
         verdict = judge(result, failure)
-        if breaker is not None:
+        for breaker, permit in admitted:
             breaker.record(verdict.worked, permit)
         return result, failure, verdict
 
@@ -483,6 +376,26 @@ class Guard:
             return None
         delay = retry.delay(attempt, time.monotonic() - started, random.random)
         return None if delay is None or (deadline is not None and time.time() + delay >= deadline) else delay
+
+
+def _breaking(policy: Policy) -> tuple[CircuitBreaker | None, bool, bool]:
+    return policy.breaker, policy.endpoints > 0, policy.both
+
+
+def _admitted(breakers: Sequence[Breaker]) -> list[tuple[Breaker, Permit]]:
+    """Pass all of them, or none."""
+    admitted: list[tuple[Breaker, Permit]] = []
+    for breaker in breakers:
+        if (permit := breaker.allow()) is None:
+            _release(admitted)
+            raise CircuitOpenError("circuit breaker is open")
+        admitted.append((breaker, permit))
+    return admitted
+
+
+def _release(admitted: Sequence[tuple[Breaker, Permit]]) -> None:
+    for breaker, permit in admitted:
+        breaker.release(permit)
 
 
 BUILT_IN_RETRIES: Mapping[str, Retry] = MappingProxyType(
