@@ -1,38 +1,31 @@
-"""Timeout, retry and circuit breaker as frozen values and pure decisions, and the one loop that applies them.
+"""Timeout, retry and circuit breaker as frozen values and pure decisions; `mesh/guard.py` applies them.
 
-`Guard` applies a policy as retry, then circuit breaker, then the call; the timeout bounds each attempt, by
-whoever makes it (`mesh/deadlines.py`). An open breaker ends the retries. Which target gets which policy is
-decided in ``mesh/resources/resiliency.py``.
+Which target gets which policy is decided in ``mesh/resources/resiliency.py``.
 
-Source: Dapr 1.18, resiliency policies.
+Source: Dapr 1.18, resiliency policies; the breaker follows github.com/sony/gobreaker.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, NewType
 
-from mesh.breaker import Breaker
-from mesh.conditions import TURNS, Condition, endpoint_name
-from mesh.errors import CircuitOpenError, DeadlineExceededError, MeshError
+from mesh.errors import ExpressionError, MeshError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from typing import TypeAlias
+    from collections.abc import Callable, Mapping
 
-    from mesh.breaker import Permit
+    from mesh.conditions import BreakerStatus, Condition
     from mesh.expressions import Trip
 
 __all__ = [
     "BUILT_IN_RETRIES",
     "EXPONENTIAL_MAX_ELAPSED",
     "EXPONENTIAL_START",
+    "Breaker",
     "CircuitBreaker",
-    "Guard",
+    "Permit",
     "Policy",
     "Retry",
     "StatusCodes",
@@ -42,7 +35,7 @@ __all__ = [
     "parse_status_codes",
 ]
 
-_T = TypeVar("_T")
+Permit = NewType("Permit", int)
 
 EXPONENTIAL_START = 0.5
 EXPONENTIAL_MAX_ELAPSED = 15 * 60.0
@@ -51,6 +44,7 @@ _JITTER_RATIO = 0.5
 _LAST_GROWTH = 1000  # 1.5 ** 1000 is far above any interval and still a float.
 _HTTP_STATUSES = range(100, 600)
 _GRPC_STATUSES = range(17)
+_COUNTS = ("requests", "totalSuccesses", "totalFailures", "consecutiveSuccesses", "consecutiveFailures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +158,118 @@ class CircuitBreaker:
     trip: Trip | None = None
 
 
+class Breaker:
+    """The state of one circuit breaker; not shared between event loops.
+
+    Each admitted call gets a `Permit`, to be given back with exactly one of `record` and `release`.
+    A result that comes back after the state changed is ignored.
+
+    Attributes:
+        asked: Tells which of all were asked for last.
+        endpoint: The part of the target that it is for; empty = all of it.
+        refused: What it has refused since it opened.
+    """
+
+    __slots__ = (
+        *("_clock", "_condition", "_config", "_counts", "_era", "_status", "_until", "asked", "endpoint", "refused"),
+    )
+
+    def __init__(
+        self,
+        config: CircuitBreaker,
+        clock: Callable[[], float],
+        condition: Condition | None = None,
+        endpoint: str = "",
+    ) -> None:
+        """Begin closed.
+
+        Args:
+            config: The limits.
+            clock: Monotonic seconds.
+            condition: Is told of changes; None = nobody is.
+            endpoint: The part of the target that it is for; empty = all of it.
+        """
+        self.endpoint = endpoint
+        self.asked = self.refused = 0
+        self._config = config
+        self._clock = clock
+        self._condition = condition
+        self._era = 0
+        self._status: BreakerStatus = "closed"
+        self._counts: dict[str, int] = {}
+        self._become("closed", clock())
+
+    @property
+    def name(self) -> str:
+        """The policy's name in its resource."""
+        return self._config.name
+
+    @property
+    def status(self) -> BreakerStatus:
+        """The state now; time alone may have changed it."""
+        now = self._clock()
+        if self._until is not None and now >= self._until:
+            self._become("closed" if self._status == "closed" else "half-open", now)
+        return self._status
+
+    def allow(self) -> Permit | None:
+        """Admit a call, or refuse it with None."""
+        status = self.status
+        if status == "open" or (status == "half-open" and self._counts["requests"] >= self._config.max_requests):
+            self.refused += 1
+            return None
+        self._counts["requests"] += 1
+        return Permit(self._era)
+
+    def record(self, success: bool, permit: Permit | None = None) -> None:
+        """Count how an admitted call ended.
+
+        Args:
+            success: Whether the target worked.
+            permit: What `allow` gave; None = a call admitted in the present state.
+        """
+        status = self.status
+        if status == "open" or (permit is not None and permit != self._era):
+            return
+        counts = self._counts
+        this, other = ("Successes", "Failures") if success else ("Failures", "Successes")
+        counts[f"total{this}"] += 1
+        counts[f"consecutive{this}"] += 1
+        counts[f"consecutive{other}"] = 0
+        if status == "half-open":
+            if not success:
+                self._become("open", self._clock())
+            elif counts["consecutiveSuccesses"] >= self._config.max_requests:
+                self._become("closed", self._clock())
+        elif not success and self._trips():
+            self._become("open", self._clock())
+
+    def release(self, permit: Permit) -> None:
+        """Take back a call that was cancelled: it says nothing about the target."""
+        if self.status != "open" and permit == self._era and self._counts["requests"] > 0:
+            self._counts["requests"] -= 1
+
+    def _become(self, status: BreakerStatus, now: float) -> None:
+        if status == "open":
+            self.refused = 0
+        if status != self._status and self._condition is not None:
+            self._condition.breaker_became(self, status, self._counts, self._config.timeout)
+        self._status = status
+        self._era += 1  # From 1, so that every permit is true.
+        lasts = {"closed": self._config.interval or None, "open": self._config.timeout, "half-open": None}[status]
+        self._until = None if lasts is None else now + lasts
+        self._counts = dict.fromkeys(_COUNTS, 0)
+
+    def _trips(self) -> bool:
+        try:
+            if self._config.trip is not None:
+                return self._config.trip.tripped(self._counts)
+        except ExpressionError as error:  # As `totalFailures / totalSuccesses` does when nothing worked.
+            if self._condition is not None:
+                self._condition.cannot_tell(self.name, str(error))
+        return self._counts["consecutiveFailures"] > 5
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What applies to calls to one target; None = nothing of the kind.
@@ -199,203 +305,10 @@ class Verdict(NamedTuple):
     status: int | None = None
 
 
-if TYPE_CHECKING:
-    _Judge: TypeAlias = Callable[[_T | None, MeshError | None], Verdict]
-
-
 def by_error(result: object, error: MeshError | None) -> Verdict:
     """Judge an attempt by what it raised: what is ``retryable`` is the target's failure, anything else its answer."""
     again = error is not None and error.retryable
     return Verdict(not again, again)
-
-
-class Guard:
-    """The retry and the circuit breaker of one target at work, or the breakers of its endpoints.
-
-    Of these, those that were asked for last are kept, as many as the policy says: callers choose their names.
-
-    Attributes:
-        timeout: Seconds of an attempt; None leaves it to what is called.
-        decides: Whether it says what follows a failed attempt: then an attempt has to fail for it to be counted.
-    """
-
-    def __init__(self, policy: Policy, condition: Condition, former: Guard | None = None) -> None:
-        """Start with a closed breaker.
-
-        Args:
-            policy: What applies.
-            condition: Of the target; is told what happens.
-            former: What applied until now; its breakers go on if they are to be the same.
-        """
-        self.policy = policy
-        self.timeout = None if policy.timeout is None else policy.timeout.seconds
-        self.decides = policy.retry is not None or policy.breaker is not None
-        self._retry = policy.retry
-        self._condition = condition
-        self._breakers: dict[str, Breaker] = {}
-        if former is not None and _breaking(former.policy) == _breaking(policy):
-            self._breakers = former._breakers
-        if not policy.endpoints:
-            self._breakers_of("")
-        condition.breakers = self._breakers
-        condition.resource = policy.resource
-
-    @property
-    def in_use(self) -> bool:
-        """Whether it has something to remember: see `Condition.in_use`."""
-        return self._condition.in_use
-
-    async def run(
-        self,
-        call: Callable[[], Awaitable[_T]],
-        judge: _Judge[_T] = by_error,
-        *,
-        endpoint: str = "",
-        deadline: float | None = None,
-        release: Callable[[_T], Awaitable[None]] | None = None,
-    ) -> _T:
-        """Make a call as often as the policy says; what the last attempt gave or raised is the answer.
-
-        Args:
-            call: Makes one attempt.
-            judge: Says what an attempt came to.
-            endpoint: The part of the target that is called.
-            deadline: Unix time in seconds; an attempt that could only begin later is not made.
-            release: Lets go of a result that is not the answer.
-
-        Raises:
-            CircuitOpenError: The breaker refuses; this ends the retries.
-        """
-        started = time.monotonic()
-        attempt = 0
-        breakers = self._breakers_of(endpoint)
-        if self._condition.observer is not None:
-            self._tell_policies(self._condition, breakers)
-        self._condition.enter()
-        try:
-            while True:
-                attempt += 1
-                result, error, verdict = await self._tried(call, judge, breakers, attempt)
-                delay = self._delay(verdict, attempt, started, deadline)
-                self._note(verdict, error, attempt, delay)
-                if delay is None:
-                    if error is not None:
-                        raise error
-                    return result  # type: ignore[return-value]  # there is a result when there is no error
-                if result is not None and release is not None:
-                    await release(result)
-                await asyncio.sleep(delay)
-        finally:
-            self._condition.leave()
-
-    def _breakers_of(self, endpoint: str) -> Sequence[Breaker]:
-        """Give those that a call has to pass."""
-        policy = self.policy
-        if policy.breaker is None:
-            return ()
-        if not policy.endpoints:
-            return (self._breaker_of("", policy.breaker),)
-        own = self._breaker_of(endpoint_name(endpoint), policy.breaker)
-        return (self._breaker_of("", policy.breaker), own) if policy.both else (own,)
-
-    def _breaker_of(self, name: str, config: CircuitBreaker) -> Breaker:
-        kept = self._breakers
-        # Put at the end: the first is the one that was asked for longest ago.
-        if (breaker := kept.pop(name, None)) is None:
-            breaker = Breaker(config, time.monotonic, self._condition, name)
-            self._condition.breaker_begins(name)
-        breaker.asked, kept[name] = next(TURNS), breaker
-        while len(kept) > max(self.policy.endpoints + self.policy.both, 1):
-            del kept[next(iter(kept))]
-        return breaker
-
-    async def _tried(
-        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T], breakers: Sequence[Breaker], attempt: int
-    ) -> tuple[_T | None, MeshError | None, Verdict]:
-        try:
-            return await self._attempt(call, judge, breakers)
-        except CircuitOpenError as error:
-            if attempt > 1:
-                self._condition.gives_up(attempt - 1, str(error))
-            raise
-
-    def _tell_policies(self, condition: Condition, breakers: Sequence[Breaker]) -> None:
-        if self.timeout is not None:
-            condition.applies("timeout")
-        if self._retry is not None:
-            condition.applies("retry")
-        for breaker in breakers:
-            condition.applies("circuitbreaker", breaker.status)
-
-    def _note(self, verdict: Verdict, error: MeshError | None, attempt: int, delay: float | None) -> None:
-        if not verdict.again:
-            if verdict.worked:
-                self._condition.works(repeated=attempt > 1)
-            return
-        reason = f"the answer was {verdict.status}" if error is None else str(error)
-        if delay is not None:
-            self._condition.repeats(attempt, delay, reason)
-        elif attempt > 1:
-            self._condition.gives_up(attempt, reason)
-
-    async def attempt(
-        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T] = by_error
-    ) -> tuple[_T | None, MeshError | None, Verdict]:
-        """Make a call once, if the breaker admits it; give its result or its error.
-
-        Raises:
-            CircuitOpenError: The breaker refuses; nothing was called.
-        """
-        return await self._attempt(call, judge, self._breakers_of(""))
-
-    async def _attempt(
-        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T], breakers: Sequence[Breaker]
-    ) -> tuple[_T | None, MeshError | None, Verdict]:
-        admitted = _admitted(breakers)
-        result: _T | None = None
-        failure: MeshError | None = None
-        try:
-            result = await call()
-        except MeshError as error:
-            failure = error
-            if self.timeout is not None and isinstance(error, DeadlineExceededError):
-                self._condition.activates("timeout")
-        except BaseException:
-            _release(admitted)
-            raise
-        verdict = judge(result, failure)
-        for breaker, permit in admitted:
-            breaker.record(verdict.worked, permit)
-        return result, failure, verdict
-
-    def _delay(self, verdict: Verdict, attempt: int, started: float, deadline: float | None) -> float | None:
-        retry = self._retry
-        if retry is None or not verdict.again:
-            return None
-        if verdict.status is not None and not retry.should_retry_status(verdict.status):
-            return None
-        delay = retry.delay(attempt, time.monotonic() - started, random.random)
-        return None if delay is None or (deadline is not None and time.time() + delay >= deadline) else delay
-
-
-def _breaking(policy: Policy) -> tuple[CircuitBreaker | None, bool, bool]:
-    return policy.breaker, policy.endpoints > 0, policy.both
-
-
-def _admitted(breakers: Sequence[Breaker]) -> list[tuple[Breaker, Permit]]:
-    """Pass all of them, or none."""
-    admitted: list[tuple[Breaker, Permit]] = []
-    for breaker in breakers:
-        if (permit := breaker.allow()) is None:
-            _release(admitted)
-            raise CircuitOpenError("circuit breaker is open")
-        admitted.append((breaker, permit))
-    return admitted
-
-
-def _release(admitted: Sequence[tuple[Breaker, Permit]]) -> None:
-    for breaker, permit in admitted:
-        breaker.release(permit)
 
 
 BUILT_IN_RETRIES: Mapping[str, Retry] = MappingProxyType(

@@ -15,7 +15,8 @@ import mesh.conditions
 from mesh.conditions import MAX_ENDPOINTS, MAX_TARGETS, Condition, Conditions
 from mesh.errors import CircuitOpenError, DeadlineExceededError, MeshError, StateError
 from mesh.expressions import compile_trip
-from mesh.policies import CircuitBreaker, Guard, Policy, Retry
+from mesh.guard import Guard
+from mesh.policies import CircuitBreaker, Policy, Retry
 from mesh.recent import Recent
 from tests.support.eventually import eventually
 

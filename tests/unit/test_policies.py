@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.breaker import Breaker, Permit
 from mesh.conditions import Condition
 from mesh.expressions import compile_trip
 from mesh.policies import (
     BUILT_IN_RETRIES,
+    Breaker,
     CircuitBreaker,
+    Permit,
     Policy,
     Retry,
     StatusCodes,
