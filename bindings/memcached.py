@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bindings.remote import RemoteStateStore, conflict, must_be_absent, parse_hosts, uncertain
-from mesh.blocks.store import MAX_PARALLEL, Item, Stored
 from mesh.errors import InvalidEtagError, MeshError, StateError, StateLimitError
 from mesh.resources.settings import COUNT, Kind, lasting, setting
+from mesh.store import MAX_PARALLEL, Item, Stored
 
 __all__ = ["MemcachedStateStore"]
 
@@ -226,7 +226,12 @@ class MemcachedStateStore(RemoteStateStore):
         return _stored(reply)
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read several in few round trips."""
         results: list[Stored | MeshError | None] = [None] * len(keys)

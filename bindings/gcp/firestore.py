@@ -21,9 +21,9 @@ from typing import Any
 from bindings.gcp._access import Access, GCPAdapter, GCPSettings
 from bindings.http import Answer, HTTPService
 from bindings.remote import PARALLEL, RemoteStateStore, conditional, conflict, merged, must_be_absent, uncertain
-from mesh.blocks.store import MAX_PARALLEL, Item, Stored
 from mesh.errors import InvalidEtagError, MeshError, StateError, StateLimitError
 from mesh.resources.settings import BOOLEAN, Kind, check_port, setting
+from mesh.store import MAX_PARALLEL, Item, Stored
 
 __all__ = ["FirestoreStateStore"]
 
@@ -116,7 +116,12 @@ class FirestoreStateStore(GCPAdapter, RemoteStateStore):
         return (await self._read([key])).get(key)
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read many in one request."""
         found: dict[str, Stored | MeshError | None] = {}

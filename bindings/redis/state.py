@@ -21,8 +21,6 @@ from bindings.redis._settings import StateSettings
 from bindings.redis._state_scripts import CHECK, DELETE, READ, SET, SET_DOCUMENT, WRITE
 from bindings.redis._wire import LostError, RefusedError, Reply
 from mesh.blocks import matching
-from mesh.blocks.query import Queried, Query
-from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
 from mesh.errors import (
     BadArgumentError,
     ConfigError,
@@ -33,7 +31,9 @@ from mesh.errors import (
     StateError,
     StateLimitError,
 )
+from mesh.query import Queried, Query
 from mesh.resources.component import Component
+from mesh.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
 
 __all__ = ["RedisStateStore"]
 
@@ -97,7 +97,12 @@ class RedisStateStore(RedisAdapter, StateStore):
         return _stored(await self.run(READ.of((_encoded(key),))))
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read several in few round trips."""
         replies = await self.run_all([READ.of((_encoded(key),)) for key in keys])

@@ -16,9 +16,9 @@ from bindings.sql._runner import Runner
 from bindings.sql._session import RefusedError, Session
 from bindings.sql._values import LONGEST_TTL
 from mesh.adapter import ComponentAdapter
-from mesh.blocks.store import CAPABILITIES, MAX_PARALLEL, Item, StateStore, Stored
 from mesh.errors import ConflictError, InvalidEtagError, MeshError, OutcomeUnknownError, StateError, StateLimitError
 from mesh.resources.settings import LIMIT_SECONDS, setting
+from mesh.store import CAPABILITIES, MAX_PARALLEL, Item, StateStore, Stored
 from mesh.tasks import task_group
 
 __all__ = ["SQLStateStore", "TableSettings"]
@@ -94,7 +94,12 @@ class SQLStateStore(ComponentAdapter, StateStore):
         return self._dialect.read(rows[0]) if rows else None
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read several by one statement for each part of them."""
         read = self._dialect.read

@@ -21,19 +21,21 @@ from mesh.streams import Streams
 if TYPE_CHECKING:
     from mesh.access import Gate
     from mesh.application import Application
+    from mesh.blocks.records import OpenRecords
     from mesh.blocks.remembered import Memory
-    from mesh.blocks.store import StateStore
     from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
     from mesh.delivery import Attempt
     from mesh.host import Hosts
     from mesh.life import Life
+    from mesh.ownership.asking import Owners
     from mesh.registry import Registry
     from mesh.resources.component import Component
     from mesh.resources.configuration import Configuration
     from mesh.resources.resiliency import ResiliencyPolicies
     from mesh.resources.settings import Setting
     from mesh.resources.subscription import Subscription
+    from mesh.store import StateStore
     from mesh.telemetry import Observer, Tracing
 
 __all__ = ["Block", "Held", "Inbound", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
@@ -177,6 +179,9 @@ class Parts:
         access: Who may call it.
         memory: What outlives this node, of an application that does; None = nothing.
         streams: Of clients, as long as they are open.
+        owners: Who owns what, and how they are asked.
+        marked: Gives the state store that is marked for actors, if there is one: its name, the store, its life.
+        asks_config: Whether the application is asked which actors it hosts.
         binding_seconds: How long the application may take to say whether it wants the events of a binding.
     """
 
@@ -194,12 +199,15 @@ class Parts:
     observer: Observer
     own_observer: Observer | None
     stack: AsyncExitStack
-    records: Callable[[str], Awaitable[StateStore]]
+    records: OpenRecords
     endpoints: dict[str, Application]
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler
     inbound: InboundPipeline
     access: Gate
+    owners: Owners
+    marked: Callable[[], tuple[str, StateStore, Life] | None] = lambda: None
+    asks_config: bool = True
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)

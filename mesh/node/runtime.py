@@ -27,14 +27,13 @@ from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
 from mesh.blocks.records import Prefixed, missing
 from mesh.blocks.remembered import Memory
-from mesh.blocks.store import KeyValueStateStore, StateStore
 from mesh.broker import Broker, KeyValueProvider
 from mesh.calls.exchange import Exchange
 from mesh.conditions import Conditions
 from mesh.errors import BrokerUnavailableError, ConfigError, Problem
 from mesh.host import Hosts
 from mesh.hosting import Hosting
-from mesh.life import Lives
+from mesh.life import Life, Lives
 from mesh.node.components import (
     Components,
     check_denied,
@@ -64,6 +63,7 @@ from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.steps import Steps
+from mesh.store import KeyValueStateStore, StateStore
 from mesh.streams import Streams
 from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both
@@ -97,6 +97,7 @@ class NodeSettings:
         observer: Is told of everything; in place of the node's own counters if it is such, else besides them.
         backbone_timeout: Seconds that a backbone which is not there is waited for at start.
         binding_seconds: How long the application may take to say whether it wants the events of a binding.
+        asks_config: Whether the application is asked which actors it hosts.
         host_only: Whether it is there to host components: then it opens all of them, whatever their scopes.
         backbone_from: What the user has named the backbone by, for what is said of it; empty when nothing.
         application: Address of an application that may outlive the node; empty when there is none.
@@ -117,6 +118,7 @@ class NodeSettings:
     observer: Observer | None = None
     backbone_timeout: float = 5.0
     binding_seconds: float = 3.0
+    asks_config: bool = True
     host_only: bool = False
     backbone_from: str = ""
     application: str = ""
@@ -325,6 +327,9 @@ class Runtime(Steps):
                 proves=settings.trust is not None,
             ),
             memory=self._memory(),
+            owners=self._owners,
+            marked=self._marked,
+            asks_config=settings.asks_config,
             binding_seconds=settings.binding_seconds,
         )
 
@@ -377,7 +382,7 @@ class Runtime(Steps):
     def _default_components(self) -> Sequence[Component]:
         """Give what a node has when nobody configured anything: pub/sub and, where it can, state on the backbone."""
         features, home = self.broker.features, self.settings.home
-        state = Component("statestore", STATE_ON_BACKBONE)
+        state = Component("statestore", STATE_ON_BACKBONE, (MetadataEntry("actorStateStore", "true"),))
         if not features.key_value and home is not None:
             file = home / "state" / f"{address.encode_token(self.settings.namespace)}.db"
             logger.warning("%s has no key/value: statestore is kept in %s, on this machine", features.name, file)
@@ -391,7 +396,7 @@ class Runtime(Steps):
         found = next(each for each in self._blocks if each.name == block)
         return found.policy(self._parts.policies, target)
 
-    async def _records(self, name: str) -> StateStore:
+    async def _records(self, name: str, *, dotted: bool = False) -> StateStore:
         """Open a store of the mesh's own: in the backbone, else in the state store that is marked for it.
 
         Raises:
@@ -399,11 +404,18 @@ class Runtime(Steps):
         """
         store = address.store(self.settings.namespace, name)
         if self.broker.features.key_value:
-            return KeyValueStateStore(await cast("KeyValueProvider", self.broker).key_value(store))
+            return KeyValueStateStore(await cast("KeyValueProvider", self.broker).key_value(store, dotted=dotted))
         for _, opened in self._components.all:
             if getattr(opened, "remembers", False):
                 return Prefixed(opened.store, f"mesh||{store}||")  # type: ignore[attr-defined]  # a state store's
         raise missing(name, self.broker.features.name)
+
+    def _marked(self) -> tuple[str, StateStore, Life] | None:
+        """Give the state store that is marked for actors."""
+        for component, opened in self._components.all:
+            if getattr(opened, "marked", False):
+                return component.name, opened.store, self._parts.lives[component.name]  # type: ignore[attr-defined]
+        return None
 
     @property
     def backbone(self) -> str:
