@@ -10,6 +10,7 @@ from gateway.config import GatewayConfig
 from gateway.http.response import Answered
 from gateway.http.server import Find, Found, Router
 from gateway.routes import (
+    actors,
     bindings,
     configuration,
     conversation,
@@ -43,6 +44,7 @@ ROUTES: tuple[Route, ...] = (
     *crypto.ROUTES,
     *conversation.ROUTES,
     *durable.ROUTES,
+    *actors.ROUTES,
     *node.ROUTES,
 )
 
