@@ -57,6 +57,7 @@ from mesh.blocks.actor_methods import (
     Transact,
 )
 from mesh.blocks.actor_store import ActorStore
+from mesh.blocks.actor_stream import HOST, host_stream
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mesh.actors.activation import Activation
+    from mesh.actors.stream import StreamHost
     from mesh.timers import Timers
 
 __all__ = [
@@ -206,6 +208,21 @@ class ActorService:
         check_names(operation.target, asked.id, reminder=asked.name)
         self._check_hosted(operation.target)
         await self._ask(operation, asked.id, pack("delete_reminder", asked.name))
+
+    async def host(self, operation: Operation) -> None:
+        """Host the types of an application that holds a stream open, for as long as that lasts.
+
+        Raises:
+            ActorError: One of them is hosted on this node already.
+            RecordsMissingError: The mesh has no records.
+            StreamEndedError: The node drains.
+        """
+        host = cast("StreamHost", operation.arguments)
+        try:
+            await self._records.opened()
+            await host_stream(host, self.serve, self._parts.streams)
+        finally:
+            host.end()
 
     async def get_reminder(self, operation: Operation) -> Reminder:
         """Tell of a reminder.
@@ -497,6 +514,7 @@ BLOCK = Block(
         LIST_REMINDERS,
         DELETE_REMINDERS,
         DEACTIVATE,
+        HOST,
     ),
     ActorService,
 )
