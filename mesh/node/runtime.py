@@ -54,6 +54,7 @@ from mesh.node.reload import Endpoints, Live, OpenEndpoint, Resources, Told, sam
 from mesh.node.settings import check_settings
 from mesh.observed import observed_application, observed_broker
 from mesh.operation import Caller, Operation
+from mesh.ownership.asking import Owners
 from mesh.pipeline import InboundPipeline, Pipeline
 from mesh.policies import Policy
 from mesh.registry import PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
@@ -182,6 +183,7 @@ class Runtime(Steps):
         self._components = Components()
         self._health = Health(self._components)
         self._serve = Serve()
+        self._owners = Owners()
         self._parts: Parts
         self._directory: Directory
         self._pipeline: Pipeline
