@@ -20,7 +20,7 @@ from mesh.actors.state import REPLACED, ActorState
 from mesh.actors.timers import ActorTimer, ActorTimers
 from mesh.actors.turns import Room
 from mesh.errors import AppUnreachableError, MeshError
-from mesh.ownership.asking import NotOwnerError
+from mesh.ownership.errors import NotOwnerError
 
 if TYPE_CHECKING:
     from mesh.ownership.owning import Keeper

@@ -11,7 +11,7 @@ import msgspec
 from mesh.actors.errors import ActorBusyError
 from mesh.actors.host import CANCEL_HEADER, Turn, TurnKind
 from mesh.errors import MeshError
-from mesh.ownership.asking import NotOwnerError
+from mesh.ownership.errors import NotOwnerError
 from mesh.timers import Outcome, Timer
 
 if TYPE_CHECKING:

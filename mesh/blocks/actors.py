@@ -63,8 +63,9 @@ from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
 from mesh.deadlines import Deadlines
 from mesh.errors import BadArgumentError, EventError, RecordsMissingError
-from mesh.operation import Caller, Operation
-from mesh.ownership.asking import Asked, NobodyHostsError
+from mesh.operation import Operation
+from mesh.ownership.asking import Asked
+from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.ownership.table import partition_of
 from mesh.packing import pack, unpack
 from mesh.store import Stored
@@ -106,7 +107,7 @@ logger = logging.getLogger(__name__)
 
 KIND = "actors."
 TIMERS = "mesh:timers"
-ACTION_HEADER = "mesh-actor"
+ACTION_HEADER = "actor"
 CACHED_BYTES = 64 * 1024 * 1024
 MAX_LISTED = 10_000
 MAX_ERROR_BYTES = 4096
@@ -272,11 +273,10 @@ class ActorService:
             raise NoActorHostError(type_, id_) from None
 
     def _traced(self, operation: Operation, headers: Headers) -> Headers:
-        """Put the call's own trace in place of what the caller wrote, and who calls."""
+        """Put the call's own trace in place of what the caller wrote."""
         context = operation.context
-        named = naming(headers, Caller(context.caller.namespace, context.caller.app_id))
         trace = {"traceparent": context.traceparent, "tracestate": context.tracestate, BAGGAGE: context.baggage}
-        kept = [(name, value) for name, value in named if name.lower() not in trace]
+        kept = [(name, value) for name, value in headers if name.lower() not in trace]
         return [*kept, *((name, value) for name, value in trace.items() if value), ("Dapr-Api-Call", "true")]
 
     # This node's actors
@@ -371,7 +371,13 @@ class ActorService:
     async def _run_method(self, hosted: HostedType, asked: Asked, method: str, query: str, headers: Headers) -> Message:
         check_names(hosted.name, asked.key, **{"actor method": method})
         turn = Turn(
-            TurnKind.METHOD, hosted.name, asked.key, method, hosted.chained(map(_pair, headers)), asked.body, query
+            TurnKind.METHOD,
+            hosted.name,
+            asked.key,
+            method,
+            hosted.chained(naming([_pair(each) for each in headers], asked.caller)),
+            asked.body,
+            query,
         )
         answer = await hosted.turn(turn, asked.partition)
         body = answer.body if answer.status == OK else answer.body[:MAX_ERROR_BYTES]
@@ -390,7 +396,6 @@ class ActorService:
         overwrite: bool,
     ) -> Message:
         from mesh.actors.reminders import MAX_DATA_BYTES
-        from mesh.ownership.asking import NotOwnerError
         from mesh.schedules import Timing
         from mesh.timers import FailurePolicy, Timer, TimerExistsError
 
@@ -408,7 +413,6 @@ class ActorService:
         return Message({}, b"")
 
     async def _run_delete_reminder(self, hosted: HostedType, asked: Asked, name: str) -> Message:
-        from mesh.ownership.asking import NotOwnerError
 
         check_names(hosted.name, asked.key, reminder=name)
         timers = self._timers.get(hosted.name)
@@ -446,7 +450,7 @@ class ActorService:
         kind = KIND + type_
         hosted = self._types.get(type_)
         if hosted is None:
-            sure = partial(self._parts.owners.epoch_of, kind)
+            sure = partial(self._parts.owners.epoch, kind)
             hosted = self._types[type_] = HostedType(type_, self._room, self._make_state, sure)
         if hosted.hosted:
             raise ActorError(f"actor type {type_} is hosted on this node already")

@@ -167,6 +167,7 @@ class Parts:
         own_observer: What the user brought, who is told of brokers and the application too; None = nobody.
         stack: Holds what lives as long as the node; for a component that is being opened, as long as that.
         records: Opens the mesh's own store.
+        owners: What this node owns, and whom it asks for what others own.
         endpoints: Services outside of the mesh by name (HTTPEndpoint resources); they are called directly.
         open_outside: Opens a service that is named by its absolute URL; None refuses such names.
         scopes: Of each open component, by name; empty = all apps.
@@ -179,7 +180,6 @@ class Parts:
         access: Who may call it.
         memory: What outlives this node, of an application that does; None = nothing.
         streams: Of clients, as long as they are open.
-        owners: Who owns what, and how they are asked.
         marked: Gives the state store that is marked for actors, if there is one: its name, the store, its life.
         asks_config: Whether the application is asked which actors it hosts.
         binding_seconds: How long the application may take to say whether it wants the events of a binding.
@@ -200,12 +200,12 @@ class Parts:
     own_observer: Observer | None
     stack: AsyncExitStack
     records: OpenRecords
+    owners: Owners
     endpoints: dict[str, Application]
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler
     inbound: InboundPipeline
     access: Gate
-    owners: Owners
     marked: Callable[[], tuple[str, StateStore, Life] | None] = lambda: None
     asks_config: bool = True
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
