@@ -25,7 +25,7 @@ async def host_stream(
         streams: The node's.
 
     Raises:
-        ActorError: One of the types is hosted on this node already.
+        ActorTypeTakenError: One of the types is hosted on this node already.
         StreamEndedError: The node drains, or has too many streams.
         MeshError: The mesh has no records, or cannot reach them.
     """

@@ -22,6 +22,7 @@ from mesh.actors.errors import (
     ActorFailedError,
     ActorMethodMissingError,
     ActorTypeNotHostedError,
+    ActorTypeTakenError,
     NoActorHostError,
     ReminderExistsError,
     ReminderMissingError,
@@ -214,7 +215,7 @@ class ActorService:
         """Host the types of an application that holds a stream open, for as long as that lasts.
 
         Raises:
-            ActorError: One of them is hosted on this node already.
+            ActorTypeTakenError: One of them is hosted on this node already.
             RecordsMissingError: The mesh has no records.
             StreamEndedError: The node drains.
         """
@@ -441,7 +442,7 @@ class ActorService:
         """Host a type while its application is there; cancelled, that is gone already, and is told nothing more.
 
         Raises:
-            ActorError: The type is hosted on this node already.
+            ActorTypeTakenError: The type is hosted on this node already.
             MeshError: The mesh has no records, or cannot reach them.
         """
         from mesh.actors.reminders import remind
@@ -453,7 +454,7 @@ class ActorService:
             sure = partial(self._parts.owners.epoch, kind)
             hosted = self._types[type_] = HostedType(type_, self._room, self._make_state, sure)
         if hosted.hosted:
-            raise ActorError(f"actor type {type_} is hosted on this node already")
+            raise ActorTypeTakenError(type_)
         try:
             await self._records.opened()
         except RecordsMissingError as error:
