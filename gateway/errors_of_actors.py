@@ -37,6 +37,7 @@ ROWS: Mapping[str, Row] = {
     "actors.invoke/BROKER_ERROR": _INVOKE._replace(grpc="UNAVAILABLE"),
     "actors.invoke": _INVOKE,
     "actors.deactivate": _INVOKE,
+    "actors.host/ACTOR_TYPE_TAKEN": Row(409, "ALREADY_EXISTS", "ERR_ACTOR_TYPE_HOSTED"),
     "actors.get_state/ACTOR_MOVED": _GET._replace(grpc="UNAVAILABLE"),
     "actors.get_state": _GET,
     "actors.transact/ACTOR_NOT_ACTIVE": Row(400, "INTERNAL", "ERR_ACTOR_INSTANCE_MISSING"),

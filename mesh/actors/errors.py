@@ -14,6 +14,7 @@
     ├── ActorsClosedError             this gateway hosts no actors any more
     ├── ActorStateMissingError        there is no store for the state of actors, or it lacks an ability
     ├── ActorTypeNotHostedError       this node's application does not host the type
+    ├── ActorTypeTakenError           this node has another host of the type
     ├── ReminderMissingError          there is no such reminder
     └── ReminderExistsError           there is one, and it is not to be replaced
 """
@@ -32,6 +33,7 @@ __all__ = [
     "ActorStateMissingError",
     "ActorTypeNotHostedError",
     "ActorTypeReservedError",
+    "ActorTypeTakenError",
     "ActorsClosedError",
     "NoActorHostError",
     "ReminderExistsError",
@@ -147,6 +149,15 @@ class ActorTypeNotHostedError(ActorError):
 
     def __init__(self) -> None:
         super().__init__("operations on actor reminders are only possible on hosted actor types")
+
+
+class ActorTypeTakenError(ActorError):
+    """This node has another host of the type."""
+
+    code = "ACTOR_TYPE_TAKEN"
+
+    def __init__(self, type_: str) -> None:
+        super().__init__(f"actor type {type_} is hosted on this node already")
 
 
 class ReminderMissingError(ActorError):

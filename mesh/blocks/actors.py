@@ -22,6 +22,7 @@ from mesh.actors.errors import (
     ActorFailedError,
     ActorMethodMissingError,
     ActorTypeNotHostedError,
+    ActorTypeTakenError,
     NoActorHostError,
     ReminderExistsError,
     ReminderMissingError,
@@ -57,6 +58,7 @@ from mesh.blocks.actor_methods import (
     Transact,
 )
 from mesh.blocks.actor_store import ActorStore
+from mesh.blocks.actor_stream import HOST, host_stream
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mesh.actors.activation import Activation
+    from mesh.actors.stream import StreamHost
     from mesh.timers import Timers
 
 __all__ = [
@@ -207,6 +210,21 @@ class ActorService:
         check_names(operation.target, asked.id, reminder=asked.name)
         self._check_hosted(operation.target)
         await self._ask(operation, asked.id, pack("delete_reminder", asked.name))
+
+    async def host(self, operation: Operation) -> None:
+        """Host the types of an application that holds a stream open, for as long as that lasts.
+
+        Raises:
+            ActorTypeTakenError: One of them is hosted on this node already.
+            RecordsMissingError: The mesh has no records.
+            StreamEndedError: The node drains.
+        """
+        host = cast("StreamHost", operation.arguments)
+        try:
+            await self._records.opened()
+            await host_stream(host, self.serve, self._parts.streams)
+        finally:
+            host.end()
 
     async def get_reminder(self, operation: Operation) -> Reminder:
         """Tell of a reminder.
@@ -424,7 +442,7 @@ class ActorService:
         """Host a type while its application is there; cancelled, that is gone already, and is told nothing more.
 
         Raises:
-            ActorError: The type is hosted on this node already.
+            ActorTypeTakenError: The type is hosted on this node already.
             MeshError: The mesh has no records, or cannot reach them.
         """
         from mesh.actors.reminders import remind
@@ -436,7 +454,7 @@ class ActorService:
             sure = partial(self._parts.owners.epoch, kind)
             hosted = self._types[type_] = HostedType(type_, self._room, self._make_state, sure)
         if hosted.hosted:
-            raise ActorError(f"actor type {type_} is hosted on this node already")
+            raise ActorTypeTakenError(type_)
         try:
             await self._records.opened()
         except RecordsMissingError as error:
@@ -501,6 +519,7 @@ BLOCK = Block(
         LIST_REMINDERS,
         DELETE_REMINDERS,
         DEACTIVATE,
+        HOST,
     ),
     ActorService,
 )
