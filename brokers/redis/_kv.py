@@ -45,12 +45,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for i = 3, #KEYS do
   local put, ttl, value = ARGV[4 * i - 8], ARGV[4 * i - 7], ARGV[4 * i - 6]
   local revision
+  if index ~= '' and put == '1' then redis.call('ZADD', index, 0, string.sub(KEYS[i], #counter + 2)) end
+  if index ~= '' and put == '0' then redis.call('ZREM', index, string.sub(KEYS[i], #counter + 2)) end
   if put ~= '2' then
     revision = redis.call('INCR', KEYS[1])
     redis.call('DEL', KEYS[i])
   end
-  if index ~= '' and put == '1' then redis.call('ZADD', index, 0, string.sub(KEYS[i], #counter + 2)) end
-  if index ~= '' and put == '0' then redis.call('ZREM', index, string.sub(KEYS[i], #counter + 2)) end
   if put == '1' then
     redis.call('HSET', KEYS[i], 'r', revision, 'v', value)
     if ttl ~= '' then
