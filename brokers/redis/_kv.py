@@ -74,7 +74,7 @@ SCAN = script(
 local names, found, bytes = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4]), {''}, 0
 for _, name in ipairs(names) do
   local entry = redis.call('HMGET', ARGV[1] .. name, 'v', 'r', 'e')
-  if entry[1] then
+  if entry[1] and entry[2] then
     for _, each in ipairs({name, entry[1], entry[2], entry[3] or ''}) do found[#found + 1] = each end
     bytes = bytes + #entry[1]
   else
