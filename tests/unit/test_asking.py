@@ -15,9 +15,14 @@ from mesh.node.runtime import Runtime
 from mesh.ownership import asking
 from mesh.ownership.asking import Asked, Owners
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
-from tests.support.nodes import MemoryMesh, node
+from tests.support import nodes
+from tests.support.nodes import MemoryMesh
 
 KIND = "things.of a kind"
+
+
+def node(mesh: MemoryMesh, app_id: str) -> Runtime:
+    return nodes.node("memory:", "asking", app_id=app_id, registry=mesh)
 
 
 class Host:
