@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import uuid
+import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -322,7 +322,7 @@ class HostedType:
         """Give headers that name a chain of calls, where the type has reentrancy: a new one unless they do already."""
         headers = list(headers)
         if self.settings.max_depth is not None and not any(name.lower() == REENTRANCY_HEADER for name, _ in headers):
-            headers.append(("Dapr-Reentrancy-Id", str(uuid.uuid4())))
+            headers.append(("Dapr-Reentrancy-Id", os.urandom(16).hex()))
         return headers
 
     def _idle(self, activation: Activation) -> None:
