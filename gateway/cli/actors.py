@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ from gateway.cli.client import path_segment, request
 from gateway.cli.invoke import error_text, gateway_of
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import add_output_option, complain, note, show, show_records
+from gateway.runs import list_runs
+from mesh.errors import ConfigError
+from mesh.home import mesh_home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +64,8 @@ def run(words: Sequence[str]) -> int:
     if found.unix_domain_socket is not None and found.app_id is None:
         raise UsageError("--unix-domain-socket needs --app-id", "mesh actors")
     gateway = gateway_of(found.app_id or "", found.unix_domain_socket)
+    if found.what == "show" and found.app_id is None:
+        gateway = _gateway_of_host(gateway, found.type)
     if found.what == "list":
         types = _asked(gateway, "GET", "/v1.0/mesh/actors")
         if found.output in ("json", "yaml"):
@@ -74,6 +80,18 @@ def run(words: Sequence[str]) -> int:
         active = _asked(gateway, "DELETE", path)["active"]
         note(f"actor {found.type}/{found.id} " + ("is deactivated" if active else "was not active"))
     return 0
+
+
+def _gateway_of_host(gateway: Run, type_: str) -> Run:
+    """Find a gateway of this machine whose application hosts a type: state is read where it belongs."""
+    types = _asked(gateway, "GET", "/v1.0/mesh/actors")
+    hosts = sorted({host["appID"] for each in types if each["type"] == type_ for host in each["hosts"]})
+    if not hosts:
+        raise ConfigError(f"no application hosts the actor type {type_}; see: mesh actors list")
+    for each in list_runs(mesh_home(os.environ)):
+        if each.app_id in hosts:
+            return each
+    raise ConfigError(f"no gateway runs here of an application that hosts {type_}: {', '.join(hosts)}")
 
 
 def _rows(types: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
