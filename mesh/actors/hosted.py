@@ -283,6 +283,8 @@ class HostedType:
 
     def _done(self, activation: Activation, task: asyncio.Task[TurnAnswer]) -> None:
         activation.running.discard(task)
+        if not task.cancelled():
+            task.exception()  # Perhaps nobody waits for it any more.
         activation.used_at = asyncio.get_running_loop().time()
         activation.turns.leave()
 

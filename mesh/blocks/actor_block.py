@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.blocks.actor_stream import HOST
 from mesh.blocks.actors import (
     DEACTIVATE,
     DELETE_REMINDER,
@@ -12,10 +11,13 @@ from mesh.blocks.actors import (
     DELETE_TIMER,
     GET_REMINDER,
     GET_STATE,
+    HOST,
     INVOKE,
     LIST_REMINDERS,
+    LIST_TYPES,
     SET_REMINDER,
     SET_TIMER,
+    SHOW,
     TRANSACT,
 )
 from mesh.blocks.block import Block
@@ -50,6 +52,8 @@ BLOCK = Block(
         DELETE_REMINDERS,
         DEACTIVATE,
         HOST,
+        LIST_TYPES,
+        SHOW,
     ),
     _start,
 )

@@ -31,16 +31,20 @@ from mesh.actors.turns import Room
 from mesh.application import Headers
 from mesh.blocks.actor_store import ActorStore
 from mesh.blocks.actor_stream import host_stream
+from mesh.blocks.actor_views import hosts_of, owner_of, state_of
 from mesh.blocks.actors import (
     Deactivate,
     GetState,
     Invoke,
+    Look,
     Named,
     OfActor,
     Reminder,
     SetReminder,
     SetTimer,
+    Shown,
     Transact,
+    TypeView,
 )
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.records import LazyRecords
@@ -71,6 +75,8 @@ TIMERS = "mesh:timers"
 ACTION_HEADER = "actor"
 CACHED_BYTES = 64 * 1024 * 1024
 MAX_LISTED = 10_000
+MAX_SHOWN = 1000
+NODES_SECONDS = 1.0
 MAX_ERROR_BYTES = 4096
 OK, NOT_FOUND = 200, 404
 
@@ -212,6 +218,34 @@ class ActorService:
         """Have the reminders of an actor, or of a type, no more."""
         for id_, name, _ in await self._listed(operation):
             await self._ask(operation, id_, pack("delete_reminder", name))
+
+    # For who looks after them
+
+    async def list_types(self, _: Operation) -> tuple[TypeView, ...]:
+        """Tell of the types that nodes of the mesh say they host."""
+        active: dict[str, dict[str, int]] = {}
+        for node in await self._parts.directory.nodes(NODES_SECONDS):
+            for type_, count in node.actors:
+                active.setdefault(type_, {})[node.id] = count
+        tables = [(type_, await self._parts.owners.table(KIND + type_, fresh=True)) for type_ in sorted(active)]
+        return tuple([hosts_of(type_, table, active[type_]) for type_, table in tables if table.members])
+
+    async def show(self, operation: Operation) -> Shown:
+        """Tell of an actor of this node's application.
+
+        Raises:
+            ActorTypeNotHostedError: This node's application does not host the type.
+        """
+        asked, type_ = cast("Look", operation.arguments), operation.target
+        check_names(type_, asked.id)
+        timers = self._check_hosted(type_)
+        partition, epoch, owner = owner_of(await self._parts.owners.table(KIND + type_, fresh=True), asked.id)
+        state = await state_of(self._store, self._app_id, type_, asked.id, values=asked.values)
+        reminders: dict[str, Mapping[str, str]] = {}
+        for each in await timers.listed(partition, asked.id, "", MAX_SHOWN):
+            told = _told(each.key, each.name, each.data)
+            reminders[each.name] = {"dueTime": told.due_time, "period": told.period, "ttl": told.ttl}
+        return Shown(partition, epoch, owner, state, reminders)
 
     async def _listed(self, operation: Operation) -> list[tuple[str, str, bytes]]:
         asked = cast("OfActor", operation.arguments)
@@ -440,8 +474,9 @@ class ActorService:
                 self._parts.owners.host(kind, hosted, self.answer, ready=False)
 
     def described(self) -> Mapping[str, object]:
-        """Add nothing to the node's description."""
-        return {}
+        """Tell of the types that are hosted, and how many actors are active."""
+        hosted = tuple((name, each.active) for name, each in self._types.items() if each.hosted)
+        return {"actors": hosted, "actors_enabled": bool(hosted) or self._parts.marked() is not None}
 
 
 def _pair(header: Sequence[str]) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from mesh.operation import Method
 from mesh.store import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mesh.store import Item
 
@@ -29,20 +29,27 @@ __all__ = [
     "DELETE_TIMER",
     "GET_REMINDER",
     "GET_STATE",
+    "HOST",
     "INVOKE",
     "LIST_REMINDERS",
+    "LIST_TYPES",
     "SET_REMINDER",
     "SET_TIMER",
+    "SHOW",
     "TRANSACT",
     "Deactivate",
     "GetState",
+    "HostOf",
     "Invoke",
+    "Look",
     "Named",
     "OfActor",
     "Reminder",
     "SetReminder",
     "SetTimer",
+    "Shown",
     "Transact",
+    "TypeView",
 ]
 
 
@@ -167,6 +174,62 @@ class Deactivate:
     id: str
 
 
+@dataclass(frozen=True, slots=True)
+class HostOf:
+    """A node that hosts a type.
+
+    Attributes:
+        node: Its id.
+        app_id: The application.
+        standing: ``ready``, ``waiting`` (its application is away), or ``leaving``.
+        partitions: How many it owns.
+        active: How many actors are active there; None = it did not say.
+    """
+
+    node: str
+    app_id: str
+    standing: str
+    partitions: int
+    active: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TypeView:
+    """A type, who hosts it, and how many partitions nobody owns now."""
+
+    type: str
+    partitions: int
+    unowned: int
+    hosts: Sequence[HostOf]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Look at an actor; with ``values`` at those of its state, not at the keys alone."""
+
+    id: str
+    values: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An actor.
+
+    Attributes:
+        partition: That it is in.
+        epoch: How often that has changed hands.
+        owner: Node and application that own it; None = nobody does now.
+        state: Its keys, with values where they were asked for; at most 1000. None = the store does not list keys.
+        reminders: What tells of each, by name.
+    """
+
+    partition: int
+    epoch: int
+    owner: tuple[str, str] | None
+    state: Mapping[str, Stored | None] | None
+    reminders: Mapping[str, Mapping[str, str]]
+
+
 def _id(arguments: Invoke) -> str:
     return arguments.id
 
@@ -182,3 +245,6 @@ DELETE_REMINDER = Method("actors", "delete_reminder", Named, guarded=False)
 LIST_REMINDERS = Method("actors", "list_reminders", OfActor, tuple[Reminder, ...], guarded=False)
 DELETE_REMINDERS = Method("actors", "delete_reminders", OfActor, guarded=False)
 DEACTIVATE = Method("actors", "deactivate", Deactivate, bool, guarded=False)
+HOST = Method("actors", "host", object, seconds=float("inf"), guarded=False)  # A `StreamHost`.
+LIST_TYPES = Method("actors", "list_types", str, tuple[TypeView, ...], guarded=False)
+SHOW = Method("actors", "show", Look, Shown, guarded=False)
