@@ -84,6 +84,16 @@ class HostedType:
         return len(self._active)
 
     @property
+    def timers(self) -> int:
+        """How many timers they have."""
+        return sum(len(each.timers) for each in self._active.values() if each.timers is not None)
+
+    @property
+    def calls(self) -> int:
+        """How many turns run or wait."""
+        return sum(each.turns.running + each.turns.waiting for each in self._active.values())
+
+    @property
     def hosted(self) -> bool:
         """Whether the application is there."""
         return self._host is not None

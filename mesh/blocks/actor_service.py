@@ -24,6 +24,7 @@ from mesh.actors.errors import (
 from mesh.actors.host import ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import MAX_TURNS, HostedType
 from mesh.actors.names import check_names
+from mesh.actors.observed import ObservedHost
 from mesh.actors.settings import NO_ACTORS, HostSettings
 from mesh.actors.state import ActorState, StateCache, partition_key, state_key
 from mesh.actors.timers import ActorTimer
@@ -31,8 +32,9 @@ from mesh.actors.turns import Room
 from mesh.application import Headers
 from mesh.blocks.actor_store import ActorStore
 from mesh.blocks.actor_stream import host_stream
-from mesh.blocks.actor_views import hosts_of, owner_of, state_of
+from mesh.blocks.actor_views import shown, told_reminder, types_of
 from mesh.blocks.actors import (
+    KIND,
     Deactivate,
     GetState,
     Invoke,
@@ -70,13 +72,10 @@ __all__ = ["ActorService"]
 
 logger = logging.getLogger(__name__)
 
-KIND = "actors."
 TIMERS = "mesh:timers"
 ACTION_HEADER = "actor"
 CACHED_BYTES = 64 * 1024 * 1024
 MAX_LISTED = 10_000
-MAX_SHOWN = 1000
-NODES_SECONDS = 1.0
 MAX_ERROR_BYTES = 4096
 OK, NOT_FOUND = 200, 404
 
@@ -204,7 +203,7 @@ class ActorService:
         found = await timers.get(await self._partition(operation.target, asked.id), asked.id, asked.name)
         if found is None:
             raise ReminderMissingError(asked.name)
-        return _told(found.key, found.name, found.data)
+        return told_reminder(found.key, found.name, found.data)
 
     async def list_reminders(self, operation: Operation) -> tuple[Reminder, ...]:
         """Tell of all reminders of an actor, or of a type.
@@ -212,7 +211,7 @@ class ActorService:
         Raises:
             ActorError: There are too many for one answer.
         """
-        return tuple([_told(*each) for each in await self._listed(operation)])
+        return tuple([told_reminder(*each) for each in await self._listed(operation)])
 
     async def delete_reminders(self, operation: Operation) -> None:
         """Have the reminders of an actor, or of a type, no more."""
@@ -223,12 +222,7 @@ class ActorService:
 
     async def list_types(self, _: Operation) -> tuple[TypeView, ...]:
         """Tell of the types that nodes of the mesh say they host."""
-        active: dict[str, dict[str, int]] = {}
-        for node in await self._parts.directory.nodes(NODES_SECONDS):
-            for type_, count in node.actors:
-                active.setdefault(type_, {})[node.id] = count
-        tables = [(type_, await self._parts.owners.table(KIND + type_, fresh=True)) for type_ in sorted(active)]
-        return tuple([hosts_of(type_, table, active[type_]) for type_, table in tables if table.members])
+        return await types_of(self._parts)
 
     async def show(self, operation: Operation) -> Shown:
         """Tell of an actor of this node's application.
@@ -236,16 +230,10 @@ class ActorService:
         Raises:
             ActorTypeNotHostedError: This node's application does not host the type.
         """
-        asked, type_ = cast("Look", operation.arguments), operation.target
-        check_names(type_, asked.id)
-        timers = self._check_hosted(type_)
-        partition, epoch, owner = owner_of(await self._parts.owners.table(KIND + type_, fresh=True), asked.id)
-        state = await state_of(self._store, self._app_id, type_, asked.id, values=asked.values)
-        reminders: dict[str, Mapping[str, str]] = {}
-        for each in await timers.listed(partition, asked.id, "", MAX_SHOWN):
-            told = _told(each.key, each.name, each.data)
-            reminders[each.name] = {"dueTime": told.due_time, "period": told.period, "ttl": told.ttl}
-        return Shown(partition, epoch, owner, state, reminders)
+        asked = cast("Look", operation.arguments)
+        check_names(operation.target, asked.id)
+        timers = self._check_hosted(operation.target)
+        return await shown(self._parts, self._store, timers, operation.target, asked)
 
     async def _listed(self, operation: Operation) -> list[tuple[str, str, bytes]]:
         asked = cast("OfActor", operation.arguments)
@@ -464,7 +452,7 @@ class ActorService:
         timers = Timers(kind, self._records, fire, hosted.owns)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(timers.run())
-            await stack.enter_async_context(hosted.serve(host, timers))
+            await stack.enter_async_context(hosted.serve(ObservedHost(host, self._parts.observer), timers))
             self._timers[type_] = timers
             self._parts.owners.host(kind, hosted, self.answer, ready=True)
             try:
@@ -487,14 +475,3 @@ def _pair(header: Sequence[str]) -> tuple[str, str]:
 def _check_key(key: str) -> None:
     if not key:
         raise BadArgumentError("the key of an actor's state is empty")
-
-
-def _told(id_: str, name: str, data: bytes) -> Reminder:
-    from mesh.actors.reminders import written
-    from mesh.schedules import shown_every
-
-    try:
-        found = written(data)
-    except ValueError as error:
-        raise ActorError(f"reminder {name} of {id_} cannot be read: {error}") from None
-    return Reminder(id_, name, found.due_time, shown_every(found.period), found.ttl, found.data)

@@ -31,6 +31,7 @@ __all__ = [
     "GET_STATE",
     "HOST",
     "INVOKE",
+    "KIND",
     "LIST_REMINDERS",
     "LIST_TYPES",
     "SET_REMINDER",
@@ -51,6 +52,9 @@ __all__ = [
     "Transact",
     "TypeView",
 ]
+
+KIND = "actors."
+"""What the kinds of owners of a type begin with."""
 
 
 @dataclass(frozen=True, slots=True)
