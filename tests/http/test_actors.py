@@ -373,7 +373,7 @@ async def test_an_application_that_comes_back(memory: Backbone, tmp_path: Path) 
         (
             {"entities": ["thing"], "entitiesConfig": [{"entities": ["thing"], "drainOngoingCallTimeout": 5}]},
             "entitiesConfig[0].drainOngoingCallTimeout",
-        ),  # fmt: skip
+        ),
     ],
 )
 async def test_wrong_settings_are_told(
