@@ -151,7 +151,7 @@ async def _refused(call: Awaitable[object]) -> type[Exception] | None:
 
 
 @pytest.mark.parametrize(("drains", "after"), [(True, 5.0), (False, 0.0)])
-def test_a_turn_that_does_not_end(drains: bool, after: float) -> None:  # noqa: FBT001
+def test_a_turn_that_does_not_end(drains: bool, after: float) -> None:
     """It is ended when its time to move is over, or at once where it may not end."""
 
     async def play(node: _Node) -> None:
