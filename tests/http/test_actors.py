@@ -143,9 +143,12 @@ async def test_it_is_asked_what_it_hosts(served: tuple[Node, ActorApp]) -> None:
     assert [(got.method, got.headers["dapr-app-id"]) for got in asked] == [("GET", "a")]
 
 
-async def test_state(memory: Backbone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("type_", ["", "state.mesh", "state.sqlite", "state.in-memory"])
+async def test_state(memory: Backbone, tmp_path: Path, type_: str) -> None:
     """Upsert, delete and read in a transaction, with TTL; of each actor its own."""
-    async with ActorApp() as app, gateway(memory, tmp_path, app=app) as node:
+    file = {"connectionString": str(tmp_path / "state.db")} if type_ == "state.sqlite" else {}
+    stores = component("plain", "state.mesh") + component("marked", type_, actorStateStore="true", **file)
+    async with ActorApp() as app, gateway(memory, tmp_path, app=app, resources=stores if type_ else "") as node:
         await node.request(*call("x"))
         values = {"text": "a", "number": 1, "none": None, "object": {"a": [1]}}
         upserts = [{"operation": "upsert", "request": {"key": key, "value": value}} for key, value in values.items()]
