@@ -84,7 +84,7 @@ class Members:
         self.label = served.label
         self._of = served
         self._address = address.members(served)
-        self._joined = False
+        self._joined = self._leaving = False
         self._known_since: float | None = None  # When what it said to all came back, if it has since.
         self._said = 0
         self._asks = ASKS
@@ -107,6 +107,7 @@ class Members:
                 yield
             finally:
                 beating.cancel()
+                self._leaving = True  # Whoever asks from now on is told nothing: it would take the farewell back.
                 await self._say("bye")
 
     @property
@@ -229,7 +230,7 @@ class Members:
                 self._leave(named(said["node"]), self._exchange.monotonic())
                 return
             self.note(named(said["node"]))
-            if said["new"]:
+            if said["new"] and not self._leaving:
                 to = f"{said['node'].rpartition('.')[0]}.{HERE}"
                 self._exchange.tell(to, self._message(to, HERE))
 

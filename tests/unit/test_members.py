@@ -82,3 +82,23 @@ async def test_who_was_cut_off_asks_who_came_meanwhile(mesh: Mesh, monkeypatch: 
             members[0][0].restore()
             await asyncio.sleep(KNOWN)
             await check_that_calls_run_once(mesh, caller, members[taker][0])
+
+
+@BOTH
+async def test_who_has_said_that_it_leaves_does_not_say_that_it_is_here(mesh: Mesh) -> None:
+    """It would be waited for as if it had died, when it is to be known whether anybody took a call."""
+    broker, caller = await mesh.node()
+    (asks, stays), (says, leaves) = await mesh.node(), await mesh.node()
+
+    def asked_meanwhile(to: object, message: Message) -> bool:
+        if message.headers.get(FRAME_HEADER) == "bye":
+            asks.restore()
+        return False
+
+    async with stays.serve(APP, "g", mesh.answer):
+        async with leaves.serve(APP, "g", mesh.answer):
+            await asyncio.sleep(KNOWN)
+            says.loses, says.confirms_late = asked_meanwhile, True
+        await asyncio.sleep(KNOWN)
+        broker.lose_next(None, served=True)
+        assert (await caller.request(APP, Message({}, b"x"), soon())).body == b"x"
