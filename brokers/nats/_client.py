@@ -83,7 +83,7 @@ class Connection:
         self._failures = 0
         self.on_refused: Callable[[str], None] | None = None  # Takes subjects that may not be sent to.
         self.errors = errors_of(f"NATS at {self.shown}")
-        self._outage = Outage(logger, "NATS", self.shown)
+        self.outage = Outage(logger, "NATS", self.shown)
 
     async def open(self, connect_wait: float, ping_interval: float) -> None:
         """Connect, or find that no server is there; each is asked once.
@@ -199,7 +199,7 @@ class Connection:
 
     async def _note_disconnect(self) -> None:
         if self.connected.is_set():
-            self._outage.lost(self.client.lost_because)
+            self.outage.lost(self.client.lost_because)
         self.connected.clear()
         self._resolved.clear()
         self.client.fail_flushes()
@@ -207,7 +207,7 @@ class Connection:
     async def _note_reconnect(self) -> None:
         self.reconnects += 1
         self._last_error = ""
-        self._outage.back()
+        self.outage.back()
         self.connected.set()
         self._resolved.set()
         self._fail_waiting()
