@@ -17,10 +17,11 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import UnexpectedEOF
 
-from brokers.nats._overrides import NatsClient, heeding_cancellation
+from brokers.nats._overrides import NatsClient
 from brokers.shared.errors import NotAdmittedError, cause_of, map_errors, unavailable
 from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
+from mesh.tasks import heeding_cancellation
 
 __all__ = ["TOO_MANY_CONSUMERS", "Answer", "Connection", "check_api", "error_code"]
 
