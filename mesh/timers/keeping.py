@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from mesh.blocks.store import Concurrency, Item, StateStore
-from mesh.errors import ConflictError
+from mesh.errors import ConflictError, StateError
 from mesh.ownership.asking import NotOwnerError
 from mesh.tasks import task_group
 from mesh.timers.firing import Fire, Firing, Held
@@ -78,7 +78,7 @@ class Timers:
 
     # A keeper
 
-    def take(self, partition: int, epoch: int) -> None:  # noqa: ARG002 - a keeper's; records have etags instead
+    def take(self, partition: int, epoch: int) -> None:
         """Begin: read the partition's timers, and fire what is due."""
         self.drop(partition)
         self._firing.held[partition] = Held()
@@ -125,7 +125,7 @@ class Timers:
             # It may come from a put whose answer was lost, here or at another node, and have no hint here.
             found = await self._records.get(key, strong=True)
             if found is not None:
-                self._hint(partition, key, Record.decode(_rest(key), found.value).due)
+                self._hint(partition, key, _record(key, found.value).due)
             raise TimerExistsError(f"there is a timer {timer.name!r} of {timer.key!r} already") from None
         except BaseException:
             self._hint(partition, key, max(record.due, self._clock() + LATE_SECONDS))
@@ -142,7 +142,7 @@ class Timers:
         """
         whole = record_key(self._kind, partition, key, name)
         found = await self._records.get(whole, strong=True)
-        return None if found is None else _timer(whole, found.value)
+        return None if found is None else _record(whole, found.value).timer
 
     async def delete(self, partition: int, key: str, name: str) -> bool:
         """Delete a timer, and tell whether there was one; at the owner of its partition. It may be firing just now.
@@ -173,7 +173,7 @@ class Timers:
             MeshError: The store failed.
         """
         found = await self._records.scan(prefix(self._kind, partition, key), after, limit)
-        return [_timer(whole, stored.value) for whole, stored in found]
+        return [_record(whole, stored.value).timer for whole, stored in found]
 
     # Helping
 
@@ -196,5 +196,8 @@ def _rest(key: str) -> str:
     return ".".join(key.split(".")[-2:])
 
 
-def _timer(key: str, value: bytes) -> Timer:
-    return Record.decode(_rest(key), value).timer
+def _record(key: str, value: bytes) -> Record:
+    try:
+        return Record.decode(_rest(key), value)
+    except ValueError as error:
+        raise StateError(f"{key}: {error}") from error

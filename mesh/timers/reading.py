@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 PAGE = 250  # Records at a time: with their values, which the block bounds.
 PAGE_SECONDS = 30.0
-AT_ONCE = 8  # Partitions that are read at the same time.
+AT_ONCE = 4  # Partitions that are read at the same time.
 MANY = 64  # Partitions: so many are read as one, which costs the same where there is little in them.
 PAUSES = 0.1, 5.0
 
