@@ -20,6 +20,7 @@ __all__ = [
     "Record",
     "Timer",
     "TimerExistsError",
+    "due_of",
     "milliseconds",
     "prefix",
     "record_key",
@@ -113,7 +114,7 @@ class Record:
         """
         try:
             key, name = map(decode_token, rest.split("."))
-            due, epoch, failures, timing, policy, value = msgspec.msgpack.decode(data, type=_Encoded)
+            due, epoch, failures, timing, policy, value = _whole.decode(data)
             return cls(Timer(key, name, Timing.decode(timing), FailurePolicy(*policy), value), due, epoch, failures)
         except (ValueError, LookupError, TypeError) as error:  # msgspec's errors are ValueError.
             raise ValueError(f"it is no timer: {error}") from error
@@ -150,7 +151,20 @@ class Record:
         return None if timing is None else Record(replace(timer, timing=timing), timing.first, epoch)
 
 
-_Encoded = tuple[float, int, int, Mapping[str, object], tuple[float, int | None, bool], bytes]
+_whole = msgspec.msgpack.Decoder(tuple[float, int, int, Mapping[str, object], tuple[float, int | None, bool], bytes])
+_first = msgspec.msgpack.Decoder(tuple[float, int, int, msgspec.Raw, msgspec.Raw, msgspec.Raw])
+
+
+def due_of(data: bytes) -> float:
+    """Give when a record is due, and no more, for those that are many.
+
+    Raises:
+        ValueError: It is no timer.
+    """
+    try:
+        return _first.decode(data)[0]
+    except ValueError as error:
+        raise ValueError(f"it is no timer: {error}") from error
 
 
 def milliseconds(due: float) -> int:
