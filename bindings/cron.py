@@ -21,7 +21,6 @@ import orjson
 
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Invoked, Reading
-from mesh.blocks.store import Concurrency, Item, StateStore, Stored
 from mesh.errors import (
     AppUnreachableError,
     BrokerUnavailableError,
@@ -33,6 +32,7 @@ from mesh.errors import (
 )
 from mesh.resources.settings import Kind, setting
 from mesh.schedules import Schedule, parse_schedule, zone_of
+from mesh.store import Concurrency, Item, StateStore, Stored
 from mesh.tasks import task_group
 
 __all__ = ["CronBinding", "Schedule", "parse_schedule"]

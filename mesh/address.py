@@ -14,6 +14,8 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.seen.<app id>                 whoever saw an application lately
     mesh.<namespace>.back.<app id>                 broadcast to those who wait for an application
     mesh.<namespace>.bindings.<app id>             events of input bindings for an application
+    mesh.<namespace>.owner.<app id>.<node>         one node, of what it owns
+    mesh.<namespace>.owners                        broadcast to those who own: a table of owners has changed
     mesh.<namespace>.readers                       broadcast to those who read input bindings for others
     mesh.<namespace>.triggered                     broadcast to those whose application events may be for
     <what is served>.members                       broadcast to those who serve it
@@ -52,6 +54,8 @@ __all__ = [
     "members",
     "nodes",
     "overlaps",
+    "owner",
+    "owners",
     "readers",
     "seen",
     "store",
@@ -71,6 +75,7 @@ class Kind(StrEnum):
     TOPIC = "topic"
     APP = "app"
     COMPONENT = "component"
+    OWNER = "owner"
     NODES = "nodes"
 
 
@@ -209,6 +214,18 @@ def back(namespace: str, app_id: str) -> Address:
 def bindings(namespace: str, app_id: str) -> Address:
     """Address the events of input bindings for an application."""
     return _of_nodes(namespace, "bindings", app_id)
+
+
+@lru_cache(maxsize=4096)
+def owner(namespace: str, app_id: str, node_id: str) -> Address:
+    """Address one node of an application, of what it owns."""
+    space = f"mesh.{_bounded('namespace', namespace)}.owner.{_bounded('app id', app_id)}"
+    return Address(Kind.OWNER, f"{space}.{_bounded('node', node_id)}", "", app_id)
+
+
+def owners(namespace: str) -> Address:
+    """Address every node that owns something."""
+    return _of_nodes(namespace, "owners")
 
 
 def readers(namespace: str) -> Address:

@@ -11,8 +11,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from mesh.blocks.store import MAX_PARALLEL, Item, StateStore
 from mesh.errors import ConflictError, MeshError
+from mesh.store import MAX_PARALLEL, Item, StateStore
 from mesh.timers.hints import Hints, due_hints
 from mesh.timers.record import Outcome, Record, Timer, milliseconds, record_of
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
-from mesh.blocks.store import Concurrency, Item, StateStore
 from mesh.errors import ConflictError, StateError
-from mesh.ownership.asking import NotOwnerError
+from mesh.ownership.errors import NotOwnerError
+from mesh.store import Concurrency, Item, StateStore
 from mesh.tasks import task_group
 from mesh.timers.firing import STORE_SECONDS, Fire, Firing, Held
 from mesh.timers.reading import Reading

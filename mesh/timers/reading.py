@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from mesh.blocks.store import StateStore, Stored
 from mesh.errors import MeshError
+from mesh.store import StateStore, Stored
 from mesh.tasks import task_group
 from mesh.timers.firing import Firing, Held
 from mesh.timers.hints import hint

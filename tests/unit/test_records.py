@@ -14,12 +14,12 @@ from brokers.memory import MemoryBroker, MemoryHub
 from mesh.blocks.durable import ACCEPT, DurableCall
 from mesh.blocks.records import LazyRecords, Prefixed
 from mesh.blocks.state import GET, SAVE, Get, Save
-from mesh.blocks.store import Item, StateStore
 from mesh.errors import FeatureNotSupportedError, RecordsMissingError
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Caller, Context, Operation
 from mesh.registry import Registry
 from mesh.resources.component import Component
+from mesh.store import Item, StateStore
 from tests.support.nodes import ask, component
 
 CALL = DurableCall("POST", "/work", [], b"x", key="k")

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.blocks.store import Item, KeyValueStateStore, Stored
 from mesh.errors import MeshError, StateError
 from mesh.key_value import MemoryKeyValue
-from mesh.ownership.asking import NotOwnerError
+from mesh.ownership.errors import NotOwnerError
 from mesh.ownership.owning import Owning, table_key
 from mesh.ownership.table import Table, partition_of
 from mesh.schedules import Timing
+from mesh.store import Item, KeyValueStateStore, Stored
 from mesh.timers import FailurePolicy, Outcome, OwnerLostError, Timer, TimerExistsError, Timers, record_key
 from mesh.timers.hints import STALE, Hints, due_hints
 from mesh.timers.record import Record, prefix
@@ -622,7 +622,7 @@ class Node:
         self.world = world
         self.jump = 0.0
         self.links = Link(world.owners, world.chance), Way(world.timers, world.chance)
-        self.owning = Owning(self.links[0], name, world.tell, asyncio.get_running_loop().time)
+        self.owning = Owning(self.links[0], "app", name, world.tell, asyncio.get_running_loop().time)
         self.timers = Timers(KIND, self.links[1], self.fire, self.sure, clock=self.wall, at_once=20, drain=3.0)
         self.owning.host(KIND, self.timers)
 
