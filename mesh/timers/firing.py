@@ -39,12 +39,13 @@ class Held:
         hints: When to look at which record.
         firing: What is in flight, by the last two tokens of the records' keys.
         again: What of it must be looked at once more, since its time came in the middle of it.
+        popped: When a hint was taken of what is looked at later, in milliseconds: the clock may be set back until then.
         writing: What was asked of the store for those who put and delete.
         leaving: Whether no firing more is begun.
         closed: Whether nothing more is put or deleted either.
     """
 
-    __slots__ = ("again", "closed", "epoch", "firing", "hints", "leaving", "writing")
+    __slots__ = ("again", "closed", "epoch", "firing", "hints", "leaving", "popped", "writing")
 
     def __init__(self, epoch: int) -> None:
         """Begin with nothing."""
@@ -52,6 +53,7 @@ class Held:
         self.hints = Hints()
         self.firing: dict[bytes, asyncio.Task[None]] = {}
         self.again: set[bytes] = set()
+        self.popped: dict[bytes, int] = {}
         self.writing: set[asyncio.Future[None]] = set()
         self.leaving = self.closed = False
 
@@ -131,8 +133,10 @@ class Firing:
             held = self.held[partition]
             if rest in held.firing:
                 held.again.add(rest)
+                held.popped[rest] = now
                 continue
-            task = tasks.create_task(self._look_at(held, partition, rest, now), name="timer")
+            popped = max(now, held.popped.pop(rest, now))
+            task = tasks.create_task(self._look_at(held, partition, rest, popped), name="timer")
             held.firing[rest] = task
             self._in_flight += 1
             task.add_done_callback(partial(self._ended, held, rest))
@@ -154,8 +158,9 @@ class Firing:
 
     # What cannot be done now
 
-    def _miss(self, held: Held, partition: int, rest: bytes) -> None:
+    def _miss(self, held: Held, partition: int, rest: bytes, popped: int) -> None:
         """Try it again later; where nothing else happens, try others less often as well."""
+        held.popped[rest] = popped
         time = asyncio.get_running_loop().time()
         self._missed.append((time + AWAY_SECONDS, partition, held, rest))
         self._misses += 1
@@ -183,7 +188,7 @@ class Firing:
                 found = await self._read(partition, rest)
         except (MeshError, TimeoutError) as error:
             logger.debug("timer %r of %s cannot be read: %s", rest, self._kind, error)
-            self._miss(held, partition, rest)
+            self._miss(held, partition, rest, popped)
             return
         if found is None:
             return
@@ -197,7 +202,7 @@ class Firing:
             return
         outcome = await self._fired(record.timer) if self._sure(partition) else Outcome.AWAY
         if outcome is Outcome.AWAY:
-            self._miss(held, partition, rest)
+            self._miss(held, partition, rest, popped)
             return
         self._works()
         await self._move_on(held, partition, rest, etag, record.after(outcome, self._clock(), held.epoch))

@@ -443,6 +443,26 @@ def test_the_clock_is_set_back_in_the_middle_of_a_look() -> None:
     play(script)
 
 
+@pytest.mark.parametrize("outcome", [Outcome.AWAY, Outcome.FAILED])
+def test_the_clock_is_set_back_before_it_is_looked_at_again(outcome: Outcome) -> None:
+    async def script(one: Alone) -> None:
+        async def sets_back(timer: Timer) -> Outcome:
+            one.on_fire = None
+            if outcome is Outcome.FAILED:  # Its time comes in the middle of its firing.
+                await one.put(1.0)
+                await asyncio.sleep(2.0)
+            one.jump = -50.0
+            return outcome
+
+        one.on_fire = sets_back
+        await one.put(10.0)
+        await asyncio.sleep(120.0)
+        assert len(one.fired) == 2
+        assert one.kept == one.hints == 0
+
+    play(script)
+
+
 def test_lost_answers_while_it_is_moved_on() -> None:
     async def script(one: Alone) -> None:
         lost = iter([True, True, False, True, False, False])
@@ -563,6 +583,111 @@ def test_it_is_read_until_that_works_and_overwrites_do_not_pile_up() -> None:
         await asyncio.sleep(2000.0)
         assert len(one.fired) == 600
         assert one.fired[-1][0] == b"last"
+        assert one.kept == one.hints == 0
+
+    play(script)
+
+
+async def _arrives(one: Alone, seconds: float, data: bytes = b"late") -> None:
+    """Have the record of another owner arrive, due in some seconds."""
+    timer = Timer("k", "n", Timing(one.wall() + seconds), FailurePolicy(), data)
+    key = record_key(KIND, partition_of("k", PARTITIONS), "k", "n")
+    await one.store.write([Item(key, Record(timer, timer.timing.first, 0).encode())])
+
+
+def test_what_another_owner_wrote_too_late_replaces_nothing_for_good() -> None:
+    async def script(one: Alone) -> None:
+        await one.put(10.0)
+        await _arrives(one, 30.0)
+        await asyncio.sleep(60.0)
+        assert [data for data, _ in one.fired] == [b"late"]
+        await _arrives(one, 10.0)
+        with pytest.raises(TimerExistsError):
+            await one.put(20.0, overwrite=False)
+        await asyncio.sleep(60.0)
+        assert len(one.fired) == 2, "what is said to exist fires"
+        assert one.kept == one.hints == 0
+
+    play(script)
+
+
+def test_a_put_that_is_written_long_after_its_caller_gave_up_fires() -> None:
+    async def script(one: Alone) -> None:
+        async def hangs(what: str) -> None:
+            if what == "write":
+                one.store.before = None
+                await asyncio.sleep(100.0)
+
+        one.store.before = hangs
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await one.put(2.0)
+        await asyncio.sleep(15.0)
+        await _arrives(one, -10.0)
+        await asyncio.sleep(30.0)
+        assert len(one.fired) == 1
+        assert one.kept == one.hints == 0
+
+    play(script)
+
+
+def test_a_store_that_stalls_is_asked_again() -> None:
+    async def script(one: Alone) -> None:
+        stalls = ["get", "write", "scan"]
+
+        async def stalling(what: str) -> None:
+            if what in stalls:
+                stalls.remove(what)
+                await asyncio.sleep(1000.0)
+
+        await one.put(1.0, b"1")
+        for partition in range(PARTITIONS):
+            one.timers.drop(partition)
+        one.store.before = stalling
+        one.take()
+        await asyncio.sleep(60.0)
+        assert not stalls
+        assert [data for data, _ in one.fired] == [b"1"]
+        assert one.kept == one.hints == 0
+
+    play(script)
+
+
+def test_who_leaves_waits_for_what_is_being_put() -> None:
+    async def script(one: Alone) -> None:
+        async def slow(what: str) -> None:
+            if what == "write":
+                await asyncio.sleep(2.0)
+
+        one.store.before = slow
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(one.put(0.0))
+            await asyncio.sleep(0.5)
+            await one.timers.leave(partition_of("k", PARTITIONS))
+            assert one.kept == 1, "the next owner finds it"
+            with pytest.raises(NotOwnerError):
+                await one.put(0.0)
+            one.timers.take(partition_of("k", PARTITIONS), 3)
+        await asyncio.sleep(10.0)
+        assert len(one.fired) == 1
+
+    play(script)
+
+
+def test_what_is_put_while_a_partition_is_read_is_not_forgotten() -> None:
+    async def script(one: Alone) -> None:
+        async def slow(what: str) -> None:
+            if what == "scan":
+                await asyncio.sleep(5.0)
+
+        one.store.after = slow
+        one.take()
+        await asyncio.sleep(1.0)
+        await one.put(60.0)
+        await asyncio.sleep(10.0)
+        assert all(held.hints.complete for held in one.timers._firing.held.values())
+        await asyncio.sleep(60.0)
+        assert len(one.fired) == 1
         assert one.kept == one.hints == 0
 
     play(script)
