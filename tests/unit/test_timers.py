@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -63,9 +63,9 @@ def test_what_is_no_timer(rest: str, data: bytes) -> None:
 
 
 def _left(
-    outcome: Outcome, failures: int, policy: FailurePolicy, now: float = 107.0, **timing: object
+    outcome: Outcome, failures: int, policy: FailurePolicy, timing: Mapping[str, object], now: float = 107.0
 ) -> tuple[float, int] | None:
-    """Give when a record that was due at 100 is due again, and its failures, after an outcome at 107."""
+    """Give when a record that was due at 100 is due again, and its failures, after an outcome."""
     timer = Timer("k", "n", Timing(100.0, **timing), policy, b"")  # type: ignore[arg-type]  # Timing's own fields
     left = Record(timer, 100.0, 3, failures).after(outcome, now, 4)
     assert left is None or left.epoch == 4
@@ -76,20 +76,20 @@ def test_what_is_left() -> None:
     policy = FailurePolicy(2.0, 3)
     once: dict[str, object] = {}
     every = {"every": "@every 5s"}
-    assert _left(Outcome.DONE, 0, policy, **once) is None
-    assert _left(Outcome.DONE, 0, policy, **every) == (110.0, 0), "the next one of the grid, and what was missed is one"
-    assert _left(Outcome.DONE, 0, policy, **every, left=1) is None
-    assert _left(Outcome.DONE, 0, policy, **every, until=109.0) is None
-    assert _left(Outcome.CANCEL, 0, policy, **every) is None
-    assert _left(Outcome.FAILED, 0, policy, **once) == (109.0, 1)
-    assert _left(Outcome.FAILED, 2, policy, **once) == (109.0, 3)
-    assert _left(Outcome.FAILED, 2, policy, now=10.0, **once) == (102.0, 3), "the clock was set back"
-    assert _left(Outcome.DONE, 0, policy, now=10.0, **every) == (105.0, 0)
-    assert _left(Outcome.FAILED, 3, policy, **once) is None, "given up"
-    assert _left(Outcome.FAILED, 3, policy, **every) == (110.0, 0), "given up, and the next time is another firing"
-    assert _left(Outcome.FAILED, 0, FailurePolicy(drop=True), **once) is None
-    assert _left(Outcome.FAILED, 0, FailurePolicy(drop=True), **every) == (110.0, 0)
-    assert _left(Outcome.FAILED, 99, FailurePolicy(0.0, None), **once) == (107.1, 100)
+    assert _left(Outcome.DONE, 0, policy, once) is None
+    assert _left(Outcome.DONE, 0, policy, every) == (110.0, 0), "the next one of the grid, and what was missed is one"
+    assert _left(Outcome.DONE, 0, policy, {**every, "left": 1}) is None
+    assert _left(Outcome.DONE, 0, policy, {**every, "until": 109.0}) is None
+    assert _left(Outcome.CANCEL, 0, policy, every) is None
+    assert _left(Outcome.FAILED, 0, policy, once) == (109.0, 1)
+    assert _left(Outcome.FAILED, 2, policy, once) == (109.0, 3)
+    assert _left(Outcome.FAILED, 2, policy, once, 10.0) == (102.0, 3), "the clock was set back"
+    assert _left(Outcome.DONE, 0, policy, every, 10.0) == (105.0, 0)
+    assert _left(Outcome.FAILED, 3, policy, once) is None, "given up"
+    assert _left(Outcome.FAILED, 3, policy, every) == (110.0, 0), "given up, and the next time is another firing"
+    assert _left(Outcome.FAILED, 0, FailurePolicy(drop=True), once) is None
+    assert _left(Outcome.FAILED, 0, FailurePolicy(drop=True), every) == (110.0, 0)
+    assert _left(Outcome.FAILED, 99, FailurePolicy(0.0, None), once) == (107.1, 100)
 
 
 # Hints
@@ -130,7 +130,8 @@ class Store(KeyValueStateStore):
     """A store that counts, and can be told to fail.
 
     Attributes:
-        fails: Asked before each use, with what is used; what it raises is the answer. It may do the write first.
+        before: Awaited before each use, with what is used; what it raises is the answer.
+        after: The same, after it.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
