@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mesh.store import StateStore
     from mesh.telemetry import Observer, Tracing
 
-__all__ = ["Block", "Held", "Inbound", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
+__all__ = ["Block", "Held", "Inbound", "OpenRecords", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
 
 
 class Opened(Protocol):
@@ -146,6 +146,21 @@ class Topics:
         return self._taking
 
 
+class OpenRecords(Protocol):
+    """Opens a store of the mesh's own by its name."""
+
+    def __call__(self, name: str, *, dotted: bool = False) -> Awaitable[StateStore]:
+        """Open it.
+
+        Args:
+            name: What is remembered.
+            dotted: Whether its keys are dotted paths of encoded tokens, so that to scan below one is cheap.
+
+        Raises:
+            RecordsMissingError: There is no place for it.
+        """
+
+
 @dataclass(slots=True)
 class Parts:
     """What a node gives its blocks.
@@ -196,7 +211,7 @@ class Parts:
     observer: Observer
     own_observer: Observer | None
     stack: AsyncExitStack
-    records: Callable[[str], Awaitable[StateStore]]
+    records: OpenRecords
     owners: Owners
     endpoints: dict[str, Application]
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
