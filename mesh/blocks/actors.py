@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.actors.host import TurnAnswer
 from mesh.application import Headers
 from mesh.operation import Method
 from mesh.policies import Verdict
@@ -255,7 +254,7 @@ def _judge(_: object, __: object, error: MeshError | None) -> Verdict:
     return Verdict(worked, error.retryable, status)
 
 
-INVOKE = Method("actors", "invoke", Invoke, TurnAnswer, seconds=60.0, judge=_judge, grace=0.5, endpoint=_id)
+INVOKE = Method("actors", "invoke", Invoke, seconds=60.0, judge=_judge, grace=0.5, endpoint=_id)
 GET_STATE = Method("actors", "get_state", GetState, Stored | None, guarded=False)
 TRANSACT = Method("actors", "transact", Transact, guarded=False)
 SET_TIMER = Method("actors", "set_timer", SetTimer, guarded=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -18,6 +19,10 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from mesh.errors import BadArgumentError, EventError
+from mesh.operation import Caller
+from mesh.ownership.asking import Asked
+from mesh.packing import pack
 from tests.http.actor_app import ACTORS, ActorApp, call
 from tests.http.harness import Backbone, Case, Got, Node, cases, check, component, error, gateway, matches
 from tests.support.eventually import eventually
@@ -143,9 +148,12 @@ async def test_it_is_asked_what_it_hosts(served: tuple[Node, ActorApp]) -> None:
     assert [(got.method, got.headers["dapr-app-id"]) for got in asked] == [("GET", "a")]
 
 
-async def test_state(memory: Backbone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("type_", ["", "state.mesh", "state.sqlite", "state.in-memory"])
+async def test_state(memory: Backbone, tmp_path: Path, type_: str) -> None:
     """Upsert, delete and read in a transaction, with TTL; of each actor its own."""
-    async with ActorApp() as app, gateway(memory, tmp_path, app=app) as node:
+    file = {"connectionString": str(tmp_path / "state.db")} if type_ == "state.sqlite" else {}
+    stores = component("plain", "state.mesh") + component("marked", type_, actorStateStore="true", **file)
+    async with ActorApp() as app, gateway(memory, tmp_path, app=app, resources=stores if type_ else "") as node:
         await node.request(*call("x"))
         values = {"text": "a", "number": 1, "none": None, "object": {"a": [1]}}
         upserts = [{"operation": "upsert", "request": {"key": key, "value": value}} for key, value in values.items()]
@@ -413,3 +421,43 @@ async def test_larger_answers_come_whole(memory: Backbone, tmp_path: Path) -> No
         large = json.dumps(["x" * 1000] * 2000).encode()
         reply = await node.request("POST", f"{ACTORS}/thing/1/method/echo", None, large)
         assert reply.body == large
+
+
+@shared
+@pytest.mark.parametrize(
+    "packed",
+    [
+        "",
+        "{}",
+        "[]",
+        '["nothing"]',
+        '["invoke"]',
+        '["invoke","x","",[["a"]]]',
+        '["invoke","x","",[],1]',
+        '["deactivate",1]',
+        '["set_reminder","r",{"first":"x"},[1,3,false],true]',
+        '["set_reminder","r",{"first":1},[1],true]',
+        '["set_reminder","r",{"first":1e999},[1,3,false],true]',
+        '["delete_reminder",{}]',
+    ],
+)
+async def test_malformed_questions(served: tuple[Node, ActorApp], packed: str) -> None:
+    """What another node makes up is refused, and runs nothing."""
+    node, app = served
+    service = node.gateway._runtime.services["actors"]
+    before = len(app.got)
+    asked = Asked("actors.thing", "1", 0, 1, {"actor": packed}, b"", time.time() + 5, Caller("n", "a"))
+    with pytest.raises(EventError):
+        await service.answer(asked)  # type: ignore[attr-defined]
+    assert len(app.got) == before
+
+
+@shared
+@pytest.mark.parametrize("name", ["a/b", "..", "", "x" * 257])
+async def test_names_are_checked_at_the_owner_too(served: tuple[Node, ActorApp], name: str) -> None:
+    node, _ = served
+    service = node.gateway._runtime.services["actors"]
+    for key, packed in ((name, pack("invoke", "x", "", [])), ("1", pack("invoke", name, "", []))):
+        asked = Asked("actors.thing", key, 0, 1, {"actor": packed}, b"", time.time() + 5, Caller("n", "a"))
+        with pytest.raises(BadArgumentError):
+            await service.answer(asked)  # type: ignore[attr-defined]
