@@ -12,8 +12,8 @@ from typing import Generic, Protocol, Self, TypeVar
 import msgspec
 
 from mesh.blocks.binding_contract import BindingEvent, Reading
-from mesh.blocks.store import Concurrency, Item, StateStore
 from mesh.errors import ConflictError, MeshError
+from mesh.store import Concurrency, Item, StateStore
 
 __all__ = ["AGAIN_SECONDS", "InOrder", "LONGEST_WAIT", "Notes", "patiently"]
 

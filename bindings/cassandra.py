@@ -34,10 +34,10 @@ from cassandra.io.libevreactor import LibevConnection
 from cassandra.policies import ConstantReconnectionPolicy, DCAwareRoundRobinPolicy, TokenAwarePolicy
 
 from bindings.remote import RemoteStateStore, conditional, parse_hosts
-from mesh.blocks.store import Item, Stored
 from mesh.errors import ConfigError, Problem, StateError, StateLimitError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, COUNT, VERBATIM, Kind, choice, setting, whole
+from mesh.store import Item, Stored
 
 __all__ = ["CassandraStateStore"]
 

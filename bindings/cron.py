@@ -25,7 +25,6 @@ from cronsim import CronSim, CronSimError
 
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Invoked, Reading
-from mesh.blocks.store import Concurrency, Item, StateStore, Stored
 from mesh.errors import (
     AppUnreachableError,
     BrokerUnavailableError,
@@ -36,6 +35,7 @@ from mesh.errors import (
     StreamBrokenError,
 )
 from mesh.resources.settings import Kind, setting
+from mesh.store import Concurrency, Item, StateStore, Stored
 from mesh.tasks import task_group
 from mesh.values import parse_duration
 

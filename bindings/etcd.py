@@ -20,10 +20,10 @@ import aiohttp
 import orjson
 
 from bindings.remote import RemoteStateStore, conflict, merged, tls_context, uncertain
-from mesh.blocks.store import MAX_PARALLEL, Item, Stored
 from mesh.errors import ConfigError, ConflictError, InvalidEtagError, MeshError, StateError, StateLimitError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, Kind, read_settings, setting, whole
+from mesh.store import MAX_PARALLEL, Item, Stored
 
 __all__ = ["EtcdStateStore"]
 

@@ -24,10 +24,10 @@ from watchfiles import awatch
 from bindings._folder import Folder, Found, TooManyError
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading
-from mesh.blocks.store import Item, StateStore
 from mesh.blocks.turns import in_turn
 from mesh.errors import MeshError, RecordsMissingError
 from mesh.resources.settings import BOOLEAN, COUNT, DURATION, SIZE, Kind, choice, setting
+from mesh.store import Item, StateStore
 from mesh.tasks import only_error, task_group
 
 __all__ = ["FilesBinding"]

@@ -8,9 +8,9 @@ from typing import Any
 
 from mesh.adapter import ComponentAdapter
 from mesh.blocks import matching
-from mesh.blocks.query import Queried, Query
-from mesh.blocks.store import CAPABILITIES, KeyValueStateStore
 from mesh.key_value import MemoryKeyValue
+from mesh.query import Queried, Query
+from mesh.store import CAPABILITIES, KeyValueStateStore
 
 __all__ = ["InMemoryStateStore"]
 

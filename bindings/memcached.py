@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bindings.remote import RemoteStateStore, conflict, must_be_absent, parse_hosts, uncertain
-from mesh.blocks.store import MAX_PARALLEL, Item, Stored
 from mesh.errors import InvalidEtagError, MeshError, StateError, StateLimitError
 from mesh.resources.settings import COUNT, Kind, lasting, setting
+from mesh.store import MAX_PARALLEL, Item, Stored
 
 __all__ = ["MemcachedStateStore"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from mesh.adapter import ComponentAdapter
-from mesh.blocks.store import Concurrency, Item, StateStore
 from mesh.errors import ConflictError, MeshError, OutcomeUnknownError, StateError, StateLimitError
+from mesh.store import Concurrency, Item, StateStore
 
 __all__ = [
     "PARALLEL",

@@ -31,10 +31,10 @@ from botocore.exceptions import (
 
 from bindings.aws._session import LIBRARY_ERRORS, AWSAdapter, AWSSettings, broken, busy, code_of, reason_of
 from bindings.remote import RemoteStateStore, conditional, conflict, merged, uncertain
-from mesh.blocks.store import MAX_PARALLEL, Item, Stored, smallest
 from mesh.errors import FeatureNotSupportedError, MeshError, Problem, StateError, StateLimitError
 from mesh.resources.component import Component
 from mesh.resources.settings import setting
+from mesh.store import MAX_PARALLEL, Item, Stored, smallest
 
 __all__ = ["DynamoDBStateStore"]
 

@@ -28,9 +28,9 @@ from bindings._in_order import InOrder, Notes, patiently
 from bindings.aws._binding import AWSBinding
 from bindings.aws._session import AWSSettings
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Reading
-from mesh.blocks.store import StateStore
 from mesh.blocks.turns import in_turn
 from mesh.resources.settings import Setting, ignored, setting
+from mesh.store import StateStore
 from mesh.tasks import task_group
 
 __all__ = ["KinesisBinding"]

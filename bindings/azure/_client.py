@@ -21,9 +21,9 @@ from azure.core.pipeline.transport import AioHttpTransport
 from bindings.azure._identity import AzureSettings, check_identity, make_credential
 from bindings.remote import RemoteStateStore, uncertain
 from mesh.adapter import ComponentAdapter
-from mesh.blocks.store import Item
 from mesh.errors import StateError, StateLimitError
 from mesh.resources.component import Component
+from mesh.store import Item
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "RETRIES", "AzureAdapter", "AzureStateStore", "Transport", "failures"]
 

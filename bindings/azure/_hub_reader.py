@@ -16,9 +16,9 @@ from bindings._in_order import AGAIN_SECONDS, LONGEST_WAIT, InOrder, Notes
 from bindings.azure._amqp import plain, texts
 from bindings.azure._checkpoints import CheckpointPlace, checkpoints
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading
-from mesh.blocks.store import StateStore
 from mesh.blocks.turns import in_turn
 from mesh.errors import MeshError
+from mesh.store import StateStore
 
 __all__ = ["HubReader"]
 

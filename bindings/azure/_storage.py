@@ -23,8 +23,8 @@ from bindings.azure._client import (
 )
 from bindings.azure._identity import AzureSettings
 from bindings.remote import conditional, conflict
-from mesh.blocks.store import Item
 from mesh.resources.settings import Kind, setting
+from mesh.store import Item
 
 __all__ = [
     "StorageAdapter",

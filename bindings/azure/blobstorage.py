@@ -19,10 +19,10 @@ from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 from bindings.azure._client import failures
 from bindings.azure._storage import StorageAdapter, StorageSettings, StorageStateStore, absent, split_key
 from bindings.remote import must_be_absent
-from mesh.blocks.store import Item, Stored
 from mesh.errors import StateLimitError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, URL, Setting, choice, ignored, setting
+from mesh.store import Item, Stored
 
 __all__ = ["BLOB_HEADERS", "BlobAdapter", "BlobStorageSettings", "BlobStorageStateStore"]
 

@@ -28,12 +28,12 @@ from bindings.azure._client import CONNECT_SECONDS, READ_SECONDS, RETRIES, Azure
 from bindings.azure._identity import AzureSettings
 from bindings.remote import conditional, conflict, merged
 from mesh.blocks import matching
-from mesh.blocks.query import All, Compare, Filter, Queried, Query
-from mesh.blocks.query import Any as AnyOf
-from mesh.blocks.store import Item, Stored
 from mesh.errors import BadArgumentError, ConfigError, FeatureNotSupportedError, StateError, StateLimitError
+from mesh.query import All, Compare, Filter, Queried, Query
+from mesh.query import Any as AnyOf
 from mesh.resources.component import Component
 from mesh.resources.settings import Kind, Setting, ignored, setting
+from mesh.store import Item, Stored
 
 __all__ = ["CosmosDBSettings", "CosmosDBStateStore"]
 

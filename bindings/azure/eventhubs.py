@@ -37,10 +37,10 @@ from bindings.azure._hub_reader import HubReader
 from bindings.azure._identity import AzureSettings
 from bindings.azure._storage import account_kind, key_kind
 from mesh.blocks.binding_contract import BindingError, Invoke, Reading
-from mesh.blocks.store import StateStore
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, Setting, ignored, setting
+from mesh.store import StateStore
 from mesh.tasks import task_group
 
 __all__ = ["EventHubsBinding"]

@@ -21,9 +21,9 @@ from azure.data.tables.aio import TableClient, TableServiceClient
 from bindings.azure._client import failures
 from bindings.azure._storage import StorageSettings, StorageStateStore, absent, split_key
 from bindings.remote import must_be_absent
-from mesh.blocks.store import Item, Stored
 from mesh.errors import StateLimitError
 from mesh.resources.settings import BOOLEAN, URL, setting
+from mesh.store import Item, Stored
 
 __all__ = ["TableStorageSettings", "TableStorageStateStore"]
 

@@ -21,9 +21,9 @@ from typing import Any
 from bindings.gcp._access import Access, GCPAdapter, GCPSettings
 from bindings.http import Answer, HTTPService
 from bindings.remote import PARALLEL, RemoteStateStore, conditional, conflict, merged, must_be_absent, uncertain
-from mesh.blocks.store import MAX_PARALLEL, Item, Stored
 from mesh.errors import InvalidEtagError, MeshError, StateError, StateLimitError
 from mesh.resources.settings import BOOLEAN, Kind, check_port, setting
+from mesh.store import MAX_PARALLEL, Item, Stored
 
 __all__ = ["FirestoreStateStore"]
 

@@ -14,10 +14,10 @@ from bson.errors import BSONError
 from bson.json_util import RELAXED_JSON_OPTIONS, dumps
 
 from bindings.mongodb._settings import Document
-from mesh.blocks.query import All, Compare, Filter, Query, Scalar
-from mesh.blocks.query import Any as AnyOf
-from mesh.blocks.store import Item, Stored
 from mesh.errors import BadArgumentError
+from mesh.query import All, Compare, Filter, Query, Scalar
+from mesh.query import Any as AnyOf
+from mesh.store import Item, Stored
 
 __all__ = ["alive", "checked_key", "condition", "laid_out", "order_of", "prefixed", "skipped", "stored", "text_of"]
 

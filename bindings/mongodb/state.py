@@ -53,11 +53,11 @@ from bindings.mongodb._documents import (
 )
 from bindings.mongodb._settings import Document, MongoDBSettings, collection_of, make_client, wrong
 from bindings.remote import RemoteStateStore, conflict, merged, uncertain
-from mesh.blocks.query import Match, Queried, Query
-from mesh.blocks.store import MAX_PARALLEL, Item, Stored
 from mesh.errors import ConfigError, FeatureNotSupportedError, MeshError, StateError, StateLimitError
+from mesh.query import Match, Queried, Query
 from mesh.resources.component import Component
 from mesh.resources.settings import read_settings
+from mesh.store import MAX_PARALLEL, Item, Stored
 
 __all__ = ["MongoDBStateStore"]
 

@@ -15,8 +15,6 @@ from bindings.pluggable._adapter import PluggableAdapter
 from bindings.pluggable._connection import Connection, Failed
 from bindings.pluggable._messages import Message, message
 from bindings.remote import RemoteStateStore, uncertain
-from mesh.blocks.query import All, Compare, Filter, Match, Queried, Query
-from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, Stored
 from mesh.errors import (
     BadArgumentError,
     ConflictError,
@@ -26,6 +24,8 @@ from mesh.errors import (
     StateError,
     StateLimitError,
 )
+from mesh.query import All, Compare, Filter, Match, Queried, Query
+from mesh.store import MAX_PARALLEL, Concurrency, Item, Stored
 from mesh.values import parse_instant
 
 __all__ = ["PluggableStateStore"]

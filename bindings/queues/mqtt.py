@@ -23,10 +23,10 @@ from bindings.queues._mqtt import Message, Server, Wire, connect
 from bindings.queues._reading import growing, handed, reading_by, stopped_within
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
-from mesh.blocks.store import StateStore
 from mesh.blocks.turns import in_turn
 from mesh.errors import RecordsMissingError
 from mesh.resources.settings import BOOLEAN, VERBATIM, Kind, Setting, ignored, setting
+from mesh.store import StateStore
 from mesh.tasks import task_group
 from mesh.values import parse_bool, parse_whole
 

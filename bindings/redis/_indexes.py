@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from mesh.blocks.query import All, Any, Compare, Filter
+from mesh.query import All, Any, Compare, Filter
 
 __all__ = ["Index", "Path", "narrowed", "parse_indexes"]
 

@@ -12,8 +12,8 @@ from typing import cast
 from bindings.redis._client import Client, Command
 from bindings.redis._indexes import Index, Path, narrowed
 from bindings.redis._wire import RefusedError, Reply
-from mesh.blocks.query import Filter
 from mesh.errors import BadArgumentError, StateError
+from mesh.query import Filter
 
 __all__ = ["Search"]
 

@@ -21,8 +21,6 @@ from bindings.redis._settings import StateSettings
 from bindings.redis._state_scripts import CHECK, DELETE, READ, SET, SET_DOCUMENT, WRITE
 from bindings.redis._wire import LostError, RefusedError, Reply
 from mesh.blocks import matching
-from mesh.blocks.query import Queried, Query
-from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
 from mesh.errors import (
     BadArgumentError,
     ConfigError,
@@ -33,7 +31,9 @@ from mesh.errors import (
     StateError,
     StateLimitError,
 )
+from mesh.query import Queried, Query
 from mesh.resources.component import Component
+from mesh.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
 
 __all__ = ["RedisStateStore"]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from mesh.blocks.store import Stored
 from mesh.resources.settings import Kind
+from mesh.store import Stored
 from mesh.values import parse_duration
 
 __all__ = [

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from mesh.blocks.store import Concurrency, Item
 from mesh.errors import ConflictError
+from mesh.store import Concurrency, Item
 
 __all__ = ["ABSENT", "ANY", "Step", "has_condition", "plan"]
 

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, exc
 
 from bindings.sql._dialect import Dialect, Fault, one
 from bindings.sql._values import decoded, encoded, is_uuid
-from mesh.blocks.store import Stored
 from mesh.errors import StateError
+from mesh.store import Stored
 
 __all__ = ["fault", "postgresql_v1", "postgresql_v2", "quoted"]
 

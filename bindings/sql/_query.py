@@ -9,9 +9,9 @@ import orjson
 from sqlalchemy import text
 
 from bindings.sql._postgresql import quoted
-from mesh.blocks.query import All, Compare, Filter, Match, Queried, Query
-from mesh.blocks.query import Any as AnyOf
 from mesh.errors import BadArgumentError
+from mesh.query import All, Compare, Filter, Match, Queried, Query
+from mesh.query import Any as AnyOf
 
 __all__ = ["condition", "run_query"]
 

@@ -16,9 +16,9 @@ from bindings.sql._runner import Runner
 from bindings.sql._session import RefusedError, Session
 from bindings.sql._values import LONGEST_TTL
 from mesh.adapter import ComponentAdapter
-from mesh.blocks.store import CAPABILITIES, MAX_PARALLEL, Item, StateStore, Stored
 from mesh.errors import ConflictError, InvalidEtagError, MeshError, OutcomeUnknownError, StateError, StateLimitError
 from mesh.resources.settings import LIMIT_SECONDS, setting
+from mesh.store import CAPABILITIES, MAX_PARALLEL, Item, StateStore, Stored
 from mesh.tasks import task_group
 
 __all__ = ["SQLStateStore", "TableSettings"]

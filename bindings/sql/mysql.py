@@ -21,10 +21,10 @@ from bindings.sql._runner import ENGINE, Bounds, Runner, pooled
 from bindings.sql._session import Driver
 from bindings.sql._store import SQLStateStore, TableSettings
 from bindings.sql._values import decoded, encoded, new_etag
-from mesh.blocks.store import Stored
 from mesh.errors import StateError
 from mesh.resources.component import Component
 from mesh.resources.settings import LIMIT_SECONDS, Setting, ignored, located, read_settings, setting, whole
+from mesh.store import Stored
 
 __all__ = ["DRIVER", "MySQLStateStore", "engine_of", "open_connection"]
 

@@ -20,8 +20,8 @@ from bindings.sql._query import run_query
 from bindings.sql._runner import ENGINE, Bounds, Runner, pooled
 from bindings.sql._session import Driver
 from bindings.sql._store import SQLStateStore
-from mesh.blocks.query import Queried, Query
 from mesh.errors import ConfigError, FeatureNotSupportedError, StateError
+from mesh.query import Queried, Query
 from mesh.resources.component import Component
 from mesh.resources.settings import (
     DURATION,

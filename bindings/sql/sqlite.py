@@ -25,10 +25,10 @@ from bindings.sql._runner import ENGINE, Runner, threaded
 from bindings.sql._session import Driver, blocking
 from bindings.sql._store import SQLStateStore, TableSettings
 from bindings.sql._values import decoded, encoded, new_etag, utc_text
-from mesh.blocks.store import Stored
 from mesh.errors import StateError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, SECONDS, located, read_settings, setting
+from mesh.store import Stored
 
 __all__ = ["BUSY_SECONDS", "DRIVER", "File", "Opening", "SQLiteStateStore", "parse"]
 

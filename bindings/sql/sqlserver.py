@@ -19,11 +19,11 @@ from bindings.sql._runner import ENGINE, Runner, threaded
 from bindings.sql._session import blocking
 from bindings.sql._store import SQLStateStore, TableSettings
 from bindings.sql._values import encoded
-from mesh.blocks.store import Stored
 from mesh.errors import ConfigError, StateError
 from mesh.registry import needs
 from mesh.resources.component import Component
 from mesh.resources.settings import Kind, Setting, ignored, located, read_settings, setting, whole
+from mesh.store import Stored
 from mesh.values import parse_bool
 
 __all__ = ["LOGIN_BY_CLOUD", "NO_CLOUD", "SQLServerStateStore", "fault", "load_driver"]

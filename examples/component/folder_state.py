@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from mesh.adapter import ComponentAdapter
-from mesh.blocks.store import Concurrency, Item, StateStore, Stored
 from mesh.errors import ConflictError, FeatureNotSupportedError, StateError
 from mesh.resources.settings import BOOLEAN, setting
+from mesh.store import Concurrency, Item, StateStore, Stored
 
 ETAG_BYTES = 8
 _T = TypeVar("_T")

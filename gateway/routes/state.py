@@ -16,7 +16,6 @@ from gateway.routes.request import fields, header, metadata_of, query_of, read_b
 from gateway.routes.route import WRITE, Asked, Asking, Route
 from gateway.routes.rpc import RPC, Called
 from mesh.blocks.items import CONSISTENCIES, completed, named, named_options, options_of
-from mesh.blocks.query import Queried
 from mesh.blocks.state import (
     BULK_GET,
     DELETE,
@@ -33,10 +32,11 @@ from mesh.blocks.state import (
     Save,
     Search,
 )
-from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import FeatureNotSupportedError, StateError
 from mesh.event import MAX_LEVELS
 from mesh.operation import Method
+from mesh.query import Queried
+from mesh.store import Concurrency, Item, Stored
 from mesh.values import parse_whole
 
 __all__ = ["ROUTES", "RPCS"]

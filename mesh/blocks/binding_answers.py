@@ -18,10 +18,10 @@ from mesh.application import BindingAnswer
 from mesh.blocks.binding_contract import INVOKE, BindingError, Invoke
 from mesh.blocks.items import completed
 from mesh.blocks.state import SAVE, Save
-from mesh.blocks.store import Item
 from mesh.errors import MeshError
 from mesh.operation import Context, Method, Operation
 from mesh.pipeline import Handler
+from mesh.store import Item
 from mesh.tasks import task_group
 
 __all__ = ["carry_out", "document"]

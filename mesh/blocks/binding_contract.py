@@ -15,10 +15,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
-from mesh.blocks.store import StateStore
 from mesh.errors import MeshError
 from mesh.flow import STREAM_SECONDS
 from mesh.operation import Method
+from mesh.store import StateStore
 
 __all__ = [
     "BindingError",

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mesh.access import Gate
     from mesh.application import Application
     from mesh.blocks.remembered import Memory
-    from mesh.blocks.store import StateStore
     from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
     from mesh.delivery import Attempt
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from mesh.resources.resiliency import ResiliencyPolicies
     from mesh.resources.settings import Setting
     from mesh.resources.subscription import Subscription
+    from mesh.store import StateStore
     from mesh.telemetry import Observer, Tracing
 
 __all__ = ["Block", "Held", "Inbound", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]

@@ -16,10 +16,10 @@ from typing import Protocol, Self, cast
 
 import orjson
 
-from mesh.blocks.store import CHECKED_KEY
 from mesh.broker import KeyValue, Write
 from mesh.errors import BadArgumentError, ConfigurationError, ConflictError, FeatureNotSupportedError, StateError
 from mesh.operation import Method, Operation
+from mesh.store import CHECKED_KEY
 
 __all__ = [
     "GET",

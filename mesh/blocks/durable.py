@@ -45,7 +45,6 @@ from mesh.blocks.durable_record import (
 )
 from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
-from mesh.blocks.store import Concurrency, Item
 from mesh.blocks.topics import PUBLISH, Publish
 from mesh.broker import Delivery, Message, SubscribeOptions, Topology
 from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settlement
@@ -54,6 +53,7 @@ from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.packing import pack, unpack
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
+from mesh.store import Concurrency, Item
 from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Tracing, who_answered
 
 __all__ = ["ACCEPT", "BLOCK", "CALLS", "OUTCOME", "DurableCall", "DurableInvocation"]

@@ -22,12 +22,12 @@ from mesh.access import sender
 from mesh.address import Address
 from mesh.application import Headers
 from mesh.blocks.records import LazyRecords
-from mesh.blocks.store import Concurrency, Item
 from mesh.broker import Delivery, Message
 from mesh.delivery import NOT_BEFORE_HEADER
 from mesh.errors import UnprovenError
 from mesh.operation import Caller
 from mesh.packing import pack, readable, unpack
+from mesh.store import Concurrency, Item
 from mesh.trust.identity import Identity
 
 if TYPE_CHECKING:

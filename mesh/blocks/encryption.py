@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from mesh.blocks.query import Queried, Query
-from mesh.blocks.store import MAX_PARALLEL, Item, StateStore, Stored
 from mesh.errors import ConfigError, EncryptionError, FeatureNotSupportedError, MeshError
+from mesh.query import Queried, Query
 from mesh.registry import needs
 from mesh.resources.component import Component, Secret, SecretRef
+from mesh.store import MAX_PARALLEL, Item, StateStore, Stored
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM

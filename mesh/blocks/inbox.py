@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable
 import orjson
 
 from mesh.blocks.records import LazyRecords
-from mesh.blocks.store import Item
 from mesh.broker import Message
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import MeshError
+from mesh.store import Item
 
 __all__ = ["Inbox"]
 

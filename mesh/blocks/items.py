@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mesh.blocks.store import Concurrency, Item
 from mesh.errors import StateError
+from mesh.store import Concurrency, Item
 from mesh.values import parse_whole
 
 __all__ = ["CONSISTENCIES", "completed", "named", "named_options", "options_of"]

@@ -19,13 +19,13 @@ from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.records import on_backbone
 from mesh.blocks.state import SEPARATOR, key_prefix
-from mesh.blocks.store import CHECKED_KEY
 from mesh.broker import Entry, KeyValue, Write
 from mesh.errors import ConflictError, LockError, MeshError, NoResponderError, StateError
 from mesh.operation import Method, Operation
 from mesh.policies import Verdict, by_error
 from mesh.registry import LOCK_ON_BACKBONE
 from mesh.resources.component import Component
+from mesh.store import CHECKED_KEY
 
 __all__ = ["ACQUIRE", "BLOCK", "RELEASE", "Acquire", "LockStore", "LockStoreComponent", "Release", "Released"]
 

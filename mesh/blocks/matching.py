@@ -18,8 +18,8 @@ from typing import cast
 
 import orjson
 
-from mesh.blocks.query import All, Any, Compare, Filter, Match, Queried, Query, Scalar, Sort
 from mesh.errors import BadArgumentError
+from mesh.query import All, Any, Compare, Filter, Match, Queried, Query, Scalar, Sort
 
 __all__ = ["matches", "run"]
 

@@ -38,7 +38,6 @@ from uuid import uuid4
 import orjson
 
 from mesh.blocks.block import Parts
-from mesh.blocks.store import Concurrency, Item, StateStore
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish
 from mesh.broker import Delivery
 from mesh.delivery import SUCCESS, Attempt, Outcome
@@ -59,6 +58,7 @@ from mesh.errors import (
 from mesh.event import CLOUDEVENTS_JSON, SPECVERSION, is_json, media_type, members_of
 from mesh.operation import Caller, Context, Operation
 from mesh.resources.component import Component
+from mesh.store import Concurrency, Item, StateStore
 from mesh.tasks import until_any
 from mesh.values import parse_bool
 

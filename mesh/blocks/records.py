@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from mesh import address
-from mesh.blocks.store import CAPABILITIES, Item, StateStore, Stored
 from mesh.deadlines import Deadlines
 from mesh.errors import ConfigError, DeadlineExceededError, RecordsMissingError, StateError
+from mesh.store import CAPABILITIES, Item, StateStore, Stored
 
 if TYPE_CHECKING:
     from mesh.blocks.block import Parts

@@ -13,9 +13,7 @@ from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
 from mesh.blocks.encryption import EncryptedStateStore, encryption_keys
 from mesh.blocks.outbox import OUTBOX_SETTINGS, PREFIX, PROJECTION, Outbox, named, outbox_settings, split
-from mesh.blocks.query import Queried, parse_query
 from mesh.blocks.records import LazyRecords
-from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
 from mesh.errors import (
     AnswerTooLargeError,
     BadArgumentError,
@@ -31,9 +29,11 @@ from mesh.errors import (
 )
 from mesh.operation import Method, Operation
 from mesh.policies import Verdict, by_error
+from mesh.query import Queried, parse_query
 from mesh.registry import STATE_ON_BACKBONE
 from mesh.resources.component import Component
 from mesh.scopes import share_apps
+from mesh.store import MAX_PARALLEL, Concurrency, Item, StateStore, Stored
 from mesh.values import parse_whole
 
 __all__ = [

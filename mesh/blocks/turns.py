@@ -9,8 +9,8 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from mesh.blocks.store import Concurrency, Item, StateStore
 from mesh.errors import ConflictError, MeshError
+from mesh.store import Concurrency, Item, StateStore
 from mesh.tasks import task_group
 
 __all__ = ["in_turn"]

@@ -27,7 +27,6 @@ from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
 from mesh.blocks.records import Prefixed, missing
 from mesh.blocks.remembered import Memory
-from mesh.blocks.store import KeyValueStateStore, StateStore
 from mesh.broker import Broker, KeyValueProvider
 from mesh.calls.exchange import Exchange
 from mesh.conditions import Conditions
@@ -64,6 +63,7 @@ from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.steps import Steps
+from mesh.store import KeyValueStateStore, StateStore
 from mesh.streams import Streams
 from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both

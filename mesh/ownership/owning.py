@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
-from mesh.blocks.store import Concurrency, Item, StateStore
 from mesh.errors import ConflictError, MeshError
 from mesh.ownership.session import RENEW_SECONDS, Session, has_ended
 from mesh.ownership.table import NOBODY, Member, Table
+from mesh.store import Concurrency, Item, StateStore
 from mesh.tasks import task_group, until_any
 
 __all__ = ["Keeper", "Owning", "boot_clock", "read_table", "table_key"]

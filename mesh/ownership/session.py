@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from mesh.blocks.store import Concurrency, Item, StateStore
 from mesh.errors import ConflictError, MeshError
+from mesh.store import Concurrency, Item, StateStore
 
 __all__ = ["HOLD_SECONDS", "RENEW_SECONDS", "SURE_SECONDS", "Session", "has_ended"]
 

@@ -15,11 +15,11 @@ from azure.eventhub.amqp import AmqpAnnotatedMessage
 from azure.storage.blob.aio import BlobServiceClient
 
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Handle, Reading
-from mesh.blocks.store import KeyValueStateStore, StateStore
 from mesh.errors import ConfigError
 from mesh.key_value import MemoryKeyValue
 from mesh.registry import Registry
 from mesh.resources.settings import settings_of, without_effect
+from mesh.store import KeyValueStateStore, StateStore
 from tests.support.azure_servers import ACCOUNT, ACCOUNT_KEY, SERVICE_BUS_KEY, AzuriteServer, EventHubsServer
 from tests.support.bindings import call
 from tests.support.bindings.clouds import event_hub

@@ -13,10 +13,10 @@ import orjson
 import pytest
 
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading
-from mesh.blocks.store import KeyValueStateStore, StateStore
 from mesh.errors import ConfigError
 from mesh.key_value import MemoryKeyValue
 from mesh.registry import Registry
+from mesh.store import KeyValueStateStore, StateStore
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Handle, InputBinding, Reading, Remembering
-from mesh.blocks.store import KeyValueStateStore
 from mesh.key_value import MemoryKeyValue
 from mesh.registry import Registry
+from mesh.store import KeyValueStateStore
 from tests.support.bindings import INPUTS, InputKind, ServedInput
 from tests.support.eventually import eventually
 from tests.support.nodes import component

@@ -15,9 +15,9 @@ from bindings._in_order import InOrder, Notes
 from bindings.aws import kinesis
 from bindings.aws.kinesis import KinesisBinding, Mark
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Handle, Reading
-from mesh.blocks.store import Item, KeyValueStateStore
 from mesh.errors import ConflictError, StateError
 from mesh.key_value import MemoryKeyValue
+from mesh.store import Item, KeyValueStateStore
 from tests.support.eventually import eventually
 from tests.support.kinesis_server import KinesisServer
 from tests.support.nodes import component

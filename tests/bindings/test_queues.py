@@ -19,10 +19,10 @@ from bindings.queues import mqtt
 from bindings.queues._mqtt import Message, Wire, connect
 from bindings.queues._mqtt import Server as MQTTAddress
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading, Remembering
-from mesh.blocks.store import KeyValueStateStore
 from mesh.errors import AppUnreachableError, ConfigError, MeshError
 from mesh.key_value import MemoryKeyValue
 from mesh.registry import Registry
+from mesh.store import KeyValueStateStore
 from tests.support.bindings import call
 from tests.support.bindings.queues import make_topic, shared
 from tests.support.eventually import eventually

@@ -12,10 +12,10 @@ import pytest
 import pytest_asyncio
 
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading, Remembering
-from mesh.blocks.store import KeyValueStateStore
 from mesh.errors import MeshError
 from mesh.key_value import MemoryKeyValue
 from mesh.registry import Registry
+from mesh.store import KeyValueStateStore
 from tests.support.bindings import call
 from tests.support.bindings.queues import make_topic
 from tests.support.certificates import Authority

@@ -19,7 +19,6 @@ from mesh.blocks.secrets import BULK, Bulk
 from mesh.blocks.secrets import GET as GET_SECRET
 from mesh.blocks.secrets import Get as GetSecret
 from mesh.blocks.state import GET, KEYS, QUERY, SAVE, TRANSACT, Get, Keys, Listed, Save, Search
-from mesh.blocks.store import Item
 from mesh.blocks.topics import PUBLISH, Publish
 from mesh.broker import Delivery, SubscribeOptions
 from mesh.errors import (
@@ -36,6 +35,7 @@ from mesh.errors import (
 )
 from mesh.resources.component import Component, MetadataEntry, SecretRef
 from mesh.resources.configuration import Configuration, ConfigurationSpec, SecretScope, SecretsSpec
+from mesh.store import Item
 from tests.support.backends import Backend
 from tests.support.eventually import eventually
 from tests.support.kubernetes_api import KubernetesAPI

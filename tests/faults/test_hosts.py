@@ -13,9 +13,9 @@ import pytest
 
 from mesh.blocks.crypto import UNWRAP_KEY, WRAP_KEY, UnwrapKey, WrapKey
 from mesh.blocks.state import GET, SAVE, Get, Save
-from mesh.blocks.store import Item
 from mesh.errors import DeadlineExceededError, MeshError, NoResponderError, NotConfiguredError
 from mesh.node.runtime import Runtime
+from mesh.store import Item
 from tests.support.crypto_keys import write_keys
 from tests.support.eventually import eventually
 from tests.support.host_process import host_process

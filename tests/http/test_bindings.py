@@ -21,9 +21,9 @@ from aiohttp import web
 from bindings.cron import CronBinding, CronSettings, parse_schedule
 from mesh.blocks.binding_contract import BindingEvent, Reading
 from mesh.blocks.records import LazyRecords
-from mesh.blocks.store import StateStore
 from mesh.errors import ConfigError, RecordsMissingError
 from mesh.registry import Registry
+from mesh.store import StateStore
 from tests.http.harness import ANY, App, Backbone, Case, Got, Node, cases, component, error, gateway
 from tests.support import nodes
 from tests.support.eventually import eventually

@@ -15,10 +15,10 @@ from gateway.grpc.messages import message
 from gateway.http.server import HTTPServer
 from gateway.http.stages import staged, stages
 from gateway.routes import build_api, build_router
-from mesh.blocks.query import Match, Queried, Query
-from mesh.blocks.store import Concurrency, Item, KeyValueStateStore, Stored
 from mesh.errors import ConfigError, StateError
 from mesh.key_value import MemoryKeyValue
+from mesh.query import Match, Queried, Query
+from mesh.store import Concurrency, Item, KeyValueStateStore, Stored
 from tests.support.nodes import MemoryMesh, component, node, unique
 
 JSON = {"contentType": "application/json", "partitionKey": "p"}

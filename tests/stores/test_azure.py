@@ -17,9 +17,9 @@ from azure.storage.blob.aio import ContainerClient
 from bindings.azure.blobstorage import BlobStorageStateStore
 from bindings.azure.cosmosdb import CosmosDBStateStore
 from bindings.azure.tablestorage import TableStorageStateStore
-from mesh.blocks.query import Compare, Query
-from mesh.blocks.store import Item, Stored
 from mesh.errors import BadArgumentError, ConfigError, ConflictError, StateError, StateLimitError
+from mesh.query import Compare, Query
+from mesh.store import Item, Stored
 from tests.support.azure_servers import ACCOUNT, ACCOUNT_KEY, AzuriteServer, CosmosDBServer
 from tests.support.nodes import component
 from tests.support.security import missing

@@ -12,8 +12,8 @@ import pytest_asyncio
 from cassandra.cluster import NoHostAvailable
 
 from bindings.cassandra import MAX_REQUESTS, CassandraStateStore
-from mesh.blocks.store import Item, Stored
 from mesh.errors import MeshError, StateError, StateLimitError
+from mesh.store import Item, Stored
 from tests.support.cassandra_server import CassandraServer
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually

@@ -12,8 +12,8 @@ import pytest_asyncio
 from aiohttp import web
 
 from bindings.gcp.firestore import FirestoreStateStore
-from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import ConfigError, ConflictError, InvalidEtagError, OutcomeUnknownError, StateError, StateLimitError
+from mesh.store import Concurrency, Item, Stored
 from tests.support.datastore_server import DatastoreServer
 from tests.support.hand_servers import HandServer
 from tests.support.nodes import component

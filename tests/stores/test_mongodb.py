@@ -15,8 +15,6 @@ from bson import Int64, ObjectId
 from pymongo import MongoClient
 
 from bindings.mongodb.state import MongoDBStateStore
-from mesh.blocks.query import Compare, Query
-from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import (
     BadArgumentError,
     ConfigError,
@@ -27,6 +25,8 @@ from mesh.errors import (
     StateError,
     StateLimitError,
 )
+from mesh.query import Compare, Query
+from mesh.store import Concurrency, Item, Stored
 from tests.support.eventually import eventually
 from tests.support.mongodb_replica_set import Document, ReplicaSet
 from tests.support.nodes import component

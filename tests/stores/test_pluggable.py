@@ -19,7 +19,6 @@ from mesh.blocks.secrets import BULK, Bulk
 from mesh.blocks.secrets import GET as SECRET
 from mesh.blocks.secrets import Get as GetSecret
 from mesh.blocks.state import GET, SAVE, Get, Save
-from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import (
     ConfigError,
     DeadlineExceededError,
@@ -32,6 +31,7 @@ from mesh.errors import (
 )
 from mesh.node.runtime import Runtime
 from mesh.resources.component import Secret, SecretRef
+from mesh.store import Concurrency, Item, Stored
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component, node, unique
 from tests.support.pluggable_server import PluggableServer, folder, pluggable

@@ -11,8 +11,8 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from bindings.redis.state import RedisStateStore
-from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import ConflictError, StateError
+from mesh.store import Concurrency, Item, Stored
 from tests.support.nodes import component
 from tests.support.redis_server import RedisStack
 from tests.support.security import missing

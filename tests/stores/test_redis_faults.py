@@ -16,8 +16,8 @@ from redis.crc import key_slot
 from bindings.redis.configuration import RedisConfigurationStore
 from bindings.redis.lock import RedisLockStore
 from bindings.redis.state import RedisStateStore
-from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import BadArgumentError, LockError, MeshError, OutcomeUnknownError, StateError, StateLimitError
+from mesh.store import Concurrency, Item, Stored
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.proxy import Proxy

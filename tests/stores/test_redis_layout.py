@@ -17,8 +17,8 @@ from bindings.redis.state import RedisStateStore
 from mesh.blocks.configuration import ConfigurationItem
 from mesh.blocks.lock import Released
 from mesh.blocks.state import DELETE, SAVE, TRANSACT, Save
-from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import ConfigurationError, ConflictError, InvalidEtagError, StateError
+from mesh.store import Concurrency, Item, Stored
 from tests.support.eventually import eventually
 from tests.support.nodes import ask, component, node, unique
 from tests.support.redis_server import RedisServer, find_redis_server

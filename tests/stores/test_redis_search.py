@@ -18,9 +18,9 @@ from bindings.redis import state
 from bindings.redis._indexes import narrowed
 from bindings.redis.state import RedisStateStore
 from mesh.blocks import matching
-from mesh.blocks.query import Queried, parse_query
-from mesh.blocks.store import Item, Stored
 from mesh.errors import BadArgumentError, ConfigError, FeatureNotSupportedError, MeshError, StateError
+from mesh.query import Queried, parse_query
+from mesh.store import Item, Stored
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.redis_server import RedisServer, RedisStack

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from bindings.redis.configuration import RedisConfigurationStore
 from bindings.redis.state import RedisStateStore
-from mesh.blocks.store import Item, Stored
 from mesh.errors import StateError
+from mesh.store import Item, Stored
 from tests.support.certificates import Authority
 from tests.support.nodes import component
 from tests.support.processes import free_port

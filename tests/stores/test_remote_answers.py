@@ -13,8 +13,8 @@ from bindings.aws.dynamodb import DynamoDBStateStore
 from bindings.etcd import EtcdStateStore
 from bindings.memcached import MemcachedStateStore
 from bindings.vault import VaultSecretStore
-from mesh.blocks.store import Item
 from mesh.errors import ConflictError, OutcomeUnknownError, SecretStoreAwayError, StateError
+from mesh.store import Item
 from tests.support.hand_servers import HandServer
 from tests.support.nodes import component
 

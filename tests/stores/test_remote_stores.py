@@ -23,7 +23,6 @@ from bindings.azure.tablestorage import TableStorageStateStore
 from bindings.etcd import EtcdStateStore
 from bindings.memcached import MemcachedStateStore
 from bindings.mongodb.state import MongoDBStateStore
-from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import (
     ConfigError,
     InvalidEtagError,
@@ -32,6 +31,7 @@ from mesh.errors import (
     StateError,
     StateLimitError,
 )
+from mesh.store import Concurrency, Item, Stored
 from tests.support.azure_servers import ACCOUNT_KEY, COSMOS_KEY, AzuriteServer, CosmosDBServer, azurite_settings
 from tests.support.eventually import eventually
 from tests.support.nodes import component

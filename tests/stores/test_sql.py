@@ -16,10 +16,10 @@ import pytest
 import pytest_asyncio
 
 from bindings.sql._store import SQLStateStore
-from mesh.blocks.query import parse_query
-from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.errors import BadArgumentError, ConflictError, InvalidEtagError, OutcomeUnknownError, StateError
+from mesh.query import parse_query
 from mesh.registry import Registry
+from mesh.store import Concurrency, Item, Stored
 from tests.support.eventually import eventually
 from tests.support.mariadb_server import MariaDBServer
 from tests.support.nodes import unique

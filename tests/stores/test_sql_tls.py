@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import pytest
 
-from mesh.blocks.store import Item
 from mesh.errors import StateError
 from mesh.registry import Registry
+from mesh.store import Item
 from tests.support.certificates import Authority, Certificate
 from tests.support.mariadb_server import MariaDBServer
 from tests.support.nodes import component

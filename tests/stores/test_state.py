@@ -13,7 +13,6 @@ import pytest
 import pytest_asyncio
 
 from mesh import address
-from mesh.blocks.query import Queried
 from mesh.blocks.state import (
     BULK_GET,
     DELETE,
@@ -30,7 +29,6 @@ from mesh.blocks.state import (
     Search,
     StateStoreComponent,
 )
-from mesh.blocks.store import Concurrency, Item, Stored
 from mesh.broker import Delivery, SubscribeOptions
 from mesh.errors import (
     BadArgumentError,
@@ -43,7 +41,9 @@ from mesh.errors import (
     TooManyOperationsError,
 )
 from mesh.node.runtime import Runtime
+from mesh.query import Queried
 from mesh.resources.component import Secret, SecretRef
+from mesh.store import Concurrency, Item, Stored
 from tests.support.eventually import eventually
 from tests.support.nodes import ask, component, node, unique
 from tests.support.stores import STATE, Served, StoreKind

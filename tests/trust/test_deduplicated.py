@@ -6,10 +6,10 @@ import pytest
 
 from mesh.blocks.inbox import Inbox
 from mesh.blocks.records import LazyRecords
-from mesh.blocks.store import KeyValueStateStore, StateStore
 from mesh.broker import Message
 from mesh.delivery import SUCCESS, Attempt
 from mesh.key_value import MemoryKeyValue
+from mesh.store import KeyValueStateStore, StateStore
 
 SHOP, EVIL = "spiffe://public/ns/ns/shop", "spiffe://public/ns/ns/evil"
 

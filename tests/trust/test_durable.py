@@ -18,7 +18,6 @@ from mesh.blocks.durable import CALLS, REPLY_HEADER, _Callee
 from mesh.blocks.durable_record import ID_HEADER, KEEP_SECONDS, RAN, Record, Records, State, calls_of, new_id
 from mesh.blocks.invocation import HTTP_HEADER
 from mesh.blocks.records import LazyRecords
-from mesh.blocks.store import Item, KeyValueStateStore, StateStore
 from mesh.broker import Delivery, Message
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import StateError, UnprovenError
@@ -26,6 +25,7 @@ from mesh.key_value import MemoryKeyValue
 from mesh.operation import Caller
 from mesh.packing import pack
 from mesh.resources.configuration import AccessControl, AccessPolicy
+from mesh.store import Item, KeyValueStateStore, StateStore
 from mesh.telemetry import nobody
 from mesh.trust.kept import Kept
 from tests.support.guards import strict_guards

@@ -12,10 +12,10 @@ import pytest
 
 from mesh import address
 from mesh.blocks.state import GET, SAVE, Get, Save
-from mesh.blocks.store import Item
 from mesh.broker import Frame, Message
 from mesh.errors import HostsGoneError, MeshError, UnprovenError
 from mesh.host import Answer, Question
+from mesh.store import Item
 from mesh.trust import standing
 from mesh.trust.identity import TrustSettings
 from tests.http.harness import App, Backbone, gateway

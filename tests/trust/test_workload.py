@@ -20,9 +20,9 @@ from spiffe import WorkloadApiClient
 from gateway.cli.configure import gateway_config
 from gateway.cli.options import GatewayOptions
 from mesh.blocks.state import GET, SAVE, Get, Save
-from mesh.blocks.store import Item
 from mesh.errors import ConfigError, MissingDependencyError
 from mesh.registry import Registry
+from mesh.store import Item
 from mesh.trust import files, workload
 from mesh.trust.files import guarding
 from mesh.trust.guard import Guard

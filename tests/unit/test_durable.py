@@ -15,13 +15,13 @@ from mesh.blocks.durable import REPLY_HEADER, _Callee, split_topic
 from mesh.blocks.durable_record import ID_HEADER, KEEP_SECONDS, Record, Records, State
 from mesh.blocks.invocation import HTTP_HEADER
 from mesh.blocks.records import LazyRecords
-from mesh.blocks.store import KeyValueStateStore, StateStore, Stored
 from mesh.broker import Delivery, Message
 from mesh.delivery import SUCCESS
 from mesh.errors import BadArgumentError, BrokerUnavailableError, StateError
 from mesh.key_value import MemoryKeyValue
 from mesh.operation import Caller
 from mesh.packing import pack
+from mesh.store import KeyValueStateStore, StateStore, Stored
 from mesh.telemetry import nobody
 from mesh.trust.kept import Kept
 

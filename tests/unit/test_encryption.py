@@ -9,11 +9,11 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mesh.blocks.encryption import EncryptedStateStore, Key, encryption_keys
-from mesh.blocks.query import Query
-from mesh.blocks.store import Item, KeyValueStateStore, Stored
 from mesh.errors import ConfigError, EncryptionError, FeatureNotSupportedError
 from mesh.key_value import MemoryKeyValue
+from mesh.query import Query
 from mesh.resources.component import Component, MetadataEntry, Secret, SecretRef
+from mesh.store import Item, KeyValueStateStore, Stored
 
 FIRST = Key("ek", bytes(range(32)))
 # As Dapr 1.18 stored the text s with that key.

@@ -11,10 +11,10 @@ from typing import Self
 import pytest
 
 from mesh.blocks.state import GET, Get
-from mesh.blocks.store import Stored
 from mesh.errors import ConflictError, MeshError, StateError
 from mesh.node import components, health
 from mesh.node.health import ComponentStatus
+from mesh.store import Stored
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component, node, unique
 

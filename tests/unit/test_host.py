@@ -16,7 +16,6 @@ import pytest
 from gateway.errors import row_of
 from mesh.blocks import BLOCKS
 from mesh.blocks.state import BULK_GET, GET, SAVE, TRANSACT, BulkGet, Get, Save
-from mesh.blocks.store import Concurrency, Item, KeyValueStateStore, Stored
 from mesh.errors import (
     AnswerTooLargeError,
     BrokerUnavailableError,
@@ -35,6 +34,7 @@ from mesh.operation import Method
 from mesh.policies import Retry
 from mesh.resources.component import Component, MetadataEntry, SecretRef
 from mesh.resources.resiliency import ComponentTarget, Resiliency, Target
+from mesh.store import Concurrency, Item, KeyValueStateStore, Stored
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component, node
 

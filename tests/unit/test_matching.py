@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from mesh.blocks import matching
-from mesh.blocks.query import parse_query
 from mesh.errors import BadArgumentError
+from mesh.query import parse_query
 
 VALUE = {"a": {"b": 1.5}, "s": "m", "t": True, "n": None, "list": [1], "big": 2**63}
 

@@ -16,7 +16,6 @@ from mesh import address
 from mesh.blocks.block import Topics
 from mesh.blocks.outbox import Outbox, OutboxSettings, Verdict, event_of, judge, outbox_settings, split
 from mesh.blocks.state import TRANSACT, Save
-from mesh.blocks.store import Concurrency, Item, KeyValueStateStore
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH
 from mesh.broker import Delivery, Message
 from mesh.delivery import Attempt, Outcome
@@ -38,6 +37,7 @@ from mesh.errors import (
 from mesh.key_value import MemoryKeyValue
 from mesh.operation import Caller, Context, Operation
 from mesh.resources.component import Component, MetadataEntry
+from mesh.store import Concurrency, Item, KeyValueStateStore
 from tests.support.eventually import eventually
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.blocks.store import Item, KeyValueStateStore, Stored
 from mesh.errors import StateError
 from mesh.key_value import MemoryKeyValue
 from mesh.ownership.owning import Owning, read_table, table_key
 from mesh.ownership.table import NOBODY, Member, Table, partition_of
+from mesh.store import Item, KeyValueStateStore, Stored
 from tests.support import virtual_time
 
 KIND = "actor.thing"

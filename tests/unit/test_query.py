@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.blocks.query import All, Any, Compare, Query, Sort, parse_query
 from mesh.errors import BadArgumentError
+from mesh.query import All, Any, Compare, Query, Sort, parse_query
 
 
 @pytest.mark.parametrize(

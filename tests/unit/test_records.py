@@ -12,12 +12,12 @@ import pytest
 from brokers.memory import MemoryBroker, MemoryHub
 from mesh.blocks.durable import ACCEPT, DurableCall
 from mesh.blocks.state import GET, SAVE, Get, Save
-from mesh.blocks.store import Item
 from mesh.errors import RecordsMissingError
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Caller, Context, Operation
 from mesh.registry import Registry
 from mesh.resources.component import Component
+from mesh.store import Item
 from tests.support.nodes import ask, component
 
 CALL = DurableCall("POST", "/work", [], b"x", key="k")

@@ -16,7 +16,6 @@ import pytest
 from gateway.reload import look, watching
 from gateway.settings import Reader, endpoint_client
 from mesh.blocks.state import GET, SAVE, Get, Save
-from mesh.blocks.store import Item, Stored
 from mesh.errors import (
     ConfigError,
     MeshError,
@@ -35,6 +34,7 @@ from mesh.resources.configuration import APISpec, Configuration, ConfigurationSp
 from mesh.resources.documents import parse_documents
 from mesh.resources.resiliency import Resiliency
 from mesh.resources.subscription import Rule, Subscription
+from mesh.store import Item, Stored
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component, node, unique
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bindings.sql._query import run_query
-from mesh.blocks.query import parse_query
 from mesh.errors import BadArgumentError
+from mesh.query import parse_query
 
 
 async def never(work: Callable[[Any], Any]) -> Awaitable[Any]:

@@ -9,7 +9,6 @@ from typing import cast
 
 import pytest
 
-from mesh.blocks.query import Match, Queried, Query
 from mesh.blocks.state import (
     BULK_GET,
     FIRST_PART,
@@ -25,7 +24,6 @@ from mesh.blocks.state import (
     StateStoreComponent,
     key_prefix,
 )
-from mesh.blocks.store import MAX_PARALLEL, Concurrency, Item, KeyValueStateStore, StateStore, Stored
 from mesh.broker import Write
 from mesh.errors import (
     AnswerTooLargeError,
@@ -43,7 +41,9 @@ from mesh.key_value import MemoryKeyValue
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.pipeline import Pipeline
 from mesh.policies import Policy, Retry, Timeout
+from mesh.query import Match, Queried, Query
 from mesh.resources.component import Component, MetadataEntry
+from mesh.store import MAX_PARALLEL, Concurrency, Item, KeyValueStateStore, StateStore, Stored
 
 
 class Clock:

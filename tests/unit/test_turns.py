@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from mesh.blocks import turns
-from mesh.blocks.store import Item, KeyValueStateStore
 from mesh.blocks.turns import in_turn
 from mesh.errors import MeshError, RecordsMissingError, StateError
 from mesh.key_value import MemoryKeyValue
+from mesh.store import Item, KeyValueStateStore
 from tests.support.eventually import eventually
 
 

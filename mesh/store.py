@@ -12,9 +12,9 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from mesh.blocks.query import Queried, Query
 from mesh.broker import KeyValue, Write
 from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagError, MeshError, StateError
+from mesh.query import Queried, Query
 
 __all__ = [
     "CAPABILITIES",
