@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,10 +16,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import ClassVar
-from zoneinfo import ZoneInfo
 
 import orjson
-from cronsim import CronSim, CronSimError
 
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Invoked, Reading
@@ -35,9 +31,9 @@ from mesh.errors import (
     StreamBrokenError,
 )
 from mesh.resources.settings import Kind, setting
+from mesh.schedules import Schedule, parse_schedule, zone_of
 from mesh.store import Concurrency, Item, StateStore, Stored
 from mesh.tasks import task_group
-from mesh.values import parse_duration
 
 __all__ = ["CronBinding", "Schedule", "parse_schedule"]
 
@@ -52,73 +48,6 @@ LONGEST_SLEEP = 3600.0
 STOPPED = "stopped"
 # Nothing reached the application, or whoever carried it there was killed.
 _NOT_THERE = (AppUnreachableError, NoResponderError, StreamBrokenError, BrokerUnavailableError)
-_ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.*)\Z", re.DOTALL)
-_NAMED = {
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-    "@monthly": "0 0 1 * *",
-    "@weekly": "0 0 * * 0",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@hourly": "0 * * * *",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """When ticks are, alike on every host.
-
-    Attributes:
-        fields: Five fields, or six with seconds first; empty = it has a period.
-        zone: Whose clock the fields are of.
-        period: Seconds from tick to tick, counted from the beginning of 1970.
-    """
-
-    fields: str
-    zone: tzinfo = UTC
-    period: int = 0
-
-    def after(self, moment: float) -> float:
-        """Give the first tick after a moment, in Unix time; raises StopIteration where none comes."""
-        if self.period:
-            return float((math.floor(moment) // self.period + 1) * self.period)
-        whole = datetime.fromtimestamp(math.floor(moment), self.zone)
-        found: datetime = next(CronSim(self.fields, whole))
-        return found.timestamp()
-
-
-def zone_of(name: str) -> tzinfo:
-    """Find a time zone; raises ValueError."""
-    try:
-        return UTC if name.upper() == "UTC" else ZoneInfo(name)
-    except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{name!r} is no time zone; one is written as Europe/Berlin") from error
-
-
-def parse_schedule(text: str) -> Schedule:
-    """Read a schedule: ``@every 90s``, ``@hourly``…, or fields; in front may stand ``CRON_TZ=Europe/Berlin``.
-
-    Source: robfig/cron 3, which Dapr reads schedules with.
-
-    Raises:
-        ValueError: It is none.
-    """
-    found = _ZONE.match(text.strip())
-    zone = UTC if found is None else zone_of(found[1])
-    text = (text if found is None else found[2]).strip()
-    word, _, rest = text.partition(" ")
-    if word == "@every":
-        return Schedule("", zone, max(1, int(parse_duration(rest.strip()))))
-    if text.startswith("@") and text not in _NAMED:
-        raise ValueError(f"{text!r} is no schedule: it is @every with a duration, or one of {', '.join(_NAMED)}")
-    fields = _NAMED.get(text, text).replace("?", "*")
-    try:
-        next(CronSim(fields, datetime(2024, 1, 1, tzinfo=UTC)))
-    except CronSimError as error:
-        raise ValueError(f"{text!r} is no schedule: {error}; it has five fields, or six with seconds first") from None
-    except StopIteration:
-        raise ValueError(f"{text!r} never comes") from None
-    return Schedule(fields, zone)
 
 
 @dataclass(frozen=True, slots=True)

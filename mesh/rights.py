@@ -64,13 +64,13 @@ class Rights:
         found.append(self.space("app", self.app_id, "members"))  # To the other instances of its own application.
         found += [self.space("component", "*"), self.space("component", "*", ">")]
         found += [self.space(name) for name in _SHARED]
-        return found + [self.space(name, "*") for name in (*_NAMED, "bindings")]
+        return found + [self.space(name, "*") for name in (*_NAMED, "bindings")] + [self.space("jobs", self.app_id)]
 
     @property
     def heard(self) -> list[str]:
         """Addresses that it serves, or listens to."""
         own = self.space("app", self.app_id)
-        found = [own, f"{own}.members", self.space("bindings", self.app_id)]
+        found = [own, f"{own}.members", self.space("bindings", self.app_id), self.space("jobs", self.app_id)]
         for name in self.hosted:
             found += [self.space("component", name), self.space("component", name, ">")]
         return found + [self.space(name) for name in _SHARED] + [self.space(name, "*") for name in _NAMED]

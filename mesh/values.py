@@ -19,9 +19,11 @@ __all__ = [
     "parse_bool",
     "parse_duration",
     "parse_instant",
+    "parse_period",
     "parse_size",
     "parse_trust_domain",
     "parse_whole",
+    "shortened",
     "show_duration",
 ]
 
@@ -47,7 +49,6 @@ _ISO = re.compile(
     r"(?P<time>T(?:(?P<h>\d+)H)?(?:(?P<m>\d+)M)?(?:(?P<s>\d+)S)?)?",
     re.ASCII,
 )
-_ISO_SECONDS = {"w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1}
 _SIZE = re.compile(rf"({_NUMBER})(?:([kKMGTPE])(i?))?(B?)", re.ASCII)
 _POWERS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
 
@@ -127,7 +128,7 @@ def parse_size(text: str | int) -> int:
     given, text = text, str(text).strip()
     match = _SIZE.fullmatch(text) if len(text) <= _LONGEST_TEXT and not isinstance(given, bool) else None
     if match is None:
-        raise ValueError(f"not a size: '{_short(text)}' (for example '4Mi', '16Ki', '1G' or '1024')")
+        raise ValueError(f"not a size: '{shortened(text)}' (for example '4Mi', '16Ki', '1G' or '1024')")
     number, letter, binary = match[1], match[2], match[3]
     unit = (1024 if binary else 1000) ** _POWERS[letter] if letter else 1
     return -(-_scaled(number) * unit // _SCALE)
@@ -145,7 +146,7 @@ def parse_whole(text: str, *, least: int = 0, most: int | None = None) -> int:
         if least <= number and (most is None or number <= most):
             return number
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-    raise ValueError(f"not a whole number {bounds}: '{_short(text)}'")
+    raise ValueError(f"not a whole number {bounds}: '{shortened(text)}'")
 
 
 def parse_bool(text: str, *, words: bool = False) -> bool:
@@ -163,7 +164,7 @@ def parse_bool(text: str, *, words: bool = False) -> bool:
         return True
     if folded in _FALSE or (words and folded in _FALSE_WORDS):
         return False
-    raise ValueError(f"not a boolean: '{_short(text)}' ('true' or 'false')")
+    raise ValueError(f"not a boolean: '{shortened(text)}' ('true' or 'false')")
 
 
 def is_host(text: str) -> bool:
@@ -195,17 +196,31 @@ def parse_instant(text: str) -> float:
     try:
         return datetime.fromisoformat(text.upper() if is_instant(text) else "").timestamp()
     except (ValueError, OverflowError):
-        raise ValueError(f"not a time: '{_short(text)}' (for example '2030-01-01T00:00:00Z')") from None
+        raise ValueError(f"not a time: '{shortened(text)}' (for example '2030-01-01T00:00:00Z')") from None
+
+
+def parse_period(text: str) -> tuple[int, int, float]:
+    """Read an ISO 8601 duration such as ``P1Y2M10DT2H30M``; give its months, days and seconds.
+
+    Raises:
+        ValueError: It is none, or its days and seconds are more than about 292 years.
+    """
+    match = _ISO.fullmatch(text) if len(text) <= _LONGEST_TEXT else None
+    if match is None or text == "P" or match["time"] == "T":
+        example = "for example 'PT1H30M' or 'P1D'; no fractions"
+        raise ValueError(f"not an ISO 8601 duration: '{shortened(text)}' ({example})")
+    of = {name: int(found or 0) for name, found in match.groupdict().items() if name != "time"}
+    days = of["w"] * 7 + of["d"]
+    seconds = of["h"] * 3600 + of["m"] * 60 + of["s"]
+    _seconds((days * 86400 + seconds) * 10**9 * _SCALE, text)
+    return of["y"] * 12 + of["mo"], days, float(seconds)
 
 
 def _parse_iso(text: str) -> float:
-    match = _ISO.fullmatch(text)
-    if match is None or text == "P" or match["time"] == "T":
-        raise ValueError(f"not an ISO 8601 duration: '{text}' (for example 'PT1H30M' or 'P1D'; no fractions)")
-    if match["y"] or match["mo"]:
+    months, days, seconds = parse_period(text)
+    if months:
         raise ValueError(f"years and months have no fixed length: '{text}' (use days, 'P30D')")
-    total = sum(int(match[name] or 0) * seconds for name, seconds in _ISO_SECONDS.items())
-    return _seconds(total * 10**9 * _SCALE, text)
+    return days * 86400 + seconds
 
 
 def _scaled(number: str) -> int:
@@ -222,8 +237,9 @@ def _seconds(nanoseconds: int, text: str) -> float:
 
 def _not_a_duration(text: str, bare: str | None) -> str:
     plain = {"s": ", or a number of seconds", "ms": ", or whole milliseconds"}.get(bare or "", "")
-    return f"not a duration: '{_short(text)}' (for example '500ms', '1.5s', '1h30m' or 'PT1H'{plain})"
+    return f"not a duration: '{shortened(text)}' (for example '500ms', '1.5s', '1h30m' or 'PT1H'{plain})"
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """Give as much of a text as an error message shows."""
     return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "..."

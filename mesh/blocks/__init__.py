@@ -7,6 +7,7 @@ from mesh.blocks import (
     crypto,
     durable,
     invocation,
+    jobs,
     lock,
     middleware,
     pubsub,
@@ -30,4 +31,5 @@ BLOCKS: tuple[Block, ...] = (
     middleware.BLOCK,
     invocation.BLOCK,
     durable.BLOCK,
+    jobs.BLOCK,
 )

@@ -52,6 +52,7 @@ from mesh.telemetry import UNTOLD, who_answered
 if TYPE_CHECKING:
     from mesh.application import Application
     from mesh.ownership.asking import Asked
+    from mesh.schedules import Timing
     from mesh.timers import FailurePolicy, Outcome, Timer, Timers
 
 __all__ = [
@@ -87,8 +88,9 @@ MAX_TEXT = 256
 MAX_PAGE = 1000
 DELETES_AT_ONCE = 100
 LOOK_SECONDS = 60.0
+AGAIN_SECONDS = 1.0
+NOT_FOUND = 404
 QUIET_SECONDS = 30.0
-MIN_INTERVAL = 0.1  # A failing application is not asked in a loop.
 DATA_TYPE_HEADER = "mesh-data-type"
 """Of a job whose data are a protobuf message: the URL of its type."""
 _TYPE = re.compile(r"[!-~]*\Z")
@@ -111,6 +113,12 @@ class JobScheduleError(MeshError):
     """The times of a job make no sense; nothing was done."""
 
     code = "JOB_SCHEDULE_INVALID"
+
+
+class JobUnreadableError(MeshError):
+    """What is kept of a job is of another version, or is none."""
+
+    code = "JOB_UNREADABLE"
 
 
 class Policed(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -435,7 +443,7 @@ class Jobs:
             raise BadArgumentError(f"it is nothing that is asked of jobs: {error}") from None
         timers, name = await self._opened(), asked.key
         if isinstance(what, _Put):
-            await self._put(timers, asked.partition, replaced(what.job, name), what)
+            await self._put(timers, asked.partition, msgspec.structs.replace(what.job, name=name), what)
         elif isinstance(what, _Delete):
             await timers.delete(asked.partition, name, "")
         else:
@@ -457,3 +465,205 @@ class Jobs:
             await timers.put(partition, timer, overwrite=what.overwrite)
         except TimerExistsError:
             raise JobExistsError(f"job already exists: '{job.name}'") from None
+
+    # What is handed over
+
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
+        """Hand the application's jobs over."""
+        policy = self._parts.policies.for_app(self._app_id)
+        return [Held("jobs", policy, self._served(inbound.application, policy), overlaps=True)]
+
+    @asynccontextmanager
+    async def _served(self, application: Application, policy: Policy) -> AsyncIterator[None]:
+        """Be there for jobs; leaving waits for those that are being handed over."""
+        self._way = way = _Way(self._towards(application, policy))
+        self._tell_ready()
+        try:
+            async with task_group() as tasks:
+                looking = tasks.create_task(self._look(), name="jobs-look")
+                try:
+                    yield
+                finally:
+                    looking.cancel()
+        finally:
+            if self._way is way:  # Else it has a follower, as under another policy.
+                self._way = None
+                self._tell_ready()
+        if way.running:
+            await way.idle.wait()
+
+    def _tell_ready(self) -> None:
+        if self.hosts and self._timers is not None:
+            self._parts.owners.host(self._kind, self._timers, self._answer, ready=self._way is not None)
+
+    @property
+    def _news(self) -> address.Address:
+        return address.jobs(self._namespace, self._app_id)
+
+    async def _look(self) -> None:
+        """Begin to host once there may be jobs."""
+        heard = asyncio.Event()
+
+        def hear(frame: Frame) -> None:
+            if counts(self._parts.exchange, self._news, frame, self._namespace, self._app_id):
+                heard.set()
+
+        while not self.hosts:
+            try:
+                async with self._parts.broker.listen(self._news, hear):
+                    while not self.hosts:
+                        if await self._may_be_wanted():
+                            await self._host()
+                            return
+                        heard.clear()
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(LOOK_SECONDS):
+                                await heard.wait()
+            except RecordsMissingError:
+                return  # So nobody has any.
+            except MeshError as error:
+                logger.debug("jobs: %s", error)
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _may_be_wanted(self) -> bool:
+        """Tell whether another gateway hosts the kind, or one did and has left jobs behind."""
+        table = await self._parts.owners.table(self._kind)
+        if table.members or not any(table.epochs):
+            return bool(table.members)
+        return bool(await (await self._opened()).listed(None, None, "", 1))
+
+    def _towards(self, application: Application, policy: Policy) -> InboundHandler:
+        async def call(arrival: Arrival) -> Attempt:
+            job, span = arrival.what
+            headers = [("Content-Type", "application/json"), *([("traceparent", span)] if span else [])]
+            if job.data_type is not None:
+                headers.append((DATA_TYPE_HEADER, job.data_type))
+            path = f"/job/{quote(job.name, safe='')}"
+            try:
+                status, _ = await application.post(path, headers, job.data or b"", "job")
+            except AppFailedError as error:
+                return Attempt(Came.RETRY, str(error), broken=True)
+            if status == NOT_FOUND:
+                logger.warning("job %r: %s, which counts as taken", job.name, who_answered(status))
+            elif not 200 <= status < 300:
+                return Attempt(Came.RETRY, who_answered(status), status)
+            return SUCCESS
+
+        # Its retries are those of the job's own failure policy.
+        return self._parts.inbound.towards(call, "job", self._app_id, policy=replace(policy, retry=None))
+
+    async def _hand_over(self, job: Job) -> Attempt:
+        """Hand a job to the application, once.
+
+        Raises:
+            AppUnreachableError: It is not there.
+            CircuitOpenError: A policy says that it is not to be called now.
+            DeadlineExceededError: It took too long.
+        """
+        way = self._way
+        if way is None:
+            raise AppUnreachableError(f"the application {self._app_id} is not there")
+        span = self._parts.tracing.span(None)
+        way.running += 1
+        way.idle.clear()
+        try:
+            with self._begun(job, span):
+                return cast("Attempt", await way.deliver(Arrival({}, None, (job, span))))
+        finally:
+            way.running -= 1
+            if not way.running:
+                way.idle.set()
+
+    def _begun(self, job: Job, span: str) -> AbstractContextManager[object]:
+        tracing = self._parts.tracing
+        if not tracing.records(span):
+            return UNTOLD
+        return tracing.begin(span, None, f"job/{job.name}", SpanKind.CLIENT, {"dapr.job.name": job.name})
+
+    async def _fire(self, timer: Timer) -> Outcome:
+        """Hand over what is due."""
+        from mesh.timers import Outcome
+
+        try:
+            attempt = await self._hand_over(_job(timer))
+        except (AppUnreachableError, CircuitOpenError) as error:
+            logger.debug("job %r: %s", timer.key, error)
+            return Outcome.AWAY
+        except MeshError as error:
+            attempt = Attempt(Came.RETRY, str(error))
+        if attempt.outcome is Came.SUCCESS:
+            return Outcome.DONE
+        if time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+            logger.warning("job %r was not taken: %s", timer.key, attempt.reason)
+        return Outcome.FAILED
+
+    # Lists
+
+    async def _page(self, prefix: str, after: str, limit: int) -> Page:
+        timers, found = await self._opened(), list[Registered]()
+        while len(found) < limit:
+            page = await timers.listed(None, None, after, MAX_PAGE)
+            for each in page:
+                after = await self._place(each)
+                if each.key.startswith(prefix):
+                    found.append(_registered(each))
+                    if len(found) >= limit:
+                        return Page(tuple(found), after)
+            if len(page) < MAX_PAGE:
+                break
+        return Page(tuple(found))
+
+    async def _place(self, timer: Timer) -> str:
+        from mesh.timers import record_key
+
+        return record_key(self._kind, await self._partition(timer.key), timer.key, "")
+
+    async def _all(self, prefix: str) -> AsyncIterator[Registered]:
+        after = ""
+        while True:
+            page = await self._page(prefix, after, MAX_PAGE)
+            for each in page.jobs:
+                yield each
+            if not (after := page.after):
+                return
+
+
+def _timing(job: Job, now: float) -> Timing:
+    """Read when a job is due; raises ``JobScheduleError``."""
+    from mesh.schedules import job_timing
+
+    try:
+        return job_timing(job.schedule or "", job.due_time or "", job.repeats, job.ttl or "", now)
+    except ValueError as error:
+        raise JobScheduleError(f"job failed validation: {error}") from None
+
+
+def _policy(job: Job) -> FailurePolicy:
+    from mesh.timers import FailurePolicy
+
+    return FailurePolicy(job.policy.interval, job.policy.retries, job.policy.drop)
+
+
+def _job(timer: Timer) -> Job:
+    """Read what is kept with a timer.
+
+    Raises:
+        JobUnreadableError: It is no job, or that of a later version.
+    """
+    policy = Policed(timer.policy.interval, timer.policy.retries, timer.policy.drop)
+    try:
+        return msgspec.structs.replace(_JOB.decode(timer.data), name=timer.key, policy=policy)
+    except msgspec.DecodeError as error:
+        raise JobUnreadableError(f"what is kept of job {timer.key!r} cannot be read: {error}") from None
+
+
+def _registered(timer: Timer) -> Registered:
+    return Registered(_job(timer), timer.timing.first, timer.timing.left)
+
+
+def _not_found(name: str) -> JobNotFoundError:
+    return JobNotFoundError(f"job not found: {name}")
+
+
+BLOCK = Block("jobs", (SCHEDULE, GET, DELETE, DELETE_BY_PREFIX, LIST, RUN), Jobs)
