@@ -9,8 +9,9 @@ Source: Dapr's error tables; docs/errors.md lists every code with its meaning an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
+from gateway.error_row import Row
+from gateway.errors_of_jobs import ROWS as _OF_JOBS
 from mesh.errors import MeshError
 from mesh.operation import Method
 
@@ -46,34 +47,6 @@ GRPC: Mapping[int, str] = {
     501: "UNIMPLEMENTED",
     503: "UNAVAILABLE",
 }
-
-
-class Row(NamedTuple):
-    """What clients are told of a failure.
-
-    The texts are formatted with ``error``, ``target`` (of the operation), ``arguments`` (of it) and ``app_id``.
-
-    Attributes:
-        status: HTTP status.
-        grpc: gRPC status.
-        code: ``errorCode``.
-        text: The message.
-        reason: Of the ``ErrorInfo``; empty = the failure has no details.
-        resource: Type of the component in the ``ResourceInfo``; empty = there is none.
-        metadata: Of the ``ErrorInfo``, names and texts.
-        asked: Whether the metadata of the request are there too.
-        field: Name of the offending field in the ``BadRequest``; empty = there is none.
-    """
-
-    status: int
-    grpc: str
-    code: str
-    text: str = "{error}"
-    reason: str = ""
-    resource: str = ""
-    metadata: tuple[tuple[str, str], ...] = ()
-    field: str = ""
-    asked: bool = False
 
 
 _TOPIC = (("appID", "{app_id}"), ("topic", "{arguments.topic}"))
@@ -352,6 +325,7 @@ ERRORS: Mapping[str, Row] = {
     ),
     "durable.accept": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE", "failed to store the call to {target}: {error}"),
     "durable.outcome": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE"),
+    **_OF_JOBS,
     "*/STREAM_ENDED": Row(503, "UNAVAILABLE", "ERR_STREAM_ENDED"),
     "*/COMPONENT_HOSTS_GONE": Row(503, "UNAVAILABLE", "ERR_BROKER"),
     "*/COMPONENT_HOSTS_DIFFER": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),
@@ -400,7 +374,12 @@ def row_of(error: MeshError, method: Method | None) -> Row:
 
 
 def answer(
-    error: MeshError, method: Method | None = None, target: str = "", arguments: object = None, app_id: str = ""
+    error: MeshError,
+    method: Method | None = None,
+    target: str = "",
+    arguments: object = None,
+    app_id: str = "",
+    namespace: str = "",
 ) -> APIError:
     """Say what clients are told of a failure.
 
@@ -410,15 +389,23 @@ def answer(
         target: Of the operation.
         arguments: Of the operation.
         app_id: Of its caller.
+        namespace: Of its caller.
     """
-    return told(row_of(error, method), error, target, arguments, app_id)
+    return told(row_of(error, method), error, target, arguments, app_id, namespace)
 
 
-def told(row: Row, error: object = None, target: str = "", arguments: object = None, app_id: str = "") -> APIError:
+def told(
+    row: Row,
+    error: object = None,
+    target: str = "",
+    arguments: object = None,
+    app_id: str = "",
+    namespace: str = "",
+) -> APIError:
     """Make the failure of a row; what its texts do not use may be left out."""
     if len(target) > MAX_TARGET:
         target = f"{target[:40]}…"
-    words = {"error": error, "target": target, "arguments": arguments, "app_id": app_id}
+    words = {"error": error, "target": target, "arguments": arguments, "app_id": app_id, "namespace": namespace}
     message = row.text.format(**words)
     details: list[Mapping[str, object]] = []
     if row.field:

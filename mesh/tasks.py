@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 
 from mesh.errors import MeshError
 
-__all__ = ["drained_within", "only_error", "task_group", "until_any"]
+__all__ = ["Later", "drained_within", "only_error", "task_group", "until_any"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,3 +61,41 @@ async def until_any(*events: asyncio.Event) -> None:
         _, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
+
+
+class Later:
+    """Enters contexts when they are needed, whoever needs them, and leaves them when it is left itself.
+
+    Each is entered and left in a task of its own, so that it outlives the one that asked for it.
+    """
+
+    def __init__(self) -> None:
+        """Enter nothing yet."""
+        self._ending = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Enter what is asked for meanwhile; one that fails later ends this as well."""
+        async with task_group() as self._tasks:
+            try:
+                yield
+            finally:
+                self._ending.set()
+
+    async def enter(self, context: AbstractAsyncContextManager[None]) -> None:
+        """Enter a context, and raise what that raises; also where the caller is cancelled meanwhile it is entered."""
+        entered = asyncio.get_running_loop().create_future()
+
+        async def hold() -> None:
+            try:
+                async with context:
+                    entered.set_result(None)
+                    await self._ending.wait()
+            except Exception as error:
+                if entered.done():
+                    raise
+                entered.set_exception(error)
+
+        self._tasks.create_task(hold(), name="later")
+        await asyncio.shield(entered)

@@ -50,6 +50,7 @@ _CATEGORIES = (
     ("INVOKE_OUTPUT_BINDING", "binding"),
     ("DIRECT_INVOKE", "service-invocation"),
     ("CONVERSATION", "conversation"),
+    ("DAPR_SCHEDULER", "job"),
     ("HEALTH", "health"),
     ("OUTBOUND_HEALTH", "health"),
 )

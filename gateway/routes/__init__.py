@@ -16,6 +16,7 @@ from gateway.routes import (
     crypto,
     durable,
     invocation,
+    jobs,
     lock,
     node,
     pubsub,
@@ -43,6 +44,7 @@ ROUTES: tuple[Route, ...] = (
     *crypto.ROUTES,
     *conversation.ROUTES,
     *durable.ROUTES,
+    *jobs.ROUTES,
     *node.ROUTES,
 )
 
@@ -56,6 +58,7 @@ RPCS: tuple[RPC, ...] = (
     *bindings.RPCS,
     *crypto.RPCS,
     *conversation.RPCS,
+    *jobs.RPCS,
     *node.RPCS,
     *streams.RPCS,
 )

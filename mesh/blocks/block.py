@@ -17,6 +17,7 @@ from mesh.operation import Caller, Method
 from mesh.pipeline import Handler, InboundPipeline, Service
 from mesh.policies import Policy
 from mesh.streams import Streams
+from mesh.tasks import Later
 
 if TYPE_CHECKING:
     from mesh.access import Gate
@@ -165,6 +166,7 @@ class Parts:
         own_observer: What the user brought, who is told of brokers and the application too; None = nobody.
         stack: Holds what lives as long as the node; for a component that is being opened, as long as that.
         records: Opens the mesh's own store.
+        later: Holds what a block begins once it is used, as long as the node lives.
         endpoints: Services outside of the mesh by name (HTTPEndpoint resources); they are called directly.
         open_outside: Opens a service that is named by its absolute URL; None refuses such names.
         scopes: Of each open component, by name; empty = all apps.
@@ -200,6 +202,7 @@ class Parts:
     run: Handler
     inbound: InboundPipeline
     access: Gate
+    later: Later = field(default_factory=Later)
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)
