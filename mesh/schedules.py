@@ -15,8 +15,9 @@ ttl needs   a schedule                                   a period               
 - ``ttl`` is counted from ``dueTime``, or from now where there is none. The first firing is one in any case.
 - ``Rn/`` and ``repeats`` count all firings, the first included. A period of zero is none.
 - Times are whole milliseconds: the first one is rounded up, and periods down, to one at least.
-- Cron has a second that a change of clocks repeats twice, and leaves out one that it skips. Months are those of UTC,
-  counted from the last time; where one has no such day, its last one: after January 31 come February 28 and March 28.
+- Six fields of cron come twice where clocks are set back over them, and not at all where they are set forward over
+  them; ``@daily`` and its like come once. Months are those of UTC, counted from the last time; where one has no such
+  day, its last one: after January 31 come February 28 and March 28.
 
 Source: Dapr's scheduler (go-etcd-cron ``builder.go`` and ``repeats.go``, kit ``cron``) for jobs and reminders;
 ``setReminderTimes`` and ``ReminderPeriod`` of its actors for timers. Other than there, ``R0`` is refused for
@@ -124,7 +125,10 @@ def parse_schedule(text: str, *, seconds: bool = False) -> Schedule:
     if word == "@every":
         if seconds and found is not None:
             raise ValueError(f"{given!r} is no schedule: @every takes no time zone")
-        return Schedule("", zone, max(0.001, parse_duration(rest.strip())))
+        try:
+            return Schedule("", zone, max(0.001, parse_duration(rest)))
+        except ValueError as error:
+            raise ValueError(f"{given!r} is no schedule: {error}") from None
     if text.startswith("@") and text not in _NAMED:
         raise ValueError(f"{given!r} is no schedule: it is @every with a duration, or one of {', '.join(_NAMED)}")
     count = len(text.split())
@@ -281,7 +285,7 @@ def _moment(name: str, text: str, start: float) -> float:
             return _months_after(start, months) + days * 86400 + seconds
         return start + parse_duration(text)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}; it is also an instant, as '2030-01-01T00:00:00Z'") from None
+        raise ValueError(f"{name}: {error} (an instant is written as '2030-01-01T00:00:00Z')") from None
 
 
 def _parse_period(period: str) -> tuple[str, int | None, bool]:

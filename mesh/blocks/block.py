@@ -22,6 +22,7 @@ from mesh.tasks import Later
 if TYPE_CHECKING:
     from mesh.access import Gate
     from mesh.application import Application
+    from mesh.blocks.records import OpenRecords
     from mesh.blocks.remembered import Memory
     from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from mesh.resources.resiliency import ResiliencyPolicies
     from mesh.resources.settings import Setting
     from mesh.resources.subscription import Subscription
-    from mesh.store import StateStore
     from mesh.telemetry import Observer, Tracing
 
 __all__ = ["Block", "Held", "Inbound", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
@@ -196,7 +196,7 @@ class Parts:
     observer: Observer
     own_observer: Observer | None
     stack: AsyncExitStack
-    records: Callable[[str], Awaitable[StateStore]]
+    records: OpenRecords
     endpoints: dict[str, Application]
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler

@@ -391,7 +391,7 @@ class Runtime(Steps):
         found = next(each for each in self._blocks if each.name == block)
         return found.policy(self._parts.policies, target)
 
-    async def _records(self, name: str) -> StateStore:
+    async def _records(self, name: str, *, dotted: bool = False) -> StateStore:
         """Open a store of the mesh's own: in the backbone, else in the state store that is marked for it.
 
         Raises:
@@ -399,7 +399,7 @@ class Runtime(Steps):
         """
         store = address.store(self.settings.namespace, name)
         if self.broker.features.key_value:
-            return KeyValueStateStore(await cast("KeyValueProvider", self.broker).key_value(store))
+            return KeyValueStateStore(await cast("KeyValueProvider", self.broker).key_value(store, dotted=dotted))
         for _, opened in self._components.all:
             if getattr(opened, "remembers", False):
                 return Prefixed(opened.store, f"mesh||{store}||")  # type: ignore[attr-defined]  # a state store's
