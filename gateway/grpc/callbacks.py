@@ -14,9 +14,9 @@ import orjson
 
 from gateway.grpc._not_served import NotServedError
 from gateway.grpc.events import UNREADABLE, cloud_event, readable, topic_event
-from gateway.grpc.json_value import JSON_TYPE, json_value
 from gateway.grpc.messages import COMMON, RUNTIME, Message, message
 from gateway.grpc.wire import StatusError
+from gateway.json_value import JSON_TYPE, json_value
 from gateway.status import Code
 from mesh.application import DROP_REASON, BindingAnswer, Headers, Kind
 from mesh.blocks.items import named_options
@@ -139,8 +139,8 @@ async def _job(application: Asked, path: str, headers: Headers, body: bytes) -> 
     if body or data_type is not None:
         try:
             request.data.value = json_value(body) if data_type is None else body
-        except UNREADABLE as error:
-            raise EventError(f"the data of the job do not go into a message of gRPC: {error}") from None
+        except ValueError as error:
+            raise EventError(str(error)) from None
         request.data.type_url = request.content_type = JSON_TYPE if data_type is None else data_type
     kept = [(field, value) for field, value in _without_type(headers) if field != DATA_TYPE_HEADER]
     try:

@@ -266,13 +266,12 @@ def _told_data(given: Message) -> tuple[bytes | None, str | None]:
         return None, None
     if data.type_url.rpartition("/")[2] != "google.protobuf.Value":
         return bytes(data.value), data.type_url
-    from gateway.grpc.events import UNREADABLE
-    from gateway.grpc.json_value import value_json
+    from gateway.json_value import value_json
 
     try:
         return value_json(data.value), None
-    except UNREADABLE as error:
-        raise bad_request(f"the data of the job are no JSON value: {error}") from None
+    except ValueError as error:
+        raise bad_request(error) from None
 
 
 def _told_policy(given: Any) -> Policed:
@@ -308,13 +307,12 @@ def _message(called: Called, job: Job) -> object:
 
 def _json_value(data: bytes) -> bytes:
     """Write JSON as the bytes of a message; raises ``APIError`` for what is nested too deeply for one."""
-    from gateway.grpc.events import UNREADABLE
-    from gateway.grpc.json_value import json_value
+    from gateway.json_value import json_value
 
     try:
         return json_value(data)
-    except UNREADABLE as error:
-        raise bad_request(f"the data do not go into a message of gRPC: {error}") from None
+    except ValueError as error:
+        raise bad_request(error) from None
 
 
 # Both
