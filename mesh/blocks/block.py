@@ -22,8 +22,8 @@ from mesh.tasks import Later
 if TYPE_CHECKING:
     from mesh.access import Gate
     from mesh.application import Application
-    from mesh.blocks.records import OpenRecords
     from mesh.blocks.remembered import Memory
+    from mesh.blocks.store import StateStore
     from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
     from mesh.delivery import Attempt
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mesh.resources.subscription import Subscription
     from mesh.telemetry import Observer, Tracing
 
-__all__ = ["Block", "Held", "Inbound", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
+__all__ = ["Block", "Held", "Inbound", "OpenRecords", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
 
 
 class Opened(Protocol):
@@ -144,6 +144,21 @@ class Topics:
         """Give it, when it is there."""
         await self._given.wait()
         return self._taking
+
+
+class OpenRecords(Protocol):
+    """Opens a store of the mesh's own by its name."""
+
+    def __call__(self, name: str, *, dotted: bool = False) -> Awaitable[StateStore]:
+        """Open it.
+
+        Args:
+            name: What is remembered.
+            dotted: Whether its keys are dotted paths of encoded tokens, so that to scan below one is cheap.
+
+        Raises:
+            RecordsMissingError: There is no place for it.
+        """
 
 
 @dataclass(slots=True)
