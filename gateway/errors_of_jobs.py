@@ -11,56 +11,54 @@ from gateway.error_row import Row
 
 __all__ = ["ROWS"]
 
-_OF = (("appID", "{app_id}"), ("namespace", "{namespace}"))
-
 
 def _row(code: str, text: str, status: int = 500, grpc: str = "INTERNAL") -> Row:
-    return Row(status, grpc, code, text, code, metadata=_OF)
+    return Row(status, grpc, code, text, code, metadata=(("appID", "{app_id}"), ("namespace", "{namespace}")))
 
 
 def _refused(code: str, text: str) -> Row:
-    return _row(f"DAPR_SCHEDULER_{code}", text, 400, "INVALID_ARGUMENT")
+    return _row(code, text, 400, "INVALID_ARGUMENT")
 
 
-def _failed(code: str, what: str) -> Mapping[str, Row]:
-    """Make the rows of a method, by the end of their keys."""
-    code, said = f"DAPR_SCHEDULER_{code}", f"failed to {what} due to: "
-    return {
-        "/BAD_ARGUMENT": _row(code, said + "{error}", 400, "INVALID_ARGUMENT"),
-        "/PERMISSION_DENIED": _row(code, said + "{error}", 403, "PERMISSION_DENIED"),
-        "/DEADLINE_EXCEEDED": _row(code, said + "{error}", grpc="DEADLINE_EXCEEDED"),
-        "/RECORDS_MISSING": _row(code, said + "{error}", grpc="FAILED_PRECONDITION"),
-        "": _row(code, said + "{error}"),
+def _of(method: str, code: str, what: str, **known: tuple[int, str, str]) -> Mapping[str, Row]:
+    """Make the rows of a method: those of all of them, and those of what it alone fails with."""
+    failures = {
+        "BAD_ARGUMENT": (400, "INVALID_ARGUMENT", "{error}"),
+        "DEADLINE_EXCEEDED": (500, "DEADLINE_EXCEEDED", "{error}"),
+        "RECORDS_MISSING": (500, "FAILED_PRECONDITION", "{error}"),
+        **known,
     }
+    said = f"failed to {what} due to: "
+    rows = {
+        f"jobs.{method}/{name}": _row(code, said + text, status, grpc)
+        for name, (status, grpc, text) in failures.items()
+    }
+    return {**rows, f"jobs.{method}": _row(code, said + "{error}")}
 
 
-_SCHEDULE = _failed("SCHEDULE_JOB", "schedule job")
-_SCHEDULING = "failed to schedule job due to: rpc error: code = "
-_GETTING = "failed to {} job due to: rpc error: code = NotFound desc = {{error}}"
+_AS = "rpc error: code = {} desc = {{error}}"
 
 ROWS: Mapping[str, Row] = {
-    "jobs/JOB_EMPTY": _refused("EMPTY", "Job is empty"),
-    "jobs/JOB_NAME_EMPTY": _refused("JOB_NAME_EMPTY", "Name is empty"),
-    "jobs/JOB_SCHEDULE_EMPTY": _refused("SCHEDULE_EMPTY", "Schedule is empty"),
-    "jobs/JOB_NAME_IN_BODY": _refused("JOB_NAME", "Set the job name in the url only"),
-    "jobs.schedule/JOB_EXISTS": _SCHEDULE[""]._replace(
-        status=409, grpc="ALREADY_EXISTS", text=_SCHEDULING + "AlreadyExists desc = {error}"
+    "jobs/JOB_EMPTY": _refused("DAPR_SCHEDULER_EMPTY", "Job is empty"),
+    "jobs/JOB_NAME_EMPTY": _refused("DAPR_SCHEDULER_JOB_NAME_EMPTY", "Name is empty"),
+    "jobs/JOB_SCHEDULE_EMPTY": _refused("DAPR_SCHEDULER_SCHEDULE_EMPTY", "Schedule is empty"),
+    "jobs/JOB_NAME_IN_BODY": _refused("DAPR_SCHEDULER_JOB_NAME", "Set the job name in the url only"),
+    **_of(
+        "schedule",
+        "DAPR_SCHEDULER_SCHEDULE_JOB",
+        "schedule job",
+        JOB_EXISTS=(409, "ALREADY_EXISTS", _AS.format("AlreadyExists")),
+        JOB_SCHEDULE_INVALID=(500, "INTERNAL", _AS.format("Unknown")),
     ),
-    "jobs.schedule/JOB_SCHEDULE_INVALID": _SCHEDULE[""]._replace(text=_SCHEDULING + "Unknown desc = {error}"),
-    "jobs.get/JOB_NOT_FOUND": _row("DAPR_SCHEDULER_GET_JOB", _GETTING.format("get")),
-    "jobs.list/JOBS_TOO_MANY": _row("DAPR_SCHEDULER_LIST_JOBS", "{error}", grpc="RESOURCE_EXHAUSTED"),
-    "jobs.run/JOB_NOT_FOUND": _row("DAPR_SCHEDULER_RUN_JOB", _GETTING.format("run"), 404, "NOT_FOUND"),
-    "jobs.run/APP_UNREACHABLE": _row("DAPR_SCHEDULER_RUN_JOB", "failed to run job due to: {error}", 503, "UNAVAILABLE"),
-    **{
-        f"jobs.{method}{end}": row
-        for method, rows in (
-            ("schedule", _SCHEDULE),
-            ("get", _failed("GET_JOB", "get job")),
-            ("delete", _failed("DELETE_JOB", "delete job")),
-            ("delete_by_prefix", _failed("DELETE_JOB", "delete job")),
-            ("list", _failed("LIST_JOBS", "list jobs")),
-            ("run", _failed("RUN_JOB", "run job")),
-        )
-        for end, row in rows.items()
-    },
+    **_of("get", "DAPR_SCHEDULER_GET_JOB", "get job", JOB_NOT_FOUND=(500, "INTERNAL", _AS.format("NotFound"))),
+    **_of("delete", "DAPR_SCHEDULER_DELETE_JOB", "delete job"),
+    **_of("delete_by_prefix", "DAPR_SCHEDULER_DELETE_JOB", "delete jobs"),
+    **_of("list", "DAPR_SCHEDULER_LIST_JOBS", "list jobs", JOBS_TOO_MANY=(500, "RESOURCE_EXHAUSTED", "{error}")),
+    **_of(
+        "run",
+        "ERR_JOB_RUN",
+        "run job",
+        JOB_NOT_FOUND=(404, "NOT_FOUND", "{error}"),
+        APP_UNREACHABLE=(503, "UNAVAILABLE", "{error}"),
+    ),
 }
