@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mesh.access import Gate
     from mesh.application import Application
     from mesh.blocks.remembered import Memory
-    from mesh.blocks.store import StateStore
+    from mesh.store import StateStore
     from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
     from mesh.delivery import Attempt
@@ -212,6 +212,7 @@ class Parts:
     own_observer: Observer | None
     stack: AsyncExitStack
     records: OpenRecords
+    owners: Owners
     endpoints: dict[str, Application]
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler

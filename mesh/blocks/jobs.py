@@ -217,12 +217,12 @@ class Jobs:
         if self._timers is None:
             from mesh.timers import Timers
 
-            store = await self._parts.records(RECORDS)
+            store = await self._parts.records(RECORDS, dotted=True)
             self._timers = self._timers or Timers(self._kind, store, self._fire, self._sure)
         return self._timers
 
     def _sure(self, partition: int) -> bool:
-        return self._parts.owners.owns(self._kind, partition)
+        return self._parts.owners.epoch_of(self._kind, partition) is not None
 
     async def _host(self) -> None:
         """Take part from now on.
@@ -242,7 +242,10 @@ class Jobs:
     async def _hosted(self, timers: Timers) -> AsyncIterator[None]:
         async with timers.run():
             self._tell_ready()
-            yield
+            try:
+                yield
+            finally:
+                await self._parts.owners.leave(self._kind)
 
     async def _answer(self, asked: Asked) -> Message:
         """Do at the owner what another gateway of the application asks for."""
