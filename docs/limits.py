@@ -27,7 +27,7 @@ from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from gateway.routes.jobs import MAX_LISTED
-from mesh import address, conditions, delivery, flow, host, key_value, pipeline, policies, telemetry
+from mesh import address, conditions, delivery, flow, host, key_value, pipeline, policies, store, telemetry
 from mesh.blocks import (
     configuration,
     configuration_store,
@@ -42,7 +42,6 @@ from mesh.blocks import (
     remembered,
     secrets,
     state,
-    store,
     topics,
 )
 from mesh.blocks.binding_contract import INVOKE as INVOKE_BINDING

@@ -15,6 +15,8 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.back.<app id>                 broadcast to those who wait for an application
     mesh.<namespace>.bindings.<app id>             events of input bindings for an application
     mesh.<namespace>.jobs.<app id>                 broadcast to gateways of an application that own no jobs yet
+    mesh.<namespace>.owner.<app id>.<node>         one node, of what it owns
+    mesh.<namespace>.owners                        broadcast to those who own: a table of owners has changed
     mesh.<namespace>.readers                       broadcast to those who read input bindings for others
     mesh.<namespace>.triggered                     broadcast to those whose application events may be for
     <what is served>.members                       broadcast to those who serve it
@@ -54,6 +56,8 @@ __all__ = [
     "members",
     "nodes",
     "overlaps",
+    "owner",
+    "owners",
     "readers",
     "seen",
     "store",
@@ -73,6 +77,7 @@ class Kind(StrEnum):
     TOPIC = "topic"
     APP = "app"
     COMPONENT = "component"
+    OWNER = "owner"
     NODES = "nodes"
 
 
@@ -216,6 +221,18 @@ def bindings(namespace: str, app_id: str) -> Address:
 def jobs(namespace: str, app_id: str) -> Address:
     """Address the gateways of an application that do not own jobs of it yet."""
     return _of_nodes(namespace, "jobs", app_id)
+
+
+@lru_cache(maxsize=4096)
+def owner(namespace: str, app_id: str, node_id: str) -> Address:
+    """Address one node of an application, of what it owns."""
+    space = f"mesh.{_bounded('namespace', namespace)}.owner.{_bounded('app id', app_id)}"
+    return Address(Kind.OWNER, f"{space}.{_bounded('node', node_id)}", "", app_id)
+
+
+def owners(namespace: str) -> Address:
+    """Address every node that owns something."""
+    return _of_nodes(namespace, "owners")
 
 
 def readers(namespace: str) -> Address:

@@ -27,7 +27,8 @@ __all__ = ["ALL", "CALLS", "WILD", "Permitting", "Rights", "rights_of"]
 ALL = "*"
 WILD = (ALL, ">")
 OUTCOMES = "mesh:invocations"
-_SHARED = ("nodes", "hosts", "keepers", "readers", "triggered")
+OWNERS = "mesh:owners"
+_SHARED = ("nodes", "hosts", "keepers", "owners", "readers", "triggered")
 _NAMED = ("asker", "keepers", "seen", "back")
 DEFAULTS = (("pubsub", PUBSUB_ON_BACKBONE), ("statestore", STATE_ON_BACKBONE))
 
@@ -62,6 +63,8 @@ class Rights:
         """Addresses of those that it sends frames to, or broadcasts to; ``*`` is any one token."""
         found = [each for app in self.calls for each in (self.space("app", app), self.space("app", app, "members"))]
         found.append(self.space("app", self.app_id, "members"))  # To the other instances of its own application.
+        for app in dict.fromkeys((*self.calls, self.app_id)):
+            found += [self.space("owner", app, "*"), self.space("owner", app, "*", "members")]
         found += [self.space("component", "*"), self.space("component", "*", ">")]
         found += [self.space(name) for name in _SHARED]
         return found + [self.space(name, "*") for name in (*_NAMED, "bindings")] + [self.space("jobs", self.app_id)]
@@ -70,7 +73,9 @@ class Rights:
     def heard(self) -> list[str]:
         """Addresses that it serves, or listens to."""
         own = self.space("app", self.app_id)
-        found = [own, f"{own}.members", self.space("bindings", self.app_id), self.space("jobs", self.app_id)]
+        owned = self.space("owner", self.app_id, "*")
+        found = [own, f"{own}.members", owned, f"{owned}.members"]
+        found += [self.space(name, self.app_id) for name in ("bindings", "jobs")]
         for name in self.hosted:
             found += [self.space("component", name), self.space("component", name, ">")]
         return found + [self.space(name) for name in _SHARED] + [self.space(name, "*") for name in _NAMED]
@@ -90,7 +95,7 @@ def rights_of(
     """Make the rights of an application whose node opens these components; None = those that are always there."""
     named = DEFAULTS if components is None else [(each.name, each.type) for each in components]
     kept = (LOCK_ON_BACKBONE, CONFIGURATION_ON_BACKBONE)
-    stores = [OUTCOMES, "mesh:deduplication", "bindings"]
+    stores = [OUTCOMES, "mesh:deduplication", "bindings", OWNERS]
     stores += [name for name, kind in named if kind == STATE_ON_BACKBONE]
     stores += [f"{kind.partition('.')[0]}:{name}" for name, kind in named if kind in kept]
     return Rights(

@@ -53,7 +53,8 @@ __all__ = [
 ]
 
 MOST_REPEATS = 2**32 - 1
-LONGEST_SCHEDULE = 256  # Characters.
+LONGEST_SCHEDULE = 256  # Characters, without the time zone.
+LATEST = 1e12  # Unix time: behind all that can be written, and in milliseconds still exact.
 _EVERY = "@every "
 _NEVER = (StopIteration, ValueError, OverflowError, OSError)  # What is behind the last year that Python knows.
 _ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.*)\Z", re.DOTALL)
@@ -116,11 +117,11 @@ def parse_schedule(text: str, *, seconds: bool = False) -> Schedule:
         ValueError: It is none.
     """
     given = shortened(text)
-    if len(text) > LONGEST_SCHEDULE:
-        raise ValueError(f"a schedule has at most {LONGEST_SCHEDULE} characters: {given!r}")
     found = _ZONE.match(text.strip())
     zone = UTC if found is None else zone_of(found[1])
     text = (text if found is None else found[2]).strip()
+    if len(text) > LONGEST_SCHEDULE:
+        raise ValueError(f"a schedule has at most {LONGEST_SCHEDULE} characters: {given!r}")
     word, _, rest = text.partition(" ")
     if word == "@every":
         if seconds and found is not None:
@@ -189,8 +190,8 @@ class Timing:
     def decode(cls, found: Mapping[str, object]) -> Timing:
         """Read what `encode` gave; raises ValueError."""
         made = msgspec.convert(found, cls)
-        if not all(math.isfinite(moment) for moment in (made.first, made.until or 0.0)):
-            raise ValueError(f"not a time: {found}")
+        if not all(0 <= moment <= LATEST for moment in (made.first, made.until or 0.0)):
+            raise ValueError(f"'first' and 'until' are from 0 to {LATEST:.0f}: {made.first}, {made.until}")
         if made.left is not None and made.left < 1:
             raise ValueError(f"'left' is at least 1, not {made.left}")
         if made.every:

@@ -23,18 +23,19 @@ if TYPE_CHECKING:
     from mesh.access import Gate
     from mesh.application import Application
     from mesh.blocks.remembered import Memory
-    from mesh.store import StateStore
     from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
     from mesh.delivery import Attempt
     from mesh.host import Hosts
     from mesh.life import Life
+    from mesh.ownership.asking import Owners
     from mesh.registry import Registry
     from mesh.resources.component import Component
     from mesh.resources.configuration import Configuration
     from mesh.resources.resiliency import ResiliencyPolicies
     from mesh.resources.settings import Setting
     from mesh.resources.subscription import Subscription
+    from mesh.store import StateStore
     from mesh.telemetry import Observer, Tracing
 
 __all__ = ["Block", "Held", "Inbound", "OpenRecords", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
@@ -182,6 +183,7 @@ class Parts:
         stack: Holds what lives as long as the node; for a component that is being opened, as long as that.
         records: Opens the mesh's own store.
         later: Holds what a block begins once it is used, as long as the node lives.
+        owners: What this node owns, and whom it asks for what others own.
         endpoints: Services outside of the mesh by name (HTTPEndpoint resources); they are called directly.
         open_outside: Opens a service that is named by its absolute URL; None refuses such names.
         scopes: Of each open component, by name; empty = all apps.

@@ -222,7 +222,7 @@ class Jobs:
         return self._timers
 
     def _sure(self, partition: int) -> bool:
-        return self._parts.owners.epoch_of(self._kind, partition) is not None
+        return self._parts.owners.epoch(self._kind, partition) is not None
 
     async def _host(self) -> None:
         """Take part from now on.
@@ -242,10 +242,7 @@ class Jobs:
     async def _hosted(self, timers: Timers) -> AsyncIterator[None]:
         async with timers.run():
             self._tell_ready()
-            try:
-                yield
-            finally:
-                await self._parts.owners.leave(self._kind)
+            yield
 
     async def _answer(self, asked: Asked) -> Message:
         """Do at the owner what another gateway of the application asks for."""
@@ -336,7 +333,7 @@ class Jobs:
 
     async def _may_be_wanted(self) -> bool:
         """Tell whether another gateway hosts the kind, or one did and has left jobs behind."""
-        table = await self._parts.owners.table(self._kind)
+        table = await self._parts.owners.table(self._kind, fresh=True)
         if table.members or not any(table.epochs):
             return bool(table.members)
         return bool(await (await self._opened()).listed(None, None, "", 1))

@@ -14,9 +14,8 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import cast
 
 from mesh import address
@@ -25,7 +24,7 @@ from mesh.application import Application
 from mesh.blocks import BLOCKS
 from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
-from mesh.blocks.records import Prefixed, missing
+from mesh.blocks.records import RECORD_SECONDS, LazyRecords, Prefixed, missing
 from mesh.blocks.remembered import Memory
 from mesh.broker import Broker, KeyValueProvider
 from mesh.calls.exchange import Exchange
@@ -52,14 +51,15 @@ from mesh.node.health import ComponentStatus, Health
 from mesh.node.inbound import Serve, inbound
 from mesh.node.reload import Endpoints, Live, OpenEndpoint, Resources, Told, sampling_ratio
 from mesh.node.settings import check_settings
+from mesh.node.spec import NodeSettings
 from mesh.observed import observed_application, observed_broker
 from mesh.operation import Caller, Operation
+from mesh.ownership.asking import OWNERS, Owners
 from mesh.pipeline import InboundPipeline, Pipeline
 from mesh.policies import Policy
 from mesh.registry import PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
-from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
-from mesh.resources.configuration import Configuration
-from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
+from mesh.resources.component import Component, MetadataEntry
+from mesh.resources.resiliency import ResiliencyPolicies
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.steps import Steps
@@ -67,7 +67,6 @@ from mesh.store import KeyValueStateStore, StateStore
 from mesh.streams import Streams
 from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both
-from mesh.trust.identity import TrustSettings
 from mesh.trust.proving import proving
 from mesh.urls import without_credentials
 
@@ -77,62 +76,6 @@ logger = logging.getLogger(__name__)
 
 TELL_INTERVAL = 3.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSettings:
-    """What a node is made of.
-
-    Attributes:
-        app_id: The application it serves.
-        namespace: The mesh's namespace.
-        backbone: URL of the backbone.
-        components: In scope or not; None = the defaults.
-        subscriptions: Declared ones, in scope or not.
-        resiliencies: In scope or not.
-        configuration: Merged.
-        endpoints: Services outside of the mesh, in scope.
-        namespace_given: Whether the namespace was set by the user (``keyPrefix: namespace`` asks).
-        home: Where the default state store keeps its file, on a backbone without key/value; None = there is none.
-        observer: Is told of everything; in place of the node's own counters if it is such, else besides them.
-        backbone_timeout: Seconds that a backbone which is not there is waited for at start.
-        binding_seconds: How long the application may take to say whether it wants the events of a binding.
-        host_only: Whether it is there to host components: then it opens all of them, whatever their scopes.
-        backbone_from: What the user has named the backbone by, for what is said of it; empty when nothing.
-        application: Address of an application that may outlive the node; empty when there is none.
-        withheld: Names of components that its files have for other applications, besides those of ``components``.
-        trust: How it proves who it is; None = it does not, and asks nobody to.
-    """
-
-    app_id: str
-    namespace: str
-    backbone: str
-    components: Sequence[Component] | None = None
-    subscriptions: Sequence[Subscription] = ()
-    resiliencies: Sequence[Resiliency] = ()
-    configuration: Configuration = field(default_factory=Configuration)
-    endpoints: Sequence[HTTPEndpoint] = ()
-    namespace_given: bool = False
-    home: Path | None = None
-    observer: Observer | None = None
-    backbone_timeout: float = 5.0
-    binding_seconds: float = 3.0
-    host_only: bool = False
-    backbone_from: str = ""
-    application: str = ""
-    withheld: frozenset[str] = frozenset()
-    trust: TrustSettings | None = None
-
-    @property
-    def scoped(self) -> list[Component]:
-        """Give the configured components that this node opens."""
-        return [each for each in self.components or () if self.host_only or in_scope(each.scopes, self.app_id)]
-
-    @property
-    def not_for_it(self) -> frozenset[str]:
-        """Give the names that its own files have for other applications alone: they are nobody's for this one."""
-        named = self.withheld.union(each.name for each in self.components or ())
-        return named.difference(each.name for each in self.scoped)
 
 
 class Runtime(Steps):
@@ -245,6 +188,8 @@ class Runtime(Steps):
         hosting = Hosting(self.broker, self.exchange, settings.namespace, settings.app_id)
         answering_for = hosting.answering([entry.answer(answer, parts.tracing) for entry in entries if entry.hosted])
         await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
+        await enter(parts.later.run())  # What is owned is handed over before that ends.
+        await enter(drained_within(parts.owners.run(), self._grace, "what it owns"))
         self._live = Live(
             app_id=settings.app_id,
             resources=resources,
@@ -314,6 +259,13 @@ class Runtime(Steps):
             own_observer=settings.observer,
             stack=self._stack,
             records=self._records,
+            owners=Owners(
+                self.broker,
+                self.exchange,
+                LazyRecords(OWNERS, self._records, RECORD_SECONDS),
+                self.caller,
+                directory.node_id,
+            ),
             endpoints={},
             open_outside=None,
             run=self.run,

@@ -1,14 +1,306 @@
-"""Asking the owner of a key."""
+"""Asking the owner of something, wherever it is, and answering for what this node owns.
+
+A question goes to the node that the kind's table names, by that node's own address. The table is read once and kept
+until somebody refuses: a caller needs no news. It waits, within its deadline, while a partition has no owner or changes
+hands, so a planned move fails nothing. A node that hosts nothing serves nothing, and costs nothing.
+"""
 
 from __future__ import annotations
 
-from mesh.errors import MeshError
+import asyncio
+import itertools
+import json
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote
 
-__all__ = ["NotOwnerError"]
+from mesh import address
+from mesh.broker import Broker, Frame, Message
+from mesh.calls.context import counts, tell
+from mesh.calls.exchange import Exchange, Request
+from mesh.error_wire import from_wire, to_wire
+from mesh.errors import (
+    BrokerUnavailableError,
+    DeadlineExceededError,
+    MeshError,
+    NoResponderError,
+    PermissionDeniedError,
+)
+from mesh.event import required_headers
+from mesh.host import joined
+from mesh.operation import Caller
+from mesh.ownership.errors import NobodyHostsError, NotOwnerError
+from mesh.ownership.owning import Keeper, Owning, boot_clock, read_table
+from mesh.ownership.table import Table, partition_of
+from mesh.recent import Recent
+from mesh.store import StateStore
+from mesh.tasks import task_group, until_any
+
+__all__ = ["OWNERS", "Answer", "Asked", "Owners"]
+
+logger = logging.getLogger(__name__)
+
+OWNERS = "mesh:owners"  # The name of the records.
+EVENT_TYPE = "mesh.owner.question"
+KIND_HEADER, KEY_HEADER = "mesh-kind", "mesh-key"
+ERROR_HEADER = "mesh-error"
+WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.25)
+NOBODY_WAIT = 5.0  # Who hosts a kind may just be starting.
+SERVE_AGAIN = 1.0
+MAX_KINDS = 1024
 
 
-class NotOwnerError(MeshError):
-    """This node does not own the partition, or is not sure of it; nothing was done."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as it reaches the owner.
 
-    code = "ERR_NOT_OWNER"
-    retryable = True
+    Attributes:
+        kind: Of what is owned.
+        key: Which one.
+        partition: Of the key.
+        epoch: Under which this node owns the partition.
+        headers: Of the question, as the asker gave them.
+        body: Of the question.
+        deadline: Unix time in seconds until which the asker waits.
+        caller: Who asks; of the same namespace.
+    """
+
+    kind: str
+    key: str
+    partition: int
+    epoch: int
+    headers: Mapping[str, str]
+    body: bytes
+    deadline: float
+    caller: Caller
+
+
+Answer = Callable[[Asked], Awaitable[Message]]
+"""Answers at the owner; a ``MeshError`` is the asker's. ``NotOwnerError`` has it look again: nothing may have run."""
+
+
+class Owners:
+    """What this node owns, and whom it asks for what others own; enter ``run`` once the exchange works.
+
+    Attributes:
+        node: This node's id.
+    """
+
+    def __init__(self, broker: Broker, exchange: Exchange, records: StateStore, caller: Caller, node: str) -> None:
+        """Prepare.
+
+        Args:
+            broker: Entered.
+            exchange: Calls over it.
+            records: The mesh's own store.
+            caller: The node's own application.
+            node: The node's id.
+        """
+        self.node = node
+        self._broker, self._exchange, self._records, self._caller = broker, exchange, records, caller
+        self._news = address.owners(caller.namespace)
+        self._owning = Owning(records, caller.app_id, node, self._tell, boot_clock)
+        self._answers: dict[str, Answer] = {}
+        self._hosting: dict[str, tuple[Keeper, bool]] = {}  # Until the address is served.
+        self._wanted, self._serves = asyncio.Event(), False
+        self._ending = asyncio.Event()
+        self._known: Recent[str, _Known] = Recent(MAX_KINDS, lambda _: False)
+        self._reading: dict[str, asyncio.Lock] = {}
+        self._numbers = itertools.count()
+
+    # At the owner
+
+    def host(self, kind: str, keeper: Keeper, answer: Answer, *, ready: bool = True) -> None:
+        """Host a kind; again to say whether it is ready, or only takes what nobody else is ready for."""
+        self._answers[kind] = answer
+        if self._serves:
+            self._owning.host(kind, keeper, ready=ready)
+        else:
+            self._hosting[kind] = keeper, ready
+            self._wanted.set()
+
+    async def leave(self, kind: str) -> None:
+        """Host a kind no longer: returns once all that was owned of it is handed over, or may be another's."""
+        self._hosting.pop(kind, None)
+        await self._owning.leave(kind)
+
+    def epoch(self, kind: str, partition: int) -> int | None:
+        """Give the epoch of a partition that this node owns now, for sure; None = it does not."""
+        return self._owning.epoch(kind, partition)
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Take part; leaving hands over what is left."""
+        async with task_group() as tasks:
+            working = tasks.create_task(self._work(), name="owners")
+            try:
+                yield
+            finally:
+                self._ending.set()
+                try:
+                    await asyncio.wait([working])
+                finally:
+                    working.cancel()
+
+    async def _work(self) -> None:
+        await until_any(self._wanted, self._ending)
+        while not self._ending.is_set():
+            try:
+                async with AsyncExitStack() as stack:
+                    await self._enter(stack)
+                    await self._ending.wait()
+            except MeshError as error:
+                if self._serves:
+                    raise
+                logger.warning("cannot own anything, trying again: %s", error)
+                await asyncio.sleep(SERVE_AGAIN)
+
+    async def _enter(self, stack: AsyncExitStack) -> None:
+        own = address.owner(self._caller.namespace, self._caller.app_id, self.node)
+        await stack.enter_async_context(self._broker.listen(self._news, self._hear))
+        await stack.enter_async_context(self._exchange.serve(own, self.node, self._handle))
+        await stack.enter_async_context(self._owning.run())
+        self._serves = True
+        for kind, (keeper, ready) in self._hosting.items():
+            self._owning.host(kind, keeper, ready=ready)
+        self._hosting.clear()
+
+    async def _tell(self, kind: str) -> None:
+        await tell(self._exchange, self._news, kind.encode())
+
+    def _hear(self, frame: Frame) -> None:
+        if frame.message is not None and counts(self._exchange, self._news, frame, self._caller.namespace):
+            self._owning.heard(frame.message.body.decode(errors="replace"))
+
+    async def _handle(self, request: Request) -> None:
+        try:
+            headers = request.headers
+            kind, key = (address.decode_token(headers.get(name, "=")) for name in (KIND_HEADER, KEY_HEADER))
+            caller = self._caller_of(request)
+            body = await joined(request.parts())
+            answer = await self._answer(kind, key, headers, body, request.deadline, caller)
+        except MeshError as error:
+            if isinstance(error, DeadlineExceededError) and request.deadline <= time.time():
+                return  # Nobody waits any more.
+            await request.reply({ERROR_HEADER: json.dumps(to_wire(error))})
+            return
+        await request.reply(answer.headers, answer.body)
+
+    def _caller_of(self, request: Request) -> Caller:
+        app_id = unquote(request.headers.get("ce-source", ""))
+        request.check_caller(app_id)
+        if request.caller is None:
+            return Caller(self._caller.namespace, app_id)
+        if request.caller.namespace != self._caller.namespace:
+            raise PermissionDeniedError(f"what is owned here is for the namespace {self._caller.namespace} alone")
+        return Caller.proven_by(request.caller)
+
+    async def _answer(
+        self, kind: str, key: str, headers: Mapping[str, str], body: bytes, deadline: float, caller: Caller
+    ) -> Message:
+        table, answer = self._owning.table(kind), self._answers.get(kind)
+        if table is None or answer is None:
+            raise NotOwnerError(f"this node does not host {kind}")
+        partition = partition_of(key, len(table.owners))
+        epoch = self._owning.epoch(kind, partition)
+        if epoch is None:
+            raise NotOwnerError(f"this node does not own partition {partition} of {kind}")
+        return await answer(Asked(kind, key, partition, epoch, headers, body, deadline, caller))
+
+    # At the asker
+
+    async def table(self, kind: str, *, fresh: bool = False) -> Table:
+        """Give the table of a kind as it was known lately, or as it is.
+
+        Raises:
+            MeshError: The store failed, or there is none (``RecordsMissingError``).
+        """
+        asked_at = -1.0 if not fresh else time.monotonic()
+        lock = self._reading.setdefault(kind, asyncio.Lock())
+        try:
+            async with lock:  # One reads for all who wait.
+                try:
+                    known = self._known[kind]
+                except KeyError:
+                    known = None
+                if known is None or known.read_at < asked_at:
+                    began = time.monotonic()
+                    known = self._known.keep(kind, _Known((await read_table(self._records, kind))[0], began))
+                return known.table
+        except ValueError as error:
+            raise MeshError(f"owners of {kind}: {error}") from error
+        finally:
+            if not lock.locked():
+                self._reading.pop(kind, None)
+
+    async def ask(self, kind: str, key: str, headers: Mapping[str, str], body: bytes, deadline: float) -> Message:
+        """Ask the owner of a key.
+
+        Args:
+            kind: Of what is owned.
+            key: Which one.
+            headers: Those of the question; their names are lower case and do not begin with ``mesh-`` or ``ce-``,
+                but for ``ce-traceparent``, ``ce-tracestate`` and ``ce-baggage``.
+            body: The question's.
+            deadline: Unix time in seconds.
+
+        Raises:
+            NobodyHostsError: No node hosts the kind, nor did one come up soon.
+            DeadlineExceededError: Nobody owned it in time, or did not answer in time: then the outcome is unknown.
+            StreamBrokenError: It broke off; the outcome is unknown.
+            BrokerUnavailableError: There was no connection until the deadline.
+            MeshError: What the owner answered.
+        """
+        nobody_until = min(deadline, time.time() + NOBODY_WAIT)
+        waits, wait, fresh = iter(WAITS), 0.0, False
+        while True:
+            table = await self.table(kind, fresh=fresh)
+            member = table.members.get(table.owners[partition_of(key, len(table.owners))])
+            try:
+                if member is not None and member.node == self.node:
+                    return await self._answer(kind, key, headers, body, deadline, self._caller)
+                if member is not None:
+                    to = address.owner(self._caller.namespace, member.app_id, member.node)
+                    return await self._request(to, kind, key, headers, body, deadline)
+            except (NotOwnerError, NoResponderError):
+                pass
+            except BrokerUnavailableError:
+                if not await self._exchange.comeback.by(deadline):
+                    raise
+            now = time.time()
+            if not table.members and now >= nobody_until:
+                raise NobodyHostsError(f"no node hosts {kind}")
+            fresh, wait = True, next(waits, wait) * random.uniform(0.75, 1.25)  # noqa: S311 - it spreads the load
+            if now + wait >= deadline:
+                raise DeadlineExceededError(f"nobody owned {key[:100]!r} of {kind} within the deadline")
+            await asyncio.sleep(wait)
+
+    async def _request(
+        self, to: address.Address, kind: str, key: str, headers: Mapping[str, str], body: bytes, deadline: float
+    ) -> Message:
+        sent = required_headers(f"{self.node}-o{next(self._numbers)}", self._caller.app_id, EVENT_TYPE)
+        sent |= {**headers, KIND_HEADER: address.encode_token(kind), KEY_HEADER: address.encode_token(key)}
+        whole = len(body) <= self._exchange.part_bytes
+        stream = None if whole else _parts(body)
+        reply = await self._exchange.request(to, Message(sent, body if whole else b""), deadline, stream)
+        try:
+            answer = await joined(reply.parts())
+        finally:
+            await reply.aclose()
+        if (problem := reply.headers.get(ERROR_HEADER)) is not None:
+            raise from_wire(json.loads(problem))
+        return Message(reply.headers, answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    table: Table
+    read_at: float
+
+
+async def _parts(body: bytes) -> AsyncIterator[bytes]:
+    yield body

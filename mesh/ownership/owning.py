@@ -8,11 +8,12 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Protocol
 
 from mesh.errors import ConflictError, MeshError
 from mesh.ownership.session import RENEW_SECONDS, Session, has_ended
-from mesh.ownership.table import NOBODY, Member, Table
+from mesh.ownership.table import NOBODY, Member, Standing, Table
 from mesh.store import Concurrency, Item, StateStore
 from mesh.tasks import task_group, until_any
 
@@ -65,6 +66,7 @@ class Owning:
     def __init__(
         self,
         records: StateStore,
+        app_id: str,
         node: str,
         tell: Callable[[str], Awaitable[None]],
         clock: Callable[[], float] = boot_clock,
@@ -73,12 +75,13 @@ class Owning:
 
         Args:
             records: The mesh's own store.
+            app_id: The node's application.
             node: The node's id.
             tell: Tells all nodes that a kind's table has changed; none has to hear it.
             clock: Seconds, monotonic.
         """
         self._records = records
-        self._node = node
+        self._app_id, self._node = app_id, node
         self._tell = tell
         self._clock = clock
         self._kinds: dict[str, _Kind] = {}
@@ -86,13 +89,35 @@ class Owning:
         self._ending = asyncio.Event()
 
     def host(self, kind: str, keeper: Keeper, *, ready: bool = True) -> None:
-        """Host a kind, or say that it takes partitions now, or none any more."""
+        """Host a kind; again to say whether it is ready, or only takes what nobody else is ready for."""
         found = self._kinds.get(kind)
         if found is None:
             found = self._kinds[kind] = _Kind(kind, keeper, self._records, self._tell)
             self._hosted.set()
-        found.member = Member(self._node, ready)
+        elif found.ending.is_set():
+            found.next = found = _Kind(kind, keeper, self._records, self._tell)
+        found.member = Member(self._app_id, self._node, Standing.READY if ready else Standing.WAITING)
         found.look()
+
+    async def leave(self, kind: str) -> None:
+        """Host a kind no longer: returns once all that was owned of it is handed over, or may be another's."""
+        found = self._kinds.get(kind)
+        if found is None:
+            return
+        found.ending.set()
+        found.look()
+        if found.works:
+            await found.left.wait()
+        if self._kinds.get(kind) is found:
+            del self._kinds[kind]
+            if found.next is not None:  # It was hosted again meanwhile.
+                self._kinds[kind] = found.next
+                self._hosted.set()
+
+    def table(self, kind: str) -> Table | None:
+        """Give the table of a kind as it was seen last; None = it is not hosted here."""
+        found = self._kinds.get(kind)
+        return None if found is None else found.table
 
     def heard(self, kind: str) -> None:
         """Take note that the table of a kind has changed."""
@@ -114,6 +139,7 @@ class Owning:
             finally:
                 self._ending.set()
                 for kind in self._kinds.values():
+                    kind.ending.set()
                     kind.look()
                 try:
                     await asyncio.wait([working])
@@ -142,12 +168,12 @@ class Owning:
                 keeping = tasks.create_task(session.keep(), name="owning-session")
                 working = tasks.create_task(self._own(session), name="owning-work")
                 done, _ = await asyncio.wait([keeping, working], return_when=asyncio.FIRST_COMPLETED)
-                for kind in self._kinds.values():  # Before anything else runs.
+                for kind in list(self._kinds.values()):  # Before anything else runs.
                     kind.drop_all()
                 for task in (keeping, working):
                     task.cancel()
         finally:
-            for kind in self._kinds.values():
+            for kind in list(self._kinds.values()):
                 kind.drop_all()
         if working in done:
             await session.end()
@@ -156,14 +182,18 @@ class Owning:
     async def _own(self, session: Session) -> None:
         """Work until the end is wanted, and all is handed over."""
         async with task_group() as tasks:
-            working: dict[str, asyncio.Task[None]] = {}
+            working: dict[_Kind, asyncio.Task[None]] = {}
             watching = tasks.create_task(self._watch(session), name="owning-watch")
             ending = tasks.create_task(self._ending.wait(), name="owning-ending")
             while not self._ending.is_set():
                 self._hosted.clear()
-                for name, kind in self._kinds.items():
-                    if name not in working:
-                        working[name] = tasks.create_task(kind.work(session, self._ending), name="owning-kind")
+                working = {kind: task for kind, task in working.items() if not task.done()}
+                busy = {kind.name for kind in working}
+                for kind in self._kinds.values():
+                    if kind.name not in busy and not kind.ending.is_set():
+                        kind.begin(session)
+                        working[kind] = tasks.create_task(kind.work(session), name="owning-kind")
+                        working[kind].add_done_callback(lambda _: self._hosted.set())
                 hosted = tasks.create_task(self._hosted.wait(), name="owning-hosted")
                 await asyncio.wait([hosted, ending], return_when=asyncio.FIRST_COMPLETED)
                 hosted.cancel()
@@ -215,13 +245,18 @@ class _Kind:
         member: What this node says of itself.
         table: As it was seen last.
         etag: Its etag then.
+        ending: Set when it is to be hosted no longer.
+        left: Set once all of it is handed over, or may be another's.
+        next: What is hosted by its name after that.
     """
 
     def __init__(self, name: str, keeper: Keeper, records: StateStore, tell: Callable[[str], Awaitable[None]]) -> None:
         self.name = name
-        self.member = Member("")
+        self.member = Member("", "")
         self.table = Table.new()
         self.etag: str | None = None
+        self.ending, self.left = asyncio.Event(), asyncio.Event()
+        self.next: _Kind | None = None
         self._keeper = keeper
         self._records = records
         self._tell = tell
@@ -231,6 +266,11 @@ class _Kind:
         self._left: dict[int, int] = {}  # The epochs in which this session is done with a partition.
         self._gone: set[str] = set()
         self._changed = asyncio.Event()
+
+    @property
+    def works(self) -> bool:
+        """Whether it takes part in a session."""
+        return self._session is not None
 
     def look(self) -> None:
         """Read the table soon."""
@@ -245,22 +285,28 @@ class _Kind:
         session = self._session
         return None if session is None or not session.sure else self._held.get(partition)
 
+    def begin(self, session: Session) -> None:
+        """Take part in a session; ``work`` follows."""
+        self._session = session
+
     def drop_all(self) -> None:
         """Own nothing any more: the session is over."""
         held, self._session = self._held, None
         self._held, self._leaving, self._left = {}, set(), {}
         for partition in held:
             self._keeper.drop(partition)
+        if self.ending.is_set():
+            self.left.set()
 
-    async def work(self, session: Session, ending: asyncio.Event) -> None:
+    async def work(self, session: Session) -> None:
         """Do this node's part until it is to end, and all of it is handed over or given back."""
-        self._session = session
         waits = _Waits()
         async with task_group() as tasks:
             while True:
                 self._changed.clear()
                 try:
-                    if await self._step(session, tasks, leaving=ending.is_set()):
+                    if await self._step(session, tasks, leaving=self.ending.is_set()):
+                        self.left.set()
                         return
                 except ConflictError:  # Somebody else changed the table.
                     await asyncio.sleep(random.uniform(0.0, AGAIN_SECONDS[0]))  # noqa: S311 - it only spreads the load
@@ -289,16 +335,17 @@ class _Kind:
             if table.owners[partition] != me or table.epochs[partition] != epoch:
                 self._lose(partition)
         changed = table.without(self._gone)
-        if leaving and not self._held and me not in table.owners:
-            if me in table.members:
-                await self._write(table.without({me}))
-            return True
-        member = Member(self.member.node, self.member.ready and not leaving)
+        member = replace(self.member, standing=Standing.LEAVING) if leaving else self.member
         if changed.members.get(me) != member:
             changed = changed.joined(me, member)
         changed = changed.given({**self._done_with(changed, me), **dict.fromkeys(changed.claims(me), me)})
+        left = leaving and not self._held and me not in changed.owners
+        if left:
+            changed = changed.without({me})
         if changed != table:
             await self._write(changed)
+        if left:
+            return True
         if session.sure:
             self._take(changed, me)
         self._leave(changed, me, tasks, everything=leaving)

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 HOLD_SECONDS = 10.0  # As the store counts them: no two clocks are compared.
 RENEW_SECONDS = 3.0
 SURE_SECONDS = HOLD_SECONDS * 2 / 3  # Clocks of one speed to within a third suffice.
+LEAST_SLEEP = 0.001  # Less may not move a clock of floats at all.
 _PREFIX = "session."
 
 
@@ -73,7 +74,7 @@ class Session:
         """Renew it until it is over: the store said so, or could not be asked in time."""
         try:
             while (left := self._sure_until - self._clock()) > 0:
-                await asyncio.sleep(min(RENEW_SECONDS, left))
+                await asyncio.sleep(max(LEAST_SLEEP, min(RENEW_SECONDS, left)))
                 try:
                     async with asyncio.timeout(max(0.0, self._sure_until - self._clock())):
                         await self.renew()

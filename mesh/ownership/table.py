@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Self
 
 import orjson
 
-__all__ = ["NOBODY", "PARTITIONS", "Member", "Table", "partition_of"]
+__all__ = ["NOBODY", "PARTITIONS", "Member", "Standing", "Table", "partition_of"]
 
 PARTITIONS = 256  # Of a new table; a table that is there keeps what it has.
 NOBODY = ""
+
+
+class Standing(IntEnum):
+    """What a member is there for. Partitions go to those of the highest standing, and to none who leaves."""
+
+    LEAVING = 0  # It hands over what it has.
+    WAITING = 1  # It takes what nobody else can do more with: its application is not there now.
+    READY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +30,14 @@ class Member:
     """A session that hosts the kind.
 
     Attributes:
+        app_id: The application that it hosts it for.
         node: The node's id, by which it is called.
-        ready: Whether it takes partitions; what one that is not has goes to others, if there are any.
+        standing: What it is there for.
     """
 
+    app_id: str
     node: str
-    ready: bool = True
+    standing: Standing = Standing.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,10 @@ class Table:
         try:
             found = orjson.loads(data)
             sessions = [NOBODY, *found["members"]]
-            members = {session: Member(*each) for session, each in found["members"].items()}
+            members = {
+                session: Member(app_id, node, Standing(standing))
+                for session, (app_id, node, standing) in found["members"].items()
+            }
             owners = tuple(sessions[index] for index in found["owners"])
             epochs = tuple(map(int, found["epochs"]))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -68,7 +82,7 @@ class Table:
         sessions = {session: index for index, session in enumerate((NOBODY, *self.members))}
         return orjson.dumps(
             {
-                "members": {session: [each.node, each.ready] for session, each in self.members.items()},
+                "members": {session: [each.app_id, each.node, each.standing] for session, each in self.members.items()},
                 "owners": [sessions[owner] for owner in self.owners],
                 "epochs": self.epochs,
             }
@@ -99,12 +113,15 @@ class Table:
 
     @property
     def wanted(self) -> Sequence[str]:
-        """Who should own each partition; ``NOBODY`` for all where no member is ready.
+        """Who should own each partition; ``NOBODY`` for all where every member leaves.
 
         Rendezvous hashing: when a member comes or goes, only what it gets or had moves.
         """
-        ready = tuple(sorted(session for session, each in self.members.items() if each.ready))
-        return _rendezvous(ready, len(self.owners))
+        highest = max((each.standing for each in self.members.values()), default=Standing.LEAVING)
+        taking = [] if highest is Standing.LEAVING else self.members.items()
+        return _rendezvous(
+            tuple(sorted(session for session, each in taking if each.standing is highest)), len(self.owners)
+        )
 
     def claims(self, session: str) -> list[int]:
         """Give what nobody owns and a member should."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from mesh.errors import ConflictError, StateError
-from mesh.ownership.asking import NotOwnerError
+from mesh.ownership.errors import NotOwnerError
 from mesh.store import Concurrency, Item, StateStore
 from mesh.tasks import task_group
 from mesh.timers.firing import Fire, Firing, Held

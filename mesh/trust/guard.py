@@ -454,8 +454,8 @@ class Guard:
         _, namespace, what, *rest = to.space.split(".")
         if decode_token(namespace) != identity.namespace:
             return False
-        if to.kind is Kind.APP:
-            return what == "app" and decode_token(rest[0]) == identity.app_id
+        if to.kind in (Kind.APP, Kind.OWNER):
+            return what == to.kind and decode_token(rest[0]) == identity.app_id
         if what == "bindings":
             return to.label == identity.app_id
         return to.kind is not Kind.COMPONENT or not self._hosts or identity.app_id in self._hosts

@@ -69,6 +69,7 @@ BAD_CRON = detailed(
 )
 INVALID = error("DAPR_SCHEDULER_SCHEDULE_JOB", matches(lambda text: "job failed validation" in text), ANY)
 LIMIT = error("DAPR_SCHEDULER_SCHEDULE_JOB", ANY, ANY)
+NOT_RUN = detailed("ERR_JOB_RUN", "failed to run job due to: job not found: none")
 MALFORMED = error("ERR_MALFORMED_REQUEST")
 
 
@@ -120,7 +121,12 @@ MALFORMED = error("ERR_MALFORMED_REQUEST")
     Case("get what is not there", ("GET", "/v1.0/jobs/none"), 500, NOT_THERE),
     Case("get what is not there, as before", ("GET", f"{ALPHA}/none"), 500, NOT_THERE),
     Case("delete what is not there", ("DELETE", "/v1.0/jobs/none"), 204, b""),
-    Case("run what is not there", ("POST", "/v1.0/mesh/jobs/none/run"), 404, error("ERR_JOB_RUN", "failed to run job due to: job not found: none", ANY)),
+    Case(
+        "run what is not there",
+        ("POST", "/v1.0/mesh/jobs/none/run"),
+        404,
+        error("ERR_JOB_RUN", "failed to run job due to: job not found: none", ANY),
+    ),
     Case("a page of none", ("GET", "/v1.0/mesh/jobs?limit=0"), 400, error("ERR_BAD_REQUEST")),
     Case("by PUT", ("PUT", "/v1.0/jobs/x", None, LATER), 404, error("ERR_DIRECT_INVOKE")),
 )

@@ -39,6 +39,7 @@ def moment(text: str) -> float:
             "2024-10-26T09:00:00+00:00",
             ["2024-10-26T10:00:00+00:00", "2024-10-27T11:00:00+00:00"],
         ),
+        ("CRON_TZ=Europe/Berlin 30 2 * * *", "2024-10-27T01:15:00+00:00", ["2024-10-28T01:30:00+00:00"]),
     ],
 )
 def test_ticks(schedule: str, after: str, ticks: list[str]) -> None:

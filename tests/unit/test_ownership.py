@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mesh.errors import StateError
 from mesh.key_value import MemoryKeyValue
 from mesh.ownership.owning import Owning, read_table, table_key
-from mesh.ownership.table import NOBODY, Member, Table, partition_of
+from mesh.ownership.table import NOBODY, Member, Standing, Table, partition_of
 from mesh.store import Item, KeyValueStateStore, Stored
 from tests.support import virtual_time
 
@@ -28,7 +28,10 @@ names = st.text("abcdef", min_size=1, max_size=4)
 
 @st.composite
 def tables(draw: st.DrawFn) -> Table:
-    members = {name: Member(f"node-{name}", draw(st.booleans())) for name in draw(st.sets(names, max_size=5))}
+    members = {
+        name: Member("app", f"node-{name}", draw(st.sampled_from(Standing)))
+        for name in draw(st.sets(names, max_size=5))
+    }
     owners = draw(st.lists(st.sampled_from([NOBODY, *members]), min_size=1, max_size=20))
     epochs = draw(st.lists(st.integers(0, 9), min_size=len(owners), max_size=len(owners)))
     return Table(members, tuple(owners), tuple(epochs))
@@ -48,7 +51,9 @@ def test_a_table_is_read_as_it_was_written(table: Table) -> None:
         b"null",
         b'{"members":{},"owners":[],"epochs":[]}',
         b'{"members":{},"owners":[0],"epochs":[]}',
-        b'{"members":{"a":["n"]},"owners":[2],"epochs":[0]}',
+        b'{"members":{"a":["app","n",2]},"owners":[2],"epochs":[0]}',
+        b'{"members":{"a":["app","n"]},"owners":[1],"epochs":[0]}',
+        b'{"members":{"a":["app","n",3]},"owners":[1],"epochs":[0]}',
         b'{"members":{"a":1},"owners":[0],"epochs":[0]}',
         b'{"members":{},"owners":["x"],"epochs":[0]}',
         b'{"members":{},"owners":[0],"epochs":[null]}',
@@ -64,21 +69,21 @@ def test_what_everybody_does_comes_to_what_is_wanted(table: Table) -> None:
     """One step of each, in any order, and each partition is where it should be, or nobody is ready."""
     for member in table.members:
         table = table.given({**table.moves(member), **dict.fromkeys(table.claims(member), member)})
-    ready = [name for name, each in table.members.items() if each.ready]
-    assert all(owner == want for owner, want in zip(table.owners, table.wanted, strict=True) if ready)
+    staying = [name for name, each in table.members.items() if each.standing is not Standing.LEAVING]
+    assert all(owner == want for owner, want in zip(table.owners, table.wanted, strict=True) if staying)
     assert not any(table.moves(member) or table.claims(member) for member in table.members)
 
 
 @given(tables(), names)
 def test_only_what_a_new_member_gets_moves(table: Table, name: str) -> None:
-    before, after = table.wanted, table.joined(f"{name}-new", Member("n")).wanted
+    before, after = table.wanted, table.joined(f"{name}-new", Member("app", "n")).wanted
     assert all(new in (old, f"{name}-new") for old, new in zip(before, after, strict=True))
 
 
 def test_partitions_are_spread() -> None:
     table = Table.new()
     for number in range(4):
-        table = table.joined(f"session-{number}", Member("n"))
+        table = table.joined(f"session-{number}", Member("app", "n"))
     assert all(45 <= table.wanted.count(each) <= 85 for each in table.members)
     assert len({partition_of(f"actor-{number}", 256) for number in range(5000)}) == 256
     assert partition_of("a", 256) == partition_of("a", 256) < 256
@@ -131,7 +136,7 @@ class Node:
         self.world, self.name = world, name
         self.link = Link(world.store, world.chance)
         self.speed = world.chance.uniform(0.85, 1.15)  # Of its clock.
-        self.owning = Owning(self.link, name, world.tell, self.clock)
+        self.owning = Owning(self.link, "app", name, world.tell, self.clock)
         self.has: dict[int, int] = {}
         self.owning.host(KIND, self)
 
@@ -205,6 +210,16 @@ class World:
             await asyncio.wait([task])
             del self.nodes[name]
 
+    def leave(self, node: Node, *, hosts_again: bool) -> None:
+        """Have it host the kind no more; it may host it again while it leaves."""
+        self._tasks.create_task(node.owning.leave(KIND))
+        if hosts_again:
+            self._tasks.create_task(self._again(node))
+
+    async def _again(self, node: Node) -> None:
+        await asyncio.sleep(self.chance.uniform(0.0, 1.0))
+        node.owning.host(KIND, node)
+
     async def passes(self, seconds: float) -> None:
         """Let time pass, and look all the time that nobody owns what another does."""
         until = asyncio.get_running_loop().time() + seconds
@@ -226,7 +241,7 @@ class World:
         raise AssertionError(f"not settled: {[(name, len(node.sure)) for name, node in self.nodes.items()]}")
 
 
-ACTIONS = ("start", "kill", "stop", "cut", "mend", "slow", "lose answers", "ready", "not ready")
+ACTIONS = ("start", "kill", "stop", "cut", "mend", "slow", "lose answers", "ready", "not ready", "leave")
 steps = st.lists(
     st.tuples(st.sampled_from(ACTIONS), st.sampled_from("abcd"), st.floats(0.0, 12.0)), min_size=1, max_size=12
 )
@@ -247,6 +262,8 @@ def test_never_two_and_at_last_one(seed: int, script: list[tuple[str, str, float
                     world.kill(name)
                 elif action == "stop" and node is not None and not node.link.cut:
                     await world.stop(name)
+                elif node is not None and action == "leave":
+                    world.leave(node, hosts_again=seconds < 6.0)
                 elif node is not None and action in ("ready", "not ready"):
                     node.owning.host(KIND, node, ready=action == "ready")
                 elif node is not None:
@@ -289,6 +306,45 @@ def test_who_leaves_hands_over_at_once() -> None:
             table, _ = await read_table(KeyValueStateStore(world.store), KIND)
             assert not table.members
             assert set(table.owners) == {NOBODY}
+
+    virtual_time.run(play())
+
+
+def test_a_kind_is_left_and_hosted_again() -> None:
+    async def play() -> None:
+        async with World(4) as world:
+            for name in "ab":
+                world.start(name)
+            await world.until_settled(10.0)
+            node = world.nodes["a"]
+            leaving = asyncio.ensure_future(node.owning.leave(KIND))
+            await asyncio.sleep(0.01)
+            assert not leaving.done()
+            node.owning.host(KIND, node)
+            async with asyncio.timeout(2.0):
+                await leaving
+            await world.until_settled(5.0)
+            node.link.cut = True
+            async with asyncio.timeout(8.0):
+                await node.owning.leave(KIND)  # What is not handed over may be another's soon.
+            assert not node.has
+
+    virtual_time.run(play())
+
+
+def test_who_is_not_ready_owns_what_nobody_is_ready_for() -> None:
+    async def play() -> None:
+        async with World(5) as world:
+            for name in "ab":
+                world.start(name)
+            await world.until_settled(10.0)
+            world.nodes["a"].owning.host(KIND, world.nodes["a"], ready=False)
+            await world.until_settled(5.0)
+            assert not world.nodes["a"].sure
+            world.nodes["b"].owning.host(KIND, world.nodes["b"], ready=False)
+            await world.until_settled(5.0)
+            assert world.nodes["a"].sure
+            assert world.nodes["b"].sure
 
     virtual_time.run(play())
 

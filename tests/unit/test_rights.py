@@ -14,7 +14,13 @@ NAMED = [getattr(address, name)("prod", "x") for name in ("asker", "keepers", "s
 BOTH = [*SHARED, *NAMED, address.jobs("prod", "shop"), STORE, PRINT, address.members(PRINT), address.members(SHOP)]
 TOLD = [*BOTH, STOCK, address.members(STOCK), address.bindings("prod", "stock")]
 HEARD = [*BOTH, SHOP, address.bindings("prod", "shop")]
-OTHERS = [BILLING, address.members(BILLING), address.app("test", "stock"), address.nodes("test"), address.jobs("prod", "stock")]
+OTHERS = [
+    BILLING,
+    address.members(BILLING),
+    address.app("test", "stock"),
+    address.nodes("test"),
+    address.jobs("prod", "stock"),
+]
 STORED = {"topic"}  # Is granted by component.
 
 

@@ -214,6 +214,15 @@ def test_clocks_that_change(schedule: str, begin: str, ticks: list[str]) -> None
     assert list(islice(fired(timing), len(ticks))) == [moment(tick) for tick in ticks]
 
 
+def test_the_longest_schedule() -> None:
+    """What is taken can be read again."""
+    fields = f"{'0,' * 122}0 * * * * *"
+    timing = job_timing(f"TZ=America/Argentina/Buenos_Aires {fields}", "", None, "", NOW)
+    assert (len(fields), timing.after(NOW, NOW)) == (255, Timing(NOW + 60, timing.every))
+    with pytest.raises(ValueError, match="at most 256 characters"):
+        job_timing(f"00{fields}", "", None, "", NOW)
+
+
 def test_a_name_comes_once_a_day() -> None:
     """Also where midnight is there twice, and where it is left out."""
     back = job_timing("CRON_TZ=America/Havana @daily", "", None, "", moment("2024-11-02T12:00:00-04:00"))
@@ -265,6 +274,8 @@ def test_how_a_period_is_shown(period: str, shown: str) -> None:
         {},
         {"first": "soon"},
         {"first": math.inf},
+        {"first": -1.0},
+        {"first": 1e300},
         {"first": 1.0, "until": math.nan},
         {"first": 1.0, "left": 0},
         {"first": 1.0, "every": "bogus"},
@@ -289,6 +300,25 @@ EVERY = st.one_of(
     ),
 )
 TIMINGS = st.builds(Timing, MOMENTS, EVERY, st.none() | st.integers(1, 9), st.none() | MOMENTS)
+
+
+@given(st.text("RP0159/-*,?#LW.YMDTHSms@TZ=: +\u00b2"), st.text("RP059/YMWDTHS.sm-+:Z"))
+def test_only_value_errors(schedule: str, text: str) -> None:
+    """No text does anything else."""
+    ways: tuple[Callable[[], Timing], ...] = (
+        lambda: job_timing(schedule, "", None, "", NOW),
+        lambda: job_timing(f"0 {schedule} {text} * * 1", "", None, "", NOW),
+        lambda: job_timing("@daily", text, None, text, NOW),
+        lambda: reminder_timing(text, text, "", NOW),
+        lambda: timer_timing("", text, text, NOW),
+        lambda: Timing.decode({"first": NOW, "every": text}),
+    )
+    for made in ways:
+        try:
+            timing = made()
+        except ValueError:
+            continue
+        assert Timing.decode(timing.encode()) == timing
 
 
 @given(TIMINGS, SECONDS, SECONDS)

@@ -1,0 +1,20 @@
+"""What asking for what others own can come to."""
+
+from __future__ import annotations
+
+from mesh.errors import MeshError
+
+__all__ = ["NobodyHostsError", "NotOwnerError"]
+
+
+class NotOwnerError(MeshError):
+    """Whoever was asked does not own it, or will not for long: nothing ran, and the owner is looked for again."""
+
+    code = "ERR_NOT_OWNER"
+    retryable = True
+
+
+class NobodyHostsError(MeshError):
+    """No node hosts the kind."""
+
+    code = "ERR_NOBODY_HOSTS"

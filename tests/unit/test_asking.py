@@ -1,0 +1,144 @@
+"""Owners are asked wherever they are, and nothing fails while what they own changes hands."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+
+import pytest
+
+from mesh.broker import Message
+from mesh.errors import BadArgumentError, DeadlineExceededError
+from mesh.node.runtime import Runtime
+from mesh.ownership import asking
+from mesh.ownership.asking import Asked, Owners
+from mesh.ownership.errors import NobodyHostsError, NotOwnerError
+from tests.support import nodes
+from tests.support.nodes import MemoryMesh
+
+KIND = "things.of a kind"
+
+
+def node(mesh: MemoryMesh, app_id: str) -> Runtime:
+    return nodes.node("memory:", "asking", app_id=app_id, registry=mesh)
+
+
+class Host:
+    """What a node does with what it owns: it answers with its name and the question."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.owners: Owners = runtime._parts.owners
+        self.name = runtime.settings.app_id
+        self.has: set[int] = set()
+        self.answered: Counter[str] = Counter()
+
+    def take(self, partition: int, epoch: int) -> None:
+        self.has.add(partition)
+
+    async def leave(self, partition: int) -> None:
+        self.has.discard(partition)
+
+    def drop(self, partition: int) -> None:
+        self.has.discard(partition)
+
+    def host(self, *, ready: bool = True) -> None:
+        self.owners.host(KIND, self, self.answer, ready=ready)
+
+    async def answer(self, asked: Asked) -> Message:
+        if asked.partition not in self.has:
+            raise NotOwnerError("not now")
+        if asked.headers["do"] == "fail":
+            raise BadArgumentError(f"{asked.caller.app_id} asks for {asked.key}")
+        if asked.headers["do"] == "wait":
+            await asyncio.Event().wait()
+        self.answered[asked.key] += 1
+        return Message({"by": self.name}, asked.body[::-1])
+
+
+async def ask(runtime: Runtime, key: str, do: str = "", body: bytes = b"", seconds: float = 20.0) -> Message:
+    return await runtime._parts.owners.ask(KIND, key, {"do": do}, body, time.time() + seconds)
+
+
+@pytest.mark.parametrize("body", [b"", b"small", bytes(range(256)) * 8192], ids=["empty", "small", "2 MB"])
+async def test_the_owner_is_asked_from_anywhere(body: bytes) -> None:
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "two") as two, node(mesh, "caller") as caller:
+        hosts = [Host(one), Host(two)]
+        for host in hosts:
+            host.host()
+        keys = [f"key {number} ä." for number in range(20)]
+        for asker in (one, two, caller):
+            for key in keys:
+                answer = await ask(asker, key, body=body)
+                assert answer.body == body[::-1]
+        # While they share partitions out, both may have answered for a key, one after the other.
+        assert hosts[0].answered + hosts[1].answered == Counter(dict.fromkeys(keys, 3))
+
+
+async def test_what_the_owner_raises_is_the_askers() -> None:
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "caller") as caller:
+        Host(one).host()
+        for asker, said in ((caller, "caller asks for k"), (one, "one asks for k")):
+            with pytest.raises(BadArgumentError, match=said):
+                await ask(asker, "k", "fail")
+
+
+async def test_nobody_hosts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "NOBODY_WAIT", 0.2)
+    async with node(MemoryMesh(), "caller") as caller:
+        with pytest.raises(NobodyHostsError, match="no node hosts things.of a kind"):
+            await ask(caller, "k")
+
+
+async def test_a_host_that_comes_soon_is_waited_for() -> None:
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "caller") as caller, asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(ask(caller, "k"))
+        await asyncio.sleep(0)
+        Host(one).host()
+        assert (await asking).headers["by"] == "one"
+
+
+async def test_the_deadline_holds() -> None:
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "caller") as caller:
+        Host(one).host()
+        await ask(caller, "k")
+        with pytest.raises(DeadlineExceededError):
+            await ask(caller, "k", "wait", seconds=0.3)
+
+
+async def test_nothing_fails_while_owners_come_and_go() -> None:
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "caller") as caller, asyncio.TaskGroup() as tasks:
+        first = Host(one)
+        first.host()
+        asked: list[str] = []
+        done = asyncio.Event()
+
+        async def keep_asking(worker: int) -> None:
+            while not done.is_set():
+                asked.append(key := f"{worker}-{len(asked)}")
+                assert (await ask(caller, key)).headers["by"] in ("one", "two", "three")
+
+        for worker in range(4):
+            tasks.create_task(keep_asking(worker))
+        hosts = [first]
+        for name in ("two", "three"):
+            async with AsyncExitStack() as stack:
+                another = await stack.enter_async_context(node(mesh, name))
+                hosts.append(Host(another))
+                hosts[-1].host()
+                while sum(hosts[-1].answered.values()) < 20:
+                    await ask(caller, f"try {len(asked)}")
+                    asked.append(f"try {len(asked)}")
+                await first.owners.leave(KIND)
+                assert not first.has
+                first.host()
+        done.set()
+    answered = sum((host.answered for host in hosts), Counter())
+    assert set(answered.values()) == {1}, "each ran once"
+    assert answered.keys() >= {key for key in asked if not key.startswith("try")}
