@@ -105,6 +105,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
         data: What the application is told: JSON, or the bytes of a message; None = nothing.
         data_type: The URL of the message's type; None = it is JSON.
         policy: What follows when the application fails.
+        id: Of the request that has put it, so that the same one, when it is repeated, finds its own work.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     data: bytes | None = None
     data_type: str | None = None
     policy: Policed = Policed()
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ class RunNow(msgspec.Struct, frozen=True, tag="run"):
     """Hand a job over now."""
 
 
-_ASKED = msgspec.msgpack.Decoder(Put | Delete | RunNow)
+_ASKED: msgspec.msgpack.Decoder[Put | Delete | RunNow] = msgspec.msgpack.Decoder(Put | Delete | RunNow)
 _JOB = msgspec.msgpack.Decoder(Job)
 encoded = msgspec.msgpack.Encoder().encode
 

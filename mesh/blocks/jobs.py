@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
+
+import msgspec
 
 from mesh import address
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
@@ -58,6 +61,7 @@ from mesh.errors import (
     MeshError,
     PermissionDeniedError,
     RecordsMissingError,
+    StreamBrokenError,
 )
 from mesh.operation import Arrival, Method, Operation
 from mesh.ownership.table import partition_of
@@ -81,6 +85,8 @@ DELETES_AT_ONCE = 100
 LOOK_SECONDS = 60.0
 AGAIN_SECONDS = 1.0
 QUIET_SECONDS = 30.0
+REPEAT_SECONDS = 0.05
+ID_BYTES = 6
 MANY_SECONDS = 60.0
 NOT_FOUND = 404
 
@@ -118,6 +124,7 @@ class Jobs:
         self._kind = f"jobs.{self._app_id}"
         self._timers: Timers | None = None
         self._hosts = False  # Whether this node takes part in owning jobs.
+        self._has_told = False
         self._way: _Way | None = None
         self._quiet_until = 0.0
 
@@ -153,7 +160,8 @@ class Jobs:
         now = time.time()
         timing(asked.job, now)
         await self._host()
-        await self._ask(asked.job.name, Put(asked.job, now, asked.overwrite), operation.deadline)
+        job = msgspec.structs.replace(asked.job, id=secrets.token_hex(ID_BYTES))
+        await self._ask(job.name, Put(job, now, asked.overwrite), operation.deadline)
 
     async def _get(self, operation: Operation) -> Registered:
         """Give a job; raises ``JobNotFoundError``."""
@@ -205,7 +213,20 @@ class Jobs:
         await self._ask(name, RunNow(), operation.deadline)
 
     async def _ask(self, name: str, what: Put | Delete | RunNow, deadline: float) -> None:
-        await self._parts.owners.ask(self._kind, name, {}, encoded(what), deadline)
+        from mesh.timers import OwnerLostError
+
+        while True:
+            try:
+                await self._parts.owners.ask(self._kind, name, {}, encoded(what), deadline)
+                break
+            except (OwnerLostError, StreamBrokenError):  # It may have been done; to do it again does no harm.
+                if isinstance(what, RunNow) or time.time() + REPEAT_SECONDS >= deadline:
+                    raise
+            await asyncio.sleep(REPEAT_SECONDS)
+        if not self._has_told:  # Now there are owners, so that whoever looks finds them.
+            self._has_told = True
+            with suppress(MeshError):  # Whoever has not heard it looks again before long.
+                await tell(self._parts.exchange, self._news)
 
     async def _partition(self, name: str) -> int:
         return partition_of(name, len((await self._parts.owners.table(self._kind)).owners))
@@ -218,7 +239,8 @@ class Jobs:
             from mesh.timers import Timers
 
             store = await self._parts.records(RECORDS, dotted=True)
-            self._timers = self._timers or Timers(self._kind, store, self._fire, self._sure)
+            if self._timers is None:  # Another one may have been faster.
+                self._timers = Timers(self._kind, store, self._fire, self._sure)
         return self._timers
 
     def _sure(self, partition: int) -> bool:
@@ -235,8 +257,6 @@ class Jobs:
             return
         self._hosts = True
         await self._parts.later.enter(self._hosted(timers))
-        with suppress(MeshError):  # Whoever has not heard it looks again before long.
-            await tell(self._parts.exchange, self._news)
 
     @asynccontextmanager
     async def _hosted(self, timers: Timers) -> AsyncIterator[None]:
@@ -270,7 +290,9 @@ class Jobs:
         try:
             await timers.put(partition, timer_of(what), overwrite=what.overwrite)
         except TimerExistsError:
-            raise JobExistsError(f"job already exists: '{what.job.name}'") from None
+            found = await timers.get(partition, what.job.name, "")
+            if found is None or job_of(found).id != what.job.id:  # Else it was done before, and the answer was lost.
+                raise JobExistsError(f"job already exists: '{what.job.name}'") from None
 
     # What is handed over
 
