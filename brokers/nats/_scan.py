@@ -126,13 +126,6 @@ class Scanner:
             behind = [each for each in subjects if each > after]
             return _Listed(behind, sequence, end - 1 if more else None)
 
-    async def leader_sequence(self) -> int:
-        """Ask the leader for the last sequence that it has stored."""
-        answer = await self._connection.api(f"STREAM.INFO.{self._stream}")
-        if "error" in answer:
-            raise StateError(f"cannot read: {cast('JSON', answer['error']).get('description')}")
-        return cast("int", cast("JSON", answer["state"])["last_seq"])
-
     async def read(self, subjects: Sequence[str], sequence: int) -> Mapping[str, Found]:
         """Read the last messages of up to ``BATCH_KEYS`` subjects, from a replica that has as much as the leader had.
 

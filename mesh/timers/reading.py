@@ -11,7 +11,7 @@ from mesh.store import StateStore, Stored
 from mesh.tasks import task_group
 from mesh.timers.firing import Firing, Held
 from mesh.timers.hints import hint
-from mesh.timers.record import Record, milliseconds, prefix
+from mesh.timers.record import due_of, milliseconds, prefix
 
 __all__ = ["Reading"]
 
@@ -85,7 +85,7 @@ class Reading:
     def _hint(self, partition: int, key: str, stored: Stored) -> bytes | None:
         rest = key.removeprefix(prefix(self._kind, partition))
         try:
-            return hint(milliseconds(Record.decode(rest, stored.value).due), rest.encode())
+            return hint(milliseconds(due_of(stored.value)), rest.encode())
         except ValueError as error:
             logger.error("timer %s of %s is left alone: %s", rest, self._kind, error)  # noqa: TRY400 - it says all
             return None
