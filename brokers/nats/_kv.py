@@ -55,6 +55,12 @@ class NatsKeyValue:
         found = await (self._read_leader(key) if strong else self._read_any(key))
         return None if found is None else _entry(found)
 
+    async def get_many(self, keys: Sequence[str]) -> Sequence[Entry | None]:
+        """Read several in few round trips, as strongly as from the leader."""
+        subjects = [self._subject(key) for key in keys]
+        found = await self._scanner.read_many(subjects)
+        return [None if (message := found.get(subject)) is None else _entry(message) for subject in subjects]
+
     async def _read_any(self, key: str) -> Found | None:
         answer = await self._connection.call(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(key)}", b"")
         if answer.status == "404":
