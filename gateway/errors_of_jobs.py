@@ -23,7 +23,6 @@ def _refused(code: str, text: str) -> Row:
 def _of(method: str, code: str, what: str, **known: tuple[int, str, str]) -> Mapping[str, Row]:
     """Make the rows of a method: those of all of them, and those of what it alone fails with."""
     failures = {
-        "BAD_ARGUMENT": (400, "INVALID_ARGUMENT", "{error}"),
         "DEADLINE_EXCEEDED": (500, "DEADLINE_EXCEEDED", "{error}"),
         "RECORDS_MISSING": (500, "FAILED_PRECONDITION", "{error}"),
         **known,
@@ -36,6 +35,7 @@ def _of(method: str, code: str, what: str, **known: tuple[int, str, str]) -> Map
     return {**rows, f"jobs.{method}": _row(code, said + "{error}")}
 
 
+_NAMED = {"BAD_ARGUMENT": (400, "INVALID_ARGUMENT", "{error}")}  # Who names one may name what cannot be.
 _AS = "rpc error: code = {} desc = {{error}}"
 
 ROWS: Mapping[str, Row] = {
@@ -49,9 +49,12 @@ ROWS: Mapping[str, Row] = {
         "schedule job",
         JOB_EXISTS=(409, "ALREADY_EXISTS", _AS.format("AlreadyExists")),
         JOB_SCHEDULE_INVALID=(500, "INTERNAL", _AS.format("Unknown")),
+        **_NAMED,
     ),
-    **_of("get", "DAPR_SCHEDULER_GET_JOB", "get job", JOB_NOT_FOUND=(500, "INTERNAL", _AS.format("NotFound"))),
-    **_of("delete", "DAPR_SCHEDULER_DELETE_JOB", "delete job"),
+    **_of(
+        "get", "DAPR_SCHEDULER_GET_JOB", "get job", JOB_NOT_FOUND=(500, "INTERNAL", _AS.format("NotFound")), **_NAMED
+    ),
+    **_of("delete", "DAPR_SCHEDULER_DELETE_JOB", "delete job", **_NAMED),
     **_of("delete_by_prefix", "DAPR_SCHEDULER_DELETE_JOB", "delete jobs"),
     **_of("list", "DAPR_SCHEDULER_LIST_JOBS", "list jobs", JOBS_TOO_MANY=(500, "RESOURCE_EXHAUSTED", "{error}")),
     **_of(
@@ -60,5 +63,6 @@ ROWS: Mapping[str, Row] = {
         "run job",
         JOB_NOT_FOUND=(404, "NOT_FOUND", "{error}"),
         APP_UNREACHABLE=(503, "UNAVAILABLE", "{error}"),
+        **_NAMED,
     ),
 }

@@ -8,9 +8,9 @@ import os
 import time
 
 import pytest
+from mesh.blocks.store import KeyValueStateStore, Stored
 
 from mesh.address import encode_token
-from mesh.blocks.store import KeyValueStateStore, Stored
 from mesh.broker import Broker, KeyValue, KeyValueProvider, Write
 from mesh.errors import FeatureNotSupportedError, StateError
 

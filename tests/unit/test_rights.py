@@ -43,5 +43,5 @@ def test_no_kind_of_address_is_left_out() -> None:
     """Whoever adds one says here who sends to it, and who listens."""
     returns = {name: getattr(getattr(address, name), "__annotations__", {}).get("return") for name in address.__all__}
     kinds = {name for name, what in returns.items() if what == "Address"} - STORED
-    nodes = {"asker", "back", "bindings", "hosts", "jobs", "keepers", "nodes", "readers", "seen", "triggered"}
-    assert kinds == {"app", "component", "members"} | nodes
+    nodes = {"asker", "back", "bindings", "hosts", "jobs", "keepers", "nodes", "owners", "readers", "seen", "triggered"}
+    assert kinds == {"app", "component", "members", "owner"} | nodes
