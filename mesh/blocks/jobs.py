@@ -64,7 +64,6 @@ from mesh.errors import (
     StreamBrokenError,
 )
 from mesh.operation import Arrival, Method, Operation
-from mesh.ownership.table import partition_of
 from mesh.pipeline import InboundHandler
 from mesh.policies import Policy
 from mesh.spans import SpanKind
@@ -229,6 +228,8 @@ class Jobs:
                 await tell(self._parts.exchange, self._news)
 
     async def _partition(self, name: str) -> int:
+        from mesh.ownership.table import partition_of
+
         return partition_of(name, len((await self._parts.owners.table(self._kind)).owners))
 
     # Owning
