@@ -9,11 +9,19 @@ app = App()
 seen = []
 
 
-@app.job_event("once")
-@app.job_event("again")
-def told(event: JobEvent) -> None:
+def record(event: JobEvent) -> None:
     seen.append({"kind": event.name, "id": len(seen), "data": event.get_data_as_string()})
-    if event.name == "again" and len(seen) == 1:
+
+
+@app.job_event("once")
+def once(event: JobEvent) -> None:
+    record(event)
+
+
+@app.job_event("again")
+def again(event: JobEvent) -> None:
+    record(event)
+    if len(seen) == 1:
         raise ValueError("not yet")
 
 
