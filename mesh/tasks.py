@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 
 from mesh.errors import MeshError
 
-__all__ = ["Later", "drained_within", "only_error", "task_group", "until_any"]
+__all__ = ["Later", "drained_within", "heeding_cancellation", "only_error", "task_group", "until_any"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,18 @@ async def until_any(*events: asyncio.Event) -> None:
             task.cancel()
 
 
+@contextmanager
+def heeding_cancellation() -> Iterator[None]:
+    """Raise a cancellation that arrived within and was swallowed there, as by ``asyncio.wait_for`` of Python 3.11."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
 class Later:
     """Enters contexts when they are needed, whoever needs them, and leaves them when it is left itself.
 
@@ -96,6 +108,8 @@ class Later:
                 if entered.done():
                     raise
                 entered.set_exception(error)
+            finally:
+                entered.cancel()  # Where it was cancelled itself; else it is done.
 
         self._tasks.create_task(hold(), name="later")
         await asyncio.shield(entered)
