@@ -422,9 +422,10 @@ class Jobs:
             attempt = Attempt(Came.RETRY, str(error))
         if attempt.outcome is Came.SUCCESS:
             return Outcome.DONE
-        if time.monotonic() >= self._quiet_until:
+        quiet = time.monotonic() < self._quiet_until
+        if not quiet:
             self._quiet_until = time.monotonic() + QUIET_SECONDS
-            logger.warning("job %r was not taken: %s", timer.key, attempt.reason)
+        logger.log(logging.DEBUG if quiet else logging.WARNING, "job %r was not taken: %s", timer.key, attempt.reason)
         return Outcome.FAILED
 
     # Lists
