@@ -1,9 +1,9 @@
-"""The tutorial, and the guide to actors, do what they say: files are written, commands run, output is compared.
+"""The pages do what they say: their files are written, their commands run, their output is compared.
 
 Blocks of these pages by their info line:
 
 =========================  ==========================================================================
-``python file=NAME``       written to a file, as ``yaml file=NAME`` is
+``python file=NAME``       written to a file, as ``javascript file=NAME`` and ``yaml file=NAME`` are
 ``bash background=NAME``   started, and left running until the next of that name, or the end
 ``bash test``              run to its end, successfully; a ``text`` block after it is its output
 ``text shows=NAME``        appears in the output of what runs in the background
@@ -29,8 +29,8 @@ import pytest
 from tests.meta.sources import ROOT, Block, blocks
 from tests.support.processes import free_port
 
-TUTORIAL = ROOT / "docs" / "tutorial.md"
-ACTORS = ROOT / "docs" / "actors.md"
+TUTORIALS = [ROOT / "docs" / name for name in ("tutorial.md", "tutorial-actors.md")]
+PAGES = [*TUTORIALS, *(ROOT / "docs" / name for name in ("actors.md", "jobs.md"))]
 WITHIN = 30.0
 # The application answers, or the NATS server does.
 _UP = re.compile(r"application at \S+ is up|Server is ready")
@@ -140,15 +140,15 @@ def _options(block: Block) -> dict[str, str]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the pages use curl")
-@pytest.mark.parametrize("page", [TUTORIAL, ACTORS], ids=["tutorial", "actors"])
-def test_the_page_works(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_works(page: Path, tmp_path: Path) -> None:
     """Whoever follows it sees what it shows."""
     output: str | None = None
     with session(tmp_path) as opened:
         for block in (each for each in blocks() if each.page == page):
             options = _options(block)
             match block.language:
-                case "python" | "yaml":
+                case "python" | "yaml" | "javascript":
                     opened.write(options["file"], block.text)
                 case "bash" if "background" in options:
                     opened.start(options["background"], block.text)
@@ -163,12 +163,12 @@ def test_the_page_works(page: Path, tmp_path: Path) -> None:
                     output = None
 
 
-def test_every_block_of_the_tutorial_has_a_part() -> None:
-    """No example of the tutorial goes unchecked but its set-up."""
+def test_every_block_of_the_tutorials_has_a_part() -> None:
+    """No example of theirs goes unchecked but its set-up."""
     loose = [
         str(block)
         for block in blocks()
-        if block.page == TUTORIAL
+        if block.page in TUTORIALS
         and not _options(block).keys() & {"file", "background", "test", "shows"}
         and block.language != "text"
     ]
