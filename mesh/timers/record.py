@@ -137,7 +137,7 @@ class Record:
 
         Args:
             outcome: What it came to.
-            now: Unix time.
+            now: Unix time; where it was set back behind the due time, that counts.
             epoch: Of the partition, in which it is written.
         """
         if outcome is Outcome.CANCEL:
@@ -145,7 +145,7 @@ class Record:
         timer, policy = self.timer, self.timer.policy
         again = not policy.drop and (policy.retries is None or self.failures < policy.retries)
         if outcome is Outcome.FAILED and again:
-            due = now + max(policy.interval, SHORTEST_RETRY)
+            due = max(now, timer.timing.first) + max(policy.interval, SHORTEST_RETRY)
             return Record(timer, due, epoch, self.failures + 1)
         timing = timer.timing.after(timer.timing.first, now)
         return None if timing is None else Record(replace(timer, timing=timing), timing.first, epoch)
