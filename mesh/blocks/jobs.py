@@ -341,10 +341,11 @@ class Jobs:
             try:
                 async with self._parts.broker.listen(self._news, hear):
                     while not self._hosts:
+                        heard.clear()
                         if await self._may_be_wanted():
                             await self._host()
                             return
-                        heard.clear()
+                        await asyncio.sleep(AGAIN_SECONDS)  # However often somebody says so.
                         with suppress(TimeoutError):
                             async with asyncio.timeout(LOOK_SECONDS):
                                 await heard.wait()

@@ -143,6 +143,29 @@ async def test_instances_share_jobs_and_one_is_killed(mesh_home: Path, backbone:
         assert not await names(stays) & due.keys()
 
 
+async def test_a_gateway_without_its_application_leaves_jobs_to_others(mesh_home: Path, backbone: str | None) -> None:
+    """It keeps what it is given, and hands it over to one that has the application, which may be idle until then."""
+    async with (
+        Told() as app,
+        GatewayProcess("shop", mesh_home, app=app.port, backbone=backbone) as has,
+        GatewayProcess("shop", mesh_home, backbone=backbone) as alone,
+    ):
+        await alone.until_outbound_ready()
+        for number in range(20):
+            await schedule(alone, f"job-{number}", dueTime="0s")
+
+        def all_came() -> None:
+            assert len(app.names) == 20
+
+        await eventually(all_came)
+
+        async def done() -> None:
+            assert await names(has) == await names(alone) == set()
+
+        await eventually(done)
+        assert set(app.names.values()) == {1}
+
+
 async def test_one_that_ends_hands_over(mesh_home: Path, backbone: str | None) -> None:
     """Nothing waits for a session to end."""
     async with (

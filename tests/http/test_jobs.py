@@ -6,6 +6,7 @@ Source: reference/dapr-surface.md 1.13, 2.9, 0.3; reference/observed-layouts.md 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from mesh.blocks.job_record import MAX_DATA_BYTES
+from mesh.blocks.job_record import MAX_DATA_BYTES, Delete, Job, Put, RunNow, encoded
+from mesh.errors import PermissionDeniedError
 from tests.http.harness import ANY, App, Backbone, Case, Got, Node, cases, check, error, gateway, matches
 from tests.support.eventually import eventually
 
@@ -286,6 +288,23 @@ async def test_run_now(node: Node, told: App) -> None:
     reply = await node.post(f"/v1.0/mesh/jobs/{name}/run")
     text = "failed to run job due to: the application answered 503"
     assert (reply.status, reply.json["message"]) == (500, text)
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_jobs_of_an_application_are_its_own(nats: Backbone, tmp_path: Path) -> None:
+    """Another one that asks the owner is refused, whatever it asks; it has jobs of the same names for itself."""
+    async with (
+        gateway(nats, tmp_path / "shop", app_id="shop", ready=False) as shop,
+        gateway(nats, tmp_path / "other", app_id="other", ready=False) as other,
+    ):
+        for node in (shop, other):
+            assert (await node.post("/v1.0/jobs/mine", {"dueTime": "24h", "data": node is shop})).status == 204
+        owners = other.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # as a node that is hostile would
+        for what in (Delete(), RunNow(), Put(Job("mine", due_time="1h"), time.time(), overwrite=True)):
+            with pytest.raises(PermissionDeniedError, match="jobs of shop are its own"):
+                await owners.ask("jobs.shop", "mine", {}, encoded(what), time.time() + 30)
+        assert (await other.request("DELETE", "/v1.0/jobs/mine")).status == 204
+        assert (await shop.get("/v1.0/jobs/mine")).json["data"]["value"] is True
 
 
 async def test_jobs_that_are_not_allowed(backbone_home: Path, memory_only: Backbone) -> None:
