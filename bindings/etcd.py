@@ -170,13 +170,18 @@ class EtcdStateStore(RemoteStateStore):
         return await self._stored(answer)
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read several in few round trips."""
         results: list[Stored | MeshError | None] = []
         for start in range(0, len(keys), self.batch):
             part = keys[start : start + self.batch]
-            asked = [{"request_range": {"key": self._key(key), "serializable": True}} for key in part]
+            asked = [{"request_range": {"key": self._key(key), "serializable": not strong}} for key in part]
             try:
                 answer = await self._ask("kv/txn", {"success": asked})
                 results += [await self._stored(each["response_range"]) for each in answer["responses"]]

@@ -226,7 +226,12 @@ class MemcachedStateStore(RemoteStateStore):
         return _stored(reply)
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read several in few round trips."""
         results: list[Stored | MeshError | None] = [None] * len(keys)

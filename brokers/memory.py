@@ -372,9 +372,9 @@ class MemoryBroker:
         finally:
             sinks.remove(sink)
 
-    async def key_value(self, name: str) -> KeyValue:
+    async def key_value(self, name: str, *, dotted: bool = False) -> KeyValue:
         """Open a store of this hub."""
-        return self._hub.stores.setdefault(name, MemoryKeyValue())
+        return self._hub.stores.setdefault(name, MemoryKeyValue(dotted=dotted))
 
 
 class _MemorySettler:

@@ -422,7 +422,12 @@ class KeyValue(Protocol):
     """A key/value store with compare-and-set, expiry and atomic transactions.
 
     One that bounds its transactions says so by ``max_operations``.
+
+    Attributes:
+        dotted: Whether it was opened for keys that are dotted paths, so that it can be scanned.
     """
+
+    dotted: bool
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
         """Read; ``strong`` never answers from a follower."""
@@ -438,10 +443,32 @@ class KeyValue(Protocol):
     def keys(self, prefix: str = "") -> AsyncIterator[str]:
         """Iterate over live keys."""
 
+    async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Entry]]:
+        """List live keys below a path in order, with their values; cheap, however much else the store holds.
+
+        What was acknowledged before it began is in it, unless it was deleted or overwritten since. The last key of a
+        page, given as the next ``after`` soon, goes on with the same scan.
+
+        Args:
+            prefix: Whole tokens, each with its dot (``a.b.``); empty for all keys.
+            after: The key behind which it begins; empty for the first.
+            limit: The most keys; fewer are given where there are no more.
+
+        Raises:
+            FeatureNotSupportedError: It was not opened dotted.
+            StateError: It cannot be read now.
+        """
+
 
 @runtime_checkable
 class KeyValueProvider(Protocol):
     """A broker with ``Features.key_value``."""
 
-    async def key_value(self, name: str) -> KeyValue:
-        """Open a durable store by name, made if it is missing."""
+    async def key_value(self, name: str, *, dotted: bool = False) -> KeyValue:
+        """Open a durable store by name, made if it is missing.
+
+        Args:
+            name: Of the store.
+            dotted: Its keys are paths of tokens with dots between them, each as `mesh.address.encode_token` writes it,
+                and can be scanned. It is always opened as it was first.
+        """

@@ -6,26 +6,32 @@ It serves the memory broker and ``state.in-memory``.
 from __future__ import annotations
 
 import heapq
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from mesh.broker import Entry, Write
-from mesh.errors import ConflictError, StateLimitError
+from mesh.errors import ConflictError, FeatureNotSupportedError, StateError, StateLimitError
 
-__all__ = ["MemoryKeyValue", "check_key"]
+__all__ = ["MemoryKeyValue", "check_key", "check_path", "check_prefix"]
 
 MAX_KEY_BYTES = 1024
+MAX_PATH_BYTES = 3 * MAX_KEY_BYTES  # Its tokens are encoded already.
+_PATH = re.compile(r"(?:[A-Za-z0-9_=-]+\.)*[A-Za-z0-9_=-]+")
 
 
 class MemoryKeyValue:
     """Keys and values of this process; expired ones are dropped as later calls come by."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, *, dotted: bool = False) -> None:
         """Start empty.
 
         Args:
             clock: Unix time in seconds.
+            dotted: Whether keys are dotted paths, so that it can be scanned.
         """
+        self.dotted = dotted
+        self._check = check_path if dotted else check_key
         self._clock = clock
         self._entries: dict[str, Entry] = {}
         self._expiries: list[tuple[float, str]] = []
@@ -41,7 +47,7 @@ class MemoryKeyValue:
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
         """Read a key; every read is strong here."""
-        check_key(key)
+        self._check(key)
         self._sweep()
         return self._entries.get(key)
 
@@ -54,7 +60,7 @@ class MemoryKeyValue:
         """
         self._sweep()
         for operation in operations:
-            check_key(operation.key)
+            self._check(operation.key)
             if operation.expected is None:
                 continue
             entry = self._entries.get(operation.key)
@@ -79,6 +85,13 @@ class MemoryKeyValue:
             if key.startswith(prefix):
                 yield key
 
+    async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Entry]]:
+        """List live keys below a path in order, with their values."""
+        check_prefix(prefix, dotted=self.dotted)
+        self._sweep()
+        found = heapq.nsmallest(limit, (key for key in self._entries if key.startswith(prefix) and key > after))
+        return [(key, self._entries[key]) for key in found]
+
 
 def check_key(key: str) -> None:
     """Refuse a key that no store takes.
@@ -88,3 +101,30 @@ def check_key(key: str) -> None:
     """
     if not 0 < len(key) <= MAX_KEY_BYTES or not (key.isascii() or len(key.encode()) <= MAX_KEY_BYTES):
         raise StateLimitError(f"a key has 1 to {MAX_KEY_BYTES} bytes, this one {len(key.encode())}")
+
+
+def check_path(key: str) -> None:
+    """Refuse a key that no store of dotted paths takes.
+
+    Raises:
+        StateError: It is too long, or has a token that is empty or not encoded.
+    """
+    if len(key) > MAX_PATH_BYTES:
+        raise StateLimitError(f"a path has at most {MAX_PATH_BYTES} bytes, this one {len(key.encode())}")
+    if not _PATH.fullmatch(key):
+        raise StateError(f"{key!r} is no path of encoded tokens with dots between them")
+
+
+def check_prefix(prefix: str, *, dotted: bool) -> None:
+    """Refuse to scan what cannot be scanned.
+
+    Raises:
+        FeatureNotSupportedError: The store was not opened for it.
+        StateError: The prefix is not of whole tokens.
+    """
+    if not dotted:
+        raise FeatureNotSupportedError("a key/value store that was not opened dotted", "scanning keys")
+    if prefix:
+        if not prefix.endswith("."):
+            raise StateError(f"the prefix {prefix!r} ends within a token: it has a dot behind each")
+        check_path(prefix[:-1])

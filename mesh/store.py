@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from mesh.broker import KeyValue, Write
+from mesh.broker import Entry, KeyValue, Write
 from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagError, MeshError, StateError
 from mesh.query import Queried, Query
 
@@ -116,7 +116,12 @@ class StateStore:
         raise NotImplementedError
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read several; a key that could not be read has its error. A store with a read of many overrides it."""
         results: list[Stored | MeshError | None] = [None] * len(keys)
@@ -125,7 +130,7 @@ class StateStore:
         async def read() -> None:
             for index, key in waiting:
                 try:
-                    results[index] = await self.get(key, strong=False, metadata=metadata)
+                    results[index] = await self.get(key, strong=strong, metadata=metadata)
                 except MeshError as error:
                     results[index] = error
 
@@ -151,6 +156,30 @@ class StateStore:
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """List live keys that begin with a prefix, in order, from the first one behind ``after``."""
         raise FeatureNotSupportedError("the state store", "listing keys")
+
+    async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Stored]]:
+        """List live keys that begin with a prefix, in order behind ``after``, with their values.
+
+        What was acknowledged before it began is in it, unless it was deleted or overwritten since. The last key of a
+        page, given as the next ``after`` soon, goes on with the same scan. Fewer than ``limit`` are given where there
+        are no more.
+
+        Raises:
+            FeatureNotSupportedError: The store does not list keys (``KEYS``).
+            StateError: A key cannot be read now.
+        """
+        found: list[tuple[str, Stored]] = []
+        while wanted := limit - len(found):
+            keys = await self.keys(prefix, after, wanted)
+            for key, stored in zip(keys, await self.get_many(keys, strong=True), strict=True):
+                if isinstance(stored, MeshError):
+                    raise stored
+                if stored is not None:  # It was deleted, or its time was over, since it was listed.
+                    found.append((key, stored))
+            if len(keys) < wanted:
+                break
+            after = keys[-1]
+        return found
 
     async def query(self, query: Query, prefix: str) -> Queried:
         """Find values by their contents among the keys that begin with a prefix."""
@@ -185,7 +214,7 @@ class KeyValueStateStore(StateStore):
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read a key."""
         entry = await self._key_value.get(key, strong=strong)
-        return None if entry is None else Stored(entry.value, str(entry.revision), entry.expires_at)
+        return None if entry is None else _stored(entry)
 
     async def write(self, items: Sequence[Item]) -> None:
         """Write all, or nothing."""
@@ -219,6 +248,12 @@ class KeyValueStateStore(StateStore):
         """List keys; holds no more than a few pages, however many there are."""
         return await smallest(self._key_value.keys(prefix), after, limit)
 
+    async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Stored]]:
+        """List keys with their values, cheaply where the store was opened for it."""
+        if not self._key_value.dotted:
+            return await super().scan(prefix, after, limit)
+        return [(key, _stored(entry)) for key, entry in await self._key_value.scan(prefix, after, limit)]
+
     def _operation(self, item: Item) -> Write:
         if item.etag is not None:
             if not item.etag.isascii() or not item.etag.isdigit() or len(item.etag) > 19:
@@ -231,3 +266,7 @@ class KeyValueStateStore(StateStore):
         if item.check:
             return Write(item.key, None, expected or 0, check=True)
         return Write(item.key, item.value, expected, item.ttl, lease=item.lease)
+
+
+def _stored(entry: Entry) -> Stored:
+    return Stored(entry.value, str(entry.revision), entry.expires_at)

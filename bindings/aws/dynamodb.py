@@ -148,17 +148,22 @@ class DynamoDBStateStore(AWSAdapter, RemoteStateStore):
         return self._stored(answer.get("Item"))
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read several in few requests."""
         distinct = list(dict.fromkeys(keys))
         found: dict[str, Stored | MeshError | None] = {}
         for start in range(0, len(distinct), MAX_READS):
-            found |= await self._read(distinct[start : start + MAX_READS])
+            found |= await self._read(distinct[start : start + MAX_READS], strong=strong)
         return [found.get(key) for key in keys]
 
-    async def _read(self, keys: Sequence[str]) -> Mapping[str, Stored | MeshError | None]:
-        waiting: Mapping[str, Any] = {self._table: {"Keys": [self._at(key) for key in keys]}}
+    async def _read(self, keys: Sequence[str], *, strong: bool) -> Mapping[str, Stored | MeshError | None]:
+        waiting: Mapping[str, Any] = {self._table: {"Keys": [self._at(key) for key in keys], "ConsistentRead": strong}}
         found: dict[str, Stored | MeshError | None] = {}
         wait = FIRST_WAIT_SECONDS
         try:
@@ -176,7 +181,7 @@ class DynamoDBStateStore(AWSAdapter, RemoteStateStore):
         except StateLimitError as error:
             if len(keys) == 1:
                 return {keys[0]: error}
-            return {key: value for each in keys for key, value in (await self._read([each])).items()}
+            return {key: value for each in keys for key, value in (await self._read([each], strong=strong)).items()}
         except StateError as error:
             return {**dict.fromkeys(keys, error), **found}
 

@@ -116,7 +116,12 @@ class FirestoreStateStore(GCPAdapter, RemoteStateStore):
         return (await self._read([key])).get(key)
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read many in one request."""
         found: dict[str, Stored | MeshError | None] = {}

@@ -190,15 +190,21 @@ class MongoDBStateStore(RemoteStateStore):
         return stored(await self._do(lambda: collection.find_one(filters)))
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read several in few requests."""
+        collection = self._primary if strong else self._collection
         distinct = list(dict.fromkeys(map(checked_key, keys)))
         found: dict[str, Stored | MeshError | None] = {}
         for start in range(0, len(distinct), MAX_READS):
             part = distinct[start : start + MAX_READS]
             try:
-                documents = await self._do(self._collection.find({"_id": {"$in": part}}).to_list)
+                documents = await self._do(collection.find({"_id": {"$in": part}}).to_list)
             except MeshError as error:
                 found |= dict.fromkeys(part, error)
             else:

@@ -75,20 +75,26 @@ class PluggableStateStore(PluggableAdapter, RemoteStateStore):
         return Stored(answer.data, answer.etag.value if "ETAG" in self.capabilities else "", expires_at)
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read many at a time; one by one where the component cannot, or where they are too large together."""
         results: list[Stored | MeshError | None] = []
         for start in range(0, len(keys), BATCH):
             batch = keys[start : start + BATCH]
             request = message("BulkGetRequest")(
-                items=[_get(key, metadata) for key in dict.fromkeys(batch)], options={"parallelism": parallelism}
+                items=[_get(key, metadata, strong=strong) for key in dict.fromkeys(batch)],
+                options={"parallelism": parallelism},
             )
             try:
                 answer = await self._connection.call(self.service, "BulkGet", request)
             except Failed as failed:
                 if failed.code.name in ("UNIMPLEMENTED", "RESOURCE_EXHAUSTED"):
-                    results += await super().get_many(batch, parallelism=parallelism, metadata=metadata)
+                    results += await super().get_many(batch, parallelism=parallelism, metadata=metadata, strong=strong)
                 else:
                     results += [self._error(failed)] * len(batch)
                 continue

@@ -97,7 +97,12 @@ class RedisStateStore(RedisAdapter, StateStore):
         return _stored(await self.run(READ.of((_encoded(key),))))
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read several in few round trips."""
         replies = await self.run_all([READ.of((_encoded(key),)) for key in keys])

@@ -94,7 +94,12 @@ class SQLStateStore(ComponentAdapter, StateStore):
         return self._dialect.read(rows[0]) if rows else None
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read several by one statement for each part of them."""
         read = self._dialect.read

@@ -76,6 +76,7 @@ class Connection:
         self._tokens = itertools.count()
         self._waiting: dict[str, asyncio.Future[Answer | None]] = {}
         self._once: set[str] = set()  # Those of them that must not be sent again.
+        self._parts: dict[str, list[Answer]] = {}  # Of those with many answers, what has come.
         self._inbox = ""
         self._resolved = asyncio.Event()  # Connected, or closed for good.
         self._on_reconnect: list[Callable[[], None]] = []
@@ -252,9 +253,15 @@ class Connection:
                 waiting.set_result(None)
 
     async def _answer(self, message: Msg) -> None:
-        waiting = self._waiting.get(message.subject.rpartition(".")[2])
+        token = message.subject.rpartition(".")[2]
+        waiting = self._waiting.get(token)
         if waiting is not None and not waiting.done():
-            waiting.set_result(Answer(message.headers or {}, message.data))
+            answer = Answer(message.headers or {}, message.data)
+            parts = self._parts.get(token)
+            if parts is None or answer.status is not None:
+                waiting.set_result(answer)
+            else:
+                parts.append(answer)
 
     async def send(self, subject: str, body: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
         """Send without confirmation.
@@ -275,8 +282,20 @@ class Connection:
     def _unavailable(self) -> BrokerUnavailableError:
         return unavailable(f"NATS at {self.shown}")
 
+    async def gather(self, subject: str, body: bytes) -> tuple[list[Answer], Answer]:
+        """Send and wait for many answers; gives them, and the one with a status that ends them."""
+        parts: list[Answer] = []
+        end = await self.call(subject, body, parts=parts)
+        return parts, end
+
     async def call(
-        self, subject: str, body: bytes, headers: dict[str, str] | None = None, *, repeat: bool = True
+        self,
+        subject: str,
+        body: bytes,
+        headers: dict[str, str] | None = None,
+        *,
+        repeat: bool = True,
+        parts: list[Answer] | None = None,
     ) -> Answer:
         """Send and wait for the answer; the caller bounds it in time.
 
@@ -285,6 +304,7 @@ class Connection:
             body: The request.
             headers: Its headers.
             repeat: After a reconnect, send again; else raise, since the outcome is unknown.
+            parts: Takes the answers before the one that has a status.
 
         Raises:
             BrokerUnavailableError: The connection is closed, or broke and ``repeat`` is off.
@@ -300,6 +320,9 @@ class Connection:
             self._waiting[token] = waiting
             if not repeat:
                 self._once.add(token)
+            if parts is not None:
+                parts.clear()
+                self._parts[token] = parts
             try:
                 with self.errors, UNLESS_FULL:
                     await self.client.publish(subject, body, f"{self._inbox}.{token}", headers)
@@ -307,6 +330,7 @@ class Connection:
             finally:
                 del self._waiting[token]
                 self._once.discard(token)
+                self._parts.pop(token, None)
             if answer is not None:
                 return answer
             if self.client.is_closed or not repeat:

@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import cast
 
 from brokers.nats._client import JSON, Connection, StoreRefusedError, check_api
+from brokers.nats._scan import Found, Scanner
 from mesh.address import decode_token, encode_token
 from mesh.broker import Entry, Write
 from mesh.errors import ConflictError, StateError, StateLimitError
-from mesh.key_value import check_key
+from mesh.key_value import check_key, check_path, check_prefix
 
 __all__ = ["NatsKeyValue"]
 
@@ -33,28 +34,27 @@ class NatsKeyValue:
 
     max_operations = MAX_OPERATIONS
 
-    def __init__(self, connection: Connection, bucket: str) -> None:
+    def __init__(self, connection: Connection, bucket: str, *, dotted: bool = False) -> None:
         """Open a bucket whose stream exists."""
+        self.dotted = dotted
         self._connection = connection
         self._stream = f"KV_{bucket}"
         self._prefix = f"$KV.{bucket}."
+        self._scanner = Scanner(connection, self._stream, self._read_subject)
 
     def _subject(self, key: str) -> str:
+        if self.dotted:
+            check_path(key)
+            return self._prefix + key
         check_key(key)
         return self._prefix + encode_token(key)
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
         """Read a key: from any replica, or ``strong`` from the leader."""
         found = await (self._read_leader(key) if strong else self._read_any(key))
-        if found is None:
-            return None
-        revision, headers, value = found
-        if _is_gone(headers):
-            return None
-        expires = headers.get(EXPIRES_HEADER)
-        return Entry(value, revision, None if expires is None else int(expires) / 1000)
+        return None if found is None else _entry(found)
 
-    async def _read_any(self, key: str) -> tuple[int, Mapping[str, str], bytes] | None:
+    async def _read_any(self, key: str) -> Found | None:
         answer = await self._connection.call(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(key)}", b"")
         if answer.status == "404":
             return None
@@ -64,13 +64,17 @@ class NatsKeyValue:
             raise StateError(f"cannot read key {key!r}: {answer.headers.get('Description', answer.status)}")
         return int(answer.headers["Nats-Sequence"]), answer.headers, answer.body
 
-    async def _read_leader(self, key: str) -> tuple[int, Mapping[str, str], bytes] | None:
-        answer = await self._connection.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._subject(key)})
+    async def _read_leader(self, key: str) -> Found | None:
+        return await self._read_subject(self._subject(key))
+
+    async def _read_subject(self, subject: str) -> Found | None:
+        """Read from the leader."""
+        answer = await self._connection.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
         if "error" in answer:
             error = cast("JSON", answer["error"])
             if error.get("code") == 404:
                 return None
-            raise StateError(f"cannot read key {key!r}: {error.get('description')}")
+            raise StateError(f"cannot read key {self._key(subject)!r}: {error.get('description')}")
         message = cast("dict[str, str]", answer["message"])
         lines = base64.b64decode(message.get("hdrs", "")).decode().split("\r\n")[1:]
         headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
@@ -148,12 +152,28 @@ class NatsKeyValue:
             state = cast("JSON", info["state"])
             subjects = cast("dict[str, int]", state.get("subjects") or {})
             for subject in sorted(subjects):
-                key = decode_token(subject[len(self._prefix) :])
+                key = self._key(subject)
                 if key.startswith(prefix) and await self.get(key) is not None:
                     yield key
             offset += len(subjects)
             if not subjects or offset >= cast("int", info.get("total", 0)):
                 return
+
+    def _key(self, subject: str) -> str:
+        name = subject[len(self._prefix) :]
+        return name if self.dotted else decode_token(name)
+
+    async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Entry]]:
+        """List live keys below a path in order, with their values: by the leader's list, which markers are in, too."""
+        check_prefix(prefix, dotted=self.dotted)
+        found: list[tuple[str, Entry]] = []
+        place: str | None = self._prefix + after if after else ""
+        while place is not None and (wanted := limit - len(found)) > 0:
+            messages, place = await self._scanner.scan(self._prefix + prefix, place, wanted)
+            for subject, message in messages:
+                if (entry := _entry(message)) is not None:
+                    found.append((self._key(subject), entry))
+        return found
 
 
 def _folded(operations: Sequence[Write]) -> Sequence[Write]:
@@ -171,6 +191,14 @@ def _folded(operations: Sequence[Write]) -> Sequence[Write]:
         expected = before.expected if each.expected is None else each.expected
         folded[each.key] = replace(before if each.check else each, expected=expected)
     return list(folded.values())
+
+
+def _entry(found: Found) -> Entry | None:
+    revision, headers, value = found
+    if _is_gone(headers):
+        return None
+    expires = headers.get(EXPIRES_HEADER)
+    return Entry(value, revision, None if expires is None else int(expires) / 1000)
 
 
 def _is_gone(headers: Mapping[str, str]) -> bool:

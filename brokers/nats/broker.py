@@ -333,7 +333,7 @@ class NatsBroker(Adapter):
         finally:
             await self._connection.leave(subscription)
 
-    async def key_value(self, name: str) -> KeyValue:
+    async def key_value(self, name: str, *, dotted: bool = False) -> KeyValue:
         """Open a bucket."""
         bucket = encode_token(name)
         await self._ensure_stream(
@@ -351,7 +351,7 @@ class NatsBroker(Adapter):
                 "allow_rollup_hdrs": True,
             }
         )
-        return NatsKeyValue(self._connection, bucket)
+        return NatsKeyValue(self._connection, bucket, dotted=dotted)
 
 
 def _subject(address: Address, key: str | None) -> str:

@@ -1,4 +1,7 @@
-"""Key/value: a hash for each key, with its value, its revision and when it expires."""
+"""Key/value: a hash for each key, with its value, its revision and when it expires.
+
+A store of dotted paths has an index of its keys besides, a sorted set, so that a scan reads no others.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from brokers.redis._wire import Argument, ReplyError
 from mesh.address import encode_token
 from mesh.broker import Entry, Write
 from mesh.errors import ConflictError, StateError, StateLimitError
-from mesh.key_value import check_key
+from mesh.key_value import check_key, check_path, check_prefix
 
 __all__ = ["RedisKeyValue"]
 
@@ -22,26 +25,32 @@ MAX_OPERATIONS = 1000
 MAX_VALUE_BYTES = 64 * 1024 * 1024
 REPEAT_WINDOW_MS = 120_000
 SCAN_COUNT = 1000
+PAGE_KEYS = 500  # Those of one script, which nothing else runs beside.
+PAGE_BYTES = 1024 * 1024
 _GLOB = re.compile(r"[\\*?\[\]^-]")
 
-# KEYS: revision counter, mark of this call, then a key for each operation. ARGV: ms that the mark is kept, then for
-# each operation the expected revision (or ''), 1 to put, 0 to delete or 2 to leave it, ms to live (or ''), value.
-# Gives 0, or the number of the operation that conflicts. A call that is repeated after a reconnect is done once.
+# KEYS: revision counter, mark of this call, then a key for each operation. ARGV: ms that the mark is kept, index of
+# the keys (or ''), then for each operation the expected revision (or ''), 1 to put, 0 to delete or 2 to leave it, ms
+# to live (or ''), value. Gives 0, or the number of the operation that conflicts. A call that is repeated after a
+# reconnect is done once.
 _APPLY = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+local index, counter = ARGV[2], KEYS[1]
 for i = 3, #KEYS do
-  local expected = ARGV[4 * i - 10]
+  local expected = ARGV[4 * i - 9]
   if expected ~= '' and (redis.call('HGET', KEYS[i], 'r') or '0') ~= expected then return i - 2 end
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for i = 3, #KEYS do
-  local put, ttl, value = ARGV[4 * i - 9], ARGV[4 * i - 8], ARGV[4 * i - 7]
+  local put, ttl, value = ARGV[4 * i - 8], ARGV[4 * i - 7], ARGV[4 * i - 6]
   local revision
   if put ~= '2' then
     revision = redis.call('INCR', KEYS[1])
     redis.call('DEL', KEYS[i])
   end
+  if index ~= '' and put == '1' then redis.call('ZADD', index, 0, string.sub(KEYS[i], #counter + 2)) end
+  if index ~= '' and put == '0' then redis.call('ZREM', index, string.sub(KEYS[i], #counter + 2)) end
   if put == '1' then
     redis.call('HSET', KEYS[i], 'r', revision, 'v', value)
     if ttl ~= '' then
@@ -57,14 +66,39 @@ return 0
 PUT = script(_APPLY)
 DELETE = script(_APPLY, flags=EVEN_OUT_OF_MEMORY)
 
+# KEYS: index of the keys. ARGV: what stands before a key, first and last of the range, how many keys, bytes after
+# which no more are read. Gives the last key that it looked at (or ''), then key, value, revision and expiry of each
+# that is there. A key whose time is over is taken out of the index here.
+SCAN = script(
+    """
+local names, found, bytes = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4]), {''}, 0
+for _, name in ipairs(names) do
+  local entry = redis.call('HMGET', ARGV[1] .. name, 'v', 'r', 'e')
+  if entry[1] then
+    for _, each in ipairs({name, entry[1], entry[2], entry[3] or ''}) do found[#found + 1] = each end
+    bytes = bytes + #entry[1]
+  else
+    redis.call('ZREM', KEYS[1], name)
+  end
+  found[1] = name
+  if bytes > tonumber(ARGV[5]) then return found end
+end
+if #names < tonumber(ARGV[4]) then found[1] = '' end
+return found
+""",
+    flags=EVEN_OUT_OF_MEMORY,
+)
+
 
 class RedisKeyValue:
     """One store."""
 
     max_operations = MAX_OPERATIONS
 
-    def __init__(self, connection: Connection, name: str) -> None:
+    def __init__(self, connection: Connection, name: str, *, dotted: bool = False) -> None:
         """Use a store; its keys make it."""
+        self.dotted = dotted
+        self._index = f"mesh.kv.index:{encode_token(name)}" if dotted else ""
         self._connection = connection
         self._counter = f"mesh.kv:{encode_token(name)}"
         self._prefix = f"{self._counter}:"
@@ -72,7 +106,7 @@ class RedisKeyValue:
         self._numbers = itertools.count()
 
     def _key(self, key: str) -> str:
-        check_key(key)
+        (check_path if self.dotted else check_key)(key)
         return self._prefix + key
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
@@ -94,7 +128,7 @@ class RedisKeyValue:
         if not operations:
             return
         keys = [self._counter, f"{self._mark}:{next(self._numbers)}"]
-        arguments: list[Argument] = [REPEAT_WINDOW_MS]
+        arguments: list[Argument] = [REPEAT_WINDOW_MS, self._index]
         for operation in operations:
             keys.append(self._key(operation.key))
             value, ttl = operation.value, operation.ttl
@@ -130,3 +164,23 @@ class RedisKeyValue:
                     yield name.decode()[len(self._prefix) :]
             if cursor == b"0":
                 return
+
+    async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Entry]]:
+        """List live keys below a path in order, with their values: by the index, some hundreds in one script."""
+        check_prefix(prefix, dotted=self.dotted)
+        found: list[tuple[str, Entry]] = []
+        first = f"({after}" if after >= prefix and after else f"[{prefix}"
+        last = f"({prefix}\x7f" if prefix else "+"  # All of a path is before the last of ASCII.
+        while len(found) < limit:
+            keys = min(PAGE_KEYS, limit - len(found))
+            try:
+                reply = await self._connection.run(SCAN, [self._index], self._prefix, first, last, keys, PAGE_BYTES)
+            except ReplyError as error:
+                raise StateError(f"cannot scan the keys: {error}") from error
+            upto, *flat = cast("list[bytes]", reply)
+            for name, value, revision, expires in zip(*(flat[each::4] for each in range(4)), strict=True):
+                found.append((name.decode(), Entry(value, int(revision), int(expires) / 1000 if expires else None)))
+            if not upto:
+                break
+            first = f"({upto.decode()}"
+        return found

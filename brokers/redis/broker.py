@@ -18,7 +18,7 @@ from brokers.redis._consumer import Consumer
 from brokers.redis._entries import channel_of, group_id, id_key, message_fields, stream_of
 from brokers.redis._frames import Frames
 from brokers.redis._group_scripts import ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEASE
-from brokers.redis._kv import DELETE, PUT, RedisKeyValue
+from brokers.redis._kv import DELETE, PUT, SCAN, RedisKeyValue
 from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._spaces import UNDECLARED, Spaces
 from brokers.redis._topic_scripts import BACKLOG, DECLARE, DROP, JOIN, PUBLISH, TRIM
@@ -48,7 +48,7 @@ SCRIPTS = (
     *(ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEASE),
     *(BACKLOG, DECLARE, DROP, JOIN, PUBLISH, TRIM),
     *(FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE),
-    *(DELETE, PUT),
+    *(DELETE, PUT, SCAN),
 )
 
 
@@ -265,9 +265,9 @@ class RedisBroker(Adapter):
         """Subscribe to that channel."""
         return self._frames.listen(address, sink)
 
-    async def key_value(self, name: str) -> KeyValue:
+    async def key_value(self, name: str, *, dotted: bool = False) -> KeyValue:
         """Open a store."""
-        return RedisKeyValue(self._commands, name)
+        return RedisKeyValue(self._commands, name, dotted=dotted)
 
 
 async def _load_scripts(socket: Socket) -> None:

@@ -78,7 +78,13 @@ def _called(told: Told) -> str:
     return told["detail"] or told["outcome"]
 
 
-_TARGETS = {"invocation": "app_{}", "event": "pubsub_{}", "binding": "binding_{}", "change": "configuration_{}"}
+_TARGETS = {
+    "invocation": "app_{}",
+    "event": "pubsub_{}",
+    "binding": "binding_{}",
+    "change": "configuration_{}",
+    "actors": "actor_{}",
+}
 _INBOUND = frozenset(("event", "binding", "change", "durable", "call"))
 
 

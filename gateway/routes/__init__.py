@@ -10,6 +10,9 @@ from gateway.config import GatewayConfig
 from gateway.http.response import Answered
 from gateway.http.server import Find, Found, Router
 from gateway.routes import (
+    actor_calls,
+    actor_stream,
+    actors,
     bindings,
     configuration,
     conversation,
@@ -43,6 +46,7 @@ ROUTES: tuple[Route, ...] = (
     *crypto.ROUTES,
     *conversation.ROUTES,
     *durable.ROUTES,
+    *actors.ROUTES,
     *node.ROUTES,
 )
 
@@ -56,8 +60,10 @@ RPCS: tuple[RPC, ...] = (
     *bindings.RPCS,
     *crypto.RPCS,
     *conversation.RPCS,
+    *actor_calls.RPCS,
     *node.RPCS,
     *streams.RPCS,
+    *actor_stream.RPCS,
 )
 
 

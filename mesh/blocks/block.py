@@ -21,6 +21,7 @@ from mesh.streams import Streams
 if TYPE_CHECKING:
     from mesh.access import Gate
     from mesh.application import Application
+    from mesh.blocks.records import OpenRecords
     from mesh.blocks.remembered import Memory
     from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
@@ -179,6 +180,8 @@ class Parts:
         access: Who may call it.
         memory: What outlives this node, of an application that does; None = nothing.
         streams: Of clients, as long as they are open.
+        marked: Gives the state store that is marked for actors, if there is one: its name, the store, its life.
+        asks_config: Whether the application is asked which actors it hosts.
         binding_seconds: How long the application may take to say whether it wants the events of a binding.
     """
 
@@ -196,13 +199,15 @@ class Parts:
     observer: Observer
     own_observer: Observer | None
     stack: AsyncExitStack
-    records: Callable[[str], Awaitable[StateStore]]
+    records: OpenRecords
     owners: Owners
     endpoints: dict[str, Application]
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler
     inbound: InboundPipeline
     access: Gate
+    marked: Callable[[], tuple[str, StateStore, Life] | None] = lambda: None
+    asks_config: bool = True
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)

@@ -108,10 +108,15 @@ class EncryptedStateStore(StateStore):
         return None if stored is None else self._decrypted(key, stored)
 
     async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = MAX_PARALLEL, metadata: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
         """Read several; one that cannot be decrypted has its error."""
-        found = await self._store.get_many(keys, parallelism=parallelism, metadata=metadata)
+        found = await self._store.get_many(keys, parallelism=parallelism, metadata=metadata, strong=strong)
         results: list[Stored | MeshError | None] = []
         for key, stored in zip(keys, found, strict=True):
             try:

@@ -9,22 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from mesh import address
 from mesh.deadlines import Deadlines
-from mesh.errors import ConfigError, DeadlineExceededError, RecordsMissingError, StateError
-from mesh.store import CAPABILITIES, Item, StateStore, Stored
+from mesh.errors import ConfigError, DeadlineExceededError, MeshError, RecordsMissingError, StateError
+from mesh.store import CAPABILITIES, MAX_PARALLEL, Item, StateStore, Stored
 
 if TYPE_CHECKING:
     from mesh.blocks.block import Parts
     from mesh.broker import KeyValue, KeyValueProvider
     from mesh.resources.component import Component
 
-__all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "missing", "on_backbone"]
+__all__ = ["RECORD_SECONDS", "LazyRecords", "OpenRecords", "Prefixed", "missing", "on_backbone"]
 
 RECORD_SECONDS = 5.0  # What a delivery waits for, which no operation's deadline bounds.
 _T = TypeVar("_T")
+
+
+class OpenRecords(Protocol):
+    """Opens a store of the mesh's own by its name."""
+
+    def __call__(self, name: str, *, dotted: bool = False) -> Awaitable[StateStore]:
+        """Open it.
+
+        Args:
+            name: What is remembered.
+            dotted: Whether its keys are dotted paths of encoded tokens, so that to scan below one is cheap.
+
+        Raises:
+            RecordsMissingError: There is no place for it.
+        """
 
 
 class LazyRecords(StateStore):
@@ -70,6 +85,25 @@ class LazyRecords(StateStore):
         """List keys."""
         return await self._in_time(lambda store: store.keys(prefix, after, limit))
 
+    async def get_many(
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = True,
+    ) -> Sequence[Stored | MeshError | None]:
+        """Read several."""
+        return await self._in_time(lambda store: store.get_many(keys, parallelism=parallelism, strong=strong))
+
+    async def save_each(self, items: Sequence[Item]) -> Sequence[MeshError | None]:
+        """Write each for itself."""
+        return await self._in_time(lambda store: store.save_each(items))
+
+    async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Stored]]:
+        """List keys with their values."""
+        return await self._in_time(lambda store: store.scan(prefix, after, limit))
+
     async def _use(self, use: Callable[[StateStore], Awaitable[_T]]) -> _T:
         return await use(await self.opened())
 
@@ -88,6 +122,7 @@ class Prefixed(StateStore):
     def __init__(self, store: StateStore, prefix: str) -> None:
         """Use keys with a prefix only."""
         self.capabilities = store.capabilities
+        self.max_transaction = store.max_transaction
         self._store = store
         self._prefix = prefix
 
@@ -97,12 +132,36 @@ class Prefixed(StateStore):
 
     async def write(self, items: Sequence[Item]) -> None:
         """Do all or nothing."""
-        await self._store.write([replace(item, key=self._prefix + item.key) for item in items])
+        await self._store.write([self._item(item) for item in items])
+
+    async def get_many(
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
+    ) -> Sequence[Stored | MeshError | None]:
+        """Read several."""
+        names = [self._prefix + key for key in keys]
+        return await self._store.get_many(names, parallelism=parallelism, strong=strong)
+
+    async def save_each(self, items: Sequence[Item]) -> Sequence[MeshError | None]:
+        """Write each for itself."""
+        return await self._store.save_each([self._item(item) for item in items])
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """List keys."""
         found = await self._store.keys(self._prefix + prefix, self._prefix + after if after else "", limit)
         return [key.removeprefix(self._prefix) for key in found]
+
+    async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Stored]]:
+        """List keys with their values."""
+        found = await self._store.scan(self._prefix + prefix, self._prefix + after if after else "", limit)
+        return [(key.removeprefix(self._prefix), stored) for key, stored in found]
+
+    def _item(self, item: Item) -> Item:
+        return replace(item, key=self._prefix + item.key)
 
 
 def missing(what: str, backbone: str) -> RecordsMissingError:

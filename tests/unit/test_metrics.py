@@ -22,7 +22,8 @@ from gateway.settings import load_settings
 from mesh import telemetry
 from mesh.conditions import Conditions
 from mesh.errors import BrokerUnavailableError, ConfigError, Problem
-from mesh.policies import CircuitBreaker, Guard, Policy
+from mesh.guard import Guard
+from mesh.policies import CircuitBreaker, Policy
 from mesh.resources.configuration import MetricLabel, MetricRule
 from mesh.resources.loader import load_configuration_file
 from mesh.resources.metric_patterns import PathPatterns, substitution

@@ -40,7 +40,7 @@ class Remembering(MemoryBroker):
         super().__init__()
         self.kept = Silent()
 
-    async def key_value(self, name: str) -> KeyValue:
+    async def key_value(self, name: str, *, dotted: bool = False) -> KeyValue:
         return self.kept
 
 

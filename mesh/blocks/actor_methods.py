@@ -1,0 +1,177 @@
+"""What the block of actors can be asked; the target of each operation is the actor's type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh.actors.host import TurnAnswer
+from mesh.application import Headers
+from mesh.operation import Method
+from mesh.store import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mesh.store import Item
+
+__all__ = [
+    "DEACTIVATE",
+    "DELETE_REMINDER",
+    "DELETE_REMINDERS",
+    "DELETE_TIMER",
+    "GET_REMINDER",
+    "GET_STATE",
+    "INVOKE",
+    "LIST_REMINDERS",
+    "SET_REMINDER",
+    "SET_TIMER",
+    "TRANSACT",
+    "Deactivate",
+    "GetState",
+    "Invoke",
+    "Named",
+    "OfActor",
+    "Reminder",
+    "SetReminder",
+    "SetTimer",
+    "Transact",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """Call a method.
+
+    Attributes:
+        id: The actor's.
+        method: Its name.
+        headers: Forwardable ones.
+        body: The bytes.
+        query: Raw.
+    """
+
+    id: str
+    method: str
+    headers: Headers = ()
+    body: bytes = b""
+    query: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GetState:
+    """Read a key of an actor."""
+
+    id: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transact:
+    """Write keys of an actor, all or none; items have key, value (None deletes) and ttl."""
+
+    id: str
+    items: Sequence[Item]
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Have a timer, in place of one of its name.
+
+    Attributes:
+        id: The actor's.
+        name: The timer's.
+        due_time: When it fires first, as the application wrote it.
+        period: How often then, likewise.
+        ttl: Until when, likewise.
+        callback: Told to the application.
+        data: JSON; empty for none.
+    """
+
+    id: str
+    name: str
+    due_time: str = ""
+    period: str = ""
+    ttl: str = ""
+    callback: str = ""
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SetReminder:
+    """Have a reminder.
+
+    Attributes:
+        id: The actor's.
+        name: The reminder's.
+        due_time: When it fires first, as the application wrote it.
+        period: How often then, likewise.
+        ttl: Until when, likewise.
+        data: JSON; empty for none.
+        overwrite: Whether it takes the place of one of its name.
+        drop: Whether one that failed is not tried again.
+        interval: Seconds until it is tried again.
+        retries: How often it is; None = without an end.
+    """
+
+    id: str
+    name: str
+    due_time: str = ""
+    period: str = ""
+    ttl: str = ""
+    data: bytes = b""
+    overwrite: bool = True
+    drop: bool = False
+    interval: float = 1.0
+    retries: int | None = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A timer or reminder of an actor."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfActor:
+    """The reminders of an actor; an empty id = of all actors of the type."""
+
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reminder:
+    """A reminder as it is told of: its period as ``@every 10s``."""
+
+    id: str
+    name: str
+    due_time: str
+    period: str
+    ttl: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Deactivate:
+    """End the activation of an actor, wherever it is; gives whether it was active."""
+
+    id: str
+
+
+def _id(arguments: Invoke) -> str:
+    return arguments.id
+
+
+INVOKE = Method("actors", "invoke", Invoke, TurnAnswer, seconds=60.0, grace=0.5, endpoint=_id)
+GET_STATE = Method("actors", "get_state", GetState, Stored | None, guarded=False)
+TRANSACT = Method("actors", "transact", Transact, guarded=False)
+SET_TIMER = Method("actors", "set_timer", SetTimer, guarded=False)
+DELETE_TIMER = Method("actors", "delete_timer", Named, guarded=False)
+SET_REMINDER = Method("actors", "set_reminder", SetReminder, guarded=False)
+GET_REMINDER = Method("actors", "get_reminder", Named, Reminder, guarded=False)
+DELETE_REMINDER = Method("actors", "delete_reminder", Named, guarded=False)
+LIST_REMINDERS = Method("actors", "list_reminders", OfActor, tuple[Reminder, ...], guarded=False)
+DELETE_REMINDERS = Method("actors", "delete_reminders", OfActor, guarded=False)
+DEACTIVATE = Method("actors", "deactivate", Deactivate, bool, guarded=False)

@@ -1,0 +1,200 @@
+"""The timers of a kind, at this node: it keeps those of the partitions that it owns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from mesh.errors import ConflictError
+from mesh.ownership.errors import NotOwnerError
+from mesh.store import Concurrency, Item, StateStore
+from mesh.tasks import task_group
+from mesh.timers.firing import Fire, Firing, Held
+from mesh.timers.reading import Reading
+from mesh.timers.record import OwnerLostError, Record, Timer, TimerExistsError, prefix, record_key
+
+__all__ = ["Timers"]
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 60.0
+CANCEL_SECONDS = 1.0  # For what was in flight for longer, to end.
+LATE_SECONDS = 30.0  # A write whose outcome is not known is done by then, or never.
+
+
+class Timers:
+    """Fires the timers of the partitions that this node owns (a `mesh.ownership.owning.Keeper`), while it runs."""
+
+    def __init__(
+        self,
+        kind: str,
+        records: StateStore,
+        fire: Fire,
+        sure: Callable[[int], bool],
+        *,
+        clock: Callable[[], float] = time.time,
+        at_once: int = 1000,
+        drain: float = DRAIN_SECONDS,
+    ) -> None:
+        """Prepare; nothing is read.
+
+        Args:
+            kind: The kind, as in ``mesh/ownership``.
+            records: The mesh's own store, whose keys are dotted paths.
+            fire: Fires a timer, in a time that it bounds itself. What it raises counts as ``FAILED``. It may put and
+                delete timers, also the one that it fires.
+            sure: Tells whether this node owns a partition now, for sure.
+            clock: Unix time in seconds; it may be set.
+            at_once: The most that are in flight.
+            drain: Seconds that what is in flight has to end when a partition is left; then it is cancelled, and fires
+                again at the next owner.
+        """
+        self._kind = kind
+        self._records = records
+        self._sure = sure
+        self._clock = clock
+        self._drain = drain
+        self._firing = Firing(kind, records, fire, sure, clock, at_once)
+        self._reading = Reading(kind, records, self._firing)
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Fire what is due; leaving cancels what is in flight."""
+        async with task_group() as tasks:
+            working = [
+                tasks.create_task(self._firing.work(tasks), name="timers-firing"),
+                tasks.create_task(self._reading.work(), name="timers-reading"),
+            ]
+            try:
+                yield
+            finally:
+                for task in working:
+                    task.cancel()
+                for partition in list(self._firing.held):
+                    self.drop(partition)
+
+    # A keeper
+
+    def take(self, partition: int, epoch: int) -> None:
+        """Begin: read the partition's timers, and fire what is due."""
+        self.drop(partition)
+        self._firing.held[partition] = Held()
+        self._reading.look()
+
+    async def leave(self, partition: int) -> None:
+        """Begin no firing more, and return once none is in flight, after ``drain`` seconds at the latest."""
+        if (held := self._firing.held.get(partition)) is None:
+            return
+        held.leaving = True
+        if held.firing:
+            _, late = await asyncio.wait(list(held.firing.values()), timeout=self._drain)
+            for task in late:
+                task.cancel()
+            if late:
+                logger.warning("%d timers of %s were cut off: they fire again", len(late), self._kind)
+                await asyncio.wait(late, timeout=CANCEL_SECONDS)
+        if self._firing.held.get(partition) is held:
+            self.drop(partition)
+
+    def drop(self, partition: int) -> None:
+        """End at once."""
+        if (held := self._firing.held.pop(partition, None)) is not None:
+            for task in held.firing.values():
+                task.cancel()
+
+    # Timers
+
+    async def put(self, partition: int, timer: Timer, *, overwrite: bool) -> None:
+        """Keep a timer; at the owner of its partition.
+
+        Raises:
+            TimerExistsError: There is one, and it is not to be overwritten.
+            NotOwnerError: This node is not sure to own the partition; nothing was done.
+            OwnerLostError: It is not sure any more; it may have been done.
+            MeshError: The store failed; it may have been done.
+        """
+        self._check(partition)
+        record, key = Record(timer, timer.timing.first), record_key(self._kind, partition, timer.key, timer.name)
+        first = None if overwrite else Concurrency.FIRST_WRITE
+        try:
+            await self._records.write([Item(key, record.encode(), concurrency=first)])
+        except ConflictError:
+            # It may come from a put whose answer was lost, here or at another node, and have no hint here.
+            found = await self._records.get(key, strong=True)
+            if found is not None:
+                self._hint(partition, key, Record.decode(_rest(key), found.value).due)
+            raise TimerExistsError(f"there is a timer {timer.name!r} of {timer.key!r} already") from None
+        except BaseException:
+            self._hint(partition, key, max(record.due, self._clock() + LATE_SECONDS))
+            self._hint(partition, key, record.due)
+            raise
+        self._hint(partition, key, record.due)
+        self._check_still(partition)
+
+    async def get(self, partition: int, key: str, name: str) -> Timer | None:
+        """Read a timer, at any node.
+
+        Raises:
+            MeshError: The store failed.
+        """
+        whole = record_key(self._kind, partition, key, name)
+        found = await self._records.get(whole, strong=True)
+        return None if found is None else _timer(whole, found.value)
+
+    async def delete(self, partition: int, key: str, name: str) -> bool:
+        """Delete a timer, and tell whether there was one; at the owner of its partition. It may be firing just now.
+
+        Raises:
+            NotOwnerError: This node is not sure to own the partition; nothing was done.
+            OwnerLostError: It is not sure any more; it may have been done.
+            MeshError: The store failed; it may have been done.
+        """
+        self._check(partition)
+        whole = record_key(self._kind, partition, key, name)
+        if await self._records.get(whole, strong=True) is None:
+            return False
+        await self._records.write([Item(whole, None)])
+        self._check_still(partition)
+        return True
+
+    async def listed(self, partition: int | None, key: str | None, after: str, limit: int) -> Sequence[Timer]:
+        """List timers, at any node, in the order of their partitions, keys and names.
+
+        Args:
+            partition: Of a partition; None = of the kind.
+            key: Of a key in the partition; None = of all.
+            after: The ``record_key`` of the timer behind which to begin; empty = the first one.
+            limit: The most to give.
+
+        Raises:
+            MeshError: The store failed.
+        """
+        found = await self._records.scan(prefix(self._kind, partition, key), after, limit)
+        return [_timer(whole, stored.value) for whole, stored in found]
+
+    # Helping
+
+    def _check(self, partition: int) -> None:
+        if not self._sure(partition):
+            raise NotOwnerError(f"this node does not own partition {partition} of {self._kind}")
+
+    def _check_still(self, partition: int) -> None:
+        if not self._sure(partition):
+            raise OwnerLostError(f"partition {partition} of {self._kind} may have got another owner meanwhile")
+
+    def _hint(self, partition: int, key: str, due: float) -> None:
+        self._firing.hint(partition, due, _rest(key).encode())
+        held = self._firing.held.get(partition)
+        if held is not None and not held.hints.complete:
+            self._reading.look()
+
+
+def _rest(key: str) -> str:
+    return ".".join(key.split(".")[-2:])
+
+
+def _timer(key: str, value: bytes) -> Timer:
+    return Record.decode(_rest(key), value).timer

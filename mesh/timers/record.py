@@ -1,0 +1,174 @@
+"""A durable timer as a value, and the record that keeps it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+import msgspec
+
+from mesh.address import decode_token, encode_token
+from mesh.errors import MeshError, StateError
+from mesh.schedules import Timing
+
+__all__ = [
+    "FailurePolicy",
+    "Outcome",
+    "OwnerLostError",
+    "Record",
+    "Timer",
+    "TimerExistsError",
+    "milliseconds",
+    "prefix",
+    "record_key",
+    "record_of",
+]
+
+SHORTEST_RETRY = 0.1  # Seconds: an endless policy without an interval must not keep a processor busy.
+
+
+class TimerExistsError(MeshError):
+    """There is a timer of this key and name, and it is not to be overwritten; nothing was done."""
+
+    code = "TIMER_EXISTS"
+
+
+class OwnerLostError(StateError):
+    """This node may have lost the partition while the store was asked: it may have been done, and is to be repeated."""
+
+    code = "TIMER_OWNER_LOST"
+
+
+class Outcome(Enum):
+    """What a firing came to."""
+
+    DONE = auto()
+    CANCEL = auto()  # Done, and it is never to fire again.
+    FAILED = auto()
+    AWAY = auto()  # Nobody is there to take it: tried again later, and counts as no attempt.
+
+
+@dataclass(frozen=True, slots=True)
+class FailurePolicy:
+    """What follows a firing that failed; once it is given up, the timer goes on with its next due time, if any.
+
+    Attributes:
+        interval: Seconds until it is tried again, at least a tenth of one.
+        retries: How often it is tried again; None = without an end.
+        drop: Whether it is given up at once.
+    """
+
+    interval: float = 1.0
+    retries: int | None = 3
+    drop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A durable timer.
+
+    Attributes:
+        key: Whose it is (the actor's id, the job's name); decides the partition.
+        name: Its name among those of the key; may be empty.
+        timing: When it fires; ``first`` is its next due time.
+        policy: What follows a firing that failed.
+        data: What the block keeps with it; the block bounds its size.
+    """
+
+    key: str
+    name: str
+    timing: Timing
+    policy: FailurePolicy
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A timer as it is kept.
+
+    Attributes:
+        timer: The timer.
+        due: Unix time of the next try: the timer's due time, or later where a firing of it has failed.
+        failures: How often the firing of this due time has failed.
+    """
+
+    timer: Timer
+    due: float
+    failures: int = 0
+
+    @classmethod
+    def decode(cls, rest: str, data: bytes) -> Record:
+        """Read what ``encode`` wrote.
+
+        Args:
+            rest: The last two tokens of the record's key.
+            data: The record's value.
+
+        Raises:
+            ValueError: It is no timer.
+        """
+        try:
+            key, name = map(decode_token, rest.split("."))
+            due, failures, timing, policy, value = msgspec.msgpack.decode(data, type=_Encoded)
+            return cls(Timer(key, name, Timing.decode(timing), FailurePolicy(*policy), value), due, failures)
+        except (ValueError, LookupError, TypeError) as error:  # msgspec's errors are ValueError.
+            raise ValueError(f"it is no timer: {error}") from error
+
+    def encode(self) -> bytes:
+        """Write it, without the key and the name, which are in the record's key."""
+        timer, policy = self.timer, self.timer.policy
+        kept = (
+            self.due,
+            self.failures,
+            timer.timing.encode(),
+            (policy.interval, policy.retries, policy.drop),
+            timer.data,
+        )
+        return msgspec.msgpack.encode(kept)
+
+    def after(self, outcome: Outcome, now: float) -> Record | None:
+        """Give what is left once a firing came to something other than ``AWAY``; None = nothing.
+
+        Args:
+            outcome: What it came to.
+            now: Unix time; one that was set back behind the due time counts as the due time.
+        """
+        if outcome is Outcome.CANCEL:
+            return None
+        timer, policy = self.timer, self.timer.policy
+        again = not policy.drop and (policy.retries is None or self.failures < policy.retries)
+        if outcome is Outcome.FAILED and again:
+            return replace(self, due=now + max(policy.interval, SHORTEST_RETRY), failures=self.failures + 1)
+        due = timer.timing.first
+        timing = timer.timing.after(due, max(due, now))
+        return None if timing is None else Record(replace(timer, timing=timing), timing.first)
+
+
+_Encoded = tuple[float, int, Mapping[str, object], tuple[float, int | None, bool], bytes]
+
+
+def milliseconds(due: float) -> int:
+    """Give a due time in whole milliseconds, never an earlier one."""
+    return math.ceil(due * 1000)
+
+
+def prefix(kind: str, partition: int | None = None, key: str | None = None) -> str:
+    """Give what the keys of all records of a kind, of its partition, or of a key in that, begin with."""
+    tokens = ["timer", encode_token(kind)]
+    if partition is not None:
+        tokens.append(f"{partition:03d}")
+        if key is not None:
+            tokens.append(encode_token(key))
+    return ".".join(tokens) + "."
+
+
+def record_key(kind: str, partition: int, key: str, name: str) -> str:
+    """Give the key of a timer's record: dotted tokens."""
+    return prefix(kind, partition, key) + encode_token(name)
+
+
+def record_of(kind: str, partition: int, rest: bytes) -> str:
+    """Give the key of the record that a hint is about: ``rest`` are its last two tokens."""
+    return prefix(kind, partition) + rest.decode()
