@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.mesh import ManagedProcess
 
-__all__ = ["HERE", "NODE", "PYTHON", "Program", "needs", "resources", "run"]
+__all__ = ["HERE", "NODE", "PYTHON", "Program", "actor_resources", "needs", "resources", "run"]
 
 HERE = Path(__file__).parent
 PYTHON = HERE / ".python" / "bin" / "python"
@@ -46,6 +46,16 @@ def resources(home: Path, more: Iterable[Mapping[str, object]] = ()) -> Path:
         for name, type_ in COMPONENTS.items()
     ]
     (folder / "all.yaml").write_text("\n---\n".join(json.dumps(each) for each in (*made, *more)))
+    return folder
+
+
+def actor_resources(home: Path) -> Path:
+    """Write a state store that keeps the state of actors; give its folder."""
+    folder = home / "resources"
+    folder.mkdir()
+    spec = {"type": "state.mesh", "version": "v1", "metadata": [{"name": "actorStateStore", "value": "true"}]}
+    kind = {"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "actors"}}
+    (folder / "actors.yaml").write_text(json.dumps({**kind, "spec": spec}))
     return folder
 
 
