@@ -171,6 +171,12 @@ async def refused(call):
         return str(error)
 
 
+async def together(calls):
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(each) for each in calls]
+    return [each.result() for each in running]
+
+
 async def use(host):
     def shop(name):
         return ActorProxy.create(f"ShopActor_{host}", ActorId(name), Shop)
@@ -184,7 +190,7 @@ async def use(host):
         "failed": await refused(one.Fail()),
         "unknown": await refused(one.invoke_method("Unheard")),
         "no_type": await refused(ActorProxy.create("Nobody", ActorId("1"), Shop).Nothing()),
-        "added": sorted(await asyncio.gather(*(one.Add(1) for _ in range(8)))),
+        "added": sorted(await together(one.Add(1) for _ in range(8))),
         "count": await brief.Count(),
         "keep": await one.Keep(),
         "deep": await one.Visit(["two", "one"]),
@@ -223,7 +229,7 @@ async def use(host):
 
 
 async def main(hosts):
-    seen = await asyncio.gather(*map(use, hosts))
+    seen = await together(map(use, hosts))
     print(json.dumps(dict(zip(hosts, seen, strict=True))), flush=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import mesh_home
-from tests.sdk.harness import HERE, PYTHON, Program, actor_resources, needs, run
+from tests.sdk.harness import HERE, NODE, PYTHON, Program, actor_resources, needs, run
 from tests.support.mesh import GatewayProcess
 from tests.support.processes import free_port
 
@@ -70,3 +70,36 @@ def check_python(host: str, seen: dict[str, Any]) -> None:
     assert max(seen["times"]["brief"], seen["times"]["briefly"]) <= 2, "its time is over"
     assert [each[0] for each in seen["life"]] == ["activated", "deactivated", "activated"]
     assert (seen["count"], seen["counted"]) == (1, 2)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+async def test_node(mesh_home: Path, protocol: str) -> None:
+    """Methods, state, timers, reminders, deactivation; all speak to their gateways by the protocol."""
+    needs(NODE)
+    app_port, ports = free_port(), {"client": free_port(), "javascript": free_port()}
+    shared = ("--resources-path", str(actor_resources(mesh_home)), "--dapr-grpc-port")
+    application = GatewayProcess("javascript", mesh_home, app=app_port, arguments=(*shared, str(ports["javascript"])))
+    async with GatewayProcess("client", mesh_home, arguments=(*shared, str(ports["client"]))) as client:
+        await application.start(ready=False)  # The SDK's server waits for its gateway, which waits for the server.
+        if protocol == "http":
+            ports = {"client": client.port, "javascript": application.port}
+        environ = {"APP_PORT": app_port, "PROTOCOL": protocol, "CLIENT_HTTP_PORT": client.port}
+        environ |= {"CLIENT_GATEWAY_PORT": ports["client"], "APP_GATEWAY_PORT": ports["javascript"]}
+        try:
+            seen = await run("node", "actors.js", environ=environ)
+        except BaseException:
+            application.show_log()
+            raise
+        finally:
+            await application.kill()
+    assert seen["registered"] == ["ShopActor"]
+    assert seen["echo"] == [{"a": [1, None, "ü"]}, "second"]
+    for refused in ("failed", "unknown"):
+        assert "error from actor service: (500)" in seen[refused]
+    assert sorted(seen["added"]) == list(range(1, 9)), "one turn at a time"
+    assert seen["keep"] == ["plain", False, False]
+    assert seen["kept"] == {"text": [True, "plain"], "gone": False, "list": [1]}
+    assert max(seen["after"]) <= 1, "a firing may wait for the turn that stops it"
+    assert seen["times"][0] == 1
+    assert seen["times"][1] in (1, 2), "its time is over"
+    assert (seen["other"], seen["later"], seen["activated"]) == (5, [9, 6], [2, 2])
