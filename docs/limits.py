@@ -26,7 +26,7 @@ from gateway.http2 import client as http2_client
 from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
-from mesh import address, conditions, delivery, flow, host, key_value, pipeline, policies, telemetry
+from mesh import address, conditions, delivery, flow, host, key_value, pipeline, policies, store, telemetry
 from mesh.blocks import (
     configuration,
     configuration_store,
@@ -39,7 +39,6 @@ from mesh.blocks import (
     remembered,
     secrets,
     state,
-    store,
     topics,
 )
 from mesh.blocks.binding_contract import INVOKE as INVOKE_BINDING

@@ -37,6 +37,11 @@ ROWS: Mapping[str, Row] = {
     "actors.invoke/BROKER_ERROR": _INVOKE._replace(grpc="UNAVAILABLE"),
     "actors.invoke": _INVOKE,
     "actors.deactivate": _INVOKE,
+    "actors.show/ACTOR_TYPE_NOT_HOSTED": Row(
+        404, "NOT_FOUND", "ERR_ACTOR_TYPE_NOT_HOSTED", "the application of this gateway does not host the type {target}"
+    ),
+    "actors.show": _GET,
+    "actors.list_types": Row(500, "INTERNAL", "ERR_ACTOR_LIST", "error listing actors: {error}"),
     "actors.host/ACTOR_TYPE_TAKEN": Row(409, "ALREADY_EXISTS", "ERR_ACTOR_TYPE_HOSTED"),
     "actors.get_state/ACTOR_MOVED": _GET._replace(grpc="UNAVAILABLE"),
     "actors.get_state": _GET,

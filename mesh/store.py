@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -215,6 +215,24 @@ class KeyValueStateStore(StateStore):
         """Read a key."""
         entry = await self._key_value.get(key, strong=strong)
         return None if entry is None else _stored(entry)
+
+    async def get_many(
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
+    ) -> Sequence[Stored | MeshError | None]:
+        """Read several, many at a time."""
+        read: Callable[[Sequence[str]], Awaitable[Sequence[Entry | None]]] | None
+        read = getattr(self._key_value, "get_many", None) if strong else None
+        if read is None or len(keys) < 2:
+            return await super().get_many(keys, parallelism=parallelism, metadata=metadata, strong=strong)
+        try:
+            return [None if entry is None else _stored(entry) for entry in await read(keys)]
+        except MeshError as error:
+            return [error] * len(keys)
 
     async def write(self, items: Sequence[Item]) -> None:
         """Write all, or nothing."""

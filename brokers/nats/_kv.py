@@ -22,6 +22,7 @@ __all__ = ["NatsKeyValue"]
 MAX_OPERATIONS = 1000
 WRONG_LAST_SEQUENCE = 10071
 MARKER_TTL = "3600s"
+PATH_MARKER_TTL = "60s"  # A scan reads the markers that there are.
 CHECK_TTL = "1s"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 HEADER_ROOM_BYTES = 512
@@ -53,6 +54,12 @@ class NatsKeyValue:
         """Read a key: from any replica, or ``strong`` from the leader."""
         found = await (self._read_leader(key) if strong else self._read_any(key))
         return None if found is None else _entry(found)
+
+    async def get_many(self, keys: Sequence[str]) -> Sequence[Entry | None]:
+        """Read several in few round trips, as strongly as from the leader."""
+        subjects = [self._subject(key) for key in keys]
+        found = await self._scanner.read_many(subjects)
+        return [None if (message := found.get(subject)) is None else _entry(message) for subject in subjects]
 
     async def _read_any(self, key: str) -> Found | None:
         answer = await self._connection.call(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(key)}", b"")
@@ -131,7 +138,9 @@ class NatsKeyValue:
 
     def _messages(self, operations: Sequence[Write]) -> list[tuple[str, bytes, dict[str, str]]]:
         """Make the messages of writes: what is only checked rides on a write without a condition, or on a marker."""
-        writes = [(self._subject(each.key), each.value or b"", _headers(each)) for each in operations if not each.check]
+        writes = [
+            (self._subject(each.key), each.value or b"", self._headers(each)) for each in operations if not each.check
+        ]
         free = [headers for _, _, headers in writes if EXPECTED not in headers]
         for number, check in enumerate(each for each in operations if each.check):
             condition = {EXPECTED: str(check.expected or 0), f"{EXPECTED}-Subject": self._subject(check.key)}
@@ -141,6 +150,18 @@ class NatsKeyValue:
                 marker = f"{self._prefix}{encode_token(f'mesh.check.{number}')}"
                 writes.append((marker, b"", {**condition, "KV-Write": "DEL", "Nats-TTL": CHECK_TTL}))
         return writes
+
+    def _headers(self, operation: Write) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        if operation.expected is not None:
+            headers[EXPECTED] = str(operation.expected)
+        if operation.value is None:
+            headers |= {"KV-Write": "DEL", "Nats-TTL": PATH_MARKER_TTL if self.dotted else MARKER_TTL}
+        elif operation.ttl is not None:
+            headers["Nats-TTL"] = f"{max(1, math.ceil(operation.ttl))}s"
+            if not operation.lease:
+                headers[EXPIRES_HEADER] = str(int((time.time() + operation.ttl) * 1000))
+        return headers
 
     async def keys(self, prefix: str = "") -> AsyncIterator[str]:
         """Iterate over live keys; reads each, so this is for tools, not for the hot path."""
@@ -207,16 +228,3 @@ def _is_gone(headers: Mapping[str, str]) -> bool:
         return True
     expires = headers.get(EXPIRES_HEADER)
     return expires is not None and int(expires) <= time.time() * 1000
-
-
-def _headers(operation: Write) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    if operation.expected is not None:
-        headers[EXPECTED] = str(operation.expected)
-    if operation.value is None:
-        headers |= {"KV-Write": "DEL", "Nats-TTL": MARKER_TTL}
-    elif operation.ttl is not None:
-        headers["Nats-TTL"] = f"{max(1, math.ceil(operation.ttl))}s"
-        if not operation.lease:
-            headers[EXPIRES_HEADER] = str(int((time.time() + operation.ttl) * 1000))
-    return headers

@@ -49,7 +49,7 @@ def _publish(rights: Rights) -> list[str]:
     for name in rights.stores:
         bucket = f"KV_{encode_token(name)}"
         found += [f"$KV.{encode_token(name)}.>", *_stream(bucket)]
-        found += [f"$JS.API.STREAM.MSG.GET.{bucket}", f"$JS.API.DIRECT.GET.{bucket}.>"]
+        found += [f"$JS.API.STREAM.MSG.GET.{bucket}", f"$JS.API.DIRECT.GET.{bucket}", f"$JS.API.DIRECT.GET.{bucket}.>"]
     return [*found, "$JS.API.STREAM.NAMES"]
 
 

@@ -79,17 +79,22 @@ class Scanner:
             listed = await self._list(space, after, 0)
         elif not listed.subjects and listed.offset is not None:
             listed = await self._list(space, after, listed.offset)
-        wanted: list[str] = []
-        room = self._connection.client.max_payload // 2
-        while listed.subjects and len(wanted) < min(limit, BATCH_KEYS) and room > 0:
-            wanted.append(listed.subjects.pop())
-            room -= len(wanted[-1]) + 3
+        wanted = self._batch(listed.subjects, limit)
         found = await self.read(wanted, listed.sequence) if wanted else {}
         messages = [(subject, message) for subject in wanted if (message := found.get(subject)) is not None]
         if not listed.subjects and listed.offset is None:
             return messages, None
         self._keep((space, wanted[-1]), listed)
         return messages, wanted[-1]
+
+    def _batch(self, subjects: list[str], limit: int) -> list[str]:
+        """Take off the last ones of a list, as many as go into one request."""
+        taken: list[str] = []
+        room = self._connection.client.max_payload // 2
+        while subjects and len(taken) < min(limit, BATCH_KEYS) and room > 0:
+            taken.append(subjects.pop())
+            room -= len(taken[-1]) + 3
+        return taken
 
     def _keep(self, place: tuple[str, str], listed: _Listed) -> None:
         while len(self._left) >= KEPT_LISTS:
@@ -109,9 +114,7 @@ class Scanner:
         """
         while True:
             request: JSON = {"subjects_filter": f"{space}>", "offset": offset}
-            answer = await self._connection.api(f"STREAM.INFO.{self._stream}", request)
-            if "error" in answer:
-                raise StateError(f"cannot list the keys: {cast('JSON', answer['error']).get('description')}")
+            answer = await self._info(request)
             state = cast("JSON", answer["state"])
             sequence = cast("int", state["last_seq"])
             subjects = sorted(cast("Mapping[str, int]", state.get("subjects") or {}), reverse=True)
@@ -126,12 +129,19 @@ class Scanner:
             behind = [each for each in subjects if each > after]
             return _Listed(behind, sequence, end - 1 if more else None)
 
-    async def leader_sequence(self) -> int:
-        """Ask the leader for the last sequence that it has stored."""
-        answer = await self._connection.api(f"STREAM.INFO.{self._stream}")
+    async def _info(self, request: JSON) -> JSON:
+        answer = await self._connection.api(f"STREAM.INFO.{self._stream}", request)
         if "error" in answer:
-            raise StateError(f"cannot read: {cast('JSON', answer['error']).get('description')}")
-        return cast("int", cast("JSON", answer["state"])["last_seq"])
+            raise StateError(f"cannot read the keys: {cast('JSON', answer['error']).get('description')}")
+        return answer
+
+    async def read_many(self, subjects: Sequence[str]) -> Mapping[str, Found]:
+        """Read the last messages of subjects, as the leader has them now or later."""
+        sequence = cast("int", cast("JSON", (await self._info({}))["state"])["last_seq"])
+        waiting, found = list(dict.fromkeys(subjects)), dict[str, Found]()
+        while waiting:
+            found.update(await self.read(self._batch(waiting, BATCH_KEYS), sequence))
+        return found
 
     async def read(self, subjects: Sequence[str], sequence: int) -> Mapping[str, Found]:
         """Read the last messages of up to ``BATCH_KEYS`` subjects, from a replica that has as much as the leader had.

@@ -45,12 +45,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for i = 3, #KEYS do
   local put, ttl, value = ARGV[4 * i - 8], ARGV[4 * i - 7], ARGV[4 * i - 6]
   local revision
+  if index ~= '' and put == '1' then redis.call('ZADD', index, 0, string.sub(KEYS[i], #counter + 2)) end
+  if index ~= '' and put == '0' then redis.call('ZREM', index, string.sub(KEYS[i], #counter + 2)) end
   if put ~= '2' then
     revision = redis.call('INCR', KEYS[1])
     redis.call('DEL', KEYS[i])
   end
-  if index ~= '' and put == '1' then redis.call('ZADD', index, 0, string.sub(KEYS[i], #counter + 2)) end
-  if index ~= '' and put == '0' then redis.call('ZREM', index, string.sub(KEYS[i], #counter + 2)) end
   if put == '1' then
     redis.call('HSET', KEYS[i], 'r', revision, 'v', value)
     if ttl ~= '' then
@@ -74,7 +74,7 @@ SCAN = script(
 local names, found, bytes = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4]), {''}, 0
 for _, name in ipairs(names) do
   local entry = redis.call('HMGET', ARGV[1] .. name, 'v', 'r', 'e')
-  if entry[1] then
+  if entry[1] and entry[2] then
     for _, each in ipairs({name, entry[1], entry[2], entry[3] or ''}) do found[#found + 1] = each end
     bytes = bytes + #entry[1]
   else

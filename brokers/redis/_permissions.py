@@ -111,10 +111,12 @@ def _calls(rights: Rights) -> list[str]:
 
 def _stores(rights: Rights) -> list[str]:
     counters = [f"~mesh.kv:{encode_token(name)}" for name in rights.stores]
+    indexes = [f"~mesh.kv.index:{encode_token(name)}" for name in rights.stores]
     return [
         _may(
             ("del", "exists", "hget", "hmget", "hset", "incr", "pexpireat"),
             *(each for counter in counters for each in (counter, f"{counter}:*")),
         ),
+        _may(("zadd", "zrangebylex", "zrem"), *indexes),
         _may(("exists", "set"), "~mesh.kv.done:*"),
     ]

@@ -12,6 +12,7 @@ from gateway.http.server import Find, Found, Router
 from gateway.routes import (
     actor_calls,
     actor_stream,
+    actor_views,
     actors,
     bindings,
     configuration,
@@ -47,6 +48,7 @@ ROUTES: tuple[Route, ...] = (
     *conversation.ROUTES,
     *durable.ROUTES,
     *actors.ROUTES,
+    *actor_views.ROUTES,
     *node.ROUTES,
 )
 

@@ -19,7 +19,7 @@ from gateway.status import HTTP_STATUS, Code
 from mesh.actors.host import CANCEL_HEADER, ERROR_HEADER, Turn, TurnAnswer, TurnKind
 from mesh.actors.settings import read_settings
 from mesh.actors.stream import StreamHost
-from mesh.blocks.actor_stream import HOST
+from mesh.blocks.actors import HOST
 from mesh.tasks import task_group
 
 __all__ = ["RPCS"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mesh.actors.settings import HostSettings
 from mesh.application import Headers
+
+if TYPE_CHECKING:
+    from mesh.actors.settings import HostSettings
 
 __all__ = [
     "CANCEL_HEADER",

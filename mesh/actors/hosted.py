@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import uuid
+import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -82,6 +82,16 @@ class HostedType:
     def active(self) -> int:
         """How many actors are active."""
         return len(self._active)
+
+    @property
+    def timers(self) -> int:
+        """How many timers they have."""
+        return sum(len(each.timers) for each in self._active.values() if each.timers is not None)
+
+    @property
+    def calls(self) -> int:
+        """How many turns run or wait."""
+        return sum(each.turns.running + each.turns.waiting for each in self._active.values())
 
     @property
     def hosted(self) -> bool:
@@ -283,6 +293,8 @@ class HostedType:
 
     def _done(self, activation: Activation, task: asyncio.Task[TurnAnswer]) -> None:
         activation.running.discard(task)
+        if not task.cancelled():
+            task.exception()  # Perhaps nobody waits for it any more.
         activation.used_at = asyncio.get_running_loop().time()
         activation.turns.leave()
 
@@ -320,7 +332,7 @@ class HostedType:
         """Give headers that name a chain of calls, where the type has reentrancy: a new one unless they do already."""
         headers = list(headers)
         if self.settings.max_depth is not None and not any(name.lower() == REENTRANCY_HEADER for name, _ in headers):
-            headers.append(("Dapr-Reentrancy-Id", str(uuid.uuid4())))
+            headers.append(("Dapr-Reentrancy-Id", os.urandom(16).hex()))
         return headers
 
     def _idle(self, activation: Activation) -> None:

@@ -7,11 +7,13 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mesh.actors.host import Turn, TurnAnswer, TurnKind
-from mesh.actors.settings import HostSettings
 from mesh.errors import AppFailedError, AppUnreachableError
+
+if TYPE_CHECKING:
+    from mesh.actors.settings import HostSettings
 
 __all__ = ["StreamHost"]
 

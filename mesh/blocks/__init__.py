@@ -1,7 +1,7 @@
 """The building blocks, each written against the broker contract alone; this table is all that names them."""
 
 from mesh.blocks import (
-    actors,
+    actor_block,
     bindings,
     configuration,
     conversation,
@@ -31,5 +31,5 @@ BLOCKS: tuple[Block, ...] = (
     middleware.BLOCK,
     invocation.BLOCK,
     durable.BLOCK,
-    actors.BLOCK,
+    actor_block.BLOCK,
 )

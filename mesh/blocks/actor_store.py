@@ -46,6 +46,16 @@ class ActorStore(StateStore):
                 raise TooManyOperationsError(len(items) - 1, most - 1)  # The fence is no operation of the actor's.
             await store.write(items)
 
+    async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
+        """List keys, where the store can."""
+        with self._used() as store:
+            return await store.keys(prefix, after, limit)
+
+    async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Stored]]:
+        """List keys with their values, where the store can."""
+        with self._used() as store:
+            return await store.scan(prefix, after, limit)
+
     @property
     def lets_expire(self) -> bool:
         """Whether values may expire."""

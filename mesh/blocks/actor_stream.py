@@ -7,11 +7,10 @@ from contextlib import AbstractAsyncContextManager
 
 from mesh.actors.stream import StreamHost
 from mesh.errors import StreamEndedError
-from mesh.operation import Method
 from mesh.streams import DRAINS, Streams
 from mesh.tasks import task_group, until_any
 
-__all__ = ["HOST", "host_stream"]
+__all__ = ["host_stream"]
 
 
 async def host_stream(
@@ -47,6 +46,3 @@ async def host_stream(
                 await until_any(host.ended, streams.ending)
         if not host.ended.is_set():
             raise StreamEndedError(DRAINS)
-
-
-HOST = Method("actors", "host", StreamHost, seconds=float("inf"), guarded=False)

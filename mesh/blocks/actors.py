@@ -1,525 +1,254 @@
 """Actors: calls by type and id, their state, timers and reminders.
 
 A call goes to whoever owns the partition of the actor's id (`mesh/ownership`), wherever that is; so do reminders. State
-and timers are for the application beside this node, whose turn it is. What an owner does is in `mesh/actors`.
+and timers are for the application beside this node, whose turn it is. What an owner does is in `mesh/actors`. The
+target of each operation is the actor's type.
 
 Source: Dapr 1.18, the actors API.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mesh.access import naming
-from mesh.actors.application import HTTPHost, ask_settings
-from mesh.actors.errors import (
-    ActorError,
-    ActorFailedError,
-    ActorMethodMissingError,
-    ActorTypeNotHostedError,
-    ActorTypeTakenError,
-    NoActorHostError,
-    ReminderExistsError,
-    ReminderMissingError,
-)
-from mesh.actors.host import ActorHost, Turn, TurnAnswer, TurnKind
-from mesh.actors.hosted import MAX_TURNS, HostedType
-from mesh.actors.names import check_names
-from mesh.actors.settings import NO_ACTORS, HostSettings
-from mesh.actors.state import ActorState, StateCache, partition_key, state_key
-from mesh.actors.timers import ActorTimer
-from mesh.actors.turns import Room
+from mesh.actors.host import TurnAnswer
 from mesh.application import Headers
-from mesh.blocks.actor_methods import (
-    DEACTIVATE,
-    DELETE_REMINDER,
-    DELETE_REMINDERS,
-    DELETE_TIMER,
-    GET_REMINDER,
-    GET_STATE,
-    INVOKE,
-    LIST_REMINDERS,
-    SET_REMINDER,
-    SET_TIMER,
-    TRANSACT,
-    Deactivate,
-    GetState,
-    Invoke,
-    Named,
-    OfActor,
-    Reminder,
-    SetReminder,
-    SetTimer,
-    Transact,
-)
-from mesh.blocks.actor_store import ActorStore
-from mesh.blocks.actor_stream import HOST, host_stream
-from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
-from mesh.blocks.records import LazyRecords
-from mesh.broker import Message
-from mesh.deadlines import Deadlines
-from mesh.errors import BadArgumentError, EventError, RecordsMissingError
-from mesh.operation import Operation
-from mesh.ownership.asking import Asked
-from mesh.ownership.errors import NobodyHostsError, NotOwnerError
-from mesh.ownership.table import partition_of
-from mesh.packing import pack, unpack
+from mesh.operation import Method
 from mesh.store import Stored
-from mesh.telemetry import BAGGAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Mapping, Sequence
 
-    from mesh.actors.activation import Activation
-    from mesh.actors.stream import StreamHost
-    from mesh.timers import Timers
+    from mesh.store import Item
 
 __all__ = [
-    "BLOCK",
     "DEACTIVATE",
     "DELETE_REMINDER",
     "DELETE_REMINDERS",
     "DELETE_TIMER",
     "GET_REMINDER",
     "GET_STATE",
+    "HOST",
     "INVOKE",
+    "KIND",
     "LIST_REMINDERS",
+    "LIST_TYPES",
     "SET_REMINDER",
     "SET_TIMER",
+    "SHOW",
     "TRANSACT",
-    "ActorService",
     "Deactivate",
     "GetState",
+    "HostOf",
     "Invoke",
+    "Look",
     "Named",
     "OfActor",
     "Reminder",
     "SetReminder",
     "SetTimer",
+    "Shown",
     "Transact",
+    "TypeView",
 ]
 
-logger = logging.getLogger(__name__)
-
 KIND = "actors."
-TIMERS = "mesh:timers"
-ACTION_HEADER = "actor"
-CACHED_BYTES = 64 * 1024 * 1024
-MAX_LISTED = 10_000
-MAX_ERROR_BYTES = 4096
-OK, NOT_FOUND = 200, 404
+"""What the kinds of owners of a type begin with."""
 
 
-class ActorService:
-    """The building block."""
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """Call a method.
 
-    def __init__(self, block: Block, parts: Parts, components: Mapping[str, Opened]) -> None:
-        """Host nothing yet."""
-        self._parts = parts
-        self._app_id = parts.caller.app_id
-        self._types: dict[str, HostedType] = {}
-        self._timers: dict[str, Timers] = {}
-        self._room = Room(MAX_TURNS)
-        self._cache = StateCache(CACHED_BYTES)
-        self._store = ActorStore(parts.marked)
-        self._records = LazyRecords(TIMERS, parts.records)
-        self._deadlines = Deadlines()
-        self._actions: Mapping[str, Callable[..., Awaitable[Message]]] = {
-            "invoke": self._run_method,
-            "deactivate": self._run_deactivate,
-            "set_reminder": self._run_set_reminder,
-            "delete_reminder": self._run_delete_reminder,
-        }
-        self._asked: tuple[Inbound, HostSettings] | None = None
+    Attributes:
+        id: The actor's.
+        method: Its name.
+        headers: Forwardable ones.
+        body: The bytes.
+        query: Raw.
+    """
 
-    @property
-    def types(self) -> Mapping[str, HostedType]:
-        """What this node's application hosts, or has hosted."""
-        return self._types
-
-    async def run(self, operation: Operation) -> object:
-        """Do what is asked of an actor, or of what belongs to it.
-
-        Raises:
-            BadArgumentError: A name cannot be one.
-            ActorError: What the method says.
-            MeshError: The mesh, or a store, failed.
-        """
-        return await getattr(self, operation.method.name)(operation)
-
-    # Anywhere on the mesh
-
-    async def invoke(self, operation: Operation) -> TurnAnswer:
-        """Call a method, wherever the actor is.
-
-        Raises:
-            NoActorHostError: Nobody hosts the type.
-            ActorFailedError: The application answered an error.
-        """
-        asked = cast("Invoke", operation.arguments)
-        check_names(operation.target, asked.id, **{"actor method": asked.method})
-        action = pack("invoke", asked.method, asked.query, self._traced(operation, asked.headers))
-        answer = await self._ask(operation, asked.id, action, asked.body)
-        status, headers = unpack(answer.headers[ACTION_HEADER])
-        if status == NOT_FOUND:
-            raise ActorMethodMissingError
-        if status != OK:
-            raise ActorFailedError(cast("int", status), answer.body)
-        return TurnAnswer(OK, cast("Headers", headers), answer.body)
-
-    async def deactivate(self, operation: Operation) -> bool:
-        """End an activation, wherever it is; gives whether there was one."""
-        asked = cast("Deactivate", operation.arguments)
-        check_names(operation.target, asked.id)
-        answer = await self._ask(operation, asked.id, pack("deactivate"))
-        return bool(unpack(answer.headers[ACTION_HEADER])[0])
-
-    async def set_reminder(self, operation: Operation) -> None:
-        """Have a reminder.
-
-        Raises:
-            ActorTypeNotHostedError: This node's application does not host the type.
-            ReminderExistsError: There is one of its name, which is not to be replaced.
-            BadArgumentError: A text is no time, or the data are too large.
-        """
-        from mesh.actors.reminders import MAX_DATA_BYTES, Written
-        from mesh.schedules import reminder_timing
-
-        asked = cast("SetReminder", operation.arguments)
-        check_names(operation.target, asked.id, reminder=asked.name)
-        self._check_hosted(operation.target)
-        if len(asked.data) > MAX_DATA_BYTES:
-            raise ActorError(f"the data of a reminder have at most {MAX_DATA_BYTES} bytes")
-        try:
-            timing = reminder_timing(asked.due_time, asked.period, asked.ttl, time.time())
-        except ValueError as error:
-            raise ActorError(str(error)) from None
-        policy = asked.interval, asked.retries, asked.drop
-        body = Written(asked.data, asked.due_time, asked.period, asked.ttl).encode()
-        action = pack("set_reminder", asked.name, timing.encode(), policy, asked.overwrite)
-        await self._ask(operation, asked.id, action, body)
-
-    async def delete_reminder(self, operation: Operation) -> None:
-        """Have a reminder no more."""
-        asked = cast("Named", operation.arguments)
-        check_names(operation.target, asked.id, reminder=asked.name)
-        self._check_hosted(operation.target)
-        await self._ask(operation, asked.id, pack("delete_reminder", asked.name))
-
-    async def host(self, operation: Operation) -> None:
-        """Host the types of an application that holds a stream open, for as long as that lasts.
-
-        Raises:
-            ActorTypeTakenError: One of them is hosted on this node already.
-            RecordsMissingError: The mesh has no records.
-            StreamEndedError: The node drains.
-        """
-        host = cast("StreamHost", operation.arguments)
-        try:
-            await self._records.opened()
-            await host_stream(host, self.serve, self._parts.streams)
-        finally:
-            host.end()
-
-    async def get_reminder(self, operation: Operation) -> Reminder:
-        """Tell of a reminder.
-
-        Raises:
-            ReminderMissingError: There is none.
-        """
-        asked = cast("Named", operation.arguments)
-        check_names(operation.target, asked.id, reminder=asked.name)
-        timers = self._check_hosted(operation.target)
-        found = await timers.get(await self._partition(operation.target, asked.id), asked.id, asked.name)
-        if found is None:
-            raise ReminderMissingError(asked.name)
-        return _told(found.key, found.name, found.data)
-
-    async def list_reminders(self, operation: Operation) -> tuple[Reminder, ...]:
-        """Tell of all reminders of an actor, or of a type.
-
-        Raises:
-            ActorError: There are too many for one answer.
-        """
-        return tuple([_told(*each) for each in await self._listed(operation)])
-
-    async def delete_reminders(self, operation: Operation) -> None:
-        """Have the reminders of an actor, or of a type, no more."""
-        for id_, name, _ in await self._listed(operation):
-            await self._ask(operation, id_, pack("delete_reminder", name))
-
-    async def _listed(self, operation: Operation) -> list[tuple[str, str, bytes]]:
-        asked = cast("OfActor", operation.arguments)
-        check_names(operation.target, asked.id or "-")
-        timers = self._check_hosted(operation.target)
-        partition = await self._partition(operation.target, asked.id) if asked.id else None
-        found = await timers.listed(partition, asked.id or None, "", MAX_LISTED + 1)
-        if len(found) > MAX_LISTED:
-            raise ActorError(f"there are more than {MAX_LISTED} reminders, which is more than one answer tells of")
-        return [(each.key, each.name, each.data) for each in found]
-
-    async def _partition(self, type_: str, id_: str) -> int:
-        return partition_of(id_, len((await self._parts.owners.table(KIND + type_)).owners))
-
-    async def _ask(self, operation: Operation, id_: str, action: str, body: bytes = b"") -> Message:
-        type_ = operation.target
-        try:
-            return await self._parts.owners.ask(KIND + type_, id_, {ACTION_HEADER: action}, body, operation.deadline)
-        except NobodyHostsError:
-            raise NoActorHostError(type_, id_) from None
-
-    def _traced(self, operation: Operation, headers: Headers) -> Headers:
-        """Put the call's own trace in place of what the caller wrote."""
-        context = operation.context
-        trace = {"traceparent": context.traceparent, "tracestate": context.tracestate, BAGGAGE: context.baggage}
-        kept = [(name, value) for name, value in headers if name.lower() not in trace]
-        return [*kept, *((name, value) for name, value in trace.items() if value), ("Dapr-Api-Call", "true")]
-
-    # This node's actors
-
-    async def get_state(self, operation: Operation) -> Stored | None:
-        """Read a key of an actor; one that is not active here is read as it is stored."""
-        asked = cast("GetState", operation.arguments)
-        check_names(operation.target, asked.id)
-        _check_key(asked.key)
-        hosted = self._types.get(operation.target)
-        if hosted is not None and hosted.activation(asked.id) is not None:
-            return await hosted.state(asked.id).get(asked.key)
-        partition = partition_key(self._app_id, operation.target, asked.id)
-        return await self._store.get(state_key(partition, asked.key), strong=True, metadata={"partitionKey": partition})
-
-    async def transact(self, operation: Operation) -> None:
-        """Write keys of an active actor, all or none.
-
-        Raises:
-            ActorNotActiveError: It is not active here.
-            ActorMovedError: Another activation keeps its state now; nothing was written.
-        """
-        asked = cast("Transact", operation.arguments)
-        check_names(operation.target, asked.id)
-        for item in asked.items:
-            _check_key(item.key)
-        hosted = self._types.get(operation.target)
-        if hosted is None:
-            raise ActorTypeNotHostedError
-        state = hosted.state(asked.id)
-        if any(item.ttl is not None for item in asked.items) and not self._store.lets_expire:
-            raise BadArgumentError("the state store of actors cannot let values expire (ttlInSeconds)")
-        if asked.items:
-            await state.write(asked.items)
-
-    async def set_timer(self, operation: Operation) -> None:
-        """Have a timer of an active actor.
-
-        Raises:
-            ActorNotActiveError: It is not active here.
-            ActorError: A text is no time, or it has too many.
-        """
-        from mesh.schedules import timer_timing
-
-        asked = cast("SetTimer", operation.arguments)
-        check_names(operation.target, asked.id, timer=asked.name)
-        try:
-            timing = timer_timing(asked.due_time, asked.period, asked.ttl, time.time())
-        except ValueError as error:
-            raise ActorError(str(error)) from None
-        hosted = self._types.get(operation.target)
-        if hosted is None:
-            raise ActorTypeNotHostedError
-        timer = ActorTimer(asked.name, timing, asked.due_time, asked.period, asked.callback, asked.data)
-        hosted.set_timer(asked.id, timer)
-
-    async def delete_timer(self, operation: Operation) -> None:
-        """Have a timer no more."""
-        asked = cast("Named", operation.arguments)
-        check_names(operation.target, asked.id, timer=asked.name)
-        if (hosted := self._types.get(operation.target)) is not None:
-            hosted.delete_timer(asked.id, asked.name)
-
-    def _check_hosted(self, type_: str) -> Timers:
-        timers = self._timers.get(type_)
-        if timers is None:
-            raise ActorTypeNotHostedError
-        return timers
-
-    def _make_state(self, type_: str, activation: Activation, replaced: Callable[[], None]) -> ActorState:
-        partition = partition_key(self._app_id, type_, activation.id)
-        return ActorState(self._store, partition, activation.epoch, self._cache, replaced)
-
-    # The owner's side
-
-    async def answer(self, asked: Asked) -> Message:
-        """Do what is asked of an actor whose partition is this node's.
-
-        Raises:
-            NotOwnerError: It is not, now; nothing ran.
-            ActorError: What it came to.
-        """
-        hosted = self._types[asked.kind.removeprefix(KIND)]
-        try:
-            action, *given = cast("tuple[str, ...]", unpack(asked.headers[ACTION_HEADER]))
-            call = partial(self._actions[action], hosted, asked, *given)
-            check_names(hosted.name, asked.key)
-        except (LookupError, ValueError, TypeError) as error:
-            raise EventError("malformed request of an actor") from error
-        return await self._deadlines.within(asked.deadline - time.time(), call)
-
-    async def _run_method(self, hosted: HostedType, asked: Asked, method: str, query: str, headers: Headers) -> Message:
-        check_names(hosted.name, asked.key, **{"actor method": method})
-        turn = Turn(
-            TurnKind.METHOD,
-            hosted.name,
-            asked.key,
-            method,
-            hosted.chained(naming([_pair(each) for each in headers], asked.caller)),
-            asked.body,
-            query,
-        )
-        answer = await hosted.turn(turn, asked.partition)
-        body = answer.body if answer.status == OK else answer.body[:MAX_ERROR_BYTES]
-        return Message({ACTION_HEADER: pack(answer.status, answer.headers)}, body)
-
-    async def _run_deactivate(self, hosted: HostedType, asked: Asked) -> Message:
-        return Message({ACTION_HEADER: pack(await hosted.deactivate(asked.key))}, b"")
-
-    async def _run_set_reminder(
-        self,
-        hosted: HostedType,
-        asked: Asked,
-        name: str,
-        timing: Mapping[str, object],
-        policy: Sequence[object],
-        overwrite: bool,
-    ) -> Message:
-        from mesh.actors.reminders import MAX_DATA_BYTES
-        from mesh.schedules import Timing
-        from mesh.timers import FailurePolicy, Timer, TimerExistsError
-
-        check_names(hosted.name, asked.key, reminder=name)
-        if len(asked.body) > 2 * MAX_DATA_BYTES:
-            raise EventError("a reminder's data are too large")
-        timers = self._timers.get(hosted.name)
-        if timers is None:
-            raise NotOwnerError("its application is away")
-        timer = Timer(asked.key, name, Timing.decode(timing), FailurePolicy(*policy), asked.body)  # type: ignore[arg-type]
-        try:
-            await timers.put(asked.partition, timer, overwrite=overwrite)
-        except TimerExistsError:
-            raise ReminderExistsError(name) from None
-        return Message({}, b"")
-
-    async def _run_delete_reminder(self, hosted: HostedType, asked: Asked, name: str) -> Message:
-
-        check_names(hosted.name, asked.key, reminder=name)
-        timers = self._timers.get(hosted.name)
-        if timers is None:
-            raise NotOwnerError("its application is away")
-        await timers.delete(asked.partition, asked.key, name)
-        return Message({}, b"")
-
-    # The application
-
-    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
-        """Host what this node's application says it does."""
-        if self._asked is None or self._asked[0] is not inbound:
-            settings = NO_ACTORS
-            if self._parts.asks_config and not inbound.application.is_grpc:
-                settings = await ask_settings(inbound.application, self._app_id)
-            self._asked = inbound, settings
-        host = HTTPHost(inbound.application, self._asked[1])
-        return [
-            Held(f"actors {type_}", settings, self.serve(host, type_))
-            for type_, settings in host.settings.types.items()
-        ]
-
-    @asynccontextmanager
-    async def serve(self, host: ActorHost, type_: str) -> AsyncIterator[None]:
-        """Host a type while its application is there; cancelled, that is gone already, and is told nothing more.
-
-        Raises:
-            ActorTypeTakenError: The type is hosted on this node already.
-            MeshError: The mesh has no records, or cannot reach them.
-        """
-        from mesh.actors.reminders import remind
-        from mesh.timers import Outcome, Timer, Timers
-
-        kind = KIND + type_
-        hosted = self._types.get(type_)
-        if hosted is None:
-            sure = partial(self._parts.owners.epoch, kind)
-            hosted = self._types[type_] = HostedType(type_, self._room, self._make_state, sure)
-        if hosted.hosted:
-            raise ActorTypeTakenError(type_)
-        try:
-            await self._records.opened()
-        except RecordsMissingError as error:
-            logger.warning("actors of type %s are not hosted: %s", type_, error)
-            yield
-            return
-        partitions = len((await self._parts.owners.table(kind)).owners)
-        here = hosted
-
-        async def fire(timer: Timer) -> Outcome:
-            return await remind(here, partition_of(timer.key, partitions), timer)
-
-        timers = Timers(kind, self._records, fire, hosted.owns)
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(timers.run())
-            await stack.enter_async_context(hosted.serve(host, timers))
-            self._timers[type_] = timers
-            self._parts.owners.host(kind, hosted, self.answer, ready=True)
-            try:
-                yield
-            finally:
-                del self._timers[type_]
-                self._parts.owners.host(kind, hosted, self.answer, ready=False)
-
-    def described(self) -> Mapping[str, object]:
-        """Add nothing to the node's description."""
-        return {}
+    id: str
+    method: str
+    headers: Headers = ()
+    body: bytes = b""
+    query: str = ""
 
 
-def _pair(header: Sequence[str]) -> tuple[str, str]:
-    name, value = header
-    return str(name), str(value)
+@dataclass(frozen=True, slots=True)
+class GetState:
+    """Read a key of an actor."""
+
+    id: str
+    key: str
 
 
-def _check_key(key: str) -> None:
-    if not key:
-        raise BadArgumentError("the key of an actor's state is empty")
+@dataclass(frozen=True, slots=True)
+class Transact:
+    """Write keys of an actor, all or none; items have key, value (None deletes) and ttl."""
+
+    id: str
+    items: Sequence[Item]
 
 
-def _told(id_: str, name: str, data: bytes) -> Reminder:
-    from mesh.actors.reminders import written
-    from mesh.schedules import shown_every
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Have a timer, in place of one of its name.
 
-    try:
-        found = written(data)
-    except ValueError as error:
-        raise ActorError(f"reminder {name} of {id_} cannot be read: {error}") from None
-    return Reminder(id_, name, found.due_time, shown_every(found.period), found.ttl, found.data)
+    Attributes:
+        id: The actor's.
+        name: The timer's.
+        due_time: When it fires first, as the application wrote it.
+        period: How often then, likewise.
+        ttl: Until when, likewise.
+        callback: Told to the application.
+        data: JSON; empty for none.
+    """
+
+    id: str
+    name: str
+    due_time: str = ""
+    period: str = ""
+    ttl: str = ""
+    callback: str = ""
+    data: bytes = b""
 
 
-BLOCK = Block(
-    "actors",
-    (
-        INVOKE,
-        GET_STATE,
-        TRANSACT,
-        SET_TIMER,
-        DELETE_TIMER,
-        SET_REMINDER,
-        GET_REMINDER,
-        DELETE_REMINDER,
-        LIST_REMINDERS,
-        DELETE_REMINDERS,
-        DEACTIVATE,
-        HOST,
-    ),
-    ActorService,
-)
+@dataclass(frozen=True, slots=True)
+class SetReminder:
+    """Have a reminder.
+
+    Attributes:
+        id: The actor's.
+        name: The reminder's.
+        due_time: When it fires first, as the application wrote it.
+        period: How often then, likewise.
+        ttl: Until when, likewise.
+        data: JSON; empty for none.
+        overwrite: Whether it takes the place of one of its name.
+        drop: Whether one that failed is not tried again.
+        interval: Seconds until it is tried again.
+        retries: How often it is; None = without an end.
+    """
+
+    id: str
+    name: str
+    due_time: str = ""
+    period: str = ""
+    ttl: str = ""
+    data: bytes = b""
+    overwrite: bool = True
+    drop: bool = False
+    interval: float = 1.0
+    retries: int | None = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A timer or reminder of an actor."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfActor:
+    """The reminders of an actor; an empty id = of all actors of the type."""
+
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reminder:
+    """A reminder as it is told of: its period as ``@every 10s``."""
+
+    id: str
+    name: str
+    due_time: str
+    period: str
+    ttl: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Deactivate:
+    """End the activation of an actor, wherever it is; gives whether it was active."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostOf:
+    """A node that hosts a type.
+
+    Attributes:
+        node: Its id.
+        app_id: The application.
+        standing: ``ready``, ``waiting`` (its application is away), or ``leaving``.
+        partitions: How many it owns.
+        active: How many actors are active there; None = it did not say.
+    """
+
+    node: str
+    app_id: str
+    standing: str
+    partitions: int
+    active: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TypeView:
+    """A type, who hosts it, and how many partitions nobody owns now."""
+
+    type: str
+    partitions: int
+    unowned: int
+    hosts: Sequence[HostOf]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Look at an actor; with ``values`` at those of its state, not at the keys alone."""
+
+    id: str
+    values: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An actor.
+
+    Attributes:
+        partition: That it is in.
+        epoch: How often that has changed hands.
+        owner: Node and application that own it; None = nobody does now.
+        state: Its keys, with values where they were asked for; at most 1000. None = the store does not list keys.
+        reminders: What tells of each, by name.
+    """
+
+    partition: int
+    epoch: int
+    owner: tuple[str, str] | None
+    state: Mapping[str, Stored | None] | None
+    reminders: Mapping[str, Mapping[str, str]]
+
+
+def _id(arguments: Invoke) -> str:
+    return arguments.id
+
+
+INVOKE = Method("actors", "invoke", Invoke, TurnAnswer, seconds=60.0, grace=0.5, endpoint=_id)
+GET_STATE = Method("actors", "get_state", GetState, Stored | None, guarded=False)
+TRANSACT = Method("actors", "transact", Transact, guarded=False)
+SET_TIMER = Method("actors", "set_timer", SetTimer, guarded=False)
+DELETE_TIMER = Method("actors", "delete_timer", Named, guarded=False)
+SET_REMINDER = Method("actors", "set_reminder", SetReminder, guarded=False)
+GET_REMINDER = Method("actors", "get_reminder", Named, Reminder, guarded=False)
+DELETE_REMINDER = Method("actors", "delete_reminder", Named, guarded=False)
+LIST_REMINDERS = Method("actors", "list_reminders", OfActor, tuple[Reminder, ...], guarded=False)
+DELETE_REMINDERS = Method("actors", "delete_reminders", OfActor, guarded=False)
+DEACTIVATE = Method("actors", "deactivate", Deactivate, bool, guarded=False)
+HOST = Method("actors", "host", object, seconds=float("inf"), guarded=False)  # A `StreamHost`.
+LIST_TYPES = Method("actors", "list_types", str, tuple[TypeView, ...], guarded=False)
+SHOW = Method("actors", "show", Look, Shown, guarded=False)

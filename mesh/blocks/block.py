@@ -21,7 +21,6 @@ from mesh.streams import Streams
 if TYPE_CHECKING:
     from mesh.access import Gate
     from mesh.application import Application
-    from mesh.blocks.records import OpenRecords
     from mesh.blocks.remembered import Memory
     from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from mesh.store import StateStore
     from mesh.telemetry import Observer, Tracing
 
-__all__ = ["Block", "Held", "Inbound", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
+__all__ = ["Block", "Held", "Inbound", "OpenRecords", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
 
 
 class Opened(Protocol):
@@ -52,6 +51,18 @@ class Opened(Protocol):
         """What metadata tells of it."""
 
 
+class Known(Protocol):
+    """A node, as it tells of itself (``mesh/node/description.py``)."""
+
+    @property
+    def id(self) -> str:
+        """The node's."""
+
+    @property
+    def actors(self) -> tuple[tuple[str, int], ...]:
+        """The types that its application hosts, and how many are active of each."""
+
+
 class Presence(Protocol):
     """What this node knows of others (``mesh/node/directory.py``)."""
 
@@ -62,6 +73,9 @@ class Presence(Protocol):
 
     async def was_seen(self, app_id: str, deadline: float) -> bool:
         """Tell whether anybody saw an application within the last minute; asks until ``deadline`` (Unix time)."""
+
+    async def nodes(self, seconds: float) -> Sequence[Known]:
+        """Ask all nodes what they do, and give those that answered within so many seconds."""
 
     async def until_news(self, app_id: str) -> None:
         """Wait until an application may be back."""
@@ -145,6 +159,21 @@ class Topics:
         """Give it, when it is there."""
         await self._given.wait()
         return self._taking
+
+
+class OpenRecords(Protocol):
+    """Opens a store of the mesh's own by its name."""
+
+    def __call__(self, name: str, *, dotted: bool = False) -> Awaitable[StateStore]:
+        """Open it.
+
+        Args:
+            name: What is remembered.
+            dotted: Whether its keys are dotted paths of encoded tokens, so that to scan below one is cheap.
+
+        Raises:
+            RecordsMissingError: There is no place for it.
+        """
 
 
 @dataclass(slots=True)

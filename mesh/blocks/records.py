@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from mesh import address
 from mesh.deadlines import Deadlines
@@ -21,25 +21,10 @@ if TYPE_CHECKING:
     from mesh.broker import KeyValue, KeyValueProvider
     from mesh.resources.component import Component
 
-__all__ = ["RECORD_SECONDS", "LazyRecords", "OpenRecords", "Prefixed", "missing", "on_backbone"]
+__all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "missing", "on_backbone"]
 
 RECORD_SECONDS = 5.0  # What a delivery waits for, which no operation's deadline bounds.
 _T = TypeVar("_T")
-
-
-class OpenRecords(Protocol):
-    """Opens a store of the mesh's own by its name."""
-
-    def __call__(self, name: str, *, dotted: bool = False) -> Awaitable[StateStore]:
-        """Open it.
-
-        Args:
-            name: What is remembered.
-            dotted: Whether its keys are dotted paths of encoded tokens, so that to scan below one is cheap.
-
-        Raises:
-            RecordsMissingError: There is no place for it.
-        """
 
 
 class LazyRecords(StateStore):

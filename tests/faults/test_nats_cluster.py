@@ -133,6 +133,39 @@ async def test_event_that_waits_for_a_quorum_is_stored_once(cluster: list[NatsSe
         assert info["state"]["messages"] == 2  # type: ignore[index]
 
 
+async def test_a_scan_believes_no_follower_that_lags(cluster: list[NatsServer]) -> None:
+    """One that was stopped has all that was acknowledged meanwhile in its first answer, or does not give it."""
+    url = f"nats://{','.join(server.address for server in cluster)}?replicas=3"
+    async with NatsBroker.from_url(url) as node:
+        await node.key_value("scanned", dotted=True)
+        info = await node._connection.api("STREAM.INFO.KV_scanned")
+    follower = next(each for each in cluster if each.name != info["cluster"]["leader"])  # type: ignore[index]
+    others = ",".join(each.address for each in cluster if each is not follower)
+    process = follower.process
+    assert process is not None
+    async with (
+        NatsBroker.from_url(f"nats://{others}?replicas=3") as writer,
+        NatsBroker.from_url(f"{follower.url}?replicas=3") as reader,
+    ):
+        writing = await writer.key_value("scanned", dotted=True)
+        reading = await reader.key_value("scanned", dotted=True)
+        for turn in range(3):
+            value = b"%d" % turn + bytes(1000)
+            process.send_signal(signal.SIGSTOP)
+            try:
+                async with asyncio.timeout(ELECTED_WITHIN):
+                    for part in range(20):
+                        await writing.apply([Write(f"t.{part}.{number}", value) for number in range(100)])
+                    await writing.apply([Write(f"t.{turn}.0", None)])
+            finally:
+                process.send_signal(signal.SIGCONT)
+            async with asyncio.timeout(ELECTED_WITHIN):
+                found = dict(await reading.scan("t.", "", 10_000))
+            assert len(found) == 1999
+            assert f"t.{turn}.0" not in found
+            assert {entry.value for entry in found.values()} == {value}
+
+
 @asynccontextmanager
 async def _sent(server: NatsServer) -> AsyncIterator[list[str]]:
     """List what is sent to the topic through a server, by an id: each time, and whether it is stored or not."""

@@ -55,9 +55,11 @@ class Host:
         self.call = client.open(METHOD, timeout=OPEN_SECONDS)
         self.got: list[Turn] = []
         self.do: Do = echo
+        self._writing = asyncio.Lock()
 
     async def send(self, **fields: Any) -> None:
-        await self.call.write(self._client.request(METHOD, **fields))
+        async with self._writing:  # The library takes one message at a time.
+            await self.call.write(self._client.request(METHOD, **fields))
 
     async def begin(self, entities: Sequence[str], **settings: Any) -> None:
         """Register types, and wait until they are hosted."""
@@ -79,7 +81,7 @@ class Host:
     async def _take(self, turn: Turn) -> None:
         fields = await self.do(turn)
         field = "request_failed" if "code" in fields else RESPONSES[turn.kind]
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # It has ended.
             await self.send(**{field: {"id": turn.message.id, **fields}})
 
     async def ends(self) -> tuple[str, str]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import grpc
 import orjson
 import pytest
 import pytest_asyncio
 
 from tests.grpc.actor_host import Host, Turn, hosting, unpacked
 from tests.grpc.harness import Client, Failed, client, refused
+from tests.grpc.streaming import leaving
 from tests.http.harness import Backbone, Node, component, gateway
 
 SHARED = pytest.mark.asyncio(loop_scope="module")
@@ -350,3 +353,81 @@ async def test_how_a_stream_begins(shared: tuple[Node, Client, Host]) -> None:
     await nothing.call.done_writing()
     assert await nothing.ends() == ("OK", "")
     assert await invoke(called, "still", data=b"there") == b"there"
+
+
+async def test_another_host_takes_the_actors_of_a_stream_that_ends(nats: Backbone, tmp_path: Path) -> None:
+    """What was in flight fails, and what comes after waits for the other; nothing is told to who is gone."""
+    async with (
+        gateway(nats, tmp_path, resources=RESOURCES) as one,
+        gateway(nats, tmp_path, resources=RESOURCES) as two,
+        client(one) as first,
+        client(two) as second,
+        hosting(second, "thing") as other,
+    ):
+        begun = asyncio.Event()
+
+        async def never(turn: Turn) -> dict[str, Any]:
+            begun.set()
+            await asyncio.Event().wait()
+            return {}
+
+        ids = [f"{number}" for number in range(40)]
+        async with hosting(first, "thing") as host:
+            host.do = never
+            async with asyncio.TaskGroup() as tasks:
+                flying = [tasks.create_task(_tried(second, id_)) for id_ in ids]
+                await begun.wait()
+                host.call.cancel()
+            failed = [each.result() for each in flying if each.result() != b"x"]
+        assert failed
+        assert set(failed) == {"INTERNAL error invoke actor method: the stream of the actors' host has ended"}
+        for id_ in ids:
+            assert await invoke(second, id_, data=b"x") == b"x"
+            assert other.of("invoke", id_)
+
+
+async def _tried(called: Client, id_: str) -> bytes | str:
+    try:
+        return await invoke(called, id_, data=b"x")
+    except Failed as error:
+        return f"{error.code} {error.text}"
+
+
+async def test_a_gateway_that_drains_has_its_stream_let_go_first(nats: Backbone, tmp_path: Path) -> None:
+    """A turn that runs is finished, the host is told of what is deactivated, and then why the stream ends."""
+    async with (
+        gateway(nats, tmp_path, resources=RESOURCES) as other,
+        client(other) as called,
+        leaving(nats, tmp_path, resources=RESOURCES) as (node, stop, running),
+        client(node) as ours,
+        hosting(ours, "thing") as host,
+    ):
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def wait(turn: Turn) -> dict[str, Any]:
+            begun.set()
+            await go.wait()
+            return {"data": b"done"} if turn.kind == "invoke_request" else {}
+
+        host.do = wait
+        async with asyncio.TaskGroup() as tasks:
+            turn = tasks.create_task(invoke(called, "1"))
+            await begun.wait()
+            stop.set()
+            assert not host.of("deactivate", "1")
+            go.set()
+        assert turn.result() == b"done"
+        await running
+        assert await host.call.code() is grpc.StatusCode.UNAVAILABLE
+        assert len(host.of("deactivate", "1")) == 1
+
+
+async def test_an_actor_that_idles_is_let_go_of(memory: Backbone, tmp_path: Path) -> None:
+    async with (
+        gateway(memory, tmp_path, resources=RESOURCES) as node,
+        client(node) as called,
+        hosting(called, "thing", actor_idle_timeout={"nanos": 50_000_000}) as host,
+    ):
+        assert await invoke(called, "1", data=b"x") == b"x"
+        await host.until("deactivate", "1")
+        assert await invoke(called, "1", data=b"y") == b"y"

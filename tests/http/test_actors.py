@@ -17,39 +17,9 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from tests.http.harness import App, Backbone, Case, Got, Node, cases, check, component, error, gateway, matches
+from tests.http.actor_app import ACTORS, ActorApp, call
+from tests.http.harness import Backbone, Case, Got, Node, cases, check, component, error, gateway, matches
 from tests.support.eventually import eventually
-
-CONFIG = {
-    "entities": ["thing", "again", "brief"],
-    "entitiesConfig": [
-        {"entities": ["again"], "reentrancy": {"enabled": True, "maxStackDepth": 3}},
-        {"entities": ["brief"], "actorIdleTimeout": "300ms"},
-    ],
-}
-ACTORS = "/v1.0/actors"
-
-
-class ActorApp(App):
-    """An application that hosts actors.
-
-    Attributes:
-        config: What it says of them.
-    """
-
-    def __init__(self, config: object = None) -> None:
-        super().__init__()
-        self.config = CONFIG if config is None else config
-
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path == "/dapr/config":
-            self.init.append(Got(request.method, request.raw_path, list(request.headers.items()), b""))
-            return web.Response(body=orjson.dumps(self.config))
-        return await super()._handle(request)
-
-    def paths(self) -> list[str]:
-        return [f"{got.method} {got.path}" for got in self.got]
-
 
 shared = pytest.mark.asyncio(loop_scope="module")
 
@@ -68,10 +38,6 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
         app.answer("/actors/thing/1/method/missing", 404, b"what?")
         app.answer("/actors/thing/1/method/own", 200, b'{"own":1}', X_Daprerrorresponseheader="true")
         yield node, app
-
-
-def call(method: str, id_: str = "1", type_: str = "thing", verb: str = "POST") -> tuple[str, str, None, bytes]:
-    return verb, f"{ACTORS}/{type_}/{id_}/method/{method}", None, b"in"
 
 
 def failed(message: object) -> dict[str, object]:

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from mesh import address
+from mesh.blocks.records import Prefixed
 from mesh.blocks.state import (
     BULK_GET,
     DELETE,
@@ -445,6 +446,43 @@ async def test_keys(store: Store, kind: StoreKind) -> None:
     assert raised.value.key == "a||b"
     other = Store(store.runtime, store.name, metadata=store.metadata)
     assert await other.get("a.b=c") is None
+
+
+async def test_scan(store: Store, kind: StoreKind) -> None:
+    """Keys that are there, in order with their values, by pages: what the mesh's own records are read with."""
+    records = Prefixed(store.component.store, f"mesh||{unique('records')}||")
+    if "KEYS" not in store.capabilities:
+        with pytest.raises(FeatureNotSupportedError):
+            await records.scan("t.", "", 10)
+        return
+    assert list(await records.scan("t.", "", 10)) == []
+    names = [f"t.{part}.{number:03}" for part in ("a", "a-b", "a=2Eb") for number in range(40)]
+    written = [Item(name, b'"%s"' % name.encode()) for name in (*names, "t", "tt.a", "u.a")]
+    assert [each for each in await records.save_each(written) if each is not None] == []
+    gone, again = names[5], names[6]
+    await records.write([Item(gone, None)])
+    await records.write([Item(again, b"2")])
+    if "TTL" in store.capabilities:
+        await records.write([Item("t.short", b"1", ttl=1)])
+
+    async def over() -> None:
+        assert await records.get("t.short", strong=True) is None
+
+    await eventually(over)
+    live = sorted(set(names) - {gone})
+    assert [key for key, _ in await records.scan("t.a.", "", 100)] == [key for key in live if key.startswith("t.a.")]
+    found: list[tuple[str, Stored]] = []
+    while page := await records.scan("t.", found[-1][0] if found else "", 50):
+        found += page
+    assert [key for key, _ in found] == live
+    assert {key: stored.value for key, stored in found} == {
+        key: b"2" if key == again else b'"%s"' % key.encode() for key in live
+    }
+    read = await records.get_many([*live[:3], gone], strong=True)
+    assert list(read) == [*(stored for _, stored in found[:3]), None]
+    for key, stored in found[:2]:
+        assert stored == await records.get(key, strong=True)
+        await records.write([Item(key, b"3", stored.etag if "ETAG" in store.capabilities else None)])
 
 
 async def test_large_values(store: Store, kind: StoreKind) -> None:

@@ -91,3 +91,21 @@ async def test_it_does_what_a_dict_does(transactions: list[list[Write]]) -> None
         found = {key: await store.get(key) for key in "abc"}
         assert {key: (e.value, e.revision) for key, e in found.items() if e is not None} == model
         assert await keys(store) == sorted(model)
+
+
+async def test_scan_leaves_out_what_is_over(clock: Clock) -> None:
+    store = MemoryKeyValue(clock, dotted=True)
+    await store.apply([Write("t.a", b"1", ttl=1), Write("t.b", b"2"), Write("u.c", b"3")])
+    clock.now += 1
+    assert await store.scan("t.", "", 10) == [("t.b", Entry(b"2", 2))]
+
+
+paths = st.lists(st.sampled_from(["a", "b-", "b", "b=2E"]), min_size=1, max_size=3).map(".".join)
+
+
+@given(st.sets(paths), paths.map(lambda path: f"{path}.") | st.just(""), paths | st.just(""), st.integers(0, 4))
+async def test_scan_is_a_sorted_list_filtered(names: set[str], prefix: str, after: str, limit: int) -> None:
+    store = MemoryKeyValue(dotted=True)
+    await store.apply([Write(name, b"") for name in names])
+    found = [key for key, _ in await store.scan(prefix, after, limit)]
+    assert found == sorted(name for name in names if name.startswith(prefix) and name > after)[:limit]

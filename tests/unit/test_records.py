@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Self
@@ -11,13 +12,14 @@ import pytest
 
 from brokers.memory import MemoryBroker, MemoryHub
 from mesh.blocks.durable import ACCEPT, DurableCall
+from mesh.blocks.records import LazyRecords, Prefixed
 from mesh.blocks.state import GET, SAVE, Get, Save
-from mesh.errors import RecordsMissingError
+from mesh.errors import FeatureNotSupportedError, RecordsMissingError
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Caller, Context, Operation
 from mesh.registry import Registry
 from mesh.resources.component import Component
-from mesh.store import Item
+from mesh.store import Item, StateStore
 from tests.support.nodes import ask, component
 
 CALL = DurableCall("POST", "/work", [], b"x", key="k")
@@ -129,3 +131,27 @@ async def test_an_idempotency_key_belongs_to_its_caller() -> None:
         ids = [await accepted(*caller) for caller in (("ns", "a"), ("ns", "a"), ("other", "a"), ("ns", "b"))]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
+
+
+@pytest.mark.parametrize("backbone", ["memory:", "plain:"])
+async def test_records_below_a_path(tmp_path: Path, backbone: str) -> None:
+    """They are read in order, wherever they are kept, and apart from those of other names."""
+    path = str(tmp_path / "s.db")
+    marked = component("file", "state.sqlite", connectionString=path, actorStateStore="true", keyPrefix="none")
+    async with node(marked, backbone=backbone) as mesh:
+        opened = partial(mesh._records, dotted=True)
+        records, other = LazyRecords("mesh:one", opened), LazyRecords("mesh:two", opened, 5.0)
+        names = [f"t.a.{number:02}" for number in range(20)]
+        assert list(await records.save_each([Item(name, name.encode()) for name in names])) == [None] * 20
+        await other.write([Item("t.a.other", b"1"), Item("t.ab.k", b"1")])
+        await records.write([Item(names[3], None), Item("t.ab.k", b"1")])
+        live = [name for name in names if name != names[3]]
+        found = [*await records.scan("t.a.", "", 7), *await records.scan("t.a.", live[6], 100)]
+        assert [(key, stored.value) for key, stored in found] == [(name, name.encode()) for name in live]
+        assert list(await records.get_many(names[2:5])) == [found[2][1], None, found[3][1]]
+        assert [key for key, _ in await other.scan("t.a.", "", 100)] == ["t.a.other"]
+
+
+async def test_a_store_that_lists_no_keys_cannot_be_scanned() -> None:
+    with pytest.raises(FeatureNotSupportedError, match="listing keys"):
+        await Prefixed(StateStore(), "mesh||one||").scan("t.", "", 10)
