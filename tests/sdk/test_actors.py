@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.faults.conftest import mesh_home
 from tests.sdk.harness import HERE, NODE, PYTHON, Program, actor_resources, needs, run
+from tests.sdk.test_programs import built
 from tests.support.mesh import GatewayProcess
 from tests.support.processes import free_port
 
@@ -103,3 +105,40 @@ async def test_node(mesh_home: Path, protocol: str) -> None:
     assert seen["times"][0] == 1
     assert seen["times"][1] in (1, 2), "its time is over"
     assert (seen["other"], seen["later"], seen["activated"]) == (5, [9, 6], [2, 2])
+
+
+async def test_go(mesh_home: Path) -> None:
+    """Methods, state, timers, reminders, by a client of another gateway; hosted over HTTP, and over a stream."""
+    program = str(built("go") / "program")
+    seen: dict[str, dict[str, Any]] = {}
+    arguments = ("--resources-path", str(actor_resources(mesh_home)), "--dapr-grpc-port")
+    client_port = free_port()
+
+    async def use(protocol: str) -> None:
+        app_port, grpc_port = free_port(), free_port()
+        spoken = (*arguments, str(grpc_port), "--app-protocol", protocol)
+        gateway = GatewayProcess(f"go-{protocol}", mesh_home, app=app_port, arguments=spoken)
+        await gateway.start(ready=False)  # It waits for the application, which waits for it.
+        ports = {"APP_PORT": app_port, "DAPR_GRPC_PORT": grpc_port, "CLIENT_GRPC_PORT": client_port}
+        try:
+            seen[protocol] = await run(program, "actors", protocol, environ=ports)
+        except BaseException:
+            gateway.show_log()
+            raise
+        finally:
+            await gateway.kill()
+
+    client = GatewayProcess("client", mesh_home, arguments=(*arguments, str(client_port)))
+    async with client, asyncio.TaskGroup() as tasks:
+        for protocol in ("http", "grpc"):
+            tasks.create_task(use(protocol))
+    assert (seen["grpc"].pop("visited"), seen["grpc"].pop("tooDeep")) == (["one", "two", "one"], True)
+    for each in seen.values():
+        assert max(each.pop("after")) <= 1, "a firing may wait for the turn that stops it"
+        assert each == {
+            "echo": {"number": 7, "text": "ü"},
+            "refused": ["Internal"] * 3,
+            "added": 8,
+            "state": ['{"number":7,"text":"ü"}', "", "8"],
+            "times": [1, 2, 1, 2],
+        }
