@@ -56,4 +56,5 @@ BLOCK = Block(
         SHOW,
     ),
     _start,
+    policy=lambda policies, target: policies.for_actor(target),
 )
