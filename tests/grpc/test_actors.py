@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,7 @@ async def test_timers(shared: tuple[Node, Client, Host]) -> None:
         host.do = former
     first = host.of("timer", "timer")[0]
     assert (first.name, first.callback, first.due_time, first.period) == ("t", "cb", "0s", "10ms")
+    assert re.fullmatch(r"\d+-\d+", first.metadata["mesh-turn-id"])
     assert orjson.loads(unpacked(first.data)) == base64.b64encode(b"\xff").decode()
     await called.message("UnregisterActorTimer", **of)
 
@@ -296,6 +298,7 @@ async def test_reminders(shared: tuple[Node, Client, Host]) -> None:
     turn = await host.until("reminder", "reminded")
     text = base64.b64encode(b"d").decode()
     assert (turn.name, turn.due_time, turn.period) == ("r", "", "")
+    assert re.fullmatch(r"\d+-\d+", turn.metadata["mesh-turn-id"])
     assert orjson.loads(unpacked(turn.data)) == text
     found = await called.message("GetActorReminder", **of, name="r")
     assert (found.actor_type, found.actor_id, found.due_time, found.period) == (
