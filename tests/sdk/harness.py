@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.mesh import ManagedProcess
 
-__all__ = ["HERE", "NODE", "PYTHON", "Program", "actor_resources", "needs", "resources", "run"]
+__all__ = ["HERE", "NODE", "PATIENT", "PYTHON", "Program", "actor_resources", "needs", "resources", "run"]
 
 HERE = Path(__file__).parent
 PYTHON = HERE / ".python" / "bin" / "python"
@@ -27,6 +27,8 @@ COMPONENTS = {
     "settings": "configuration.mesh",
     "locks": "lock.mesh",
 }
+# How long SDKs wait for a gateway that starts.
+PATIENT = {"DAPR_HEALTH_TIMEOUT": 60, "DAPR_CLIENT_TIMEOUT_SECONDS": 60}
 
 
 def needs(path: Path) -> None:

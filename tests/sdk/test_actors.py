@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import mesh_home
-from tests.sdk.harness import HERE, NODE, PYTHON, Program, actor_resources, needs, run
+from tests.sdk.harness import HERE, NODE, PATIENT, PYTHON, Program, actor_resources, needs, run
 from tests.sdk.test_programs import built
 from tests.support.mesh import GatewayProcess
 from tests.support.processes import free_port
@@ -32,7 +32,7 @@ async def test_python(mesh_home: Path) -> None:
             ports = {"APP_PORT": free_port(), "DAPR_GRPC_PORT": free_port()}
             spoken = ("--app-protocol", protocol, "--dapr-grpc-port", str(ports["DAPR_GRPC_PORT"]))
             gateway = GatewayProcess(host, mesh_home, app=ports["APP_PORT"], arguments=(*arguments, *spoken))
-            environ = {**ports, "DAPR_HTTP_PORT": gateway.port, "DAPR_HEALTH_TIMEOUT": 60}
+            environ = {**PATIENT, **ports, "DAPR_HTTP_PORT": gateway.port}
             program = Program(mesh_home, str(PYTHON), str(HERE / "python_actors.py"), host, environ=environ)
             await stack.enter_async_context(program)
             gateways.append(gateway)
@@ -119,7 +119,7 @@ async def test_go(mesh_home: Path) -> None:
         spoken = (*arguments, str(grpc_port), "--app-protocol", protocol)
         gateway = GatewayProcess(f"go-{protocol}", mesh_home, app=app_port, arguments=spoken)
         await gateway.start(ready=False)  # It waits for the application, which waits for it.
-        ports = {"APP_PORT": app_port, "DAPR_GRPC_PORT": grpc_port, "CLIENT_GRPC_PORT": client_port}
+        ports = {**PATIENT, "APP_PORT": app_port, "DAPR_GRPC_PORT": grpc_port, "CLIENT_GRPC_PORT": client_port}
         try:
             seen[protocol] = await run(program, "actors", protocol, environ=ports)
         except BaseException:

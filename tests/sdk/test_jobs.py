@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.conftest import mesh_home
-from tests.sdk.harness import PYTHON, needs, run
+from tests.sdk.harness import PATIENT, PYTHON, needs, run
 from tests.sdk.test_programs import built
 from tests.support.mesh import GatewayProcess
 from tests.support.processes import free_port
@@ -21,7 +21,7 @@ async def through_gateway(home: Path, name: str, *command: str) -> dict[str, Any
     arguments = ("--app-protocol", "grpc", "--dapr-grpc-port", str(grpc_port))
     gateway = GatewayProcess(name, home, app=app_port, arguments=arguments)
     await gateway.start(ready=False)  # It waits for the application.
-    environ = {"APP_PORT": app_port, "DAPR_HTTP_PORT": gateway.port, "DAPR_GRPC_PORT": grpc_port}
+    environ = {**PATIENT, "APP_PORT": app_port, "DAPR_HTTP_PORT": gateway.port, "DAPR_GRPC_PORT": grpc_port}
     try:
         return await run(*command, environ=environ)
     except BaseException:
