@@ -118,9 +118,8 @@ def set_app_pid(home: Path, pid: int, app_pid: int) -> None:
 
 
 def _read(path: Path) -> Run | None:
-    lock_path = path.with_suffix(".lock")
     try:
-        if _removed_as_stale(path, lock_path):
+        if not path.exists() or _removed_as_stale(path):
             return None
         return Run(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -128,20 +127,23 @@ def _read(path: Path) -> Run | None:
         return None
 
 
-def _removed_as_stale(path: Path, lock_path: Path) -> bool:
-    try:
-        lock = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        path.unlink(missing_ok=True)
-        return True
+def _removed_as_stale(path: Path) -> bool:
+    """Remove an entry whose lock is free, or gone.
+
+    Whoever removes it holds its lock, made anew if it is gone: a gateway that begins meanwhile waits for that, and
+    makes its entry after it. Else a reader that has just found no lock could remove the entry of one that has begun.
+    """
+    lock_path = path.with_suffix(".lock")
+    lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         # Shared, so that two readers do not take each other for the gateway.
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.fstat(lock).st_ino == lock_path.stat().st_ino:
+            path.unlink(missing_ok=True)
+            lock_path.unlink(missing_ok=True)
     except BlockingIOError:
         return False
     else:
-        path.unlink(missing_ok=True)
-        lock_path.unlink(missing_ok=True)
         return True
     finally:
         os.close(lock)

@@ -29,6 +29,7 @@ __all__ = [
     "KeyValueProvider",
     "Losable",
     "Message",
+    "Restorable",
     "Write",
     "Settler",
     "Sink",
@@ -379,6 +380,14 @@ class Losable(Protocol):
 
     async def until_lost(self) -> str:
         """Return why, once that has happened."""
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """A broker whose connection may be lost, and come back."""
+
+    def on_restored(self, callback: Callable[[], None]) -> None:
+        """Call back whenever that has happened: frames of that time may be lost, and are received again soon."""
 
 
 @dataclass(frozen=True, slots=True)

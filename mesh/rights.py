@@ -27,7 +27,7 @@ __all__ = ["ALL", "CALLS", "WILD", "Permitting", "Rights", "rights_of"]
 ALL = "*"
 WILD = (ALL, ">")
 OUTCOMES = "mesh:invocations"
-OWNERS = "mesh:owners"
+OWNERS, TIMERS = "mesh:owners", "mesh:timers"
 _SHARED = ("nodes", "hosts", "keepers", "owners", "readers", "triggered")
 _NAMED = ("asker", "keepers", "seen", "back")
 DEFAULTS = (("pubsub", PUBSUB_ON_BACKBONE), ("statestore", STATE_ON_BACKBONE))
@@ -94,7 +94,7 @@ def rights_of(
     """Make the rights of an application whose node opens these components; None = those that are always there."""
     named = DEFAULTS if components is None else [(each.name, each.type) for each in components]
     kept = (LOCK_ON_BACKBONE, CONFIGURATION_ON_BACKBONE)
-    stores = [OUTCOMES, "mesh:deduplication", "bindings", OWNERS]
+    stores = [OUTCOMES, "mesh:deduplication", "bindings", OWNERS, TIMERS]
     stores += [name for name, kind in named if kind == STATE_ON_BACKBONE]
     stores += [f"{kind.partition('.')[0]}:{name}" for name, kind in named if kind in kept]
     return Rights(

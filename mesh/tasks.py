@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 
 from mesh.errors import MeshError
 
-__all__ = ["drained_within", "only_error", "task_group", "until_any"]
+__all__ = ["drained_within", "heeding_cancellation", "only_error", "task_group", "until_any"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,3 +61,15 @@ async def until_any(*events: asyncio.Event) -> None:
         _, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
+
+
+@contextmanager
+def heeding_cancellation() -> Iterator[None]:
+    """Raise a cancellation that arrived within and was swallowed there, as by ``asyncio.wait_for`` of Python 3.11."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError

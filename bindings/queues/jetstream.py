@@ -29,7 +29,7 @@ from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Rea
 from mesh.errors import MeshError
 from mesh.registry import needs
 from mesh.resources.settings import DURATION, VERBATIM, Kind, choice, setting, whole
-from mesh.tasks import task_group
+from mesh.tasks import heeding_cancellation, task_group
 
 __all__ = ["JetStreamBinding"]
 
@@ -323,7 +323,8 @@ class _Worker:
         try:
             while not stopping.is_set():
                 try:
-                    [message] = await source.fetch(1, timeout=FETCH_SECONDS)
+                    with heeding_cancellation():  # The client would lose one that comes together with a message.
+                        [message] = await source.fetch(1, timeout=FETCH_SECONDS)
                 except nats.errors.TimeoutError:
                     continue
                 await self._hand(message)
@@ -349,7 +350,7 @@ class _Worker:
         """Say that it is at work, as long as that takes."""
         while True:
             await asyncio.sleep(self._ack_wait / 3)
-            with suppress(*_FAILURES):
+            with suppress(*_FAILURES), heeding_cancellation():
                 await message.in_progress()
 
 

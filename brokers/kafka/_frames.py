@@ -69,8 +69,8 @@ class Frames:
         self.sink: Sink | None = None
         self.waits_for = ""
         self._beat_now = asyncio.Event()
-        self._outage = Outage(logger, "Kafka", cluster.shown)
-        self._outbox = Outbox(cluster, self._outage, self._beat_now)
+        self.outage = Outage(logger, "Kafka", cluster.shown)
+        self._outbox = Outbox(cluster, self.outage, self._beat_now)
         self._presence = Presence(self.node, self._partition, producer, self._outbox, self._served, self._beat_now)
         self._in_purpose = cluster.purpose("frames-in")
         self._positions: dict[int, int] = {}
@@ -172,11 +172,11 @@ class Frames:
                         self._take_all(partition, found)
                         self._positions[partition] = position
                         self._moved.set()
-                self._outage.back(purpose)
+                self.outage.back(purpose)
                 wait = FETCH_WAIT
             except BrokerUnavailableError as error:
                 wait = 0.0
-                self._outage.lost(error.__cause__ or error, purpose)
+                self.outage.lost(error.__cause__ or error, purpose)
                 self._outbox.look()
                 await self._find_leaders()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -319,6 +319,10 @@ class KafkaBroker(Adapter):
         self._sink = sink
         if self._frames is not None:
             self._frames.sink = sink
+
+    def on_restored(self, callback: Callable[[], None]) -> None:
+        """Call back whenever frames are read and written again."""
+        self._live().outage.on_back(callback)
 
     def _live(self) -> Frames:
         if self._frames is None or self._cluster.closed:

@@ -17,10 +17,11 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import UnexpectedEOF
 
-from brokers.nats._overrides import NatsClient, heeding_cancellation
+from brokers.nats._overrides import NatsClient
 from brokers.shared.errors import NotAdmittedError, cause_of, map_errors, unavailable
 from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
+from mesh.tasks import heeding_cancellation
 
 __all__ = ["TOO_MANY_CONSUMERS", "Answer", "Connection", "check_api", "error_code"]
 
@@ -84,7 +85,7 @@ class Connection:
         self._failures = 0
         self.on_refused: Callable[[str], None] | None = None  # Takes subjects that may not be sent to.
         self.errors = errors_of(f"NATS at {self.shown}")
-        self._outage = Outage(logger, "NATS", self.shown)
+        self.outage = Outage(logger, "NATS", self.shown)
 
     async def open(self, connect_wait: float, ping_interval: float) -> None:
         """Connect, or find that no server is there; each is asked once.
@@ -200,7 +201,7 @@ class Connection:
 
     async def _note_disconnect(self) -> None:
         if self.connected.is_set():
-            self._outage.lost(self.client.lost_because)
+            self.outage.lost(self.client.lost_because)
         self.connected.clear()
         self._resolved.clear()
         self.client.fail_flushes()
@@ -208,7 +209,7 @@ class Connection:
     async def _note_reconnect(self) -> None:
         self.reconnects += 1
         self._last_error = ""
-        self._outage.back()
+        self.outage.back()
         self.connected.set()
         self._resolved.set()
         self._fail_waiting()

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import nats.errors
@@ -15,7 +14,9 @@ from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
 from nats.protocol.command import hpub_cmd
 
-__all__ = ["NatsClient", "heeding_cancellation"]
+from mesh.tasks import heeding_cancellation
+
+__all__ = ["NatsClient"]
 
 FLUSH_WAIT = 10.0
 PING = b"PING\r\n"
@@ -182,15 +183,3 @@ class NatsClient(Client):
             if colon:
                 headers[name] = value.strip()
         return headers
-
-
-@contextmanager
-def heeding_cancellation() -> Iterator[None]:
-    """Raise a cancellation that arrived within and was swallowed there."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task is not None else 0
-    try:
-        yield
-    finally:
-        if task is not None and task.cancelling() > before:
-            raise asyncio.CancelledError

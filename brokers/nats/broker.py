@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -120,6 +120,10 @@ class NatsBroker(Adapter):
         assert self._connection.closed is not None
         await asyncio.shield(self._connection.closed)
         return f"NATS at {self._connection.shown} has closed the connection for good"
+
+    def on_restored(self, callback: Callable[[], None]) -> None:
+        """Call back whenever the client has reconnected, and subscribed again."""
+        self._connection.outage.on_back(callback)
 
     # Stored messages
 

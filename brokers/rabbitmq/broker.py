@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -62,7 +62,7 @@ class RabbitMQBroker(Adapter):
         """Prepare; entering connects."""
         super().__init__(config)
         self._inbox = Inbox(config.inbox)
-        outage = Outage(logger, "RabbitMQ", config.shown)
+        outage = self._outage = Outage(logger, "RabbitMQ", config.shown)
         self._publisher = Publisher(config, self._inbox.take_back, self._inbox.refuse, outage)
         self._session = Session(config, "consuming", self._inbox.open, outage)
         self.inbox = self._inbox.name
@@ -88,6 +88,10 @@ class RabbitMQBroker(Adapter):
         self._session.current()
         await self._publisher.check()
         await self._inbox.check()
+
+    def on_restored(self, callback: Callable[[], None]) -> None:
+        """Call back whenever both connections are back; who listens is about to open its channel anew."""
+        self._outage.on_back(callback)
 
     # Stored messages
 

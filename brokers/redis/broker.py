@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -78,7 +78,7 @@ class RedisBroker(Adapter):
         """Prepare; entering connects."""
         super().__init__(config)
         self.inbox = node_name(config.inbox)
-        outage = Outage(logger, "Redis", config.shown)
+        outage = self._outage = Outage(logger, "Redis", config.shown)
         self._commands = Connection(config, "commands", outage, prepare=_load_scripts)
         self._spaces = Spaces(self._commands, config.max_age)
         self._frames = Frames(config, outage, self._commands, self.inbox)
@@ -139,6 +139,10 @@ class RedisBroker(Adapter):
             await self._commands.call("PING", repeat=False)
         except ReplyError as error:
             raise BrokerUnavailableError(f"Redis at {self._config.shown} cannot serve now: {error}") from error
+
+    def on_restored(self, callback: Callable[[], None]) -> None:
+        """Call back whenever both connections are back, and channels are subscribed to again."""
+        self._outage.on_back(callback)
 
     # Stored messages
 

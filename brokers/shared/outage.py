@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 __all__ = ["Outage"]
 
@@ -24,6 +25,11 @@ class Outage:
         self._address = address
         self._lost: set[object] = set()
         self._since = 0.0
+        self._on_back: list[Callable[[], None]] = []
+
+    def on_back(self, callback: Callable[[], None]) -> None:
+        """Call back whenever all connections are back."""
+        self._on_back.append(callback)
 
     def lost(self, cause: object, connection: object = None) -> None:
         """Note that a connection is lost; the first one says so.
@@ -46,6 +52,8 @@ class Outage:
         if not self._lost:
             seconds = time.monotonic() - self._since
             self._logger.warning("%s at %s is back after %.1f s", self._broker, self._address, seconds)
+            for callback in self._on_back:
+                callback()
 
     def forget(self, connection: object = None) -> None:
         """Note that a connection is wanted no more."""

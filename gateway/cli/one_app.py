@@ -132,12 +132,14 @@ async def _ready(gateway: _Side, spec: AppSpec, around: Surroundings) -> Run | N
             await gateway.child.last_output(_LAST_OUTPUT_WITHIN)
             how = exit_text(gateway.child.returncode or 0)
             raise LaunchError(f"the gateway of {spec.app_id} did not start ({how}){gateway.stream.last_lines()}")
-        if time.monotonic() > deadline:
-            late = f"the gateway of {spec.app_id} is not ready after {_READY_WITHIN:.0f} s"
-            raise LaunchError(late + gateway.stream.last_lines())
+        late = time.monotonic() > deadline  # Before it is asked, so that nobody's slowness takes its last chance.
         run = find_run(spec.config.home, gateway.child.pid)
-        if run is not None and await asyncio.to_thread(_answers, run):
+        missing = await asyncio.to_thread(_missing, run) if run else f"{spec.config.home / 'run'} has no entry of it"
+        if run is not None and not missing:
             return run
+        if late:
+            what = f"the gateway of {spec.app_id} is not ready after {_READY_WITHIN:.0f} s: {missing}"
+            raise LaunchError(what + gateway.stream.last_lines())
         await _within(pause, first_of(gateway.child.ended, around.stop))
         pause = min(pause * 2, _LAST_POLL)
     return None
@@ -204,7 +206,7 @@ async def _announce(spec: AppSpec, voice: Voice, run: Run, app: _Side | None) ->
     pause = _FIRST_POLL
     if spec.config.app_port is None or (app is not None and app.kept_out):
         return
-    while not await asyncio.to_thread(_answers, run, _READY):
+    while await asyncio.to_thread(_missing, run, _READY):
         if not told and time.monotonic() > patience and not await asyncio.to_thread(_listens, spec.config):
             elsewhere = await asyncio.to_thread(_elsewhere, spec.config)
             if told is None or elsewhere:
@@ -269,12 +271,17 @@ def _app_environment(spec: AppSpec, run: Run, environ: Mapping[str, str]) -> dic
     return {**inherited, "PATH": path, "PYTHONUNBUFFERED": "1", **facts, **spec.environment}
 
 
-def _answers(run: Run, path: str = _OUTBOUND) -> bool:
+def _missing(run: Run, path: str = _OUTBOUND) -> str:
+    """Tell why the gateway is not ready, by its own answer; empty when it is."""
     try:
-        status, _ = request(run, "GET", path, timeout=2.0)
-    except (GatewayUnreachableError, TimeoutError):
-        return False
-    return status == HTTPStatus.NO_CONTENT
+        status, answer = request(run, "GET", path, timeout=2.0)
+    except GatewayUnreachableError as error:
+        return str(error)
+    except TimeoutError:
+        return f"it does not answer {path}"
+    return (
+        "" if status == HTTPStatus.NO_CONTENT else f"it answers {path} with {status} {answer.decode(errors='replace')}"
+    )
 
 
 def _listens(config: GatewayConfig, host: str | None = None) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,14 @@ class HostedType:
         settings: What the application says of it.
     """
 
-    def __init__(self, name: str, room: Room, make_state: MakeState, sure: Callable[[int], int | None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        room: Room,
+        make_state: MakeState,
+        sure: Callable[[int], int | None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Own nothing yet.
 
         Args:
@@ -63,12 +71,14 @@ class HostedType:
             room: For the turns of all types.
             make_state: Makes the state of an activation, when it first asks for any.
             sure: Gives the epoch of a partition, if this node owns it now for sure.
+            clock: Unix time.
         """
         self.name = name
         self.settings = TypeSettings()
         self._room = room
         self._make_state = make_state
         self._sure = sure
+        self._clock = clock
         self._host: ActorHost | None = None
         self._reminders: Keeper | None = None
         self._held: dict[int, _Held] = {}
@@ -216,7 +226,7 @@ class HostedType:
         if activation is None or activation.ended:
             raise ActorNotActiveError
         if activation.timers is None:
-            activation.timers = ActorTimers(partial(self._fire, activation))
+            activation.timers = ActorTimers(partial(self._fire, activation), self._clock)
         activation.timers.set(timer)
 
     def delete_timer(self, id_: str, name: str) -> None:
@@ -270,6 +280,7 @@ class HostedType:
                 raise NotOwnerError(f"actor {self.name}/{activation.id} is not run here now")
         assert host is not None
         loop = asyncio.get_running_loop()
+        # In a task of its own, which outlives a caller that gives up; `_end` waits for it.
         task: asyncio.Task[TurnAnswer] = loop.create_task(host.turn(self._headed(activation, turn)), name="actor-turn")
         activation.running.add(task)
         task.add_done_callback(partial(self._done, activation))

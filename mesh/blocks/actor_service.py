@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+import msgspec
+
 from mesh.access import naming
 from mesh.actors.application import HTTPHost, ask_settings
 from mesh.actors.errors import (
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
 
     from mesh.actors.activation import Activation
     from mesh.actors.stream import StreamHost
-    from mesh.timers import Timers
+    from mesh.timers import Timer, Timers
 
 __all__ = ["ActorService"]
 
@@ -75,9 +77,11 @@ logger = logging.getLogger(__name__)
 TIMERS = "mesh:timers"
 ACTION_HEADER = "actor"
 CACHED_BYTES = 64 * 1024 * 1024
-MAX_LISTED = 10_000
+MAX_LISTED, MAX_LISTED_BYTES, PAGE = 10_000, 16 * 1024 * 1024, 200
 MAX_ERROR_BYTES = 4096
 OK, NOT_FOUND = 200, 404
+
+_SetReminder = tuple[str, dict[str, object], tuple[float, int | None, bool], bool]
 
 
 class ActorService:
@@ -94,11 +98,15 @@ class ActorService:
         self._store = ActorStore(parts.marked)
         self._records = LazyRecords(TIMERS, parts.records)
         self._deadlines = Deadlines()
-        self._actions: Mapping[str, Callable[..., Awaitable[Message]]] = {
-            "invoke": self._run_method,
-            "deactivate": self._run_deactivate,
-            "set_reminder": self._run_set_reminder,
-            "delete_reminder": self._run_delete_reminder,
+        # By what is asked: what does it, and the values that go with it.
+        self._actions: Mapping[str, tuple[Callable[..., Awaitable[Message]], object]] = {
+            "invoke": (self._run_method, tuple[str, str, list[tuple[str, str]]]),
+            "deactivate": (self._run_deactivate, tuple[()]),
+            "set_reminder": (
+                self._run_set_reminder,
+                tuple[str, dict[str, object], tuple[float, int | None, bool], bool],
+            ),
+            "delete_reminder": (self._run_delete_reminder, tuple[str]),
         }
         self._asked: tuple[Inbound, HostSettings] | None = None
 
@@ -211,12 +219,19 @@ class ActorService:
         Raises:
             ActorError: There are too many for one answer.
         """
-        return tuple([told_reminder(*each) for each in await self._listed(operation)])
+        found: list[Reminder] = []
+        size = 0
+        async for timer in self._listed(operation):
+            found.append(told_reminder(timer.key, timer.name, timer.data))
+            size += len(timer.data)
+            if len(found) > MAX_LISTED or size > MAX_LISTED_BYTES:
+                raise ActorError("there are more reminders than one answer tells of; ask for those of one actor")
+        return tuple(found)
 
     async def delete_reminders(self, operation: Operation) -> None:
         """Have the reminders of an actor, or of a type, no more."""
-        for id_, name, _ in await self._listed(operation):
-            await self._ask(operation, id_, pack("delete_reminder", name))
+        async for timer in self._listed(operation):
+            await self._ask(operation, timer.key, pack("delete_reminder", timer.name))
 
     # For who looks after them
 
@@ -235,15 +250,22 @@ class ActorService:
         timers = self._check_hosted(operation.target)
         return await shown(self._parts, self._store, timers, operation.target, asked)
 
-    async def _listed(self, operation: Operation) -> list[tuple[str, str, bytes]]:
-        asked = cast("OfActor", operation.arguments)
-        check_names(operation.target, asked.id or "-")
-        timers = self._check_hosted(operation.target)
-        partition = await self._partition(operation.target, asked.id) if asked.id else None
-        found = await timers.listed(partition, asked.id or None, "", MAX_LISTED + 1)
-        if len(found) > MAX_LISTED:
-            raise ActorError(f"there are more than {MAX_LISTED} reminders, which is more than one answer tells of")
-        return [(each.key, each.name, each.data) for each in found]
+    async def _listed(self, operation: Operation) -> AsyncIterator[Timer]:
+        """Iterate over reminders, page by page."""
+        from mesh.timers import record_key
+
+        asked, type_ = cast("OfActor", operation.arguments), operation.target
+        check_names(type_, asked.id or "-")
+        timers = self._check_hosted(type_)
+        partition, after = await self._partition(type_, asked.id) if asked.id else None, ""
+        while True:
+            page = await timers.listed(partition, asked.id or None, after, PAGE)
+            for timer in page:
+                yield timer
+            if len(page) < PAGE:
+                return
+            last = page[-1]
+            after = record_key(KIND + type_, await self._partition(type_, last.key), last.key, last.name)
 
     async def _partition(self, type_: str, id_: str) -> int:
         return partition_of(id_, len((await self._parts.owners.table(KIND + type_)).owners))
@@ -342,13 +364,14 @@ class ActorService:
             NotOwnerError: It is not, now; nothing ran.
             ActorError: What it came to.
         """
-        hosted = self._types[asked.kind.removeprefix(KIND)]
         try:
+            hosted = self._types[asked.kind.removeprefix(KIND)]
             action, *given = cast("tuple[str, ...]", unpack(asked.headers[ACTION_HEADER]))
-            call = partial(self._actions[action], hosted, asked, *given)
-            check_names(hosted.name, asked.key)
+            run, shape = self._actions[action]
+            call = partial(run, hosted, asked, *msgspec.convert(given, shape))
         except (LookupError, ValueError, TypeError) as error:
-            raise EventError("malformed request of an actor") from error
+            raise EventError("malformed question to an actor") from error
+        check_names(hosted.name, asked.key)
         return await self._deadlines.within(asked.deadline - time.time(), call)
 
     async def _run_method(self, hosted: HostedType, asked: Asked, method: str, query: str, headers: Headers) -> Message:
@@ -358,7 +381,7 @@ class ActorService:
             hosted.name,
             asked.key,
             method,
-            hosted.chained(naming([_pair(each) for each in headers], asked.caller)),
+            hosted.chained(naming(headers, asked.caller)),
             asked.body,
             query,
         )
@@ -375,7 +398,7 @@ class ActorService:
         asked: Asked,
         name: str,
         timing: Mapping[str, object],
-        policy: Sequence[object],
+        policy: tuple[float, int | None, bool],
         overwrite: bool,
     ) -> Message:
         from mesh.actors.reminders import MAX_DATA_BYTES
@@ -388,7 +411,10 @@ class ActorService:
         timers = self._timers.get(hosted.name)
         if timers is None:
             raise NotOwnerError("its application is away")
-        timer = Timer(asked.key, name, Timing.decode(timing), FailurePolicy(*policy), asked.body)  # type: ignore[arg-type]
+        try:
+            timer = Timer(asked.key, name, Timing.decode(timing), FailurePolicy(*policy), asked.body)
+        except ValueError as error:
+            raise EventError("malformed question to an actor") from error
         try:
             await timers.put(asked.partition, timer, overwrite=overwrite)
         except TimerExistsError:
@@ -428,7 +454,7 @@ class ActorService:
             MeshError: The mesh has no records, or cannot reach them.
         """
         from mesh.actors.reminders import remind
-        from mesh.timers import Outcome, Timer, Timers
+        from mesh.timers import Outcome, Timers
 
         kind = KIND + type_
         hosted = self._types.get(type_)
@@ -465,11 +491,6 @@ class ActorService:
         """Tell of the types that are hosted, and how many actors are active."""
         hosted = tuple((name, each.active) for name, each in self._types.items() if each.hosted)
         return {"actors": hosted, "actors_enabled": bool(hosted) or self._parts.marked() is not None}
-
-
-def _pair(header: Sequence[str]) -> tuple[str, str]:
-    name, value = header
-    return str(name), str(value)
 
 
 def _check_key(key: str) -> None:

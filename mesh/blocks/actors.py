@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.actors.host import TurnAnswer
 from mesh.application import Headers
 from mesh.operation import Method
 from mesh.store import Stored
@@ -238,7 +237,7 @@ def _id(arguments: Invoke) -> str:
     return arguments.id
 
 
-INVOKE = Method("actors", "invoke", Invoke, TurnAnswer, seconds=60.0, grace=0.5, endpoint=_id)
+INVOKE = Method("actors", "invoke", Invoke, seconds=60.0, grace=0.5, endpoint=_id)
 GET_STATE = Method("actors", "get_state", GetState, Stored | None, guarded=False)
 TRANSACT = Method("actors", "transact", Transact, guarded=False)
 SET_TIMER = Method("actors", "set_timer", SetTimer, guarded=False)

@@ -32,7 +32,7 @@ from mesh.blocks.binding_answers import carry_out, document
 from mesh.blocks.binding_contract import BindingError, BindingEvent, InputBinding, Reading
 from mesh.broker import Frame, Message
 from mesh.calls.context import counts, tell
-from mesh.calls.exchange import Request
+from mesh.calls.exchange import Reply, Request
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.error_wire import from_wire, to_wire
 from mesh.errors import CircuitOpenError, MeshError, NoResponderError
@@ -229,44 +229,65 @@ class _Elsewhere:
         self._exchange = parts.exchange
         self._where = address.bindings(parts.caller.namespace, app_id)
         self._has_said = False
+        self._given_up = asyncio.Event()
 
     async def wants(self, source: Source) -> bool:
         # Until it has said so once, its gateway may have to ask it, and knows how long that may take.
         seconds = ASK_SECONDS if self._has_said else LATEST_SECONDS
-        said = await self._ask(_Asked(source), seconds, watched=not self._has_said)
+        said = await _read_reply(await self._ask(_Asked(source), seconds, watched=not self._has_said))
         self._has_said = True
         return said == b"yes"
 
     async def handle(self, source: Source, event: BindingEvent) -> bytes:
-        return await self._ask(_Asked(source, event.data, dict(event.metadata)), EVENT_SECONDS, watched=True)
+        """Hand it over; while nobody is there to take it, it is held until they are back, or given up.
+
+        Many sources count how often an event was not taken, and in the end keep it from whoever reads them. A gateway
+        that starts again would cost each event at hand several of these times, and the application has not seen one.
+        """
+        asked = _Asked(source, event.data, dict(event.metadata))
+        while True:
+            try:
+                reply = await self._ask(asked, EVENT_SECONDS, watched=True)
+            except NoResponderError:
+                if await _first_of(self._given_up, AGAIN_SECONDS):
+                    raise
+            else:
+                return await _read_reply(reply)
 
     async def until_unwanted(self, source: Source, ending: asyncio.Event) -> None:
         failures = 0
-        while not await _first_of(ending, ASK_SECONDS):
-            try:
-                if not await self.wants(source):
-                    return
-                failures = 0
-            except NoResponderError:
-                failures += 1
-                if failures > 1:
-                    return
-            except MeshError as error:
-                logger.debug("binding %s: %s", source.name, error)
+        self._given_up.clear()
+        try:
+            while not await _first_of(ending, ASK_SECONDS):
+                try:
+                    if not await self.wants(source):
+                        return
+                    failures = 0
+                except NoResponderError:
+                    failures += 1
+                    if failures > 1:
+                        return
+                except MeshError as error:
+                    logger.debug("binding %s: %s", source.name, error)
+        finally:
+            self._given_up.set()
 
-    async def _ask(self, asked: _Asked, seconds: float, *, watched: bool) -> bytes:
+    async def _ask(self, asked: _Asked, seconds: float, *, watched: bool) -> Reply:
         body = msgspec.msgpack.encode(asked)
         whole = len(body) <= self._exchange.part_bytes
         message = Message({}, body if whole else b"")
         stream = None if whole else _once(body)
-        reply = await self._exchange.request(self._where, message, time.time() + seconds, stream, watched=watched)
-        try:
-            problem = reply.headers.get(ERROR_HEADER)
-            if problem is not None:
-                raise from_wire(json.loads(problem))
-            return reply.body if not reply.streamed else await joined(reply.parts())
-        finally:
-            await reply.aclose()
+        return await self._exchange.request(self._where, message, time.time() + seconds, stream, watched=watched)
+
+
+async def _read_reply(reply: Reply) -> bytes:
+    try:
+        problem = reply.headers.get(ERROR_HEADER)
+        if problem is not None:
+            raise from_wire(json.loads(problem))
+        return reply.body if not reply.streamed else await joined(reply.parts())
+    finally:
+        await reply.aclose()
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

@@ -195,11 +195,15 @@ class Exchange:
         self._telling = 0
         self._asking = Asking(self, self.links)
         self._serving: list[Serving] = []
+        self._members: list[Members] = []
         self._numbers = itertools.count()
 
     async def __aenter__(self) -> Self:
         """Begin to receive."""
         self.broker.on_frame(careful(self._receive))
+        on_restored = getattr(self.broker, "on_restored", None)  # Of a ``Restorable`` broker.
+        if on_restored is not None:
+            on_restored(self._ask_who_is_there)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         works = {"keep-alive": self._keep_alive(), "look": self._look_after_calls(), "comeback": self.comeback.look()}
@@ -262,9 +266,13 @@ class Exchange:
             self._asking.take(f"{self.inbox}.{frame.token}", frame.message)
         elif kind == "here":
             said = orjson.loads(frame.message.body)
-            for serving in self._serving:
-                if serving.members.served == said["address"]:
-                    serving.members.hear_one(f"{self.inbox}.{frame.token}", frame.message, said)
+            for members in self._members:
+                if members.served == said["address"]:
+                    members.hear_one(f"{self.inbox}.{frame.token}", frame.message, said)
+
+    def _ask_who_is_there(self) -> None:
+        for members in self._members:
+            members.ask_again()
 
     def _fail_refused(self, to: str) -> None:
         """Fail the calls that wait at an address which the broker keeps from this node, if it is clear which one."""
@@ -406,6 +414,15 @@ class Exchange:
             link.abort("the caller went away")
 
     @asynccontextmanager
+    async def _joined(self, members: Members) -> AsyncIterator[None]:
+        self._members.append(members)  # Before it says anything: it is answered before the broker has confirmed that.
+        try:
+            async with members.joined():
+                yield
+        finally:
+            self._members.remove(members)
+
+    @asynccontextmanager
     async def serve(
         self,
         address: Address,
@@ -425,10 +442,8 @@ class Exchange:
             recoverable: Whether a call whose request or answer gets lost with a connection is asked about. For that
                 those who serve the address know each other, so one that every node serves goes without.
         """
-        number = next(self._numbers)
-        members = Members(self, self.taken, address, number)
-        joined = members.joined() if recoverable else nullcontext()
-        async with joined:
+        members = Members(self, self.taken, address, next(self._numbers))
+        async with self._joined(members) if recoverable else nullcontext():
             try:
                 async with task_group() as tasks:
                     # Whoever knows the token needs no right to send to the address: `prove` tells it to who has that.

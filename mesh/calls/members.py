@@ -6,7 +6,7 @@ it ran: only those who serve the address can. Each of them listens to the others
 ======== ================ ====================================================================================
 frame    goes             meaning
 ======== ================ ====================================================================================
-here     to all members   one more serves the address, or still does; to one who is new, also from each of them
+here     to all members   one more serves the address, or still does; to one who asks for it, also from each of them
 bye      to all members   one less does
 ask      to all members   calls that wait for long: was it you who took them?
 told     to the caller    which of them were not, and never will be; and who else could have
@@ -16,6 +16,9 @@ given-up to all members   calls whose callers are gone: whoever runs one ends it
 An answer that is still kept is sent again. A call that every member says it did not take, and will not take, is sent
 again by its caller: it certainly did not run. Whoever has been a member since before the call vouches for the list of
 members, those included that have left since, or died: what these took stays unknown, and is not repeated.
+
+Who asks who is there are those who are new, and those whose connection was lost for a while: they may have missed who
+came meanwhile. They ask more than once, as an answer may be lost as well.
 
 A broker may let a node listen to the members, and not tell them anything; some do not even say so. The only sure sign
 is to hear oneself. Who does not may know no others, nor they of it: it vouches for no list, and says to each
@@ -59,7 +62,9 @@ MISSED_BEATS = 3
 REMEMBERED = 600.0
 BYE_WAIT = 1.0
 ECHO_WAIT = 5.0  # Twice that is less than there is between two beats.
-UNSAID_WAIT = 1.0
+SOON = 1.0
+ASKS = 3  # Times that a member asks who else is there: at once, soon after, and with the next beat.
+ANSWERS_PER_SECOND = 100.0  # So many may come at one member when all ask, as after an outage of the broker.
 
 
 class Members:
@@ -79,9 +84,11 @@ class Members:
         self.label = served.label
         self._of = served
         self._address = address.members(served)
-        self._joined = False
+        self._joined = self._leaving = False
         self._known_since: float | None = None  # When what it said to all came back, if it has since.
         self._said = 0
+        self._asks = ASKS
+        self._restored = asyncio.Event()
         self._echo = asyncio.Event()
         self._unheard = False  # Whether the log says so.
         self._heard: dict[str, float] = {}
@@ -100,6 +107,7 @@ class Members:
                 yield
             finally:
                 beating.cancel()
+                self._leaving = True  # Whoever asks from now on is told nothing: it would take the farewell back.
                 await self._say("bye")
 
     @property
@@ -107,11 +115,21 @@ class Members:
         """Whether it takes part, and the others may not know of it."""
         return self._joined and self._known_since is None
 
+    def ask_again(self) -> None:
+        """Say at once that it is here, and ask who else is: the connection was lost, and is back."""
+        self._asks = ASKS
+        self._restored.set()
+        self._echo.set()  # What was said before may be lost: it is waited for no more.
+
     async def _say_here(self) -> bool:
-        """Say that it is here; who was not heard is new to the others. False = there is no connection."""
+        """Say that it is here, and ask who else is, where that is due. False = there is no connection."""
         self._said += 1
         self._echo.clear()
-        return await self._say(HERE, new=self._known_since is None, said=self._said)
+        asks = self._asks > 0
+        said = await self._say(HERE, new=asks or self._known_since is None, said=self._said)
+        if said and asks:
+            self._asks -= 1
+        return said
 
     async def _say(self, kind: str, **values: object) -> bool:
         try:
@@ -165,17 +183,27 @@ class Members:
 
     async def _beat(self, said: bool) -> None:
         while True:
-            if said:
+            again_soon = self._asks > 1 or (not said and self._known_since is None)
+            if said and not again_soon:
                 await self._await_echo()
-            unsaid = not said and self._known_since is None
-            wait = UNSAID_WAIT if unsaid else self._interval()
-            await asyncio.sleep(wait * random.uniform(0.8, 1.0))  # noqa: S311 - it only spreads the load
+            await self._wait(SOON if again_soon else self._interval())
             said = await self._say_here()
             now = self._exchange.monotonic()
             silent = MISSED_BEATS * self._interval()
             for node in [node for node, heard_at in self._heard.items() if now - heard_at > silent]:
                 self._leave(node, now)
             self._left = {node: left_at for node, left_at in self._left.items() if now - left_at < REMEMBERED}
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until it is to say again that it is here; less when the connection was lost and is back."""
+        all_answer = len(self._heard) / ANSWERS_PER_SECOND
+        seconds = min(max(seconds, all_answer), self._interval())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds * random.uniform(0.8, 1.0)):  # noqa: S311 - it only spreads the load
+                await self._restored.wait()
+                self._restored.clear()
+                await asyncio.sleep(all_answer * random.random())  # noqa: S311 - the same
+        self._restored.clear()
 
     def _interval(self) -> float:
         return BEAT * max(1.0, len(self._heard) / MEMBERS_PER_BEAT)
@@ -202,7 +230,7 @@ class Members:
                 self._leave(named(said["node"]), self._exchange.monotonic())
                 return
             self.note(named(said["node"]))
-            if said["new"]:
+            if said["new"] and not self._leaving:
                 to = f"{said['node'].rpartition('.')[0]}.{HERE}"
                 self._exchange.tell(to, self._message(to, HERE))
 

@@ -15,7 +15,9 @@ Nothing is lost, because
   owns the partition next reads all of it after it took it over;
 - the owner makes a hint once the store has answered, whatever the answer was, so that a reading of the partition that
   began before finds the record or is followed by the hint;
-- a hint is forgotten only for a record that is gone, or for one that is due later and has a hint of its own;
+- who leaves a partition waits for what is being written, and what a former owner wrote that arrives even later is known
+  by its epoch;
+- a hint is forgotten only for a record that is gone, or for one of this epoch that is due later, and so has another;
 - a record is deleted or moved to its next due time only after its firing, and only as that firing found it: one that
   was overwritten meanwhile stays as it is.
 

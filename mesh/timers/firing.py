@@ -35,20 +35,27 @@ class Held:
     """A partition that this node owns.
 
     Attributes:
+        epoch: In which it is owned.
         hints: When to look at which record.
         firing: What is in flight, by the last two tokens of the records' keys.
         again: What of it must be looked at once more, since its time came in the middle of it.
-        leaving: Whether nothing more is begun.
+        popped: When a hint was taken of what is looked at later, in milliseconds: the clock may be set back until then.
+        writing: What was asked of the store for those who put and delete.
+        leaving: Whether no firing more is begun.
+        closed: Whether nothing more is put or deleted either.
     """
 
-    __slots__ = ("again", "firing", "hints", "leaving")
+    __slots__ = ("again", "closed", "epoch", "firing", "hints", "leaving", "popped", "writing")
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int) -> None:
         """Begin with nothing."""
+        self.epoch = epoch
         self.hints = Hints()
         self.firing: dict[bytes, asyncio.Task[None]] = {}
         self.again: set[bytes] = set()
-        self.leaving = False
+        self.popped: dict[bytes, int] = {}
+        self.writing: set[asyncio.Future[None]] = set()
+        self.leaving = self.closed = False
 
 
 class Firing:
@@ -120,14 +127,16 @@ class Firing:
         free = (self._at_once if open_for_all else 1) - self._in_flight
         if self._paused_until > time:
             self._wakes = -1
-            return min(self._paused_until - time, *waits)
+            return min([self._paused_until - time, *waits])
         hints = {partition: held.hints for partition, held in self.held.items() if not held.leaving}
         for partition, rest in due_hints(hints, now, free):
             held = self.held[partition]
             if rest in held.firing:
                 held.again.add(rest)
+                held.popped[rest] = now
                 continue
-            task = tasks.create_task(self._look_at(held, partition, rest, now), name="timer")
+            popped = max(now, held.popped.pop(rest, now))
+            task = tasks.create_task(self._look_at(held, partition, rest, popped), name="timer")
             held.firing[rest] = task
             self._in_flight += 1
             task.add_done_callback(partial(self._ended, held, rest))
@@ -149,8 +158,9 @@ class Firing:
 
     # What cannot be done now
 
-    def _miss(self, held: Held, partition: int, rest: bytes) -> None:
+    def _miss(self, held: Held, partition: int, rest: bytes, popped: int) -> None:
         """Try it again later; where nothing else happens, try others less often as well."""
+        held.popped[rest] = popped
         time = asyncio.get_running_loop().time()
         self._missed.append((time + AWAY_SECONDS, partition, held, rest))
         self._misses += 1
@@ -178,22 +188,24 @@ class Firing:
                 found = await self._read(partition, rest)
         except (MeshError, TimeoutError) as error:
             logger.debug("timer %r of %s cannot be read: %s", rest, self._kind, error)
-            self._miss(held, partition, rest)
+            self._miss(held, partition, rest, popped)
             return
         if found is None:
             return
         record, etag = found
         due = milliseconds(record.due)
         if due > min(popped, self._now()):
-            if due <= popped:  # The clock was set back.
+            # What was written in this epoch has a hint of its own, unless the clock was set back since that was due.
+            # What another owner wrote may have arrived after this one had read the partition.
+            if due <= popped or record.epoch != held.epoch:
                 self._push(held, due, rest)
-            return  # Else it has a hint of its own.
+            return
         outcome = await self._fired(record.timer) if self._sure(partition) else Outcome.AWAY
         if outcome is Outcome.AWAY:
-            self._miss(held, partition, rest)
+            self._miss(held, partition, rest, popped)
             return
         self._works()
-        await self._move_on(held, partition, rest, etag, record.after(outcome, self._clock()))
+        await self._move_on(held, partition, rest, etag, record.after(outcome, self._clock(), held.epoch))
 
     async def _fired(self, timer: Timer) -> Outcome:
         try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
-from mesh.errors import ConflictError
+from mesh.errors import ConflictError, StateError
 from mesh.ownership.errors import NotOwnerError
 from mesh.store import Concurrency, Item, StateStore
 from mesh.tasks import task_group
-from mesh.timers.firing import Fire, Firing, Held
+from mesh.timers.firing import STORE_SECONDS, Fire, Firing, Held
 from mesh.timers.reading import Reading
 from mesh.timers.record import OwnerLostError, Record, Timer, TimerExistsError, prefix, record_key
 
@@ -81,11 +81,14 @@ class Timers:
     def take(self, partition: int, epoch: int) -> None:
         """Begin: read the partition's timers, and fire what is due."""
         self.drop(partition)
-        self._firing.held[partition] = Held()
+        self._firing.held[partition] = Held(epoch)
         self._reading.look()
 
     async def leave(self, partition: int) -> None:
-        """Begin no firing more, and return once none is in flight, after ``drain`` seconds at the latest."""
+        """Begin no firing more; return once none is in flight, or was for ``drain`` seconds, and nothing is written.
+
+        What fires may put and delete timers until it has ended.
+        """
         if (held := self._firing.held.get(partition)) is None:
             return
         held.leaving = True
@@ -96,6 +99,9 @@ class Timers:
             if late:
                 logger.warning("%d timers of %s were cut off: they fire again", len(late), self._kind)
                 await asyncio.wait(late, timeout=CANCEL_SECONDS)
+        held.closed = True
+        if held.writing:  # Else the next owner, who reads the partition now, may not find it.
+            await asyncio.wait(list(held.writing), timeout=STORE_SECONDS)
         if self._firing.held.get(partition) is held:
             self.drop(partition)
 
@@ -116,23 +122,23 @@ class Timers:
             OwnerLostError: It is not sure any more; it may have been done.
             MeshError: The store failed; it may have been done.
         """
-        self._check(partition)
-        record, key = Record(timer, timer.timing.first), record_key(self._kind, partition, timer.key, timer.name)
-        first = None if overwrite else Concurrency.FIRST_WRITE
-        try:
-            await self._records.write([Item(key, record.encode(), concurrency=first)])
-        except ConflictError:
-            # It may come from a put whose answer was lost, here or at another node, and have no hint here.
-            found = await self._records.get(key, strong=True)
-            if found is not None:
-                self._hint(partition, key, Record.decode(_rest(key), found.value).due)
-            raise TimerExistsError(f"there is a timer {timer.name!r} of {timer.key!r} already") from None
-        except BaseException:
-            self._hint(partition, key, max(record.due, self._clock() + LATE_SECONDS))
+        with self._writing(partition) as held:
+            record = Record(timer, timer.timing.first, held.epoch)
+            key = record_key(self._kind, partition, timer.key, timer.name)
+            first = None if overwrite else Concurrency.FIRST_WRITE
+            try:
+                await self._records.write([Item(key, record.encode(), concurrency=first)])
+            except ConflictError:
+                # It may come from a put whose answer was lost, here or at another node, and have no hint here.
+                found = await self._records.get(key, strong=True)
+                if found is not None:
+                    self._hint(partition, key, _record(key, found.value).due)
+                raise TimerExistsError(f"there is a timer {timer.name!r} of {timer.key!r} already") from None
+            except BaseException:
+                self._hint(partition, key, max(record.due, self._clock() + LATE_SECONDS))
+                self._hint(partition, key, record.due)
+                raise
             self._hint(partition, key, record.due)
-            raise
-        self._hint(partition, key, record.due)
-        self._check_still(partition)
 
     async def get(self, partition: int, key: str, name: str) -> Timer | None:
         """Read a timer, at any node.
@@ -142,7 +148,7 @@ class Timers:
         """
         whole = record_key(self._kind, partition, key, name)
         found = await self._records.get(whole, strong=True)
-        return None if found is None else _timer(whole, found.value)
+        return None if found is None else _record(whole, found.value).timer
 
     async def delete(self, partition: int, key: str, name: str) -> bool:
         """Delete a timer, and tell whether there was one; at the owner of its partition. It may be firing just now.
@@ -152,12 +158,11 @@ class Timers:
             OwnerLostError: It is not sure any more; it may have been done.
             MeshError: The store failed; it may have been done.
         """
-        self._check(partition)
         whole = record_key(self._kind, partition, key, name)
-        if await self._records.get(whole, strong=True) is None:
-            return False
-        await self._records.write([Item(whole, None)])
-        self._check_still(partition)
+        with self._writing(partition):
+            if await self._records.get(whole, strong=True) is None:
+                return False
+            await self._records.write([Item(whole, None)])
         return True
 
     async def listed(self, partition: int | None, key: str | None, after: str, limit: int) -> Sequence[Timer]:
@@ -173,16 +178,24 @@ class Timers:
             MeshError: The store failed.
         """
         found = await self._records.scan(prefix(self._kind, partition, key), after, limit)
-        return [_timer(whole, stored.value) for whole, stored in found]
+        return [_record(whole, stored.value).timer for whole, stored in found]
 
     # Helping
 
-    def _check(self, partition: int) -> None:
-        if not self._sure(partition):
+    @contextmanager
+    def _writing(self, partition: int) -> Iterator[Held]:
+        """Write while this node is sure to own a partition; leaving it waits for that."""
+        held = self._firing.held.get(partition)
+        if held is None or held.closed or not self._sure(partition):
             raise NotOwnerError(f"this node does not own partition {partition} of {self._kind}")
-
-    def _check_still(self, partition: int) -> None:
-        if not self._sure(partition):
+        done = asyncio.get_running_loop().create_future()
+        held.writing.add(done)
+        try:
+            yield held
+        finally:
+            held.writing.discard(done)
+            done.set_result(None)
+        if self._firing.held.get(partition) is not held or not self._sure(partition):
             raise OwnerLostError(f"partition {partition} of {self._kind} may have got another owner meanwhile")
 
     def _hint(self, partition: int, key: str, due: float) -> None:
@@ -196,5 +209,8 @@ def _rest(key: str) -> str:
     return ".".join(key.split(".")[-2:])
 
 
-def _timer(key: str, value: bytes) -> Timer:
-    return Record.decode(_rest(key), value).timer
+def _record(key: str, value: bytes) -> Record:
+    try:
+        return Record.decode(_rest(key), value)
+    except ValueError as error:
+        raise StateError(f"{key}: {error}") from error

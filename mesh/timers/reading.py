@@ -11,7 +11,7 @@ from mesh.store import StateStore, Stored
 from mesh.tasks import task_group
 from mesh.timers.firing import Firing, Held
 from mesh.timers.hints import hint
-from mesh.timers.record import Record, milliseconds, prefix
+from mesh.timers.record import due_of, milliseconds, prefix
 
 __all__ = ["Reading"]
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 PAGE = 250  # Records at a time: with their values, which the block bounds.
 PAGE_SECONDS = 30.0
-AT_ONCE = 8  # Partitions that are read at the same time.
+AT_ONCE = 4  # Partitions that are read at the same time.
 MANY = 64  # Partitions: so many are read as one, which costs the same where there is little in them.
 PAUSES = 0.1, 5.0
 
@@ -85,7 +85,7 @@ class Reading:
     def _hint(self, partition: int, key: str, stored: Stored) -> bytes | None:
         rest = key.removeprefix(prefix(self._kind, partition))
         try:
-            return hint(milliseconds(Record.decode(rest, stored.value).due), rest.encode())
+            return hint(milliseconds(due_of(stored.value)), rest.encode())
         except ValueError as error:
             logger.error("timer %s of %s is left alone: %s", rest, self._kind, error)  # noqa: TRY400 - it says all
             return None

@@ -20,6 +20,7 @@ __all__ = [
     "Record",
     "Timer",
     "TimerExistsError",
+    "due_of",
     "milliseconds",
     "prefix",
     "record_key",
@@ -91,11 +92,13 @@ class Record:
     Attributes:
         timer: The timer.
         due: Unix time of the next try: the timer's due time, or later where a firing of it has failed.
+        epoch: Of the partition, in which it was written.
         failures: How often the firing of this due time has failed.
     """
 
     timer: Timer
     due: float
+    epoch: int
     failures: int = 0
 
     @classmethod
@@ -111,8 +114,8 @@ class Record:
         """
         try:
             key, name = map(decode_token, rest.split("."))
-            due, failures, timing, policy, value = msgspec.msgpack.decode(data, type=_Encoded)
-            return cls(Timer(key, name, Timing.decode(timing), FailurePolicy(*policy), value), due, failures)
+            due, epoch, failures, timing, policy, value = _whole.decode(data)
+            return cls(Timer(key, name, Timing.decode(timing), FailurePolicy(*policy), value), due, epoch, failures)
         except (ValueError, LookupError, TypeError) as error:  # msgspec's errors are ValueError.
             raise ValueError(f"it is no timer: {error}") from error
 
@@ -121,6 +124,7 @@ class Record:
         timer, policy = self.timer, self.timer.policy
         kept = (
             self.due,
+            self.epoch,
             self.failures,
             timer.timing.encode(),
             (policy.interval, policy.retries, policy.drop),
@@ -128,25 +132,39 @@ class Record:
         )
         return msgspec.msgpack.encode(kept)
 
-    def after(self, outcome: Outcome, now: float) -> Record | None:
+    def after(self, outcome: Outcome, now: float, epoch: int) -> Record | None:
         """Give what is left once a firing came to something other than ``AWAY``; None = nothing.
 
         Args:
             outcome: What it came to.
-            now: Unix time; one that was set back behind the due time counts as the due time.
+            now: Unix time; where it was set back behind the due time, that counts.
+            epoch: Of the partition, in which it is written.
         """
         if outcome is Outcome.CANCEL:
             return None
         timer, policy = self.timer, self.timer.policy
         again = not policy.drop and (policy.retries is None or self.failures < policy.retries)
         if outcome is Outcome.FAILED and again:
-            return replace(self, due=now + max(policy.interval, SHORTEST_RETRY), failures=self.failures + 1)
-        due = timer.timing.first
-        timing = timer.timing.after(due, max(due, now))
-        return None if timing is None else Record(replace(timer, timing=timing), timing.first)
+            due = max(now, timer.timing.first) + max(policy.interval, SHORTEST_RETRY)
+            return Record(timer, due, epoch, self.failures + 1)
+        timing = timer.timing.after(timer.timing.first, now)
+        return None if timing is None else Record(replace(timer, timing=timing), timing.first, epoch)
 
 
-_Encoded = tuple[float, int, Mapping[str, object], tuple[float, int | None, bool], bytes]
+_whole = msgspec.msgpack.Decoder(tuple[float, int, int, Mapping[str, object], tuple[float, int | None, bool], bytes])
+_first = msgspec.msgpack.Decoder(tuple[float, int, int, msgspec.Raw, msgspec.Raw, msgspec.Raw])
+
+
+def due_of(data: bytes) -> float:
+    """Give when a record is due, and no more, for those that are many.
+
+    Raises:
+        ValueError: It is no timer.
+    """
+    try:
+        return _first.decode(data)[0]
+    except ValueError as error:
+        raise ValueError(f"it is no timer: {error}") from error
 
 
 def milliseconds(due: float) -> int:

@@ -204,8 +204,9 @@ class Stack:
         self.passwords = {name: secrets.token_hex(16) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD")}
         profiles = {broker, *WITH.get(broker, ())}
         self._environ = {"MESH_PORT": str(port), "COMPOSE_PROFILES": ",".join(sorted(profiles)), **self.passwords}
+        self._project = f"brokermesh-test-{broker}"
         self._options = [
-            f"--project-name=brokermesh-test-{broker}",
+            f"--project-name={self._project}",
             f"--project-directory={ROOT}",
             *(word for file in files for word in ("--file", str(file))),
         ]
@@ -222,10 +223,21 @@ class Stack:
     def up(self) -> None:
         """Start everything, and return when all are healthy."""
         self.compose("up", "--detach", "--no-build", within=UP_WITHIN)
-        self._ids = {name: self.compose("ps", "--all", "-q", name, within=30.0).strip() for name in self.services}
+        self._ids = self._containers()
         for name in self.services:
             if not name.endswith("-volume"):
                 self.until(functools.partial(self._well, name), f"{name} is well", UP_WITHIN)
+
+    def _containers(self) -> dict[str, str]:
+        """Find the container of each service; of the engine itself, as Compose may be slow to start."""
+        label = "com.docker.compose"
+        shown = f'{{{{.Label "{label}.service"}}}} {{{{.ID}}}}'
+        mine = f"--filter=label={label}.project={self._project}"
+        found = run("docker", "ps", "--all", "--no-trunc", mine, f"--format={shown}")
+        made = dict(line.split() for line in found.splitlines())
+        if missing := set(self.services) - made.keys():
+            raise EngineError(f"no container was made of {', '.join(sorted(missing))}")
+        return made
 
     def down(self, *, volumes: bool) -> None:
         """Remove the containers and networks, and the volumes if told so."""

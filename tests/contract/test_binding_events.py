@@ -47,11 +47,13 @@ class NoSettings:
 
 
 class Queue(ComponentAdapter):
-    """A source that keeps what was not taken."""
+    """A source that keeps what was not taken, and counts how often that was."""
 
     settings: ClassVar[type[NoSettings]] = NoSettings
     waiting: ClassVar[deque[BindingEvent]] = deque()
     readers: ClassVar[list[str]] = []
+    refused: ClassVar[list[BindingEvent]] = []
+    left: ClassVar[list[str]] = []
 
     @asynccontextmanager
     async def reading(self, reading: Reading) -> AsyncIterator[None]:
@@ -65,6 +67,7 @@ class Queue(ComponentAdapter):
                     task.cancel()
         finally:
             self.readers.remove(reading.app_id)
+            self.left.append(reading.app_id)
 
     async def _read(self, reading: Reading) -> None:
         while True:
@@ -77,6 +80,7 @@ class Queue(ComponentAdapter):
                     self.waiting.append(event)
                     if not isinstance(error, MeshError):
                         raise
+                    self.refused.append(event)
 
 
 class Installed(Registry):
@@ -132,11 +136,13 @@ class App:
 async def nodes(url: str) -> AsyncIterator[Any]:
     """Start nodes of one mesh, each with an application perhaps."""
     namespace = unique("events")
-    Queue.waiting.clear()
-    Queue.readers.clear()
-    async with AsyncExitStack() as stack:
+    for noted in (Queue.waiting, Queue.readers, Queue.refused, Queue.left):
+        noted.clear()
+    async with AsyncExitStack() as all_nodes:
 
-        async def start(app_id: str, app: App | None = None, *components: Component) -> Runtime:
+        async def start(
+            app_id: str, app: App | None = None, *components: Component, stack: AsyncExitStack = all_nodes
+        ) -> Runtime:
             made = node(url, namespace, *components, app_id=app_id, registry=Installed(), host_only=app is None)
             await stack.enter_async_context(made)
             if app is not None:
@@ -213,6 +219,26 @@ async def test_what_is_not_taken_comes_again(nodes: Any, caplog: pytest.LogCaptu
     await until(app, 1)
     assert (app.got[0][2], len(Queue.waiting)) == (b"one", 0)
     assert len(app.asked) == 2
+
+
+async def test_a_gateway_that_starts_again_costs_no_delivery(nodes: Any) -> None:
+    """While nobody is there to take an event, the source is not told that it was not taken: it may count that."""
+    before, after = App(), App()
+    await nodes("host", None, source())
+    async with AsyncExitStack() as first:
+        await nodes("app", before, stack=first)
+        Queue.waiting.append(BindingEvent(b"one"))
+        await until(before, 1)
+    Queue.waiting.append(BindingEvent(b"two"))
+
+    def at_hand() -> None:
+        assert not Queue.waiting
+
+    await eventually(at_hand)
+    await nodes("app", after)
+    await until(after, 1)
+    assert (before.got[-1][2], after.got[0][2]) == (b"one", b"two")
+    assert len(Queue.refused) <= len(Queue.left)  # Given back once, where the reading was given up meanwhile.
 
 
 async def test_who_does_not_want_it(nodes: Any) -> None:

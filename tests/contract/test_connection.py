@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from mesh.broker import Broker, Features, KeyValueProvider
+from mesh.broker import Broker, Features, Frame, KeyValueProvider, Message, Restorable
 from mesh.errors import BrokerUnavailableError
 from tests.support.backends import Backend, features_of
 from tests.support.contract import Place, no_tasks_besides
+from tests.support.eventually import eventually
 from tests.support.processes import free_port
 
 
@@ -41,6 +42,33 @@ async def test_nothing_is_left_of_a_node(place: Place) -> None:
         node = await place.connect()
         await place.leave(node)
     await no_tasks_besides(before)
+
+
+@pytest.mark.requires("shared", "durable", "frames")
+async def test_that_the_connection_is_back_is_told(rough_place: Place) -> None:
+    """What is broadcast then is soon heard."""
+    broker = await rough_place.connect()
+    assert isinstance(broker, Restorable)
+    heard: set[bytes] = set()
+    restored = asyncio.Event()
+    broker.on_restored(restored.set)
+
+    def hear(frame: Frame) -> None:
+        if frame.message is not None:
+            heard.add(frame.message.body)
+
+    async def is_heard(body: bytes) -> None:
+        with suppress(BrokerUnavailableError):
+            await broker.broadcast(rough_place.app(), Message({}, body))
+        assert body in heard
+
+    async with broker.listen(rough_place.app(), hear):
+        await eventually(lambda: is_heard(b"before"))
+        assert not restored.is_set()
+        await rough_place.backend.restart(kill=True)
+        async with asyncio.timeout(60):
+            await restored.wait()
+        await eventually(lambda: is_heard(b"again"))
 
 
 @pytest.mark.requires("shared")

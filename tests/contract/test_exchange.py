@@ -312,6 +312,7 @@ async def test_large_whole_bodies(caller: Exchange, callee: Exchange, place: Pla
         assert b"".join([part async for part in reply.parts()]) == body
 
 
+@pytest.mark.costly
 async def test_hundred_megabytes_there_and_back_in_bounded_memory(
     caller: Exchange, callee: Exchange, place: Place
 ) -> None:

@@ -29,6 +29,7 @@ WAITING = 100  # Events, beyond which a source gets no more until some have come
 async def emitting(served: ServedInput, app: App) -> AsyncIterator[set[bytes]]:
     """Have the source have events until this is left; gives those that it accepted."""
     accepted: set[bytes] = set()
+    left = asyncio.Event()  # Clients lose a cancellation that comes together with an answer, and would go on for ever.
 
     async def emit() -> None:
         for number in itertools.count():
@@ -36,13 +37,17 @@ async def emitting(served: ServedInput, app: App) -> AsyncIterator[set[bytes]]:
             await served.emit(data)
             accepted.add(data)
             await asyncio.sleep(PAUSE_SECONDS)
-            while len(accepted) - len(app.got) > WAITING:
+            while len(accepted) - len(app.got) > WAITING and not left.is_set():
                 await asyncio.sleep(PAUSE_SECONDS)
+            if left.is_set():
+                return
 
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(emit())
-        yield accepted
-        task.cancel()
+        tasks.create_task(emit())
+        try:
+            yield accepted
+        finally:
+            left.set()
 
 
 async def working(got: Got, request: web.BaseRequest) -> web.Response:

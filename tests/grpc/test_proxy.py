@@ -313,6 +313,7 @@ async def test_a_client_that_gives_up(way: Way) -> None:
     await eventually(lambda: _ended(way, "Hang", "Count", "Talk"), PING_INTERVAL)  # It is told, not found out.
 
 
+@pytest.mark.costly
 async def test_a_slow_reader_slows_the_sender(way: Way) -> None:
     """What is under way stays bounded, and other calls on the same connections go on."""
     way.service.sent = 0  # Of 20 MiB for each call; what the connections hold is less than 16.
@@ -332,6 +333,7 @@ async def test_a_slow_reader_slows_the_sender(way: Way) -> None:
         assert size == 320 * 64 * 1024
 
 
+@pytest.mark.costly
 async def test_a_slow_callee_slows_its_callers(way: Way) -> None:
     """Those who send to it, and nobody else on their connection."""
     sent = 0
@@ -354,6 +356,7 @@ async def test_a_slow_callee_slows_its_callers(way: Way) -> None:
         assert await call == b"320 of %d" % (320 * 64 * 1024)
 
 
+@pytest.mark.costly
 async def test_many_streams_at_once(way: Way) -> None:
     async def talk(number: int) -> None:
         call = way.call("stream_stream", "Talk", None, timeout=60)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -17,6 +19,10 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from mesh.errors import BadArgumentError, EventError
+from mesh.operation import Caller
+from mesh.ownership.asking import Asked
+from mesh.packing import pack
 from tests.http.actor_app import ACTORS, ActorApp, call
 from tests.http.harness import Backbone, Case, Got, Node, cases, check, component, error, gateway, matches
 from tests.support.eventually import eventually
@@ -45,6 +51,10 @@ def failed(message: object) -> dict[str, object]:
 
 
 BAD = error("ERR_BAD_REQUEST", matches(lambda text: text.startswith("invalid request: ")))
+OTHER = f"{ACTORS}/other/1/reminders/r"
+R, T = f"{ACTORS}/thing/1/reminders", f"{ACTORS}/thing/1/timers"
+NO_REMINDER = error("ERR_ACTOR_REMINDER_NOT_FOUND", "actor reminder not found: none")
+BAD_REMINDER, BAD_TIMER = error("ERR_ACTOR_REMINDER_CREATE"), error("ERR_ACTOR_TIMER_CREATE")
 NO_HOST = (
     "error invoke actor method: failed to lookup actor: api error: code = FailedPrecondition desc = "
     "did not find address for actor 'notype/1'"
@@ -87,15 +97,15 @@ MISSING = error("ERR_ACTOR_INSTANCE_MISSING", "actor instance is missing")
         error("ERR_NOT_SUPPORTED_STATE_OPERATION", "operation type zap not supported"),
     ),
     Case("write-object", ("POST", f"{ACTORS}/thing/1/state", None, {}), 400, error("ERR_MALFORMED_REQUEST")),
-    Case("reminder-missing", ("GET", f"{ACTORS}/thing/1/reminders/none"), 404, error("ERR_ACTOR_REMINDER_NOT_FOUND", "actor reminder not found: none")),
-    Case("reminder-none-to-delete", ("DELETE", f"{ACTORS}/thing/1/reminders/none"), 204, b""),
+    Case("reminder-missing", ("GET", f"{R}/none"), 404, NO_REMINDER),
+    Case("reminder-none-to-delete", ("DELETE", f"{R}/none"), 204, b""),
     Case("reminder-not-hosted", ("GET", f"{ACTORS}/other/1/reminders/r"), 403, NON_HOSTED),
-    Case("reminder-not-hosted-post", ("POST", f"{ACTORS}/other/1/reminders/r", None, {"dueTime": "1h"}), 403, NON_HOSTED),
-    Case("reminder-bad", ("POST", f"{ACTORS}/thing/1/reminders/r", None, {"dueTime": "x"}), 500, error("ERR_ACTOR_REMINDER_CREATE")),
-    Case("reminder-days", ("POST", f"{ACTORS}/thing/1/reminders/r", None, {"period": "P1D"}), 500, error("ERR_ACTOR_REMINDER_CREATE")),
+    Case("reminder-not-hosted-post", ("POST", OTHER, None, {"dueTime": "1h"}), 403, NON_HOSTED),
+    Case("reminder-bad", ("POST", f"{R}/r", None, {"dueTime": "x"}), 500, BAD_REMINDER),
+    Case("reminder-days", ("POST", f"{R}/r", None, {"period": "P1D"}), 500, BAD_REMINDER),
     Case("timer-none-to-delete", ("DELETE", f"{ACTORS}/thing/none/timers/none"), 204, b""),
-    Case("timer-of-none", ("POST", f"{ACTORS}/thing/none/timers/t", None, {"dueTime": "1s"}), 500, error("ERR_ACTOR_TIMER_CREATE")),
-    Case("timer-bad", ("POST", f"{ACTORS}/thing/1/timers/t", None, {"period": "R0/PT1S"}), 500, error("ERR_ACTOR_TIMER_CREATE")),
+    Case("timer-of-none", ("POST", f"{ACTORS}/thing/none/timers/t", None, {"dueTime": "1s"}), 500, BAD_TIMER),
+    Case("timer-bad", ("POST", f"{T}/t", None, {"period": "R0/PT1S"}), 500, BAD_TIMER),
 )  # fmt: skip
 async def test_answers(served: tuple[Node, ActorApp], case: Case) -> None:
     """What each route answers."""
@@ -138,9 +148,12 @@ async def test_it_is_asked_what_it_hosts(served: tuple[Node, ActorApp]) -> None:
     assert [(got.method, got.headers["dapr-app-id"]) for got in asked] == [("GET", "a")]
 
 
-async def test_state(memory: Backbone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("type_", ["", "state.mesh", "state.sqlite", "state.in-memory"])
+async def test_state(memory: Backbone, tmp_path: Path, type_: str) -> None:
     """Upsert, delete and read in a transaction, with TTL; of each actor its own."""
-    async with ActorApp() as app, gateway(memory, tmp_path, app=app) as node:
+    file = {"connectionString": str(tmp_path / "state.db")} if type_ == "state.sqlite" else {}
+    stores = component("plain", "state.mesh") + component("marked", type_, actorStateStore="true", **file)
+    async with ActorApp() as app, gateway(memory, tmp_path, app=app, resources=stores if type_ else "") as node:
         await node.request(*call("x"))
         values = {"text": "a", "number": 1, "none": None, "object": {"a": [1]}}
         upserts = [{"operation": "upsert", "request": {"key": key, "value": value}} for key, value in values.items()]
@@ -166,7 +179,9 @@ async def test_no_store_for_state(memory: Backbone, tmp_path: Path) -> None:
     stores = component("plain", "state.mesh")
     async with ActorApp() as app, gateway(memory, tmp_path, app=app, resources=stores) as node:
         assert (await node.request(*call("x"))).status == 200
-        for request in (("GET", f"{ACTORS}/thing/1/state/k"), ("POST", f"{ACTORS}/thing/1/state", None, [{"operation": "delete", "request": {"key": "k"}}])):  # fmt: skip
+        delete = [{"operation": "delete", "request": {"key": "k"}}]
+        state = f"{ACTORS}/thing/1/state"
+        for request in (("GET", f"{state}/k"), ("POST", state, None, delete)):
             reply = await node.request(*request)
             assert reply.status == 500
             assert reply.json["errorCode"] == "ERR_ACTOR_RUNTIME_NOT_FOUND"
@@ -194,16 +209,16 @@ async def test_one_at_a_time(memory: Backbone, tmp_path: Path) -> None:
             app.answers[f"/actors/thing/{actor}/method/slow"] = slow
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(node.request(*call("slow", id_="b")))
+            hosted = node.gateway._runtime.services["actors"].types["thing"]  # type: ignore[attr-defined]
+
+            def all_came(so_far: int) -> None:
+                activation = hosted.activation("a")
+                assert activation is not None
+                assert activation.turns.waiting == so_far
+
             for number in range(5):
                 tasks.create_task(node.request("POST", f"{ACTORS}/thing/a/method/slow", None, b"%d" % number))
-                hosted = node.gateway._runtime.services["actors"].types["thing"]  # type: ignore[attr-defined]
-
-                def all_came(so_far: int = number) -> None:
-                    activation = hosted.activation("a")
-                    assert activation is not None
-                    assert activation.turns.waiting == so_far
-
-                await eventually(all_came)
+                await eventually(partial(all_came, number))
             await eventually(lambda: _equal(running, {"a": 1, "b": 1}))
             release.set()
         assert most == {"a": 1, "b": 1}
@@ -226,16 +241,18 @@ async def test_a_caller_that_hangs_up_leaves_the_turn_running(memory: Backbone, 
     async with ActorApp() as app, gateway(memory, tmp_path, app=app) as node:
         app.answers["/actors/thing/1/method/slow"] = slow
         target = f"{ACTORS}/thing/1/method/slow"
-        first = asyncio.create_task(node.request("POST", target, None, b"first"))
-        await eventually(lambda: _equal(entered, [b"first"]))
-        first.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(node.request("POST", target, None, b"first"))
+            await eventually(lambda: _equal(entered, [b"first"]))
+            first.cancel()
         refused = await node.request("POST", target, {"mesh-timeout": "300ms"}, b"second")
         assert refused.status == 500
         assert refused.json["errorCode"] == "ERR_ACTOR_INVOKE_METHOD"
-        third = asyncio.create_task(node.request("POST", target, None, b"third"))
-        assert entered == [b"first"]
-        release.set()
-        assert (await third).body == b"third"
+        async with asyncio.TaskGroup() as tasks:
+            third = tasks.create_task(node.request("POST", target, None, b"third"))
+            assert entered == [b"first"]
+            release.set()
+        assert third.result().body == b"third"
         assert entered == [b"first", b"third"]
 
 
@@ -339,13 +356,13 @@ async def test_stopping_deactivates(memory: Backbone, tmp_path: Path) -> None:
         node = await stack.enter_async_context(gateway(memory, tmp_path, app=app))
         app.answers["/actors/thing/2/method/slow"] = slow
         await node.request(*call("x"))
-        late = asyncio.create_task(node.request(*call("slow", id_="2")))
-        await app.until("/actors/thing/2/method/slow")
         async with asyncio.TaskGroup() as tasks:
+            late = tasks.create_task(node.request(*call("slow", id_="2")))
+            await app.until("/actors/thing/2/method/slow")
             tasks.create_task(stack.aclose())
             await app.until("/actors/thing/1")
             release.set()
-        assert (await late).body == b"done"
+        assert late.result().body == b"done"
         assert [path for path in app.paths() if path.startswith("DELETE")] == [
             "DELETE /actors/thing/1",
             "DELETE /actors/thing/2",
@@ -357,10 +374,11 @@ async def test_an_application_that_comes_back(memory: Backbone, tmp_path: Path) 
     async with ActorApp() as app, gateway(memory, tmp_path, app=app) as node:
         await node.request(*call("x"))
         await app.stop()
-        waiting = asyncio.create_task(node.request(*call("x")))
-        await eventually(lambda: _equal(bool(node.gateway.not_ready), True))
-        await app.start()
-        assert (await waiting).status == 200
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(node.request(*call("x")))
+            await eventually(lambda: _equal(bool(node.gateway.not_ready), True))
+            await app.start()
+        assert waiting.result().status == 200
         assert app.paths() == ["PUT /actors/thing/1/method/x"] * 2
 
 
@@ -373,7 +391,7 @@ async def test_an_application_that_comes_back(memory: Backbone, tmp_path: Path) 
         (
             {"entities": ["thing"], "entitiesConfig": [{"entities": ["thing"], "drainOngoingCallTimeout": 5}]},
             "entitiesConfig[0].drainOngoingCallTimeout",
-        ),  # fmt: skip
+        ),
     ],
 )
 async def test_wrong_settings_are_told(
@@ -403,3 +421,43 @@ async def test_larger_answers_come_whole(memory: Backbone, tmp_path: Path) -> No
         large = json.dumps(["x" * 1000] * 2000).encode()
         reply = await node.request("POST", f"{ACTORS}/thing/1/method/echo", None, large)
         assert reply.body == large
+
+
+@shared
+@pytest.mark.parametrize(
+    "packed",
+    [
+        "",
+        "{}",
+        "[]",
+        '["nothing"]',
+        '["invoke"]',
+        '["invoke","x","",[["a"]]]',
+        '["invoke","x","",[],1]',
+        '["deactivate",1]',
+        '["set_reminder","r",{"first":"x"},[1,3,false],true]',
+        '["set_reminder","r",{"first":1},[1],true]',
+        '["set_reminder","r",{"first":1e999},[1,3,false],true]',
+        '["delete_reminder",{}]',
+    ],
+)
+async def test_malformed_questions(served: tuple[Node, ActorApp], packed: str) -> None:
+    """What another node makes up is refused, and runs nothing."""
+    node, app = served
+    service = node.gateway._runtime.services["actors"]
+    before = len(app.got)
+    asked = Asked("actors.thing", "1", 0, 1, {"actor": packed}, b"", time.time() + 5, Caller("n", "a"))
+    with pytest.raises(EventError):
+        await service.answer(asked)  # type: ignore[attr-defined]
+    assert len(app.got) == before
+
+
+@shared
+@pytest.mark.parametrize("name", ["a/b", "..", "", "x" * 257])
+async def test_names_are_checked_at_the_owner_too(served: tuple[Node, ActorApp], name: str) -> None:
+    node, _ = served
+    service = node.gateway._runtime.services["actors"]
+    for key, packed in ((name, pack("invoke", "x", "", [])), ("1", pack("invoke", name, "", []))):
+        asked = Asked("actors.thing", key, 0, 1, {"actor": packed}, b"", time.time() + 5, Caller("n", "a"))
+        with pytest.raises(BadArgumentError):
+            await service.answer(asked)  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -292,7 +292,10 @@ async def test_nothing_is_left(server: PluggableServer) -> None:
 
     def connections() -> int:
         assert server.process is not None
-        links = [os.readlink(each.path) for each in os.scandir(f"/proc/{server.process.pid}/fd")]
+        folder, links = Path(f"/proc/{server.process.pid}/fd"), []
+        for each in folder.iterdir():
+            with suppress(FileNotFoundError):  # Closed since it was listed.
+                links.append(os.readlink(each))
         return sum(link.startswith("socket:") for link in links)
 
     before = connections()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -39,7 +40,7 @@ class _Slow(StateStore):
         self.accesses += 1
         await asyncio.sleep(self._dice.choice((0, 0.1, 1)))
         if self._dice.random() < self._loses:
-            late = asyncio.create_task(self._write_late(items))
+            late = asyncio.get_running_loop().create_task(self._write_late(items))
             self._late.add(late)
             late.add_done_callback(self._late.discard)
             raise OutcomeUnknownError("lost")
@@ -47,10 +48,8 @@ class _Slow(StateStore):
 
     async def _write_late(self, items: Sequence[Item]) -> None:
         await asyncio.sleep(self._dice.choice((0, 1, 5)))
-        try:
+        with suppress(MeshError):
             await self._inner.write(items)
-        except MeshError:
-            pass
 
     async def settled(self) -> None:
         if self._late:

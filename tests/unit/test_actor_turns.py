@@ -103,11 +103,12 @@ async def test_without_reentrancy_a_chain_waits_for_itself() -> None:
     """The id of a chain means nothing where reentrancy is off."""
     turns = Turns(None, 10, Room(10))
     assert await turns.enter("a")
-    again = asyncio.create_task(turns.enter("a"))
-    await asyncio.sleep(0)
-    assert turns.waiting == 1
-    turns.leave()
-    assert await again
+    async with asyncio.TaskGroup() as tasks:
+        again = tasks.create_task(turns.enter("a"))
+        await asyncio.sleep(0)
+        assert turns.waiting == 1
+        turns.leave()
+    assert again.result()
 
 
 async def test_too_many_wait() -> None:
@@ -115,16 +116,17 @@ async def test_too_many_wait() -> None:
     room = Room(3)
     turns = Turns(None, 1, room)
     assert await turns.enter(None)
-    second = asyncio.create_task(turns.enter(None))
-    await asyncio.sleep(0)
-    with pytest.raises(ActorBusyError, match="1 calls wait for this actor already"):
-        await turns.enter(None)
-    other = Turns(None, 1, room)
-    assert await other.enter(None)
-    with pytest.raises(ActorBusyError, match="3 calls of actors run or wait"):
-        await Turns(None, 1, room).enter(None)
-    turns.leave()
-    assert await second
+    async with asyncio.TaskGroup() as tasks:
+        second = tasks.create_task(turns.enter(None))
+        await asyncio.sleep(0)
+        with pytest.raises(ActorBusyError, match="1 calls wait for this actor already"):
+            await turns.enter(None)
+        other = Turns(None, 1, room)
+        assert await other.enter(None)
+        with pytest.raises(ActorBusyError, match="3 calls of actors run or wait"):
+            await Turns(None, 1, room).enter(None)
+        turns.leave()
+    assert second.result()
 
 
 async def test_closed_while_a_waiter_is_cancelled() -> None:
@@ -132,10 +134,10 @@ async def test_closed_while_a_waiter_is_cancelled() -> None:
     room = Room(10)
     turns = Turns(None, 10, room)
     assert await turns.enter(None)
-    waiting = asyncio.create_task(turns.enter(None))
-    await asyncio.sleep(0)
-    turns.close()
-    waiting.cancel()
-    await asyncio.wait([waiting])
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(turns.enter(None))
+        await asyncio.sleep(0)
+        turns.close()
+        waiting.cancel()
     turns.leave()
     assert room.taken == 0

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,26 @@ def test_entry_without_lock_is_stale(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "5.json").write_text("{}")
     assert list_runs(tmp_path) == []
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_whoever_looks_while_a_gateway_begins_does_not_remove_its_entry(tmp_path: Path) -> None:
+    """Nobody would find it then, for as long as it runs."""
+    run, over = Run("a", 1), threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            find_run(tmp_path, run.pid)
+
+    with ThreadPoolExecutor() as threads:
+        looking = [threads.submit(look) for _ in range(3)]
+        try:
+            for _ in range(300):
+                with registered(tmp_path, run):
+                    assert find_run(tmp_path, run.pid) == run
+        finally:
+            over.set()
+    assert [each.exception() for each in looking] == [None] * 3
     assert list((tmp_path / "run").iterdir()) == []
 
 

@@ -57,7 +57,10 @@ function unlock(of, tag, failed) {
   const message = taken(of, tag);
   if (!message) return;
   message.deliveries += failed ? 1 : 0;
-  if (message.deliveries >= MOST_DELIVERIES) return;
+  if (message.deliveries >= MOST_DELIVERIES) {
+    console.error(`${of.name}: message ${message.number} is given up: it was delivered ${message.deliveries} times`);
+    return;
+  }
   of.waiting.unshift(message);
   dispatch(of);
 }
