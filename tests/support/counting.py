@@ -63,6 +63,11 @@ class Call:
     problem: str = ""
 
     @property
+    def seconds(self) -> float:
+        assert self.ended is not None
+        return self.ended - self.began
+
+    @property
     def answered(self) -> bool:
         return self.ended is not None and not self.problem
 
@@ -129,7 +134,7 @@ class Scheduling:
         """Prepare.
 
         Args:
-            path: Of the API, with ``{number}`` and ``{actor}`` in it.
+            path: Of the API, with ``{name}`` and ``{actor}`` in it.
             gateways: To ask, in turn.
             rate: How many a second.
             due: Seconds until each is to come.

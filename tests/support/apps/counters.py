@@ -18,6 +18,7 @@ import json
 import os
 import random
 import time
+from collections.abc import AsyncIterator
 
 import aiohttp
 import uvloop
@@ -34,8 +35,13 @@ def record(kind: str, **values: object) -> None:
 
 
 class Counters:
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+    session: aiohttp.ClientSession
+
+    async def connected(self, app: web.Application) -> AsyncIterator[None]:
+        """Have a session while the application runs."""
+        timeout = aiohttp.ClientTimeout(total=60.0)
+        async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as self.session:
+            yield
 
     async def turn(self, request: web.Request) -> web.Response:
         """Count one more; what asked for it is told by the call's body, or the reminder's name."""
@@ -52,9 +58,7 @@ class Counters:
             record("end", actor=actor, turn=turn, by=asked_by, at=time.time())
 
     async def _count(self, actor: str, turn: str, asked_by: str) -> int:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60.0), raise_for_status=True)
-        async with self._session.get(f"{GATEWAY}/counter/{actor}/state/count") as response:
+        async with self.session.get(f"{GATEWAY}/counter/{actor}/state/count") as response:
             before = await response.json() if response.status == 200 else {"count": 0, "turn": ""}
         await asyncio.sleep(random.uniform(0.0, LONGEST_PAUSE))
         count = before["count"] + 1
@@ -64,13 +68,13 @@ class Counters:
         }
         record("try", actor=actor, key=f"w{count}-{turn}")
         upserts = [{"operation": "upsert", "request": {"key": key, "value": value}} for key, value in values.items()]
-        async with self._session.post(f"{GATEWAY}/counter/{actor}/state", json=upserts):
+        async with self.session.post(f"{GATEWAY}/counter/{actor}/state", json=upserts):
             record("done", actor=actor, key=f"w{count}-{turn}")
         return count
 
 
 async def _job(request: web.Request) -> web.Response:
-    record("job", name=request.match_info["name"], at=time.time())
+    record("job", by=request.match_info["name"], at=time.time())
     return web.Response()
 
 
@@ -85,6 +89,7 @@ async def _config(request: web.Request) -> web.Response:
 def application() -> web.Application:
     counters = Counters()
     app = web.Application()
+    app.cleanup_ctx.append(counters.connected)
     app.router.add_get("/ready", _ready)
     app.router.add_get("/dapr/config", _config)
     app.router.add_put("/actors/counter/{id}/method/add", counters.turn)
@@ -96,6 +101,4 @@ def application() -> web.Application:
 
 if __name__ == "__main__":
     uvloop.install()
-    web.run_app(
-        application(), host="127.0.0.1", port=int(os.environ["APP_PORT"]), access_log=None, print=None
-    )
+    web.run_app(application(), host="127.0.0.1", port=int(os.environ["APP_PORT"]), access_log=None, print=None)
