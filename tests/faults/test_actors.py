@@ -235,8 +235,6 @@ def it_is_told(counters: Counters, figures: Figures) -> dict[str, list[str]]:
             figures.fault(
                 fault, counters.site.name, asked=len(made), refused=len(failures[fault]), longest=round(longest, 1)
             )
-            for call in made:
-                if call.problem or call.seconds > 5: print(fault[:20], call.actor, round(call.began-counters.calling.calls[0].began,2), round(call.seconds,2), call.problem[:250])
     return failures
 
 
@@ -259,7 +257,7 @@ async def nothing_is_lost(counters: Counters, figures: Figures) -> None:
             came = came_at(app, kind, prefix)
             late = scheduled.late(came)
             figures.fault(
-                f"{what}: registered / lost / early / late by at most, s",
+                what,
                 counters.site.name,
                 kept=len(scheduled.kept_at),
                 lost=len(scheduled.lost(came)),

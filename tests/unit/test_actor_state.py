@@ -229,11 +229,11 @@ async def test_an_answer_that_comes_when_the_activation_is_over(*, writes: bool)
     store, cache = await _store(), StateCache(1_000_000)
     held = _Held(store)
     former = ActorState(held, PARTITION, 1, cache, _nothing)
-    doing = asyncio.create_task(former.write([Item("k", b"former")]) if writes else former.get("k"))
-    await held.done.wait()
-    former.close()
-    held.go.set()
-    await doing
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(former.write([Item("k", b"former")]) if writes else former.get("k"))
+        await held.done.wait()
+        former.close()
+        held.go.set()
     await _state(store, 2).write([Item("k", b"elsewhere")])
     found = await ActorState(store, PARTITION, 3, cache, _nothing).get("k")
     assert found is not None
