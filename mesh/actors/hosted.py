@@ -80,6 +80,7 @@ class HostedType:
         self._sure = sure
         self._clock = clock
         self._host: ActorHost | None = None
+        self._open = False  # Else what runs may end there, and nothing begins.
         self._reminders: Keeper | None = None
         self._held: dict[int, _Held] = {}
         self._active: dict[str, Activation] = {}
@@ -128,7 +129,7 @@ class HostedType:
             reminders: What fires reminders, working already; it is given the partitions that this node has.
         """
         self.settings = host.settings.types[self.name]
-        self._host, self._reminders = host, reminders
+        self._host, self._open, self._reminders = host, True, reminders
         if reminders is not None:
             for partition, held in self._held.items():
                 reminders.take(partition, held.epoch)
@@ -139,16 +140,20 @@ class HostedType:
             there = False
             raise
         finally:
-            self._host, self._reminders = None, None
-            if reminders is not None:
-                async with asyncio.TaskGroup() as tasks:
+            self._open = False
+            if not there:
+                self._host = None
+            self._idling.stop()
+            self._reminders = None
+            async with asyncio.TaskGroup() as tasks:
+                if reminders is not None:
                     for partition in self._held:
                         if there:
                             tasks.create_task(reminders.leave(partition), name="actor-reminders")
                         else:
                             reminders.drop(partition)
-            self._idling.stop()
-            await self._end_all(list(self._active.values()), drains=there, tell=host if there else None)
+                tasks.create_task(self._end_all(list(self._active.values()), drains=there), name="actor-ends")
+            self._host = None
 
     # A keeper's part
 
@@ -163,9 +168,10 @@ class HostedType:
         held = self._held.pop(partition, None)
         if held is None:
             return
-        if self._reminders is not None:
-            await self._reminders.leave(partition)
-        await self._end_all(list(held.active.values()), drains=True, tell=self._host)
+        async with asyncio.TaskGroup() as tasks:
+            if self._reminders is not None:
+                tasks.create_task(self._reminders.leave(partition), name="actor-reminders")
+            tasks.create_task(self._end_all(list(held.active.values()), drains=True), name="actor-ends")
 
     def drop(self, partition: int) -> None:
         """End at once; the application is told, so that what it remembers is gone when the actor comes back."""
@@ -257,7 +263,7 @@ class HostedType:
         if activation is not None and activation.turns.is_of(chain):
             return activation  # Also while it moves: its turn does not end before this one.
         held = self._held.get(partition)
-        if held is None or self._host is None or self._sure(partition) != held.epoch:
+        if held is None or not self._open or self._sure(partition) != held.epoch:
             raise NotOwnerError(f"actor {self.name}/{id_} is not run here now")
         if activation is None:
             activation = Activation(id_, partition, held.epoch, self.settings, self._room)
@@ -268,17 +274,16 @@ class HostedType:
 
     async def _turn_in(self, activation: Activation, turn: Turn, chain: str | None) -> TurnAnswer | None:
         """Take a turn in an activation; None = it takes none any more, and nothing ran."""
+        nested = activation.turns.is_of(chain)
         if not await activation.turns.enter(chain):
             return None
         host = self._host
-        if activation.cut or host is None or self._sure(activation.partition) != activation.epoch:
-            nested = activation.turns.is_of(chain) and not activation.cut and host is not None
-            if not nested:
-                activation.turns.leave()
-                if activation.ended:
-                    return None
-                raise NotOwnerError(f"actor {self.name}/{activation.id} is not run here now")
-        assert host is not None
+        allowed = nested or (self._open and self._sure(activation.partition) == activation.epoch)
+        if activation.cut or host is None or not allowed:
+            activation.turns.leave()
+            if activation.ended and not nested:
+                return None
+            raise NotOwnerError(f"actor {self.name}/{activation.id} is not run here now")
         loop = asyncio.get_running_loop()
         # In a task of its own, which outlives a caller that gives up; `_end` waits for it.
         task: asyncio.Task[TurnAnswer] = loop.create_task(host.turn(self._headed(activation, turn)), name="actor-turn")
@@ -360,29 +365,29 @@ class HostedType:
                 self._cut(activation)
             return
         activation.close()
-        ending = self._end(activation, patience, self._host)
+        ending = self._end(activation, patience)
         task = asyncio.get_running_loop().create_task(ending, name="actor-end")
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def _end_all(self, activations: list[Activation], *, drains: bool, tell: ActorHost | None) -> None:
+    async def _end_all(self, activations: list[Activation], *, drains: bool) -> None:
         """End activations at once, and wait until all are gone."""
         for activation in activations:
             if activation.ended and not drains:
                 self._cut(activation)
         async with asyncio.TaskGroup() as tasks:
             for activation in activations:
-                tasks.create_task(self._ended(activation, drains=drains, tell=tell), name="actor-end")
+                tasks.create_task(self._ended(activation, drains=drains), name="actor-end")
 
-    async def _ended(self, activation: Activation, *, drains: bool, tell: ActorHost | None) -> None:
+    async def _ended(self, activation: Activation, *, drains: bool) -> None:
         if activation.ended:
             await activation.until_gone()
             return
         activation.close()
         settings = activation.settings
-        await self._end(activation, settings.drain_seconds if drains and settings.drains else 0.0, tell)
+        await self._end(activation, settings.drain_seconds if drains and settings.drains else 0.0)
 
-    async def _end(self, activation: Activation, patience: float, tell: ActorHost | None) -> None:
+    async def _end(self, activation: Activation, patience: float) -> None:
         """End an activation that is closed."""
         try:
             if activation.turns.running and patience:
@@ -399,9 +404,9 @@ class HostedType:
             self._cut(activation)
             if activation.running:
                 await asyncio.wait(activation.running)
-            if tell is not None:
+            if self._host is not None:
                 async with self._ends:
-                    await self._deactivate(activation, tell)
+                    await self._deactivate(activation, self._host)
         finally:
             self._forget(activation)
 

@@ -17,7 +17,7 @@ from mesh.actors.names import check_names
 from mesh.errors import BadArgumentError
 from mesh.values import parse_duration
 
-__all__ = ["NO_ACTORS", "HostSettings", "TypeSettings", "read_settings"]
+__all__ = ["MAX_TYPES", "NO_ACTORS", "HostSettings", "TypeSettings", "read_settings"]
 
 MAX_TYPES = 1000
 MAX_DEPTH = 10_000

@@ -28,7 +28,7 @@ from mesh.actors.errors import ActorMovedError
 from mesh.errors import ConflictError, MeshError, StateError
 from mesh.store import Concurrency, Item, StateStore, Stored
 
-__all__ = ["ActorState", "StateCache", "fence_key", "partition_key", "state_key"]
+__all__ = ["REPLACED", "SEPARATOR", "ActorState", "StateCache", "fence_key", "partition_key", "state_key"]
 
 SEPARATOR = "||"
 FENCES = "mesh||fence||"

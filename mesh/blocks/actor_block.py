@@ -11,7 +11,6 @@ from mesh.blocks.actors import (
     DELETE_TIMER,
     GET_REMINDER,
     GET_STATE,
-    HOST,
     INVOKE,
     LIST_REMINDERS,
     LIST_TYPES,
@@ -51,9 +50,9 @@ BLOCK = Block(
         LIST_REMINDERS,
         DELETE_REMINDERS,
         DEACTIVATE,
-        HOST,
         LIST_TYPES,
         SHOW,
     ),
     _start,
+    policy=lambda policies, target: policies.for_actor(target),
 )

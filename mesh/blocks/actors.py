@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 from mesh.application import Headers
 from mesh.operation import Method
+from mesh.policies import Verdict
 from mesh.store import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mesh.errors import MeshError
     from mesh.store import Item
 
 __all__ = [
@@ -52,6 +54,9 @@ __all__ = [
     "TypeView",
 ]
 
+_REFUSED = frozenset({"ACTOR_TYPE_RESERVED", "BAD_ARGUMENT", "PERMISSION_DENIED"})
+_STATUSES: Mapping[str, int] = {"DEADLINE_EXCEEDED": 4, "ACTOR_NO_HOST": 9}  # Of gRPC, where policies match these.
+_UNAVAILABLE = 14
 KIND = "actors."
 """What the kinds of owners of a type begin with."""
 
@@ -237,7 +242,19 @@ def _id(arguments: Invoke) -> str:
     return arguments.id
 
 
-INVOKE = Method("actors", "invoke", Invoke, seconds=60.0, grace=0.5, endpoint=_id)
+def _judge(_: object, __: object, error: MeshError | None) -> Verdict:
+    """An application that fails, or cannot be called, does not work; one that refuses, or lacks a method, does."""
+    if error is None:
+        return Verdict(worked=True)
+    status = getattr(error, "status", None)  # What the application answered.
+    if status is None:
+        worked, status = error.code in _REFUSED, _STATUSES.get(error.code, _UNAVAILABLE)
+    else:
+        worked = status < 500
+    return Verdict(worked, error.retryable, status)
+
+
+INVOKE = Method("actors", "invoke", Invoke, seconds=60.0, judge=_judge, grace=0.5, endpoint=_id)
 GET_STATE = Method("actors", "get_state", GetState, Stored | None, guarded=False)
 TRANSACT = Method("actors", "transact", Transact, guarded=False)
 SET_TIMER = Method("actors", "set_timer", SetTimer, guarded=False)

@@ -140,10 +140,6 @@ class ResiliencyPolicies:
         size, both = target.circuit_breaker_cache_size, target.circuit_breaker_scope == "both"
         return dataclasses.replace(policy, endpoints=size or ACTORS, both=both)
 
-    def for_missing_actor(self, actor_type: str) -> Retry | None:
-        """Give when a call is made again that found no host of the type; None = only by what the type's target says."""
-        return None if actor_type in self._actors else BUILT_IN_RETRIES[_NOT_FOUND]
-
     def for_component(self, name: str, kind: str, direction: Literal["inbound", "outbound"]) -> Policy:
         """Give the policy for a component.
 

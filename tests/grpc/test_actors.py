@@ -19,7 +19,7 @@ import pytest_asyncio
 from tests.grpc.actor_host import Host, Turn, hosting, unpacked
 from tests.grpc.harness import Client, Failed, client, refused
 from tests.grpc.streaming import leaving
-from tests.http.harness import Backbone, Node, component, gateway
+from tests.http.harness import Backbone, Node, component, gateway, yaml
 
 SHARED = pytest.mark.asyncio(loop_scope="module")
 RESOURCES = component("statestore", "state.mesh", actorStateStore="true")
@@ -431,3 +431,61 @@ async def test_an_actor_that_idles_is_let_go_of(memory: Backbone, tmp_path: Path
         assert await invoke(called, "1", data=b"x") == b"x"
         await host.until("deactivate", "1")
         assert await invoke(called, "1", data=b"y") == b"y"
+
+
+RETRIED = RESOURCES + yaml(
+    "Resiliency",
+    "r",
+    {
+        "policies": {
+            "timeouts": {"soon": "100ms"},
+            "retries": {"twice": {"duration": "1ms", "maxRetries": 2, "matching": {"httpStatusCodes": "500"}}},
+            "circuitBreakers": {"cut": {"trip": "consecutiveFailures >= 2", "timeout": "60s"}},
+        },
+        "targets": {
+            "actors": {
+                "again": {"retry": "twice"},
+                "late": {"timeout": "soon"},
+                "each": {"circuitBreaker": "cut", "circuitBreakerScope": "id"},
+                "all": {"circuitBreaker": "cut", "circuitBreakerScope": "type"},
+            }
+        },
+    },
+)
+BROKEN = ("INTERNAL", "error invoke actor method: error from actor service: (500) broken")
+OPEN = ("INTERNAL", "error invoke actor method: circuit breaker is open")
+
+
+async def test_policies(memory: Backbone, tmp_path: Path) -> None:
+    """Retries by what the application answered, a timeout, and breakers of each actor or of a type."""
+    async with (
+        gateway(memory, tmp_path, resources=RETRIED) as node,
+        client(node) as called,
+        hosting(called, "again", "late", "each", "all") as host,
+    ):
+
+        async def fail(turn: Turn) -> dict[str, Any]:
+            if turn.kind != "invoke_request" or turn.message.method == "works":
+                return {}
+            if turn.message.method == "hangs":
+                await asyncio.Event().wait()
+            return {"code": 3 if turn.message.method == "refuses" else 13, "message": "broken"}
+
+        async def tried(type_: str, id_: str, method: str = "fails") -> tuple[str, str] | None:
+            try:
+                await invoke(called, id_, method, type_=type_)
+            except Failed as error:
+                return error.code, error.text
+            return None
+
+        host.do = fail
+        assert await tried("again", "1") == BROKEN
+        assert len(host.of("invoke", "1")) == 3
+        assert await tried("again", "2", "refuses") is not None
+        assert len(host.of("invoke", "2")) == 1
+        found = await tried("late", "1", "hangs")
+        assert found is not None
+        assert found[0] == "DEADLINE_EXCEEDED"
+        assert [await tried("each", "3") for _ in range(3)] == [BROKEN, BROKEN, OPEN]
+        assert await tried("each", "4", "works") is None
+        assert [await tried("all", "5"), await tried("all", "6"), await tried("all", "7")] == [BROKEN, BROKEN, OPEN]

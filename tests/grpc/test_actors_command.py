@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -14,6 +15,7 @@ from gateway.cli.dispatch import main
 from tests.grpc.actor_host import Host, hosting
 from tests.grpc.harness import Client, client
 from tests.http.harness import Backbone, Node, component, gateway
+from tests.http.test_metrics import labelled, scraped
 
 RESOURCES = component("statestore", "state.mesh", actorStateStore="true")
 
@@ -24,8 +26,9 @@ async def cart(
 ) -> AsyncIterator[tuple[Node, Client, Host]]:
     """An active actor with state and a reminder."""
     monkeypatch.setenv("MESH_HOME", str(tmp_path))
+    settings: dict[str, Any] = {"app_id": "shop", "registered": True, "metrics": True, "metrics_port": 0}
     async with (
-        gateway(memory, tmp_path, resources=RESOURCES, app_id="shop", registered=True) as node,
+        gateway(memory, tmp_path, resources=RESOURCES, **settings) as node,
         client(node) as called,
         hosting(called, "cart", "other") as host,
     ):
@@ -124,3 +127,20 @@ async def test_metadata(cart: tuple[Node, Client, Host]) -> None:
     assert [(each.type, each.count) for each in reply.active_actors_count] == [("cart", 1), ("other", 0)]
     assert [(each.type, each.count) for each in reply.actor_runtime.active_actors] == [("cart", 1), ("other", 0)]
     assert (reply.actor_runtime.runtime_status, reply.actor_runtime.host_ready) == (2, True)
+
+
+async def test_metrics(cart: tuple[Node, Client, Host]) -> None:
+    """What is so now, and what has happened; of each type its own."""
+    node, called, host = cart
+    of = {"actor_type": "cart", "actor_id": "17-x"}
+    await called.message("RegisterActorTimer", **of, name="soon", due_time="0s")
+    await host.until("timer", "17-x")
+    await called.message("RegisterActorTimer", **of, name="late", due_time="1h")
+    found = await scraped(node, app_id="shop")
+    cart_, other = labelled(actor_type="cart"), labelled(actor_type="other")
+    assert found["dapr_runtime_actor_timers"] == {cart_: 1.0, other: 0.0}
+    assert found["dapr_runtime_actor_pending_actor_calls"] == {cart_: 0.0, other: 0.0}
+    assert found["dapr_runtime_actor_timers_fired_total"] == {labelled(actor_type="cart", success="true"): 1.0}
+    assert found["mesh_actors"] == {labelled(type="cart"): 1.0, labelled(type="other"): 0.0}
+    turns = found["mesh_actor_turns_total"]
+    assert turns[labelled(type="cart", turn="method", outcome="ok")] == 1.0

@@ -263,3 +263,43 @@ def test_an_application_that_died_is_told_nothing() -> None:
     run(main())
     assert node.app.told == ["method:2:a", "method:1:b", "method:1:d", "deactivation:1:"]
     assert node.room.taken == 0
+
+
+def test_a_chain_ends_at_a_gateway_that_stops() -> None:
+    """A turn that waits for its own actor does not wait for it to move; who waits behind it does not begin."""
+    node = _Node(TypeSettings(drain_seconds=50.0, max_depth=4))
+    chain = [("Dapr-Reentrancy-Id", "c")]
+    outcomes: list[object] = []
+
+    async def main() -> None:
+        stop = asyncio.Event()
+
+        async def turn(asked: Turn) -> TurnAnswer:
+            node.app.told.append(f"{asked.kind}:{asked.name}")
+            if asked.name == "outer":
+                stop.set()
+                await asyncio.sleep(1)
+                return await node.hosted.turn(Turn(TurnKind.METHOD, "thing", "1", "inner", chain), PARTITION)
+            return TurnAnswer(200, (), b"inner")
+
+        node.app.turn = turn  # type: ignore[method-assign]
+        async with asyncio.TaskGroup() as tasks:
+            async with node.hosted.serve(node.app):
+                node.take()
+                outer = tasks.create_task(
+                    node.hosted.turn(Turn(TurnKind.METHOD, "thing", "1", "outer", chain), PARTITION)
+                )
+                await stop.wait()
+                other = [("Dapr-Reentrancy-Id", "other")]
+                waiting = tasks.create_task(
+                    _refused(node.hosted.turn(Turn(TurnKind.METHOD, "thing", "1", "behind", other), PARTITION))
+                )
+                await asyncio.sleep(0)
+                node.epochs.clear()
+            assert _now() == pytest.approx(1001.0)
+        outcomes.extend((outer.result().body, waiting.result()))
+
+    run(main())
+    assert outcomes == [b"inner", NotOwnerError]
+    assert node.app.told == ["method:outer", "method:inner", "deactivation:"]
+    assert node.room.taken == 0

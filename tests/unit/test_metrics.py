@@ -49,6 +49,8 @@ DAPR = {
         for block in ("input_binding", "conversation")
         for each in ("count", "latencies")
     },
+    **{f"component_job_{each}_count": "namespace operation" for each in ("success", "failure")},
+    "component_job_latencies": "namespace operation success",
     **{f"http_server_{each}": HTTP for each in ("request_count", "response_count", "latency")},
     **{f"http_server_{each}": "" for each in ("request_bytes", "response_bytes")},
     **{f"http_client_{each}": HTTP for each in ("completed_count", "roundtrip_latency")},
@@ -70,6 +72,11 @@ DAPR = {
         for by in ("app", "global")
         for action in ("allowed", "blocked")
     },
+    "runtime_actor_deactivated_total": "actor_type",
+    "runtime_actor_pending_actor_calls": "actor_type",
+    "runtime_actor_reminders_fired_total": "actor_type success",
+    "runtime_actor_timers": "actor_type",
+    "runtime_actor_timers_fired_total": "actor_type success",
     "runtime_component_init_total": "component",
     "runtime_component_init_fail_total": "component componentName reason",
     "runtime_component_loaded": "",
@@ -289,7 +296,7 @@ def test_what_cannot_be_meant_is_told_with_its_place(
             "4:33: spec.metrics.rules[0].name",
             "a gateway has no metric 'dapr_http_server_latncy'; did you mean 'dapr_http_server_latency'?",
         ),
-        ("{name: dapr_runtime_actor_timers}", "4:33: spec.metrics.rules[0].name", "has no metric"),
+        ("{name: dapr_runtime_workflow_timers}", "4:33: spec.metrics.rules[0].name", "has no metric"),
         (
             "{name: http/server/latency, labels: [{name: paht, regex: {x: y}}]}",
             "4:70: spec.metrics.rules[0].labels[0].name",

@@ -327,15 +327,6 @@ def test_defaults_of_actors() -> None:
     assert policies.for_actor("named") == Policy()
 
 
-def test_only_types_that_no_target_names_are_looked_for_again() -> None:
-    """As in the reference: a target decides everything, defaults do not; nor can it be redefined."""
-    name = "DaprBuiltInActorNotFoundRetries"
-    retries = {name: Retry(max_retries=50, name=name), **named("DefaultActorRetryPolicy")}
-    policies = ResiliencyPolicies([Resiliency("r", retries=retries, actors={"named": Target()})])
-    assert policies.for_missing_actor("cart") == Retry(interval=1.0, max_retries=5, name=name)
-    assert policies.for_missing_actor("named") is None
-
-
 LEVELS = ["PubsubComponentInbound", "ComponentInbound", "Component", ""]
 
 
