@@ -302,7 +302,7 @@ async def test_a_server_that_closes_before_the_client_reads() -> None:
 
     async def be_busy() -> None:
         while True:  # The end is there when the client, which reads a round later, comes to it.
-            time.sleep(0.002)  # noqa: ASYNC251
+            time.sleep(0.002)
             await asyncio.sleep(0)
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
