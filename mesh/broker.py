@@ -434,12 +434,21 @@ class KeyValue(Protocol):
 
     Attributes:
         dotted: Whether it was opened for keys that are dotted paths, so that it can be scanned.
+        together: Whether a transaction costs less than its writes, each alone.
     """
 
     dotted: bool
+    together: bool
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
         """Read; ``strong`` never answers from a follower."""
+
+    async def get_many(self, keys: Sequence[str]) -> Sequence[Entry | None]:
+        """Read several keys together, each at a moment of its own; what was acknowledged before it began is in it.
+
+        Raises:
+            StateError: They cannot be read now.
+        """
 
     async def apply(self, operations: Sequence[Write]) -> None:
         """Do all or nothing; deleting what does not exist succeeds unless a revision was expected.

@@ -23,6 +23,8 @@ _PATH = re.compile(r"(?:[A-Za-z0-9_=-]+\.)*[A-Za-z0-9_=-]+")
 class MemoryKeyValue:
     """Keys and values of this process; expired ones are dropped as later calls come by."""
 
+    together = True
+
     def __init__(self, clock: Callable[[], float] = time.time, *, dotted: bool = False) -> None:
         """Start empty.
 
@@ -84,6 +86,10 @@ class MemoryKeyValue:
         for key in sorted(self._entries):
             if key.startswith(prefix):
                 yield key
+
+    async def get_many(self, keys: Sequence[str]) -> Sequence[Entry | None]:
+        """Read several keys."""
+        return [await self.get(key, strong=True) for key in keys]
 
     async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Entry]]:
         """List live keys below a path in order, with their values."""

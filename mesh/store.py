@@ -9,11 +9,19 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncIterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mesh.broker import Entry, KeyValue, Write
-from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagError, MeshError, StateError
+from mesh.errors import (
+    ConflictError,
+    FeatureNotSupportedError,
+    InvalidEtagError,
+    MeshError,
+    StateError,
+    StateLimitError,
+)
 from mesh.query import Queried, Query
 
 __all__ = [
@@ -30,6 +38,7 @@ __all__ = [
 
 CHECKED_KEY = "mesh||check"
 MAX_PARALLEL = 100
+TOGETHER_BYTES = 1024 * 1024  # A transaction keeps everybody else waiting.
 CAPABILITIES = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS")
 
 
@@ -220,6 +229,20 @@ class KeyValueStateStore(StateStore):
         """Write all, or nothing."""
         await self._key_value.apply([self._operation(item) for item in items])
 
+    async def get_many(
+        self,
+        keys: Sequence[str],
+        *,
+        parallelism: int = MAX_PARALLEL,
+        metadata: Mapping[str, str] | None = None,
+        strong: bool = False,
+    ) -> Sequence[Stored | MeshError | None]:
+        """Read several; what is strong together, where the store was opened for it."""
+        if not strong or not self._key_value.dotted or len(keys) < 2:
+            return await super().get_many(keys, parallelism=parallelism, metadata=metadata, strong=strong)
+        entries = await self._key_value.get_many(keys)
+        return [None if entry is None else _stored(entry) for entry in entries]
+
     async def save_each(self, items: Sequence[Item]) -> Sequence[MeshError | None]:
         """Write several at once; of equal keys one after the other, and none behind one that failed.
 
@@ -230,6 +253,11 @@ class KeyValueStateStore(StateStore):
         by_key: dict[str, list[int]] = {}
         for index, item in enumerate(items):
             by_key.setdefault(item.key, []).append(index)
+        size = sum([len(item.value or b"") for item in items])
+        if self._key_value.together and len(by_key) == len(items) <= MAX_PARALLEL and size <= TOGETHER_BYTES:
+            with suppress(ConflictError, InvalidEtagError, StateLimitError):  # Nothing was done: of which is found out.
+                await self.write(items)
+                return [None] * len(items)
         results: list[MeshError | None] = [StateError("was not tried")] * len(items)
         waiting, save_in_order = iter(by_key.values()), super().save_each
 

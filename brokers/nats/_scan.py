@@ -79,17 +79,33 @@ class Scanner:
             listed = await self._list(space, after, 0)
         elif not listed.subjects and listed.offset is not None:
             listed = await self._list(space, after, listed.offset)
-        wanted: list[str] = []
-        room = self._connection.client.max_payload // 2
-        while listed.subjects and len(wanted) < min(limit, BATCH_KEYS) and room > 0:
-            wanted.append(listed.subjects.pop())
-            room -= len(wanted[-1]) + 3
+        wanted = self._batch(listed.subjects, limit)
         found = await self.read(wanted, listed.sequence) if wanted else {}
         messages = [(subject, message) for subject in wanted if (message := found.get(subject)) is not None]
         if not listed.subjects and listed.offset is None:
             return messages, None
         self._keep((space, wanted[-1]), listed)
         return messages, wanted[-1]
+
+    async def read_all(self, subjects: Sequence[str]) -> Mapping[str, Found]:
+        """Read the last messages of subjects without wildcards, each as it is when this begins, or later."""
+        info = await self._connection.api(f"STREAM.INFO.{self._stream}")
+        if "error" in info:
+            raise StateError(f"cannot read keys: {cast('JSON', info['error']).get('description')}")
+        sequence = cast("int", cast("JSON", info["state"])["last_seq"])
+        waiting, found = list(dict.fromkeys(subjects)), dict[str, Found]()
+        while batch := self._batch(waiting, BATCH_KEYS):
+            found.update(await self.read(batch, sequence))
+        return found
+
+    def _batch(self, subjects: list[str], limit: int) -> list[str]:
+        """Take as many from the end as one request reads."""
+        batch: list[str] = []
+        room = self._connection.client.max_payload // 2
+        while subjects and len(batch) < min(limit, BATCH_KEYS) and room > 0:
+            batch.append(subjects.pop())
+            room -= len(batch[-1]) + 3
+        return batch
 
     def _keep(self, place: tuple[str, str], listed: _Listed) -> None:
         while len(self._left) >= KEPT_LISTS:

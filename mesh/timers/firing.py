@@ -1,7 +1,7 @@
 """Firing what is due: look at the record, fire, move the record on.
 
-Many are due at once. So records are read in batches, and those whose firing has ended are written together, as one
-transaction where the store has them: whatever has come while the writers were at work is in the next one.
+Many are due at once. So records are read in batches, and those whose firing has ended are written in batches: whatever
+has come while the writers were at work is in the next one.
 """
 
 from __future__ import annotations
@@ -125,8 +125,6 @@ class Firing:
         self._in_flight = 0
         self._changed = asyncio.Event()
         self._wakes = _NEVER  # The time of the hint that is waited for.
-        self._batch = min(BATCH, records.max_transaction or BATCH)
-        self._transactional = "TRANSACTIONAL" in records.capabilities
         self._tasks = asyncio.TaskGroup()  # That of ``work``.
         self._done: deque[Look] = deque()  # What is to be moved on.
         self._writers = 0
@@ -185,8 +183,8 @@ class Firing:
             held.idle.clear()
             self._in_flight += 1
             looks.append(look)
-        for start in range(0, len(looks), self._batch):
-            self._tasks.create_task(self._look_at(looks[start : start + self._batch]), name="timers-look")
+        for start in range(0, len(looks), BATCH):
+            self._tasks.create_task(self._look_at(looks[start : start + BATCH]), name="timers-look")
         if self._in_flight >= (self._at_once if open_for_all else 1):
             self._wakes = -1  # The end of one of them is what is waited for.
             return min(waits, default=None)
@@ -298,7 +296,7 @@ class Firing:
 
     async def _move_all(self) -> None:
         while self._done:
-            looks = [self._done.popleft() for _ in range(min(self._batch, len(self._done)))]
+            looks = [self._done.popleft() for _ in range(min(BATCH, len(self._done)))]
             await self._move(looks)
         self._writers -= 1
 
@@ -335,14 +333,6 @@ class Firing:
         items = [Item(self._key(each), None if each.left is None else each.left.encode(), each.etag) for each in looks]
         try:
             async with asyncio.timeout(STORE_SECONDS):
-                if self._transactional:
-                    try:
-                        await self._records.write(items)
-                    except ConflictError as error:
-                        if len(items) == 1:
-                            return [error]
-                    else:
-                        return [None] * len(items)
                 results = await self._records.save_each(items)
         except (MeshError, TimeoutError) as error:
             return [_known(error)] * len(items)
