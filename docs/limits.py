@@ -28,6 +28,7 @@ from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from mesh import address, conditions, delivery, flow, host, key_value, pipeline, policies, store, telemetry
 from mesh.blocks import (
+    actors,
     configuration,
     configuration_store,
     conversation,
@@ -135,6 +136,12 @@ def _asked() -> Sequence[Row]:
             _time(configuration.WATCH.seconds),
             OUTBOUND,
             "a line in the log; it is asked again",
+        ),
+        (
+            "a call of a method of an actor; each attempt",
+            _time(actors.INVOKE.seconds),
+            f"{POLICY} for the type; `mesh-timeout` on the call, for all attempts together",
+            "500 `ERR_ACTOR_INVOKE_METHOD`; the turn goes on, and the next one waits for it",
         ),
         ("accepting a durable call, or reading its outcome", _time(durable.ACCEPT.seconds), NONE, failed),
         (

@@ -46,6 +46,7 @@ from mesh import __version__
 from mesh.blocks.middleware import MiddlewareService
 from mesh.errors import ConfigError, MeshError
 from mesh.node.backlogs import Backlogs, SubscriptionBacklog
+from mesh.node.description import NodeDescription
 from mesh.node.health import ComponentStatus
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
@@ -144,12 +145,13 @@ class Gateway:
             "id": node.app_id,
             "runtimeVersion": __version__,
             "enabledFeatures": [FEATURE] * self._reloads + [each for each in node.features if each != FEATURE],
+            "actors": _actors(node),
             "components": [_without_nothing(asdict(component)) for component in node.components],
             "extended": {"daprRuntimeVersion": __version__, **self._labels},
             "subscriptions": [_described(subscription) for subscription in node.subscriptions],
             "httpEndpoints": [{"name": name} for name in node.endpoints],
             "resiliencies": [{"name": name} for name in node.resiliencies],
-            "actorRuntime": {"runtimeStatus": "DISABLED", "hostReady": False, "placement": ""},
+            "actorRuntime": self._described_actors(node),
             "scheduler": {"connected_addresses": []},
             "workflows": {"connectedWorkers": 0},
             "componentStatus": [_without_nothing(asdict(each)) for each in status],
@@ -172,6 +174,16 @@ class Gateway:
             if each.reason
         ]
         return told + self._runtime.conditions.described()
+
+    def _described_actors(self, node: NodeDescription) -> dict[str, object]:
+        """Tell in the reference's words how the hosting of actors is, for which there is no placement service here."""
+        away = self.config.app_port is not None and not self._runtime.serving and not node.actors
+        status = "INITIALIZING" if away else "RUNNING"
+        if not node.actors_enabled:
+            status = "DISABLED"
+        runs = status == "RUNNING"
+        told: dict[str, object] = {"runtimeStatus": status, "activeActors": _actors(node), "hostReady": runs}
+        return {**told, "placement": "placement: connected" if runs else ""}
 
     def _described_connection(self) -> dict[str, object]:
         config = self.config
@@ -342,6 +354,10 @@ def _message(name: str) -> Any:
     from gateway.grpc.messages import message  # Takes some milliseconds, for clients that need it alone.
 
     return message(name)
+
+
+def _actors(node: NodeDescription) -> list[dict[str, object]]:
+    return [{"type": type_, "count": count} for type_, count in node.actors]
 
 
 def _without_nothing(component: dict[str, object]) -> dict[str, object]:

@@ -9,8 +9,9 @@ Source: Dapr's error tables; docs/errors.md lists every code with its meaning an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
+from gateway.error_row import Row
+from gateway.errors_of_actors import ROWS as _OF_ACTORS
 from mesh.errors import MeshError
 from mesh.operation import Method
 
@@ -46,34 +47,6 @@ GRPC: Mapping[int, str] = {
     501: "UNIMPLEMENTED",
     503: "UNAVAILABLE",
 }
-
-
-class Row(NamedTuple):
-    """What clients are told of a failure.
-
-    The texts are formatted with ``error``, ``target`` (of the operation), ``arguments`` (of it) and ``app_id``.
-
-    Attributes:
-        status: HTTP status.
-        grpc: gRPC status.
-        code: ``errorCode``.
-        text: The message.
-        reason: Of the ``ErrorInfo``; empty = the failure has no details.
-        resource: Type of the component in the ``ResourceInfo``; empty = there is none.
-        metadata: Of the ``ErrorInfo``, names and texts.
-        asked: Whether the metadata of the request are there too.
-        field: Name of the offending field in the ``BadRequest``; empty = there is none.
-    """
-
-    status: int
-    grpc: str
-    code: str
-    text: str = "{error}"
-    reason: str = ""
-    resource: str = ""
-    metadata: tuple[tuple[str, str], ...] = ()
-    field: str = ""
-    asked: bool = False
 
 
 _TOPIC = (("appID", "{app_id}"), ("topic", "{arguments.topic}"))
@@ -352,6 +325,7 @@ ERRORS: Mapping[str, Row] = {
     ),
     "durable.accept": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE", "failed to store the call to {target}: {error}"),
     "durable.outcome": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE"),
+    **_OF_ACTORS,
     "*/STREAM_ENDED": Row(503, "UNAVAILABLE", "ERR_STREAM_ENDED"),
     "*/COMPONENT_HOSTS_GONE": Row(503, "UNAVAILABLE", "ERR_BROKER"),
     "*/COMPONENT_HOSTS_DIFFER": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),

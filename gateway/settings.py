@@ -117,6 +117,7 @@ class Reader:
             home=config.home,
             backbone_timeout=config.backbone_timeout,
             binding_seconds=config.app_binding_seconds,
+            asks_config="config" not in config.init_endpoints_off,
             host_only=config.host_only,
             backbone_from="MESH_BACKBONE" if config.backbone != DEFAULT_BACKBONE else "",
             application="" if config.app_port is None or config.runs_app else f"{config.app_host}:{config.app_port}",

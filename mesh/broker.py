@@ -430,25 +430,18 @@ class Write:
 class KeyValue(Protocol):
     """A key/value store with compare-and-set, expiry and atomic transactions.
 
-    One that bounds its transactions says so by ``max_operations``.
+    One that bounds its transactions says so by ``max_operations``; one that reads many faster than one by one has
+    ``get_many(keys)``, which is strong; one whose transactions cost less than their writes, each alone, says so by
+    ``together``.
 
     Attributes:
         dotted: Whether it was opened for keys that are dotted paths, so that it can be scanned.
-        together: Whether a transaction costs less than its writes, each alone.
     """
 
     dotted: bool
-    together: bool
 
     async def get(self, key: str, *, strong: bool = False) -> Entry | None:
         """Read; ``strong`` never answers from a follower."""
-
-    async def get_many(self, keys: Sequence[str]) -> Sequence[Entry | None]:
-        """Read several keys together, each at a moment of its own; what was acknowledged before it began is in it.
-
-        Raises:
-            StateError: They cannot be read now.
-        """
 
     async def apply(self, operations: Sequence[Write]) -> None:
         """Do all or nothing; deleting what does not exist succeeds unless a revision was expected.

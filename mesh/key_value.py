@@ -87,10 +87,6 @@ class MemoryKeyValue:
             if key.startswith(prefix):
                 yield key
 
-    async def get_many(self, keys: Sequence[str]) -> Sequence[Entry | None]:
-        """Read several keys."""
-        return [await self.get(key, strong=True) for key in keys]
-
     async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Entry]]:
         """List live keys below a path in order, with their values."""
         check_prefix(prefix, dotted=self.dotted)

@@ -49,7 +49,8 @@ from mesh.conditions import Conditions
 from mesh.deadlines import NO_ANSWER, Deadlines
 from mesh.delivery import Attempt, Outcome
 from mesh.errors import AppUnreachableError, IdentityAwayError, MeshError
-from mesh.policies import Guard, Policy, Verdict
+from mesh.guard import Guard
+from mesh.policies import Policy, Verdict
 from mesh.recent import Recent
 from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS
 

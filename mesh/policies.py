@@ -1,28 +1,22 @@
-"""Timeout, retry and circuit breaker as frozen values and pure decisions, and the one loop that applies them.
+"""Timeout, retry and circuit breaker as frozen values and pure decisions; `mesh/guard.py` applies them.
 
-`Guard` applies a policy as retry, then circuit breaker, then the call; the timeout bounds each attempt, by
-whoever makes it (`mesh/deadlines.py`). An open breaker ends the retries. Which target gets which policy is
-decided in ``mesh/resources/resiliency.py``.
+Which target gets which policy is decided in ``mesh/resources/resiliency.py``.
 
 Source: Dapr 1.18, resiliency policies; the breaker follows github.com/sony/gobreaker.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, NewType, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, NewType
 
-from mesh.conditions import TURNS, BreakerStatus, Condition, endpoint_name
-from mesh.errors import CircuitOpenError, DeadlineExceededError, ExpressionError, MeshError
+from mesh.errors import ExpressionError, MeshError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-    from typing import TypeAlias
+    from collections.abc import Callable, Mapping
 
+    from mesh.conditions import BreakerStatus, Condition
     from mesh.expressions import Trip
 
 __all__ = [
@@ -31,7 +25,6 @@ __all__ = [
     "EXPONENTIAL_START",
     "Breaker",
     "CircuitBreaker",
-    "Guard",
     "Permit",
     "Policy",
     "Retry",
@@ -43,7 +36,6 @@ __all__ = [
 ]
 
 Permit = NewType("Permit", int)
-_T = TypeVar("_T")
 
 EXPONENTIAL_START = 0.5
 EXPONENTIAL_MAX_ELAPSED = 15 * 60.0
@@ -287,6 +279,7 @@ class Policy:
         retry: When a failed one is made again.
         breaker: When none is made.
         endpoints: How many of the target's endpoints have a circuit breaker of their own; 0 = one is for all of it.
+        both: Whether one is for all of it besides; then a call has to pass both.
         resource: The Resiliency it is from.
     """
 
@@ -294,6 +287,7 @@ class Policy:
     retry: Retry | None = None
     breaker: CircuitBreaker | None = None
     endpoints: int = 0
+    both: bool = False
     resource: str = field(default="", compare=False)
 
 
@@ -311,178 +305,10 @@ class Verdict(NamedTuple):
     status: int | None = None
 
 
-if TYPE_CHECKING:
-    _Judge: TypeAlias = Callable[[_T | None, MeshError | None], Verdict]
-
-
 def by_error(result: object, error: MeshError | None) -> Verdict:
     """Judge an attempt by what it raised: what is ``retryable`` is the target's failure, anything else its answer."""
     again = error is not None and error.retryable
     return Verdict(not again, again)
-
-
-class Guard:
-    """The retry and the circuit breaker of one target at work, or the breakers of its endpoints.
-
-    Of these, those that were asked for last are kept, as many as the policy says: callers choose their names.
-
-    Attributes:
-        timeout: Seconds of an attempt; None leaves it to what is called.
-        decides: Whether it says what follows a failed attempt: then an attempt has to fail for it to be counted.
-    """
-
-    def __init__(self, policy: Policy, condition: Condition, former: Guard | None = None) -> None:
-        """Start with a closed breaker.
-
-        Args:
-            policy: What applies.
-            condition: Of the target; is told what happens.
-            former: What applied until now; its breakers go on if they are to be the same.
-        """
-        self.policy = policy
-        self.timeout = None if policy.timeout is None else policy.timeout.seconds
-        self.decides = policy.retry is not None or policy.breaker is not None
-        self._retry = policy.retry
-        self._condition = condition
-        self._breakers: dict[str, Breaker] = {}
-        if former is not None and former.policy.breaker == policy.breaker:
-            self._breakers = former._breakers
-        if not policy.endpoints:
-            self._breaker_of("")
-        condition.breakers = self._breakers
-        condition.resource = policy.resource
-
-    @property
-    def in_use(self) -> bool:
-        """Whether it has something to remember: see `Condition.in_use`."""
-        return self._condition.in_use
-
-    async def run(
-        self,
-        call: Callable[[], Awaitable[_T]],
-        judge: _Judge[_T] = by_error,
-        *,
-        endpoint: str = "",
-        deadline: float | None = None,
-        release: Callable[[_T], Awaitable[None]] | None = None,
-    ) -> _T:
-        """Make a call as often as the policy says; what the last attempt gave or raised is the answer.
-
-        Args:
-            call: Makes one attempt.
-            judge: Says what an attempt came to.
-            endpoint: The part of the target that is called.
-            deadline: Unix time in seconds; an attempt that could only begin later is not made.
-            release: Lets go of a result that is not the answer.
-
-        Raises:
-            CircuitOpenError: The breaker refuses; this ends the retries.
-        """
-        started = time.monotonic()
-        attempt = 0
-        breaker = self._breaker_of(endpoint)
-        if self._condition.observer is not None:
-            self._tell_policies(self._condition, breaker)
-        self._condition.enter()
-        try:
-            while True:
-                attempt += 1
-                result, error, verdict = await self._tried(call, judge, breaker, attempt)
-                delay = self._delay(verdict, attempt, started, deadline)
-                self._note(verdict, error, attempt, delay)
-                if delay is None:
-                    if error is not None:
-                        raise error
-                    return result  # type: ignore[return-value]  # there is a result when there is no error
-                if result is not None and release is not None:
-                    await release(result)
-                await asyncio.sleep(delay)
-        finally:
-            self._condition.leave()
-
-    def _breaker_of(self, endpoint: str) -> Breaker | None:
-        if self.policy.breaker is None:
-            return None
-        name, kept = endpoint_name(endpoint) if self.policy.endpoints else "", self._breakers
-        # Put at the end: the first is the one that was asked for longest ago.
-        if (breaker := kept.pop(name, None)) is None:
-            breaker = Breaker(self.policy.breaker, time.monotonic, self._condition, name)
-            self._condition.breaker_begins(name)
-        breaker.asked, kept[name] = next(TURNS), breaker
-        while len(kept) > max(self.policy.endpoints, 1):
-            del kept[next(iter(kept))]
-        return breaker
-
-    async def _tried(
-        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T], breaker: Breaker | None, attempt: int
-    ) -> tuple[_T | None, MeshError | None, Verdict]:
-        try:
-            return await self._attempt(call, judge, breaker)
-        except CircuitOpenError as error:
-            if attempt > 1:
-                self._condition.gives_up(attempt - 1, str(error))
-            raise
-
-    def _tell_policies(self, condition: Condition, breaker: Breaker | None) -> None:
-        if self.timeout is not None:
-            condition.applies("timeout")
-        if self._retry is not None:
-            condition.applies("retry")
-        if breaker is not None:
-            condition.applies("circuitbreaker", breaker.status)
-
-    def _note(self, verdict: Verdict, error: MeshError | None, attempt: int, delay: float | None) -> None:
-        if not verdict.again:
-            if verdict.worked:
-                self._condition.works(repeated=attempt > 1)
-            return
-        reason = f"the answer was {verdict.status}" if error is None else str(error)
-        if delay is not None:
-            self._condition.repeats(attempt, delay, reason)
-        elif attempt > 1:
-            self._condition.gives_up(attempt, reason)
-
-    async def attempt(
-        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T] = by_error
-    ) -> tuple[_T | None, MeshError | None, Verdict]:
-        """Make a call once, if the breaker admits it; give its result or its error.
-
-        Raises:
-            CircuitOpenError: The breaker refuses; nothing was called.
-        """
-        return await self._attempt(call, judge, self._breaker_of(""))
-
-    async def _attempt(
-        self, call: Callable[[], Awaitable[_T]], judge: _Judge[_T], breaker: Breaker | None
-    ) -> tuple[_T | None, MeshError | None, Verdict]:
-        permit = None if breaker is None else breaker.allow()
-        if breaker is not None and permit is None:
-            raise CircuitOpenError("circuit breaker is open")
-        result: _T | None = None
-        failure: MeshError | None = None
-        try:
-            result = await call()
-        except MeshError as error:
-            failure = error
-            if self.timeout is not None and isinstance(error, DeadlineExceededError):
-                self._condition.activates("timeout")
-        except BaseException:
-            if breaker is not None and permit is not None:
-                breaker.release(permit)
-            raise
-        verdict = judge(result, failure)
-        if breaker is not None:
-            breaker.record(verdict.worked, permit)
-        return result, failure, verdict
-
-    def _delay(self, verdict: Verdict, attempt: int, started: float, deadline: float | None) -> float | None:
-        retry = self._retry
-        if retry is None or not verdict.again:
-            return None
-        if verdict.status is not None and not retry.should_retry_status(verdict.status):
-            return None
-        delay = retry.delay(attempt, time.monotonic() - started, random.random)
-        return None if delay is None or (deadline is not None and time.time() + delay >= deadline) else delay
 
 
 BUILT_IN_RETRIES: Mapping[str, Retry] = MappingProxyType(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -225,10 +225,6 @@ class KeyValueStateStore(StateStore):
         entry = await self._key_value.get(key, strong=strong)
         return None if entry is None else _stored(entry)
 
-    async def write(self, items: Sequence[Item]) -> None:
-        """Write all, or nothing."""
-        await self._key_value.apply([self._operation(item) for item in items])
-
     async def get_many(
         self,
         keys: Sequence[str],
@@ -237,11 +233,19 @@ class KeyValueStateStore(StateStore):
         metadata: Mapping[str, str] | None = None,
         strong: bool = False,
     ) -> Sequence[Stored | MeshError | None]:
-        """Read several; what is strong together, where the store was opened for it."""
-        if not strong or not self._key_value.dotted or len(keys) < 2:
+        """Read several, many at a time."""
+        read: Callable[[Sequence[str]], Awaitable[Sequence[Entry | None]]] | None
+        read = getattr(self._key_value, "get_many", None) if strong else None
+        if read is None or len(keys) < 2:
             return await super().get_many(keys, parallelism=parallelism, metadata=metadata, strong=strong)
-        entries = await self._key_value.get_many(keys)
-        return [None if entry is None else _stored(entry) for entry in entries]
+        try:
+            return [None if entry is None else _stored(entry) for entry in await read(keys)]
+        except MeshError as error:
+            return [error] * len(keys)
+
+    async def write(self, items: Sequence[Item]) -> None:
+        """Write all, or nothing."""
+        await self._key_value.apply([self._operation(item) for item in items])
 
     async def save_each(self, items: Sequence[Item]) -> Sequence[MeshError | None]:
         """Write several at once; of equal keys one after the other, and none behind one that failed.
@@ -254,7 +258,11 @@ class KeyValueStateStore(StateStore):
         for index, item in enumerate(items):
             by_key.setdefault(item.key, []).append(index)
         size = sum([len(item.value or b"") for item in items])
-        if self._key_value.together and len(by_key) == len(items) <= MAX_PARALLEL and size <= TOGETHER_BYTES:
+        if (
+            getattr(self._key_value, "together", False)
+            and len(by_key) == len(items) <= MAX_PARALLEL
+            and size <= TOGETHER_BYTES
+        ):
             with suppress(ConflictError, InvalidEtagError, StateLimitError):  # Nothing was done: of which is found out.
                 await self.write(items)
                 return [None] * len(items)

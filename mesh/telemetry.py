@@ -18,6 +18,7 @@ from mesh.spans import Begun, Sink, SpanKind, Value
 
 __all__ = [
     "ACCESS",
+    "ACTOR_TURNS",
     "ANSWERED_BY",
     "APPLICATION_CALLED",
     "ARRIVALS",
@@ -74,6 +75,7 @@ EVENTS_EXPIRED = "events_expired"  # component, topic
 DURABLE_CALLS = "durable_calls"  # app id, outcome
 INVOCATIONS_WAITED = "invocations_waited"  # app id
 ACCESS = "access"  # what decided (app: its policy; global); allowed or blocked; namespace and trust domain if proven
+ACTOR_TURNS = "actor_turns"  # type; method, reminder, timer or deactivation; outcome as of an operation
 PROOFS_ASKED = "proofs_asked"  # asked: a caller was, here; downgrade: a sealing one was, by who proves nothing
 UNPROVEN = "unproven"  # request, answer, told, event, call or outcome; missing, invalid, scope, replayed or crowded
 SPANS = "spans"  # exporter; outcome: sent, failed (not taken by the collector), left out (too many waited)

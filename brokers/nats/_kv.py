@@ -57,9 +57,9 @@ class NatsKeyValue:
         return None if found is None else _entry(found)
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[Entry | None]:
-        """Read several keys, from a replica that has what the leader had when this began."""
+        """Read several in few round trips, as strongly as from the leader."""
         subjects = [self._subject(key) for key in keys]
-        found = await self._scanner.read_all(subjects)
+        found = await self._scanner.read_many(subjects)
         return [None if (message := found.get(subject)) is None else _entry(message) for subject in subjects]
 
     async def _read_any(self, key: str) -> Found | None:

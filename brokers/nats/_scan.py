@@ -87,25 +87,14 @@ class Scanner:
         self._keep((space, wanted[-1]), listed)
         return messages, wanted[-1]
 
-    async def read_all(self, subjects: Sequence[str]) -> Mapping[str, Found]:
-        """Read the last messages of subjects without wildcards, each as it is when this begins, or later."""
-        info = await self._connection.api(f"STREAM.INFO.{self._stream}")
-        if "error" in info:
-            raise StateError(f"cannot read keys: {cast('JSON', info['error']).get('description')}")
-        sequence = cast("int", cast("JSON", info["state"])["last_seq"])
-        waiting, found = list(dict.fromkeys(subjects)), dict[str, Found]()
-        while batch := self._batch(waiting, BATCH_KEYS):
-            found.update(await self.read(batch, sequence))
-        return found
-
     def _batch(self, subjects: list[str], limit: int) -> list[str]:
-        """Take as many from the end as one request reads."""
-        batch: list[str] = []
+        """Take off the last ones of a list, as many as go into one request."""
+        taken: list[str] = []
         room = self._connection.client.max_payload // 2
-        while subjects and len(batch) < min(limit, BATCH_KEYS) and room > 0:
-            batch.append(subjects.pop())
-            room -= len(batch[-1]) + 3
-        return batch
+        while subjects and len(taken) < min(limit, BATCH_KEYS) and room > 0:
+            taken.append(subjects.pop())
+            room -= len(taken[-1]) + 3
+        return taken
 
     def _keep(self, place: tuple[str, str], listed: _Listed) -> None:
         while len(self._left) >= KEPT_LISTS:
@@ -125,9 +114,7 @@ class Scanner:
         """
         while True:
             request: JSON = {"subjects_filter": f"{space}>", "offset": offset}
-            answer = await self._connection.api(f"STREAM.INFO.{self._stream}", request)
-            if "error" in answer:
-                raise StateError(f"cannot list the keys: {cast('JSON', answer['error']).get('description')}")
+            answer = await self._info(request)
             state = cast("JSON", answer["state"])
             sequence = cast("int", state["last_seq"])
             subjects = sorted(cast("Mapping[str, int]", state.get("subjects") or {}), reverse=True)
@@ -141,6 +128,20 @@ class Scanner:
                 continue
             behind = [each for each in subjects if each > after]
             return _Listed(behind, sequence, end - 1 if more else None)
+
+    async def _info(self, request: JSON) -> JSON:
+        answer = await self._connection.api(f"STREAM.INFO.{self._stream}", request)
+        if "error" in answer:
+            raise StateError(f"cannot read the keys: {cast('JSON', answer['error']).get('description')}")
+        return answer
+
+    async def read_many(self, subjects: Sequence[str]) -> Mapping[str, Found]:
+        """Read the last messages of subjects, as the leader has them now or later."""
+        sequence = cast("int", cast("JSON", (await self._info({}))["state"])["last_seq"])
+        waiting, found = list(dict.fromkeys(subjects)), dict[str, Found]()
+        while waiting:
+            found.update(await self.read(self._batch(waiting, BATCH_KEYS), sequence))
+        return found
 
     async def read(self, subjects: Sequence[str], sequence: int) -> Mapping[str, Found]:
         """Read the last messages of up to ``BATCH_KEYS`` subjects, from a replica that has as much as the leader had.

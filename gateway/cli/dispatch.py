@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "invoke": ("invoke", "call a method of an application"),
     "publish": ("publish", "publish an event"),
     "host": ("host", "answer for components on the mesh, without an application"),
+    "actors": ("actors", "list who hosts actors, show one, or deactivate one"),
     "check": ("check", "check resources and templates"),
     "components": ("components", "list the components of running gateways"),
     "component": ("component", "list the types of components, and write a file of one"),

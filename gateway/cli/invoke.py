@@ -22,7 +22,7 @@ from mesh.values import parse_duration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["add_data_options", "add_timeout", "failed", "gateway_of", "given_data", "parser", "run"]
+__all__ = ["add_data_options", "add_timeout", "error_text", "failed", "gateway_of", "given_data", "parser", "run"]
 
 # What may stand in a path and query as it is, the percent sign of what is quoted already among them.
 _PATH_SAFE = "/?:@!$&'()*+,;=-._~%"
@@ -120,13 +120,13 @@ def gateway_of(app_id: str, socket_folder: str | None = None, *, only_its_own: b
 def failed(what: str, response: Response, see: str = "") -> int:
     """Report an answer that is no success, and perhaps where to look; the exit code is 1."""
     text = response.read().decode(errors="replace").strip()
-    told = _error_text(text)
+    told = error_text(text)
     see = see if told.endswith("(ERR_DIRECT_INVOKE)") else ""  # Not for an answer of the application.
     complain(f"{what}: {response.status} {response.reason}" + (f": {told}{see}" if text else ""))
     return 1
 
 
-def _error_text(text: str) -> str:
+def error_text(text: str) -> str:
     """Give the message of an error of the API; the answer of an application stays as it is."""
     try:
         error = json.loads(text)

@@ -36,8 +36,8 @@ Sign = Literal["success", "failure", "warning", "info"]
 _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "⚠", "info": "ℹ️"}
 _STYLES = ("mesh", "dapr")
 _OURS = re.compile(
-    r"\bmesh(?= (?:run|list|stop|invoke|publish|host|check|components?|trust|broker|asyncapi|status|init|uninstall"
-    r"|completion|version|COMMAND)\b)"
+    r"\bmesh(?= (?:run|list|stop|invoke|publish|host|actors|check|components?|trust|broker|asyncapi|status|init"
+    r"|uninstall|completion|version|COMMAND)\b)"
 )
 _NO_KUBERNETES = "Kubernetes is not supported; the gateway is a container beside the application, see docs/compose.md"
 

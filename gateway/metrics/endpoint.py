@@ -7,9 +7,11 @@ import gzip
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 from gateway.config import ON_GRPC, GatewayConfig
 from gateway.errors import APIError
+from gateway.metrics import sources
 from gateway.metrics.exposition import Measured, exposed
 from gateway.metrics.recording import MAX_LABEL, MAX_SERIES, Recorder, Series
 from gateway.metrics.settings import Settings
@@ -24,6 +26,8 @@ from gateway.metrics.sources import (
 )
 from gateway.metrics.table import METRICS
 from mesh import __version__
+from mesh.actors.hosted import HostedType
+from mesh.blocks.actor_service import ActorService
 from mesh.conditions import Condition
 from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.runtime import Runtime
@@ -34,6 +38,11 @@ __all__ = ["Metrics", "breaker_states"]
 KEPT_SECONDS = 1.0
 FASTEST = 1
 """The level of gzip: lines are so much alike that others take longer for little."""
+_ACTORS: Sequence[tuple[str, Callable[[HostedType], int]]] = (
+    (sources.ACTORS, lambda hosted: hosted.active),
+    (sources.ACTOR_TIMERS, lambda hosted: hosted.timers),
+    (sources.ACTOR_CALLS, lambda hosted: hosted.calls),
+)
 _STATES = ("closed", "half-open", "open", "unknown")
 # The reference's categories, by what the codes begin with behind ERR_.
 _CATEGORIES = (
@@ -50,6 +59,7 @@ _CATEGORIES = (
     ("INVOKE_OUTPUT_BINDING", "binding"),
     ("DIRECT_INVOKE", "service-invocation"),
     ("CONVERSATION", "conversation"),
+    ("ACTOR", "actor"),
     ("HEALTH", "health"),
     ("OUTBOUND_HEALTH", "health"),
 )
@@ -131,8 +141,10 @@ def _before(waiting: Sequence[SubscriptionBacklog]) -> Measured:
 def _now(runtime: Runtime) -> Measured:
     """Give what is not counted but is so now."""
     told = runtime.description
+    actors = [each for each in cast("ActorService", runtime.services["actors"]).types.values() if each.hosted]
     return {
         COMPONENTS: [((), Series(times=len(told.components)))],
+        **{source: [((each.name,), Series(times=count(each))) for each in actors] for source, count in _ACTORS},
         BREAKERS: breaker_states(runtime.conditions.breakers()),
         GATEWAY: [((__version__,), Series(times=1))],
     }

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from mesh import telemetry
 
 __all__ = [
+    "ACTORS",
+    "ACTOR_CALLS",
+    "ACTOR_TIMERS",
     "BREAKERS",
     "COMPONENTS",
     "DETAILS",
@@ -35,6 +38,9 @@ GRPC_CALLED = "grpc_called"
 PROBED = "probed"
 ERRORS_TOLD = "errors_told"
 # Looked at when somebody asks.
+ACTORS = "actors"
+ACTOR_TIMERS = "actor_timers"
+ACTOR_CALLS = "actor_calls"
 BREAKERS = "breakers"
 COMPONENTS = "components"
 GATEWAY = "gateway"
@@ -60,6 +66,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     telemetry.EVENTS_EXPIRED: ("component", "topic"),
     telemetry.DURABLE_CALLS: ("app", "outcome"),
     telemetry.INVOCATIONS_WAITED: ("app",),
+    telemetry.ACTOR_TURNS: ("type", "turn", "outcome"),
     telemetry.PROOFS_ASKED: ("what",),
     telemetry.UNPROVEN: ("what", "reason"),
     telemetry.SPANS: ("exporter", "outcome"),
@@ -71,6 +78,9 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     GRPC_CALLED: ("rpc", "status"),
     PROBED: ("protocol", "status"),
     ERRORS_TOLD: ("code", "category"),
+    ACTORS: ("type",),
+    ACTOR_TIMERS: ("type",),
+    ACTOR_CALLS: ("type",),
     BREAKERS: ("what", "of", "resource", "status"),
     COMPONENTS: (),
     GATEWAY: ("version",),

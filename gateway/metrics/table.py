@@ -78,7 +78,13 @@ def _called(told: Told) -> str:
     return told["detail"] or told["outcome"]
 
 
-_TARGETS = {"invocation": "app_{}", "event": "pubsub_{}", "binding": "binding_{}", "change": "configuration_{}"}
+_TARGETS = {
+    "invocation": "app_{}",
+    "event": "pubsub_{}",
+    "binding": "binding_{}",
+    "change": "configuration_{}",
+    "actors": "actor_{}",
+}
 _INBOUND = frozenset(("event", "binding", "change", "durable", "call"))
 
 
@@ -270,6 +276,22 @@ def _runtime() -> Iterator[Metric]:
     )
 
 
+def _actors() -> Iterator[Metric]:
+    prefix, turns = "dapr_runtime_actor", telemetry.ACTOR_TURNS
+    of: Mapping[str, str | Label] = {"actor_type": "type"}
+    for kind in ("timer", "reminder"):
+        text = f"Number of times that a {kind} of an actor has fired."
+        yield _one(f"{prefix}_{kind}s_fired_total", "counter", text, turns, {**of, "success": _success}, turn=kind)
+    text = "Number of actors that were deactivated."
+    yield _one(f"{prefix}_deactivated_total", "counter", text, turns, of, turn="deactivation", outcome=telemetry.OK)
+    yield _one(f"{prefix}_timers", "gauge", "Timers of the actors that are active.", sources.ACTOR_TIMERS, of)
+    text = "Calls of actors that run or wait for their turn."
+    yield _one(f"{prefix}_pending_actor_calls", "gauge", text, sources.ACTOR_CALLS, of)
+    own = {"type": "type", "turn": "turn", "outcome": "outcome"}
+    yield from _pair("mesh_actor_turns", "turns of actors", turns, own, suffixes=("_total", "_latencies"))
+    yield _one("mesh_actors", "gauge", "Actors that are active.", sources.ACTORS, {"type": "type"})
+
+
 def _access() -> Iterator[Metric]:
     of: Mapping[str, str | Label] = {"namespace": "namespace", "trustDomain": "trust_domain"}
     for by, decided in (("app", "a policy about their caller"), ("global", "what holds for everybody")):
@@ -328,10 +350,12 @@ def _ours() -> Iterator[Metric]:
     yield _one("mesh_gateway_info", "gauge", "1; tells the version.", sources.GATEWAY, same("version"))
 
 
-METRICS: tuple[Metric, ...] = (*_components(), _dead_letters(), *_http(), *_runtime(), *_ours())
+METRICS: tuple[Metric, ...] = (*_components(), _dead_letters(), *_http(), *_runtime(), *_actors(), *_ours())
 
 ABSENT: Mapping[str, str] = {
-    "dapr_runtime_actor_*": "there are no actors yet",
+    "dapr_runtime_actor_status_report_*, dapr_runtime_actor_table_operation_*": "there is no placement service",
+    "dapr_runtime_actor_rebalanced_total, dapr_runtime_actor_reminders": "the table of owners and the store have both",
+    "dapr_runtime_actor_deactivated_failed_total": "`mesh_actor_turns_total` has it, with the outcome",
     "dapr_runtime_workflow_*": "there are no workflows yet",
     "dapr_component_job_*": "there are no jobs yet",
     "dapr_runtime_mtls_*": "there are no connections between gateways that would have certificates",

@@ -10,6 +10,10 @@ from gateway.config import GatewayConfig
 from gateway.http.response import Answered
 from gateway.http.server import Find, Found, Router
 from gateway.routes import (
+    actor_calls,
+    actor_stream,
+    actor_views,
+    actors,
     bindings,
     configuration,
     conversation,
@@ -43,6 +47,8 @@ ROUTES: tuple[Route, ...] = (
     *crypto.ROUTES,
     *conversation.ROUTES,
     *durable.ROUTES,
+    *actors.ROUTES,
+    *actor_views.ROUTES,
     *node.ROUTES,
 )
 
@@ -56,8 +62,10 @@ RPCS: tuple[RPC, ...] = (
     *bindings.RPCS,
     *crypto.RPCS,
     *conversation.RPCS,
+    *actor_calls.RPCS,
     *node.RPCS,
     *streams.RPCS,
+    *actor_stream.RPCS,
 )
 
 

@@ -39,7 +39,7 @@ from mesh.query import Queried
 from mesh.store import Concurrency, Item, Stored
 from mesh.values import parse_whole
 
-__all__ = ["ROUTES", "RPCS"]
+__all__ = ["ROUTES", "RPCS", "told_expiry"]
 
 DEFAULT_LISTED = 100
 
@@ -182,7 +182,7 @@ def _found(key: str, stored: Stored | str | None) -> dict[str, object]:
     elif stored is not None:
         result["data"] = _json(stored.value)
         result["etag"] = stored.etag
-        if told := _told(stored):
+        if told := told_expiry(stored):
             result["metadata"] = told
     return result
 
@@ -247,7 +247,7 @@ async def get_rpc(called: Called) -> object:
     stored = cast("Stored | None", await called.run(GET, asked.store_name, wanted))
     if stored is None:
         return called.reply()
-    return called.reply(data=stored.value, etag=stored.etag, metadata=_told(stored))
+    return called.reply(data=stored.value, etag=stored.etag, metadata=told_expiry(stored))
 
 
 async def bulk_get_rpc(called: Called) -> object:
@@ -259,7 +259,7 @@ async def bulk_get_rpc(called: Called) -> object:
     items: list[dict[str, object]] = []
     for key, stored in zip(wanted.keys, found, strict=True):
         if isinstance(stored, Stored):
-            items.append({"key": key, "data": stored.value, "etag": stored.etag, "metadata": _told(stored)})
+            items.append({"key": key, "data": stored.value, "etag": stored.etag, "metadata": told_expiry(stored)})
         else:
             items.append({"key": key} if stored is None else {"key": key, "error": stored})
     return called.reply(items=items)
@@ -322,7 +322,8 @@ def _sent(given: Any, method: Method, store: str, *, delete: bool = False) -> It
     return _complete(item, named_options(given.options.concurrency, given.options.consistency), method, store)
 
 
-def _told(stored: Stored) -> dict[str, str]:
+def told_expiry(stored: Stored) -> dict[str, str]:
+    """Tell in metadata when a value expires."""
     return {} if stored.expires_at is None else {"ttlExpireTime": _rfc3339(stored.expires_at)}
 
 

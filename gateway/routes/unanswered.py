@@ -12,13 +12,11 @@ _PAGE = "see docs/compatibility.md#other-blocks"
 
 # The building blocks that are not there yet, by what their paths begin with.
 MISSING = {
-    "actors": "actors",
     "jobs": "jobs",
     "workflows": "workflows",
 }
 # As above, by the names of gRPC's methods, or by the paths of those of other services.
 MISSING_RPCS = {
-    r"(Un)?[Rr]egisterActor\w*|ListActor\w*|GetActor\w*|ExecuteActor\w*|InvokeActor|SubscribeActor\w*": "actors",
     r"\w*Workflow(Alpha1|Beta1)|/TaskHubSidecarService/\w+": "workflows",
     r"\w*Jobs?(ByPrefix)?(Alpha1)?": "jobs",
 }

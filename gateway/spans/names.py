@@ -5,6 +5,7 @@ The names are the reference's, so that what was built on its traces finds them a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,7 @@ from mesh.spans import Value
 __all__ = ["failure", "header_tags", "of_http", "of_proxied", "of_rpc"]
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
+_ACTOR = re.compile(r"/v1\.0/actors/([^/]+)/([^/]+)/(method|state|timers|reminders)(?:/([^/]*))?\Z")
 MAX_TAGS = 32
 MAX_TAG = 256
 _NOT_TOLD = frozenset({"dapr-api-token", "dapr-app-token"})
@@ -62,6 +64,13 @@ def _called(app_id: str, method: str) -> tuple[str, Tags]:
     return f"CallLocal/{app_id}/{method}", {"net.peer.name": app_id, "rpc.service": "ServiceInvocation"}
 
 
+def _of_actor(path: str, type_: str, id_: str, what: str, method: str) -> tuple[str, Tags]:
+    tags: Tags = {"dapr.actor": f"{type_}.{id_}"}
+    if what == "state":
+        tags["db.name"] = "actor"
+    return f"CallActor/{type_}/{method}" if what == "method" else path, tags
+
+
 def of_http(verb: str, path: str, target: str | None) -> tuple[str, Tags]:
     """Give name and tags of a call of the HTTP API.
 
@@ -72,6 +81,8 @@ def of_http(verb: str, path: str, target: str | None) -> tuple[str, Tags]:
     """
     if target:
         return _called(target, path.lstrip("/"))
+    if (actor := _ACTOR.match(path)) is not None:
+        return _of_actor(path, *map(unquote, actor.groups("")))
     parts = path.split("/", 4)
     if len(parts) > 4 and parts[2] == "invoke" and (method := _method(parts)) is not None:
         return _called(unquote(parts[3]), method)
@@ -99,6 +110,8 @@ def of_rpc(path: str, block: str, message: Any) -> tuple[str, Tags]:
     """
     if message is None:
         return path, {}
+    if block == "actors":
+        return path, {"dapr.actor": f"{message.actor_type}.{message.actor_id}"}
     if block == "invoke":
         return _called(message.id, message.message.method.partition("?")[0].lstrip("/"))
     make = _TAGS.get(block)

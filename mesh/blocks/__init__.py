@@ -1,6 +1,7 @@
 """The building blocks, each written against the broker contract alone; this table is all that names them."""
 
 from mesh.blocks import (
+    actor_block,
     bindings,
     configuration,
     conversation,
@@ -30,4 +31,5 @@ BLOCKS: tuple[Block, ...] = (
     middleware.BLOCK,
     invocation.BLOCK,
     durable.BLOCK,
+    actor_block.BLOCK,
 )

@@ -36,10 +36,11 @@ from mesh.calls.exchange import Reply, Request
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.error_wire import from_wire, to_wire
 from mesh.errors import CircuitOpenError, MeshError, NoResponderError
+from mesh.guard import Guard
 from mesh.host import ERROR_HEADER, decoded, joined
 from mesh.operation import Arrival, Context
 from mesh.pipeline import InboundHandler
-from mesh.policies import Guard, Policy, Verdict
+from mesh.policies import Policy, Verdict
 from mesh.scopes import in_scope
 from mesh.spans import SpanKind
 from mesh.tasks import task_group

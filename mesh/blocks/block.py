@@ -51,6 +51,18 @@ class Opened(Protocol):
         """What metadata tells of it."""
 
 
+class Known(Protocol):
+    """A node, as it tells of itself (``mesh/node/description.py``)."""
+
+    @property
+    def id(self) -> str:
+        """The node's."""
+
+    @property
+    def actors(self) -> tuple[tuple[str, int], ...]:
+        """The types that its application hosts, and how many are active of each."""
+
+
 class Presence(Protocol):
     """What this node knows of others (``mesh/node/directory.py``)."""
 
@@ -61,6 +73,9 @@ class Presence(Protocol):
 
     async def was_seen(self, app_id: str, deadline: float) -> bool:
         """Tell whether anybody saw an application within the last minute; asks until ``deadline`` (Unix time)."""
+
+    async def nodes(self, seconds: float) -> Sequence[Known]:
+        """Ask all nodes what they do, and give those that answered within so many seconds."""
 
     async def until_news(self, app_id: str) -> None:
         """Wait until an application may be back."""
@@ -194,6 +209,8 @@ class Parts:
         access: Who may call it.
         memory: What outlives this node, of an application that does; None = nothing.
         streams: Of clients, as long as they are open.
+        marked: Gives the state store that is marked for actors, if there is one: its name, the store, its life.
+        asks_config: Whether the application is asked which actors it hosts.
         binding_seconds: How long the application may take to say whether it wants the events of a binding.
     """
 
@@ -218,6 +235,8 @@ class Parts:
     run: Handler
     inbound: InboundPipeline
     access: Gate
+    marked: Callable[[], tuple[str, StateStore, Life] | None] = lambda: None
+    asks_config: bool = True
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)

@@ -42,9 +42,10 @@ from mesh.blocks.records import on_backbone
 from mesh.blocks.remembered import Subscribed
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import BadArgumentError, CircuitOpenError, MeshError, NotSpokenError, StreamEndedError
+from mesh.guard import Guard
 from mesh.operation import Arrival, Context, Method, Operation
 from mesh.pipeline import InboundHandler
-from mesh.policies import Guard, Policy, Timeout, Verdict
+from mesh.policies import Policy, Timeout, Verdict
 from mesh.registry import CONFIGURATION_ON_BACKBONE
 from mesh.resources.component import Component
 from mesh.spans import SpanKind

@@ -179,6 +179,7 @@ class StateStoreComponent:
         prefix_of: Callable[[str], str],
         *,
         remembers: bool = False,
+        marked: bool = False,
         ttl: float | None = None,
         outbox: Outbox | None = None,
     ) -> None:
@@ -188,11 +189,13 @@ class StateStoreComponent:
             store: The adapter.
             prefix_of: Gives what is put before every key of an app, separator included; empty for none.
             remembers: Whether the mesh keeps its own records in it, where the backbone cannot.
+            marked: Whether the state of actors is kept in it.
             ttl: Seconds until what is written expires, where the item says nothing; None for never.
             outbox: Publishes what transactions write; None = nothing is published.
         """
         self.store = store
         self.remembers = remembers
+        self.marked = marked
         self._prefix_of = prefix_of
         self._ttl = ttl
         self._outbox = outbox
@@ -404,7 +407,7 @@ def check(component: Component) -> None:
 
 
 def is_marked(component: Component) -> bool:
-    """Tell whether the mesh keeps its own records in it, where the backbone cannot; an open reference is no mark."""
+    """Tell whether actors keep their state in it, and the mesh its records; an open reference is no mark."""
     entry = component.entry("actorStateStore")
     return entry is not None and (entry.text() or "").strip().lower() == "true"
 
@@ -452,8 +455,9 @@ async def open_store(component: Component, parts: Parts) -> StateStoreComponent:
             raise ConfigError(component.problem(reason, setting=OUTBOX_SETTINGS[0]))
         outbox = await parts.stack.enter_async_context(Outbox(component.name, store, events, parts))
     prefix_of = lru_cache(1024)(lambda app_id: key_prefix(component, app_id, namespace))
-    remembers = component.type != STATE_ON_BACKBONE and is_marked(component)
-    return StateStoreComponent(store, prefix_of, remembers=remembers, ttl=ttl, outbox=outbox)
+    marked = is_marked(component)
+    remembers = marked and component.type != STATE_ON_BACKBONE
+    return StateStoreComponent(store, prefix_of, remembers=remembers, marked=marked, ttl=ttl, outbox=outbox)
 
 
 BLOCK = Block(

@@ -41,6 +41,7 @@ class Node:
         methods: What its application answers, each ``path`` or ``VERB path``; None when nobody knows, as over HTTP.
         components: Name and type of each.
         app_id: The application that it is for, whether that takes calls or only makes them; empty when it did not say.
+        actors: The types that its application hosts, and how many are active of each.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Node:
     methods: tuple[str, ...] | None = None
     components: tuple[tuple[str, str], ...] = ()
     app_id: str = ""
+    actors: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class NodeDescription:
         endpoints: Services outside of the mesh, by name.
         resiliencies: The Resiliency resources, by name.
         features: Those that are switched on.
+        actors: The types that its application hosts, and how many are active of each.
+        actors_enabled: Whether it may host any: there is a place for their state, or it does host some.
     """
 
     app_id: str
@@ -89,6 +93,8 @@ class NodeDescription:
     endpoints: tuple[str, ...] = ()
     resiliencies: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    actors: tuple[tuple[str, int], ...] = ()
+    actors_enabled: bool = False
 
     def announced(self) -> Mapping[str, object]:
         """Give what is told to whoever asks over the mesh; `Node` says what each is."""
@@ -98,6 +104,7 @@ class NodeDescription:
             "published": self.published,
             "methods": self.methods,
             "components": [(each.name, each.type) for each in self.components],
+            "actors": self.actors,
         }
 
 
@@ -119,6 +126,7 @@ def read(body: bytes) -> Node | None:
             None if methods is None else tuple(map(str, methods)),
             _pairs(about.get("components", ())),
             str(about.get("app", "")),
+            tuple((str(type_), int(count)) for type_, count in about.get("actors", ())),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -24,7 +24,7 @@ import math
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -35,7 +35,7 @@ from mesh.broker import Frame, Message
 from mesh.calls.context import counts, tell
 from mesh.calls.exchange import Exchange, Request
 from mesh.errors import BrokerError, BrokerUnavailableError, MeshError, NoResponderError
-from mesh.node.description import answering
+from mesh.node.description import Node, answering, collect
 from mesh.tasks import task_group
 
 __all__ = ["Directory"]
@@ -87,6 +87,10 @@ class Directory:
         self._running: set[asyncio.Task[None]] = set()
 
     # What this node's own blocks say and ask
+
+    async def nodes(self, seconds: float) -> Sequence[Node]:
+        """Ask all nodes of the namespace what they do; see ``collect``."""
+        return await collect(self._broker, self._namespace, seconds)
 
     def host(self, app_id: str, *, ready: bool) -> None:
         """Say that this node has an application, and whether it takes calls now.

@@ -32,7 +32,7 @@ from mesh.conditions import Conditions
 from mesh.errors import BrokerUnavailableError, ConfigError, Problem
 from mesh.host import Hosts
 from mesh.hosting import Hosting
-from mesh.life import Lives
+from mesh.life import Life, Lives
 from mesh.node.components import (
     Components,
     check_denied,
@@ -276,6 +276,8 @@ class Runtime(Steps):
                 proves=settings.trust is not None,
             ),
             memory=self._memory(),
+            marked=self._marked,
+            asks_config=settings.asks_config,
             binding_seconds=settings.binding_seconds,
         )
 
@@ -328,7 +330,7 @@ class Runtime(Steps):
     def _default_components(self) -> Sequence[Component]:
         """Give what a node has when nobody configured anything: pub/sub and, where it can, state on the backbone."""
         features, home = self.broker.features, self.settings.home
-        state = Component("statestore", STATE_ON_BACKBONE)
+        state = Component("statestore", STATE_ON_BACKBONE, (MetadataEntry("actorStateStore", "true"),))
         if not features.key_value and home is not None:
             file = home / "state" / f"{address.encode_token(self.settings.namespace)}.db"
             logger.warning("%s has no key/value: statestore is kept in %s, on this machine", features.name, file)
@@ -355,6 +357,13 @@ class Runtime(Steps):
             if getattr(opened, "remembers", False):
                 return Prefixed(opened.store, f"mesh||{store}||")  # type: ignore[attr-defined]  # a state store's
         raise missing(name, self.broker.features.name)
+
+    def _marked(self) -> tuple[str, StateStore, Life] | None:
+        """Give the state store that is marked for actors."""
+        for component, opened in self._components.all:
+            if getattr(opened, "marked", False):
+                return component.name, opened.store, self._parts.lives[component.name]  # type: ignore[attr-defined]
+        return None
 
     @property
     def backbone(self) -> str:

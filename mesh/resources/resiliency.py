@@ -15,6 +15,7 @@ from mesh.resources.fields import Count
 from mesh.scopes import in_scope
 
 __all__ = [
+    "ACTORS",
     "DEFAULT_LEVELS",
     "ENDPOINTS",
     "ComponentTarget",
@@ -30,6 +31,7 @@ _MIN_RETRIES = 3
 _NOT_FOUND = "DaprBuiltInActorNotFoundRetries"
 _OF_CALLS = "DaprBuiltInServiceRetries"
 ENDPOINTS = 100
+ACTORS = 5000
 _KINDS = ("Statestore", "Pubsub", "Binding", "Secretstore", "Configuration", "Lock", "Crypto", "Conversation")
 _COMPONENTS = ("Component", "ComponentInbound", "ComponentOutbound")
 DEFAULT_LEVELS = ("", "App", "Actor", *_COMPONENTS, *(kind + each for kind in _KINDS for each in _COMPONENTS[1:]))
@@ -41,7 +43,8 @@ _UNAVAILABLE_OR_UNAUTHENTICATED = StatusCodes(((14, 14), (16, 16)))
 class Target:
     """The policy names that a resource gives to one target; cache size and scope concern breakers.
 
-    The size is how many of an application's endpoints have a breaker at a time; None and 0 are the usual number.
+    The size is how many of an application's endpoints, or of a type's actors, have a breaker at a time; None and 0 are
+    the usual number.
     """
 
     timeout: str | None = None
@@ -75,6 +78,7 @@ class Resiliency:
     retries: Mapping[str, Retry] = field(default_factory=dict)
     breakers: Mapping[str, CircuitBreaker] = field(default_factory=dict)
     apps: Mapping[str, Target] = field(default_factory=dict)
+    actors: Mapping[str, Target] = field(default_factory=dict)
     components: Mapping[str, ComponentTarget] = field(default_factory=dict)
     namespace: str | None = None
     scopes: tuple[str, ...] = ()
@@ -97,6 +101,7 @@ class ResiliencyPolicies:
         self._retries: dict[str, Retry] = dict(BUILT_IN_RETRIES)
         self._breakers: dict[str, CircuitBreaker] = {}
         self._apps: dict[str, Target] = {}
+        self._actors: dict[str, Target] = {}
         self._components: dict[str, ComponentTarget] = {}
         self._resources: dict[str, str] = {}
         for resiliency in resiliencies:
@@ -106,6 +111,7 @@ class ResiliencyPolicies:
             self._retries.update({name: _raised(name, retry) for name, retry in resiliency.retries.items()})
             self._breakers.update(resiliency.breakers)
             self._apps.update(resiliency.apps)
+            self._actors.update(resiliency.actors)
             self._components.update(resiliency.components)
             named = (resiliency.timeouts, resiliency.retries, resiliency.breakers)
             self._resources |= {name: resiliency.name for policies in named for name in policies}
@@ -124,6 +130,15 @@ class ResiliencyPolicies:
         if target is None and policy.retry is None and built_in is not BUILT_IN_RETRIES[_OF_CALLS]:
             return dataclasses.replace(policy, retry=_without_answers(built_in))
         return policy
+
+    def for_actor(self, actor_type: str) -> Policy:
+        """Give the policy for calls of a type's actors; a default circuit breaker is for the whole type."""
+        target = self._actors.get(actor_type)
+        policy = self._policy(target, ("Actor", ""))
+        if target is None or policy.breaker is None or target.circuit_breaker_scope in (None, "type"):
+            return policy
+        size, both = target.circuit_breaker_cache_size, target.circuit_breaker_scope == "both"
+        return dataclasses.replace(policy, endpoints=size or ACTORS, both=both)
 
     def for_component(self, name: str, kind: str, direction: Literal["inbound", "outbound"]) -> Policy:
         """Give the policy for a component.

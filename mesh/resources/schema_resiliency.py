@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from mesh.errors import Problem
 from mesh.policies import BUILT_IN_RETRIES, EXPONENTIAL_MAX_ELAPSED, EXPONENTIAL_START, CircuitBreaker, Retry
-from mesh.resources.documents import Document, Effect, FileModel, validate
+from mesh.resources.documents import Document, FileModel, validate
 from mesh.resources.fields import Count, GRPCCodes, HTTPCodes, Seconds, TimeoutValue, TripExpression
 from mesh.resources.resiliency import DEFAULT_LEVELS, ComponentTarget, Reference, Resiliency, Target, default_name
 from mesh.resources.schema import IN_ANY, QUIET, Meta
@@ -112,7 +112,6 @@ class ResiliencyFile(FileModel):
     effects: ClassVar = {
         **IN_ANY,
         "version": QUIET,  # The reference's page of this kind has it, and nothing reads it.
-        "spec.targets.actors": Effect("it has no effect yet: there are no actors"),
     }
 
     # With a field that is not known there, policies would be around nothing.
@@ -141,6 +140,7 @@ def resiliency(document: Document, problems: list[Problem], warnings: list[Probl
         retries=MappingProxyType({name: _retry(name, spec) for name, spec in policies.retries.items()}),
         breakers=MappingProxyType({name: _breaker(name, spec) for name, spec in policies.circuit_breakers.items()}),
         apps=MappingProxyType(dict(targets.apps)),
+        actors=MappingProxyType(dict(targets.actors)),
         components=MappingProxyType({name: spec.target() for name, spec in targets.components.items()}),
         scopes=model.scopes,
         references=references,

@@ -1,6 +1,6 @@
-"""The tutorial does what it says: its files are written, its commands run, their output is compared.
+"""The tutorial, and the guide to actors, do what they say: files are written, commands run, output is compared.
 
-Blocks of docs/tutorial.md by their info line:
+Blocks of these pages by their info line:
 
 =========================  ==========================================================================
 ``python file=NAME``       written to a file, as ``yaml file=NAME`` is
@@ -30,6 +30,7 @@ from tests.meta.sources import ROOT, Block, blocks
 from tests.support.processes import free_port
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+ACTORS = ROOT / "docs" / "actors.md"
 WITHIN = 30.0
 # The application answers, or the NATS server does.
 _UP = re.compile(r"application at \S+ is up|Server is ready")
@@ -138,12 +139,13 @@ def _options(block: Block) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the tutorial uses curl")
-def test_the_tutorial_works(tmp_path: Path) -> None:
-    """Whoever follows the tutorial sees what it shows."""
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the pages use curl")
+@pytest.mark.parametrize("page", [TUTORIAL, ACTORS], ids=["tutorial", "actors"])
+def test_the_page_works(page: Path, tmp_path: Path) -> None:
+    """Whoever follows it sees what it shows."""
     output: str | None = None
     with session(tmp_path) as opened:
-        for block in (each for each in blocks() if each.page == TUTORIAL):
+        for block in (each for each in blocks() if each.page == page):
             options = _options(block)
             match block.language:
                 case "python" | "yaml":

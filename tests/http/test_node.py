@@ -61,8 +61,6 @@ def no_api(name: str) -> dict[str, object]:
     [
         ("POST", "/v1.0-alpha1/jobs/j", "jobs"),
         ("POST", "/v1.0/jobs/j", "jobs"),
-        ("POST", "/v1.0/actors/b/c/method/m", "actors"),
-        ("PUT", "/v1.0/actors/t/1/method/m", "actors"),
         ("POST", "/v1.0-beta1/workflows/dapr/w/start", "workflows"),
         ("GET", "//v1.0//workflows//dapr/x", "workflows"),
     ],

@@ -90,6 +90,8 @@ def database(block: str, name: str, statement: str) -> dict[str, str]:
     Case(
         "call by header", ("GET", "/a/b", {"dapr-app-id": "app"}), 200, {"net.peer.name": "app", "dapr-app-id": "app"}
     ),
+    Case("actor", ("POST", "/v1.0/actors/a%20b/1/method/m"), 500, {"dapr.actor": "a b.1", "db.name": None}),
+    Case("state of one", ("GET", "/v1.0/actors/a/1/state/k"), 500, {"dapr.actor": "a.1", "db.name": "actor"}),
     Case("metadata", ("GET", "/v1.0/metadata"), 200, {}),
     Case(
         "fields of the caller",
@@ -110,6 +112,7 @@ async def test_calls_of_the_api(node: Node, collector: Collector, case: Case) ->
     assert reply.status == case.status, reply
     path = target.partition("?")[0]
     name = "calllocal/app/a/b" if path.endswith("/a/b") else path.lower()
+    name = "callactor/a b/m" if path.endswith("/method/m") else name
     found = await collector.until(*(name,) * (1 + path.endswith("/a/b")))
     (span,) = [each for each in found if each.raw["kind"] == "CLIENT"]
     assert (span.raw["kind"], span.raw["traceId"], span.raw["parentId"]) == ("CLIENT", PARENT[3:35], PARENT[36:52])

@@ -7,13 +7,16 @@ import gc
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 
 import mesh.conditions
 from mesh.conditions import MAX_ENDPOINTS, MAX_TARGETS, Condition, Conditions
 from mesh.errors import CircuitOpenError, DeadlineExceededError, MeshError, StateError
-from mesh.policies import CircuitBreaker, Guard, Policy, Retry
+from mesh.expressions import compile_trip
+from mesh.guard import Guard
+from mesh.policies import CircuitBreaker, Policy, Retry
 from mesh.recent import Recent
 from tests.support.eventually import eventually
 
@@ -217,6 +220,36 @@ async def test_endpoints_have_breakers_of_their_own(said: Callable[[], list[str]
     for endpoint in ("/b", "/c", "/a"):
         assert await again.run(Target(), endpoint=endpoint) == "done"
     assert [each["endpoint"] for each in conditions.described_breakers()] == ["/c", "/a"]
+
+
+async def test_a_whole_target_may_have_a_breaker_besides(said: Callable[[], list[str]]) -> None:
+    """Failures of many endpoints open it, and it is never the one that is forgotten."""
+    condition = Condition("actors cart")
+    guarded = Guard(Policy(breaker=CircuitBreaker("cb"), endpoints=2, both=True), condition)
+    for endpoint in "123456":
+        with pytest.raises(StateError):
+            await guarded.run(Target(WHY), endpoint=endpoint)
+    with pytest.raises(CircuitOpenError):
+        await guarded.run(Target(), endpoint="7")
+    described = {each.get("endpoint", ""): each["state"] for each in condition.described_breakers()}
+    assert described == {"": "open", "6": "closed", "7": "closed"}
+
+
+async def test_what_one_breaker_refuses_counts_in_no_other(said: Callable[[], list[str]]) -> None:
+    """The second failure in a row of an endpoint opens its own; six calls that passed would open the whole's."""
+    condition = Condition("actors cart")
+    trip = compile_trip("consecutiveFailures >= 2 || requests >= 6")
+    guarded = Guard(Policy(breaker=CircuitBreaker("cb", trip=trip), endpoints=9, both=True), condition)
+    for endpoint, failures in (("1", [WHY]), ("2", []), ("1", [WHY]), ("2", [])):
+        with nullcontext() if not failures else pytest.raises(StateError):
+            await guarded.run(Target(*failures), endpoint=endpoint)
+    for _ in range(3):
+        with pytest.raises(CircuitOpenError):
+            await guarded.run(Target(), endpoint="1")
+    with pytest.raises(StateError):
+        await guarded.run(Target(WHY), endpoint="2")
+    described = {each.get("endpoint", ""): each["state"] for each in condition.described_breakers()}
+    assert described == {"": "closed", "1": "open", "2": "closed"}
 
 
 async def test_endpoints_of_all_targets_are_bounded(said: Callable[[], list[str]]) -> None:

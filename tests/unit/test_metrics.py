@@ -22,7 +22,8 @@ from gateway.settings import load_settings
 from mesh import telemetry
 from mesh.conditions import Conditions
 from mesh.errors import BrokerUnavailableError, ConfigError, Problem
-from mesh.policies import CircuitBreaker, Guard, Policy
+from mesh.guard import Guard
+from mesh.policies import CircuitBreaker, Policy
 from mesh.resources.configuration import MetricLabel, MetricRule
 from mesh.resources.loader import load_configuration_file
 from mesh.resources.metric_patterns import PathPatterns, substitution
@@ -69,6 +70,11 @@ DAPR = {
         for by in ("app", "global")
         for action in ("allowed", "blocked")
     },
+    "runtime_actor_deactivated_total": "actor_type",
+    "runtime_actor_pending_actor_calls": "actor_type",
+    "runtime_actor_reminders_fired_total": "actor_type success",
+    "runtime_actor_timers": "actor_type",
+    "runtime_actor_timers_fired_total": "actor_type success",
     "runtime_component_init_total": "component",
     "runtime_component_init_fail_total": "component componentName reason",
     "runtime_component_loaded": "",
@@ -288,7 +294,7 @@ def test_what_cannot_be_meant_is_told_with_its_place(
             "4:33: spec.metrics.rules[0].name",
             "a gateway has no metric 'dapr_http_server_latncy'; did you mean 'dapr_http_server_latency'?",
         ),
-        ("{name: dapr_runtime_actor_timers}", "4:33: spec.metrics.rules[0].name", "has no metric"),
+        ("{name: dapr_runtime_workflow_timers}", "4:33: spec.metrics.rules[0].name", "has no metric"),
         (
             "{name: http/server/latency, labels: [{name: paht, regex: {x: y}}]}",
             "4:70: spec.metrics.rules[0].labels[0].name",

@@ -293,6 +293,38 @@ scopes: [me]
     )
     assert policies.for_component("p", "pubsub", "inbound").retry == Retry.exponential(30.0, name="r2")
     assert policies.for_component("p", "pubsub", "outbound").breaker == CircuitBreaker("c2")
+    assert policies.for_actor("t") == Policy(Timeout(0.25), None, CircuitBreaker("c2"), endpoints=5000, both=True)
+
+
+@pytest.mark.parametrize(
+    ("scope", "size", "endpoints", "both"),
+    [
+        ("type", 7, 0, False),
+        ("id", None, 5000, False),
+        ("id", 0, 5000, False),
+        ("id", 7, 7, False),
+        ("both", 7, 7, True),
+    ],
+)
+def test_breakers_of_actors(scope: Literal["type", "id", "both"], size: int | None, endpoints: int, both: bool) -> None:
+    """One for the type, one for each id, or both; of ids as many as the target says."""
+    target = Target(circuit_breaker="b", circuit_breaker_scope=scope, circuit_breaker_cache_size=size)
+    policies = ResiliencyPolicies([Resiliency("r", breakers={"b": CircuitBreaker("b")}, actors={"cart": target})])
+    assert policies.for_actor("cart") == Policy(breaker=CircuitBreaker("b"), endpoints=endpoints, both=both)
+    assert policies.for_actor("other") == Policy()
+
+
+def test_defaults_of_actors() -> None:
+    """Those of actors, then those of everything; a default breaker is for a whole type."""
+    breakers = {"DefaultActorCircuitBreakerPolicy": CircuitBreaker("d")}
+    retries = named("DefaultActorRetryPolicy", "DefaultAppRetryPolicy", "DefaultRetryPolicy")
+    timeouts: dict[str, Timeout | None] = {"DefaultTimeoutPolicy": Timeout(2.0)}
+    resiliency = Resiliency("r", timeouts=timeouts, retries=retries, breakers=breakers, actors={"named": Target()})
+    policies = ResiliencyPolicies([resiliency])
+    assert policies.for_actor("cart") == Policy(
+        Timeout(2.0), Retry(name="DefaultActorRetryPolicy"), CircuitBreaker("d")
+    )
+    assert policies.for_actor("named") == Policy()
 
 
 LEVELS = ["PubsubComponentInbound", "ComponentInbound", "Component", ""]

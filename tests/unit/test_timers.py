@@ -158,14 +158,6 @@ class Store(KeyValueStateStore):
         assert strong, "what a follower has may be old"
         return await self._use("get", super().get(key, strong=strong))
 
-    async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = 1, metadata: object = None, strong: bool = False
-    ) -> Sequence[Stored | MeshError | None]:
-        assert strong, "what a follower has may be old"
-        if len(keys) < 2:
-            return await super().get_many(keys, strong=strong)
-        return await self._use("get", super().get_many(keys, strong=strong))
-
     async def write(self, items: Sequence[Item]) -> None:
         await self._use("write", super().write(items))
 
@@ -739,16 +731,6 @@ def test_listing() -> None:
 
 class Way(Link):
     """A node's way to the timers."""
-
-    async def get_many(
-        self, keys: Sequence[str], *, parallelism: int = 1, metadata: object = None, strong: bool = False
-    ) -> Sequence[Stored | MeshError | None]:
-        if len(keys) < 2:
-            return await super().get_many(keys, strong=strong)
-        await self._on_the_way()
-        found = await super().get_many(keys, strong=strong)
-        await self._on_the_way()
-        return found
 
     async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Stored]]:
         await self._on_the_way()

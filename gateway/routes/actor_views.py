@@ -1,0 +1,75 @@
+"""``mesh/actors``: what ``mesh actors`` shows, and how it ends an activation."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import orjson
+
+from gateway.http.response import Answered, json_response
+from gateway.routes.request import query_of
+from gateway.routes.route import Asked, Route
+from mesh.blocks.actors import DEACTIVATE, LIST_TYPES, SHOW, Deactivate, Look, Shown, TypeView
+from mesh.store import Stored
+
+__all__ = ["ROUTES"]
+
+
+async def types(asked: Asked) -> Answered:
+    """Tell of all types that are hosted on the mesh."""
+    found = cast("Sequence[TypeView]", await asked.run(LIST_TYPES, "", ""))
+    return json_response([_type(each) for each in found])
+
+
+def _type(view: TypeView) -> dict[str, object]:
+    hosts = [
+        {
+            "node": each.node,
+            "appID": each.app_id,
+            "standing": each.standing,
+            "partitions": each.partitions,
+            "active": each.active,
+        }
+        for each in view.hosts
+    ]
+    return {"type": view.type, "partitions": view.partitions, "unowned": view.unowned, "hosts": hosts}
+
+
+async def show(asked: Asked) -> Answered:
+    """Tell of an actor that this gateway's application hosts, or another instance of it does."""
+    type_, id_ = asked.text(0), asked.text(1)
+    values = query_of(asked.query).get("values") == "true"
+    found = cast("Shown", await asked.run(SHOW, type_, Look(id_, values)))
+    told: dict[str, object] = {"type": type_, "id": id_, "partition": found.partition, "epoch": found.epoch}
+    told |= dict(zip(("node", "appID"), found.owner or (None, None), strict=True))
+    told["state"] = None if found.state is None else _state(found.state, values=values)
+    return json_response({**told, "reminders": found.reminders})
+
+
+def _state(state: Mapping[str, Stored | None], *, values: bool) -> object:
+    if not values:
+        return list(state)
+    return {key: _value(stored.value) for key, stored in state.items() if stored is not None}
+
+
+def _value(value: bytes) -> object:
+    """Give JSON as it is; what is none was written over gRPC."""
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return {"base64": base64.b64encode(value).decode()}
+    return orjson.Fragment(value)
+
+
+async def deactivate(asked: Asked) -> Answered:
+    """End the activation of an actor, wherever it is."""
+    return json_response({"active": await asked.run(DEACTIVATE, asked.text(0), Deactivate(asked.text(1)))})
+
+
+ROUTES = (
+    Route("mesh/actors", types, frozenset({"GET"}), api="actors"),
+    Route("mesh/actors/{type}/{id}", show, frozenset({"GET"}), api="actors"),
+    Route("mesh/actors/{type}/{id}", deactivate, frozenset({"DELETE"}), api="actors"),
+)

@@ -1,0 +1,225 @@
+"""``actors``: calls, state, timers and reminders of actors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import cast
+
+import orjson
+
+from gateway.errors import APIError, bad_request, malformed
+from gateway.http.response import Answered, Response, json_response, no_content
+from gateway.routes.request import fields, read_body, read_json, text_map
+from gateway.routes.route import WRITE, Asked, Route
+from mesh.actors.host import TurnAnswer
+from mesh.blocks.actors import (
+    DELETE_REMINDER,
+    DELETE_TIMER,
+    GET_REMINDER,
+    GET_STATE,
+    INVOKE,
+    SET_REMINDER,
+    SET_TIMER,
+    TRANSACT,
+    GetState,
+    Invoke,
+    Named,
+    Reminder,
+    SetReminder,
+    SetTimer,
+    Transact,
+)
+from mesh.blocks.invocation import forwardable
+from mesh.blocks.items import completed
+from mesh.errors import StateError
+from mesh.event import MAX_LEVELS
+from mesh.store import Item, Stored
+from mesh.values import parse_duration
+
+__all__ = ["ROUTES"]
+
+GET, DELETE = frozenset({"GET"}), frozenset({"DELETE"})
+METHODS = frozenset({"GET", "POST", "PUT", "DELETE"})
+TIMEOUT_HEADER = "mesh-timeout"
+MAX_RETRIES = 2**31 - 1
+
+
+async def invoke(asked: Asked) -> Answered:
+    """Call a method of an actor, wherever that is."""
+    type_, id_, method = asked.text(0), asked.text(1), asked.text(2)
+    headers = forwardable(asked.request.headers.items())
+    if asked.api.config.tokens.guarded:  # This gateway's own token is kept from the actor's application.
+        headers = [(name, value) for name, value in headers if name.lower() != "dapr-api-token"]
+    call = Invoke(id_, method, headers, await read_body(asked.request), asked.query)
+    answer = cast("TurnAnswer", await asked.run(INVOKE, type_, call, _deadline(asked)))
+    return Response(answer.status, answer.body, forwardable(answer.headers))
+
+
+def _deadline(asked: Asked) -> float | None:
+    text = asked.request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        return time.time() + parse_duration(text)
+    except ValueError as error:
+        raise bad_request(f"header {TIMEOUT_HEADER}: {error}") from None
+
+
+async def get_state(asked: Asked) -> Answered:
+    """Read a key of an actor."""
+    wanted = GetState(asked.text(1), asked.text(2))
+    stored = cast("Stored | None", await asked.run(GET_STATE, asked.text(0), wanted))
+    if stored is None:
+        return no_content()
+    told = [("Content-Type", "application/json")]
+    if stored.expires_at is not None:
+        expires = datetime.fromtimestamp(stored.expires_at, UTC).isoformat(timespec="milliseconds")
+        told.append(("metadata.ttlExpireTime", expires.replace("+00:00", "Z")))
+    return Response(200, orjson.dumps(stored.value.decode()) if stored.bare else stored.value, told)
+
+
+async def transact(asked: Asked) -> Answered:
+    """Write keys of an actor, all or none."""
+    type_, id_ = asked.text(0), asked.text(1)
+    body = await read_json(asked.request)
+    if not isinstance(body, list):
+        raise malformed("the body must be an array of operations")
+    await asked.run(TRANSACT, type_, Transact(id_, [_item(each) for each in body]))
+    return no_content()
+
+
+def _item(operation: object) -> Item:
+    members = fields(operation, "an operation")
+    kind = members.get("operation")
+    if kind not in ("upsert", "delete"):
+        raise APIError(400, "ERR_NOT_SUPPORTED_STATE_OPERATION", f"operation type {kind} not supported")
+    request = fields(members.get("request"), "request")
+    key = request.get("key")
+    if not isinstance(key, str) or not key:
+        raise malformed("'key' is required and must be a string that is not empty")
+    if kind == "delete":
+        return Item(key, None)
+    item = Item(key, _json(request.get("value"), f"'value' of key {key}"))
+    metadata = text_map(request.get("metadata"), f"'metadata' of key {key}")
+    try:
+        return completed(Item(key, item.value, metadata=dict(metadata)), {})
+    except StateError as error:
+        raise bad_request(error) from None
+
+
+async def set_timer(asked: Asked) -> Answered:
+    """Have a timer of an actor."""
+    type_, id_, name = asked.text(0), asked.text(1), asked.text(2)
+    body = await _members(asked)
+    texts = _text(body, "dueTime"), _text(body, "period"), _text(body, "ttl"), _text(body, "callback")
+    await asked.run(SET_TIMER, type_, SetTimer(id_, name, *texts, _data(body)))
+    return no_content()
+
+
+async def delete_timer(asked: Asked) -> Answered:
+    """Have a timer no more."""
+    await asked.run(DELETE_TIMER, asked.text(0), Named(asked.text(1), asked.text(2)))
+    return no_content()
+
+
+async def set_reminder(asked: Asked) -> Answered:
+    """Have a reminder of an actor."""
+    type_, id_, name = asked.text(0), asked.text(1), asked.text(2)
+    body = await _members(asked)
+    overwrite = body.get("overwrite")
+    if overwrite is not None and not isinstance(overwrite, bool):
+        raise malformed("overwrite must be true or false")
+    drop, interval, retries = _policy(body.get("failurepolicy"))
+    wanted = SetReminder(
+        id_,
+        name,
+        _text(body, "dueTime"),
+        _text(body, "period"),
+        _text(body, "ttl"),
+        _data(body),
+        overwrite=overwrite is not False,
+        drop=drop,
+        interval=interval,
+        retries=retries,
+    )
+    await asked.run(SET_REMINDER, type_, wanted)
+    return no_content()
+
+
+async def get_reminder(asked: Asked) -> Answered:
+    """Tell of a reminder."""
+    type_ = asked.text(0)
+    found = cast("Reminder", await asked.run(GET_REMINDER, type_, Named(asked.text(1), asked.text(2))))
+    told: dict[str, object] = {"actorID": found.id, "actorType": type_}
+    if found.data:
+        told["data"] = orjson.Fragment(found.data)
+    told |= {"dueTime": found.due_time, "period": found.period}
+    if found.ttl:
+        told["ttl"] = found.ttl
+    return json_response(told)
+
+
+async def delete_reminder(asked: Asked) -> Answered:
+    """Have a reminder no more."""
+    await asked.run(DELETE_REMINDER, asked.text(0), Named(asked.text(1), asked.text(2)))
+    return no_content()
+
+
+async def _members(asked: Asked) -> Mapping[str, object]:
+    """Read the members; names may be written with underscores."""
+    body = await read_json(asked.request)
+    return {name.replace("_", ""): value for name, value in fields({} if body is None else body, "the body").items()}
+
+
+def _text(members: Mapping[str, object], name: str) -> str:
+    value = members.get(name.lower())
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise malformed(f"{name} must be a string")
+    return value
+
+
+def _data(members: Mapping[str, object]) -> bytes:
+    return _json(members["data"], "data") if "data" in members else b""
+
+
+def _json(value: object, what: str) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise malformed(f"{what} is nested more than {MAX_LEVELS} levels") from None
+
+
+def _policy(value: object) -> tuple[bool, float, int | None]:
+    """Read what follows a firing that failed: whether it is dropped, seconds between tries, and how many."""
+    if value is None:
+        return False, 1.0, 3
+    members = fields(value, "failurePolicy")
+    if "drop" in members:
+        return True, 1.0, 0
+    constant = fields(members.get("constant") or {}, "failurePolicy.constant")
+    interval, retries = constant.get("interval"), constant.get("maxretries")
+    if retries is not None and not (type(retries) is int and 0 <= retries <= MAX_RETRIES):
+        raise malformed("failurePolicy.constant.maxRetries must be a whole number that is not negative")
+    try:
+        seconds = 1.0 if interval is None else parse_duration(cast("str", interval))
+    except ValueError as error:
+        raise malformed(f"failurePolicy.constant.interval: {error}") from None
+    return False, seconds, retries if isinstance(retries, int) else None
+
+
+_ACTOR = "actors/{type}/{id}"
+
+ROUTES = (
+    Route(f"{_ACTOR}/method/{{method}}", invoke, METHODS),
+    Route(f"{_ACTOR}/state", transact, WRITE),
+    Route(f"{_ACTOR}/state/{{key}}", get_state, GET),
+    Route(f"{_ACTOR}/timers/{{name}}", set_timer, WRITE),
+    Route(f"{_ACTOR}/timers/{{name}}", delete_timer, DELETE),
+    Route(f"{_ACTOR}/reminders/{{name}}", set_reminder, WRITE),
+    Route(f"{_ACTOR}/reminders/{{name}}", get_reminder, GET),
+    Route(f"{_ACTOR}/reminders/{{name}}", delete_reminder, DELETE),
+)

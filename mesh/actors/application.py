@@ -1,0 +1,101 @@
+"""The application beside this node as a host of actors, over HTTP.
+
+Source: Dapr 1.18, the actors API towards the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from urllib.parse import quote
+
+import orjson
+
+from mesh.actors.host import Turn, TurnAnswer, TurnKind
+from mesh.actors.settings import NO_ACTORS, HostSettings, read_settings
+from mesh.application import Application, AppResponse, Headers
+from mesh.errors import AppFailedError
+
+__all__ = ["HTTPHost", "ask_settings"]
+
+logger = logging.getLogger(__name__)
+
+CONFIG_SECONDS = 30.0
+MAX_CONFIG_BYTES = 1024 * 1024
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+JSON: Headers = (("Content-Type", "application/json"),)
+_LEGAL = "!$&'()*+,:;=@~"
+OK = 200
+
+
+async def ask_settings(application: Application, app_id: str) -> HostSettings:
+    """Ask an application which types of actors it hosts; what is wrong is logged.
+
+    Raises:
+        AppUnreachableError: Nothing reached it.
+        AppFailedError: It broke off, or took too long.
+    """
+    try:
+        async with asyncio.timeout(CONFIG_SECONDS):
+            async with application.call("GET", "/dapr/config", [("dapr-app-id", app_id)], b"") as response:
+                if response.status != OK:
+                    return NO_ACTORS
+                body = await _read(response, MAX_CONFIG_BYTES)
+    except TimeoutError:
+        raise AppFailedError(f"no answer to GET /dapr/config within {CONFIG_SECONDS:g} s") from None
+    settings, problems = read_settings(body)
+    for problem in problems:
+        logger.warning("GET /dapr/config: %s", problem)
+    return settings
+
+
+class HTTPHost:
+    """See ``mesh.actors.host.ActorHost``.
+
+    Attributes:
+        settings: The types.
+    """
+
+    def __init__(self, application: Application, settings: HostSettings) -> None:
+        """Use an application that is there."""
+        self.settings = settings
+        self._application = application
+
+    async def turn(self, turn: Turn) -> TurnAnswer:
+        """Have an actor do something."""
+        verb, target, headers, body = _request(turn)
+        async with self._application.call(verb, target, headers, body) as response:
+            return TurnAnswer(response.status, response.headers, await _read(response, MAX_ANSWER_BYTES))
+
+
+def _request(turn: Turn) -> tuple[str, str, Headers, bytes]:
+    actor = f"/actors/{quote(turn.type, _LEGAL)}/{quote(turn.id, _LEGAL)}"
+    name = quote(turn.name, _LEGAL)
+    data = orjson.Fragment(turn.body or b"null")
+    match turn.kind:
+        case TurnKind.METHOD:
+            query = f"?{turn.query}" if turn.query else ""
+            return "PUT", f"{actor}/method/{name}{query}", turn.headers, turn.body
+        case TurnKind.REMINDER:
+            # The reference's scheduler leaves these texts empty, so that is what applications are used to.
+            document: dict[str, object] = {"data": data, "dueTime": "", "period": ""}
+            return "PUT", f"{actor}/method/remind/{name}", (*turn.headers, *JSON), orjson.dumps(document)
+        case TurnKind.TIMER:
+            document = {"data": data, "callback": turn.callback, "dueTime": turn.due_time, "period": turn.period}
+            return "PUT", f"{actor}/method/timer/{name}", (*turn.headers, *JSON), orjson.dumps(document)
+        case TurnKind.DEACTIVATION:
+            return "DELETE", actor, turn.headers, b""
+
+
+async def _read(response: AppResponse, limit_bytes: int) -> bytes:
+    whole = await response.read_up_to(limit_bytes)
+    if whole is not None:
+        return whole
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.parts():
+        size += len(part)
+        if size > limit_bytes:
+            raise AppFailedError(f"the application's answer is larger than {limit_bytes} bytes")
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,78 @@
+"""Reminders of actors: durable timers (`mesh/timers`) that fire as turns, and wake their actor."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mesh.actors.errors import ActorBusyError
+from mesh.actors.host import CANCEL_HEADER, Turn, TurnKind
+from mesh.errors import MeshError
+from mesh.ownership.errors import NotOwnerError
+from mesh.timers import Outcome, Timer
+
+if TYPE_CHECKING:
+    from mesh.actors.hosted import HostedType
+
+__all__ = ["MAX_DATA_BYTES", "Written", "remind", "written"]
+
+logger = logging.getLogger(__name__)
+
+MAX_DATA_BYTES = 512 * 1024
+OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the record of a reminder keeps for the application.
+
+    Attributes:
+        data: JSON; empty for none.
+        due_time: As the application wrote it.
+        period: As the application wrote it.
+        ttl: As the application wrote it.
+    """
+
+    data: bytes = b""
+    due_time: str = ""
+    period: str = ""
+    ttl: str = ""
+
+    def encode(self) -> bytes:
+        """Write it."""
+        return msgspec.msgpack.encode(self)
+
+
+def written(data: bytes) -> Written:
+    """Read what ``Written.encode`` wrote; raises ValueError."""
+    return msgspec.msgpack.decode(data, type=Written)
+
+
+async def remind(hosted: HostedType, partition: int, timer: Timer) -> Outcome:
+    """Have an actor take the turn of a reminder that is due."""
+    try:
+        data = written(timer.data).data
+    except ValueError as error:
+        logger.warning("reminder %s of actor %s/%s cannot be read: %s", timer.name, hosted.name, timer.key, error)
+        return Outcome.FAILED
+    turn = Turn(TurnKind.REMINDER, hosted.name, timer.key, timer.name, hosted.chained(()), data)
+    try:
+        answer = await hosted.turn(turn, partition)
+    except (NotOwnerError, ActorBusyError):
+        return Outcome.AWAY
+    except MeshError as error:
+        logger.warning("reminder %s of actor %s/%s: %s", timer.name, hosted.name, timer.key, error)
+        return Outcome.FAILED
+    if answer.status != OK:
+        logger.warning(
+            "reminder %s of actor %s/%s: the application answered %d",
+            timer.name,
+            hosted.name,
+            timer.key,
+            answer.status,
+        )
+        return Outcome.FAILED
+    return Outcome.CANCEL if (answer.header(CANCEL_HEADER) or "").lower() == "true" else Outcome.DONE

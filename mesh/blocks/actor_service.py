@@ -1,0 +1,498 @@
+"""The block of actors at work: what asks owners, what is for this node's application, what an owner answers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from mesh.access import naming
+from mesh.actors.application import HTTPHost, ask_settings
+from mesh.actors.errors import (
+    ActorError,
+    ActorFailedError,
+    ActorMethodMissingError,
+    ActorTypeNotHostedError,
+    ActorTypeTakenError,
+    NoActorHostError,
+    ReminderExistsError,
+    ReminderMissingError,
+)
+from mesh.actors.host import ActorHost, Turn, TurnAnswer, TurnKind
+from mesh.actors.hosted import MAX_TURNS, HostedType
+from mesh.actors.names import check_names
+from mesh.actors.observed import ObservedHost
+from mesh.actors.settings import NO_ACTORS, HostSettings
+from mesh.actors.state import ActorState, StateCache, partition_key, state_key
+from mesh.actors.timers import ActorTimer
+from mesh.actors.turns import Room
+from mesh.application import Headers
+from mesh.blocks.actor_store import ActorStore
+from mesh.blocks.actor_stream import host_stream
+from mesh.blocks.actor_views import shown, told_reminder, types_of
+from mesh.blocks.actors import (
+    KIND,
+    Deactivate,
+    GetState,
+    Invoke,
+    Look,
+    Named,
+    OfActor,
+    Reminder,
+    SetReminder,
+    SetTimer,
+    Shown,
+    Transact,
+    TypeView,
+)
+from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
+from mesh.blocks.records import LazyRecords
+from mesh.broker import Message
+from mesh.deadlines import Deadlines
+from mesh.errors import BadArgumentError, EventError, RecordsMissingError
+from mesh.operation import Operation
+from mesh.ownership.asking import Asked
+from mesh.ownership.errors import NobodyHostsError, NotOwnerError
+from mesh.ownership.table import partition_of
+from mesh.packing import pack, unpack
+from mesh.store import Stored
+from mesh.telemetry import BAGGAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mesh.actors.activation import Activation
+    from mesh.actors.stream import StreamHost
+    from mesh.timers import Timer, Timers
+
+__all__ = ["ActorService"]
+
+logger = logging.getLogger(__name__)
+
+TIMERS = "mesh:timers"
+ACTION_HEADER = "actor"
+CACHED_BYTES = 64 * 1024 * 1024
+MAX_LISTED, MAX_LISTED_BYTES, PAGE = 10_000, 16 * 1024 * 1024, 200
+MAX_ERROR_BYTES = 4096
+OK, NOT_FOUND = 200, 404
+
+_SetReminder = tuple[str, dict[str, object], tuple[float, int | None, bool], bool]
+
+
+class ActorService:
+    """The building block."""
+
+    def __init__(self, block: Block, parts: Parts, components: Mapping[str, Opened]) -> None:
+        """Host nothing yet."""
+        self._parts = parts
+        self._app_id = parts.caller.app_id
+        self._types: dict[str, HostedType] = {}
+        self._timers: dict[str, Timers] = {}
+        self._room = Room(MAX_TURNS)
+        self._cache = StateCache(CACHED_BYTES)
+        self._store = ActorStore(parts.marked)
+        self._records = LazyRecords(TIMERS, parts.records)
+        self._deadlines = Deadlines()
+        # By what is asked: what does it, and the values that go with it.
+        self._actions: Mapping[str, tuple[Callable[..., Awaitable[Message]], object]] = {
+            "invoke": (self._run_method, tuple[str, str, list[tuple[str, str]]]),
+            "deactivate": (self._run_deactivate, tuple[()]),
+            "set_reminder": (
+                self._run_set_reminder,
+                tuple[str, dict[str, object], tuple[float, int | None, bool], bool],
+            ),
+            "delete_reminder": (self._run_delete_reminder, tuple[str]),
+        }
+        self._asked: tuple[Inbound, HostSettings] | None = None
+
+    @property
+    def types(self) -> Mapping[str, HostedType]:
+        """What this node's application hosts, or has hosted."""
+        return self._types
+
+    async def run(self, operation: Operation) -> object:
+        """Do what is asked of an actor, or of what belongs to it.
+
+        Raises:
+            BadArgumentError: A name cannot be one.
+            ActorError: What the method says.
+            MeshError: The mesh, or a store, failed.
+        """
+        return await getattr(self, operation.method.name)(operation)
+
+    # Anywhere on the mesh
+
+    async def invoke(self, operation: Operation) -> TurnAnswer:
+        """Call a method, wherever the actor is.
+
+        Raises:
+            NoActorHostError: Nobody hosts the type.
+            ActorFailedError: The application answered an error.
+        """
+        asked = cast("Invoke", operation.arguments)
+        check_names(operation.target, asked.id, **{"actor method": asked.method})
+        action = pack("invoke", asked.method, asked.query, self._traced(operation, asked.headers))
+        answer = await self._ask(operation, asked.id, action, asked.body)
+        status, headers = unpack(answer.headers[ACTION_HEADER])
+        if status == NOT_FOUND:
+            raise ActorMethodMissingError
+        if status != OK:
+            raise ActorFailedError(cast("int", status), answer.body)
+        return TurnAnswer(OK, cast("Headers", headers), answer.body)
+
+    async def deactivate(self, operation: Operation) -> bool:
+        """End an activation, wherever it is; gives whether there was one."""
+        asked = cast("Deactivate", operation.arguments)
+        check_names(operation.target, asked.id)
+        answer = await self._ask(operation, asked.id, pack("deactivate"))
+        return bool(unpack(answer.headers[ACTION_HEADER])[0])
+
+    async def set_reminder(self, operation: Operation) -> None:
+        """Have a reminder.
+
+        Raises:
+            ActorTypeNotHostedError: This node's application does not host the type.
+            ReminderExistsError: There is one of its name, which is not to be replaced.
+            BadArgumentError: A text is no time, or the data are too large.
+        """
+        from mesh.actors.reminders import MAX_DATA_BYTES, Written
+        from mesh.schedules import reminder_timing
+
+        asked = cast("SetReminder", operation.arguments)
+        check_names(operation.target, asked.id, reminder=asked.name)
+        self._check_hosted(operation.target)
+        if len(asked.data) > MAX_DATA_BYTES:
+            raise ActorError(f"the data of a reminder have at most {MAX_DATA_BYTES} bytes")
+        try:
+            timing = reminder_timing(asked.due_time, asked.period, asked.ttl, time.time())
+        except ValueError as error:
+            raise ActorError(str(error)) from None
+        policy = asked.interval, asked.retries, asked.drop
+        body = Written(asked.data, asked.due_time, asked.period, asked.ttl).encode()
+        action = pack("set_reminder", asked.name, timing.encode(), policy, asked.overwrite)
+        await self._ask(operation, asked.id, action, body)
+
+    async def delete_reminder(self, operation: Operation) -> None:
+        """Have a reminder no more."""
+        asked = cast("Named", operation.arguments)
+        check_names(operation.target, asked.id, reminder=asked.name)
+        self._check_hosted(operation.target)
+        await self._ask(operation, asked.id, pack("delete_reminder", asked.name))
+
+    async def host(self, operation: Operation) -> None:
+        """Host the types of an application that holds a stream open, for as long as that lasts.
+
+        Raises:
+            ActorTypeTakenError: One of them is hosted on this node already.
+            RecordsMissingError: The mesh has no records.
+            StreamEndedError: The node drains.
+        """
+        host = cast("StreamHost", operation.arguments)
+        try:
+            await self._records.opened()
+            await host_stream(host, self.serve, self._parts.streams)
+        finally:
+            host.end()
+
+    async def get_reminder(self, operation: Operation) -> Reminder:
+        """Tell of a reminder.
+
+        Raises:
+            ReminderMissingError: There is none.
+        """
+        asked = cast("Named", operation.arguments)
+        check_names(operation.target, asked.id, reminder=asked.name)
+        timers = self._check_hosted(operation.target)
+        found = await timers.get(await self._partition(operation.target, asked.id), asked.id, asked.name)
+        if found is None:
+            raise ReminderMissingError(asked.name)
+        return told_reminder(found.key, found.name, found.data)
+
+    async def list_reminders(self, operation: Operation) -> tuple[Reminder, ...]:
+        """Tell of all reminders of an actor, or of a type.
+
+        Raises:
+            ActorError: There are too many for one answer.
+        """
+        found: list[Reminder] = []
+        size = 0
+        async for timer in self._listed(operation):
+            found.append(told_reminder(timer.key, timer.name, timer.data))
+            size += len(timer.data)
+            if len(found) > MAX_LISTED or size > MAX_LISTED_BYTES:
+                raise ActorError("there are more reminders than one answer tells of; ask for those of one actor")
+        return tuple(found)
+
+    async def delete_reminders(self, operation: Operation) -> None:
+        """Have the reminders of an actor, or of a type, no more."""
+        async for timer in self._listed(operation):
+            await self._ask(operation, timer.key, pack("delete_reminder", timer.name))
+
+    # For who looks after them
+
+    async def list_types(self, _: Operation) -> tuple[TypeView, ...]:
+        """Tell of the types that nodes of the mesh say they host."""
+        return await types_of(self._parts)
+
+    async def show(self, operation: Operation) -> Shown:
+        """Tell of an actor of this node's application.
+
+        Raises:
+            ActorTypeNotHostedError: This node's application does not host the type.
+        """
+        asked = cast("Look", operation.arguments)
+        check_names(operation.target, asked.id)
+        timers = self._check_hosted(operation.target)
+        return await shown(self._parts, self._store, timers, operation.target, asked)
+
+    async def _listed(self, operation: Operation) -> AsyncIterator[Timer]:
+        """Iterate over reminders, page by page."""
+        from mesh.timers import record_key
+
+        asked, type_ = cast("OfActor", operation.arguments), operation.target
+        check_names(type_, asked.id or "-")
+        timers = self._check_hosted(type_)
+        partition, after = await self._partition(type_, asked.id) if asked.id else None, ""
+        while True:
+            page = await timers.listed(partition, asked.id or None, after, PAGE)
+            for timer in page:
+                yield timer
+            if len(page) < PAGE:
+                return
+            last = page[-1]
+            after = record_key(KIND + type_, await self._partition(type_, last.key), last.key, last.name)
+
+    async def _partition(self, type_: str, id_: str) -> int:
+        return partition_of(id_, len((await self._parts.owners.table(KIND + type_)).owners))
+
+    async def _ask(self, operation: Operation, id_: str, action: str, body: bytes = b"") -> Message:
+        type_ = operation.target
+        try:
+            return await self._parts.owners.ask(KIND + type_, id_, {ACTION_HEADER: action}, body, operation.deadline)
+        except NobodyHostsError:
+            raise NoActorHostError(type_, id_) from None
+
+    def _traced(self, operation: Operation, headers: Headers) -> Headers:
+        """Put the call's own trace in place of what the caller wrote."""
+        context = operation.context
+        trace = {"traceparent": context.traceparent, "tracestate": context.tracestate, BAGGAGE: context.baggage}
+        kept = [(name, value) for name, value in headers if name.lower() not in trace]
+        return [*kept, *((name, value) for name, value in trace.items() if value), ("Dapr-Api-Call", "true")]
+
+    # This node's actors
+
+    async def get_state(self, operation: Operation) -> Stored | None:
+        """Read a key of an actor; one that is not active here is read as it is stored."""
+        asked = cast("GetState", operation.arguments)
+        check_names(operation.target, asked.id)
+        _check_key(asked.key)
+        hosted = self._types.get(operation.target)
+        if hosted is not None and hosted.activation(asked.id) is not None:
+            return await hosted.state(asked.id).get(asked.key)
+        partition = partition_key(self._app_id, operation.target, asked.id)
+        return await self._store.get(state_key(partition, asked.key), strong=True, metadata={"partitionKey": partition})
+
+    async def transact(self, operation: Operation) -> None:
+        """Write keys of an active actor, all or none.
+
+        Raises:
+            ActorNotActiveError: It is not active here.
+            ActorMovedError: Another activation keeps its state now; nothing was written.
+        """
+        asked = cast("Transact", operation.arguments)
+        check_names(operation.target, asked.id)
+        for item in asked.items:
+            _check_key(item.key)
+        hosted = self._types.get(operation.target)
+        if hosted is None:
+            raise ActorTypeNotHostedError
+        state = hosted.state(asked.id)
+        if any(item.ttl is not None for item in asked.items) and not self._store.lets_expire:
+            raise BadArgumentError("the state store of actors cannot let values expire (ttlInSeconds)")
+        if asked.items:
+            await state.write(asked.items)
+
+    async def set_timer(self, operation: Operation) -> None:
+        """Have a timer of an active actor.
+
+        Raises:
+            ActorNotActiveError: It is not active here.
+            ActorError: A text is no time, or it has too many.
+        """
+        from mesh.schedules import timer_timing
+
+        asked = cast("SetTimer", operation.arguments)
+        check_names(operation.target, asked.id, timer=asked.name)
+        try:
+            timing = timer_timing(asked.due_time, asked.period, asked.ttl, time.time())
+        except ValueError as error:
+            raise ActorError(str(error)) from None
+        hosted = self._types.get(operation.target)
+        if hosted is None:
+            raise ActorTypeNotHostedError
+        timer = ActorTimer(asked.name, timing, asked.due_time, asked.period, asked.callback, asked.data)
+        hosted.set_timer(asked.id, timer)
+
+    async def delete_timer(self, operation: Operation) -> None:
+        """Have a timer no more."""
+        asked = cast("Named", operation.arguments)
+        check_names(operation.target, asked.id, timer=asked.name)
+        if (hosted := self._types.get(operation.target)) is not None:
+            hosted.delete_timer(asked.id, asked.name)
+
+    def _check_hosted(self, type_: str) -> Timers:
+        timers = self._timers.get(type_)
+        if timers is None:
+            raise ActorTypeNotHostedError
+        return timers
+
+    def _make_state(self, type_: str, activation: Activation, replaced: Callable[[], None]) -> ActorState:
+        partition = partition_key(self._app_id, type_, activation.id)
+        return ActorState(self._store, partition, activation.epoch, self._cache, replaced)
+
+    # The owner's side
+
+    async def answer(self, asked: Asked) -> Message:
+        """Do what is asked of an actor whose partition is this node's.
+
+        Raises:
+            NotOwnerError: It is not, now; nothing ran.
+            ActorError: What it came to.
+        """
+        try:
+            hosted = self._types[asked.kind.removeprefix(KIND)]
+            action, *given = cast("tuple[str, ...]", unpack(asked.headers[ACTION_HEADER]))
+            run, shape = self._actions[action]
+            call = partial(run, hosted, asked, *msgspec.convert(given, shape))
+        except (LookupError, ValueError, TypeError) as error:
+            raise EventError("malformed question to an actor") from error
+        check_names(hosted.name, asked.key)
+        return await self._deadlines.within(asked.deadline - time.time(), call)
+
+    async def _run_method(self, hosted: HostedType, asked: Asked, method: str, query: str, headers: Headers) -> Message:
+        check_names(hosted.name, asked.key, **{"actor method": method})
+        turn = Turn(
+            TurnKind.METHOD,
+            hosted.name,
+            asked.key,
+            method,
+            hosted.chained(naming(headers, asked.caller)),
+            asked.body,
+            query,
+        )
+        answer = await hosted.turn(turn, asked.partition)
+        body = answer.body if answer.status == OK else answer.body[:MAX_ERROR_BYTES]
+        return Message({ACTION_HEADER: pack(answer.status, answer.headers)}, body)
+
+    async def _run_deactivate(self, hosted: HostedType, asked: Asked) -> Message:
+        return Message({ACTION_HEADER: pack(await hosted.deactivate(asked.key))}, b"")
+
+    async def _run_set_reminder(
+        self,
+        hosted: HostedType,
+        asked: Asked,
+        name: str,
+        timing: Mapping[str, object],
+        policy: tuple[float, int | None, bool],
+        overwrite: bool,
+    ) -> Message:
+        from mesh.actors.reminders import MAX_DATA_BYTES
+        from mesh.schedules import Timing
+        from mesh.timers import FailurePolicy, Timer, TimerExistsError
+
+        check_names(hosted.name, asked.key, reminder=name)
+        if len(asked.body) > 2 * MAX_DATA_BYTES:
+            raise EventError("a reminder's data are too large")
+        timers = self._timers.get(hosted.name)
+        if timers is None:
+            raise NotOwnerError("its application is away")
+        try:
+            timer = Timer(asked.key, name, Timing.decode(timing), FailurePolicy(*policy), asked.body)
+        except ValueError as error:
+            raise EventError("malformed question to an actor") from error
+        try:
+            await timers.put(asked.partition, timer, overwrite=overwrite)
+        except TimerExistsError:
+            raise ReminderExistsError(name) from None
+        return Message({}, b"")
+
+    async def _run_delete_reminder(self, hosted: HostedType, asked: Asked, name: str) -> Message:
+
+        check_names(hosted.name, asked.key, reminder=name)
+        timers = self._timers.get(hosted.name)
+        if timers is None:
+            raise NotOwnerError("its application is away")
+        await timers.delete(asked.partition, asked.key, name)
+        return Message({}, b"")
+
+    # The application
+
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
+        """Host what this node's application says it does."""
+        if self._asked is None or self._asked[0] is not inbound:
+            settings = NO_ACTORS
+            if self._parts.asks_config and not inbound.application.is_grpc:
+                settings = await ask_settings(inbound.application, self._app_id)
+            self._asked = inbound, settings
+        host = HTTPHost(inbound.application, self._asked[1])
+        return [
+            Held(f"actors {type_}", settings, self.serve(host, type_))
+            for type_, settings in host.settings.types.items()
+        ]
+
+    @asynccontextmanager
+    async def serve(self, host: ActorHost, type_: str) -> AsyncIterator[None]:
+        """Host a type while its application is there; cancelled, that is gone already, and is told nothing more.
+
+        Raises:
+            ActorTypeTakenError: The type is hosted on this node already.
+            MeshError: The mesh has no records, or cannot reach them.
+        """
+        from mesh.actors.reminders import remind
+        from mesh.timers import Outcome, Timers
+
+        kind = KIND + type_
+        hosted = self._types.get(type_)
+        if hosted is None:
+            sure = partial(self._parts.owners.epoch, kind)
+            hosted = self._types[type_] = HostedType(type_, self._room, self._make_state, sure)
+        if hosted.hosted:
+            raise ActorTypeTakenError(type_)
+        try:
+            await self._records.opened()
+        except RecordsMissingError as error:
+            logger.warning("actors of type %s are not hosted: %s", type_, error)
+            yield
+            return
+        partitions = len((await self._parts.owners.table(kind)).owners)
+        here = hosted
+
+        async def fire(timer: Timer) -> Outcome:
+            return await remind(here, partition_of(timer.key, partitions), timer)
+
+        timers = Timers(kind, self._records, fire, hosted.owns)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(timers.run())
+            await stack.enter_async_context(hosted.serve(ObservedHost(host, self._parts.observer), timers))
+            self._timers[type_] = timers
+            self._parts.owners.host(kind, hosted, self.answer, ready=True)
+            try:
+                yield
+            finally:
+                del self._timers[type_]
+                self._parts.owners.host(kind, hosted, self.answer, ready=False)
+
+    def described(self) -> Mapping[str, object]:
+        """Tell of the types that are hosted, and how many actors are active."""
+        hosted = tuple((name, each.active) for name, each in self._types.items() if each.hosted)
+        return {"actors": hosted, "actors_enabled": bool(hosted) or self._parts.marked() is not None}
+
+
+def _check_key(key: str) -> None:
+    if not key:
+        raise BadArgumentError("the key of an actor's state is empty")

@@ -1,0 +1,305 @@
+"""A type of actors on one node, in virtual time: activation, idling, moving, losing, and an application that dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from mesh.actors.errors import ActorMovedError, ActorNotActiveError
+from mesh.actors.host import Turn, TurnAnswer, TurnKind
+from mesh.actors.hosted import HostedType
+from mesh.actors.settings import HostSettings, TypeSettings
+from mesh.actors.timers import ActorTimer
+from mesh.actors.turns import Room
+from mesh.errors import AppUnreachableError
+from mesh.ownership.errors import NotOwnerError
+from mesh.schedules import timer_timing
+from tests.support.virtual_time import run
+
+PARTITION, EPOCH = 3, 5
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class _App:
+    """A host that takes its time, and notes what it is asked."""
+
+    def __init__(self, settings: TypeSettings) -> None:
+        self.settings = HostSettings({"thing": settings})
+        self.seconds = 0.0
+        self.answer = TurnAnswer()
+        self.away = False
+        self.told: list[str] = []
+        self.ended: list[str] = []
+        self.inside = 0
+
+    async def turn(self, turn: Turn) -> TurnAnswer:
+        if self.away:
+            raise AppUnreachableError("gone")
+        self.told.append(f"{turn.kind}:{turn.id}:{turn.name}")
+        assert self.inside == 0, "two turns of one actor at once"
+        self.inside += 1
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            self.inside -= 1
+        self.ended.append(turn.name)
+        return self.answer
+
+
+class _Node:
+    """A node that owns a partition, until it does not."""
+
+    def __init__(self, settings: TypeSettings | None = None) -> None:
+        self.app = _App(settings or TypeSettings(idle_seconds=60.0, drain_seconds=5.0))
+        self.epochs: dict[int, int] = {}
+        self.room = Room(100)
+        self.hosted = HostedType("thing", self.room, self._no_state, self.epochs.get, _now)
+
+    def _no_state(self, *_: object) -> None:
+        raise AssertionError
+
+    def take(self, epoch: int = EPOCH) -> None:
+        self.epochs[PARTITION] = epoch
+        self.hosted.take(PARTITION, epoch)
+
+    async def call(self, name: str = "x", id_: str = "1") -> TurnAnswer:
+        return await self.hosted.turn(Turn(TurnKind.METHOD, "thing", id_, name), PARTITION)
+
+
+def _played(play: Callable[[_Node], Awaitable[None]], settings: TypeSettings | None = None) -> _Node:
+    node = _Node(settings)
+
+    async def main() -> None:
+        async with node.hosted.serve(node.app):
+            node.take()
+            await play(node)
+
+    run(main())
+    assert node.room.taken == 0
+    assert node.hosted.active == 0
+    return node
+
+
+def test_idle_actors_are_put_away() -> None:
+    """What is used stays; the idle time counts from the end of the last turn."""
+
+    async def play(node: _Node) -> None:
+        node.app.seconds = 50.0
+        await node.call("a")
+        await asyncio.sleep(50)
+        await node.call("b")
+        node.app.seconds = 0.0
+        await asyncio.sleep(59.9)
+        assert node.hosted.active == 1
+        await asyncio.sleep(0.2)
+        assert node.hosted.active == 0
+        await node.call("c")
+
+    node = _played(play)
+    assert node.app.told == ["method:1:a", "method:1:b", "deactivation:1:", "method:1:c", "deactivation:1:"]
+
+
+def test_a_timer_keeps_its_actor_and_ends_with_it() -> None:
+    """It counts as use; what is put away has none."""
+
+    async def play(node: _Node) -> None:
+        await node.call("a")
+        timer = ActorTimer("tick", timer_timing("40s", "40s", "70s", _now()))
+        node.hosted.set_timer("1", timer)
+        await asyncio.sleep(139)
+        assert node.app.told.count("timer:1:tick") == 2
+        assert node.hosted.active == 1
+        await asyncio.sleep(10)
+        assert node.hosted.active == 0
+        with pytest.raises(ActorNotActiveError):
+            node.hosted.set_timer("1", timer)
+
+    _played(play)
+
+
+def test_moving_lets_a_turn_end_and_begins_no_other() -> None:
+    """Who waits has run nothing, and asks the next owner."""
+
+    async def play(node: _Node) -> None:
+        node.app.seconds = 3.0
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(node.call("running"))
+            await asyncio.sleep(1)
+            waiting = tasks.create_task(_refused(node.call("waiting")))
+            await asyncio.sleep(0.1)
+            await node.hosted.leave(PARTITION)
+            assert asyncio.get_running_loop().time() == pytest.approx(1006.0)  # Its own 3 s, and 3 s to be put away.
+        assert running.result().status == 200
+        assert waiting.result() is NotOwnerError
+        assert await _refused(node.call("late")) is NotOwnerError
+
+    assert _played(play).app.told == ["method:1:running", "deactivation:1:"]
+
+
+async def _refused(call: Awaitable[object]) -> type[Exception] | None:
+    try:
+        await call
+    except (NotOwnerError, ActorMovedError) as error:
+        return type(error)
+    return None
+
+
+@pytest.mark.parametrize(("drains", "after"), [(True, 5.0), (False, 0.0)])
+def test_a_turn_that_does_not_end(drains: bool, after: float) -> None:
+    """It is ended when its time to move is over, or at once where it may not end."""
+
+    async def play(node: _Node) -> None:
+        node.app.seconds = 1000.0
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(_refused(node.call("long")))
+            await asyncio.sleep(1)
+            node.app.seconds = 0.0
+            before = asyncio.get_running_loop().time()
+            await node.hosted.leave(PARTITION)
+            assert asyncio.get_running_loop().time() - before == pytest.approx(after)
+        assert running.result() is ActorMovedError
+
+    assert _played(play, TypeSettings(drain_seconds=5.0, drains=drains)).app.told[-1] == "deactivation:1:"
+
+
+def test_what_is_lost_is_put_away_before_it_comes_back() -> None:
+    """The application forgets what it knew of the actor, before a call of the next epoch reaches it."""
+
+    async def play(node: _Node) -> None:
+        await node.call("a")
+        node.app.seconds = 2.0
+        node.hosted.drop(PARTITION)
+        assert await _refused(node.call("refused")) is NotOwnerError
+        node.take(EPOCH + 1)
+        await node.call("b")
+
+    assert _played(play).app.told[:3] == ["method:1:a", "deactivation:1:", "method:1:b"]
+
+
+def test_an_owner_that_is_not_sure_begins_nothing() -> None:
+    """Also not what has waited until it no longer was."""
+
+    async def play(node: _Node) -> None:
+        node.app.seconds = 3.0
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(node.call("running"))
+            await asyncio.sleep(1)
+            waiting = tasks.create_task(_refused(node.call("waiting")))
+            await asyncio.sleep(1)
+            node.epochs.clear()
+        assert waiting.result() is NotOwnerError
+        assert await _refused(node.call("late")) is NotOwnerError
+        node.app.seconds = 0.0
+
+    assert _played(play).app.ended == ["running", ""]
+
+
+def test_a_caller_that_gives_up_leaves_the_turn_running() -> None:
+    """The next one waits for it, for a minute at the longest."""
+
+    async def play(node: _Node) -> None:
+        loop = asyncio.get_running_loop()
+        node.app.seconds = 30.0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(10):
+                await node.call("short")
+        await node.call("next")
+        assert loop.time() == pytest.approx(1060.0)
+        node.app.seconds = 1000.0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(10):
+                await node.call("hangs")
+        node.app.seconds = 0.0
+        await node.call("after")
+        assert loop.time() == pytest.approx(1130.0)
+
+    _played(play)
+
+
+def test_an_application_that_is_away_ran_nothing() -> None:
+    """The call is made again, where the actor is by then."""
+
+    async def play(node: _Node) -> None:
+        node.app.away = True
+        assert await _refused(node.call("x")) is NotOwnerError
+
+    assert not _played(play).app.told
+
+
+def test_an_application_that_died_is_told_nothing() -> None:
+    """Its turns end, and what was active is gone with it; a new one begins with nothing."""
+    node = _Node()
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+
+            async def session() -> None:
+                async with node.hosted.serve(node.app):
+                    await asyncio.Event().wait()
+
+            serving = tasks.create_task(session())
+            await asyncio.sleep(0)
+            node.take()
+            await node.call("a", "2")
+            node.app.seconds = 100.0
+            running = tasks.create_task(_refused(node.call("b")))
+            await asyncio.sleep(1)
+            serving.cancel()
+            await asyncio.wait([serving])
+            assert await running is ActorMovedError
+            assert node.hosted.active == 0
+            assert await _refused(node.call("c")) is NotOwnerError
+            node.app.seconds = 0.0
+            async with node.hosted.serve(node.app):
+                await node.call("d")
+
+    run(main())
+    assert node.app.told == ["method:2:a", "method:1:b", "method:1:d", "deactivation:1:"]
+    assert node.room.taken == 0
+
+
+def test_a_chain_ends_at_a_gateway_that_stops() -> None:
+    """A turn that waits for its own actor does not wait for it to move; who waits behind it does not begin."""
+    node = _Node(TypeSettings(drain_seconds=50.0, max_depth=4))
+    chain = [("Dapr-Reentrancy-Id", "c")]
+    outcomes: list[object] = []
+
+    async def main() -> None:
+        stop = asyncio.Event()
+
+        async def turn(asked: Turn) -> TurnAnswer:
+            node.app.told.append(f"{asked.kind}:{asked.name}")
+            if asked.name == "outer":
+                stop.set()
+                await asyncio.sleep(1)
+                return await node.hosted.turn(Turn(TurnKind.METHOD, "thing", "1", "inner", chain), PARTITION)
+            return TurnAnswer(200, (), b"inner")
+
+        node.app.turn = turn  # type: ignore[method-assign]
+        async with asyncio.TaskGroup() as tasks:
+            async with node.hosted.serve(node.app):
+                node.take()
+                outer = tasks.create_task(
+                    node.hosted.turn(Turn(TurnKind.METHOD, "thing", "1", "outer", chain), PARTITION)
+                )
+                await stop.wait()
+                other = [("Dapr-Reentrancy-Id", "other")]
+                waiting = tasks.create_task(
+                    _refused(node.hosted.turn(Turn(TurnKind.METHOD, "thing", "1", "behind", other), PARTITION))
+                )
+                await asyncio.sleep(0)
+                node.epochs.clear()
+            assert _now() == pytest.approx(1001.0)
+        outcomes.extend((outer.result().body, waiting.result()))
+
+    run(main())
+    assert outcomes == [b"inner", NotOwnerError]
+    assert node.app.told == ["method:outer", "method:inner", "deactivation:"]
+    assert node.room.taken == 0

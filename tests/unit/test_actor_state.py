@@ -1,0 +1,202 @@
+"""The versions of an actor's state are one chain, whoever believes that it owns it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brokers.memory import MemoryBroker
+from mesh.actors.errors import ActorMovedError
+from mesh.actors.state import ActorState, StateCache, fence_key, partition_key
+from mesh.errors import ConflictError, MeshError, OutcomeUnknownError, StateError
+from mesh.store import Item, KeyValueStateStore, StateStore, Stored
+from tests.support.virtual_time import run
+
+PARTITION = partition_key("app", "thing", "1")
+
+
+class _Slow(StateStore):
+    """A store that takes its time, loses answers, and does some writes late."""
+
+    def __init__(self, inner: StateStore, dice: random.Random, loses: float = 0.0) -> None:
+        self.capabilities = inner.capabilities
+        self._inner, self._dice, self._loses = inner, dice, loses
+        self._late: set[asyncio.Task[None]] = set()
+        self.accesses = 0
+
+    async def get(self, key: str, *, strong: bool, metadata: object = None) -> Stored | None:
+        self.accesses += 1
+        assert strong, "a follower may not have what was written last"
+        await asyncio.sleep(self._dice.choice((0, 0.1, 1)))
+        return await self._inner.get(key, strong=True)
+
+    async def write(self, items: Sequence[Item]) -> None:
+        self.accesses += 1
+        await asyncio.sleep(self._dice.choice((0, 0.1, 1)))
+        if self._dice.random() < self._loses:
+            late = asyncio.get_running_loop().create_task(self._write_late(items))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+            raise OutcomeUnknownError("lost")
+        await self._inner.write(items)
+
+    async def _write_late(self, items: Sequence[Item]) -> None:
+        await asyncio.sleep(self._dice.choice((0, 1, 5)))
+        with suppress(MeshError):
+            await self._inner.write(items)
+
+    async def settled(self) -> None:
+        if self._late:
+            await asyncio.wait(self._late)
+
+
+async def _store() -> StateStore:
+    broker = MemoryBroker()
+    return KeyValueStateStore(await broker.key_value("s"))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _state(store: StateStore, epoch: int, replaced: Callable[[], None] = _nothing) -> ActorState:
+    return ActorState(store, PARTITION, epoch, StateCache(1_000_000), replaced)
+
+
+async def test_what_is_stored() -> None:
+    """Keys stand under app, type and id; beside them the fence, which holds the epoch."""
+    store = await _store()
+    await _state(store, 7).write([Item("k", b"1"), Item("gone", None)])
+    assert (await store.get("app||thing||1||k", strong=True)).value == b"1"
+    assert (await store.get("mesh||fence||app||thing||1", strong=True)).value == b"7"
+
+
+async def test_an_owner_that_was_replaced() -> None:
+    """It neither writes nor goes on, and is told so; the other one is not disturbed."""
+    store, told = await _store(), []
+    old, new = _state(store, 1, lambda: told.append("old")), _state(store, 2)
+    await old.write([Item("k", b"old")])
+    assert (await new.get("k")).value == b"old"
+    with pytest.raises(ActorMovedError) as raised:
+        await old.write([Item("k", b"stale")])
+    assert raised.value.retryable
+    assert told == ["old"]
+    with pytest.raises(ActorMovedError):
+        await old.get("k")
+    await new.write([Item("k", b"new")])
+    assert (await new.get("k")).value == b"new"
+    assert told == ["old"]
+
+
+async def test_an_owner_of_a_lower_epoch_touches_nothing() -> None:
+    """The first thing that it does is to find the fence of a later one."""
+    store = await _store()
+    await _state(store, 2).write([Item("k", b"new")])
+    with pytest.raises(ActorMovedError):
+        await _state(store, 1).get("k")
+    assert (await store.get(fence_key(PARTITION), strong=True)).value == b"2"
+
+
+async def test_reads_come_from_memory() -> None:
+    """What was read or written is not read again, also that there is nothing; what expires does so."""
+    store = _Slow(await _store(), random.Random(3))
+    now = [1000.0]
+    state = ActorState(store, PARTITION, 1, StateCache(1_000_000), _nothing, lambda: now[0])
+    assert await state.get("none") is None
+    await state.write([Item("k", b"1", ttl=5)])
+    before = store.accesses
+    assert await state.get("none") is None
+    found = await state.get("k")
+    assert found is not None
+    assert (found.value, found.expires_at) == (b"1", 1005.0)
+    now[0] += 5
+    assert await state.get("k") is None
+    assert store.accesses == before
+
+
+async def test_a_conflict_that_is_not_the_fence() -> None:
+    """The store may refuse for reasons of its own; then the activation goes on, and the caller may try again."""
+    store = await _store()
+
+    class Conflicting(_Slow):
+        refuse = False
+
+        async def write(self, items: Sequence[Item]) -> None:
+            if self.refuse:
+                raise ConflictError("serialization failure")
+            await super().write(items)
+
+    conflicting, told = Conflicting(store, random.Random(5)), []
+    state = _state(conflicting, 1, lambda: told.append(1))
+    await state.write([Item("k", b"1")])
+    conflicting.refuse = True
+    with pytest.raises(StateError) as raised:
+        await state.write([Item("k", b"2")])
+    assert raised.value.retryable
+    conflicting.refuse = False
+    await state.write([Item("k", b"3")])
+    assert not told
+
+
+def test_the_cache_is_bounded() -> None:
+    """The oldest gives way."""
+    cache = StateCache(1000)
+    for number in range(10):
+        cache.put(str(number), Stored(b"x" * 100, ""))
+    assert cache.get("9") is not None
+    with pytest.raises(KeyError):
+        cache.get("0")
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_versions_are_one_chain(seed: int) -> None:
+    """Owners of several epochs count at once, on a store that is slow, loses answers and writes late.
+
+    Each reads a number and writes the next one. Where all writes are one chain, no number is written twice.
+    """
+    dice = random.Random(seed)
+    accepted: list[tuple[int, int]] = []
+
+    class Noted(KeyValueStateStore):
+        async def write(self, items: Sequence[Item]) -> None:
+            await super().write(items)
+            accepted.extend((int(each.value or 0), items[0].check) for each in items if each.key.endswith("||n"))
+
+    async def owner(store: StateStore, epoch: int, cache: StateCache) -> None:
+        await asyncio.sleep(dice.uniform(0, 3))
+        state = ActorState(store, PARTITION, epoch, cache, _nothing)
+        for _ in range(dice.randint(1, 6)):
+            try:
+                found = await state.get("n")
+                await asyncio.sleep(dice.choice((0, 0, 2)))
+                await state.write([Item("n", b"%d" % (0 if found is None else int(found.value) + 1))])
+            except ActorMovedError:
+                break
+            except MeshError:
+                continue
+        state.close()
+
+    async def main() -> None:
+        store = _Slow(Noted(await MemoryBroker().key_value("s")), dice, 0.1)
+
+        async def node(epochs: list[int]) -> None:
+            cache = StateCache(1_000_000)
+            for epoch in epochs:  # Of one node they follow each other, also under the same epoch.
+                await owner(store, epoch, cache)
+
+        async with asyncio.TaskGroup() as tasks:
+            for epochs in ([1, 1, 3], [2, 4, 4]):
+                tasks.create_task(node(epochs))
+        await store.settled()
+
+    run(main())
+    numbers = [number for number, _ in accepted]
+    assert all(checked for _, checked in accepted)
+    assert numbers == list(range(len(numbers)))
