@@ -26,6 +26,7 @@ from gateway.http2 import client as http2_client
 from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
+from gateway.routes.jobs import MAX_LISTED
 from mesh import address, conditions, delivery, flow, host, key_value, pipeline, policies, store, telemetry
 from mesh.blocks import (
     actors,
@@ -35,6 +36,8 @@ from mesh.blocks import (
     crypto,
     durable,
     invocation,
+    job_record,
+    jobs,
     lock,
     pubsub,
     remembered,
@@ -144,6 +147,8 @@ def _asked() -> Sequence[Row]:
             "500 `ERR_ACTOR_INVOKE_METHOD`; the turn goes on, and the next one waits for it",
         ),
         ("accepting a durable call, or reading its outcome", _time(durable.ACCEPT.seconds), NONE, failed),
+        ("scheduling, reading or deleting a job", _time(jobs.SCHEDULE.seconds), NONE, failed),
+        ("listing jobs, deleting several, or running one now", _time(jobs.LIST.seconds), NONE, failed),
         (
             "all attempts under a policy",
             _time(RETRY.max_elapsed),
@@ -206,7 +211,7 @@ def _towards() -> Sequence[Row]:
     slow = delivery.SLOW_DELAYS
     return (
         (
-            "an attempt to deliver an event, of a binding too, or to run a durable call",
+            "an attempt to deliver an event, of a binding too, to hand a job over or to run a durable call",
             _time(pipeline.MAX_ATTEMPT_SECONDS),
             f"{POLICY}: `inbound` of the component, or for the application",
             "it is an attempt that failed: the next follows",
@@ -443,6 +448,15 @@ def _sizes() -> Sequence[Row]:
             NONE,
             "a line in the log; those that have no room end with the gateway",
         ),
+        ("the name of a job", _size(job_record.MAX_NAME_BYTES), NONE, "400 `DAPR_SCHEDULER_SCHEDULE_JOB`"),
+        (
+            "the data of a job",
+            _size(job_record.MAX_DATA_BYTES),
+            NONE,
+            "400 `DAPR_SCHEDULER_SCHEDULE_JOB`; what is larger belongs in a state store",
+        ),
+        ("jobs on one page of a list", f"{job_record.MAX_PAGE:,}", "`limit`", "`after` in the answer"),
+        ("jobs that `ListJobs` gives", f"{MAX_LISTED:,}", NONE, "`RESOURCE_EXHAUSTED`; pages over HTTP"),
         ("an idempotency key", _size(durable.MAX_KEY_BYTES), NONE, "400"),
         (
             "the answer that is kept of a durable call",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from gateway.error_row import Row
 from gateway.errors_of_actors import ROWS as _OF_ACTORS
+from gateway.errors_of_jobs import ROWS as _OF_JOBS
 from mesh.errors import MeshError
 from mesh.operation import Method
 
@@ -326,6 +327,7 @@ ERRORS: Mapping[str, Row] = {
     "durable.accept": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE", "failed to store the call to {target}: {error}"),
     "durable.outcome": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE"),
     **_OF_ACTORS,
+    **_OF_JOBS,
     "*/STREAM_ENDED": Row(503, "UNAVAILABLE", "ERR_STREAM_ENDED"),
     "*/COMPONENT_HOSTS_GONE": Row(503, "UNAVAILABLE", "ERR_BROKER"),
     "*/COMPONENT_HOSTS_DIFFER": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),
@@ -374,7 +376,12 @@ def row_of(error: MeshError, method: Method | None) -> Row:
 
 
 def answer(
-    error: MeshError, method: Method | None = None, target: str = "", arguments: object = None, app_id: str = ""
+    error: MeshError,
+    method: Method | None = None,
+    target: str = "",
+    arguments: object = None,
+    app_id: str = "",
+    namespace: str = "",
 ) -> APIError:
     """Say what clients are told of a failure.
 
@@ -384,15 +391,23 @@ def answer(
         target: Of the operation.
         arguments: Of the operation.
         app_id: Of its caller.
+        namespace: Of its caller.
     """
-    return told(row_of(error, method), error, target, arguments, app_id)
+    return told(row_of(error, method), error, target, arguments, app_id, namespace)
 
 
-def told(row: Row, error: object = None, target: str = "", arguments: object = None, app_id: str = "") -> APIError:
+def told(
+    row: Row,
+    error: object = None,
+    target: str = "",
+    arguments: object = None,
+    app_id: str = "",
+    namespace: str = "",
+) -> APIError:
     """Make the failure of a row; what its texts do not use may be left out."""
     if len(target) > MAX_TARGET:
         target = f"{target[:40]}…"
-    words = {"error": error, "target": target, "arguments": arguments, "app_id": app_id}
+    words = {"error": error, "target": target, "arguments": arguments, "app_id": app_id, "namespace": namespace}
     message = row.text.format(**words)
     details: list[Mapping[str, object]] = []
     if row.field:

@@ -14,6 +14,7 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.seen.<app id>                 whoever saw an application lately
     mesh.<namespace>.back.<app id>                 broadcast to those who wait for an application
     mesh.<namespace>.bindings.<app id>             events of input bindings for an application
+    mesh.<namespace>.jobs.<app id>                 broadcast to gateways of an application that own no jobs yet
     mesh.<namespace>.owner.<app id>.<node>         one node, of what it owns
     mesh.<namespace>.owners                        broadcast to those who own: a table of owners has changed
     mesh.<namespace>.readers                       broadcast to those who read input bindings for others
@@ -49,6 +50,7 @@ __all__ = [
     "decode_token",
     "encode_token",
     "hosts",
+    "jobs",
     "keepers",
     "matches",
     "members",
@@ -214,6 +216,11 @@ def back(namespace: str, app_id: str) -> Address:
 def bindings(namespace: str, app_id: str) -> Address:
     """Address the events of input bindings for an application."""
     return _of_nodes(namespace, "bindings", app_id)
+
+
+def jobs(namespace: str, app_id: str) -> Address:
+    """Address the gateways of an application that do not own jobs of it yet."""
+    return _of_nodes(namespace, "jobs", app_id)
 
 
 @lru_cache(maxsize=4096)

@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 __all__ = ["DROP_REASON", "AppResponse", "Application", "BindingAnswer", "Headers", "Kind"]
 
 Headers = Sequence[tuple[str, str]]
-Kind = Literal["event", "events", "change"]
-"""What is posted: one event, a batch of them, a change of a configuration."""
+Kind = Literal["event", "events", "change", "job"]
+"""What is posted: one event, a batch of them, a change of a configuration, a job."""
 DROP_REASON = "mesh-reason"
 """Member of an entry in the answer to a batch: why that is dropped, where it was not the application who said so."""
 

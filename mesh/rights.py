@@ -67,14 +67,15 @@ class Rights:
             found += [self.space("owner", app, "*"), self.space("owner", app, "*", "members")]
         found += [self.space("component", "*"), self.space("component", "*", ">")]
         found += [self.space(name) for name in _SHARED]
-        return found + [self.space(name, "*") for name in (*_NAMED, "bindings")]
+        return found + [self.space(name, "*") for name in (*_NAMED, "bindings")] + [self.space("jobs", self.app_id)]
 
     @property
     def heard(self) -> list[str]:
         """Addresses that it serves, or listens to."""
         own = self.space("app", self.app_id)
         owned = self.space("owner", self.app_id, "*")
-        found = [own, f"{own}.members", owned, f"{owned}.members", self.space("bindings", self.app_id)]
+        found = [own, f"{own}.members", owned, f"{owned}.members"]
+        found += [self.space(name, self.app_id) for name in ("bindings", "jobs")]
         for name in self.hosted:
             found += [self.space("component", name), self.space("component", name, ">")]
         return found + [self.space(name) for name in _SHARED] + [self.space(name, "*") for name in _NAMED]

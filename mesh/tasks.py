@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 
 from mesh.errors import MeshError
 
-__all__ = ["drained_within", "heeding_cancellation", "only_error", "task_group", "until_any"]
+__all__ = ["Later", "drained_within", "heeding_cancellation", "only_error", "task_group", "until_any"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,3 +73,43 @@ def heeding_cancellation() -> Iterator[None]:
     finally:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+class Later:
+    """Enters contexts when they are needed, whoever needs them, and leaves them when it is left itself.
+
+    Each is entered and left in a task of its own, so that it outlives the one that asked for it.
+    """
+
+    def __init__(self) -> None:
+        """Enter nothing yet."""
+        self._ending = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Enter what is asked for meanwhile; one that fails later ends this as well."""
+        async with task_group() as self._tasks:
+            try:
+                yield
+            finally:
+                self._ending.set()
+
+    async def enter(self, context: AbstractAsyncContextManager[None]) -> None:
+        """Enter a context, and raise what that raises; also where the caller is cancelled meanwhile it is entered."""
+        entered = asyncio.get_running_loop().create_future()
+
+        async def hold() -> None:
+            try:
+                async with context:
+                    entered.set_result(None)
+                    await self._ending.wait()
+            except Exception as error:
+                if entered.done():
+                    raise
+                entered.set_exception(error)
+            finally:
+                entered.cancel()  # Where it was cancelled itself; else it is done.
+
+        self._tasks.create_task(hold(), name="later")
+        await asyncio.shield(entered)

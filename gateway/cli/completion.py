@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["parser", "run"]
 
 _APP_ID_OPTIONS = ("-a", "--app-id", "-i", "--publish-app-id")
-_TAKES_APP_ID = ("invoke", "publish", "components", "stop")
+_TAKES_APP_ID = ("invoke", "publish", "components", "stop", "jobs")
 
 _BASH = """\
 # bash completion for mesh; to use it: source <(mesh completion bash)
@@ -35,6 +35,7 @@ _mesh() {{
     case "${{COMP_WORDS[1]}} $before" in
         {app_id_cases}) COMPREPLY=($(compgen -W "$(mesh completion app-ids 2>/dev/null)" -- "$word")); return ;;
         "component component") COMPREPLY=($(compgen -W "types new" -- "$word")); return ;;
+        "jobs jobs") COMPREPLY=($(compgen -W "list show delete run" -- "$word")); return ;;
         "component types"|"component new") COMPREPLY=($(compgen -W "$(mesh completion types 2>/dev/null)" -- "$word"))
             return ;;
     esac
@@ -61,6 +62,7 @@ _mesh() {{
     case "$words[2] $words[CURRENT-1]" in
         {app_id_cases}) compadd -- $(mesh completion app-ids 2>/dev/null); return ;;
         "component component") compadd -- types new; return ;;
+        "jobs jobs") compadd -- list show delete run; return ;;
         "component types"|"component new") compadd -- $(mesh completion types 2>/dev/null); return ;;
     esac
     if [[ "$words[CURRENT]" == -* ]]; then
@@ -150,6 +152,6 @@ def _fish() -> str:
                 f"complete -c mesh -n '__fish_seen_subcommand_from {name}'{short}{long}{values} -d {quoted(text)}"
             )
     lines.append("complete -c mesh -n '__fish_seen_subcommand_from stop' -f -a '(mesh completion app-ids)'")
-    words = "types new (mesh completion types)"
-    lines.append(f"complete -c mesh -n '__fish_seen_subcommand_from component' -f -a '{words}'")
+    for name, words in (("component", "types new (mesh completion types)"), ("jobs", "list show delete run")):
+        lines.append(f"complete -c mesh -n '__fish_seen_subcommand_from {name}' -f -a '{words}'")
     return "\n".join(lines)

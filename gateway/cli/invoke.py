@@ -22,7 +22,17 @@ from mesh.values import parse_duration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["add_data_options", "add_timeout", "error_text", "failed", "gateway_of", "given_data", "parser", "run"]
+__all__ = [
+    "add_data_options",
+    "add_timeout",
+    "error_text",
+    "failed",
+    "gateway_of",
+    "given_data",
+    "own_gateway",
+    "parser",
+    "run",
+]
 
 # What may stand in a path and query as it is, the percent sign of what is quoted already among them.
 _PATH_SAFE = "/?:@!$&'()*+,;=-._~%"
@@ -115,6 +125,26 @@ def gateway_of(app_id: str, socket_folder: str | None = None, *, only_its_own: b
     if not runs:
         raise ConfigError("no gateway runs; start one with: mesh run --app-id NAME -- COMMAND")
     return (own or runs)[-1]
+
+
+def own_gateway(app_id: str | None, ask: str, socket_folder: str | None = None) -> Run:
+    """Find an application's own gateway, that of the only one that runs where none is named.
+
+    Args:
+        app_id: The application; None = the one that runs.
+        ask: What to say, where several run.
+        socket_folder: As `gateway_of` takes it.
+
+    Raises:
+        UsageError: Several run.
+        ConfigError: None runs.
+    """
+    if app_id is not None:
+        return gateway_of(app_id, socket_folder, only_its_own=True)
+    app_ids = sorted({each.app_id for each in list_runs(mesh_home(os.environ))})
+    if len(app_ids) > 1:
+        raise UsageError(f"{ask}: one of {', '.join(app_ids)}")
+    return gateway_of(app_ids[0] if app_ids else "")
 
 
 def failed(what: str, response: Response, see: str = "") -> int:

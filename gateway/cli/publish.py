@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from gateway.cli.client import opened, path_segment
-from gateway.cli.invoke import add_data_options, add_timeout, failed, gateway_of, given_data
+from gateway.cli.invoke import add_data_options, add_timeout, failed, given_data, own_gateway
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.reference import as_dapr, succeeded
 from gateway.cli.terminal import complain, note
-from gateway.runs import Run, list_runs
-from mesh.home import mesh_home
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
 __all__ = ["content_type", "parser", "run"]
@@ -47,7 +43,7 @@ def run(words: Sequence[str]) -> int:
     found = parser().parse(words)
     body = given_data(found)
     metadata = _metadata(found.metadata)
-    gateway = _gateway(found)
+    gateway = own_gateway(found.publish_app_id, "say who publishes with --publish-app-id", found.unix_domain_socket)
     # A topic may have slashes, which are part of the path.
     path = f"/v1.0/publish/{path_segment(found.pubsub)}/{quote(found.topic, safe='/')}"
     query = urlencode({f"metadata.{key}": value for key, value in metadata.items()})
@@ -89,12 +85,3 @@ def _metadata(text: str | None) -> dict[str, str]:
     if not isinstance(data, dict) or any(isinstance(value, dict | list) for value in data.values()):
         raise UsageError('--metadata must be a JSON object of texts, such as {"ttlInSeconds": "10"}')
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in data.items()}
-
-
-def _gateway(found: argparse.Namespace) -> Run:
-    if found.publish_app_id is not None:
-        return gateway_of(found.publish_app_id, found.unix_domain_socket, only_its_own=True)
-    app_ids = sorted({each.app_id for each in list_runs(mesh_home(os.environ))})
-    if len(app_ids) > 1:
-        raise UsageError(f"say who publishes with --publish-app-id: one of {', '.join(app_ids)}")
-    return gateway_of(app_ids[0] if app_ids else "")

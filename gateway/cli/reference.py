@@ -36,8 +36,13 @@ Sign = Literal["success", "failure", "warning", "info"]
 _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "⚠", "info": "ℹ️"}
 _STYLES = ("mesh", "dapr")
 _OURS = re.compile(
+<<<<<<< HEAD
     r"\bmesh(?= (?:run|list|stop|invoke|publish|host|actors|check|components?|trust|broker|asyncapi|status|init"
     r"|uninstall|completion|version|COMMAND)\b)"
+=======
+    r"\bmesh(?= (?:run|list|stop|invoke|publish|host|check|components?|trust|broker|asyncapi|status|init|uninstall"
+    r"|completion|version|jobs|COMMAND)\b)"
+>>>>>>> d1bc78057e7ac5e234f1df151fec9c9e4d5fda74
 )
 _NO_KUBERNETES = "Kubernetes is not supported; the gateway is a container beside the application, see docs/compose.md"
 
@@ -51,8 +56,8 @@ INSTEAD: Mapping[str, str] = {
     "logs": "lines appear where mesh run was started; mesh list -o json names the log files of mesh run -f",
     "mcpservers": "MCP servers are not there yet",
     "mtls": "gateways talk to the broker alone, so its TLS protects them: MESH_BACKBONE=tls://BROKER",
-    "sched": "jobs and reminders are not there yet",
-    "scheduler": "jobs and reminders are not there yet",
+    "sched": "mesh jobs lists, shows, deletes and runs the jobs of an application; reminders are not there yet",
+    "scheduler": "mesh jobs lists, shows, deletes and runs the jobs of an application; reminders are not there yet",
     "upgrade": "there is one package to upgrade: git pull in the clone, and pip install it again",
     "wf": "workflows are not there yet",
     "workflow": "workflows are not there yet",

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from gateway.config import HealthCheck
 from gateway.grpc._not_served import NotServedError
-from gateway.grpc.callbacks import ALPHA, CALLBACK, CALLBACKS, binding_event
+from gateway.grpc.callbacks import CALLBACK, CALLBACKS, binding_event
 from gateway.grpc.messages import COMMON, RUNTIME, Message, message, status_json
 from gateway.grpc.wire import (
     CONTENT_TYPE,
@@ -102,8 +102,8 @@ class GRPCApplication(HTTPApplication):
         self._http2: HTTP2Client
         self._limit_bytes = limit_bytes
         self._told: set[str] = set()
-        self.bulk = (CALLBACK, ALPHA)
-        """Which service is asked first for a batch of events."""
+        self.ways: dict[str, tuple[str, str]] = {}
+        """Which of two services is asked first, by the method's name; else today's."""
 
     def _make_client(self, host: str, port: int, tls: ssl.SSLContext | None) -> HTTP2Client:
         self._http2 = HTTP2Client(host, port, tls)

@@ -8,16 +8,19 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import orjson
 
 from gateway.grpc._not_served import NotServedError
 from gateway.grpc.events import UNREADABLE, cloud_event, readable, topic_event
-from gateway.grpc.messages import RUNTIME, Message, message
+from gateway.grpc.messages import COMMON, RUNTIME, Message, message
 from gateway.grpc.wire import StatusError
+from gateway.json_value import JSON_TYPE, json_value
 from gateway.status import Code
 from mesh.application import DROP_REASON, BindingAnswer, Headers, Kind
 from mesh.blocks.items import named_options
+from mesh.blocks.job_record import DATA_TYPE_HEADER
 from mesh.errors import EventError
 
 __all__ = ["ALPHA", "CALLBACK", "CALLBACKS", "binding_event"]
@@ -28,6 +31,8 @@ _Reply, _Bulk, _BulkReply = (
 )
 _BindingEvent, _BindingReply = message("BindingEventRequest"), message("BindingEventResponse")
 _Entry = message("TopicEventBulkRequestEntry")
+_JobEvent, _JobReply = message("JobEventRequest"), message("JobEventResponse")
+_POST = message("HTTPExtension", COMMON).Verb.Value("POST")
 PARALLEL = 1  # Of BindingEventConcurrency.
 _SAID = ("SUCCESS", "RETRY", "DROP")
 _SETTLED = tuple(orjson.dumps({"status": said}) for said in _SAID)
@@ -36,7 +41,7 @@ _SETTLED = tuple(orjson.dumps({"status": said}) for said in _SAID)
 class Asked(Protocol):
     """The application, as callbacks need it."""
 
-    bulk: tuple[str, str]
+    ways: dict[str, tuple[str, str]]
 
     async def ask(
         self, service: str, name: str, request: bytes, gives: Any, headers: Headers = ()
@@ -91,32 +96,60 @@ async def _events(application: Asked, path: str, headers: Headers, body: bytes) 
 
 
 async def _ask_for_batch(application: Asked, path: str, request: bytes, headers: Headers) -> Message | None:
-    """Ask by the name that the application has for it, which is remembered; None = it has none."""
-    first, second = application.bulk
+    """Ask, by either name; None = the application has neither."""
+    try:
+        return await _ask_by_either(application, "OnBulkTopicEvent", request, _BulkReply, headers)
+    except StatusError as error:
+        if error.code is not Code.UNIMPLEMENTED:
+            raise
+        _warn_unimplemented(application, "OnBulkTopicEvent", path, error)
+    return None
+
+
+async def _ask_by_either(application: Asked, name: str, request: bytes, gives: Any, headers: Headers) -> Message:
+    """Ask by the name that the application has for it, today's or the one before, which is remembered."""
+    first, second = application.ways.get(name, (CALLBACK, ALPHA))
     not_served: NotServedError | None = None
     try:
-        return (await _ask_by(application, first, request, headers))[0]
+        return (await application.ask(first, _named(first, name), request, gives, headers))[0]
     except NotServedError as error:
         not_served = error
     except StatusError as error:
         if error.code is not Code.UNIMPLEMENTED:
             raise
     try:
-        reply, _ = await _ask_by(application, second, request, headers)
+        reply, _ = await application.ask(second, _named(second, name), request, gives, headers)
     except StatusError as error:
-        if error.code is not Code.UNIMPLEMENTED:
+        if error.code is not Code.UNIMPLEMENTED or not_served is None:
             raise
-        if not_served is not None:
-            raise not_served from None
-        _warn_unimplemented(application, "OnBulkTopicEvent", path, error)
-        return None
-    application.bulk = (second, first)
+        raise not_served from None
+    application.ways[name] = (second, first)
     return reply
 
 
-async def _ask_by(application: Asked, service: str, request: bytes, headers: Headers) -> tuple[Message, Headers]:
-    name = "OnBulkTopicEvent" if service == CALLBACK else "OnBulkTopicEventAlpha1"
-    return await application.ask(service, name, request, _BulkReply, headers)
+def _named(service: str, name: str) -> str:
+    return name if service == CALLBACK else f"{name}Alpha1"
+
+
+async def _job(application: Asked, path: str, headers: Headers, body: bytes) -> bytes:
+    """Hand a job over; an application that does not know it has taken it, as over HTTP."""
+    name, fields = unquote(path.removeprefix("/job/")), dict(headers)
+    data_type = fields.get(DATA_TYPE_HEADER)
+    request = _JobEvent(name=name, method=f"job/{name}", http_extension={"verb": _POST})
+    if body or data_type is not None:
+        try:
+            request.data.value = json_value(body) if data_type is None else body
+        except ValueError as error:
+            raise EventError(str(error)) from None
+        request.data.type_url = request.content_type = JSON_TYPE if data_type is None else data_type
+    kept = [(field, value) for field, value in _without_type(headers) if field != DATA_TYPE_HEADER]
+    try:
+        await _ask_by_either(application, "OnJobEvent", request.SerializeToString(), _JobReply, kept)
+    except StatusError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        application.warn_once(f"job {name!r}: the application answered NOT_FOUND, which counts as taken")
+    return b""
 
 
 def _alone(event: Message) -> Message:
@@ -172,5 +205,6 @@ async def binding_event(application: Asked, name: str, headers: Headers, body: b
 CALLBACKS: Mapping[Kind, Callable[[Asked, str, Headers, bytes], Awaitable[bytes]]] = {
     "event": _event,
     "events": _events,
+    "job": _job,
 }
 """By kind. An application on gRPC is not told of what is not here."""

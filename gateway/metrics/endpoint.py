@@ -60,6 +60,7 @@ _CATEGORIES = (
     ("DIRECT_INVOKE", "service-invocation"),
     ("CONVERSATION", "conversation"),
     ("ACTOR", "actor"),
+    ("DAPR_SCHEDULER", "job"),
     ("HEALTH", "health"),
     ("OUTBOUND_HEALTH", "health"),
 )

@@ -84,8 +84,9 @@ _TARGETS = {
     "binding": "binding_{}",
     "change": "configuration_{}",
     "actors": "actor_{}",
+    "job": "app_{}",
 }
-_INBOUND = frozenset(("event", "binding", "change", "durable", "call"))
+_INBOUND = frozenset(("event", "binding", "change", "durable", "call", "job"))
 
 
 def _policy_target(told: Told) -> str:
@@ -187,6 +188,21 @@ def _components() -> Iterator[Metric]:
     arriving: Mapping[str, str | Label] = {"component": "of", "namespace": NAMESPACE, "success": _success}
     events = "attempts to hand an event of a binding to the application"
     yield from _pair("dapr_component_input_binding", events, telemetry.ARRIVALS, arriving, what="binding")
+    of_job: Mapping[str, str | Label] = {"namespace": NAMESPACE, "operation": _always("job_trigger_op")}
+    for name, outcomes in (("success", ("success",)), ("failure", ("retry", "DEADLINE_EXCEEDED"))):
+        text = f"Number of jobs that were handed to the application, with {name}."
+        yield _one(
+            f"dapr_component_job_{name}_count",
+            "counter",
+            text,
+            telemetry.ARRIVALS,
+            of_job,
+            what="job",
+            outcome=outcomes,
+        )
+    text = "Milliseconds taken by jobs that were handed to the application."
+    took = {**of_job, "success": _success}
+    yield _one("dapr_component_job_latencies", "histogram", text, telemetry.ARRIVALS, took, what="job")
 
 
 def _dead_letters() -> Metric:
@@ -357,7 +373,6 @@ ABSENT: Mapping[str, str] = {
     "dapr_runtime_actor_rebalanced_total, dapr_runtime_actor_reminders": "the table of owners and the store have both",
     "dapr_runtime_actor_deactivated_failed_total": "`mesh_actor_turns_total` has it, with the outcome",
     "dapr_runtime_workflow_*": "there are no workflows yet",
-    "dapr_component_job_*": "there are no jobs yet",
     "dapr_runtime_mtls_*": "there are no connections between gateways that would have certificates",
     "dapr_component_pubsub_egress_bulk_event_count": "the reference does not have it either, although it names it",
     "dapr_http_client_sent_bytes, dapr_http_client_received_bytes": "bodies towards the application are not measured",

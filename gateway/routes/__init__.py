@@ -20,6 +20,7 @@ from gateway.routes import (
     crypto,
     durable,
     invocation,
+    jobs,
     lock,
     node,
     pubsub,
@@ -49,6 +50,7 @@ ROUTES: tuple[Route, ...] = (
     *durable.ROUTES,
     *actors.ROUTES,
     *actor_views.ROUTES,
+    *jobs.ROUTES,
     *node.ROUTES,
 )
 
@@ -63,6 +65,7 @@ RPCS: tuple[RPC, ...] = (
     *crypto.RPCS,
     *conversation.RPCS,
     *actor_calls.RPCS,
+    *jobs.RPCS,
     *node.RPCS,
     *streams.RPCS,
     *actor_stream.RPCS,

@@ -92,6 +92,10 @@ class Asking:
 
     api: API
 
+    @property
+    def _named(self) -> tuple[str, str]:
+        return self.api.caller.app_id, self.api.caller.namespace
+
     def context(self, deadline: float | None = None) -> Context:
         """Give the context of an operation; ``deadline`` is what the client gave, in Unix time."""
         raise NotImplementedError
@@ -106,7 +110,7 @@ class Asking:
         try:
             return await service.find(name, self.api.caller)  # type: ignore[attr-defined,no-any-return]
         except (ComponentNotFoundError, NotConfiguredError) as error:
-            raise answer(error, method, name, app_id=self.api.caller.app_id) from None
+            raise answer(error, method, name, None, *self._named) from None
         except MeshError as error:
             raise answer(error) from error
 
@@ -122,7 +126,7 @@ class Asking:
         try:
             return await self.api.run(operation)
         except MeshError as error:
-            raise answer(error, method, target, arguments, self.api.caller.app_id) from error
+            raise answer(error, method, target, arguments, *self._named) from error
 
 
 @dataclass(slots=True)

@@ -12,13 +12,11 @@ _PAGE = "see docs/compatibility.md#other-blocks"
 
 # The building blocks that are not there yet, by what their paths begin with.
 MISSING = {
-    "jobs": "jobs",
     "workflows": "workflows",
 }
 # As above, by the names of gRPC's methods, or by the paths of those of other services.
 MISSING_RPCS = {
     r"\w*Workflow(Alpha1|Beta1)|/TaskHubSidecarService/\w+": "workflows",
-    r"\w*Jobs?(ByPrefix)?(Alpha1)?": "jobs",
 }
 # What stands last in a path and has one segment.
 LAST = {"state": "a key", "secrets": "a secret's name"}

@@ -8,6 +8,7 @@ from mesh.blocks import (
     crypto,
     durable,
     invocation,
+    jobs,
     lock,
     middleware,
     pubsub,
@@ -32,4 +33,5 @@ BLOCKS: tuple[Block, ...] = (
     invocation.BLOCK,
     durable.BLOCK,
     actor_block.BLOCK,
+    jobs.BLOCK,
 )

@@ -17,6 +17,7 @@ from mesh.operation import Caller, Method
 from mesh.pipeline import Handler, InboundPipeline, Service
 from mesh.policies import Policy
 from mesh.streams import Streams
+from mesh.tasks import Later
 
 if TYPE_CHECKING:
     from mesh.access import Gate
@@ -196,6 +197,7 @@ class Parts:
         own_observer: What the user brought, who is told of brokers and the application too; None = nobody.
         stack: Holds what lives as long as the node; for a component that is being opened, as long as that.
         records: Opens the mesh's own store.
+        later: Holds what a block begins once it is used, as long as the node lives.
         owners: What this node owns, and whom it asks for what others own.
         endpoints: Services outside of the mesh by name (HTTPEndpoint resources); they are called directly.
         open_outside: Opens a service that is named by its absolute URL; None refuses such names.
@@ -237,6 +239,7 @@ class Parts:
     access: Gate
     marked: Callable[[], tuple[str, StateStore, Life] | None] = lambda: None
     asks_config: bool = True
+    later: Later = field(default_factory=Later)
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)
     configured: set[str] = field(default_factory=set)

@@ -188,6 +188,7 @@ class Runtime(Steps):
         hosting = Hosting(self.broker, self.exchange, settings.namespace, settings.app_id)
         answering_for = hosting.answering([entry.answer(answer, parts.tracing) for entry in entries if entry.hosted])
         await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
+        await enter(parts.later.run())  # What is owned is handed over before that ends.
         await enter(drained_within(parts.owners.run(), self._grace, "what it owns"))
         self._live = Live(
             app_id=settings.app_id,

@@ -67,8 +67,8 @@ API_VERSIONS = MappingProxyType(
 )
 """Versions as they may be written, and as they stand in paths."""
 _ALPHA = dict.fromkeys(("crypto", "lock", "subscribe", "subtlecrypto", "unlock"), ("v1.0-alpha1",))
-_BOTH = dict.fromkeys(("actors", "configuration", "publish", "state"), ("v1.0", "v1.0-alpha1"))
-_NOT_YET = dict.fromkeys(("jobs", "workflows"), tuple(API_VERSIONS.values()))
+_BOTH = dict.fromkeys(("actors", "configuration", "jobs", "publish", "state"), ("v1.0", "v1.0-alpha1"))
+_NOT_YET = dict.fromkeys(("workflows",), tuple(API_VERSIONS.values()))
 API_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     dict.fromkeys(("bindings", "healthz", "invoke", "mesh", "metadata", "secrets", "shutdown"), ("v1.0",))
     | {**_ALPHA, **_BOTH, **_NOT_YET, "conversation": ("v1.0-alpha1", "v1.0-alpha2")}

@@ -122,6 +122,18 @@ def test_invocation(home: MeshHome, tmp_path: Path) -> None:
         run.stop()
 
 
+def test_actors(home: MeshHome, tmp_path: Path) -> None:
+    """What callers do to one actor at once is all done, and what was ordered for later comes."""
+    needs("node")
+    directory = copied("actors", tmp_path)
+    with_ports(directory / "dapr.yaml")
+    with home.run(*words_of("actors"), cwd=directory) as run:
+        run.until("^== APP - payer == The account has 50 more$")
+        run.until("^== APP - bank == Account ann has 57 after its interest$")
+        run.until("^== APP - bank == Job audit: count everything$")
+        run.stop()
+
+
 def test_dapr_yaml(home: MeshHome, tmp_path: Path) -> None:
     """Its paths are relative to the file, wherever the command is run; a variable of an application comes first."""
     needs("node")

@@ -90,6 +90,24 @@ async def test_each_load_of_a_resiliency_counts(memory: Backbone, tmp_path: Path
         await eventually(lambda: loaded(res=2, other=1))
 
 
+async def test_jobs_are_told(memory: Backbone, tmp_path: Path) -> None:
+    """Each attempt to hand one over; one for an application that is away is none."""
+    async with App() as app, gateway(memory, tmp_path, app=app, **ON) as node:
+        app.answer("/job/bad", 500)
+        await node.post("/v1.0/jobs/good", {"dueTime": "0s"})
+        await node.post("/v1.0/jobs/bad", {"dueTime": "0s", "failurePolicy": {"drop": {}}})
+
+        async def counted() -> None:
+            found = await scraped(node)
+            of = labelled(namespace="", operation="job_trigger_op")
+            for outcome in ("success", "failure"):
+                assert found.get(f"dapr_component_job_{outcome}_count") == {of: 1}
+            took = found["dapr_component_job_latencies_count"]
+            assert took == {of | {("success", value)}: 1 for value in ("true", "false")}
+
+        await eventually(counted)
+
+
 async def test_what_a_gateway_does_is_told(nats: Backbone, tmp_path: Path) -> None:
     """Each block's operations, events with their dead letters, batches, calls at both sides, probes and policies."""
     subscriptions = [

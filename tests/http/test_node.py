@@ -59,8 +59,6 @@ def no_api(name: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("verb", "path", "block"),
     [
-        ("POST", "/v1.0-alpha1/jobs/j", "jobs"),
-        ("POST", "/v1.0/jobs/j", "jobs"),
         ("POST", "/v1.0-beta1/workflows/dapr/w/start", "workflows"),
         ("GET", "//v1.0//workflows//dapr/x", "workflows"),
     ],

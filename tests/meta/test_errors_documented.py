@@ -13,7 +13,8 @@ from mesh.errors import MeshError
 from tests.meta.sources import PACKAGES, ROOT, modules
 
 _PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-_API_CODE = re.compile(r"ERR_[A-Z_]+|ERROR")
+_CODES = r"ERR_[A-Z_]+|DAPR_SCHEDULER_[A-Z_]+|ERROR"
+_API_CODE = re.compile(_CODES)
 
 
 def _api_codes_in_code() -> set[str]:
@@ -89,7 +90,9 @@ def test_tree_in_the_docstring_is_the_tree() -> None:
 
 def test_statuses_are_documented() -> None:
     """Each row of the table stands on the page with its statuses, over HTTP and over gRPC."""
-    found = re.findall(r"^\| `(ERR_[A-Z_]+|ERROR)` \| ([\d, ]+) \| ([^|]+) \|", _PAGE, re.MULTILINE)
+    found = re.findall(
+        r"^\| `(ERR_[A-Z_]+|DAPR_SCHEDULER_[A-Z_]+|ERROR)` \| ([\d, ]+) \| ([^|]+) \|", _PAGE, re.MULTILINE
+    )
     documented = [(code, told.split(", "), grpc) for code, told, grpc in found]
     for row in ERRORS.values():
         cells = [grpc for code, told, grpc in documented if code == row.code and str(row.status) in told]

@@ -194,3 +194,26 @@ def test_quickstart(mesh_home: Path) -> None:
             assert sending.wait() == 0
         assert told[2] == f"http://127.0.0.1:{told[1]}"
         receiving.until("^== APP - receiver == got order 7$")
+
+
+async def test_jobs(mesh_home: Path) -> None:
+    """Both clients schedule, read and delete; the application's handlers are told, again where one failed."""
+    needs(PYTHON)
+    app_port, grpc_port = free_port(), free_port()
+    arguments = ("--app-protocol", "grpc", "--dapr-grpc-port", str(grpc_port))
+    async with (
+        Program(mesh_home, str(PYTHON), str(HERE / "python_jobs_app.py"), environ={"APP_PORT": app_port}),
+        GatewayProcess("python", mesh_home, app=app_port, arguments=arguments) as gateway,
+    ):
+        to = {"DAPR_HTTP_PORT": gateway.port, "DAPR_GRPC_PORT": grpc_port, "DAPR_HEALTH_TIMEOUT": 10}
+        names = ("again", "again", "once")
+        for count, (way, name) in enumerate(zip(WAYS, names[1:], strict=True), 2):
+            seen = await run(str(PYTHON), "python_jobs.py", way, name, environ=to)
+            assert seen["again"][0] == "ALREADY_EXISTS"
+            times = {"schedule": "@every 24h", "repeats": 3, "due_time": "24h", "ttl": "240h"}
+            policy = ["ConstantFailurePolicy", 2, 1]
+            assert seen["got"] == {"name": f"later-{way}", **times, "data": '{"n": 1}', "policy": policy}
+            assert seen["dropped"]["policy"][0] == "DropFailurePolicy"
+            assert seen["gone"][0] == "INTERNAL"
+            told = [(each["kind"], each["data"]) for each in await until_recorded(gateway, count)]
+            assert told == [(each, '{"n": 1}') for each in names[:count]]

@@ -49,6 +49,8 @@ DAPR = {
         for block in ("input_binding", "conversation")
         for each in ("count", "latencies")
     },
+    **{f"component_job_{each}_count": "namespace operation" for each in ("success", "failure")},
+    "component_job_latencies": "namespace operation success",
     **{f"http_server_{each}": HTTP for each in ("request_count", "response_count", "latency")},
     **{f"http_server_{each}": "" for each in ("request_bytes", "response_bytes")},
     **{f"http_client_{each}": HTTP for each in ("completed_count", "roundtrip_latency")},

@@ -12,6 +12,9 @@ import pytest
 
 from brokers.memory import MemoryBroker, MemoryHub
 from mesh.blocks.durable import ACCEPT, DurableCall
+from mesh.blocks.job_record import Job, Named, Schedule
+from mesh.blocks.jobs import GET as GET_JOB
+from mesh.blocks.jobs import SCHEDULE
 from mesh.blocks.records import LazyRecords, Prefixed
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.errors import FeatureNotSupportedError, RecordsMissingError
@@ -63,6 +66,7 @@ async def test_neither_is_there(tmp_path: Path) -> None:
         for asking in (
             ask(plain, ACCEPT, "callee", CALL),
             ask(plain, GET, "mine", Get("k")),
+            ask(plain, SCHEDULE, "app", Schedule(Job("nightly", due_time="24h"))),
         ):
             with pytest.raises(RecordsMissingError, match=r'- \{name: actorStateStore, value: "true"\}'):
                 await asking
@@ -76,12 +80,14 @@ async def test_the_marked_store(tmp_path: Path) -> None:
     )
     async with node(marked, component("mine", "state.mesh")) as plain:
         call_id = await ask(plain, ACCEPT, "callee", CALL)
+        await ask(plain, SCHEDULE, "app", Schedule(Job("nightly", due_time="24h")))
         await ask(plain, SAVE, "mine", Save([Item("k", b"mine")]))
         await ask(plain, SAVE, "file", Save([Item("k", b"file")]))
     async with node(marked, component("mine", "state.mesh")) as plain:
         assert await ask(plain, ACCEPT, "callee", CALL) == call_id
         assert (await ask(plain, GET, "mine", Get("k"))).value == b"mine"
         assert (await ask(plain, GET, "file", Get("k"))).value == b"file"
+        assert (await ask(plain, GET_JOB, "app", Named("nightly"))).job.due_time == "24h"
 
 
 async def test_the_backbone_comes_first(tmp_path: Path) -> None:

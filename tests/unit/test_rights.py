@@ -11,10 +11,16 @@ SHOP, STOCK, BILLING = (address.app("prod", name) for name in ("shop", "stock", 
 STORE, PRINT = address.component("prod", "store"), address.component("prod", "store", "f00d")
 SHARED = [getattr(address, name)("prod") for name in ("nodes", "hosts", "keepers", "readers", "triggered")]
 NAMED = [getattr(address, name)("prod", "x") for name in ("asker", "keepers", "seen", "back")]
-BOTH = [*SHARED, *NAMED, STORE, PRINT, address.members(PRINT), address.members(SHOP)]
+BOTH = [*SHARED, *NAMED, address.jobs("prod", "shop"), STORE, PRINT, address.members(PRINT), address.members(SHOP)]
 TOLD = [*BOTH, STOCK, address.members(STOCK), address.bindings("prod", "stock")]
 HEARD = [*BOTH, SHOP, address.bindings("prod", "shop")]
-OTHERS = [BILLING, address.members(BILLING), address.app("test", "stock"), address.nodes("test")]
+OTHERS = [
+    BILLING,
+    address.members(BILLING),
+    address.app("test", "stock"),
+    address.nodes("test"),
+    address.jobs("prod", "stock"),
+]
 STORED = {"topic"}  # Is granted by component.
 
 
@@ -37,5 +43,5 @@ def test_no_kind_of_address_is_left_out() -> None:
     """Whoever adds one says here who sends to it, and who listens."""
     returns = {name: getattr(getattr(address, name), "__annotations__", {}).get("return") for name in address.__all__}
     kinds = {name for name, what in returns.items() if what == "Address"} - STORED
-    nodes = {"asker", "back", "bindings", "hosts", "keepers", "nodes", "readers", "seen", "triggered"}
-    assert kinds == {"app", "component", "members"} | nodes
+    nodes = {"asker", "back", "bindings", "hosts", "jobs", "keepers", "nodes", "owners", "readers", "seen", "triggered"}
+    assert kinds == {"app", "component", "members", "owner"} | nodes

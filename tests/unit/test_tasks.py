@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from mesh.errors import BrokerUnavailableError, DeadlineExceededError
-from mesh.tasks import only_error, task_group
+from mesh.tasks import Later, only_error, task_group
 
 AWAY, LATE, BROKEN = BrokerUnavailableError("away"), DeadlineExceededError("late"), ValueError("broken")
 
@@ -47,3 +49,53 @@ def test_what_nobody_foresees_stays_whole(failures: list[Exception]) -> None:
 def test_groups_in_groups() -> None:
     with pytest.raises(BrokerUnavailableError), only_error():
         raise ExceptionGroup("outer", [ExceptionGroup("inner", [AWAY, LATE]), LATE])
+
+
+async def test_what_is_entered_later_is_left_with_it() -> None:
+    """In a task of its own: it outlives the one that asked for it."""
+    told: list[str] = []
+
+    @asynccontextmanager
+    async def context() -> AsyncIterator[None]:
+        async with asyncio.timeout(60):  # Must be left in the task that has entered it.
+            told.append("entered")
+            yield
+            told.append("left")
+
+    later = Later()
+    async with later.run():
+        async with task_group() as tasks:
+            tasks.create_task(later.enter(context()))
+        assert told == ["entered"]
+    assert told == ["entered", "left"]
+
+
+async def test_what_cannot_be_entered_later_is_told_to_who_asks() -> None:
+    @asynccontextmanager
+    async def context() -> AsyncIterator[None]:
+        raise AWAY
+        yield
+
+    later = Later()
+    async with later.run():
+        with pytest.raises(BrokerUnavailableError):
+            await later.enter(context())
+
+
+async def test_what_fails_once_it_is_entered_ends_all() -> None:
+    @asynccontextmanager
+    async def context() -> AsyncIterator[None]:
+        async with task_group() as tasks:
+            tasks.create_task(fails())
+            yield
+
+    async def fails() -> None:
+        await go.wait()
+        raise AWAY
+
+    later, go = Later(), asyncio.Event()
+    with pytest.raises(BrokerUnavailableError):
+        async with later.run():
+            await later.enter(context())
+            go.set()
+            await asyncio.Event().wait()

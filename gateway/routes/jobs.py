@@ -1,0 +1,370 @@
+"""``jobs``: what the application is told at a time.
+
+A body is a message of gRPC's in JSON, as in all of the API's newer calls: its members may be written with underscores,
+and what is no member is left out. It is read without that library, which only data of other clients may need.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import orjson
+
+from gateway.errors import ERRORS, APIError, bad_request, malformed, told
+from gateway.http.response import Answered, json_response, no_content
+from gateway.routes.request import fields, query_of, read_body
+from gateway.routes.route import Asked, Asking, Route
+from gateway.routes.rpc import RPC, Called
+from mesh.blocks.job_record import MAX_PAGE, Job, Named, Page, Policed, Registered, Schedule, Wanted
+from mesh.blocks.jobs import DELETE, DELETE_BY_PREFIX, GET, LIST, RUN, SCHEDULE
+from mesh.values import parse_duration, parse_whole
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+__all__ = ["ROUTES", "RPCS"]
+
+VERSIONS = ("v1.0", "v1.0-alpha1")
+READ, POST, DELETES = frozenset({"GET"}), frozenset({"POST"}), frozenset({"DELETE"})
+MAX_UINT32 = 2**32 - 1
+MAX_LISTED = 10_000
+JSON_TYPE = "type.googleapis.com/google.protobuf.Value"
+NANOSECONDS = 10**9
+
+
+# HTTP
+
+
+async def schedule(asked: Asked) -> Answered:
+    """Keep a job, until the application has been told of it."""
+    body = await read_body(asked.request)
+    members = _members(body)
+    if members.get("name"):
+        raise _refused(asked, "JOB_NAME_IN_BODY")
+    overwrite = members.get("overwrite")
+    if not isinstance(overwrite, bool | None):
+        raise malformed("overwrite must be a boolean")
+    job = Job(
+        _name(asked, asked.text(0).strip()),
+        _text(members, "schedule"),
+        _count(members, "repeats"),
+        _text(members, "dueTime"),
+        _text(members, "ttl"),
+        _data(body),
+        policy=_policy(members.get("failurepolicy")),
+    )
+    await _schedule(asked, job, overwrite=bool(overwrite))
+    return no_content()
+
+
+async def get(asked: Asked) -> Answered:
+    """Read a job as it was scheduled."""
+    return json_response(_shown(asked, (await _registered(asked, asked.text(0))).job))
+
+
+async def delete(asked: Asked) -> Answered:
+    """Delete a job, if it is there."""
+    await _delete(asked, asked.text(0))
+    return no_content()
+
+
+async def listed(asked: Asked) -> Answered:
+    """List jobs, a page of them, each with the time when it is due next."""
+    query = query_of(asked.query)
+    try:
+        limit = parse_whole(query.get("limit", "100"), least=1, most=MAX_PAGE)
+    except ValueError as error:
+        raise bad_request(f"limit is {error}") from None
+    page = await _page(asked, Wanted(query.get("prefix", ""), query.get("after", ""), limit))
+    answer: dict[str, object] = {"jobs": [_detailed(asked, each) for each in page.jobs]}
+    if page.after:
+        answer["after"] = page.after
+    return json_response(answer)
+
+
+async def shown(asked: Asked) -> Answered:
+    """Tell of a job, and when it is due next."""
+    return json_response(_detailed(asked, await _registered(asked, asked.text(0))))
+
+
+async def run(asked: Asked) -> Answered:
+    """Tell the application of a job now, once; its times stay as they are."""
+    await asked.run(RUN, asked.api.caller.app_id, Named(_name(asked, asked.text(0))))
+    return no_content()
+
+
+def _members(body: bytes) -> Mapping[str, object]:
+    try:
+        found = orjson.loads(body) if body.strip() else None
+    except orjson.JSONDecodeError as error:
+        raise malformed(error) from None
+    members = fields({} if found is None else found, "the body")
+    return {name.replace("_", ""): value for name, value in members.items()}
+
+
+def _data(body: bytes) -> bytes | None:
+    """Take the data as they are written: a number that is longer than others stays as long."""
+    if not body.strip():
+        return None
+    raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get("data")
+    return None if raw is None else bytes(raw)
+
+
+def _text(members: Mapping[str, object], name: str) -> str | None:
+    value = members.get(name.lower())
+    if value is None or isinstance(value, str):
+        return value
+    raise malformed(f"{name} must be a string")
+
+
+def _count(members: Mapping[str, object], name: str) -> int | None:
+    """Read a whole number, or its text."""
+    value = members.get(name.lower())
+    if value is None:
+        return None
+    text = f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+    try:
+        return parse_whole(text, least=0, most=MAX_UINT32)
+    except ValueError as error:
+        raise malformed(f"{name} is {error}") from None
+
+
+def _policy(value: object) -> Policed:
+    """Read a failure policy; without one, it is the reference's."""
+    if value is None:
+        return Policed()
+    policy = fields(value, "failurePolicy")
+    drop, constant = policy.get("drop"), policy.get("constant")
+    if drop is not None and constant is not None:
+        raise malformed("failurePolicy is either drop or constant")
+    if drop is not None:
+        fields(drop, "failurePolicy.drop")
+        return Policed(drop=True)
+    if constant is None:
+        return Policed()
+    members = {name.replace("_", ""): each for name, each in fields(constant, "failurePolicy.constant").items()}
+    interval = members.get("interval")
+    try:
+        if interval is not None and not (isinstance(interval, str) and interval.endswith("s")):
+            raise ValueError("it is written as 3s or 0.5s")
+        seconds = 0.0 if interval is None else parse_duration(interval)
+    except ValueError as error:
+        raise malformed(f"failurePolicy.constant.interval: {error}") from None
+    return Policed(seconds, _count(members, "maxRetries"))
+
+
+def _shown(asked: Asked, job: Job) -> dict[str, object]:
+    """Write a job as the API does; what it does not have is left out."""
+    data: object = None
+    if job.data is not None:
+        data = {"@type": JSON_TYPE, "value": orjson.Fragment(job.data)} if job.data_type is None else _any(asked, job)
+    made = {
+        "name": job.name,
+        "schedule": job.schedule,
+        "repeats": job.repeats,
+        "dueTime": job.due_time,
+        "ttl": job.ttl,
+        "data": data,
+        "failurePolicy": _shown_policy(job.policy),
+    }
+    return {name: value for name, value in made.items() if value is not None}
+
+
+def _any(asked: Asked, job: Job) -> object:
+    """Write data that are a message; of a type that is not known here, as base64."""
+    from google.protobuf.json_format import MessageToDict  # For who uses it.
+
+    message = asked.api.message("Job")(data={"type_url": job.data_type, "value": job.data})
+    try:
+        return MessageToDict(message, descriptor_pool=message.DESCRIPTOR.file.pool)["data"]
+    except Exception:  # noqa: BLE001 - it raises whatever the message's bytes lead to
+        return {"@type": job.data_type, "value": base64.b64encode(job.data or b"").decode()}
+
+
+def _shown_policy(policy: Policed) -> dict[str, object]:
+    if policy.drop:
+        return {"drop": {}}
+    constant: dict[str, object] = {"interval": _duration(policy.interval)}
+    if policy.retries is not None:
+        constant["maxRetries"] = policy.retries
+    return {"constant": constant}
+
+
+def _duration(seconds: float) -> str:
+    """Write a duration as JSON of messages does: with no fraction, or one of three, six or nine digits."""
+    whole, nanoseconds = divmod(round(seconds * NANOSECONDS), NANOSECONDS)
+    fraction = f"{nanoseconds:09}"
+    while fraction.endswith("000"):
+        fraction = fraction[:-3]
+    return f"{whole}.{fraction}s" if fraction else f"{whole}s"
+
+
+def _detailed(asked: Asked, found: Registered) -> dict[str, object]:
+    due = datetime.fromtimestamp(found.due, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {**_shown(asked, found.job), "nextDue": due, "left": found.left}
+
+
+# gRPC
+
+
+async def schedule_rpc(called: Called) -> object:
+    """Keep a job, until the application has been told of it."""
+    if not called.message.HasField("job"):
+        raise _refused(called, "JOB_EMPTY")
+    given = called.message.job
+
+    def told_of(name: str) -> Any:
+        return getattr(given, name) if given.HasField(name) else None
+
+    data, data_type = _told_data(given)
+    said = {name: told_of(name) for name in ("schedule", "repeats", "due_time", "ttl")}
+    job = Job(_name(called, given.name), **said, data=data, data_type=data_type, policy=_told_policy(given))
+    await _schedule(called, job, overwrite=called.message.overwrite)
+    return called.reply()
+
+
+async def get_rpc(called: Called) -> object:
+    """Read a job as it was scheduled."""
+    found = await _registered(called, called.message.name)
+    return called.reply(job=_message(called, found.job))
+
+
+async def delete_rpc(called: Called) -> object:
+    """Delete a job, if it is there."""
+    await _delete(called, called.message.name)
+    return called.reply()
+
+
+async def delete_prefix_rpc(called: Called) -> object:
+    """Delete all jobs whose name begins so; without a beginning all of the application."""
+    await called.run(DELETE_BY_PREFIX, called.api.caller.app_id, Named(called.message.name_prefix))
+    return called.reply()
+
+
+async def list_rpc(called: Called) -> object:
+    """List all jobs of the application."""
+    found: list[Job] = []
+    after = ""
+    while True:
+        page = await _page(called, Wanted(after=after))
+        found += [each.job for each in page.jobs]
+        if not (after := page.after):
+            return called.reply(jobs=[_message(called, each) for each in found])
+        if len(found) >= MAX_LISTED:
+            row = ERRORS["jobs.list/JOBS_TOO_MANY"]
+            raise told(row, f"there are more than {MAX_LISTED} jobs", app_id=called.api.caller.app_id)
+
+
+def _told_data(given: Message) -> tuple[bytes | None, str | None]:
+    """Take the data of a message: a JSON value as JSON, any other message as it is."""
+    data = cast("Any", given).data
+    if not data.type_url and not data.value:
+        return None, None
+    if data.type_url.rpartition("/")[2] != "google.protobuf.Value":
+        return bytes(data.value), data.type_url
+    from gateway.json_value import value_json
+
+    try:
+        return value_json(data.value), None
+    except ValueError as error:
+        raise bad_request(error) from None
+
+
+def _told_policy(given: Any) -> Policed:
+    kind = given.failure_policy.WhichOneof("policy")
+    if kind is None:
+        return Policed()
+    if kind == "drop":
+        return Policed(drop=True)
+    constant = given.failure_policy.constant
+    seconds = constant.interval.seconds + constant.interval.nanos / NANOSECONDS
+    return Policed(seconds, constant.max_retries if constant.HasField("max_retries") else None)
+
+
+def _message(called: Called, job: Job) -> object:
+    """Make the message of a job; what it does not have is left out."""
+    made = called.api.message("Job")(name=job.name)
+    for name in ("schedule", "repeats", "due_time", "ttl"):
+        if (value := getattr(job, name)) is not None:
+            setattr(made, name, value)
+    if job.data is not None:
+        value, type_url = (_json_value(job.data), JSON_TYPE) if job.data_type is None else (job.data, job.data_type)
+        made.data.type_url, made.data.value = type_url, value
+    policy = job.policy
+    if policy.drop:
+        made.failure_policy.drop.SetInParent()
+        return made
+    constant = made.failure_policy.constant
+    constant.interval.seconds, constant.interval.nanos = divmod(round(policy.interval * NANOSECONDS), NANOSECONDS)
+    if policy.retries is not None:
+        constant.max_retries = policy.retries
+    return made
+
+
+def _json_value(data: bytes) -> bytes:
+    """Write JSON as the bytes of a message; raises ``APIError`` for what is nested too deeply for one."""
+    from gateway.json_value import json_value
+
+    try:
+        return json_value(data)
+    except ValueError as error:
+        raise bad_request(error) from None
+
+
+# Both
+
+
+def _name(asking: Asking, name: str) -> str:
+    """Check that there is a name; one with what separates names elsewhere is none, as for the reference."""
+    if not name or "|" in name:
+        raise _refused(asking, "JOB_NAME_EMPTY")
+    return name
+
+
+def _refused(asking: Asking, what: str) -> APIError:
+    caller = asking.api.caller
+    return told(ERRORS[f"jobs/{what}"], app_id=caller.app_id, namespace=caller.namespace)
+
+
+async def _schedule(asking: Asking, job: Job, *, overwrite: bool) -> None:
+    if not job.schedule and not job.due_time:
+        raise _refused(asking, "JOB_SCHEDULE_EMPTY")
+    await asking.run(SCHEDULE, asking.api.caller.app_id, Schedule(job, overwrite))
+
+
+async def _registered(asking: Asking, name: str) -> Registered:
+    return cast("Registered", await asking.run(GET, asking.api.caller.app_id, Named(_name(asking, name))))
+
+
+async def _delete(asking: Asking, name: str) -> None:
+    await asking.run(DELETE, asking.api.caller.app_id, Named(_name(asking, name)))
+
+
+async def _page(asking: Asking, wanted: Wanted) -> Page:
+    return cast("Page", await asking.run(LIST, asking.api.caller.app_id, wanted))
+
+
+def _both(name: str) -> Mapping[str, Any]:
+    return {"name": name, "api": "jobs", "aliases": (f"{name}Alpha1",)}
+
+
+RPCS = (
+    RPC(answer=schedule_rpc, **_both("ScheduleJob")),
+    RPC(answer=get_rpc, **_both("GetJob")),
+    RPC(answer=delete_rpc, **_both("DeleteJob")),
+    RPC(answer=delete_prefix_rpc, **_both("DeleteJobsByPrefix")),
+    RPC(answer=list_rpc, **_both("ListJobs")),
+)
+
+ROUTES = (
+    Route("jobs/{name}", schedule, POST, VERSIONS),
+    Route("jobs/{name}", get, READ, VERSIONS),
+    Route("jobs/{name}", delete, DELETES, VERSIONS),
+    Route("mesh/jobs", listed, READ, api="jobs"),
+    Route("mesh/jobs/{name}", shown, READ, api="jobs"),
+    Route("mesh/jobs/{name}/run", run, POST, api="jobs"),
+)

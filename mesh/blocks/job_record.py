@@ -1,0 +1,276 @@
+"""A job as a value: what is scheduled, what is asked of the owner, and how it is kept with its timer."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mesh.errors import BadArgumentError, MeshError
+
+if TYPE_CHECKING:
+    from mesh.schedules import Timing
+    from mesh.timers import Timer
+
+__all__ = [
+    "DATA_TYPE_HEADER",
+    "MAX_DATA_BYTES",
+    "MAX_NAME_BYTES",
+    "MAX_PAGE",
+    "MAX_TEXT",
+    "Delete",
+    "Job",
+    "JobExistsError",
+    "JobNotFoundError",
+    "JobScheduleError",
+    "JobUnreadableError",
+    "Named",
+    "Page",
+    "Policed",
+    "Put",
+    "Registered",
+    "RunNow",
+    "Schedule",
+    "Wanted",
+    "asked_of",
+    "check",
+    "check_name",
+    "encoded",
+    "job_of",
+    "registered",
+    "timer_of",
+    "timing",
+]
+
+MAX_NAME_BYTES = 256
+MAX_DATA_BYTES = 128 * 1024
+MAX_TEXT = 256
+MAX_PAGE = 1000
+DATA_TYPE_HEADER = "mesh-data-type"
+"""Of a job whose data are a protobuf message: the URL of its type."""
+_TYPE = re.compile(r"[!-~]*\Z")
+_SEPARATOR = "|"
+
+
+class JobExistsError(MeshError):
+    """There is a job of this name already, and it was not to be overwritten."""
+
+    code = "JOB_EXISTS"
+
+
+class JobNotFoundError(MeshError):
+    """There is no job of this name."""
+
+    code = "JOB_NOT_FOUND"
+
+
+class JobScheduleError(MeshError):
+    """The times of a job make no sense; nothing was done."""
+
+    code = "JOB_SCHEDULE_INVALID"
+
+
+class JobUnreadableError(MeshError):
+    """What is kept of a job is of another version, or is none."""
+
+    code = "JOB_UNREADABLE"
+
+
+class Policed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What follows when the application fails.
+
+    Attributes:
+        interval: Seconds between attempts.
+        retries: How many; None = no end.
+        drop: Whether there are none.
+    """
+
+    interval: float = 1.0
+    retries: int | None = 3
+    drop: bool = False
+
+
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A job as it was scheduled.
+
+    Attributes:
+        name: Of those of its application.
+        schedule: When it repeats; None = once.
+        repeats: How often in all; None = no end.
+        due_time: When it is due first.
+        ttl: When it ends.
+        data: What the application is told: JSON, or the bytes of a message; None = nothing.
+        data_type: The URL of the message's type; None = it is JSON.
+        policy: What follows when the application fails.
+        id: Of the request that has put it, so that the same one, when it is repeated, finds its own work.
+    """
+
+    name: str
+    schedule: str | None = None
+    repeats: int | None = None
+    due_time: str | None = None
+    ttl: str | None = None
+    data: bytes | None = None
+    data_type: str | None = None
+    policy: Policed = Policed()
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A job as it is now.
+
+    Attributes:
+        job: As it was scheduled.
+        due: When it is due next, in Unix time.
+        left: How often it will be told, that time included; None = no end.
+    """
+
+    job: Job
+    due: float
+    left: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A job, and whether it takes the place of one of its name."""
+
+    job: Job
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Which job, or which jobs: those whose name begins so."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A page of a list.
+
+    Attributes:
+        prefix: Of the names.
+        after: Where the page before ended; empty = the first one.
+        limit: Of jobs, at most ``MAX_PAGE``.
+    """
+
+    prefix: str = ""
+    after: str = ""
+    limit: int = MAX_PAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some jobs, and where the next page begins; empty = this is the last one."""
+
+    jobs: tuple[Registered, ...]
+    after: str = ""
+
+
+class Put(msgspec.Struct, frozen=True, tag="put"):
+    """Keep a job.
+
+    Attributes:
+        job: The job.
+        at: Unix time at which it was scheduled: its times count from there, however long the owner was looked for.
+        overwrite: Whether it takes the place of one of its name.
+    """
+
+    job: Job
+    at: float
+    overwrite: bool
+
+
+class Delete(msgspec.Struct, frozen=True, tag="delete"):
+    """Delete a job."""
+
+
+class RunNow(msgspec.Struct, frozen=True, tag="run"):
+    """Hand a job over now."""
+
+
+_ASKED: msgspec.msgpack.Decoder[Put | Delete | RunNow] = msgspec.msgpack.Decoder(Put | Delete | RunNow)
+_JOB = msgspec.msgpack.Decoder(Job)
+encoded = msgspec.msgpack.Encoder().encode
+
+
+def asked_of(body: bytes) -> Put | Delete | RunNow:
+    """Read what the owner is asked.
+
+    Raises:
+        BadArgumentError: It is nothing that is asked.
+    """
+    try:
+        return _ASKED.decode(body)
+    except msgspec.DecodeError as error:
+        raise BadArgumentError(f"it is nothing that is asked of jobs: {error}") from None
+
+
+def check_name(name: str) -> None:
+    """Check a job's name.
+
+    Raises:
+        BadArgumentError: It is too long, or cannot be the last segment of a path.
+    """
+    if len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES:
+        raise BadArgumentError(f"the name of a job has at most {MAX_NAME_BYTES} bytes")
+    if _SEPARATOR in name or name in (".", "..") or not name.isprintable():
+        raise BadArgumentError("the name of a job has no '|' and no control characters, and is not '.' or '..'")
+
+
+def check(job: Job) -> None:
+    """Check the limits of a job; raises ``BadArgumentError``."""
+    check_name(job.name)
+    if job.data is not None and len(job.data) > MAX_DATA_BYTES:
+        raise BadArgumentError(f"the data of a job have {len(job.data)} bytes; {MAX_DATA_BYTES} are the most")
+    if job.data_type is not None and (len(job.data_type) > MAX_TEXT or not _TYPE.match(job.data_type)):
+        raise BadArgumentError(f"the type of a job's data is no URL of at most {MAX_TEXT} characters")
+    for name, text in (("schedule", job.schedule), ("dueTime", job.due_time), ("ttl", job.ttl)):
+        if text is not None and len(text) > MAX_TEXT:
+            raise BadArgumentError(f"{name} has more than {MAX_TEXT} characters")
+    policy = job.policy
+    if not 0 <= policy.interval < math.inf or (policy.retries is not None and policy.retries < 0):
+        raise BadArgumentError("the interval and the retries of a failure policy are not negative")
+
+
+def timing(job: Job, now: float) -> Timing:
+    """Read when a job is due; raises ``JobScheduleError``."""
+    from mesh.schedules import job_timing
+
+    try:
+        return job_timing(job.schedule or "", job.due_time or "", job.repeats, job.ttl or "", now)
+    except ValueError as error:
+        raise JobScheduleError(f"job failed validation: {error}") from None
+
+
+def timer_of(put: Put) -> Timer:
+    """Make what is kept of a job."""
+    from mesh.timers import FailurePolicy, Timer
+
+    job = put.job
+    policy = FailurePolicy(job.policy.interval, job.policy.retries, job.policy.drop)
+    kept = encoded(msgspec.structs.replace(job, name="", policy=Policed()))
+    return Timer(job.name, "", timing(job, put.at), policy, kept)
+
+
+def job_of(timer: Timer) -> Job:
+    """Read what is kept with a timer.
+
+    Raises:
+        JobUnreadableError: It is no job, or that of a later version.
+    """
+    policy = Policed(timer.policy.interval, timer.policy.retries, timer.policy.drop)
+    try:
+        return msgspec.structs.replace(_JOB.decode(timer.data), name=timer.key, policy=policy)
+    except msgspec.DecodeError as error:
+        raise JobUnreadableError(f"what is kept of job {timer.key!r} cannot be read: {error}") from None
+
+
+def registered(timer: Timer) -> Registered:
+    """Tell of a job."""
+    return Registered(job_of(timer), timer.timing.first, timer.timing.left)

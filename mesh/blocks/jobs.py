@@ -1,0 +1,467 @@
+"""Jobs: what an application is to be told at a time; the mesh keeps it until it has been.
+
+A job belongs to the application that has scheduled it. Its record is a durable timer (``mesh/timers``) of the kind
+``jobs.<app id>``; the gateways of the application share these out among themselves (``mesh/ownership``), and the owner
+of one hands it over. The fields of one that are told again, as they were written, are the timer's data.
+
+A node that uses no jobs hosts no kind: it begins when its application schedules one, or asks for one to be deleted or
+run. Those of last week it finds when its application comes: from the record of owners it knows whether anybody has ever
+hosted the kind, which is one read; only then it looks whether a job is left. A gateway that begins tells those that do
+not host yet (``mesh.<namespace>.jobs.<app id>``), and they look again; they do so now and then as well, since that news
+may get lost. So when one is killed, another one is there to take over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
+from urllib.parse import quote
+
+import msgspec
+
+from mesh import address
+from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
+from mesh.blocks.job_record import (
+    DATA_TYPE_HEADER,
+    MAX_PAGE,
+    Delete,
+    Job,
+    JobExistsError,
+    JobNotFoundError,
+    Named,
+    Page,
+    Put,
+    Registered,
+    RunNow,
+    Schedule,
+    Wanted,
+    asked_of,
+    check,
+    check_name,
+    encoded,
+    job_of,
+    registered,
+    timer_of,
+    timing,
+)
+from mesh.broker import Frame, Message
+from mesh.calls.context import counts, tell
+from mesh.delivery import SUCCESS, Attempt
+from mesh.delivery import Outcome as Came
+from mesh.errors import (
+    AppFailedError,
+    AppUnreachableError,
+    CircuitOpenError,
+    MeshError,
+    PermissionDeniedError,
+    RecordsMissingError,
+    StreamBrokenError,
+)
+from mesh.operation import Arrival, Method, Operation
+from mesh.pipeline import InboundHandler
+from mesh.policies import Policy
+from mesh.spans import SpanKind
+from mesh.tasks import task_group
+from mesh.telemetry import UNTOLD, who_answered
+
+if TYPE_CHECKING:
+    from mesh.application import Application
+    from mesh.ownership.asking import Asked
+    from mesh.timers import Outcome, Timer, Timers
+
+__all__ = ["BLOCK", "DELETE", "DELETE_BY_PREFIX", "GET", "LIST", "RUN", "SCHEDULE", "Jobs"]
+
+logger = logging.getLogger(__name__)
+
+RECORDS = "mesh:timers"
+DELETES_AT_ONCE = 100
+LOOK_SECONDS = 60.0
+AGAIN_SECONDS = 1.0
+QUIET_SECONDS = 30.0
+REPEAT_SECONDS = 0.05
+ID_BYTES = 6
+MANY_SECONDS = 60.0
+NOT_FOUND = 404
+
+# The target of each is the application: names of jobs are no bounded set of labels.
+SCHEDULE = Method("jobs", "schedule", Schedule)
+GET = Method("jobs", "get", Named, Registered)
+DELETE = Method("jobs", "delete", Named)
+DELETE_BY_PREFIX = Method("jobs", "delete_by_prefix", Named, seconds=MANY_SECONDS)
+LIST = Method("jobs", "list", Wanted, Page, seconds=MANY_SECONDS)
+RUN = Method("jobs", "run", Named, seconds=MANY_SECONDS)
+
+
+@dataclass(slots=True)
+class _Way:
+    """The way to the application, as long as it is there.
+
+    Attributes:
+        deliver: Hands a job over.
+        running: How many are being handed over.
+        idle: Set while none is.
+    """
+
+    deliver: InboundHandler
+    running: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Jobs:
+    """The building block."""
+
+    def __init__(self, block: Block, parts: Parts, components: Mapping[str, Opened]) -> None:
+        """Host nothing yet."""
+        self._parts = parts
+        self._app_id, self._namespace = parts.caller.app_id, parts.caller.namespace
+        self._kind = f"jobs.{self._app_id}"
+        self._timers: Timers | None = None
+        self._hosts = False  # Whether this node takes part in owning jobs.
+        self._has_told = False
+        self._way: _Way | None = None
+        self._quiet_until = 0.0
+
+    async def run(self, operation: Operation) -> object:
+        """Do what is asked of the application's jobs."""
+        asked: dict[Method, Callable[[Operation], Awaitable[object]]] = {
+            SCHEDULE: self._schedule,
+            GET: self._get,
+            DELETE: self._delete,
+            DELETE_BY_PREFIX: self._delete_by_prefix,
+            LIST: self._list,
+            RUN: self._run,
+        }
+        return await asked[operation.method](operation)
+
+    def described(self) -> Mapping[str, object]:
+        """Add nothing to the node's description."""
+        return {}
+
+    # What is asked
+
+    async def _schedule(self, operation: Operation) -> None:
+        """Keep a job, once the store has confirmed it.
+
+        Raises:
+            BadArgumentError: A name, or the data, are not within the limits.
+            JobScheduleError: The times make no sense.
+            JobExistsError: There is one of this name.
+            RecordsMissingError: The mesh has no place to keep it in.
+        """
+        asked = cast("Schedule", operation.arguments)
+        check(asked.job)
+        now = time.time()
+        timing(asked.job, now)
+        await self._host()
+        job = msgspec.structs.replace(asked.job, id=secrets.token_hex(ID_BYTES))
+        await self._ask(job.name, Put(job, now, asked.overwrite), operation.deadline)
+
+    async def _get(self, operation: Operation) -> Registered:
+        """Give a job; raises ``JobNotFoundError``."""
+        name = cast("Named", operation.arguments).name
+        check_name(name)
+        timers = await self._opened()
+        timer = await timers.get(await self._partition(name), name, "")
+        if timer is None:
+            raise _not_found(name)
+        return registered(timer)
+
+    async def _delete(self, operation: Operation) -> None:
+        """Delete a job, if it is there."""
+        name = cast("Named", operation.arguments).name
+        check_name(name)
+        await self._host()
+        await self._ask(name, Delete(), operation.deadline)
+
+    async def _delete_by_prefix(self, operation: Operation) -> None:
+        """Delete all that are there now and whose name begins so."""
+        await self._host()
+        waiting = [each.job.name async for each in self._all(cast("Named", operation.arguments).name)]
+        names = iter(waiting)
+
+        async def delete() -> None:
+            for name in names:
+                await self._ask(name, Delete(), operation.deadline)
+
+        async with task_group() as tasks:
+            for _ in range(min(DELETES_AT_ONCE, len(waiting))):
+                tasks.create_task(delete(), name="jobs-delete")
+
+    async def _list(self, operation: Operation) -> Page:
+        """Give a page of the jobs."""
+        asked = cast("Wanted", operation.arguments)
+        return await self._page(asked.prefix, asked.after, min(asked.limit, MAX_PAGE))
+
+    async def _run(self, operation: Operation) -> None:
+        """Hand a job over now, once; its times stay as they are.
+
+        Raises:
+            JobNotFoundError: There is none.
+            AppUnreachableError: The application is not there.
+            AppFailedError: It has not taken it.
+        """
+        name = cast("Named", operation.arguments).name
+        check_name(name)
+        await self._host()
+        await self._ask(name, RunNow(), operation.deadline)
+
+    async def _ask(self, name: str, what: Put | Delete | RunNow, deadline: float) -> None:
+        from mesh.timers import OwnerLostError
+
+        while True:
+            try:
+                await self._parts.owners.ask(self._kind, name, {}, encoded(what), deadline)
+                break
+            except (OwnerLostError, StreamBrokenError):  # It may have been done; to do it again does no harm.
+                if isinstance(what, RunNow) or time.time() + REPEAT_SECONDS >= deadline:
+                    raise
+            await asyncio.sleep(REPEAT_SECONDS)
+        if not self._has_told:  # Now there are owners, so that whoever looks finds them.
+            self._has_told = True
+            with suppress(MeshError):  # Whoever has not heard it looks again before long.
+                await tell(self._parts.exchange, self._news)
+
+    async def _partition(self, name: str) -> int:
+        from mesh.ownership.table import partition_of
+
+        return partition_of(name, len((await self._parts.owners.table(self._kind)).owners))
+
+    # Owning
+
+    async def _opened(self) -> Timers:
+        """Give the timers, which this node need not own any of."""
+        if self._timers is None:
+            from mesh.timers import Timers
+
+            store = await self._parts.records(RECORDS, dotted=True)
+            if self._timers is None:  # Another one may have been faster.
+                self._timers = Timers(self._kind, store, self._fire, self._sure)
+        return self._timers
+
+    def _sure(self, partition: int) -> bool:
+        return self._parts.owners.epoch(self._kind, partition) is not None
+
+    async def _host(self) -> None:
+        """Take part from now on.
+
+        Raises:
+            RecordsMissingError: There is no place for jobs.
+        """
+        timers = await self._opened()
+        if self._hosts:
+            return
+        self._hosts = True
+        await self._parts.later.enter(self._hosted(timers))
+
+    @asynccontextmanager
+    async def _hosted(self, timers: Timers) -> AsyncIterator[None]:
+        async with timers.run():
+            self._tell_ready()
+            yield
+
+    async def _answer(self, asked: Asked) -> Message:
+        """Do at the owner what another gateway of the application asks for."""
+        if (asked.caller.namespace, asked.caller.app_id) != (self._namespace, self._app_id):
+            raise PermissionDeniedError(f"jobs of {self._app_id} are its own")
+        what = asked_of(asked.body)
+        timers, name = await self._opened(), asked.key
+        if isinstance(what, Put):
+            await self._put(timers, asked.partition, what)
+        elif isinstance(what, Delete):
+            await timers.delete(asked.partition, name, "")
+        else:
+            timer = await timers.get(asked.partition, name, "")
+            if timer is None:
+                raise _not_found(name)
+            attempt = await self._hand_over(job_of(timer))
+            if attempt.outcome is not Came.SUCCESS:
+                raise AppFailedError(attempt.reason)
+        return Message({}, b"")
+
+    async def _put(self, timers: Timers, partition: int, what: Put) -> None:
+        from mesh.timers import TimerExistsError
+
+        check(what.job)
+        try:
+            await timers.put(partition, timer_of(what), overwrite=what.overwrite)
+        except TimerExistsError:
+            found = await timers.get(partition, what.job.name, "")
+            if found is None or job_of(found).id != what.job.id:  # Else it was done before, and the answer was lost.
+                raise JobExistsError(f"job already exists: '{what.job.name}'") from None
+
+    # What is handed over
+
+    async def inbound(self, inbound: Inbound) -> Sequence[Held]:
+        """Hand the application's jobs over."""
+        policy = self._parts.policies.for_app(self._app_id)
+        return [Held("jobs", policy, self._served(inbound.application, policy), overlaps=True)]
+
+    @asynccontextmanager
+    async def _served(self, application: Application, policy: Policy) -> AsyncIterator[None]:
+        """Be there for jobs; leaving waits for those that are being handed over."""
+        self._way = way = _Way(self._towards(application, policy))
+        self._tell_ready()
+        try:
+            async with task_group() as tasks:
+                looking = tasks.create_task(self._look(), name="jobs-look")
+                try:
+                    yield
+                finally:
+                    looking.cancel()
+        finally:
+            if self._way is way:  # Else it has a follower, as under another policy.
+                self._way = None
+                self._tell_ready()
+        if way.running:
+            await way.idle.wait()
+
+    def _tell_ready(self) -> None:
+        if self._hosts and self._timers is not None:
+            self._parts.owners.host(self._kind, self._timers, self._answer, ready=self._way is not None)
+
+    @property
+    def _news(self) -> address.Address:
+        return address.jobs(self._namespace, self._app_id)
+
+    async def _look(self) -> None:
+        """Begin to host once there may be jobs."""
+        heard = asyncio.Event()
+
+        def hear(frame: Frame) -> None:
+            if counts(self._parts.exchange, self._news, frame, self._namespace, self._app_id):
+                heard.set()
+
+        while not self._hosts:
+            try:
+                async with self._parts.broker.listen(self._news, hear):
+                    while not self._hosts:
+                        heard.clear()
+                        if await self._may_be_wanted():
+                            await self._host()
+                            return
+                        await asyncio.sleep(AGAIN_SECONDS)  # However often somebody says so.
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(LOOK_SECONDS):
+                                await heard.wait()
+            except RecordsMissingError:
+                return  # So nobody has any.
+            except MeshError as error:
+                logger.debug("jobs: %s", error)
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _may_be_wanted(self) -> bool:
+        """Tell whether another gateway hosts the kind, or one did and has left jobs behind."""
+        table = await self._parts.owners.table(self._kind, fresh=True)
+        if table.members or not any(table.epochs):
+            return bool(table.members)
+        return bool(await (await self._opened()).listed(None, None, "", 1))
+
+    def _towards(self, application: Application, policy: Policy) -> InboundHandler:
+        async def call(arrival: Arrival) -> Attempt:
+            job, span = arrival.what
+            headers = [("Content-Type", "application/json"), *([("traceparent", span)] if span else [])]
+            if job.data_type is not None:
+                headers.append((DATA_TYPE_HEADER, job.data_type))
+            path = f"/job/{quote(job.name, safe='')}"
+            try:
+                status, _ = await application.post(path, headers, job.data or b"", "job")
+            except AppFailedError as error:
+                return Attempt(Came.RETRY, str(error), broken=True)
+            if status == NOT_FOUND:
+                logger.warning("job %r: %s, which counts as taken", job.name, who_answered(status))
+            elif not 200 <= status < 300:
+                return Attempt(Came.RETRY, who_answered(status), status)
+            return SUCCESS
+
+        # Its retries are those of the job's own failure policy.
+        return self._parts.inbound.towards(call, "job", self._app_id, policy=replace(policy, retry=None))
+
+    async def _hand_over(self, job: Job) -> Attempt:
+        """Hand a job to the application, once.
+
+        Raises:
+            AppUnreachableError: It is not there.
+            CircuitOpenError: A policy says that it is not to be called now.
+            DeadlineExceededError: It took too long.
+        """
+        way = self._way
+        if way is None:
+            raise AppUnreachableError(f"the application {self._app_id} is not there")
+        span = self._parts.tracing.span(None)
+        way.running += 1
+        way.idle.clear()
+        try:
+            with self._begun(job, span):
+                return cast("Attempt", await way.deliver(Arrival({}, None, (job, span))))
+        finally:
+            way.running -= 1
+            if not way.running:
+                way.idle.set()
+
+    def _begun(self, job: Job, span: str) -> AbstractContextManager[object]:
+        tracing = self._parts.tracing
+        if not tracing.records(span):
+            return UNTOLD
+        return tracing.begin(span, None, f"job/{job.name}", SpanKind.CLIENT, {"dapr.job.name": job.name})
+
+    async def _fire(self, timer: Timer) -> Outcome:
+        """Hand over what is due."""
+        from mesh.timers import Outcome
+
+        try:
+            attempt = await self._hand_over(job_of(timer))
+        except (AppUnreachableError, CircuitOpenError) as error:
+            logger.debug("job %r: %s", timer.key, error)
+            return Outcome.AWAY
+        except MeshError as error:
+            attempt = Attempt(Came.RETRY, str(error))
+        if attempt.outcome is Came.SUCCESS:
+            return Outcome.DONE
+        quiet = time.monotonic() < self._quiet_until
+        if not quiet:
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+        logger.log(logging.DEBUG if quiet else logging.WARNING, "job %r was not taken: %s", timer.key, attempt.reason)
+        return Outcome.FAILED
+
+    # Lists
+
+    async def _page(self, prefix: str, after: str, limit: int) -> Page:
+        timers, found = await self._opened(), list[Registered]()
+        while len(found) < limit:
+            page = await timers.listed(None, None, after, MAX_PAGE)
+            for each in page:
+                after = await self._place(each)
+                if each.key.startswith(prefix):
+                    found.append(registered(each))
+                    if len(found) >= limit:
+                        return Page(tuple(found), after)
+            if len(page) < MAX_PAGE:
+                break
+        return Page(tuple(found))
+
+    async def _place(self, timer: Timer) -> str:
+        from mesh.timers import record_key
+
+        return record_key(self._kind, await self._partition(timer.key), timer.key, "")
+
+    async def _all(self, prefix: str) -> AsyncIterator[Registered]:
+        after = ""
+        while True:
+            page = await self._page(prefix, after, MAX_PAGE)
+            for each in page.jobs:
+                yield each
+            if not (after := page.after):
+                return
+
+
+def _not_found(name: str) -> JobNotFoundError:
+    return JobNotFoundError(f"job not found: {name}")
+
+
+BLOCK = Block("jobs", (SCHEDULE, GET, DELETE, DELETE_BY_PREFIX, LIST, RUN), Jobs)
