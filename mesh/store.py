@@ -258,11 +258,8 @@ class KeyValueStateStore(StateStore):
         for index, item in enumerate(items):
             by_key.setdefault(item.key, []).append(index)
         size = sum([len(item.value or b"") for item in items])
-        if (
-            getattr(self._key_value, "together", False)
-            and len(by_key) == len(items) <= MAX_PARALLEL
-            and size <= TOGETHER_BYTES
-        ):
+        together = getattr(self._key_value, "together", False) and size <= TOGETHER_BYTES
+        if together and len(by_key) == len(items) <= MAX_PARALLEL:
             with suppress(ConflictError, InvalidEtagError, StateLimitError):  # Nothing was done: of which is found out.
                 await self.write(items)
                 return [None] * len(items)

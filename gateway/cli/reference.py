@@ -36,13 +36,8 @@ Sign = Literal["success", "failure", "warning", "info"]
 _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "⚠", "info": "ℹ️"}
 _STYLES = ("mesh", "dapr")
 _OURS = re.compile(
-<<<<<<< HEAD
     r"\bmesh(?= (?:run|list|stop|invoke|publish|host|actors|check|components?|trust|broker|asyncapi|status|init"
-    r"|uninstall|completion|version|COMMAND)\b)"
-=======
-    r"\bmesh(?= (?:run|list|stop|invoke|publish|host|check|components?|trust|broker|asyncapi|status|init|uninstall"
-    r"|completion|version|jobs|COMMAND)\b)"
->>>>>>> d1bc78057e7ac5e234f1df151fec9c9e4d5fda74
+    r"|uninstall|completion|version|jobs|COMMAND)\b)"
 )
 _NO_KUBERNETES = "Kubernetes is not supported; the gateway is a container beside the application, see docs/compose.md"
 
