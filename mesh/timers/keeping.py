@@ -60,6 +60,11 @@ class Timers:
         self._firing = Firing(kind, records, fire, sure, clock, at_once)
         self._reading = Reading(kind, records, self._firing)
 
+    @property
+    def known(self) -> int:
+        """How many hints of timers there are here: those of some timers may be several."""
+        return sum(len(held.hints) for held in self._firing.held.values())
+
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Fire what is due; leaving cancels what is in flight."""
