@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -219,6 +219,9 @@ class Owners:
         Raises:
             MeshError: The store failed, or there is none (``RecordsMissingError``).
         """
+        if not fresh:
+            with suppress(KeyError):
+                return self._known[kind].table
         asked_at = -1.0 if not fresh else time.monotonic()
         lock = self._reading.setdefault(kind, asyncio.Lock())
         try:
