@@ -17,6 +17,7 @@ from bindings.sql import sqlite
 from brokers import memory
 from brokers.nats import broker as nats_broker
 from brokers.shared import backoff
+from docs import limits_of_actors
 from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.export import queue as span_queue
@@ -620,6 +621,7 @@ TABLES: Mapping[str, Sequence[Row]] = {
     "http": _http(),
     "sizes": _sizes(),
     "counts": _counts(),
+    "actors": limits_of_actors.rows(),
     "life": _life(),
 }
 """The rows by table."""

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 ACCOUNT = f"http://127.0.0.1:{os.environ.get('DAPR_HTTP_PORT', '3500')}/v1.0/actors/account/ann"
 
 
-def call(method: str, value: int | None = None) -> int | None:
+def call(method: str, value: int | None = None) -> int:
     body = None if value is None else json.dumps(value).encode()
     with urllib.request.urlopen(urllib.request.Request(f"{ACCOUNT}/method/{method}", body, method="POST")) as answer:
-        return json.loads(answer.read() or b"null")
+        return int(answer.read() or 0)
 
 
 before = call("balance")

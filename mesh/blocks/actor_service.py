@@ -25,7 +25,7 @@ from mesh.actors.errors import (
 )
 from mesh.actors.host import ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import MAX_TURNS, HostedType
-from mesh.actors.names import check_names
+from mesh.actors.names import check_name, check_names
 from mesh.actors.observed import ObservedHost
 from mesh.actors.settings import NO_ACTORS, HostSettings
 from mesh.actors.state import ActorState, StateCache, partition_key, state_key
@@ -375,7 +375,7 @@ class ActorService:
         return await self._deadlines.within(asked.deadline - time.time(), call)
 
     async def _run_method(self, hosted: HostedType, asked: Asked, method: str, query: str, headers: Headers) -> Message:
-        check_names(hosted.name, asked.key, **{"actor method": method})
+        check_name("actor method", method)
         turn = Turn(
             TurnKind.METHOD,
             hosted.name,
@@ -405,7 +405,7 @@ class ActorService:
         from mesh.schedules import Timing
         from mesh.timers import FailurePolicy, Timer, TimerExistsError
 
-        check_names(hosted.name, asked.key, reminder=name)
+        check_name("reminder", name)
         if len(asked.body) > 2 * MAX_DATA_BYTES:
             raise EventError("a reminder's data are too large")
         timers = self._timers.get(hosted.name)
@@ -423,7 +423,7 @@ class ActorService:
 
     async def _run_delete_reminder(self, hosted: HostedType, asked: Asked, name: str) -> Message:
 
-        check_names(hosted.name, asked.key, reminder=name)
+        check_name("reminder", name)
         timers = self._timers.get(hosted.name)
         if timers is None:
             raise NotOwnerError("its application is away")

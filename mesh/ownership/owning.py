@@ -57,7 +57,8 @@ async def read_table(records: StateStore, kind: str) -> tuple[Table, str | None]
         ValueError: What is there is no table.
     """
     found = await records.get(table_key(kind), strong=True)
-    return (Table.new(), None) if found is None else (Table.decode(found.value), found.etag)
+    # Where the records were lost, and what carries epochs was not, the next ones must be above those.
+    return (Table.new(epoch=int(time.time())), None) if found is None else (Table.decode(found.value), found.etag)
 
 
 class Owning:

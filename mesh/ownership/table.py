@@ -55,9 +55,9 @@ class Table:
     epochs: tuple[int, ...]
 
     @classmethod
-    def new(cls, partitions: int = PARTITIONS) -> Self:
-        """Make one that has no members."""
-        return cls({}, (NOBODY,) * partitions, (0,) * partitions)
+    def new(cls, partitions: int = PARTITIONS, epoch: int = 0) -> Self:
+        """Make one that has no members, whose next epochs are above one."""
+        return cls({}, (NOBODY,) * partitions, (epoch,) * partitions)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

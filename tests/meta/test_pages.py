@@ -199,6 +199,8 @@ def test_other_examples_parse() -> None:
                 list(yaml.safe_load_all(block.text))
             case "sql":
                 assert block.text.rstrip().endswith(";"), block  # tests/stores run it.
+            case "javascript":
+                assert "file=" in block.info, block  # tests/e2e/test_docs.py runs it.
             case language:
                 pytest.fail(f"{block}: unknown language {language!r}")
 
