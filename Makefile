@@ -82,6 +82,7 @@ bench: $(STAMP) ## measure, against the same work without brokermesh; the backbo
 	$(BIN)/python -m bench $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(COMPONENTS),--components $(filter-out all,$(COMPONENTS)))
 ifeq ($(BACKBONE)$(COMPONENTS),)
 	$(BIN)/python -m bench --only watch
+	$(BIN)/python -m bench --only actors
 endif
 
 clean: ## remove what was built

@@ -221,13 +221,12 @@ class Owners:
             MeshError: The store failed, or there is none (``RecordsMissingError``).
         """
         asked_at = time.monotonic() - (0.0 if fresh else KNOWN_SECONDS)
+        if not fresh and (known := self._known.get(kind)) is not None and known.read_at >= asked_at:
+            return known.table
         lock = self._reading.setdefault(kind, asyncio.Lock())
         try:
             async with lock:  # One reads for all who wait.
-                try:
-                    known = self._known[kind]
-                except KeyError:
-                    known = None
+                known = self._known.get(kind)
                 if known is None or known.read_at < asked_at:
                     began = time.monotonic()
                     known = self._known.keep(kind, _Known((await read_table(self._records, kind))[0], began))
