@@ -46,7 +46,6 @@ ELSEWHERE_WITHIN = 12.0
 TOLERANCE = 8.0  # Both processors are busy: what is due is done later.
 RECOVERS_WITHIN = 45.0
 BEFORE = 0.5  # What is under way when it happens began under its name.
-RESTARTS, JOIN_AND_LEAVE = "an owner restarts", "owners join and leave"
 STORE = """
 apiVersion: dapr.io/v1alpha1
 kind: Component
@@ -200,7 +199,7 @@ async def test_the_versions_of_a_state_are_one_chain(site: Site, store: Componen
     async with counting(site, store) as counters:
         calling = counters.calling
         await eventually(lambda: calling.answered_after(0.0), RECOVERS_WITHIN)
-        async with counters.during(RESTARTS):
+        async with counters.during("an owner restarts"):
             await an_owner_restarts(counters)
         async with counters.during("an owner is killed"):
             seconds = await an_owner_is_killed(counters)
@@ -208,7 +207,7 @@ async def test_the_versions_of_a_state_are_one_chain(site: Site, store: Componen
             await an_owner_stands_still(counters)
         async with counters.during("an owner's connection is cut"):
             await a_connection_is_cut(counters)
-        async with counters.during(JOIN_AND_LEAVE):
+        async with counters.during("owners join and leave"):
             await instances_join_and_leave(counters)
         async with counters.during("the broker is killed, under actors"):
             await the_broker_restarts(counters)
@@ -217,7 +216,7 @@ async def test_the_versions_of_a_state_are_one_chain(site: Site, store: Componen
         await nothing_is_lost(counters, figures)
         await it_is_one_chain(counters, store, figures)
     figures.fault("all actors of a killed owner answer elsewhere", site.name, seconds=round(seconds, 1))
-    assert failures[RESTARTS] == failures[JOIN_AND_LEAVE] == []
+    assert failures["an owner restarts"] == failures["owners join and leave"] == []
     assert seconds <= ELSEWHERE_WITHIN + TOLERANCE
 
 
@@ -250,21 +249,10 @@ async def nothing_is_lost(counters: Counters, figures: Figures) -> None:
     try:
         await eventually(check, RECOVERS_WITHIN)
     finally:
-        for what, scheduled, kind, prefix in (
-            ("reminders", reminders, "begin", "reminder:"),
-            ("jobs", jobs, "job", ""),
-        ):
-            came = came_at(app, kind, prefix)
-            late = scheduled.late(came)
-            figures.fault(
-                what,
-                counters.site.name,
-                kept=len(scheduled.kept_at),
-                lost=len(scheduled.lost(came)),
-                early=len(scheduled.early(came)),
-                late=round(late[-1], 1) if late else 0.0,
-            )
-            assert scheduled.early(came) == []
+        site = counters.site
+        figures.fault("reminders", site.name, **reminders.told(came_at(app, "begin", "reminder:")))
+        figures.fault("jobs", site.name, **jobs.told(came_at(app, "job", "")))
+    assert reminders.early(came_at(app, "begin", "reminder:")) == jobs.early(came_at(app, "job", "")) == []
 
 
 def came_at(app: AppProcess, kind: str, prefix: str) -> dict[str, float]:

@@ -181,9 +181,11 @@ class Scheduling:
         """Name what came before its time."""
         return sorted(name for name, at in came_at.items() if at < self.asked_at[name] + self.due)
 
-    def late(self, came_at: Mapping[str, float]) -> list[float]:
-        """Give the seconds by which each was late, in order."""
-        return sorted(at - self.kept_at[name] - self.due for name, at in came_at.items())
+    def told(self, came_at: Mapping[str, float]) -> dict[str, float]:
+        """Give what came of it in figures; late by at most so many seconds."""
+        late = max((at - self.kept_at[name] - self.due for name, at in came_at.items()), default=0.0)
+        lost, early = len(self.lost(came_at)), len(self.early(came_at))
+        return {"kept": len(self.kept_at), "lost": lost, "early": early, "late": round(late, 1)}
 
 
 def records_of(app: AppProcess, kind: str) -> list[dict[str, object]]:
