@@ -257,6 +257,7 @@ class _Kind:
         self.etag: str | None = None
         self.ending, self.left = asyncio.Event(), asyncio.Event()
         self.next: _Kind | None = None
+        self._shared = False  # With another application, and the log says so.
         self._keeper = keeper
         self._records = records
         self._tell = tell
@@ -330,6 +331,7 @@ class _Kind:
         table, self.etag = await read_table(self._records, self.name)
         self.table = table
         me = session.id
+        self._tell_of_others(table)
         self._gone &= table.members.keys()
         for partition, epoch in list(self._held.items()):
             if table.owners[partition] != me or table.epochs[partition] != epoch:
@@ -352,6 +354,13 @@ class _Kind:
             self._take(changed, me)
         self._leave(changed, me, tasks, everything=leaving)
         return False
+
+    def _tell_of_others(self, table: Table) -> None:
+        others = {each.app_id for each in table.members.values()} - {self.member.app_id}
+        if others and not self._shared:
+            names = ", ".join(sorted(others))
+            logger.warning("%s is hosted by app id %s as well: what either keeps of it is its own", self.name, names)
+        self._shared = bool(others)
 
     def _done_with(self, table: Table, me: str) -> dict[int, str]:
         """Give what is this session's by the table, and finished here, and whose it is to be."""

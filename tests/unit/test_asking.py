@@ -158,3 +158,15 @@ async def test_who_owns_is_known_though_nobody_refuses() -> None:
             assert (await caller._parts.owners.table(KIND)).members.keys() > before.members.keys()
 
         await eventually(is_known)
+
+
+async def test_two_applications_that_host_one_kind_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "two") as two:
+        Host(one).host()
+        await ask(one, "k")
+        assert "as well" not in caplog.text
+        Host(two).host()
+        async with asyncio.timeout(10.0):
+            while "hosted by app id one as well" not in caplog.text:
+                await asyncio.sleep(0.01)
