@@ -144,6 +144,41 @@ async def test_a_conflict_that_is_not_the_fence() -> None:
     assert not told
 
 
+@pytest.mark.parametrize("writes", [False, True])
+async def test_what_ended_meanwhile_keeps_nothing(writes: bool) -> None:
+    """The store answers an activation that is over: the next one here does not take its answer from memory."""
+    inner, cache = await _store(), StateCache(1_000_000)
+
+    class Held(_Slow):
+        entered, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def hold(self, key: str) -> None:
+            if key.endswith("||k") and not self.entered.is_set():
+                self.entered.set()
+                await self.goes_on.wait()
+
+        async def get(self, key: str, *, strong: bool, metadata: object = None) -> Stored | None:
+            found = await inner.get(key, strong=strong)
+            await self.hold(key)
+            return found
+
+        async def write(self, items: Sequence[Item]) -> None:
+            await inner.write(items)
+            await self.hold(items[-1].key)
+
+    store = Held(inner, random.Random(1))
+    former = ActorState(store, PARTITION, 1, cache, _nothing)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(former.write([Item("k", b"former")]) if writes else former.get("k"))
+        await store.entered.wait()
+        former.close()
+        store.goes_on.set()
+    await _state(inner, 2).write([Item("k", b"elsewhere")])
+    found = await ActorState(store, PARTITION, 3, cache, _nothing).get("k")
+    assert found is not None
+    assert found.value == b"elsewhere"
+
+
 def test_the_cache_is_bounded() -> None:
     """The oldest gives way."""
     cache = StateCache(1000)
