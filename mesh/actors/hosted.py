@@ -83,6 +83,7 @@ class HostedType:
         self._open = False  # Else what runs may end there, and nothing begins.
         self._reminders: Keeper | None = None
         self._held: dict[int, _Held] = {}
+        self._left: dict[int, _Held] = {}  # Until nothing of them runs any more.
         self._active: dict[str, Activation] = {}
         self._idling = Idling(self._idle)
         self._ending: set[asyncio.Task[None]] = set()
@@ -168,14 +169,19 @@ class HostedType:
         held = self._held.pop(partition, None)
         if held is None:
             return
-        async with asyncio.TaskGroup() as tasks:
-            if self._reminders is not None:
-                tasks.create_task(self._reminders.leave(partition), name="actor-reminders")
-            tasks.create_task(self._end_all(list(held.active.values()), drains=True), name="actor-ends")
+        self._left[partition] = held
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if self._reminders is not None:
+                    tasks.create_task(self._reminders.leave(partition), name="actor-reminders")
+                tasks.create_task(self._end_all(list(held.active.values()), drains=True), name="actor-ends")
+        finally:
+            if self._left.get(partition) is held:
+                del self._left[partition]
 
     def drop(self, partition: int) -> None:
-        """End at once; the application is told, so that what it remembers is gone when the actor comes back."""
-        held = self._held.pop(partition, None)
+        """End at once, also what is left; the application is told, so that it forgets before the actor comes back."""
+        held = self._held.pop(partition, None) or self._left.pop(partition, None)
         if held is None:
             return
         if self._reminders is not None:
@@ -371,21 +377,17 @@ class HostedType:
         task.add_done_callback(self._ending.discard)
 
     async def _end_all(self, activations: list[Activation], *, drains: bool) -> None:
-        """End activations at once, and wait until all are gone."""
+        """End activations at once, and wait until all are gone; cancelled, it lets none of their turns go on."""
         for activation in activations:
-            if activation.ended and not drains:
-                self._cut(activation)
-        async with asyncio.TaskGroup() as tasks:
+            settings = activation.settings
+            self._end_soon(activation, settings.drain_seconds if drains and settings.drains else 0.0)
+        try:
             for activation in activations:
-                tasks.create_task(self._ended(activation, drains=drains), name="actor-end")
-
-    async def _ended(self, activation: Activation, *, drains: bool) -> None:
-        if activation.ended:
-            await activation.until_gone()
-            return
-        activation.close()
-        settings = activation.settings
-        await self._end(activation, settings.drain_seconds if drains and settings.drains else 0.0)
+                await activation.until_gone()
+        except asyncio.CancelledError:
+            for activation in activations:
+                self._end_soon(activation, 0.0)
+            raise
 
     async def _end(self, activation: Activation, patience: float) -> None:
         """End an activation that is closed."""
@@ -438,7 +440,7 @@ class HostedType:
             activation.state.close()
         if self._active.get(activation.id) is activation:
             del self._active[activation.id]
-        held = self._held.get(activation.partition)
-        if held is not None and held.active.get(activation.id) is activation:
-            del held.active[activation.id]
+        for held in (self._held.get(activation.partition), self._left.get(activation.partition)):
+            if held is not None and held.active.get(activation.id) is activation:
+                del held.active[activation.id]
         activation.gone()

@@ -182,6 +182,29 @@ def test_what_is_lost_is_put_away_before_it_comes_back() -> None:
     assert _played(play).app.told[:3] == ["method:1:a", "deactivation:1:", "method:1:b"]
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_is_lost_while_it_is_left(cancelled: bool) -> None:
+    """Its turn is ended, and its application told, before the actor is back: no two turns run at once."""
+
+    async def play(node: _Node) -> None:
+        node.app.seconds = 4.0
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(_refused(node.call("running")))
+            await asyncio.sleep(1)
+            leaving = tasks.create_task(node.hosted.leave(PARTITION))
+            await asyncio.sleep(1)
+            if cancelled:
+                leaving.cancel()
+            else:
+                node.hosted.drop(PARTITION)
+            node.app.seconds = 0.0
+            node.take(EPOCH + 1)
+            await node.call("next")
+        assert running.result() is ActorMovedError
+
+    assert _played(play).app.told[:3] == ["method:1:running", "deactivation:1:", "method:1:next"]
+
+
 def test_an_owner_that_is_not_sure_begins_nothing() -> None:
     """Also not what has waited until it no longer was."""
 
