@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.actors.activation import Activation, Idling
-from mesh.actors.errors import ActorMovedError, ActorNotActiveError
+from mesh.actors.errors import ActorMovedError, ActorNotActiveError, ActorTypeTakenError
 from mesh.actors.host import CANCEL_HEADER, REENTRANCY_HEADER, TURN_HEADER, ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.settings import TypeSettings
 from mesh.actors.state import REPLACED, ActorState
@@ -80,6 +80,7 @@ class HostedType:
         self._sure = sure
         self._clock = clock
         self._host: ActorHost | None = None
+        self._served = False  # Until all of it is gone.
         self._open = False  # Else what runs may end there, and nothing begins.
         self._reminders: Keeper | None = None
         self._held: dict[int, _Held] = {}
@@ -128,7 +129,13 @@ class HostedType:
         Args:
             host: The application.
             reminders: What fires reminders, working already; it is given the partitions that this node has.
+
+        Raises:
+            ActorTypeTakenError: Another one is served, or is not gone yet.
         """
+        if self._served:
+            raise ActorTypeTakenError(self.name)
+        self._served = True
         self.settings = host.settings.types[self.name]
         self._host, self._open, self._reminders = host, True, reminders
         if reminders is not None:
@@ -146,15 +153,17 @@ class HostedType:
                 self._host = None
             self._idling.stop()
             self._reminders = None
-            async with asyncio.TaskGroup() as tasks:
-                if reminders is not None:
-                    for partition in self._held:
-                        if there:
-                            tasks.create_task(reminders.leave(partition), name="actor-reminders")
-                        else:
-                            reminders.drop(partition)
-                tasks.create_task(self._end_all(list(self._active.values()), drains=there), name="actor-ends")
-            self._host = None
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    if reminders is not None:
+                        for partition in self._held:
+                            if there:
+                                tasks.create_task(reminders.leave(partition), name="actor-reminders")
+                            else:
+                                reminders.drop(partition)
+                    tasks.create_task(self._end_all(list(self._active.values()), drains=there), name="actor-ends")
+            finally:
+                self._host, self._served = None, False
 
     # A keeper's part
 

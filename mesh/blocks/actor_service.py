@@ -18,7 +18,6 @@ from mesh.actors.errors import (
     ActorFailedError,
     ActorMethodMissingError,
     ActorTypeNotHostedError,
-    ActorTypeTakenError,
     NoActorHostError,
     ReminderExistsError,
     ReminderMissingError,
@@ -80,8 +79,6 @@ CACHED_BYTES = 64 * 1024 * 1024
 MAX_LISTED, MAX_LISTED_BYTES, PAGE = 10_000, 16 * 1024 * 1024, 200
 MAX_ERROR_BYTES = 4096
 OK, NOT_FOUND = 200, 404
-
-_SetReminder = tuple[str, dict[str, object], tuple[float, int | None, bool], bool]
 
 
 class ActorService:
@@ -461,8 +458,6 @@ class ActorService:
         if hosted is None:
             sure = partial(self._parts.owners.epoch, kind)
             hosted = self._types[type_] = HostedType(type_, self._room, self._make_state, sure)
-        if hosted.hosted:
-            raise ActorTypeTakenError(type_)
         try:
             await self._records.opened()
         except RecordsMissingError as error:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from mesh.actors.errors import ActorMovedError, ActorNotActiveError
+from mesh.actors.errors import ActorMovedError, ActorNotActiveError, ActorTypeTakenError
 from mesh.actors.host import Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import HostedType
 from mesh.actors.settings import HostSettings, TypeSettings
@@ -286,6 +286,41 @@ def test_an_application_that_died_is_told_nothing() -> None:
     run(main())
     assert node.app.told == ["method:2:a", "method:1:b", "method:1:d", "deactivation:1:"]
     assert node.room.taken == 0
+
+
+def test_a_type_has_one_host() -> None:
+    """Another one is refused until all of the first is gone, and changes nothing of it."""
+    node, other = _Node(), _App(TypeSettings())
+
+    async def refused() -> None:
+        with pytest.raises(ActorTypeTakenError):
+            await node.hosted.serve(other).__aenter__()
+
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def session() -> None:
+            async with node.hosted.serve(node.app):
+                await ended.wait()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(session())
+            await asyncio.sleep(0)
+            node.take()
+            await refused()
+            node.app.seconds = 3.0
+            running = tasks.create_task(node.call("running"))
+            await asyncio.sleep(1)
+            ended.set()
+            await asyncio.sleep(1)
+            await refused()
+        assert running.result().status == 200
+        async with node.hosted.serve(other):
+            await node.call("next")
+
+    run(main())
+    assert node.app.told == ["method:1:running", "deactivation:1:"]
+    assert other.told == ["method:1:next", "deactivation:1:"]
 
 
 def test_a_chain_ends_at_a_gateway_that_stops() -> None:
