@@ -310,7 +310,8 @@ class HostedType:
             if task.cancelled():
                 raise ActorMovedError(CUT) from None
             # Nobody waits any more, but the application may be at it: until it is not, nobody else has a turn.
-            loop.call_later(ABANDONED_SECONDS, task.cancel)
+            cutting = loop.call_later(ABANDONED_SECONDS, task.cancel)
+            task.add_done_callback(lambda _: cutting.cancel())  # Else it holds the answer for as long.
             raise
         except AppUnreachableError as error:
             raise NotOwnerError(f"the application of actor {self.name}/{activation.id} is away") from error

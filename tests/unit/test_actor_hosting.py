@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -241,6 +243,26 @@ def test_a_caller_that_gives_up_leaves_the_turn_running() -> None:
         node.app.seconds = 0.0
         await node.call("after")
         assert loop.time() == pytest.approx(1130.0)
+
+    _played(play)
+
+
+def test_an_answer_that_nobody_waits_for_is_let_go() -> None:
+    """It is not kept for the minute that its turn might have had."""
+
+    class Weak(TurnAnswer):
+        """One that a test can see go."""
+
+    async def play(node: _Node) -> None:
+        node.app.seconds, node.app.answer = 2.0, Weak(200, (), b"large")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await node.call("x")
+        answer = weakref.ref(node.app.answer)
+        await asyncio.sleep(2)
+        node.app.answer = TurnAnswer()
+        gc.collect()
+        assert answer() is None
 
     _played(play)
 
