@@ -24,7 +24,7 @@ from mesh.actors.errors import (
 )
 from mesh.actors.host import ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import MAX_TURNS, HostedType
-from mesh.actors.names import check_name, check_names
+from mesh.actors.names import check_headers, check_name, check_names
 from mesh.actors.observed import ObservedHost
 from mesh.actors.settings import NO_ACTORS, HostSettings
 from mesh.actors.state import ActorState, StateCache, partition_key, state_key
@@ -50,6 +50,7 @@ from mesh.blocks.actors import (
     TypeView,
 )
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
+from mesh.blocks.invocation import forwardable
 from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
 from mesh.deadlines import Deadlines
@@ -373,12 +374,14 @@ class ActorService:
 
     async def _run_method(self, hosted: HostedType, asked: Asked, method: str, query: str, headers: Headers) -> Message:
         check_name("actor method", method)
+        check_headers(headers)
+        headers = naming(forwardable(headers), asked.caller)  # Another node may send those of a connection, too.
         turn = Turn(
             TurnKind.METHOD,
             hosted.name,
             asked.key,
             method,
-            hosted.chained(naming(headers, asked.caller)),
+            hosted.chained(headers),
             asked.body,
             query,
         )
@@ -398,7 +401,7 @@ class ActorService:
         policy: tuple[float, int | None, bool],
         overwrite: bool,
     ) -> Message:
-        from mesh.actors.reminders import MAX_DATA_BYTES
+        from mesh.actors.reminders import MAX_DATA_BYTES, written
         from mesh.schedules import Timing
         from mesh.timers import FailurePolicy, Timer, TimerExistsError
 
@@ -409,6 +412,7 @@ class ActorService:
         if timers is None:
             raise NotOwnerError("its application is away")
         try:
+            written(asked.body)
             timer = Timer(asked.key, name, Timing.decode(timing), FailurePolicy(*policy), asked.body)
         except ValueError as error:
             raise EventError("malformed question to an actor") from error
