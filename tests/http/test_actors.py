@@ -439,6 +439,7 @@ async def test_larger_answers_come_whole(memory: Backbone, tmp_path: Path) -> No
         '["set_reminder","r",{"first":"x"},[1,3,false],true]',
         '["set_reminder","r",{"first":1},[1],true]',
         '["set_reminder","r",{"first":1e999},[1,3,false],true]',
+        '["set_reminder","r",{"first":4000000000.0},[1,3,false],true]',
         '["delete_reminder",{}]',
     ],
 )
