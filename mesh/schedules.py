@@ -42,6 +42,7 @@ from cronsim import CronSim, CronSimError
 from mesh.values import is_instant, parse_duration, parse_instant, parse_period, parse_whole, shortened
 
 __all__ = [
+    "LATEST",
     "Schedule",
     "Timing",
     "job_timing",

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.actors.activation import Activation, Idling
-from mesh.actors.errors import ActorMovedError, ActorNotActiveError
+from mesh.actors.errors import ActorMovedError, ActorNotActiveError, ActorTypeTakenError
 from mesh.actors.host import CANCEL_HEADER, REENTRANCY_HEADER, TURN_HEADER, ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.settings import TypeSettings
 from mesh.actors.state import REPLACED, ActorState
@@ -80,9 +80,11 @@ class HostedType:
         self._sure = sure
         self._clock = clock
         self._host: ActorHost | None = None
+        self._served = False  # Until all of it is gone.
         self._open = False  # Else what runs may end there, and nothing begins.
         self._reminders: Keeper | None = None
         self._held: dict[int, _Held] = {}
+        self._left: dict[int, _Held] = {}  # Until nothing of them runs any more.
         self._active: dict[str, Activation] = {}
         self._idling = Idling(self._idle)
         self._ending: set[asyncio.Task[None]] = set()
@@ -127,7 +129,13 @@ class HostedType:
         Args:
             host: The application.
             reminders: What fires reminders, working already; it is given the partitions that this node has.
+
+        Raises:
+            ActorTypeTakenError: Another one is served, or is not gone yet.
         """
+        if self._served:
+            raise ActorTypeTakenError(self.name)
+        self._served = True
         self.settings = host.settings.types[self.name]
         self._host, self._open, self._reminders = host, True, reminders
         if reminders is not None:
@@ -145,15 +153,17 @@ class HostedType:
                 self._host = None
             self._idling.stop()
             self._reminders = None
-            async with asyncio.TaskGroup() as tasks:
-                if reminders is not None:
-                    for partition in self._held:
-                        if there:
-                            tasks.create_task(reminders.leave(partition), name="actor-reminders")
-                        else:
-                            reminders.drop(partition)
-                tasks.create_task(self._end_all(list(self._active.values()), drains=there), name="actor-ends")
-            self._host = None
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    if reminders is not None:
+                        for partition in self._held:
+                            if there:
+                                tasks.create_task(reminders.leave(partition), name="actor-reminders")
+                            else:
+                                reminders.drop(partition)
+                    tasks.create_task(self._end_all(list(self._active.values()), drains=there), name="actor-ends")
+            finally:
+                self._host, self._served = None, False
 
     # A keeper's part
 
@@ -168,14 +178,19 @@ class HostedType:
         held = self._held.pop(partition, None)
         if held is None:
             return
-        async with asyncio.TaskGroup() as tasks:
-            if self._reminders is not None:
-                tasks.create_task(self._reminders.leave(partition), name="actor-reminders")
-            tasks.create_task(self._end_all(list(held.active.values()), drains=True), name="actor-ends")
+        self._left[partition] = held
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if self._reminders is not None:
+                    tasks.create_task(self._reminders.leave(partition), name="actor-reminders")
+                tasks.create_task(self._end_all(list(held.active.values()), drains=True), name="actor-ends")
+        finally:
+            if self._left.get(partition) is held:
+                del self._left[partition]
 
     def drop(self, partition: int) -> None:
-        """End at once; the application is told, so that what it remembers is gone when the actor comes back."""
-        held = self._held.pop(partition, None)
+        """End at once, also what is left; the application is told, so that it forgets before the actor comes back."""
+        held = self._held.pop(partition, None) or self._left.pop(partition, None)
         if held is None:
             return
         if self._reminders is not None:
@@ -295,7 +310,8 @@ class HostedType:
             if task.cancelled():
                 raise ActorMovedError(CUT) from None
             # Nobody waits any more, but the application may be at it: until it is not, nobody else has a turn.
-            loop.call_later(ABANDONED_SECONDS, task.cancel)
+            cutting = loop.call_later(ABANDONED_SECONDS, task.cancel)
+            task.add_done_callback(lambda _: cutting.cancel())  # Else it holds the answer for as long.
             raise
         except AppUnreachableError as error:
             raise NotOwnerError(f"the application of actor {self.name}/{activation.id} is away") from error
@@ -371,21 +387,17 @@ class HostedType:
         task.add_done_callback(self._ending.discard)
 
     async def _end_all(self, activations: list[Activation], *, drains: bool) -> None:
-        """End activations at once, and wait until all are gone."""
+        """End activations at once, and wait until all are gone; cancelled, it lets none of their turns go on."""
         for activation in activations:
-            if activation.ended and not drains:
-                self._cut(activation)
-        async with asyncio.TaskGroup() as tasks:
+            settings = activation.settings
+            self._end_soon(activation, settings.drain_seconds if drains and settings.drains else 0.0)
+        try:
             for activation in activations:
-                tasks.create_task(self._ended(activation, drains=drains), name="actor-end")
-
-    async def _ended(self, activation: Activation, *, drains: bool) -> None:
-        if activation.ended:
-            await activation.until_gone()
-            return
-        activation.close()
-        settings = activation.settings
-        await self._end(activation, settings.drain_seconds if drains and settings.drains else 0.0)
+                await activation.until_gone()
+        except asyncio.CancelledError:
+            for activation in activations:
+                self._end_soon(activation, 0.0)
+            raise
 
     async def _end(self, activation: Activation, patience: float) -> None:
         """End an activation that is closed."""
@@ -438,7 +450,7 @@ class HostedType:
             activation.state.close()
         if self._active.get(activation.id) is activation:
             del self._active[activation.id]
-        held = self._held.get(activation.partition)
-        if held is not None and held.active.get(activation.id) is activation:
-            del held.active[activation.id]
+        for held in (self._held.get(activation.partition), self._left.get(activation.partition)):
+            if held is not None and held.active.get(activation.id) is activation:
+                del held.active[activation.id]
         activation.gone()

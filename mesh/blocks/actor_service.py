@@ -18,14 +18,13 @@ from mesh.actors.errors import (
     ActorFailedError,
     ActorMethodMissingError,
     ActorTypeNotHostedError,
-    ActorTypeTakenError,
     NoActorHostError,
     ReminderExistsError,
     ReminderMissingError,
 )
 from mesh.actors.host import ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import MAX_TURNS, HostedType
-from mesh.actors.names import check_name, check_names
+from mesh.actors.names import check_headers, check_name, check_names
 from mesh.actors.observed import ObservedHost
 from mesh.actors.settings import NO_ACTORS, HostSettings
 from mesh.actors.state import ActorState, StateCache, partition_key, state_key
@@ -51,6 +50,7 @@ from mesh.blocks.actors import (
     TypeView,
 )
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
+from mesh.blocks.invocation import forwardable
 from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
 from mesh.deadlines import Deadlines
@@ -80,8 +80,6 @@ CACHED_BYTES = 64 * 1024 * 1024
 MAX_LISTED, MAX_LISTED_BYTES, PAGE = 10_000, 16 * 1024 * 1024, 200
 MAX_ERROR_BYTES = 4096
 OK, NOT_FOUND = 200, 404
-
-_SetReminder = tuple[str, dict[str, object], tuple[float, int | None, bool], bool]
 
 
 class ActorService:
@@ -376,12 +374,14 @@ class ActorService:
 
     async def _run_method(self, hosted: HostedType, asked: Asked, method: str, query: str, headers: Headers) -> Message:
         check_name("actor method", method)
+        check_headers(headers)
+        headers = naming(forwardable(headers), asked.caller)  # Another node may send those of a connection, too.
         turn = Turn(
             TurnKind.METHOD,
             hosted.name,
             asked.key,
             method,
-            hosted.chained(naming(headers, asked.caller)),
+            hosted.chained(headers),
             asked.body,
             query,
         )
@@ -401,7 +401,7 @@ class ActorService:
         policy: tuple[float, int | None, bool],
         overwrite: bool,
     ) -> Message:
-        from mesh.actors.reminders import MAX_DATA_BYTES
+        from mesh.actors.reminders import MAX_DATA_BYTES, written
         from mesh.schedules import Timing
         from mesh.timers import FailurePolicy, Timer, TimerExistsError
 
@@ -412,6 +412,7 @@ class ActorService:
         if timers is None:
             raise NotOwnerError("its application is away")
         try:
+            written(asked.body)
             timer = Timer(asked.key, name, Timing.decode(timing), FailurePolicy(*policy), asked.body)
         except ValueError as error:
             raise EventError("malformed question to an actor") from error
@@ -461,8 +462,6 @@ class ActorService:
         if hosted is None:
             sure = partial(self._parts.owners.epoch, kind)
             hosted = self._types[type_] = HostedType(type_, self._room, self._make_state, sure)
-        if hosted.hosted:
-            raise ActorTypeTakenError(type_)
         try:
             await self._records.opened()
         except RecordsMissingError as error:

@@ -225,7 +225,7 @@ class Shown:
 
     Attributes:
         partition: That it is in.
-        epoch: How often that has changed hands.
+        epoch: Of the partition; it rises whenever that changes hands.
         owner: Node and application that own it; None = nobody does now.
         state: Its keys, with values where they were asked for; at most 1000. None = the store does not list keys.
         reminders: What tells of each, by name.

@@ -260,17 +260,22 @@ class Owners:
         while True:
             table = await self.table(kind, fresh=fresh)
             member = table.members.get(table.owners[partition_of(key, len(table.owners))])
+            answer: Message | MeshError | None = None
             try:
                 if member is not None and member.node == self.node:
-                    return await self._answer(kind, key, headers, body, deadline, self._caller)
-                if member is not None:
+                    answer = await self._outcome(kind, key, headers, body, deadline)
+                elif member is not None:
                     to = address.owner(self._caller.namespace, member.app_id, member.node)
-                    return await self._request(to, kind, key, headers, body, deadline)
-            except (NotOwnerError, NoResponderError):
+                    answer = await self._request(to, kind, key, headers, body, deadline)
+            except NoResponderError:
                 pass
             except BrokerUnavailableError:
                 if not await self._exchange.comeback.by(deadline):
                     raise
+            if isinstance(answer, Message):
+                return answer
+            if answer is not None and not isinstance(answer, NotOwnerError):
+                raise answer
             now = time.time()
             if not table.members and now >= nobody_until:
                 raise NobodyHostsError(f"no node hosts {kind}")
@@ -279,9 +284,19 @@ class Owners:
                 raise DeadlineExceededError(f"nobody owned {key[:100]!r} of {kind} within the deadline")
             await asyncio.sleep(wait)
 
+    async def _outcome(
+        self, kind: str, key: str, headers: Mapping[str, str], body: bytes, deadline: float
+    ) -> Message | MeshError:
+        """Answer here; an error of the handler is none of the way to it, and given."""
+        try:
+            return await self._answer(kind, key, headers, body, deadline, self._caller)
+        except MeshError as error:
+            return error
+
     async def _request(
         self, to: address.Address, kind: str, key: str, headers: Mapping[str, str], body: bytes, deadline: float
-    ) -> Message:
+    ) -> Message | MeshError:
+        """Ask another node; an error of the handler is none of the way to it, and given."""
         sent = required_headers(f"{self.node}-o{next(self._numbers)}", self._caller.app_id, EVENT_TYPE)
         sent |= {**headers, KIND_HEADER: address.encode_token(kind), KEY_HEADER: address.encode_token(key)}
         whole = len(body) <= self._exchange.part_bytes
@@ -293,7 +308,7 @@ class Owners:
         finally:
             await reply.aclose()
         if (problem := reply.headers.get(ERROR_HEADER)) is not None:
-            raise from_wire(json.loads(problem))
+            return from_wire(json.loads(problem))
         return Message(reply.headers, answer)
 
 

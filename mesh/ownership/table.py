@@ -47,7 +47,7 @@ class Table:
     Attributes:
         members: By session.
         owners: The session that owns each partition; ``NOBODY`` where none does.
-        epochs: How often each partition has changed hands.
+        epochs: Of each partition; it rises whenever that changes hands.
     """
 
     members: Mapping[str, Member]

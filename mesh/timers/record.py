@@ -11,7 +11,7 @@ import msgspec
 
 from mesh.address import decode_token, encode_token
 from mesh.errors import MeshError, StateError
-from mesh.schedules import Timing
+from mesh.schedules import LATEST, Timing
 
 __all__ = [
     "FailurePolicy",
@@ -168,8 +168,8 @@ def due_of(data: bytes) -> float:
 
 
 def milliseconds(due: float) -> int:
-    """Give a due time in whole milliseconds, never an earlier one."""
-    return math.ceil(due * 1000)
+    """Give a due time in whole milliseconds, never an earlier one; one that is out of all reason is the latest."""
+    return math.ceil(max(0.0, min(LATEST, due)) * 1000)
 
 
 def prefix(kind: str, partition: int | None = None, key: str | None = None) -> str:

@@ -22,6 +22,7 @@ from aiohttp import web
 from mesh.errors import BadArgumentError, EventError
 from mesh.operation import Caller
 from mesh.ownership.asking import Asked
+from mesh.ownership.table import PARTITIONS, partition_of
 from mesh.packing import pack
 from tests.http.actor_app import ACTORS, ActorApp, call
 from tests.http.harness import Backbone, Case, Got, Node, cases, check, component, error, gateway, matches
@@ -438,6 +439,7 @@ async def test_larger_answers_come_whole(memory: Backbone, tmp_path: Path) -> No
         '["set_reminder","r",{"first":"x"},[1,3,false],true]',
         '["set_reminder","r",{"first":1},[1],true]',
         '["set_reminder","r",{"first":1e999},[1,3,false],true]',
+        '["set_reminder","r",{"first":4000000000.0},[1,3,false],true]',
         '["delete_reminder",{}]',
     ],
 )
@@ -450,6 +452,31 @@ async def test_malformed_questions(served: tuple[Node, ActorApp], packed: str) -
     with pytest.raises(EventError):
         await service.answer(asked)  # type: ignore[attr-defined]
     assert len(app.got) == before
+
+
+@shared
+async def test_headers_that_another_node_makes_up(served: tuple[Node, ActorApp]) -> None:
+    """Those of a connection do not reach the application, and names that could be taken for others are refused."""
+    node, app = served
+    service = node.gateway._runtime.services["actors"]
+
+    await node.request("POST", f"{ACTORS}/thing/made-up/method/x")  # From now on somebody owns it.
+    partition = partition_of("made-up", PARTITIONS)
+    epoch = service._parts.owners.epoch("actors.thing", partition)  # type: ignore[attr-defined]
+
+    def asked(*headers: tuple[str, str]) -> Asked:
+        packed = {"actor": pack("invoke", "x", "", headers)}
+        return Asked("actors.thing", "made-up", partition, epoch, packed, b"5", time.time() + 5, Caller("n", "a"))
+
+    before = len(app.got)
+    await service.answer(asked(("Transfer-Encoding", "chunked"), ("Content-Length", "0"), ("x-kept", "1")))  # type: ignore[attr-defined]
+    headers = app.got[-1].headers
+    assert headers["x-kept"] == "1"
+    assert "transfer-encoding" not in headers
+    for name in ("Content-Length ", "dapr-caller-app-id:admin", "", "a b"):
+        with pytest.raises(BadArgumentError, match="a header must not be named"):
+            await service.answer(asked((name, "0")))  # type: ignore[attr-defined]
+    assert len(app.got) == before + 1
 
 
 @shared

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
 
-from mesh.actors.errors import ActorMovedError, ActorNotActiveError
+from mesh.actors.errors import ActorMovedError, ActorNotActiveError, ActorTypeTakenError
 from mesh.actors.host import Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import HostedType
 from mesh.actors.settings import HostSettings, TypeSettings
@@ -182,6 +184,29 @@ def test_what_is_lost_is_put_away_before_it_comes_back() -> None:
     assert _played(play).app.told[:3] == ["method:1:a", "deactivation:1:", "method:1:b"]
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_is_lost_while_it_is_left(cancelled: bool) -> None:
+    """Its turn is ended, and its application told, before the actor is back: no two turns run at once."""
+
+    async def play(node: _Node) -> None:
+        node.app.seconds = 4.0
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(_refused(node.call("running")))
+            await asyncio.sleep(1)
+            leaving = tasks.create_task(node.hosted.leave(PARTITION))
+            await asyncio.sleep(1)
+            if cancelled:
+                leaving.cancel()
+            else:
+                node.hosted.drop(PARTITION)
+            node.app.seconds = 0.0
+            node.take(EPOCH + 1)
+            await node.call("next")
+        assert running.result() is ActorMovedError
+
+    assert _played(play).app.told[:3] == ["method:1:running", "deactivation:1:", "method:1:next"]
+
+
 def test_an_owner_that_is_not_sure_begins_nothing() -> None:
     """Also not what has waited until it no longer was."""
 
@@ -218,6 +243,26 @@ def test_a_caller_that_gives_up_leaves_the_turn_running() -> None:
         node.app.seconds = 0.0
         await node.call("after")
         assert loop.time() == pytest.approx(1130.0)
+
+    _played(play)
+
+
+def test_an_answer_that_nobody_waits_for_is_let_go() -> None:
+    """It is not kept for the minute that its turn might have had."""
+
+    class Weak(TurnAnswer):
+        """One that a test can see go."""
+
+    async def play(node: _Node) -> None:
+        node.app.seconds, node.app.answer = 2.0, Weak(200, (), b"large")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await node.call("x")
+        answer = weakref.ref(node.app.answer)
+        await asyncio.sleep(2)
+        node.app.answer = TurnAnswer()
+        gc.collect()
+        assert answer() is None
 
     _played(play)
 
@@ -263,6 +308,41 @@ def test_an_application_that_died_is_told_nothing() -> None:
     run(main())
     assert node.app.told == ["method:2:a", "method:1:b", "method:1:d", "deactivation:1:"]
     assert node.room.taken == 0
+
+
+def test_a_type_has_one_host() -> None:
+    """Another one is refused until all of the first is gone, and changes nothing of it."""
+    node, other = _Node(), _App(TypeSettings())
+
+    async def refused() -> None:
+        with pytest.raises(ActorTypeTakenError):
+            await node.hosted.serve(other).__aenter__()
+
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def session() -> None:
+            async with node.hosted.serve(node.app):
+                await ended.wait()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(session())
+            await asyncio.sleep(0)
+            node.take()
+            await refused()
+            node.app.seconds = 3.0
+            running = tasks.create_task(node.call("running"))
+            await asyncio.sleep(1)
+            ended.set()
+            await asyncio.sleep(1)
+            await refused()
+        assert running.result().status == 200
+        async with node.hosted.serve(other):
+            await node.call("next")
+
+    run(main())
+    assert node.app.told == ["method:1:running", "deactivation:1:"]
+    assert other.told == ["method:1:next", "deactivation:1:"]
 
 
 def test_a_chain_ends_at_a_gateway_that_stops() -> None:

@@ -10,7 +10,13 @@ from contextlib import AsyncExitStack
 import pytest
 
 from mesh.broker import Message
-from mesh.errors import BadArgumentError, DeadlineExceededError
+from mesh.errors import (
+    BadArgumentError,
+    BrokerUnavailableError,
+    DeadlineExceededError,
+    MeshError,
+    NoResponderError,
+)
 from mesh.node.runtime import Runtime
 from mesh.ownership import asking
 from mesh.ownership.asking import Asked, Owners
@@ -34,6 +40,7 @@ class Host:
         self.name = runtime.settings.app_id
         self.has: set[int] = set()
         self.answered: Counter[str] = Counter()
+        self.fails: MeshError = MeshError("no")
 
     def take(self, partition: int, epoch: int) -> None:
         self.has.add(partition)
@@ -52,6 +59,9 @@ class Host:
             raise NotOwnerError("not now")
         if asked.headers["do"] == "fail":
             raise BadArgumentError(f"{asked.caller.app_id} asks for {asked.key}")
+        if asked.headers["do"] == "fail inside":
+            self.answered[asked.key] += 1
+            raise self.fails
         if asked.headers["do"] == "wait":
             await asyncio.Event().wait()
         self.answered[asked.key] += 1
@@ -85,6 +95,20 @@ async def test_what_the_owner_raises_is_the_askers() -> None:
         for asker, said in ((caller, "caller asks for k"), (one, "one asks for k")):
             with pytest.raises(BadArgumentError, match=said):
                 await ask(asker, "k", "fail")
+
+
+@pytest.mark.parametrize("kind", [NoResponderError, BrokerUnavailableError])
+async def test_what_failed_inside_is_not_asked_again(kind: type[MeshError]) -> None:
+    """What the owner itself could not reach says nothing of the way to the owner: it may have done something."""
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "caller") as caller:
+        host = Host(one)
+        host.host()
+        host.fails = kind("inside")
+        for number, asker in enumerate((caller, one), 1):
+            with pytest.raises(kind, match="inside"):
+                await ask(asker, "k", "fail inside")
+            assert host.answered["k"] == number
 
 
 async def test_nobody_hosts_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -293,6 +293,26 @@ def test_failing_and_cancelling() -> None:
     play(script)
 
 
+@pytest.mark.parametrize("interval", [9e18, 1e308, float("inf"), -1e308])
+def test_an_interval_out_of_all_reason_stops_nothing_else(interval: float) -> None:
+    """Neither where it fires, nor where its partition is read again."""
+
+    async def script(one: Alone) -> None:
+        async def first_fails(timer: Timer) -> Outcome:
+            return Outcome.FAILED if timer.data == b"unreasonable" and len(one.fired) == 1 else Outcome.DONE
+
+        one.on_fire = first_fails
+        await one.put(0.0, b"unreasonable", policy=FailurePolicy(interval, 1))
+        await asyncio.sleep(0.05)
+        one.take()
+        await one.put(1.0, b"other", key="other")
+        await asyncio.sleep(5.0)
+        assert one.fired[0][0] == b"unreasonable"
+        assert one.fired[-1][0] == b"other"
+
+    play(script)
+
+
 def test_away_is_tried_again_less_often_and_then_all_at_once() -> None:
     async def script(one: Alone) -> None:
         async def away(_: Timer) -> Outcome:
