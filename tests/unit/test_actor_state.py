@@ -186,7 +186,7 @@ def test_the_cache_is_bounded() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), guarding=st.booleans())
-def test_versions_are_one_chain(seed: int, guarding: bool) -> None:  # noqa: FBT001 - hypothesis names it
+def test_versions_are_one_chain(seed: int, guarding: bool) -> None:
     """Owners of several epochs count at once, on a store that is slow, loses answers and writes late.
 
     Each reads a number and writes the next one. Where all writes are one chain, no number is written twice.
