@@ -61,7 +61,7 @@ contract: $(STAMP) ## the contract suite: make contract BROKER=nats
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/contract $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
 
 faults-report: $(STAMP) ## measure what faults do, and write the tables of docs/guarantees.md
-	MESH_FAULT_REPORT=docs/faults.json CI=true $(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 -k "every_broker or killed_twice" tests/faults
+	MESH_FAULT_REPORT=docs/faults.json CI=true $(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 -k "every_broker or killed_twice or one_chain" tests/faults
 	$(BIN)/python -m docs.generate
 
 provision: ## install the servers that the tests start, where they are missing
@@ -82,6 +82,7 @@ bench: $(STAMP) ## measure, against the same work without brokermesh; the backbo
 	$(BIN)/python -m bench $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(COMPONENTS),--components $(filter-out all,$(COMPONENTS)))
 ifeq ($(BACKBONE)$(COMPONENTS),)
 	$(BIN)/python -m bench --only watch
+	$(BIN)/python -m bench --only actors
 endif
 
 clean: ## remove what was built

@@ -1,6 +1,7 @@
 """``python -m bench``: measure, print, write ``bench/RESULTS.md``.
 
-With ``--backbone``, ``--components``, ``--only bindings`` or ``--only watch``, write ``bench/RESULTS-….md``.
+With ``--backbone``, ``--components``, or ``--only`` one of ``bindings``, ``watch`` and ``actors``, write
+``bench/RESULTS-….md``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 import nats.errors
 import uvloop
 
-from bench import bindings, components, components_report, watch_and_guard
+from bench import actors, bindings, components, components_report, watch_and_guard
+from bench.actors import ActorResults
 from bench.backbone_report import BackboneResults, described
 from bench.backbones import PLAN, QUICK_PLAN, measure
 from bench.components import PARTS, Part
@@ -37,9 +39,10 @@ FULL_SECONDS = 440.0
 BACKBONE_SECONDS = 120.0
 COMPONENT_SECONDS = 180.0
 WATCH_SECONDS = 300.0
+ACTOR_SECONDS = 300.0
 QUICK_SECONDS = 115.0
 NAMES = (*WORKS, "idle")
-ALONE = ("bindings", "watch")
+ALONE = ("bindings", "watch", "actors")
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -136,7 +139,19 @@ async def _measure_watch(plan: Plan) -> WatchResults:
         raise BenchError(f"not done within {WATCH_SECONDS:g} s") from None
 
 
-async def _main(options: argparse.Namespace) -> Results | BackboneResults | ComponentResults | WatchResults:
+async def _measure_actors(plan: Plan) -> ActorResults:
+    try:
+        async with asyncio.timeout(ACTOR_SECONDS) as limit:
+            return await actors.measure(plan)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise BenchError(f"not done within {ACTOR_SECONDS:g} s") from None
+
+
+async def _main(
+    options: argparse.Namespace,
+) -> Results | BackboneResults | ComponentResults | WatchResults | ActorResults:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -146,6 +161,8 @@ async def _main(options: argparse.Namespace) -> Results | BackboneResults | Comp
         return await _measure_backbones(names, QUICK_PLAN if options.quick else PLAN)
     if options.alone == "watch":
         return await _measure_watch(watch_and_guard.QUICK_PLAN if options.quick else watch_and_guard.PLAN)
+    if options.alone == "actors":
+        return await _measure_actors(actors.QUICK_PLAN if options.quick else actors.PLAN)
     plan = components.QUICK_PLAN if options.quick else components.PLAN
     if options.components is not None:
         named = {name: PARTS[name] for name in options.components}

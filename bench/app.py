@@ -1,7 +1,8 @@
 """The application of a run: as little as an HTTP server can be, so that it is not what is measured.
 
 Deliveries (``/events/…``) are counted and answered 200, or held until the run lets them go; with
-a ``sent`` time in them their latency is noted. Everything else under ``/echo`` gets a small JSON.
+a ``sent`` time in them their latency is noted. What came of reminders and jobs is known by its path. Everything else
+under ``/echo``, and every call of an actor, gets a small JSON.
 """
 
 from __future__ import annotations
@@ -34,8 +35,12 @@ ECHO = _json(ECHO_BODY)
 class App:
     """What the connections share."""
 
-    def __init__(self, subscriptions: object) -> None:
+    def __init__(self, subscriptions: object, config: object) -> None:
         self.subscriptions = _json(json.dumps(subscriptions).encode())
+        self.config = _json(json.dumps(config).encode())
+        self.fired: set[bytes] = set()
+        self.firings = 0
+        self.last_fired = 0.0
         self.counts: dict[bytes, int] = {}
         self.holding = False
         self.timing = False
@@ -59,6 +64,12 @@ class App:
                 self.waiting = None
                 done.set_result(None)
 
+    def fire(self, path: bytes, transport: asyncio.WriteTransport) -> None:
+        self.fired.add(path)
+        self.firings += 1
+        self.last_fired = time.time()
+        transport.write(OK)
+
     async def answer(self, question: dict[str, object]) -> dict[str, object]:
         if question["do"] == "hold":
             self.counts.clear()
@@ -79,6 +90,8 @@ class App:
             self.counts.clear()
             self.latencies = array("d")
             self.timing = bool(question["on"])
+        elif question["do"] == "fired":
+            return {"different": len(self.fired), "firings": self.firings, "last": self.last_fired}
         elif question["do"] == "latencies":
             return {"latencies": list(self.latencies)}
         return {"counts": {path.decode(): count for path, count in self.counts.items()}}
@@ -109,6 +122,12 @@ class _Protocol(asyncio.Protocol):
                 self._app.receive(path, data[end + 4 : size], self._transport)
             elif path.startswith(b"/echo"):
                 self._transport.write(ECHO)
+            elif b"/method/remind/" in path or path.startswith(b"/job/"):
+                self._app.fire(path, self._transport)
+            elif path.startswith(b"/actors/"):
+                self._transport.write(ECHO)
+            elif path == b"/dapr/config":
+                self._transport.write(self._app.config)
             elif path == b"/dapr/subscribe":
                 self._transport.write(self._app.subscriptions)
             else:
@@ -119,7 +138,7 @@ class _Protocol(asyncio.Protocol):
 
 async def main(options: dict[str, object]) -> None:
     """Serve until the run is over."""
-    app = App(options.get("subscriptions", []))
+    app = App(options.get("subscriptions", []), options.get("config", {}))
     server = await asyncio.get_running_loop().create_server(lambda: _Protocol(app), "127.0.0.1", 0)
     await control(server.sockets[0].getsockname()[1], app.answer)
 

@@ -182,6 +182,43 @@ def _fault_times_table() -> str:
     return _by_broker("seconds until", {fault: row for fault, row in rows.items() if row})
 
 
+def _actor_calls_table() -> str:
+    rows = {
+        fault: {
+            broker: f"{row['asked']:,} / {row['refused']} / {row['longest']}"
+            for broker, row in by_broker.items()
+            if "asked" in row
+        }
+        for fault, by_broker in _faults().items()
+    }
+    return _by_broker("what happens, under calls of actors", {fault: row for fault, row in rows.items() if row})
+
+
+def _actor_record_table() -> str:
+    """Make the rows of what a store accepted, and of what was to come later."""
+    found = _faults()
+    rows = {
+        "writes of actors that the store accepted": ("actors", "writes"),
+        "stale ones among them": ("actors", "stale"),
+        "turns of one actor at once": ("actors", "doubled"),
+        **{
+            f"{what}: {text}": (what, name)
+            for what in ("reminders", "jobs")
+            for text, name in (
+                ("registered", "kept"),
+                ("lost", "lost"),
+                ("early", "early"),
+                ("late by at most, in seconds", "late"),
+            )
+        },
+    }
+    cells = {
+        heading: {broker: f"{row[name]:,}" for broker, row in found.get(fault, {}).items()}
+        for heading, (fault, name) in rows.items()
+    }
+    return _by_broker("in all of that", cells)
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "api": api.table,
     "bindings": reference.bindings,
@@ -194,6 +231,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "old-names": _old_names_table,
     "faults": _faults_table,
     "calls": _calls_table,
+    "actor-calls": _actor_calls_table,
+    "actor-record": _actor_record_table,
     "fault-times": _fault_times_table,
     **{
         f"ignored-settings-{kind.partition('.')[2]}": partial(_ignored_settings, kind)

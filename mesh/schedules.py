@@ -31,7 +31,7 @@ import math
 import re
 from calendar import monthrange
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache, partial
 from zoneinfo import ZoneInfo
@@ -184,7 +184,7 @@ class Timing:
 
     def encode(self) -> dict[str, object]:
         """Give it as a JSON object; what is empty is left out."""
-        return {name: value for name, value in asdict(self).items() if value not in ("", None)}
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) not in ("", None)}
 
     @classmethod
     def decode(cls, found: Mapping[str, object]) -> Timing:

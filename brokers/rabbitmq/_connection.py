@@ -109,6 +109,8 @@ class Connection:
                 raise RefusedError(ACCESS_REFUSED, str(error)) from error
             if isinstance(error, aiormq.InvalidFrameError):  # It answers ``connection.open`` with ``connection.close``.
                 raise RefusedError(NOT_ALLOWED, f"the virtual host {config.vhost!r} cannot be used") from error
+            if isinstance(error, StopAsyncIteration):  # It was closed while the client's reader began to read.
+                raise ConnectionResetError("the server closed the connection") from error
             if is_foreign(error) and not isinstance(error, OSError):
                 raise ConnectionResetError(str(error)) from error
             raise

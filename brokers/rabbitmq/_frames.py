@@ -2,8 +2,9 @@
 
 One topic exchange, ``mesh.frames.topic``, routes them. A served address is a queue for each group,
 which its members share. The last to leave in good order takes it along; one whose members died
-lives on for a while, so that a call waits in it for the next member. A request that no queue takes
-comes back at once (``mandatory``). A broadcast's key is bound to a queue of every listener.
+lives on for a while, so that a call waits in it for the next member. That of one node alone (an owner's)
+goes with it, since nobody else comes. A request that no queue takes comes back at once (``mandatory``).
+A broadcast's key is bound to a queue of every listener.
 
 A request names the queue for its answer in ``reply_to`` and the call in ``correlation_id``, as is
 the custom on RabbitMQ, so that a service without a gateway can answer. A frame to an inbox has the
@@ -27,7 +28,7 @@ from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Attachment, Session
 from brokers.rabbitmq._topology import FRAMES_EXCHANGE, count_on
 from brokers.shared.inboxes import Inboxes
-from mesh.address import Address, decode_token, encode_token
+from mesh.address import Address, Kind, decode_token, encode_token
 from mesh.broker import Frame, Sink
 from mesh.errors import BrokerError, BrokerUnavailableError
 
@@ -126,7 +127,10 @@ class Serving:
     def __init__(self, session: Session, address: Address, group: str, sink: Sink) -> None:
         self._sink = sink
         self._queue = served_name(address, group)
-        self._declared = spec.Queue.Declare(queue=self._queue, durable=True, arguments={"x-expires": UNUSED_EXPIRES_MS})
+        self._alone = address.kind is Kind.OWNER
+        self._declared = spec.Queue.Declare(
+            queue=self._queue, durable=True, auto_delete=self._alone, arguments={"x-expires": UNUSED_EXPIRES_MS}
+        )
         self._consumed = spec.Basic.Consume(queue=self._queue, consumer_tag=TAG, no_ack=True)
         self._bound = spec.Queue.Bind(queue=self._queue, exchange=FRAMES, routing_key=frame_key(address))
         self._unbound = spec.Queue.Unbind(queue=self._queue, exchange=FRAMES, routing_key=frame_key(address))
@@ -183,8 +187,13 @@ class Serving:
         """Cancel; where nobody is left, take what still comes, and then the queue along.
 
         Others may leave, and join, at the same time. Whoever joins consumes before it binds. So if nobody consumes
-        once the queue is unbound, nothing is routed to it until somebody binds it anew.
+        once the queue is unbound, nothing is routed to it until somebody binds it anew. A queue that has but one member
+        goes with it, so what was routed to it must have come before.
         """
+        if self._alone:
+            await channel.call(self._unbound)
+            await channel.cancel()
+            return
         await channel.cancel()
         while True:
             _, members = await count_on(channel, self._queue)

@@ -13,7 +13,7 @@ from typing import cast
 
 from brokers.redis._connection import Connection
 from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, script
-from brokers.redis._wire import Argument, ReplyError
+from brokers.redis._wire import Argument, Reply, ReplyError
 from mesh.address import encode_token
 from mesh.broker import Entry, Write
 from mesh.errors import ConflictError, StateError, StateLimitError
@@ -90,10 +90,26 @@ return found
 )
 
 
+# KEYS: what is read. ARGV: bytes after which no more are read. Gives value, revision and expiry of each, at least one.
+READ = script(
+    """
+local found, bytes = {}, 0
+for i, key in ipairs(KEYS) do
+  found[i] = redis.call('HMGET', key, 'v', 'r', 'e')
+  bytes = bytes + #(found[i][1] or '')
+  if bytes > tonumber(ARGV[1]) then break end
+end
+return found
+""",
+    flags=EVEN_OUT_OF_MEMORY,
+)
+
+
 class RedisKeyValue:
     """One store."""
 
     max_operations = MAX_OPERATIONS
+    together = True
 
     def __init__(self, connection: Connection, name: str, *, dotted: bool = False) -> None:
         """Use a store; its keys make it."""
@@ -116,10 +132,19 @@ class RedisKeyValue:
             found = await self._connection.call("HMGET", name, "v", "r", "e")
         except ReplyError as error:
             raise StateError(f"cannot read key {key!r}: {error}") from error
-        value, revision, expires = cast("tuple[bytes | None, bytes | None, bytes | None]", found)
-        if value is None or revision is None:
-            return None
-        return Entry(value, int(revision), None if expires is None else int(expires) / 1000)
+        return _entry(found)
+
+    async def get_many(self, keys: Sequence[str]) -> Sequence[Entry | None]:
+        """Read several keys, some hundreds in one script."""
+        found: list[Entry | None] = []
+        while len(found) < len(keys):
+            page = [self._key(key) for key in keys[len(found) : len(found) + PAGE_KEYS]]
+            try:
+                read = cast("list[Reply]", await self._connection.run(READ, page, PAGE_BYTES))
+            except ReplyError as error:
+                raise StateError(f"cannot read the keys: {error}") from error
+            found += map(_entry, read)
+        return found
 
     async def apply(self, operations: Sequence[Write]) -> None:
         """Do all or nothing, in one script."""
@@ -184,3 +209,10 @@ class RedisKeyValue:
                 break
             first = f"({upto.decode()}"
         return found
+
+
+def _entry(found: Reply) -> Entry | None:
+    value, revision, expires = cast("tuple[bytes | None, bytes | None, bytes | None]", found)
+    if value is None or revision is None:
+        return None
+    return Entry(value, int(revision), None if expires is None else int(expires) / 1000)

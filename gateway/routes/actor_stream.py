@@ -139,13 +139,18 @@ def _kind(message: Any) -> str | None:
 # What a turn is as a message.
 
 
-def _method(request: Any, turn: Turn) -> None:
-    request.method, request.data = turn.name, turn.body
+def _headers(request: Any, turn: Turn) -> None:
     for name, value in turn.headers:
         request.metadata.setdefault(name, value.encode("utf-8", "replace").decode())
 
 
+def _method(request: Any, turn: Turn) -> None:
+    request.method, request.data = turn.name, turn.body
+    _headers(request, turn)
+
+
 def _reminder(request: Any, turn: Turn) -> None:
+    _headers(request, turn)
     request.name, request.due_time, request.period = turn.name, turn.due_time, turn.period
     if turn.body:
         from google.protobuf.wrappers_pb2 import BytesValue

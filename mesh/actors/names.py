@@ -11,6 +11,7 @@ __all__ = ["RESERVED", "check_name", "check_names"]
 
 RESERVED = "dapr.internal."
 MAX_NAME_BYTES = 256
+_FINE = re.compile(r"[A-Za-z0-9_-][ -\"$-.0->@-\[\]-~]{0,255}")  # What nearly all are: ASCII, and no "." in front.
 _FORBIDDEN = re.compile(r"[#?/\\\x00-\x1f\x7f]")
 
 
@@ -20,6 +21,8 @@ def check_name(what: str, name: str) -> None:
     Raises:
         BadArgumentError: It is such a name.
     """
+    if _FINE.fullmatch(name) is not None:
+        return
     if not name:
         raise BadArgumentError(f"{what} is empty")
     if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:

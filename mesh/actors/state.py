@@ -237,6 +237,8 @@ class ActorState:
         raise ActorMovedError(REPLACED) from cause
 
     def _keep(self, name: str, stored: Stored | None) -> None:
+        if self._over:
+            return  # An answer of the store that came late; nobody would forget it when another activation writes.
         self._keys.add(name)
         self._cache.put(name, stored)
 

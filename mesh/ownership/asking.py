@@ -1,6 +1,6 @@
 """Asking the owner of something, wherever it is, and answering for what this node owns.
 
-A question goes to the node that the kind's table names, by that node's own address. The table is read once and kept
+A question goes to the node that the kind's table names, by that node's own address. The table is kept for a second, or
 until somebody refuses: a caller needs no news. It waits, within its deadline, while a partition has no owner or changes
 hands, so a planned move fails nothing. A node that hosts nothing serves nothing, and costs nothing.
 """
@@ -49,6 +49,7 @@ EVENT_TYPE = "mesh.owner.question"
 KIND_HEADER, KEY_HEADER = "mesh-kind", "mesh-key"
 ERROR_HEADER = "mesh-error"
 WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.25)
+KNOWN_SECONDS = 1.0  # An owner that died may refuse nothing: a broker may keep its questions for it.
 NOBODY_WAIT = 5.0  # Who hosts a kind may just be starting.
 SERVE_AGAIN = 1.0
 MAX_KINDS = 1024
@@ -214,19 +215,18 @@ class Owners:
     # At the asker
 
     async def table(self, kind: str, *, fresh: bool = False) -> Table:
-        """Give the table of a kind as it was known lately, or as it is.
+        """Give the table of a kind as it was known a second ago at most, or as it is.
 
         Raises:
             MeshError: The store failed, or there is none (``RecordsMissingError``).
         """
-        asked_at = -1.0 if not fresh else time.monotonic()
+        asked_at = time.monotonic() - (0.0 if fresh else KNOWN_SECONDS)
+        if not fresh and (known := self._known.get(kind)) is not None and known.read_at >= asked_at:
+            return known.table
         lock = self._reading.setdefault(kind, asyncio.Lock())
         try:
             async with lock:  # One reads for all who wait.
-                try:
-                    known = self._known[kind]
-                except KeyError:
-                    known = None
+                known = self._known.get(kind)
                 if known is None or known.read_at < asked_at:
                     began = time.monotonic()
                     known = self._known.keep(kind, _Known((await read_table(self._records, kind))[0], began))
@@ -286,7 +286,8 @@ class Owners:
         sent |= {**headers, KIND_HEADER: address.encode_token(kind), KEY_HEADER: address.encode_token(key)}
         whole = len(body) <= self._exchange.part_bytes
         stream = None if whole else _parts(body)
-        reply = await self._exchange.request(to, Message(sent, body if whole else b""), deadline, stream)
+        # An owner that dies in the middle is noticed by its silence: nobody else can tell what became of the question.
+        reply = await self._exchange.request(to, Message(sent, body if whole else b""), deadline, stream, watched=True)
         try:
             answer = await joined(reply.parts())
         finally:

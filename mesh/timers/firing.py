@@ -1,4 +1,8 @@
-"""Firing what is due: look at the record, fire, move the record on."""
+"""Firing what is due: look at the record, fire, move the record on.
+
+Many are due at once. So records are read in batches, and those whose firing has ended are written in batches: whatever
+has come while the writers were at work is in the next one.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,12 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
 
-from mesh.errors import ConflictError, MeshError
-from mesh.store import MAX_PARALLEL, Item, StateStore
+from mesh.errors import ConflictError, MeshError, StateError
+from mesh.store import Item, StateStore, Stored
 from mesh.timers.hints import Hints, due_hints
 from mesh.timers.record import Outcome, Record, Timer, milliseconds, record_of
 
@@ -25,8 +28,9 @@ LOOK_SECONDS = 5.0  # The clock may be set, and the machine sleeps: no wait for 
 AWAY_SECONDS = 0.5  # Until a timer is tried again that nobody took, or whose record could not be read.
 PAUSES = 0.05, 2.0  # Between tries, where nothing but that happens.
 MISSES = 3  # In a row, then it pauses.
+BATCH = 100  # Records that are read or written together.
+WRITERS = 4  # Batches that are written at the same time.
 _NEVER = 2**63
-_T = TypeVar("_T")
 
 Fire = Callable[[Timer], Awaitable[Outcome]]
 
@@ -38,6 +42,7 @@ class Held:
         epoch: In which it is owned.
         hints: When to look at which record.
         firing: What is in flight, by the last two tokens of the records' keys.
+        idle: Set while nothing is.
         again: What of it must be looked at once more, since its time came in the middle of it.
         popped: When a hint was taken of what is looked at later, in milliseconds: the clock may be set back until then.
         writing: What was asked of the store for those who put and delete.
@@ -45,17 +50,52 @@ class Held:
         closed: Whether nothing more is put or deleted either.
     """
 
-    __slots__ = ("again", "closed", "epoch", "firing", "hints", "leaving", "popped", "writing")
+    __slots__ = ("again", "closed", "epoch", "firing", "hints", "idle", "leaving", "popped", "writing")
 
     def __init__(self, epoch: int) -> None:
         """Begin with nothing."""
         self.epoch = epoch
         self.hints = Hints()
-        self.firing: dict[bytes, asyncio.Task[None]] = {}
+        self.firing: dict[bytes, Look] = {}
+        self.idle = asyncio.Event()
+        self.idle.set()
         self.again: set[bytes] = set()
         self.popped: dict[bytes, int] = {}
         self.writing: set[asyncio.Future[None]] = set()
         self.leaving = self.closed = False
+
+    def cancel(self) -> int:
+        """Cancel the firings that have not ended; gives how many."""
+        tasks = [look.task for look in self.firing.values() if look.task is not None]
+        return sum(task.cancel() for task in tasks)
+
+
+class Look:
+    """One look at a record: it is read, fired, and moved on.
+
+    Attributes:
+        held: Its partition.
+        partition: Its number.
+        rest: The last two tokens of the record's key.
+        popped: When its hint was taken, in milliseconds.
+        task: Its firing, until that has ended.
+        etag: As it was fired.
+        left: What is left of it after that.
+        pause: Seconds until it is written again, should that fail.
+    """
+
+    __slots__ = ("etag", "held", "left", "partition", "pause", "popped", "rest", "task")
+
+    def __init__(self, held: Held, partition: int, rest: bytes, popped: int) -> None:
+        """Begin."""
+        self.held = held
+        self.partition = partition
+        self.rest = rest
+        self.popped = popped
+        self.task: asyncio.Task[None] | None = None
+        self.etag = ""
+        self.left: Record | None = None
+        self.pause = PAUSES[0]
 
 
 class Firing:
@@ -85,7 +125,9 @@ class Firing:
         self._in_flight = 0
         self._changed = asyncio.Event()
         self._wakes = _NEVER  # The time of the hint that is waited for.
-        self._asking = asyncio.Semaphore(MAX_PARALLEL)
+        self._tasks = asyncio.TaskGroup()  # That of ``work``.
+        self._done: deque[Look] = deque()  # What is to be moved on.
+        self._writers = 0
         self._missed: deque[tuple[float, int, Held, bytes]] = deque()  # With the time when it is tried again.
         self._misses = 0
         self._paused_until = -math.inf
@@ -111,15 +153,16 @@ class Firing:
 
     async def work(self, tasks: asyncio.TaskGroup) -> None:
         """Fire, without an end; what it begins are tasks of the group."""
+        self._tasks = tasks
         while True:
             self._changed.clear()
             self._try_again()
-            seconds = self._begin(tasks)
+            seconds = self._begin()
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._changed.wait()
 
-    def _begin(self, tasks: asyncio.TaskGroup) -> float | None:
+    def _begin(self) -> float | None:
         """Begin what is due and may begin; gives for how many seconds there is nothing to do, None = for ever."""
         time, now = asyncio.get_running_loop().time(), self._now()
         waits = [self._missed[0][0] - time] if self._missed else []
@@ -129,17 +172,19 @@ class Firing:
             self._wakes = -1
             return min([self._paused_until - time, *waits])
         hints = {partition: held.hints for partition, held in self.held.items() if not held.leaving}
+        looks: list[Look] = []
         for partition, rest in due_hints(hints, now, free):
             held = self.held[partition]
             if rest in held.firing:
                 held.again.add(rest)
                 held.popped[rest] = now
                 continue
-            popped = max(now, held.popped.pop(rest, now))
-            task = tasks.create_task(self._look_at(held, partition, rest, popped), name="timer")
-            held.firing[rest] = task
+            look = held.firing[rest] = Look(held, partition, rest, max(now, held.popped.pop(rest, now)))
+            held.idle.clear()
             self._in_flight += 1
-            task.add_done_callback(partial(self._ended, held, rest))
+            looks.append(look)
+        for start in range(0, len(looks), BATCH):
+            self._tasks.create_task(self._look_at(looks[start : start + BATCH]), name="timers-look")
         if self._in_flight >= (self._at_once if open_for_all else 1):
             self._wakes = -1  # The end of one of them is what is waited for.
             return min(waits, default=None)
@@ -148,19 +193,24 @@ class Firing:
             waits.append(min(max(self._wakes - now, 1) / 1000, LOOK_SECONDS))
         return min(waits, default=None)
 
-    def _ended(self, held: Held, rest: bytes, _: asyncio.Task[None]) -> None:
+    def _ended(self, look: Look) -> None:
+        held, rest = look.held, look.rest
         del held.firing[rest]
         self._in_flight -= 1
         if rest in held.again:
             held.again.discard(rest)
             self._push(held, self._now(), rest)
+        if not held.firing:
+            held.idle.set()
         self._changed.set()
 
     # What cannot be done now
 
-    def _miss(self, held: Held, partition: int, rest: bytes, popped: int) -> None:
+    def _miss(self, look: Look) -> None:
         """Try it again later; where nothing else happens, try others less often as well."""
-        held.popped[rest] = popped
+        held, partition, rest = look.held, look.partition, look.rest
+        held.popped[rest] = look.popped
+        self._ended(look)
         time = asyncio.get_running_loop().time()
         self._missed.append((time + AWAY_SECONDS, partition, held, rest))
         self._misses += 1
@@ -179,33 +229,51 @@ class Firing:
             if self.held.get(partition) is held:
                 held.hints.push(now, rest)
 
-    # One timer
+    # One timer, among others
 
-    async def _look_at(self, held: Held, partition: int, rest: bytes, popped: int) -> None:
-        """Look at a record, and fire it if it is due."""
-        try:
-            async with asyncio.timeout(STORE_SECONDS):
-                found = await self._read(partition, rest)
-        except (MeshError, TimeoutError) as error:
-            logger.debug("timer %r of %s cannot be read: %s", rest, self._kind, error)
-            self._miss(held, partition, rest, popped)
-            return
-        if found is None:
-            return
-        record, etag = found
-        due = milliseconds(record.due)
-        if due > min(popped, self._now()):
-            # What was written in this epoch has a hint of its own, unless the clock was set back since that was due.
-            # What another owner wrote may have arrived after this one had read the partition.
-            if due <= popped or record.epoch != held.epoch:
-                self._push(held, due, rest)
-            return
-        outcome = await self._fired(record.timer) if self._sure(partition) else Outcome.AWAY
+    async def _look_at(self, looks: Sequence[Look]) -> None:
+        """Look at records, and fire those that are due."""
+        for look, found in zip(looks, await self._read(looks), strict=True):
+            if not self._may_fire(look):
+                self._ended(look)
+            elif isinstance(found, MeshError):
+                logger.debug("timer %r of %s cannot be read: %s", look.rest, self._kind, found)
+                self._miss(look)
+            elif found is None or (record := self._record(look, found)) is None:
+                self._ended(look)
+            elif (due := milliseconds(record.due)) > min(look.popped, self._now()):
+                # What was written in this epoch has a hint of its own, unless the clock was set back since that was
+                # due. What another owner wrote may have arrived after this one had read the partition.
+                if due <= look.popped or record.epoch != look.held.epoch:
+                    self._push(look.held, due, look.rest)
+                self._ended(look)
+            elif not self._sure(look.partition):
+                self._miss(look)
+            else:
+                look.etag = found.etag
+                look.task = self._tasks.create_task(self._fire_one(look, record), name="timer")
+                look.task.add_done_callback(partial(self._fired_or_cancelled, look))
+
+    def _may_fire(self, look: Look) -> bool:
+        return self._holds(look) and not look.held.leaving
+
+    def _holds(self, look: Look) -> bool:
+        return self.held.get(look.partition) is look.held
+
+    async def _fire_one(self, look: Look, record: Record) -> None:
+        outcome = await self._fired(record.timer)
+        look.task = None
         if outcome is Outcome.AWAY:
-            self._miss(held, partition, rest, popped)
+            self._miss(look)
             return
         self._works()
-        await self._move_on(held, partition, rest, etag, record.after(outcome, self._clock(), held.epoch))
+        look.left = record.after(outcome, self._clock(), look.held.epoch)
+        self._move_on(look)
+
+    def _fired_or_cancelled(self, look: Look, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            look.task = None
+            self._ended(look)
 
     async def _fired(self, timer: Timer) -> Outcome:
         try:
@@ -216,43 +284,79 @@ class Firing:
             logger.exception("timer %r of %r, of %s, failed", timer.name, timer.key, self._kind)
         return Outcome.FAILED
 
-    async def _move_on(self, held: Held, partition: int, rest: bytes, etag: str, left: Record | None) -> None:
-        """Write what is left of a record, unless it is another one by now."""
-        item = Item(record_of(self._kind, partition, rest), None if left is None else left.encode(), etag)
-        try:
-            await self._until_known(rest, lambda: self._write(item))
-        except ConflictError:  # Overwritten or deleted; or this write was done before, and its answer was lost.
-            found = await self._until_known(rest, lambda: self._read(partition, rest))
-            left = None if found is None else found[0]
+    def _move_on(self, look: Look) -> None:
+        """Have what is left of a record written, unless it is another one by now."""
+        if not self._holds(look):
+            self._ended(look)
+            return
+        self._done.append(look)
+        if self._writers < WRITERS:
+            self._writers += 1
+            self._tasks.create_task(self._move_all(), name="timers-write")
+
+    async def _move_all(self) -> None:
+        while self._done:
+            looks = [self._done.popleft() for _ in range(min(BATCH, len(self._done)))]
+            await self._move(looks)
+        self._writers -= 1
+
+    async def _move(self, looks: Sequence[Look]) -> None:
+        conflicting: list[Look] = []
+        for look, result in zip(looks, await self._write(looks), strict=True):
+            if result is None:
+                self._moved(look, look.left)
+            elif isinstance(result, ConflictError):  # Overwritten or deleted; or it was done before, and the answer
+                conflicting.append(look)  # was lost.
+            else:
+                self._move_later(look, result)
+        if not conflicting:
+            return
+        for look, found in zip(conflicting, await self._read(conflicting), strict=True):
+            if isinstance(found, MeshError):
+                self._move_later(look, found)
+            else:
+                self._moved(look, None if found is None else self._record(look, found))
+
+    def _moved(self, look: Look, left: Record | None) -> None:
         if left is not None:
-            self._push(held, milliseconds(left.due), rest)
+            self._push(look.held, milliseconds(left.due), look.rest)
+        self._ended(look)
 
-    async def _until_known(self, rest: bytes, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask the store until it answers; raises ``ConflictError``."""
-        pause, longest = PAUSES
-        while True:
-            try:
-                async with asyncio.timeout(STORE_SECONDS):
-                    return await call()
-            except ConflictError:
-                raise
-            except (MeshError, TimeoutError) as error:
-                logger.warning("timer %r of %s has fired, and cannot be moved on yet: %s", rest, self._kind, error)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, longest)
+    def _move_later(self, look: Look, error: MeshError) -> None:
+        """Ask the store until it answers."""
+        logger.warning("timer %r of %s has fired, and cannot be moved on yet: %s", look.rest, self._kind, error)
+        asyncio.get_running_loop().call_later(look.pause, self._move_on, look)
+        look.pause = min(2 * look.pause, PAUSES[1])
 
-    async def _write(self, item: Item) -> None:
-        async with self._asking:
-            await self._records.write([item])
-
-    async def _read(self, partition: int, rest: bytes) -> tuple[Record, str] | None:
-        """Read a record; gives its etag too; None = it is not there, or is no timer."""
-        async with self._asking:
-            stored = await self._records.get(record_of(self._kind, partition, rest), strong=True)
-        if stored is None:
-            return None
+    async def _write(self, looks: Sequence[Look]) -> Sequence[MeshError | None]:
+        """Write what is left of records; gives what each came to."""
+        items = [Item(self._key(each), None if each.left is None else each.left.encode(), each.etag) for each in looks]
         try:
-            return Record.decode(rest.decode(), stored.value), stored.etag
+            async with asyncio.timeout(STORE_SECONDS):
+                results = await self._records.save_each(items)
+        except (MeshError, TimeoutError) as error:
+            return [_known(error)] * len(items)
+        return [*results, *[StateError("was not tried")] * (len(items) - len(results))]
+
+    async def _read(self, looks: Sequence[Look]) -> Sequence[Stored | MeshError | None]:
+        """Read records; gives what each came to."""
+        try:
+            async with asyncio.timeout(STORE_SECONDS):
+                return await self._records.get_many([self._key(each) for each in looks], strong=True)
+        except (MeshError, TimeoutError) as error:
+            return [_known(error)] * len(looks)
+
+    def _key(self, look: Look) -> str:
+        return record_of(self._kind, look.partition, look.rest)
+
+    def _record(self, look: Look, stored: Stored) -> Record | None:
+        """Read a record; None = it is no timer."""
+        try:
+            return Record.decode(look.rest.decode(), stored.value)
         except ValueError as error:
-            logger.error("timer %r of %s is left alone: %s", rest, self._kind, error)  # noqa: TRY400 - it says all
+            logger.error("timer %r of %s is left alone: %s", look.rest, self._kind, error)  # noqa: TRY400 - it says all
             return None
+
+
+def _known(error: MeshError | TimeoutError) -> MeshError:
+    return error if isinstance(error, MeshError) else StateError("it did not answer in time")

@@ -79,6 +79,8 @@ def due_hints(of: Mapping[int, Hints], now: int, limit: int) -> Iterator[tuple[i
         now: Unix time in milliseconds.
         limit: The most to take.
     """
+    if limit <= 0:
+        return
     heads = [(first, partition) for partition, hints in of.items() if (first := hints.first) is not None]
     heapq.heapify(heads)
     while limit > 0 and heads and heads[0][0] <= now:

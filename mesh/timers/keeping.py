@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from mesh.errors import ConflictError, StateError
 from mesh.ownership.errors import NotOwnerError
@@ -60,6 +60,11 @@ class Timers:
         self._firing = Firing(kind, records, fire, sure, clock, at_once)
         self._reading = Reading(kind, records, self._firing)
 
+    @property
+    def known(self) -> int:
+        """How many hints of timers there are here: those of some timers may be several."""
+        return sum(len(held.hints) for held in self._firing.held.values())
+
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Fire what is due; leaving cancels what is in flight."""
@@ -92,13 +97,9 @@ class Timers:
         if (held := self._firing.held.get(partition)) is None:
             return
         held.leaving = True
-        if held.firing:
-            _, late = await asyncio.wait(list(held.firing.values()), timeout=self._drain)
-            for task in late:
-                task.cancel()
-            if late:
-                logger.warning("%d timers of %s were cut off: they fire again", len(late), self._kind)
-                await asyncio.wait(late, timeout=CANCEL_SECONDS)
+        if not await _within(self._drain, held.idle) and (late := held.cancel()):
+            logger.warning("%d timers of %s were cut off: they fire again", late, self._kind)
+            await _within(CANCEL_SECONDS, held.idle)
         held.closed = True
         if held.writing:  # Else the next owner, who reads the partition now, may not find it.
             await asyncio.wait(list(held.writing), timeout=STORE_SECONDS)
@@ -108,8 +109,7 @@ class Timers:
     def drop(self, partition: int) -> None:
         """End at once."""
         if (held := self._firing.held.pop(partition, None)) is not None:
-            for task in held.firing.values():
-                task.cancel()
+            held.cancel()
 
     # Timers
 
@@ -203,6 +203,14 @@ class Timers:
         held = self._firing.held.get(partition)
         if held is not None and not held.hints.complete:
             self._reading.look()
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Wait for an event; tells whether it came in time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 def _rest(key: str) -> str:

@@ -11,8 +11,8 @@ import pytest
 
 from mesh.address import encode_token
 from mesh.broker import Broker, KeyValue, KeyValueProvider, Write
-from mesh.errors import FeatureNotSupportedError, StateError
-from mesh.store import KeyValueStateStore, Stored
+from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagError, StateError
+from mesh.store import Item, KeyValueStateStore, Stored
 
 pytestmark = pytest.mark.requires("key_value")
 
@@ -135,6 +135,23 @@ async def test_a_strong_read_of_many_has_what_was_acknowledged(broker: Broker, o
         assert found[10] == await reading.get(names[10], strong=True)
     refused = await reading.get_many(["", "x" * 4000], strong=True)
     assert all(isinstance(each, StateError) for each in refused)
+
+
+async def test_many_are_written_each_for_itself(paths: KeyValue) -> None:
+    store = KeyValueStateStore(paths)
+    names = [f"t.k{number}" for number in range(4)]
+    assert list(await store.save_each([Item(name, b"1") for name in names])) == [None] * 4
+    etags = [each.etag for each in await store.get_many(names, strong=True) if isinstance(each, Stored)]
+    await paths.apply([Write("t.k1", b"other")])
+    items = [Item(name, None, etag) for name, etag in zip(names, etags, strict=True)]
+    refused = await store.save_each([*items[:3], Item("t.new", b"1"), Item("t.k", b"x", "none")])
+    assert [type(each) for each in refused] == [
+        *(type(None), ConflictError, type(None), type(None)),
+        InvalidEtagError,
+    ]
+    assert [(key, entry.value) for key, entry in await paths.scan("", "", 10)] == [
+        *(("t.k1", b"other"), ("t.k3", b"1"), ("t.new", b"1")),
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "a.b", "größe 日本", "*", ">", "=", "x" * 256, "é" * 128], ids=range(8))

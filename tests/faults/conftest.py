@@ -189,12 +189,25 @@ class Site:
     namespace: str
 
     def gateway(
-        self, app_id: str, app: AppProcess | None = None, url: str | None = None, arguments: Sequence[str] = ()
+        self,
+        app_id: str,
+        app: AppProcess | None = None,
+        url: str | None = None,
+        arguments: Sequence[str] = (),
+        http_port: int | None = None,
     ) -> GatewayProcess:
         """Prepare a gateway on the server, or on another URL of it."""
         environ = {**self.backend.environ, "NAMESPACE": self.namespace}
         backbone = url or self.backend.url
-        return GatewayProcess(app_id, self.home, app=app, backbone=backbone, arguments=arguments, environ=environ)
+        return GatewayProcess(
+            app_id,
+            self.home,
+            app=app,
+            http_port=http_port,
+            backbone=backbone,
+            arguments=arguments,
+            environ=environ,
+        )
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

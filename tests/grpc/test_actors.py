@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.grpc.actor_host import Host, Turn, hosting, unpacked
 from tests.grpc.harness import Client, Failed, client, refused
 from tests.grpc.streaming import leaving
 from tests.http.harness import Backbone, Node, component, gateway, yaml
+from tests.support.eventually import eventually
 
 SHARED = pytest.mark.asyncio(loop_scope="module")
 RESOURCES = component("statestore", "state.mesh", actorStateStore="true")
@@ -283,6 +285,7 @@ async def test_timers(shared: tuple[Node, Client, Host]) -> None:
         host.do = former
     first = host.of("timer", "timer")[0]
     assert (first.name, first.callback, first.due_time, first.period) == ("t", "cb", "0s", "10ms")
+    assert re.fullmatch(r"\d+-\d+", first.metadata["mesh-turn-id"])
     assert orjson.loads(unpacked(first.data)) == base64.b64encode(b"\xff").decode()
     await called.message("UnregisterActorTimer", **of)
 
@@ -296,6 +299,7 @@ async def test_reminders(shared: tuple[Node, Client, Host]) -> None:
     turn = await host.until("reminder", "reminded")
     text = base64.b64encode(b"d").decode()
     assert (turn.name, turn.due_time, turn.period) == ("r", "", "")
+    assert re.fullmatch(r"\d+-\d+", turn.metadata["mesh-turn-id"])
     assert orjson.loads(unpacked(turn.data)) == text
     found = await called.message("GetActorReminder", **of, name="r")
     assert (found.actor_type, found.actor_id, found.due_time, found.period) == (
@@ -373,6 +377,13 @@ async def test_another_host_takes_the_actors_of_a_stream_that_ends(nats: Backbon
 
         ids = [f"{number}" for number in range(40)]
         async with hosting(first, "thing") as host:
+
+            async def has_a_share() -> None:
+                for id_ in ids:
+                    await invoke(second, id_, data=b"x")
+                assert host.got
+
+            await eventually(has_a_share)
             host.do = never
             async with asyncio.TaskGroup() as tasks:
                 flying = [tasks.create_task(_tried(second, id_)) for id_ in ids]
@@ -381,6 +392,7 @@ async def test_another_host_takes_the_actors_of_a_stream_that_ends(nats: Backbon
             failed = [each.result() for each in flying if each.result() != b"x"]
         assert failed
         assert set(failed) == {"INTERNAL error invoke actor method: the stream of the actors' host has ended"}
+        other.got.clear()
         for id_ in ids:
             assert await invoke(second, id_, data=b"x") == b"x"
             assert other.of("invoke", id_)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.mesh import ManagedProcess
 
-__all__ = ["HERE", "NODE", "PYTHON", "Program", "needs", "resources", "run"]
+__all__ = ["HERE", "NODE", "PATIENT", "PYTHON", "Program", "actor_resources", "needs", "resources", "run"]
 
 HERE = Path(__file__).parent
 PYTHON = HERE / ".python" / "bin" / "python"
@@ -27,6 +27,8 @@ COMPONENTS = {
     "settings": "configuration.mesh",
     "locks": "lock.mesh",
 }
+# How long SDKs wait for a gateway that starts.
+PATIENT = {"DAPR_HEALTH_TIMEOUT": 60, "DAPR_CLIENT_TIMEOUT_SECONDS": 60}
 
 
 def needs(path: Path) -> None:
@@ -46,6 +48,16 @@ def resources(home: Path, more: Iterable[Mapping[str, object]] = ()) -> Path:
         for name, type_ in COMPONENTS.items()
     ]
     (folder / "all.yaml").write_text("\n---\n".join(json.dumps(each) for each in (*made, *more)))
+    return folder
+
+
+def actor_resources(home: Path) -> Path:
+    """Write a state store that keeps the state of actors; give its folder."""
+    folder = home / "resources"
+    folder.mkdir()
+    spec = {"type": "state.mesh", "version": "v1", "metadata": [{"name": "actorStateStore", "value": "true"}]}
+    kind = {"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "actors"}}
+    (folder / "actors.yaml").write_text(json.dumps({**kind, "spec": spec}))
     return folder
 
 

@@ -234,3 +234,41 @@ def test_versions_are_one_chain(seed: int, guarding: bool) -> None:
     numbers = [number for number, _ in accepted]
     assert all(fenced for _, fenced in accepted)
     assert numbers == list(range(len(numbers)))
+
+
+class _Held(_Slow):
+    """A store whose answers come when they are let go."""
+
+    def __init__(self, inner: StateStore) -> None:
+        super().__init__(inner, random.Random(0))
+        self.inner, self.go, self.done = inner, asyncio.Event(), asyncio.Event()
+
+    async def get(self, key: str, *, strong: bool, metadata: object = None) -> Stored | None:
+        found = await self.inner.get(key, strong=strong)
+        if "fence" not in key:
+            self.done.set()
+            await self.go.wait()
+        return found
+
+    async def write(self, items: Sequence[Item]) -> None:
+        await self.inner.write(items)
+        if len(items) > 1:
+            self.done.set()
+            await self.go.wait()
+
+
+@pytest.mark.parametrize("writes", [True, False])
+async def test_an_answer_that_comes_when_the_activation_is_over(*, writes: bool) -> None:
+    """It is not kept: the actor may be elsewhere by then, and be back later."""
+    store, cache = await _store(), StateCache(1_000_000)
+    held = _Held(store)
+    former = ActorState(held, PARTITION, 1, cache, _nothing)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(former.write([Item("k", b"former")]) if writes else former.get("k"))
+        await held.done.wait()
+        former.close()
+        held.go.set()
+    await _state(store, 2).write([Item("k", b"elsewhere")])
+    found = await ActorState(store, PARTITION, 3, cache, _nothing).get("k")
+    assert found is not None
+    assert found.value == b"elsewhere"

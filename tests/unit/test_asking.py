@@ -16,6 +16,7 @@ from mesh.ownership import asking
 from mesh.ownership.asking import Asked, Owners
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from tests.support import nodes
+from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh
 
 KIND = "things.of a kind"
@@ -142,3 +143,18 @@ async def test_nothing_fails_while_owners_come_and_go() -> None:
     answered = sum((host.answered for host in hosts), Counter())
     assert set(answered.values()) == {1}, "each ran once"
     assert answered.keys() >= {key for key in asked if not key.startswith("try")}
+
+
+async def test_who_owns_is_known_though_nobody_refuses() -> None:
+    """An owner that died may leave its questions in a queue: later ones go to whoever has taken over."""
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "two") as two, node(mesh, "caller") as caller:
+        Host(one).host()
+        await ask(caller, "k")
+        before = await caller._parts.owners.table(KIND)
+        Host(two).host()
+
+        async def is_known() -> None:
+            assert (await caller._parts.owners.table(KIND)).members.keys() > before.members.keys()
+
+        await eventually(is_known)

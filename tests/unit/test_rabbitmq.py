@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import ssl
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -15,6 +18,7 @@ from pamqp.common import FieldTable
 from pamqp.header import ContentHeader
 
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig, _message, _names
+from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._refusals import is_foreign, reason_of
 from brokers.rabbitmq._topology import Space
 from mesh import address
@@ -288,3 +292,24 @@ def test_what_aiormq_raises_without_a_reason_is_a_lost_connection() -> None:
     assert is_foreign(Exception())
     assert not is_foreign(TypeError())
     assert "the connection broke" in str(reason_of(Exception()))
+
+
+async def test_a_server_that_closes_before_the_client_reads() -> None:
+    """It is a connection that was lost, as any other: it is tried again."""
+
+    def accept(listening: socket.socket) -> None:
+        listening.accept()[0].close()
+
+    async def be_busy() -> None:
+        while True:  # The end is there when the client, which reads a round later, comes to it.
+            time.sleep(0.002)
+            await asyncio.sleep(0)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.to_thread(accept, listening))
+            busy = tasks.create_task(be_busy())
+            with pytest.raises(ConnectionError, match="the server closed the connection"):
+                await Connection.open("127.0.0.1", port, RabbitMQConfig((("127.0.0.1", port),)), "test")
+            busy.cancel()

@@ -297,7 +297,14 @@ func proxy(ctx context.Context, app string) any {
 
 func main() {
 	if len(os.Args) > 1 {
-		describeComponents()
+		switch os.Args[1] {
+		case "components":
+			describeComponents()
+		case "actors":
+			actors(os.Args[2])
+		case "jobs":
+			jobs()
+		}
 		return
 	}
 	overGRPC, overHTTP := &application{change: make(chan struct{}, 1)}, &application{change: make(chan struct{}, 1)}
