@@ -57,8 +57,7 @@ async def read_table(records: StateStore, kind: str) -> tuple[Table, str | None]
         ValueError: What is there is no table.
     """
     found = await records.get(table_key(kind), strong=True)
-    # Where the records were lost, and what carries epochs was not, the next ones must be above those.
-    return (Table.new(epoch=int(time.time())), None) if found is None else (Table.decode(found.value), found.etag)
+    return (Table.new(), None) if found is None else (Table.decode(found.value), found.etag)
 
 
 class Owning:
@@ -339,7 +338,9 @@ class _Kind:
         member = replace(self.member, standing=Standing.LEAVING) if leaving else self.member
         if changed.members.get(me) != member:
             changed = changed.joined(me, member)
-        changed = changed.given({**self._done_with(changed, me), **dict.fromkeys(changed.claims(me), me)})
+        # Where the records were lost or are those of a backup, and what carries epochs is not, these are above it.
+        least = int(time.time())
+        changed = changed.given({**self._done_with(changed, me), **dict.fromkeys(changed.claims(me), me)}, least)
         left = leaving and not self._held and me not in changed.owners
         if left:
             changed = changed.without({me})

@@ -55,9 +55,9 @@ class Table:
     epochs: tuple[int, ...]
 
     @classmethod
-    def new(cls, partitions: int = PARTITIONS, epoch: int = 0) -> Self:
-        """Make one that has no members, whose next epochs are above one."""
-        return cls({}, (NOBODY,) * partitions, (epoch,) * partitions)
+    def new(cls, partitions: int = PARTITIONS) -> Self:
+        """Make one that has no members."""
+        return cls({}, (NOBODY,) * partitions, (0,) * partitions)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -101,12 +101,12 @@ class Table:
             self, members=members, owners=tuple(NOBODY if each in sessions else each for each in self.owners)
         )
 
-    def given(self, owners: Mapping[int, str]) -> Table:
-        """Give partitions to members."""
+    def given(self, owners: Mapping[int, str], least: int = 0) -> Table:
+        """Give partitions to members, in epochs that are the next ones, and ``least`` at least."""
         now, epochs = list(self.owners), list(self.epochs)
         for partition, owner in owners.items():
             now[partition] = owner
-            epochs[partition] += 1
+            epochs[partition] = max(epochs[partition] + 1, least)
         return replace(self, owners=tuple(now), epochs=tuple(epochs))
 
     # What is to be done
