@@ -105,9 +105,11 @@ class StateStore:
         capabilities: What metadata tells: ``ETAG``, ``TRANSACTIONAL``, ``TTL``, ``ACTOR``, ``QUERY_API``, and ours,
             ``KEYS`` for listing. Without ``TRANSACTIONAL``, ``write`` gets one item.
         max_transaction: The most items of a transaction; None = no limit.
+        guards: Whether a transaction may have items that are only checked.
     """
 
     capabilities: Sequence[str] = ()
+    guards: bool = True
     max_transaction: int | None = None
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:

@@ -109,6 +109,7 @@ class CosmosDBStateStore(AzureStateStore):
     capabilities: Sequence[str] = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "QUERY_API")
     capabilities_with: ClassVar[Mapping[str, str]] = {"TTL": "a container that has a default time to live"}
     max_transaction = MAX_TRANSACTION
+    guards = False
     _container: Any
     _lasts: int | None = None
 

@@ -41,6 +41,7 @@ class PluggableStateStore(PluggableAdapter, RemoteStateStore):
 
     service = "StateStore"
     capabilities: Sequence[str] = ()
+    guards = False
     batch = BATCH
 
     async def _initialise(self, connection: Connection, **more: str) -> None:

@@ -153,7 +153,10 @@ class ActorState:
         }
         async with self._lock:
             await self._take_fence()
-            fence = Item(fence_key(self._partition), None, self._fence, check=True, metadata=self._metadata)
+            key, guards = fence_key(self._partition), self._store.guards
+            # A store that cannot only check a key writes it, and so gives it another etag.
+            value = None if guards else b"%d" % self._epoch
+            fence = Item(key, value, self._fence, check=guards, metadata=self._metadata)
             try:
                 await self._store.write([fence, *named.values()])
             except ConflictError as error:
@@ -165,6 +168,8 @@ class ActorState:
             for item in named.values():
                 expires_at = None if item.ttl is None else now + item.ttl
                 self._keep(item.key, None if item.value is None else Stored(item.value, "", expires_at))
+            if not guards:
+                await self._read_fence()
 
     def close(self) -> None:
         """Let go of what is in the cache; another activation may come."""
@@ -188,13 +193,32 @@ class ActorState:
                 await self._store.write([item])
             except ConflictError:
                 continue
-            # The write gives no etag, and what is read next may be another's of the same epoch: of this node, whose
-            # activations of one actor follow each other. So it is this one's.
-            found = await self._store.get(key, strong=True, metadata=self._metadata)
-            if found is not None and _epoch(found) == self._epoch:
-                self._fence = found.etag
+            if await self._is_mine():
                 return
         raise StateError("the state of the actor is contended: its fence cannot be taken")
+
+    async def _is_mine(self) -> bool:
+        """Read the etag of the fence that was written; tells whether it is still this activation's.
+
+        The write gives no etag, and what is read next may be another's of the same epoch: of this node, whose
+        activations of one actor follow each other. So it is this one's.
+        """
+        found = await self._store.get(fence_key(self._partition), strong=True, metadata=self._metadata)
+        self._fence = found.etag if found is not None and _epoch(found) == self._epoch else None
+        return self._fence is not None
+
+    async def _read_fence(self) -> None:
+        """Read the etag of the fence after a write that is done; where that fails, the next operation takes it anew."""
+        self._fence = None
+        try:
+            mine = await self._is_mine()
+        except MeshError:
+            mine = False
+        except BaseException:
+            self._forget()
+            raise
+        if not mine:
+            self._forget()
 
     async def _conflicted(self, error: ConflictError) -> None:
         """Find out whether it was the fence."""

@@ -94,7 +94,7 @@ class ActorService:
         self._room = Room(MAX_TURNS)
         self._cache = StateCache(CACHED_BYTES)
         self._store = ActorStore(parts.marked)
-        self._records = LazyRecords(TIMERS, parts.records)
+        self._records = LazyRecords(TIMERS, partial(parts.records, dotted=True))
         self._deadlines = Deadlines()
         # By what is asked: what does it, and the values that go with it.
         self._actions: Mapping[str, tuple[Callable[..., Awaitable[Message]], object]] = {

@@ -57,6 +57,12 @@ class ActorStore(StateStore):
             return await store.scan(prefix, after, limit)
 
     @property
+    def guards(self) -> bool:  # type: ignore[override]  # another store may be marked at any time
+        """Whether it takes items that are only checked."""
+        with self._used() as store:
+            return store.guards
+
+    @property
     def lets_expire(self) -> bool:
         """Whether values may expire."""
         with self._used() as store:

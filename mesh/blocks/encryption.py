@@ -100,6 +100,7 @@ class EncryptedStateStore(StateStore):
         self._suffix = SEPARATOR + keys[0].name.encode()
         self.capabilities = tuple(each for each in store.capabilities if each != "QUERY_API")
         self.max_transaction = store.max_transaction
+        self.guards = store.guards
         self.bound = getattr(store, "bound", False)
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:

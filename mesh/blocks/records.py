@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from mesh.broker import KeyValue, KeyValueProvider
     from mesh.resources.component import Component
 
-__all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "missing", "on_backbone"]
+__all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "lacking", "missing", "on_backbone"]
 
 RECORD_SECONDS = 5.0  # What a delivery waits for, which no operation's deadline bounds.
+# What each needs of the store; without the expiry of sessions nobody would ever take over from an owner that is gone.
+NEEDED: Mapping[str, Sequence[str]] = {"mesh:owners": ("ETAG", "TTL"), "mesh:timers": ("ETAG", "KEYS")}
 _T = TypeVar("_T")
 
 
@@ -108,6 +110,7 @@ class Prefixed(StateStore):
         """Use keys with a prefix only."""
         self.capabilities = store.capabilities
         self.max_transaction = store.max_transaction
+        self.guards = store.guards
         self._store = store
         self._prefix = prefix
 
@@ -147,6 +150,24 @@ class Prefixed(StateStore):
 
     def _item(self, item: Item) -> Item:
         return replace(item, key=self._prefix + item.key)
+
+
+def lacking(name: str, component: str, store: StateStore) -> RecordsMissingError | None:
+    """Make the error of a marked store that cannot keep what is asked of it; None where it can.
+
+    Args:
+        name: What is remembered.
+        component: The store's name.
+        store: The store.
+    """
+    needed = NEEDED.get(name, ("ETAG",))
+    found = [each for each in needed if each not in store.capabilities]
+    if not found:
+        return None
+    return RecordsMissingError(
+        f"the state store {component} is marked by actorStateStore, and cannot keep {name}: "
+        f"it has no {' and no '.join(found)}"
+    )
 
 
 def missing(what: str, backbone: str) -> RecordsMissingError:

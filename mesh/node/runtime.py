@@ -24,7 +24,7 @@ from mesh.application import Application
 from mesh.blocks import BLOCKS
 from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
-from mesh.blocks.records import RECORD_SECONDS, LazyRecords, Prefixed, missing
+from mesh.blocks.records import RECORD_SECONDS, LazyRecords, Prefixed, lacking, missing
 from mesh.blocks.remembered import Memory
 from mesh.broker import Broker, KeyValueProvider
 from mesh.calls.exchange import Exchange
@@ -349,14 +349,17 @@ class Runtime(Steps):
         """Open a store of the mesh's own: in the backbone, else in the state store that is marked for it.
 
         Raises:
-            RecordsMissingError: There is neither.
+            RecordsMissingError: There is neither, or the store lacks what it needs.
         """
         store = address.store(self.settings.namespace, name)
         if self.broker.features.key_value:
             return KeyValueStateStore(await cast("KeyValueProvider", self.broker).key_value(store, dotted=dotted))
-        for _, opened in self._components.all:
+        for component, opened in self._components.all:
             if getattr(opened, "remembers", False):
-                return Prefixed(opened.store, f"mesh||{store}||")  # type: ignore[attr-defined]  # a state store's
+                kept: StateStore = opened.store  # type: ignore[attr-defined]  # a state store's
+                if (error := lacking(name, component.name, kept)) is not None:
+                    raise error
+                return Prefixed(kept, f"mesh||{store}||")
         raise missing(name, self.broker.features.name)
 
     def _marked(self) -> tuple[str, StateStore, Life] | None:

@@ -25,7 +25,7 @@ class _Slow(StateStore):
     """A store that takes its time, loses answers, and does some writes late."""
 
     def __init__(self, inner: StateStore, dice: random.Random, loses: float = 0.0) -> None:
-        self.capabilities = inner.capabilities
+        self.capabilities, self.guards = inner.capabilities, inner.guards
         self._inner, self._dice, self._loses = inner, dice, loses
         self._late: set[asyncio.Task[None]] = set()
         self.accesses = 0
@@ -144,6 +144,36 @@ async def test_a_conflict_that_is_not_the_fence() -> None:
     assert not told
 
 
+async def test_a_store_that_cannot_only_check() -> None:
+    """The fence is written with what it guards; where its new etag cannot be read, what was written still is."""
+
+    class Failing(KeyValueStateStore):
+        guards = False
+        fails = False
+
+        async def get(self, key: str, *, strong: bool, metadata: object = None) -> Stored | None:
+            if self.fails:
+                raise StateError("it is away")
+            return await super().get(key, strong=strong)
+
+    store, told = Failing(await MemoryBroker().key_value("s")), []
+    state = _state(store, 1, lambda: told.append(1))
+    await state.write([Item("k", b"1")])
+    await state.write([Item("k", b"2")])
+    store.fails = True
+    await state.write([Item("k", b"3")])
+    with pytest.raises(StateError, match="away"):
+        await state.get("k")
+    store.fails = False
+    assert (await state.get("k")).value == b"3"
+    await state.write([Item("k", b"4")])
+    assert not told
+    await _state(store, 2).get("k")
+    with pytest.raises(ActorMovedError):
+        await state.write([Item("k", b"5")])
+    assert (await store.get(f"{PARTITION}||k", strong=True)).value == b"4"
+
+
 def test_the_cache_is_bounded() -> None:
     """The oldest gives way."""
     cache = StateCache(1000)
@@ -155,8 +185,8 @@ def test_the_cache_is_bounded() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_versions_are_one_chain(seed: int) -> None:
+@given(seed=st.integers(0, 2**32), guarding=st.booleans())
+def test_versions_are_one_chain(seed: int, guarding: bool) -> None:
     """Owners of several epochs count at once, on a store that is slow, loses answers and writes late.
 
     Each reads a number and writes the next one. Where all writes are one chain, no number is written twice.
@@ -165,9 +195,13 @@ def test_versions_are_one_chain(seed: int) -> None:
     accepted: list[tuple[int, int]] = []
 
     class Noted(KeyValueStateStore):
+        guards = guarding
+
         async def write(self, items: Sequence[Item]) -> None:
+            assert guarding or not any(each.check for each in items)
             await super().write(items)
-            accepted.extend((int(each.value or 0), items[0].check) for each in items if each.key.endswith("||n"))
+            fenced = items[0].key == fence_key(PARTITION) and items[0].etag is not None
+            accepted.extend((int(each.value or 0), fenced) for each in items if each.key.endswith("||n"))
 
     async def owner(store: StateStore, epoch: int, cache: StateCache) -> None:
         await asyncio.sleep(dice.uniform(0, 3))
@@ -198,7 +232,7 @@ def test_versions_are_one_chain(seed: int) -> None:
 
     run(main())
     numbers = [number for number, _ in accepted]
-    assert all(checked for _, checked in accepted)
+    assert all(fenced for _, fenced in accepted)
     assert numbers == list(range(len(numbers)))
 
 

@@ -161,3 +161,14 @@ async def test_records_below_a_path(tmp_path: Path, backbone: str) -> None:
 async def test_a_store_that_lists_no_keys_cannot_be_scanned() -> None:
     with pytest.raises(FeatureNotSupportedError, match="listing keys"):
         await Prefixed(StateStore(), "mesh||one||").scan("t.", "", 10)
+
+
+async def test_reminders_and_jobs_are_laid_out_alike() -> None:
+    """They are in one store, in which a partition can be read without all others."""
+    async with node(backbone="memory:") as mesh:
+        reminders = await mesh.services["actors"]._records.opened()  # type: ignore[attr-defined]
+        jobs = await mesh.services["jobs"]._opened()  # type: ignore[attr-defined]
+        assert reminders._key_value.dotted
+        assert jobs._records._key_value.dotted
+        await reminders.write([Item("timer.k.000.a.n", b"1")])
+        assert [key for key, _ in await jobs._records.scan("timer.k.000.", "", 9)] == ["timer.k.000.a.n"]

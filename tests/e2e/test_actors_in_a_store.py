@@ -1,0 +1,107 @@
+"""Actors on a broker without key/value: who owns them, and what they keep, is in the store that is marked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import orjson
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from tests.http.actor_app import ACTORS, ActorApp, call
+from tests.http.harness import Backbone, Got, Node, component, gateway
+from tests.support.eventually import eventually
+from tests.support.postgresql_server import PostgreSQLServer
+from tests.support.rabbitmq_server import RabbitMQServer
+
+IDS = [str(number) for number in range(16)]
+
+
+@pytest_asyncio.fixture
+async def rabbitmq(tmp_path: Path) -> AsyncIterator[Backbone]:
+    """A server of the test's own."""
+    try:
+        server = RabbitMQServer(tmp_path / "rabbitmq")
+    except FileNotFoundError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    async with server:
+        yield Backbone(server.url)
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path) -> AsyncIterator[str]:
+    """The marked store that both gateways reach."""
+    try:
+        server = PostgreSQLServer(tmp_path / "postgresql")
+    except FileNotFoundError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    async with server:
+        connection = server.connection_string
+        yield component("store", "state.postgresql", connectionString=connection, actorStateStore="true")
+
+
+class Counting(ActorApp):
+    """Actors that count their calls in their state, which they reach by the gateway beside them.
+
+    Attributes:
+        name: What they answer, before the count.
+        node: The gateway, once it is there.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.node: Node | None = None
+        for id_ in IDS:
+            self.answers[f"{ACTORS.removeprefix('/v1.0')}/thing/{id_}/method/count"] = self._count
+
+    async def _count(self, got: Got, request: web.BaseRequest) -> web.Response:
+        assert self.node is not None
+        at = f"{ACTORS}/thing/{got.path.split('/')[3]}/state"
+        found = await self.node.request("GET", f"{at}/n")
+        number = 1 + (orjson.loads(found.body) if found.status == 200 else 0)
+        operations = [{"operation": "upsert", "request": {"key": "n", "value": number}}]
+        assert (await self.node.request("POST", at, None, operations)).status == 204
+        return web.Response(body=f"{self.name} {number}".encode())
+
+
+async def _counted(node: Node) -> dict[str, str]:
+    """Call each actor once; give who answered, and check the count of each."""
+    found: dict[str, str] = {}
+    for id_ in IDS:
+        reply = await node.request(*call("count", id_=id_))
+        assert reply.status == 200, reply.body
+        found[id_] = reply.body.decode()
+    return found
+
+
+async def test_actors_of_two_gateways(rabbitmq: Backbone, store: str, tmp_path: Path) -> None:
+    """Both run some, which are called by way of either; those of one that stops go on at the other where they were."""
+    async with (
+        Counting("one") as one,
+        Counting("two") as two,
+        gateway(rabbitmq, tmp_path, app=one, app_id="a", resources=store) as one.node,
+    ):
+        async with gateway(rabbitmq, tmp_path, app=two, app_id="a", resources=store) as two.node:
+            rounds = 0
+
+            async def shared() -> None:
+                nonlocal rounds
+                rounds += 1
+                found = await _counted(one.node)
+                assert {each.split()[1] for each in found.values()} == {str(rounds)}
+                assert {each.split()[0] for each in found.values()} == {"one", "two"}
+
+            await eventually(shared, within=30.0)
+            rounds += 1
+            found = await _counted(two.node)
+            assert set(found.values()) == {f"one {rounds}", f"two {rounds}"}
+        found = await _counted(one.node)
+        assert set(found.values()) == {f"one {rounds + 1}"}
