@@ -92,6 +92,39 @@ def test_what_is_left() -> None:
     assert _left(Outcome.FAILED, 99, FailurePolicy(0.0, None), once) == (107.1, 100)
 
 
+@pytest.mark.parametrize("due", [-1.0, 1e13, 1e300, float("inf"), float("nan")])
+def test_a_record_whose_time_is_none_is_left_alone(due: float) -> None:
+    """Whoever may write to the store may write it; it stops no others."""
+
+    async def script(one: Alone) -> None:
+        timer = Timer("bad", "n", Timing(1.0), FailurePolicy(), b"bad")
+        partition = partition_of("bad", PARTITIONS)
+        await one.store.write([Item(record_key(KIND, partition, "bad", "n"), Record(timer, due, 1).encode())])
+        one.take()
+        await one.put(1.0)
+        await asyncio.sleep(2.0)
+        assert [data for data, _ in one.fired] == [b"x"]
+
+    play(script)
+
+
+def test_the_longest_retry_there_is() -> None:
+    async def script(one: Alone) -> None:
+        async def fails(_: Timer) -> Outcome:
+            return Outcome.FAILED
+
+        one.on_fire = fails
+        await one.put(0.0, policy=FailurePolicy(2.0**63))
+        await asyncio.sleep(1.0)
+        one.on_fire = None
+        await one.put(1.0, key="other")
+        await asyncio.sleep(2.0)
+        assert len(one.fired) == 2
+        assert one.kept == one.hints == 1
+
+    play(script)
+
+
 # Hints
 
 
