@@ -349,6 +349,44 @@ def test_away_is_tried_again_less_often_and_then_all_at_once() -> None:
     play(script)
 
 
+def test_one_that_takes_long_does_not_hold_up_others_once_some_were_away() -> None:
+    async def script(one: Alone) -> None:
+        away = True
+
+        async def fire(timer: Timer) -> Outcome:
+            if timer.data == b"long":
+                await asyncio.sleep(3600.0)
+            return Outcome.AWAY if away and timer.data == b"x" else Outcome.DONE
+
+        one.on_fire = fire
+        await one.put(0.0, b"long", "long")
+        for number in range(4):
+            await one.put(1.0, key=f"k{number}")
+        await asyncio.sleep(10.0)
+        await one.put(0.0, b"long", "long too")
+        away = False
+        await asyncio.sleep(10.0)
+        assert one.kept == 2, "those that take long"
+
+    play(script)
+
+
+def test_one_whose_firing_was_cancelled_is_tried_again() -> None:
+    async def script(one: Alone) -> None:
+        async def fire(_: Timer) -> Outcome:
+            if len(one.fired) == 1:
+                raise asyncio.CancelledError
+            return Outcome.DONE
+
+        one.on_fire = fire
+        await one.put(1.0)
+        await asyncio.sleep(5.0)
+        assert one.times == [1.0, 1.5]
+        assert one.kept == one.hints == 0
+
+    play(script)
+
+
 def test_one_that_is_away_does_not_hold_up_others() -> None:
     async def script(one: Alone) -> None:
         async def only_one(timer: Timer) -> Outcome:
