@@ -371,6 +371,32 @@ def test_one_that_takes_long_does_not_hold_up_others_once_some_were_away() -> No
     play(script)
 
 
+def test_a_delete_that_arrives_late_deletes_what_it_was_about() -> None:
+    """Meanwhile it has got another owner, and was put there."""
+
+    async def script(one: Alone) -> None:
+        await one.put(60.0, b"old")
+        key, other = record_key(KIND, partition_of("k", PARTITIONS), "k", "n"), []
+        write = one.store.write
+
+        async def late(items: Sequence[Item]) -> None:
+            if not other:
+                timer = Timer("k", "n", Timing(one.wall() + 90.0), FailurePolicy(), b"new")
+                other.append(Record(timer, timer.timing.first, 2).encode())
+                await write([Item(key, other[0])])
+                one.sure = False
+            await write(items)
+
+        one.store.write = late  # type: ignore[method-assign]  # slow for once
+        with pytest.raises(OwnerLostError):
+            await one.timers.delete(partition_of("k", PARTITIONS), "k", "n")
+        found = await one.store.get(key, strong=True)
+        assert found is not None
+        assert found.value == other[0]
+
+    play(script)
+
+
 def test_one_whose_firing_was_cancelled_is_tried_again() -> None:
     async def script(one: Alone) -> None:
         async def fire(_: Timer) -> Outcome:
