@@ -368,7 +368,7 @@ class Jobs:
         table = await self._parts.owners.table(self._kind, fresh=True)
         if table.members or not any(table.epochs):
             return bool(table.members)
-        return bool(await (await self._opened()).listed(None, None, "", 1))
+        return await (await self._opened()).any()
 
     def _towards(self, application: Application, policy: Policy) -> InboundHandler:
         async def call(arrival: Arrival) -> Attempt:

@@ -183,6 +183,10 @@ class Timers:
         found = await self._records.scan(prefix(self._kind, partition, key), after, limit)
         return [_record(whole, stored.value).timer for whole, stored in found]
 
+    async def any(self) -> bool:
+        """Tell whether there is a record of the kind, be it one that cannot be read; raises ``MeshError``."""
+        return bool(await self._records.scan(prefix(self._kind), "", 1))
+
     # Helping
 
     @contextmanager

@@ -108,6 +108,15 @@ def test_a_record_whose_time_is_none_is_left_alone(due: float) -> None:
     play(script)
 
 
+def test_whether_there_is_any_needs_none_that_can_be_read() -> None:
+    async def script(one: Alone) -> None:
+        assert not await one.timers.any()
+        await one.store.write([Item(record_key(KIND, 0, "bad", "n"), b"no timer")])
+        assert await one.timers.any()
+
+    play(script)
+
+
 def test_the_longest_retry_there_is() -> None:
     async def script(one: Alone) -> None:
         async def fails(_: Timer) -> Outcome:
