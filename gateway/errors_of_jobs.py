@@ -56,7 +56,9 @@ ROWS: Mapping[str, Row] = {
     ),
     **_of("delete", "DAPR_SCHEDULER_DELETE_JOB", "delete job", **_NAMED),
     **_of("delete_by_prefix", "DAPR_SCHEDULER_DELETE_JOB", "delete jobs"),
-    **_of("list", "DAPR_SCHEDULER_LIST_JOBS", "list jobs", JOBS_TOO_MANY=(500, "RESOURCE_EXHAUSTED", "{error}")),
+    **_of(
+        "list", "DAPR_SCHEDULER_LIST_JOBS", "list jobs", JOBS_TOO_MANY=(500, "RESOURCE_EXHAUSTED", "{error}"), **_NAMED
+    ),
     **_of(
         "run",
         "ERR_JOB_RUN",

@@ -431,8 +431,7 @@ class KeyValue(Protocol):
     """A key/value store with compare-and-set, expiry and atomic transactions.
 
     One that bounds its transactions says so by ``max_operations``; one that reads many faster than one by one has
-    ``get_many(keys)``, which is strong; one whose transactions cost less than their writes, each alone, says so by
-    ``together``.
+    ``get_many(keys)``, which is strong.
 
     Attributes:
         dotted: Whether it was opened for keys that are dotted paths, so that it can be scanned.

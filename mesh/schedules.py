@@ -14,15 +14,16 @@ ttl needs   a schedule                                   a period               
   ``ttl`` are durations (``1.5s``, ``P1M``) or instants (``2030-01-01T00:00:00Z``).
 - ``ttl`` is counted from ``dueTime``, or from now where there is none. The first firing is one in any case.
 - ``Rn/`` and ``repeats`` count all firings, the first included. A period of zero is none.
-- Times are whole milliseconds: the first one is rounded up, and periods down, to one at least.
+- Times are whole milliseconds: the first one is rounded up, and periods down. The shortest period is 100 ms for jobs
+  and reminders, since each firing of one is kept, and 10 ms for timers; one that is shorter is taken as that.
 - Six fields of cron come twice where clocks are set back over them, and not at all where they are set forward over
   them; ``@daily`` and its like come once. Months are those of UTC, counted from the last time; where one has no such
   day, its last one: after January 31 come February 28 and March 28.
 
 Source: Dapr's scheduler (go-etcd-cron ``builder.go`` and ``repeats.go``, kit ``cron``) for jobs and reminders;
 ``setReminderTimes`` and ``ReminderPeriod`` of its actors for timers. Other than there, ``R0`` is refused for
-reminders too (there: without end), a reminder with a period of zero fires once (there: every millisecond), and months
-end as above (there: January 31 and a month are March 3).
+reminders too (there: without end), a reminder with a period of zero fires once (there: every millisecond), periods have
+the least above (there: a millisecond), and months end as above (there: January 31 and a month are March 3).
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ __all__ = [
 
 MOST_REPEATS = 2**32 - 1
 LONGEST_SCHEDULE = 256  # Characters, without the time zone.
-LATEST = 1e12  # Unix time: behind all that can be written, and in milliseconds still exact.
+LATEST = 253402300799.0  # Unix time: the end of the year 9999, behind which no time can be shown.
+SHORTEST_KEPT, SHORTEST = 100, 10  # Milliseconds: periods of jobs and reminders, of timers.
 _EVERY = "@every "
 _NEVER = (StopIteration, ValueError, OverflowError, OSError)  # What is behind the last year that Python knows.
 _ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.*)\Z", re.DOTALL)
@@ -206,7 +208,7 @@ def reminder_timing(due_time: str, period: str, ttl: str, now: float) -> Timing:
     Raises:
         ValueError: A text is none, or has what reminders have not.
     """
-    every, left, fixed = _parse_period(period)
+    every, left, fixed = _parse_period(period, SHORTEST_KEPT)
     if not fixed:
         raise ValueError(
             f"period {shortened(period)!r} has years, months, weeks or days; of a reminder it has none (use 'PT24H')"
@@ -222,7 +224,7 @@ def timer_timing(due_time: str, period: str, ttl: str, now: float) -> Timing:
     Raises:
         ValueError: A text is none.
     """
-    every, left, _ = _parse_period(period)
+    every, left, _ = _parse_period(period, SHORTEST)
     return _timing(due_time, every, left, ttl, now, at_once=True)
 
 
@@ -244,7 +246,7 @@ def job_timing(schedule: str, due_time: str, repeats: int | None, ttl: str, now:
         return _timing(due_time, "", None, "", now, at_once=True)
     found = parse_schedule(schedule, seconds=True)
     if found.period:
-        every = _every(found.period)
+        every = _every(found.period, SHORTEST_KEPT)
     else:
         every = found.fields if found.zone is UTC else f"CRON_TZ={found.zone} {found.fields}"
     return _timing(due_time, every, repeats, ttl, now, at_once=False)
@@ -256,7 +258,7 @@ def shown_every(period: str) -> str:
     Raises:
         ValueError: It is none.
     """
-    return _parse_period(period)[0]
+    return _parse_period(period, SHORTEST_KEPT)[0]
 
 
 def _timing(due_time: str, every: str, left: int | None, ttl: str, now: float, *, at_once: bool) -> Timing:
@@ -264,6 +266,8 @@ def _timing(due_time: str, every: str, left: int | None, ttl: str, now: float, *
     until = _moment("ttl", ttl, start) if ttl else None
     if until is not None and until < max(start, now):
         raise ValueError(f"ttl {shortened(ttl)!r} is over before it fires for the first time")
+    if max(start, until or 0.0) > LATEST:
+        raise ValueError("it is behind the year 9999")
     # Never earlier than asked for, but for what a float leaves out.
     first = max(0, math.ceil(start * 1000 - 0.001)) / 1000
     if every and not due_time and not at_once:
@@ -290,8 +294,11 @@ def _moment(name: str, text: str, start: float) -> float:
         raise ValueError(f"{name}: {error} (an instant is written as '2030-01-01T00:00:00Z')") from None
 
 
-def _parse_period(period: str) -> tuple[str, int | None, bool]:
-    """Read a period; give how it repeats, how often, and whether it is of fixed length."""
+def _parse_period(period: str, shortest: int) -> tuple[str, int | None, bool]:
+    """Read a period; give how it repeats, how often, and whether it is of fixed length.
+
+    One that is shorter than so many milliseconds is taken as that.
+    """
     text, left = period.strip(), None
     if not text:
         return "", None, True
@@ -309,12 +316,12 @@ def _parse_period(period: str) -> tuple[str, int | None, bool]:
     seconds += days * 86400
     if not seconds and left is not None:
         raise ValueError(f"period {shortened(period)!r} repeats, and has no length")
-    return _every(seconds) if seconds else "", left, not days
+    return _every(seconds, shortest) if seconds else "", left, not days
 
 
-def _every(seconds: float) -> str:
-    """Write a period as Go does: ``1h0m0s``, ``1.5s``, ``20ms``."""
-    milliseconds = max(1, math.floor(seconds * 1000 + 0.001))
+def _every(seconds: float, shortest: int) -> str:
+    """Write a period as Go does: ``1h0m0s``, ``1.5s``, ``20ms``; it has so many milliseconds at least."""
+    milliseconds = max(shortest, math.floor(seconds * 1000 + 0.001))
     if milliseconds < 1000:
         return f"{_EVERY}{milliseconds}ms"
     minutes, rest = divmod(milliseconds, 60_000)
@@ -327,7 +334,7 @@ def _every(seconds: float) -> str:
 def _stepping(every: str) -> Callable[[float, float], float]:
     """Read a repetition; give what finds the next time, from the last one, that is after another time."""
     if every.startswith(_EVERY):
-        return partial(_next_fixed, max(1, round(parse_duration(every.removeprefix(_EVERY)) * 1000)))
+        return partial(_next_fixed, max(SHORTEST, round(parse_duration(every.removeprefix(_EVERY)) * 1000)))
     if every.startswith("P"):
         months, days, seconds = parse_period(every)
         if not months:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -20,7 +19,6 @@ from mesh.errors import (
     InvalidEtagError,
     MeshError,
     StateError,
-    StateLimitError,
 )
 from mesh.query import Queried, Query
 
@@ -38,7 +36,6 @@ __all__ = [
 
 CHECKED_KEY = "mesh||check"
 MAX_PARALLEL = 100
-TOGETHER_BYTES = 1024 * 1024  # A transaction keeps everybody else waiting.
 CAPABILITIES = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS")
 
 
@@ -259,12 +256,6 @@ class KeyValueStateStore(StateStore):
         by_key: dict[str, list[int]] = {}
         for index, item in enumerate(items):
             by_key.setdefault(item.key, []).append(index)
-        size = sum([len(item.value or b"") for item in items])
-        together = getattr(self._key_value, "together", False) and size <= TOGETHER_BYTES
-        if together and len(by_key) == len(items) <= MAX_PARALLEL:
-            with suppress(ConflictError, InvalidEtagError, StateLimitError):  # Nothing was done: of which is found out.
-                await self.write(items)
-                return [None] * len(items)
         results: list[MeshError | None] = [StateError("was not tried")] * len(items)
         waiting, save_in_order = iter(by_key.values()), super().save_each
 

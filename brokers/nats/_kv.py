@@ -34,7 +34,6 @@ class NatsKeyValue:
     """One bucket."""
 
     max_operations = MAX_OPERATIONS
-    together = False  # The server puts a batch aside until it is whole, which takes three times as long.
 
     def __init__(self, connection: Connection, bucket: str, *, dotted: bool = False) -> None:
         """Open a bucket whose stream exists."""

@@ -109,7 +109,6 @@ class RedisKeyValue:
     """One store."""
 
     max_operations = MAX_OPERATIONS
-    together = True
 
     def __init__(self, connection: Connection, name: str, *, dotted: bool = False) -> None:
         """Use a store; its keys make it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -60,19 +61,25 @@ def run(words: Sequence[str]) -> int:
         raise UsageError(problem, "mesh jobs")
     if found.prefix is not None and found.what != "list":
         raise UsageError("--prefix belongs to: mesh jobs list", "mesh jobs")
+    if found.name in ("", ".", ".."):
+        raise UsageError(f"no job is named {found.name!r}", "mesh jobs")
     gateway = own_gateway(found.app_id, "say whose with --app-id", found.unix_domain_socket)
     if found.what == "list":
-        show_records(list(_jobs(gateway, found.prefix or "")), found.output, _HEADING)
+        show_records(sorted(_jobs(gateway, found.prefix or ""), key=itemgetter("name")), found.output, _HEADING)
         return 0
     name = path_segment(found.name)
     if found.what == "show":
         return _show(_asked(gateway, "GET", f"/v1.0/mesh/jobs/{name}"), found.output)
     if found.what == "delete":
+        _asked(gateway, "GET", f"/v1.0/mesh/jobs/{name}")  # To delete none is no failure of the API.
         _asked(gateway, "DELETE", f"/v1.0/jobs/{name}")
-        note(f"job {found.name} is deleted")
+        said = "is deleted"
     else:
         _asked(gateway, "POST", f"/v1.0/mesh/jobs/{name}/run")
-        note(f"job {found.name} was taken")
+        said = "was taken"
+    if found.output != "table":
+        return _show({"name": found.name, "outcome": said.split()[-1]}, found.output)
+    note(f"job {found.name} {said}")
     return 0
 
 

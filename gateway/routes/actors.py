@@ -198,9 +198,13 @@ def _policy(value: object) -> tuple[bool, float, int | None]:
     if value is None:
         return False, 1.0, 3
     members = fields(value, "failurePolicy")
-    if "drop" in members:
+    drop, constant = members.get("drop"), members.get("constant")
+    if drop is not None and constant is not None:
+        raise malformed("failurePolicy is either drop or constant")
+    if drop is not None:
+        fields(drop, "failurePolicy.drop")
         return True, 1.0, 0
-    constant = fields(members.get("constant") or {}, "failurePolicy.constant")
+    constant = fields(constant or {}, "failurePolicy.constant")
     interval, retries = constant.get("interval"), constant.get("maxretries")
     if retries is not None and not (type(retries) is int and 0 <= retries <= MAX_RETRIES):
         raise malformed("failurePolicy.constant.maxRetries must be a whole number that is not negative")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -31,7 +32,7 @@ __all__ = ["ROUTES", "RPCS"]
 VERSIONS = ("v1.0", "v1.0-alpha1")
 READ, POST, DELETES = frozenset({"GET"}), frozenset({"POST"}), frozenset({"DELETE"})
 MAX_UINT32 = 2**32 - 1
-MAX_LISTED = 10_000
+MAX_LISTED, MAX_LISTED_BYTES = 10_000, 64 * 1024 * 1024  # A page more at the most.
 JSON_TYPE = "type.googleapis.com/google.protobuf.Value"
 NANOSECONDS = 10**9
 
@@ -253,10 +254,11 @@ async def list_rpc(called: Called) -> object:
         page = await _page(called, Wanted(after=after))
         found += [each.job for each in page.jobs]
         if not (after := page.after):
-            return called.reply(jobs=[_message(called, each) for each in found])
-        if len(found) >= MAX_LISTED:
+            return called.reply(jobs=[_message(called, each) for each in sorted(found, key=attrgetter("name"))])
+        if len(found) >= MAX_LISTED or sum(len(each.data or b"") for each in found) > MAX_LISTED_BYTES:
             row = ERRORS["jobs.list/JOBS_TOO_MANY"]
-            raise told(row, f"there are more than {MAX_LISTED} jobs", app_id=called.api.caller.app_id)
+            text = f"there are more than {MAX_LISTED} jobs, or {MAX_LISTED_BYTES >> 20} MiB of data"
+            raise told(row, text, app_id=called.api.caller.app_id)
 
 
 def _told_data(given: Message) -> tuple[bytes | None, str | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,6 +48,7 @@ MAX_NAME_BYTES = 256
 MAX_DATA_BYTES = 128 * 1024
 MAX_TEXT = 256
 MAX_PAGE = 1000
+MAX_INTERVAL = 2**63 / 1e9  # Seconds: Go has no longer duration.
 DATA_TYPE_HEADER = "mesh-data-type"
 """Of a job whose data are a protobuf message: the URL of its type."""
 _TYPE = re.compile(r"[!-~]*\Z")
@@ -234,8 +234,10 @@ def check(job: Job) -> None:
         if text is not None and len(text) > MAX_TEXT:
             raise BadArgumentError(f"{name} has more than {MAX_TEXT} characters")
     policy = job.policy
-    if not 0 <= policy.interval < math.inf or (policy.retries is not None and policy.retries < 0):
-        raise BadArgumentError("the interval and the retries of a failure policy are not negative")
+    if not 0 <= policy.interval <= MAX_INTERVAL or (policy.retries is not None and policy.retries < 0):
+        raise BadArgumentError(
+            "a failure policy has an interval of at most 292 years, and neither that nor retries below 0"
+        )
 
 
 def timing(job: Job, now: float) -> Timing:

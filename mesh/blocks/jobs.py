@@ -34,6 +34,7 @@ from mesh.blocks.job_record import (
     Job,
     JobExistsError,
     JobNotFoundError,
+    JobUnreadableError,
     Named,
     Page,
     Put,
@@ -57,6 +58,7 @@ from mesh.delivery import Outcome as Came
 from mesh.errors import (
     AppFailedError,
     AppUnreachableError,
+    BadArgumentError,
     CircuitOpenError,
     MeshError,
     PermissionDeniedError,
@@ -194,8 +196,12 @@ class Jobs:
                 tasks.create_task(delete(), name="jobs-delete")
 
     async def _list(self, operation: Operation) -> Page:
-        """Give a page of the jobs."""
+        """Give a page of the jobs; raises ``BadArgumentError`` for what is the end of no page."""
+        from mesh.timers.record import prefix
+
         asked = cast("Wanted", operation.arguments)
+        if asked.after and not asked.after.startswith(prefix(self._kind)):
+            raise BadArgumentError("after is what the page before has given")
         return await self._page(asked.prefix, asked.after, min(asked.limit, MAX_PAGE))
 
     async def _run(self, operation: Operation) -> None:
@@ -272,7 +278,7 @@ class Jobs:
         what = asked_of(asked.body)
         timers, name = await self._opened(), asked.key
         if isinstance(what, Put):
-            await self._put(timers, asked.partition, what)
+            await self._put(timers, asked.partition, name, what)
         elif isinstance(what, Delete):
             await timers.delete(asked.partition, name, "")
         else:
@@ -284,10 +290,12 @@ class Jobs:
                 raise AppFailedError(attempt.reason)
         return Message({}, b"")
 
-    async def _put(self, timers: Timers, partition: int, what: Put) -> None:
+    async def _put(self, timers: Timers, partition: int, key: str, what: Put) -> None:
         from mesh.timers import TimerExistsError
 
         check(what.job)
+        if what.job.name != key:
+            raise BadArgumentError(f"it is asked for as {key[:100]!r}, and names another job")
         try:
             await timers.put(partition, timer_of(what), overwrite=what.overwrite)
         except TimerExistsError:
@@ -360,7 +368,7 @@ class Jobs:
         table = await self._parts.owners.table(self._kind, fresh=True)
         if table.members or not any(table.epochs):
             return bool(table.members)
-        return bool(await (await self._opened()).listed(None, None, "", 1))
+        return await (await self._opened()).any()
 
     def _towards(self, application: Application, policy: Policy) -> InboundHandler:
         async def call(arrival: Arrival) -> Attempt:
@@ -416,7 +424,7 @@ class Jobs:
 
         try:
             attempt = await self._hand_over(job_of(timer))
-        except (AppUnreachableError, CircuitOpenError) as error:
+        except (AppUnreachableError, CircuitOpenError, JobUnreadableError) as error:  # A newer gateway may read it.
             logger.debug("job %r: %s", timer.key, error)
             return Outcome.AWAY
         except MeshError as error:
@@ -434,14 +442,15 @@ class Jobs:
     async def _page(self, prefix: str, after: str, limit: int) -> Page:
         timers, found = await self._opened(), list[Registered]()
         while len(found) < limit:
-            page = await timers.listed(None, None, after, MAX_PAGE)
+            wanted = MAX_PAGE if prefix else limit - len(found)
+            page = await timers.listed(None, None, after, wanted)
             for each in page:
                 after = await self._place(each)
                 if each.key.startswith(prefix):
                     found.append(registered(each))
                     if len(found) >= limit:
                         return Page(tuple(found), after)
-            if len(page) < MAX_PAGE:
+            if len(page) < wanted:
                 break
         return Page(tuple(found))
 

@@ -167,12 +167,19 @@ class Firing:
         time, now = asyncio.get_running_loop().time(), self._now()
         waits = [self._missed[0][0] - time] if self._missed else []
         open_for_all = self._misses < MISSES
-        free = (self._at_once if open_for_all else 1) - self._in_flight
+        free = self._at_once - self._in_flight
         if self._paused_until > time:
             self._wakes = -1
             return min([self._paused_until - time, *waits])
         hints = {partition: held.hints for partition, held in self.held.items() if not held.leaving}
         looks: list[Look] = []
+        if (
+            not open_for_all
+            and free > 0
+            and any(each.first is not None and each.first <= now for each in hints.values())
+        ):
+            free = 1  # However long it takes, and what is in flight already: others are tried after the pause.
+            self._pause()
         for partition, rest in due_hints(hints, now, free):
             held = self.held[partition]
             if rest in held.firing:
@@ -185,7 +192,10 @@ class Firing:
             looks.append(look)
         for start in range(0, len(looks), BATCH):
             self._tasks.create_task(self._look_at(looks[start : start + BATCH]), name="timers-look")
-        if self._in_flight >= (self._at_once if open_for_all else 1):
+        if self._paused_until > time:
+            self._wakes = -1
+            return min([self._paused_until - time, *waits])
+        if self._in_flight >= self._at_once:
             self._wakes = -1  # The end of one of them is what is waited for.
             return min(waits, default=None)
         self._wakes = min((first for each in hints.values() if (first := each.first) is not None), default=_NEVER)
@@ -193,12 +203,15 @@ class Firing:
             waits.append(min(max(self._wakes - now, 1) / 1000, LOOK_SECONDS))
         return min(waits, default=None)
 
-    def _ended(self, look: Look) -> None:
+    def _ended(self, look: Look, *, cancelled: bool = False) -> None:
         held, rest = look.held, look.rest
         del held.firing[rest]
         self._in_flight -= 1
-        if rest in held.again:
-            held.again.discard(rest)
+        again = rest in held.again
+        held.again.discard(rest)
+        if cancelled:  # By what it waited for, where the partition is still held: its record is as it was.
+            self._push(held, self._now() + round(AWAY_SECONDS * 1000), rest)
+        elif again:
             self._push(held, self._now(), rest)
         if not held.firing:
             held.idle.set()
@@ -215,8 +228,12 @@ class Firing:
         self._missed.append((time + AWAY_SECONDS, partition, held, rest))
         self._misses += 1
         if self._misses >= MISSES and self._paused_until <= time:
-            shortest, longest = PAUSES
-            self._paused_until = time + min(longest, shortest * 2 ** min(self._misses - MISSES, 10))
+            self._pause()
+
+    def _pause(self) -> None:
+        shortest, longest = PAUSES
+        pause = min(longest, shortest * 2 ** min(self._misses - MISSES, 10))
+        self._paused_until = asyncio.get_running_loop().time() + pause
 
     def _works(self) -> None:
         self._misses, self._paused_until = 0, -math.inf
@@ -273,7 +290,7 @@ class Firing:
     def _fired_or_cancelled(self, look: Look, task: asyncio.Task[None]) -> None:
         if task.cancelled():
             look.task = None
-            self._ended(look)
+            self._ended(look, cancelled=True)
 
     async def _fired(self, timer: Timer) -> Outcome:
         try:

@@ -160,10 +160,13 @@ class Timers:
         """
         whole = record_key(self._kind, partition, key, name)
         with self._writing(partition):
-            if await self._records.get(whole, strong=True) is None:
-                return False
-            await self._records.write([Item(whole, None)])
-        return True
+            while (found := await self._records.get(whole, strong=True)) is not None and self._sure(partition):
+                try:  # What is written late, by a former owner, must not delete what was put at the next one.
+                    await self._records.write([Item(whole, None, found.etag)])
+                except ConflictError:  # It was moved on, or overwritten.
+                    continue
+                break
+        return found is not None
 
     async def listed(self, partition: int | None, key: str | None, after: str, limit: int) -> Sequence[Timer]:
         """List timers, at any node, in the order of their partitions, keys and names.
@@ -179,6 +182,10 @@ class Timers:
         """
         found = await self._records.scan(prefix(self._kind, partition, key), after, limit)
         return [_record(whole, stored.value).timer for whole, stored in found]
+
+    async def any(self) -> bool:
+        """Tell whether there is a record of the kind, be it one that cannot be read; raises ``MeshError``."""
+        return bool(await self._records.scan(prefix(self._kind), "", 1))
 
     # Helping
 

@@ -65,6 +65,11 @@ class FailurePolicy:
     retries: int | None = 3
     drop: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for an interval that is none."""
+        if not 0 <= self.interval < math.inf:
+            raise ValueError(f"the interval of a failure policy is {self.interval}")
+
 
 @dataclass(frozen=True, slots=True)
 class Timer:
@@ -115,7 +120,8 @@ class Record:
         try:
             key, name = map(decode_token, rest.split("."))
             due, epoch, failures, timing, policy, value = _whole.decode(data)
-            return cls(Timer(key, name, Timing.decode(timing), FailurePolicy(*policy), value), due, epoch, failures)
+            timer = Timer(key, name, Timing.decode(timing), FailurePolicy(*policy), value)
+            return cls(timer, _checked(due), epoch, failures)
         except (ValueError, LookupError, TypeError) as error:  # msgspec's errors are ValueError.
             raise ValueError(f"it is no timer: {error}") from error
 
@@ -145,7 +151,7 @@ class Record:
         timer, policy = self.timer, self.timer.policy
         again = not policy.drop and (policy.retries is None or self.failures < policy.retries)
         if outcome is Outcome.FAILED and again:
-            due = max(now, timer.timing.first) + max(policy.interval, SHORTEST_RETRY)
+            due = min(max(now, timer.timing.first) + max(policy.interval, SHORTEST_RETRY), LATEST)
             return Record(timer, due, epoch, self.failures + 1)
         timing = timer.timing.after(timer.timing.first, now)
         return None if timing is None else Record(replace(timer, timing=timing), timing.first, epoch)
@@ -162,9 +168,15 @@ def due_of(data: bytes) -> float:
         ValueError: It is no timer.
     """
     try:
-        return _first.decode(data)[0]
+        return _checked(_first.decode(data)[0])
     except ValueError as error:
         raise ValueError(f"it is no timer: {error}") from error
+
+
+def _checked(due: float) -> float:
+    if not 0 <= due <= LATEST:  # Nor NaN: what anybody has written must not stop those who read it.
+        raise ValueError(f"it is due at {due}")
+    return due
 
 
 def milliseconds(due: float) -> int:

@@ -78,6 +78,8 @@ DEEP = Value(list_value={"values": [Value(number_value=1.5), Value(struct_value=
     Call("no times", "ScheduleJob", {"job": {"name": "x"}}, (BAD, "Schedule is empty")),
     Call("bad cron", "ScheduleJob", job(schedule="bogus"), ("INTERNAL", ANY)),
     Call("too long a name", "ScheduleJob", job("n" * 257), (BAD, ANY)),
+    Call("an interval longer than any", "ScheduleJob",
+         job(failure_policy={"constant": {"interval": {"seconds": 2**63 - 1}}}), (BAD, ANY)),
     Call("data that are none", "ScheduleJob", job(data={"type_url": VALUE, "value": b"\xff"}), (BAD, ANY)),
     Call("what is not there", "GetJob", {"name": "none"}, ("INTERNAL", NOT_THERE)),
     Call("what is not there, under the name before", "GetJobAlpha1", {"name": "none"}, ("INTERNAL", NOT_THERE)),

@@ -103,6 +103,12 @@ MISSING = error("ERR_ACTOR_INSTANCE_MISSING", "actor instance is missing")
     Case("reminder-not-hosted", ("GET", f"{ACTORS}/other/1/reminders/r"), 403, NON_HOSTED),
     Case("reminder-not-hosted-post", ("POST", OTHER, None, {"dueTime": "1h"}), 403, NON_HOSTED),
     Case("reminder-bad", ("POST", f"{R}/r", None, {"dueTime": "x"}), 500, BAD_REMINDER),
+    Case(
+        "reminder-two-policies",
+        ("POST", f"{R}/r", None, {"dueTime": "1h", "failurePolicy": {"drop": {}, "constant": {}}}),
+        400,
+        error("ERR_MALFORMED_REQUEST"),
+    ),
     Case("reminder-days", ("POST", f"{R}/r", None, {"period": "P1D"}), 500, BAD_REMINDER),
     Case("timer-none-to-delete", ("DELETE", f"{ACTORS}/thing/none/timers/none"), 204, b""),
     Case("timer-of-none", ("POST", f"{ACTORS}/thing/none/timers/t", None, {"dueTime": "1s"}), 500, BAD_TIMER),

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import orjson
@@ -18,7 +19,11 @@ import pytest_asyncio
 from aiohttp import web
 
 from mesh.blocks.job_record import MAX_DATA_BYTES, Delete, Job, Put, RunNow, encoded
-from mesh.errors import PermissionDeniedError
+from mesh.blocks.jobs import BLOCK, Jobs
+from mesh.errors import BadArgumentError, PermissionDeniedError
+from mesh.operation import Caller
+from mesh.schedules import Timing
+from mesh.timers import FailurePolicy, Outcome, Timer
 from tests.http.harness import ANY, App, Backbone, Case, Got, Node, cases, check, error, gateway, matches
 from tests.support.eventually import eventually
 
@@ -130,6 +135,7 @@ MALFORMED = error("ERR_MALFORMED_REQUEST")
         error("ERR_JOB_RUN", "failed to run job due to: job not found: none", ANY),
     ),
     Case("a page of none", ("GET", "/v1.0/mesh/jobs?limit=0"), 400, error("ERR_BAD_REQUEST")),
+    Case("a page behind none", ("GET", "/v1.0/mesh/jobs?after=x"), 400, error("DAPR_SCHEDULER_LIST_JOBS", ANY, ANY)),
     Case("by PUT", ("PUT", "/v1.0/jobs/x", None, LATER), 404, error("ERR_DIRECT_INVOKE")),
 )
 async def test_route(node: Node, case: Case) -> None:
@@ -291,6 +297,13 @@ async def test_run_now(node: Node, told: App) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="function")
+async def test_what_a_later_version_has_kept_waits_for_that() -> None:
+    """It is no failure of the application, after some of which it would be given up."""
+    jobs = Jobs(BLOCK, SimpleNamespace(caller=Caller("default", "shop")), {})  # type: ignore[arg-type]  # what is used
+    assert await jobs._fire(Timer("k", "", Timing(1.0), FailurePolicy(), b"\xc1")) is Outcome.AWAY
+
+
+@pytest.mark.asyncio(loop_scope="function")
 async def test_jobs_of_an_application_are_its_own(nats: Backbone, tmp_path: Path) -> None:
     """Another one that asks the owner is refused, whatever it asks; it has jobs of the same names for itself."""
     async with (
@@ -303,6 +316,15 @@ async def test_jobs_of_an_application_are_its_own(nats: Backbone, tmp_path: Path
         for what in (Delete(), RunNow(), Put(Job("mine", due_time="1h"), time.time(), overwrite=True)):
             with pytest.raises(PermissionDeniedError, match="jobs of shop are its own"):
                 await owners.ask("jobs.shop", "mine", {}, encoded(what), time.time() + 30)
+        with pytest.raises(BadArgumentError, match="names another job"):
+            own = shop.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # the same
+            await own.ask(
+                "jobs.shop",
+                "a",
+                {},
+                encoded(Put(Job("b", due_time="1h"), time.time(), overwrite=True)),
+                time.time() + 30,
+            )
         assert (await other.request("DELETE", "/v1.0/jobs/mine")).status == 204
         assert (await shop.get("/v1.0/jobs/mine")).json["data"]["value"] is True
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.schedules import Timing, job_timing, reminder_timing, shown_every, timer_timing
+from mesh.schedules import LATEST, Timing, job_timing, reminder_timing, shown_every, timer_timing
 
 NOW = datetime(2024, 1, 31, 12, tzinfo=UTC).timestamp()
 LAST_WEEK = "2024-01-24T12:00:00Z"
@@ -130,7 +130,8 @@ def test_what_is_no_timing(made: Made, due_time: str, period: str, ttl: str, tol
         ("@every 90m", "", 3, "", Timing(NOW + 5400, "@every 1h30m0s", 3), NOW + 10800),
         ("@every 10s", "1s", None, "", Timing(NOW + 1, "@every 10s"), NOW + 11),
         ("@every 10s", "1s", None, "9s", Timing(NOW + 1, "@every 10s", None, NOW + 10), None),
-        ("@every 0s", "", None, "", Timing(NOW + 0.001, "@every 1ms"), NOW + 0.002),
+        ("@every 0s", "", None, "", Timing(NOW + 0.1, "@every 100ms"), NOW + 0.2),
+        ("@every 1ns", "1s", None, "", Timing(NOW + 1, "@every 100ms"), NOW + 1.1),
         ("@daily", "", None, "", Timing(NOW + 43200, "0 0 * * *"), NOW + 129600),
         ("@hourly", "5s", 2, "", Timing(NOW + 5, "0 * * * *", 2), NOW + 3600),
         ("*/5 * * * * ?", "", None, "7s", Timing(NOW + 5, "*/5 * * * * *", None, NOW + 7), None),
@@ -234,7 +235,7 @@ def test_a_name_comes_once_a_day() -> None:
 @pytest.mark.parametrize(
     "timing",
     [
-        job_timing("@every 1ms", "2000-01-01T00:00:00Z", 5, "", NOW),
+        job_timing("@every 100ms", "2000-01-01T00:00:00Z", 5, "", NOW),
         job_timing("* * * * * *", "2000-01-01T00:00:00Z", 5, "", NOW),
         timer_timing("2000-01-01T00:00:00Z", "R5/P1MT1S", "", NOW),
     ],
@@ -249,6 +250,17 @@ def test_a_large_gap(timing: Timing) -> None:
     assert (then.left, NOW < then.first < NOW + 32 * 86400) == (4, True)
 
 
+def test_the_shortest_period_of_a_timer() -> None:
+    assert timer_timing("", "1ns", "", NOW).every == "@every 10ms"
+
+
+def test_behind_the_last_year() -> None:
+    """No time could be written of it."""
+    assert job_timing("", "9999-12-31T23:59:59Z", None, "", NOW).first == LATEST
+    with pytest.raises(ValueError, match="9999"):
+        job_timing("", "9999-12-31T23:59:59-12:00", None, "", NOW)
+
+
 @pytest.mark.parametrize(
     ("period", "shown"),
     [
@@ -257,9 +269,10 @@ def test_a_large_gap(timing: Timing) -> None:
         ("R2/PT10S", "@every 10s"),
         ("PT1H", "@every 1h0m0s"),
         ("1m30.25s", "@every 1m30.25s"),
-        ("20ms", "@every 20ms"),
+        ("120ms", "@every 120ms"),
+        ("20ms", "@every 100ms"),
         ("1.0019s", "@every 1.001s"),
-        ("1ns", "@every 1ms"),
+        ("1ns", "@every 100ms"),
         ("0s", ""),
     ],
 )
@@ -367,10 +380,10 @@ def test_the_first(now: float, seconds: float) -> None:
     asked = now + seconds
     for timing in (
         reminder_timing(f"{seconds:.3f}s", "", "", now),
-        reminder_timing("", f"{seconds:.3f}s", "", now),
+        reminder_timing("", f"{seconds:.3f}s", "", now) if seconds >= 0.1 else None,  # No period is shorter.
         job_timing("", f"{seconds:.3f}s", None, "", now),
     ):
-        assert asked - 1e-5 <= timing.first < asked + 0.00101 + 1e-5
+        assert timing is None or asked - 1e-5 <= timing.first < asked + 0.00101 + 1e-5
 
 
 @given(
