@@ -98,7 +98,7 @@ class App:
     """An application that can be away."""
 
     takes_grpc = False
-    is_grpc = False
+    is_grpc = True  # So nobody asks it for its actors.
 
     def __init__(self, *, wants: bool = True, status: int = 200) -> None:
         self.wanted, self.status = wants, status

@@ -55,6 +55,9 @@ class JoiningRegistry(Registry):
 class App:
     """An application that is there."""
 
+    takes_grpc = False
+    is_grpc = True  # So nobody asks it for its actors.
+
     def call(
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
     ) -> AbstractAsyncContextManager[AppResponse]:
