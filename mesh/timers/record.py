@@ -152,7 +152,8 @@ class Record:
         again = not policy.drop and (policy.retries is None or self.failures < policy.retries)
         if outcome is Outcome.FAILED and again:
             due = min(max(now, timer.timing.first) + max(policy.interval, SHORTEST_RETRY), LATEST)
-            return Record(timer, due, epoch, self.failures + 1)
+            if timer.timing.until is None or due <= timer.timing.until:
+                return Record(timer, due, epoch, self.failures + 1)
         timing = timer.timing.after(timer.timing.first, now)
         return None if timing is None else Record(replace(timer, timing=timing), timing.first, epoch)
 

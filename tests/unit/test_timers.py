@@ -304,6 +304,16 @@ def test_repeats_ttl_and_ends() -> None:
     play(script)
 
 
+def test_what_fails_is_not_tried_again_once_its_time_is_over() -> None:
+    endless = FailurePolicy(1.0, None)
+    timer = Timer("k", "n", Timing(100.0, "@every 10s", None, 130.0), endless, b"")
+    last = Record(timer, 129.5, 3, failures=29)
+    assert last.after(Outcome.FAILED, 128.0, 3) == Record(timer, 129.0, 3, failures=30)
+    assert (at_last := last.after(Outcome.FAILED, 129.5, 3)) is not None
+    assert (at_last.due, at_last.failures) == (130.0, 0)
+    assert last.after(Outcome.FAILED, 130.5, 3) is None
+
+
 def test_failing_and_cancelling() -> None:
     async def script(one: Alone) -> None:
         async def fails(_: Timer) -> Outcome:
