@@ -43,6 +43,12 @@ def rows() -> Sequence[Row]:
             "it is cut off: its caller gets an error, and its state cannot be written any more",
         ),
         (
+            "a turn of a reminder or timer",
+            f"{hosted.TURN_SECONDS:g} s",
+            NONE,
+            "it has failed: a reminder is tried again as its `failurePolicy` says; the next turn waits",
+        ),
+        (
             "a turn that nobody waits for any more",
             f"{hosted.ABANDONED_SECONDS:g} s",
             NONE,

@@ -7,11 +7,11 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mesh.actors.activation import Activation, Idling
 from mesh.actors.errors import ActorMovedError, ActorNotActiveError, ActorTypeTakenError
@@ -20,7 +20,7 @@ from mesh.actors.settings import TypeSettings
 from mesh.actors.state import REPLACED, ActorState
 from mesh.actors.timers import ActorTimer, ActorTimers
 from mesh.actors.turns import Room
-from mesh.errors import AppUnreachableError, MeshError
+from mesh.errors import AppFailedError, AppUnreachableError, DeadlineExceededError, MeshError
 from mesh.ownership.errors import NotOwnerError
 
 if TYPE_CHECKING:
@@ -31,11 +31,15 @@ __all__ = ["MAX_TURNS", "HostedType"]
 logger = logging.getLogger(__name__)
 
 MAX_TURNS = 32_768  # That run or wait, of all actors of a node.
+TURN_SECONDS = 60.0  # For a turn of a reminder or timer, and as many to wait for it: nobody's deadline ends these.
 ABANDONED_SECONDS = 60.0
 DEACTIVATE_SECONDS = 10.0
 ENDS_AT_ONCE = 100
+WAITED = f"other turns of the actor took {TURN_SECONDS:g} s"
+HUNG = f"the application did not answer within {TURN_SECONDS:g} s"
 CUT = "the actor moves or its application is gone: its turn was ended, and may have been done"
 
+_T = TypeVar("_T")
 MakeState = Callable[[str, Activation, Callable[[], None]], ActorState]
 """Of the type, the activation, and what is told once it has been replaced."""
 
@@ -206,8 +210,9 @@ class HostedType:
         Raises:
             NotOwnerError: It is not this node's to run now; nothing ran.
             ActorBusyError, StackTooDeepError: Nothing ran.
+            DeadlineExceededError: A reminder or timer waited for its turn for too long; nothing ran.
             ActorMovedError: It was ended in the middle.
-            AppFailedError: The application broke off.
+            AppFailedError: The application broke off, or is too long at a reminder or timer.
         """
         while True:
             chain = self._chain(turn)
@@ -290,7 +295,9 @@ class HostedType:
     async def _turn_in(self, activation: Activation, turn: Turn, chain: str | None) -> TurnAnswer | None:
         """Take a turn in an activation; None = it takes none any more, and nothing ran."""
         nested = activation.turns.is_of(chain)
-        if not await activation.turns.enter(chain):
+        bounded = turn.kind is not TurnKind.METHOD
+        entering = activation.turns.enter(chain)
+        if not await (_within(entering, DeadlineExceededError(WAITED)) if bounded else entering):
             return None
         host = self._host
         allowed = nested or (self._open and self._sure(activation.partition) == activation.epoch)
@@ -304,15 +311,9 @@ class HostedType:
         task: asyncio.Task[TurnAnswer] = loop.create_task(host.turn(self._headed(activation, turn)), name="actor-turn")
         activation.running.add(task)
         task.add_done_callback(partial(self._done, activation))
+        answering = _answer(task)
         try:
-            answer = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise ActorMovedError(CUT) from None
-            # Nobody waits any more, but the application may be at it: until it is not, nobody else has a turn.
-            cutting = loop.call_later(ABANDONED_SECONDS, task.cancel)
-            task.add_done_callback(lambda _: cutting.cancel())  # Else it holds the answer for as long.
-            raise
+            answer = await (_within(answering, AppFailedError(HUNG)) if bounded else answering)
         except AppUnreachableError as error:
             raise NotOwnerError(f"the application of actor {self.name}/{activation.id} is away") from error
         if activation.replaced and answer.status != 200:
@@ -454,3 +455,25 @@ class HostedType:
             if held is not None and held.active.get(activation.id) is activation:
                 del held.active[activation.id]
         activation.gone()
+
+
+async def _answer(task: asyncio.Task[TurnAnswer]) -> TurnAnswer:
+    """Wait for a turn that runs; cancelled, leave it to itself for a while."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise ActorMovedError(CUT) from None
+        # Nobody waits any more, but the application may be at it: until it is not, nobody else has a turn.
+        cutting = task.get_loop().call_later(ABANDONED_SECONDS, task.cancel)
+        task.add_done_callback(lambda _: cutting.cancel())  # Else it holds the answer for as long.
+        raise
+
+
+async def _within(call: Awaitable[_T], error: MeshError) -> _T:
+    """Bound what belongs to a turn that no caller's deadline ends."""
+    try:
+        async with asyncio.timeout(TURN_SECONDS):
+            return await call
+    except TimeoutError:
+        raise error from None

@@ -13,12 +13,14 @@ import pytest
 from mesh.actors.errors import ActorMovedError, ActorNotActiveError, ActorTypeTakenError
 from mesh.actors.host import Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import HostedType
+from mesh.actors.reminders import Written, remind
 from mesh.actors.settings import HostSettings, TypeSettings
 from mesh.actors.timers import ActorTimer
 from mesh.actors.turns import Room
 from mesh.errors import AppUnreachableError
 from mesh.ownership.errors import NotOwnerError
-from mesh.schedules import timer_timing
+from mesh.schedules import reminder_timing, timer_timing
+from mesh.timers import FailurePolicy, Outcome, Timer
 from tests.support.virtual_time import run
 
 PARTITION, EPOCH = 3, 5
@@ -245,6 +247,45 @@ def test_a_caller_that_gives_up_leaves_the_turn_running() -> None:
         assert loop.time() == pytest.approx(1130.0)
 
     _played(play)
+
+
+def test_a_reminder_that_the_application_hangs_in() -> None:
+    """It has failed after a minute, has another to end, and then the actor goes on; who waited for it has not."""
+
+    async def play(node: _Node) -> None:
+        async def reminded(name: str) -> tuple[Outcome, float]:
+            timer = Timer("1", name, reminder_timing("0s", "", "", _now()), FailurePolicy(), Written().encode())
+            outcome = await remind(node.hosted, PARTITION, timer)
+            return outcome, _now() - 1000.0
+
+        node.app.seconds = 1e6
+        async with asyncio.TaskGroup() as tasks:
+            hanging = tasks.create_task(reminded("hangs"))
+            await asyncio.sleep(1)
+            waiting = tasks.create_task(reminded("waits"))
+        assert hanging.result() == (Outcome.FAILED, pytest.approx(60.0))
+        assert waiting.result() == (Outcome.BUSY, pytest.approx(61.0))
+        node.app.seconds = 0.0
+        assert await reminded("next") == (Outcome.DONE, pytest.approx(120.0))
+
+    assert _played(play).app.told[:2] == ["reminder:1:hangs", "reminder:1:next"]
+
+
+def test_a_timer_that_the_application_hangs_in() -> None:
+    """The actor goes on, and idles at last."""
+
+    async def play(node: _Node) -> None:
+        await node.call("a")
+        node.hosted.set_timer("1", ActorTimer("hangs", timer_timing("1s", "", "", _now())))
+        node.app.seconds = 1e6
+        await asyncio.sleep(2)
+        node.app.seconds = 0.0
+        await node.call("b")
+        assert _now() == pytest.approx(1121.0)
+        await asyncio.sleep(61)
+        assert node.hosted.active == 0
+
+    assert _played(play).app.told[:3] == ["method:1:a", "timer:1:hangs", "method:1:b"]
 
 
 def test_an_answer_that_nobody_waits_for_is_let_go() -> None:
