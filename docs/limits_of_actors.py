@@ -58,7 +58,7 @@ def rows() -> Sequence[Row]:
             "letting go of an actor",
             f"{hosted.DEACTIVATE_SECONDS:g} s",
             NONE,
-            "it counts as done",
+            f"it counts as done; after {hosted.DEAF_AFTER} in a row, each does for {hosted.DEAF_SECONDS:g} s, unasked",
         ),
         ("calls that wait for one actor", f"{activation.MAX_WAITING:,}", NONE, "500 `ERR_ACTOR_INVOKE_METHOD`"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -14,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from mesh.actors.activation import Activation, Idling
-from mesh.actors.errors import ActorMovedError, ActorNotActiveError, ActorTypeTakenError
+from mesh.actors.errors import ActorBusyError, ActorMovedError, ActorNotActiveError, ActorTypeTakenError
 from mesh.actors.host import CANCEL_HEADER, REENTRANCY_HEADER, TURN_HEADER, ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.settings import TypeSettings
 from mesh.actors.state import REPLACED, ActorState
@@ -22,6 +23,7 @@ from mesh.actors.timers import ActorTimer, ActorTimers
 from mesh.actors.turns import Room
 from mesh.errors import AppFailedError, AppUnreachableError, DeadlineExceededError, MeshError
 from mesh.ownership.errors import NotOwnerError
+from mesh.tasks import task_group
 
 if TYPE_CHECKING:
     from mesh.ownership.owning import Keeper
@@ -34,6 +36,8 @@ MAX_TURNS = 32_768  # That run or wait, of all actors of a node.
 TURN_SECONDS = 60.0  # For a turn of a reminder or timer, and as many to wait for it: nobody's deadline ends these.
 ABANDONED_SECONDS = 60.0
 DEACTIVATE_SECONDS = 10.0
+DEAF_AFTER = 3  # Deactivations in a row that the application did not answer.
+DEAF_SECONDS = 60.0  # It is asked no more for so long: many thousands would take hours to leave.
 ENDS_AT_ONCE = 100
 WAITED = f"other turns of the actor took {TURN_SECONDS:g} s"
 HUNG = f"the application did not answer within {TURN_SECONDS:g} s"
@@ -93,6 +97,8 @@ class HostedType:
         self._idling = Idling(self._idle)
         self._ending: set[asyncio.Task[None]] = set()
         self._ends = asyncio.Semaphore(ENDS_AT_ONCE)
+        self._unanswered = 0  # Deactivations, in a row.
+        self._deaf_until = -math.inf  # By the loop's clock.
         self._numbers = itertools.count(1)
 
     @property
@@ -142,6 +148,7 @@ class HostedType:
         self._served = True
         self.settings = host.settings.types[self.name]
         self._host, self._open, self._reminders = host, True, reminders
+        self._unanswered, self._deaf_until = 0, -math.inf
         if reminders is not None:
             for partition, held in self._held.items():
                 reminders.take(partition, held.epoch)
@@ -158,7 +165,7 @@ class HostedType:
             self._idling.stop()
             self._reminders = None
             try:
-                async with asyncio.TaskGroup() as tasks:
+                async with task_group() as tasks:
                     if reminders is not None:
                         for partition in self._held:
                             if there:
@@ -184,7 +191,7 @@ class HostedType:
             return
         self._left[partition] = held
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with task_group() as tasks:
                 if self._reminders is not None:
                     tasks.create_task(self._reminders.leave(partition), name="actor-reminders")
                 tasks.create_task(self._end_all(list(held.active.values()), drains=True), name="actor-ends")
@@ -331,8 +338,8 @@ class HostedType:
         activation.used_at = asyncio.get_running_loop().time()
         activation.turns.leave()
 
-    async def _fire(self, activation: Activation, timer: ActorTimer) -> bool:
-        """Have a timer's turn; gives whether the timer is over."""
+    async def _fire(self, activation: Activation, timer: ActorTimer) -> bool | None:
+        """Have a timer's turn; gives whether the timer is over, None = nothing ran, and it is to be tried again."""
         turn = Turn(
             TurnKind.TIMER,
             self.name,
@@ -346,6 +353,8 @@ class HostedType:
         )
         try:
             answer = await self._turn_in(activation, turn, self._chain(turn))
+        except (ActorBusyError, DeadlineExceededError, NotOwnerError):
+            return None
         except MeshError as error:
             logger.warning("timer %s of actor %s/%s: %s", timer.name, self.name, activation.id, error)
             return False
@@ -429,15 +438,31 @@ class HostedType:
             task.cancel()
 
     async def _deactivate(self, activation: Activation, host: ActorHost) -> None:
+        now = asyncio.get_running_loop().time
+        if now() < self._deaf_until:
+            return
         try:
             async with asyncio.timeout(DEACTIVATE_SECONDS):
                 answer = await host.turn(Turn(TurnKind.DEACTIVATION, self.name, activation.id))
         except AppUnreachableError:
             return  # It is gone, and what it remembered with it.
-        except (MeshError, TimeoutError) as error:
-            why = str(error) or f"no answer within {DEACTIVATE_SECONDS:g} s"
-            logger.warning("the application did not deactivate actor %s/%s: %s", self.name, activation.id, why)
+        except TimeoutError:
+            self._unanswered += 1
+            if self._unanswered < DEAF_AFTER:
+                why = f"no answer within {DEACTIVATE_SECONDS:g} s"
+                logger.warning("the application did not deactivate actor %s/%s: %s", self.name, activation.id, why)
+            elif self._deaf_until <= now():
+                self._deaf_until = now() + DEAF_SECONDS
+                logger.warning(
+                    "the application does not deactivate actors of type %s: it is not asked to for %g s",
+                    self.name,
+                    DEAF_SECONDS,
+                )
             return
+        except MeshError as error:
+            logger.warning("the application did not deactivate actor %s/%s: %s", self.name, activation.id, error)
+            return
+        self._unanswered, self._deaf_until = 0, -math.inf
         if answer.status != 200:
             logger.warning(
                 "the application answered %d to the deactivation of actor %s/%s",
@@ -455,6 +480,7 @@ class HostedType:
             if held is not None and held.active.get(activation.id) is activation:
                 del held.active[activation.id]
         activation.gone()
+        self._idling.trim(len(self._active))
 
 
 async def _answer(task: asyncio.Task[TurnAnswer]) -> TurnAnswer:
@@ -462,7 +488,8 @@ async def _answer(task: asyncio.Task[TurnAnswer]) -> TurnAnswer:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        if task.cancelled():
+        waiter = asyncio.current_task()
+        if task.cancelled() and not (waiter and waiter.cancelling()):
             raise ActorMovedError(CUT) from None
         # Nobody waits any more, but the application may be at it: until it is not, nobody else has a turn.
         cutting = task.get_loop().call_later(ABANDONED_SECONDS, task.cancel)
