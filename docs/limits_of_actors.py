@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mesh.actors import activation, application, hosted, names, reminders, settings, timers
+from mesh.actors import activation, application, deactivating, hosted, names, reminders, settings, timers
 from mesh.blocks import actor_service
 from mesh.ownership import asking, session
 
@@ -56,9 +56,10 @@ def rows() -> Sequence[Row]:
         ),
         (
             "letting go of an actor",
-            f"{hosted.DEACTIVATE_SECONDS:g} s",
+            f"{deactivating.DEACTIVATE_SECONDS:g} s",
             NONE,
-            f"it counts as done; after {hosted.DEAF_AFTER} in a row, each does for {hosted.DEAF_SECONDS:g} s, unasked",
+            f"it counts as done; after {deactivating.DEAF_AFTER} in a row"
+            f" all do, unasked, for {deactivating.DEAF_SECONDS:g} s",
         ),
         ("calls that wait for one actor", f"{activation.MAX_WAITING:,}", NONE, "500 `ERR_ACTOR_INVOKE_METHOD`"),
         (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -15,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from mesh.actors.activation import Activation, Idling
+from mesh.actors.deactivating import Deactivating
 from mesh.actors.errors import ActorBusyError, ActorMovedError, ActorNotActiveError, ActorTypeTakenError
 from mesh.actors.host import CANCEL_HEADER, REENTRANCY_HEADER, TURN_HEADER, ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.settings import TypeSettings
@@ -35,10 +35,6 @@ logger = logging.getLogger(__name__)
 MAX_TURNS = 32_768  # That run or wait, of all actors of a node.
 TURN_SECONDS = 60.0  # For a turn of a reminder or timer, and as many to wait for it: nobody's deadline ends these.
 ABANDONED_SECONDS = 60.0
-DEACTIVATE_SECONDS = 10.0
-DEAF_AFTER = 3  # Deactivations in a row that the application did not answer.
-DEAF_SECONDS = 60.0  # It is asked no more for so long: many thousands would take hours to leave.
-ENDS_AT_ONCE = 100
 WAITED = f"other turns of the actor took {TURN_SECONDS:g} s"
 HUNG = f"the application did not answer within {TURN_SECONDS:g} s"
 CUT = "the actor moves or its application is gone: its turn was ended, and may have been done"
@@ -96,9 +92,7 @@ class HostedType:
         self._active: dict[str, Activation] = {}
         self._idling = Idling(self._idle)
         self._ending: set[asyncio.Task[None]] = set()
-        self._ends = asyncio.Semaphore(ENDS_AT_ONCE)
-        self._unanswered = 0  # Deactivations, in a row.
-        self._deaf_until = -math.inf  # By the loop's clock.
+        self._deactivating = Deactivating(name)
         self._numbers = itertools.count(1)
 
     @property
@@ -148,7 +142,7 @@ class HostedType:
         self._served = True
         self.settings = host.settings.types[self.name]
         self._host, self._open, self._reminders = host, True, reminders
-        self._unanswered, self._deaf_until = 0, -math.inf
+        self._deactivating.hears()
         if reminders is not None:
             for partition, held in self._held.items():
                 reminders.take(partition, held.epoch)
@@ -427,8 +421,7 @@ class HostedType:
             if activation.running:
                 await asyncio.wait(activation.running)
             if self._host is not None:
-                async with self._ends:
-                    await self._deactivate(activation, self._host)
+                await self._deactivating.ask(self._host, activation.id)
         finally:
             self._forget(activation)
 
@@ -436,40 +429,6 @@ class HostedType:
         activation.cut = True
         for task in activation.running:
             task.cancel()
-
-    async def _deactivate(self, activation: Activation, host: ActorHost) -> None:
-        now = asyncio.get_running_loop().time
-        if now() < self._deaf_until:
-            return
-        try:
-            async with asyncio.timeout(DEACTIVATE_SECONDS):
-                answer = await host.turn(Turn(TurnKind.DEACTIVATION, self.name, activation.id))
-        except AppUnreachableError:
-            return  # It is gone, and what it remembered with it.
-        except TimeoutError:
-            self._unanswered += 1
-            if self._unanswered < DEAF_AFTER:
-                why = f"no answer within {DEACTIVATE_SECONDS:g} s"
-                logger.warning("the application did not deactivate actor %s/%s: %s", self.name, activation.id, why)
-            elif self._deaf_until <= now():
-                self._deaf_until = now() + DEAF_SECONDS
-                logger.warning(
-                    "the application does not deactivate actors of type %s: it is not asked to for %g s",
-                    self.name,
-                    DEAF_SECONDS,
-                )
-            return
-        except MeshError as error:
-            logger.warning("the application did not deactivate actor %s/%s: %s", self.name, activation.id, error)
-            return
-        self._unanswered, self._deaf_until = 0, -math.inf
-        if answer.status != 200:
-            logger.warning(
-                "the application answered %d to the deactivation of actor %s/%s",
-                answer.status,
-                self.name,
-                activation.id,
-            )
 
     def _forget(self, activation: Activation) -> None:
         if activation.state is not None:
