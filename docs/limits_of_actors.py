@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mesh.actors import activation, application, hosted, names, reminders, settings, timers
+from mesh.actors import activation, application, deactivating, hosted, names, reminders, settings, timers
 from mesh.blocks import actor_service
 from mesh.ownership import asking, session
 
@@ -43,6 +43,12 @@ def rows() -> Sequence[Row]:
             "it is cut off: its caller gets an error, and its state cannot be written any more",
         ),
         (
+            "a turn of a reminder or timer",
+            f"{hosted.TURN_SECONDS:g} s",
+            NONE,
+            "it has failed: a reminder is tried again as its `failurePolicy` says; the next turn waits",
+        ),
+        (
             "a turn that nobody waits for any more",
             f"{hosted.ABANDONED_SECONDS:g} s",
             NONE,
@@ -50,9 +56,10 @@ def rows() -> Sequence[Row]:
         ),
         (
             "letting go of an actor",
-            f"{hosted.DEACTIVATE_SECONDS:g} s",
+            f"{deactivating.DEACTIVATE_SECONDS:g} s",
             NONE,
-            "it counts as done",
+            f"it counts as done; after {deactivating.DEAF_AFTER} in a row"
+            f" all do, unasked, for {deactivating.DEAF_SECONDS:g} s",
         ),
         ("calls that wait for one actor", f"{activation.MAX_WAITING:,}", NONE, "500 `ERR_ACTOR_INVOKE_METHOD`"),
         (

@@ -8,6 +8,7 @@ needs no broker:
 ``host.py``          how the application's side is reached: `ActorHost`, and what a turn is
 ``turns.py``         one turn at a time, in order of arrival, with reentrancy
 ``activation.py``    an actor that is active, and when it has idled for long enough
+``deactivating.py``  having the application let go of actors, in bounded time
 ``hosted.py``        a type with its active actors: takes partitions, hands them over, drops them
 ``state.py``         what actors keep, where the store refuses the writes of whoever has been replaced
 ``timers.py``        timers in memory, which end with the activation

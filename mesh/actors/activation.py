@@ -108,6 +108,12 @@ class Idling:
         self._push(activation, activation.used_at + activation.settings.idle_seconds)
         self._arm()
 
+    def trim(self, active: int) -> None:
+        """Let go of what has ended, where that is most; so many activations have not."""
+        if len(self._heap) > 2 * active:
+            self._heap = [each for each in self._heap if not each[2].ended]
+            heapq.heapify(self._heap)
+
     def stop(self) -> None:
         """Watch nothing any more."""
         self._heap.clear()

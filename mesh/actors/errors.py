@@ -11,7 +11,6 @@
     ├── StackTooDeepError             an actor was called by what it had called itself, too often
     ├── ActorMovedError               the activation ended meanwhile; what was asked may have been done
     ├── ActorNotActiveError           what is only for an active actor was asked of one that is not active here
-    ├── ActorsClosedError             this gateway hosts no actors any more
     ├── ActorStateMissingError        there is no store for the state of actors, or it lacks an ability
     ├── ActorTypeNotHostedError       this node's application does not host the type
     ├── ActorTypeTakenError           this node has another host of the type
@@ -34,7 +33,6 @@ __all__ = [
     "ActorTypeNotHostedError",
     "ActorTypeReservedError",
     "ActorTypeTakenError",
-    "ActorsClosedError",
     "NoActorHostError",
     "ReminderExistsError",
     "ReminderMissingError",
@@ -127,13 +125,6 @@ class ActorNotActiveError(ActorError):
 
     def __init__(self) -> None:
         super().__init__("actor instance is missing")
-
-
-class ActorsClosedError(ActorError):
-    """This gateway hosts no actors any more."""
-
-    code = "ACTORS_CLOSED"
-    retryable = True
 
 
 class ActorStateMissingError(ActorError):

@@ -7,21 +7,23 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mesh.actors.activation import Activation, Idling
-from mesh.actors.errors import ActorMovedError, ActorNotActiveError, ActorTypeTakenError
+from mesh.actors.deactivating import Deactivating
+from mesh.actors.errors import ActorBusyError, ActorMovedError, ActorNotActiveError, ActorTypeTakenError
 from mesh.actors.host import CANCEL_HEADER, REENTRANCY_HEADER, TURN_HEADER, ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.settings import TypeSettings
 from mesh.actors.state import REPLACED, ActorState
 from mesh.actors.timers import ActorTimer, ActorTimers
 from mesh.actors.turns import Room
-from mesh.errors import AppUnreachableError, MeshError
+from mesh.errors import AppFailedError, AppUnreachableError, DeadlineExceededError, MeshError
 from mesh.ownership.errors import NotOwnerError
+from mesh.tasks import task_group
 
 if TYPE_CHECKING:
     from mesh.ownership.owning import Keeper
@@ -31,11 +33,13 @@ __all__ = ["MAX_TURNS", "HostedType"]
 logger = logging.getLogger(__name__)
 
 MAX_TURNS = 32_768  # That run or wait, of all actors of a node.
+TURN_SECONDS = 60.0  # For a turn of a reminder or timer, and as many to wait for it: nobody's deadline ends these.
 ABANDONED_SECONDS = 60.0
-DEACTIVATE_SECONDS = 10.0
-ENDS_AT_ONCE = 100
+WAITED = f"other turns of the actor took {TURN_SECONDS:g} s"
+HUNG = f"the application did not answer within {TURN_SECONDS:g} s"
 CUT = "the actor moves or its application is gone: its turn was ended, and may have been done"
 
+_T = TypeVar("_T")
 MakeState = Callable[[str, Activation, Callable[[], None]], ActorState]
 """Of the type, the activation, and what is told once it has been replaced."""
 
@@ -88,7 +92,7 @@ class HostedType:
         self._active: dict[str, Activation] = {}
         self._idling = Idling(self._idle)
         self._ending: set[asyncio.Task[None]] = set()
-        self._ends = asyncio.Semaphore(ENDS_AT_ONCE)
+        self._deactivating = Deactivating(name)
         self._numbers = itertools.count(1)
 
     @property
@@ -138,6 +142,7 @@ class HostedType:
         self._served = True
         self.settings = host.settings.types[self.name]
         self._host, self._open, self._reminders = host, True, reminders
+        self._deactivating.hears()
         if reminders is not None:
             for partition, held in self._held.items():
                 reminders.take(partition, held.epoch)
@@ -154,7 +159,7 @@ class HostedType:
             self._idling.stop()
             self._reminders = None
             try:
-                async with asyncio.TaskGroup() as tasks:
+                async with task_group() as tasks:
                     if reminders is not None:
                         for partition in self._held:
                             if there:
@@ -180,7 +185,7 @@ class HostedType:
             return
         self._left[partition] = held
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with task_group() as tasks:
                 if self._reminders is not None:
                     tasks.create_task(self._reminders.leave(partition), name="actor-reminders")
                 tasks.create_task(self._end_all(list(held.active.values()), drains=True), name="actor-ends")
@@ -206,8 +211,9 @@ class HostedType:
         Raises:
             NotOwnerError: It is not this node's to run now; nothing ran.
             ActorBusyError, StackTooDeepError: Nothing ran.
+            DeadlineExceededError: A reminder or timer waited for its turn for too long; nothing ran.
             ActorMovedError: It was ended in the middle.
-            AppFailedError: The application broke off.
+            AppFailedError: The application broke off, or is too long at a reminder or timer.
         """
         while True:
             chain = self._chain(turn)
@@ -290,7 +296,9 @@ class HostedType:
     async def _turn_in(self, activation: Activation, turn: Turn, chain: str | None) -> TurnAnswer | None:
         """Take a turn in an activation; None = it takes none any more, and nothing ran."""
         nested = activation.turns.is_of(chain)
-        if not await activation.turns.enter(chain):
+        bounded = turn.kind is not TurnKind.METHOD
+        entering = activation.turns.enter(chain)
+        if not await (_within(entering, DeadlineExceededError(WAITED)) if bounded else entering):
             return None
         host = self._host
         allowed = nested or (self._open and self._sure(activation.partition) == activation.epoch)
@@ -304,15 +312,9 @@ class HostedType:
         task: asyncio.Task[TurnAnswer] = loop.create_task(host.turn(self._headed(activation, turn)), name="actor-turn")
         activation.running.add(task)
         task.add_done_callback(partial(self._done, activation))
+        answering = _answer(task)
         try:
-            answer = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise ActorMovedError(CUT) from None
-            # Nobody waits any more, but the application may be at it: until it is not, nobody else has a turn.
-            cutting = loop.call_later(ABANDONED_SECONDS, task.cancel)
-            task.add_done_callback(lambda _: cutting.cancel())  # Else it holds the answer for as long.
-            raise
+            answer = await (_within(answering, AppFailedError(HUNG)) if bounded else answering)
         except AppUnreachableError as error:
             raise NotOwnerError(f"the application of actor {self.name}/{activation.id} is away") from error
         if activation.replaced and answer.status != 200:
@@ -330,8 +332,8 @@ class HostedType:
         activation.used_at = asyncio.get_running_loop().time()
         activation.turns.leave()
 
-    async def _fire(self, activation: Activation, timer: ActorTimer) -> bool:
-        """Have a timer's turn; gives whether the timer is over."""
+    async def _fire(self, activation: Activation, timer: ActorTimer) -> bool | None:
+        """Have a timer's turn; gives whether the timer is over, None = nothing ran, and it is to be tried again."""
         turn = Turn(
             TurnKind.TIMER,
             self.name,
@@ -345,6 +347,8 @@ class HostedType:
         )
         try:
             answer = await self._turn_in(activation, turn, self._chain(turn))
+        except (ActorBusyError, DeadlineExceededError, NotOwnerError):
+            return None
         except MeshError as error:
             logger.warning("timer %s of actor %s/%s: %s", timer.name, self.name, activation.id, error)
             return False
@@ -417,8 +421,7 @@ class HostedType:
             if activation.running:
                 await asyncio.wait(activation.running)
             if self._host is not None:
-                async with self._ends:
-                    await self._deactivate(activation, self._host)
+                await self._deactivating.ask(self._host, activation.id)
         finally:
             self._forget(activation)
 
@@ -426,24 +429,6 @@ class HostedType:
         activation.cut = True
         for task in activation.running:
             task.cancel()
-
-    async def _deactivate(self, activation: Activation, host: ActorHost) -> None:
-        try:
-            async with asyncio.timeout(DEACTIVATE_SECONDS):
-                answer = await host.turn(Turn(TurnKind.DEACTIVATION, self.name, activation.id))
-        except AppUnreachableError:
-            return  # It is gone, and what it remembered with it.
-        except (MeshError, TimeoutError) as error:
-            why = str(error) or f"no answer within {DEACTIVATE_SECONDS:g} s"
-            logger.warning("the application did not deactivate actor %s/%s: %s", self.name, activation.id, why)
-            return
-        if answer.status != 200:
-            logger.warning(
-                "the application answered %d to the deactivation of actor %s/%s",
-                answer.status,
-                self.name,
-                activation.id,
-            )
 
     def _forget(self, activation: Activation) -> None:
         if activation.state is not None:
@@ -454,3 +439,27 @@ class HostedType:
             if held is not None and held.active.get(activation.id) is activation:
                 del held.active[activation.id]
         activation.gone()
+        self._idling.trim(len(self._active))
+
+
+async def _answer(task: asyncio.Task[TurnAnswer]) -> TurnAnswer:
+    """Wait for a turn that runs; cancelled, leave it to itself for a while."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        waiter = asyncio.current_task()
+        if task.cancelled() and not (waiter and waiter.cancelling()):
+            raise ActorMovedError(CUT) from None
+        # Nobody waits any more, but the application may be at it: until it is not, nobody else has a turn.
+        cutting = task.get_loop().call_later(ABANDONED_SECONDS, task.cancel)
+        task.add_done_callback(lambda _: cutting.cancel())  # Else it holds the answer for as long.
+        raise
+
+
+async def _within(call: Awaitable[_T], error: MeshError) -> _T:
+    """Bound what belongs to a turn that no caller's deadline ends."""
+    try:
+        async with asyncio.timeout(TURN_SECONDS):
+            return await call
+    except TimeoutError:
+        raise error from None

@@ -10,7 +10,7 @@ import msgspec
 
 from mesh.actors.errors import ActorBusyError
 from mesh.actors.host import CANCEL_HEADER, Turn, TurnKind
-from mesh.errors import MeshError
+from mesh.errors import DeadlineExceededError, MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.timers import Outcome, Timer
 
@@ -63,6 +63,8 @@ async def remind(hosted: HostedType, partition: int, timer: Timer) -> Outcome:
         answer = await hosted.turn(turn, partition)
     except (NotOwnerError, ActorBusyError):
         return Outcome.AWAY
+    except DeadlineExceededError:
+        return Outcome.BUSY
     except MeshError as error:
         logger.warning("reminder %s of actor %s/%s: %s", timer.name, hosted.name, timer.key, error)
         return Outcome.FAILED

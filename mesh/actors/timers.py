@@ -13,6 +13,7 @@ from mesh.schedules import Timing
 __all__ = ["ActorTimer", "ActorTimers"]
 
 MAX_TIMERS = 1000  # Of one actor.
+AGAIN_SECONDS = 0.5  # Until one is tried again that could not have its turn.
 
 
 @dataclass(slots=True, eq=False)
@@ -43,11 +44,13 @@ class ActorTimers:
 
     __slots__ = ("_clock", "_fire", "_firing", "_timers")
 
-    def __init__(self, fire: Callable[[ActorTimer], Awaitable[bool]], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, fire: Callable[[ActorTimer], Awaitable[bool | None]], clock: Callable[[], float] = time.time
+    ) -> None:
         """Have none.
 
         Args:
-            fire: Has the actor take its turn; gives whether the timer is over.
+            fire: Has the actor take its turn; gives whether the timer is over, None = it had none.
             clock: Unix time.
         """
         self._fire = fire
@@ -81,8 +84,8 @@ class ActorTimers:
         for name in list(self._timers):
             self.delete(name)
 
-    def _arm(self, timer: ActorTimer) -> None:
-        wait = max(0.0, timer.timing.first - self._clock())
+    def _arm(self, timer: ActorTimer, least: float = 0.0) -> None:
+        wait = max(least, timer.timing.first - self._clock())
         timer.handle = asyncio.get_running_loop().call_later(wait, self._due, timer)
 
     def _due(self, timer: ActorTimer) -> None:
@@ -98,6 +101,9 @@ class ActorTimers:
         over = await self._fire(timer)
         if self._timers.get(timer.name) is not timer:
             return  # Deleted or set anew meanwhile, perhaps by its own turn.
+        if over is None:
+            self._arm(timer, AGAIN_SECONDS)
+            return
         following = None if over else timer.timing.after(timer.timing.first, self._clock())
         if following is None:
             del self._timers[timer.name]

@@ -392,6 +392,8 @@ class _Kind:
             await self._keeper.leave(partition)
         except MeshError as error:
             logger.warning("partition %d of %s was left in the middle: %s", partition, self.name, error)
+        except Exception:  # A kind that is defective must not end the owning of all others.
+            logger.exception("partition %d of %s was left in the middle", partition, self.name)
         if self._held.get(partition) == epoch:
             del self._held[partition]
             self._leaving.discard(partition)

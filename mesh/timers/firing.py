@@ -219,13 +219,15 @@ class Firing:
 
     # What cannot be done now
 
-    def _miss(self, look: Look) -> None:
-        """Try it again later; where nothing else happens, try others less often as well."""
+    def _miss(self, look: Look, *, alone: bool = False) -> None:
+        """Try it again later; where nothing else happens, try others less often as well, unless it is alone in it."""
         held, partition, rest = look.held, look.partition, look.rest
         held.popped[rest] = look.popped
         self._ended(look)
         time = asyncio.get_running_loop().time()
         self._missed.append((time + AWAY_SECONDS, partition, held, rest))
+        if alone:
+            return
         self._misses += 1
         if self._misses >= MISSES and self._paused_until <= time:
             self._pause()
@@ -280,8 +282,8 @@ class Firing:
     async def _fire_one(self, look: Look, record: Record) -> None:
         outcome = await self._fired(record.timer)
         look.task = None
-        if outcome is Outcome.AWAY:
-            self._miss(look)
+        if outcome in (Outcome.AWAY, Outcome.BUSY):
+            self._miss(look, alone=outcome is Outcome.BUSY)
             return
         self._works()
         look.left = record.after(outcome, self._clock(), look.held.epoch)

@@ -49,6 +49,7 @@ class Outcome(Enum):
     CANCEL = auto()  # Done, and it is never to fire again.
     FAILED = auto()
     AWAY = auto()  # Nobody is there to take it: tried again later, and counts as no attempt.
+    BUSY = auto()  # As ``AWAY``, but it says nothing of others: these are not tried less often.
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class Record:
         return msgspec.msgpack.encode(kept)
 
     def after(self, outcome: Outcome, now: float, epoch: int) -> Record | None:
-        """Give what is left once a firing came to something other than ``AWAY``; None = nothing.
+        """Give what is left once a firing came to something other than ``AWAY`` and ``BUSY``; None = nothing.
 
         Args:
             outcome: What it came to.

@@ -10,15 +10,18 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from mesh.actors.activation import Activation
 from mesh.actors.errors import ActorMovedError, ActorNotActiveError, ActorTypeTakenError
 from mesh.actors.host import Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import HostedType
+from mesh.actors.reminders import Written, remind
 from mesh.actors.settings import HostSettings, TypeSettings
 from mesh.actors.timers import ActorTimer
 from mesh.actors.turns import Room
-from mesh.errors import AppUnreachableError
+from mesh.errors import AppUnreachableError, StateError
 from mesh.ownership.errors import NotOwnerError
-from mesh.schedules import timer_timing
+from mesh.schedules import reminder_timing, timer_timing
+from mesh.timers import FailurePolicy, Outcome, Timer
 from tests.support.virtual_time import run
 
 PARTITION, EPOCH = 3, 5
@@ -39,6 +42,7 @@ class _App:
         self.told: list[str] = []
         self.ended: list[str] = []
         self.inside = 0
+        self.cut = False
 
     async def turn(self, turn: Turn) -> TurnAnswer:
         if self.away:
@@ -48,6 +52,9 @@ class _App:
         self.inside += 1
         try:
             await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cut = True
+            raise
         finally:
             self.inside -= 1
         self.ended.append(turn.name)
@@ -245,6 +252,153 @@ def test_a_caller_that_gives_up_leaves_the_turn_running() -> None:
         assert loop.time() == pytest.approx(1130.0)
 
     _played(play)
+
+
+def test_a_reminder_that_the_application_hangs_in() -> None:
+    """It has failed after a minute, has another to end, and then the actor goes on; who waited for it has not."""
+
+    async def play(node: _Node) -> None:
+        async def reminded(name: str) -> tuple[Outcome, float]:
+            timer = Timer("1", name, reminder_timing("0s", "", "", _now()), FailurePolicy(), Written().encode())
+            outcome = await remind(node.hosted, PARTITION, timer)
+            return outcome, _now() - 1000.0
+
+        node.app.seconds = 1e6
+        async with asyncio.TaskGroup() as tasks:
+            hanging = tasks.create_task(reminded("hangs"))
+            await asyncio.sleep(1)
+            waiting = tasks.create_task(reminded("waits"))
+        assert hanging.result() == (Outcome.FAILED, pytest.approx(60.0))
+        assert waiting.result() == (Outcome.BUSY, pytest.approx(61.0))
+        node.app.seconds = 0.0
+        assert await reminded("next") == (Outcome.DONE, pytest.approx(120.0))
+
+    assert _played(play).app.told[:2] == ["reminder:1:hangs", "reminder:1:next"]
+
+
+def test_a_timer_that_the_application_hangs_in() -> None:
+    """The actor goes on, and idles at last."""
+
+    async def play(node: _Node) -> None:
+        await node.call("a")
+        node.hosted.set_timer("1", ActorTimer("hangs", timer_timing("1s", "", "", _now())))
+        node.app.seconds = 1e6
+        await asyncio.sleep(2)
+        node.app.seconds = 0.0
+        await node.call("b")
+        assert _now() == pytest.approx(1121.0)
+        await asyncio.sleep(61)
+        assert node.hosted.active == 0
+
+    assert _played(play).app.told[:3] == ["method:1:a", "timer:1:hangs", "method:1:b"]
+
+
+def test_an_application_that_hangs_is_left_all_the_same() -> None:
+    """However many actors are active: it is not asked about each of them."""
+
+    async def play(node: _Node) -> None:
+        for number in range(1000):
+            await node.call("a", str(number))
+
+        async def hangs(turn: Turn) -> TurnAnswer:
+            node.app.told.append(turn.kind)
+            await asyncio.sleep(1e6)
+            return TurnAnswer()
+
+        node.app.turn = hangs  # type: ignore[method-assign]
+        before = _now()
+        await node.hosted.leave(PARTITION)
+        assert _now() - before == pytest.approx(10.0)
+        assert node.hosted.active == 0
+        del node.app.turn  # type: ignore[method-assign]
+        node.take()
+        await node.call("a")
+        await asyncio.sleep(130)
+        assert node.app.told[-1] == "deactivation:1:", "a minute later it is asked again"
+
+    assert _played(play, TypeSettings(idle_seconds=65.0)).app.told.count("deactivation") == 100
+
+
+@pytest.mark.parametrize("why", ["no room", "not sure"])
+def test_a_timer_that_cannot_have_its_turn(why: str) -> None:
+    """It fires as soon as it can, also where it is the only time."""
+
+    async def play(node: _Node) -> None:
+        await node.call("a")
+        node.hosted.set_timer("1", ActorTimer("once", timer_timing("1s", "", "", _now())))
+        if why == "no room":
+            for _ in range(node.room.most):
+                node.room.take()
+        else:
+            node.epochs.clear()
+        await asyncio.sleep(5)
+        assert node.app.told == ["method:1:a"]
+        if why == "no room":
+            for _ in range(node.room.most):
+                node.room.give_back()
+        else:
+            node.epochs[PARTITION] = EPOCH
+        await asyncio.sleep(0.6)
+        assert node.hosted.timers == 0
+
+    assert _played(play).app.told[1] == "timer:1:once"
+
+
+def test_who_is_cancelled_while_its_turn_is_cut() -> None:
+    """In the same moment: it ends as cancelled."""
+
+    async def play(node: _Node) -> None:
+        node.app.seconds = 1000.0
+        running = asyncio.ensure_future(node.call("x"))
+        await asyncio.sleep(1)
+        node.hosted.drop(PARTITION)
+        while not node.app.cut:
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+
+    _played(play)
+
+
+def test_what_was_put_away_is_forgotten() -> None:
+    """Long before it would have idled."""
+
+    async def play(node: _Node) -> None:
+        await node.call("a", "stays")
+        for number in range(1000):
+            await node.call("a", str(number))
+            await node.hosted.deactivate(str(number))
+        gc.collect()
+        assert sum(isinstance(each, Activation) for each in gc.get_objects()) < 10
+
+    _played(play)
+
+
+def test_what_fails_while_it_is_left() -> None:
+    """The failure is told as it is, and the actors are put away."""
+
+    class Reminders:
+        """They fail."""
+
+        def take(self, partition: int, epoch: int) -> None: ...
+
+        async def leave(self, partition: int) -> None:
+            raise StateError("broken")
+
+        def drop(self, partition: int) -> None: ...
+
+    node = _Node()
+
+    async def main() -> None:
+        async with node.hosted.serve(node.app, Reminders()):
+            node.take()
+            await node.call("a")
+            with pytest.raises(StateError, match="broken"):
+                await node.hosted.leave(PARTITION)
+
+    run(main())
+    assert node.hosted.active == 0
 
 
 def test_an_answer_that_nobody_waits_for_is_let_go() -> None:

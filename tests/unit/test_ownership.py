@@ -138,6 +138,7 @@ class Node:
         self.speed = world.chance.uniform(0.85, 1.15)  # Of its clock.
         self.owning = Owning(self.link, "app", name, world.tell, self.clock)
         self.has: dict[int, int] = {}
+        self.defective = False
         self.owning.host(KIND, self)
 
     def clock(self) -> float:
@@ -152,6 +153,8 @@ class Node:
     async def leave(self, partition: int) -> None:
         await asyncio.sleep(self.world.chance.uniform(0.0, 0.2))
         self.has.pop(partition, None)
+        if self.defective:
+            raise RuntimeError("a defect")
 
     def drop(self, partition: int) -> None:
         self.has.pop(partition, None)
@@ -308,6 +311,23 @@ def test_who_leaves_hands_over_at_once() -> None:
             assert set(table.owners) == {NOBODY}
 
     virtual_time.run(play())
+
+
+def test_what_fails_counts_as_left(caplog: pytest.LogCaptureFixture) -> None:
+    """A defect in one kind ends the owning of none."""
+
+    async def play() -> None:
+        async with World(5) as world:
+            world.start("a")
+            await world.until_settled(10.0)
+            world.nodes["a"].defective = True
+            world.start("b")
+            await world.until_settled(10.0)
+            await world.stop("a")
+            await world.until_settled(10.0)
+
+    virtual_time.run(play())
+    assert "a defect" in caplog.text
 
 
 def test_a_kind_is_left_and_hosted_again() -> None:

@@ -470,6 +470,29 @@ def test_one_that_is_away_does_not_hold_up_others() -> None:
     play(script)
 
 
+def test_one_whose_key_is_busy_does_not_hold_up_others() -> None:
+    """However many there are of them, and while they wait as well."""
+
+    async def script(one: Alone) -> None:
+        async def waits(timer: Timer) -> Outcome:
+            if timer.data == b"busy":
+                await asyncio.sleep(20.0)
+                return Outcome.BUSY
+            return Outcome.DONE
+
+        one.on_fire = waits
+        for number in range(10):
+            await one.put(number / 2, b"busy", f"busy{number}")
+        await one.put(24.0, b"other")
+        await asyncio.sleep(27.0)
+        late = [time - EPOCH - 1024.0 for data, time in one.fired if data == b"other"]
+        assert len(late) == 1
+        assert late[0] < 2.0
+        assert one.kept == 10
+
+    play(script)
+
+
 def test_overwriting() -> None:
     async def script(one: Alone) -> None:
         await one.put(5.0, b"1")
