@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
-from mesh.errors import ConfigError, MeshError, Problem, RemoteError
+from mesh.errors import ConfigError, EventError, MeshError, Problem, RemoteError
 
-__all__ = ["from_wire", "to_wire"]
+__all__ = ["from_wire", "read_error", "to_wire"]
 
 MAX_TEXT = 4096
 _PLAIN = (str, int, float, bool, type(None))
@@ -31,6 +32,15 @@ def from_wire(described: Mapping[str, object]) -> MeshError:
     if isinstance(error, ConfigError):
         error.problems = (Problem(message),)
     return error
+
+
+def read_error(text: str) -> MeshError:
+    """Read the error that another node answered, by ``to_wire`` as JSON; what is none is an ``EventError``."""
+    try:
+        described = json.loads(text)
+    except (ValueError, RecursionError):
+        described = None
+    return from_wire(described) if isinstance(described, dict) else EventError("malformed error from another node")
 
 
 def _by_code() -> dict[str, type[MeshError]]:

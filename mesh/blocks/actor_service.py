@@ -24,7 +24,7 @@ from mesh.actors.errors import (
 )
 from mesh.actors.host import ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import MAX_TURNS, HostedType
-from mesh.actors.names import check_headers, check_name, check_names
+from mesh.actors.names import check_name, check_names
 from mesh.actors.observed import ObservedHost
 from mesh.actors.settings import NO_ACTORS, HostSettings
 from mesh.actors.state import ActorState, StateCache, partition_key, state_key
@@ -55,6 +55,7 @@ from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
 from mesh.deadlines import Deadlines
 from mesh.errors import BadArgumentError, EventError, RecordsMissingError
+from mesh.fields import check_fields
 from mesh.operation import Operation
 from mesh.ownership.asking import Asked
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
@@ -374,8 +375,8 @@ class ActorService:
 
     async def _run_method(self, hosted: HostedType, asked: Asked, method: str, query: str, headers: Headers) -> Message:
         check_name("actor method", method)
-        check_headers(headers)
-        headers = naming(forwardable(headers), asked.caller)  # Another node may send those of a connection, too.
+        check_fields(headers)  # Before the application is asked.
+        headers = naming(forwardable(headers), asked.caller)
         turn = Turn(
             TurnKind.METHOD,
             hosted.name,

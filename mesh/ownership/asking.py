@@ -22,7 +22,7 @@ from mesh import address
 from mesh.broker import Broker, Frame, Message
 from mesh.calls.context import counts, tell
 from mesh.calls.exchange import Exchange, Request
-from mesh.error_wire import from_wire, to_wire
+from mesh.error_wire import read_error, to_wire
 from mesh.errors import (
     BrokerUnavailableError,
     DeadlineExceededError,
@@ -308,7 +308,7 @@ class Owners:
         finally:
             await reply.aclose()
         if (problem := reply.headers.get(ERROR_HEADER)) is not None:
-            return from_wire(json.loads(problem))
+            return read_error(problem)
         return Message(reply.headers, answer)
 
 
