@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from typing import Any, cast
 
 import msgspec
 import orjson
@@ -12,8 +12,6 @@ import orjson
 from mesh.errors import EventError
 
 __all__ = ["pack", "readable", "unpack", "unpack_as"]
-
-_Shape = TypeVar("_Shape")
 
 
 def pack(*values: object) -> str:
@@ -39,7 +37,7 @@ def unpack(text: str) -> Sequence[object]:
         return cast("Sequence[object]", json.loads(text))
 
 
-def unpack_as(shape: type[_Shape], text: str | None, what: str) -> _Shape:
+def unpack_as(shape: Any, text: str | None, what: str) -> Any:
     """Decode what another node packed, which may be hostile.
 
     Args:

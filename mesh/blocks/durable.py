@@ -303,7 +303,7 @@ def _trace(delivery: Delivery) -> tuple[str | None, str, str]:
 
 def _asked(headers: Mapping[str, str]) -> tuple[str, str, Headers]:
     """Read verb, target and headers of a call; raises ``EventError``, whatever was stored."""
-    return unpack_as(Asked, headers.get(HTTP_HEADER), "durable call")
+    return cast("Asked", unpack_as(Asked, headers.get(HTTP_HEADER), "durable call"))
 
 
 class _Callee:
