@@ -206,7 +206,7 @@ class Failing:
     def __init__(self, owners: Owners, error: MeshError) -> None:
         self.error, self.asked, self.left = error, 0, 1_000_000
         self._get = owners._records.get
-        owners._records.get = self.get  # type: ignore[method-assign]
+        owners._records.get = self.get  # type: ignore[method-assign, assignment]
 
     async def get(self, *given: object, **named: object) -> object:
         self.asked += 1
