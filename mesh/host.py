@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import json
 import logging
 import re
 import time
@@ -34,7 +33,7 @@ import msgspec
 from mesh import address
 from mesh.broker import Broker, Frame, Message
 from mesh.calls.exchange import Exchange, Reply
-from mesh.error_wire import from_wire
+from mesh.error_wire import read_error
 from mesh.errors import (
     BrokerUnavailableError,
     DeadlineExceededError,
@@ -421,7 +420,7 @@ async def _flow(reply: Reply, method: Method) -> Flow:
 def _raise_from(reply: Reply) -> None:
     problem = reply.headers.get(ERROR_HEADER)
     if problem is not None:
-        raise from_wire(json.loads(problem))
+        raise read_error(problem)
 
 
 async def _read(reply: Reply, method: Method) -> object:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
+import msgspec
 import orjson
 
-__all__ = ["pack", "readable", "unpack"]
+from mesh.errors import EventError
+
+__all__ = ["pack", "readable", "unpack", "unpack_as"]
 
 
 def pack(*values: object) -> str:
@@ -32,6 +35,25 @@ def unpack(text: str) -> Sequence[object]:
         return cast("Sequence[object]", orjson.loads(text))
     except orjson.JSONDecodeError:
         return cast("Sequence[object]", json.loads(text))
+
+
+def unpack_as(shape: Any, text: str | None, what: str) -> Any:
+    """Decode what another node packed, which may be hostile.
+
+    Args:
+        shape: A tuple of the values' types.
+        text: As it arrived; None = the header is missing.
+        what: Is named in the error.
+
+    Raises:
+        EventError: It is not of that shape.
+    """
+    try:
+        if text is not None:
+            return msgspec.convert(unpack(text), shape)
+    except (ValueError, RecursionError):
+        pass
+    raise EventError(f"malformed {what}")
 
 
 def readable(text: str) -> str:

@@ -63,9 +63,7 @@ def run(words: Sequence[str]) -> int:
         raise UsageError("--values belongs to: mesh actors show", "mesh actors")
     if found.unix_domain_socket is not None and found.app_id is None:
         raise UsageError("--unix-domain-socket needs --app-id", "mesh actors")
-    gateway = gateway_of(found.app_id or "", found.unix_domain_socket)
-    if found.what == "show" and found.app_id is None:
-        gateway = _gateway_of_host(gateway, found.type)
+    gateway = gateway_of(found.app_id or "", found.unix_domain_socket, only_its_own=found.app_id is not None)
     if found.what == "list":
         types = _asked(gateway, "GET", "/v1.0/mesh/actors")
         if found.output in ("json", "yaml"):
@@ -75,23 +73,44 @@ def run(words: Sequence[str]) -> int:
         return 0
     path = f"/v1.0/mesh/actors/{path_segment(found.type)}/{path_segment(found.id)}"
     if found.what == "show":
-        _write(_asked(gateway, "GET", path + "?values=true" * found.values), found.output)
+        path += "?values=true" * found.values
+        told = _asked(gateway, "GET", path) if found.app_id is not None else _shown(gateway, found.type, path)
+        _write(told, found.output)
+        return 0
+    _hosts(gateway, found.type)
+    told = _asked(gateway, "DELETE", path)
+    if found.output in ("json", "yaml"):
+        _write(told, found.output)
     else:
-        active = _asked(gateway, "DELETE", path)["active"]
-        note(f"actor {found.type}/{found.id} " + ("is deactivated" if active else "was not active"))
+        note(f"actor {found.type}/{found.id} " + ("is deactivated" if told["active"] else "was not active"))
     return 0
 
 
-def _gateway_of_host(gateway: Run, type_: str) -> Run:
-    """Find a gateway of this machine whose application hosts a type: state is read where it belongs."""
+def _hosts(gateway: Run, type_: str) -> list[str]:
+    """Give the app ids that host a type; raises ``ConfigError`` where there is none."""
     types = _asked(gateway, "GET", "/v1.0/mesh/actors")
     hosts = sorted({host["appID"] for each in types if each["type"] == type_ for host in each["hosts"]})
     if not hosts:
         raise ConfigError(f"no application hosts the actor type {type_}; see: mesh actors list")
-    for each in list_runs(mesh_home(os.environ)):
-        if each.app_id in hosts:
-            return each
-    raise ConfigError(f"no gateway runs here of an application that hosts {type_}: {', '.join(hosts)}")
+    return hosts
+
+
+def _shown(gateway: Run, type_: str, path: str) -> Any:
+    """Ask a gateway of this machine whose application owns the actor: state is read where it belongs."""
+    hosts = _hosts(gateway, type_)
+    runs = {each.app_id: each for each in list_runs(mesh_home(os.environ)) if each.app_id in hosts}
+    if not runs:
+        raise ConfigError(f"no gateway runs here of an application that hosts {type_}: {', '.join(hosts)}")
+    asked = next(iter(runs))
+    told = _asked(runs[asked], "GET", path)
+    owner = told["appID"]
+    if owner in (None, asked):
+        return told
+    if owner not in runs:
+        raise ConfigError(
+            f"no gateway runs here of {owner}, which owns it; --app-id {asked} shows what {asked} has of it"
+        )
+    return _asked(runs[owner], "GET", path)
 
 
 def _rows(types: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

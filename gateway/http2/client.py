@@ -25,6 +25,7 @@ from gateway.http.client import CONNECT_SECONDS, MAX_HEAD_BYTES, BusyError, Conn
 from gateway.http2.connection import Connection, Protocol, close
 from gateway.http2.fields import from_wire, size_of, to_wire
 from mesh.application import Headers
+from mesh.fields import declared_length, sendable
 
 __all__ = ["HTTP2Client", "HTTP2Response", "NotRunError"]
 
@@ -337,18 +338,20 @@ class HTTP2Client:
         Args:
             method: The verb.
             target: Path and raw query.
-            headers: Those of HTTP/1.1 alone are left out.
+            headers: Those of HTTP/1.1 alone are left out; a streamed body is held to ``Content-Length``.
             body: The bytes, or a stream.
 
         Raises:
+            BadArgumentError: A header cannot be sent; nothing was.
             ConnectError: Nothing was sent, or the other side said that it ran nothing.
             BusyError: All connections are full, or it refused the call.
             ResponseError: The other side broke off.
         """
+        length = declared_length(headers)
         with _opening():
-            fields = HeaderMap(to_wire(headers))
+            fields = HeaderMap(_sent(headers, length, body))
         for attempt in range(NOT_RUN_ATTEMPTS):
-            exchange = self._exchange(await self._connected(), method, target, fields, body)
+            exchange = self._exchange(await self._connected(), method, target, fields, body, length)
             try:
                 response = await exchange.__aenter__()
             except NotRunError as error:
@@ -373,6 +376,7 @@ class HTTP2Client:
         target: str,
         fields: HeaderMap,
         body: bytes | AsyncIterator[bytes],
+        length: int | None,
     ) -> AsyncIterator[HTTP2Response]:
         driver, whole = connection.driver, isinstance(body, bytes)
         connection.calls += 1
@@ -384,7 +388,7 @@ class HTTP2Client:
                     method, target, fields, end_stream=whole and not body, is_head=method == "HEAD"
                 )
             if not isinstance(body, bytes):
-                uploading = self._tasks.create_task(_upload(driver, stream, body), name="http2-upload")
+                uploading = self._tasks.create_task(_upload(driver, stream, body, length), name="http2-upload")
             elif body:
                 driver._send_body_background(stream, body)
             await stream.headers_evt.wait()
@@ -408,13 +412,30 @@ class HTTP2Client:
                 self._unused(connection)
 
 
-async def _upload(driver: Driver, stream: Stream, body: AsyncIterator[bytes]) -> None:
-    """Send a streamed body while the answer may come already."""
+def _sent(headers: Headers, length: int | None, body: bytes | AsyncIterator[bytes]) -> list[tuple[str, bytes]]:
+    """Give the fields of a request; of those of a connection HTTP/2 knows that trailers are wanted, and a length."""
+    fields = to_wire(sendable(headers))
+    if any(name.lower() == "te" and value == "trailers" for name, value in headers):
+        fields.append(("te", b"trailers"))
+    if length is not None:
+        fields.append(("content-length", b"%d" % (len(body) if isinstance(body, bytes) else length)))
+    return fields
+
+
+async def _upload(driver: Driver, stream: Stream, body: AsyncIterator[bytes], length: int | None) -> None:
+    """Send a streamed body while the answer may come already; one that is not as long as it says ends the exchange."""
+    left = length
     try:
         async for part in body:
-            if part:
-                await driver._send_data(stream, part, False)
-        await driver._send_data(stream, b"", True)
+            if not part:
+                continue
+            if left is not None and (left := left - len(part)) < 0:
+                break
+            await driver._send_data(stream, part, False)
+        if left:
+            driver._reset(stream, CANCEL)
+        else:
+            await driver._send_data(stream, b"", True)
     except HTTPunkError:
         return  # The answer, or its absence, tells the caller.
     except Exception:  # noqa: BLE001 - the body is another's code: whatever it raises ends this exchange only

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 
 from mesh.actors.errors import ActorTypeReservedError
-from mesh.application import Headers
 from mesh.errors import BadArgumentError
 
-__all__ = ["RESERVED", "check_headers", "check_name", "check_names"]
+__all__ = ["RESERVED", "check_name", "check_names"]
 
 RESERVED = "dapr.internal."
 MAX_NAME_BYTES = 256
 _FINE = re.compile(r"[A-Za-z0-9_-][ -\"$-.0->@-\[\]-~]{0,255}")  # What nearly all are: ASCII, and no "." in front.
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN = re.compile(r"[#?/\\\x00-\x1f\x7f]")
 
 
@@ -48,14 +46,3 @@ def check_names(type_: str, id_: str, **others: str) -> None:
     check_name("actor id", id_)
     for what, name in others.items():
         check_name(what, name)
-
-
-def check_headers(headers: Headers) -> None:
-    """Refuse names that a field of HTTP cannot have: a server may take one for a field that the caller may not set.
-
-    Raises:
-        BadArgumentError: There is one; metadata of gRPC, and what other nodes send, may have any.
-    """
-    for name, _ in headers:
-        if _TOKEN.fullmatch(name) is None:
-            raise BadArgumentError(f"a header must not be named {name[:100]!r}")

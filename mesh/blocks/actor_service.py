@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -24,7 +24,7 @@ from mesh.actors.errors import (
 )
 from mesh.actors.host import ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import MAX_TURNS, HostedType
-from mesh.actors.names import check_headers, check_name, check_names
+from mesh.actors.names import check_name, check_names
 from mesh.actors.observed import ObservedHost
 from mesh.actors.settings import NO_ACTORS, HostSettings
 from mesh.actors.state import ActorState, StateCache, partition_key, state_key
@@ -50,16 +50,17 @@ from mesh.blocks.actors import (
     TypeView,
 )
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
-from mesh.blocks.invocation import forwardable
+from mesh.blocks.invocation import Answered, forwardable
 from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
 from mesh.deadlines import Deadlines
 from mesh.errors import BadArgumentError, EventError, RecordsMissingError
+from mesh.fields import check_fields
 from mesh.operation import Operation
 from mesh.ownership.asking import Asked
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.ownership.table import partition_of
-from mesh.packing import pack, unpack
+from mesh.packing import pack, unpack, unpack_as
 from mesh.store import Stored
 from mesh.telemetry import BAGGAGE
 
@@ -136,19 +137,19 @@ class ActorService:
         check_names(operation.target, asked.id, **{"actor method": asked.method})
         action = pack("invoke", asked.method, asked.query, self._traced(operation, asked.headers))
         answer = await self._ask(operation, asked.id, action, asked.body)
-        status, headers = unpack(answer.headers[ACTION_HEADER])
+        status, headers = _told(Answered, answer)
         if status == NOT_FOUND:
             raise ActorMethodMissingError
         if status != OK:
-            raise ActorFailedError(cast("int", status), answer.body)
-        return TurnAnswer(OK, cast("Headers", headers), answer.body)
+            raise ActorFailedError(status, answer.body)
+        return TurnAnswer(OK, headers, answer.body)
 
     async def deactivate(self, operation: Operation) -> bool:
         """End an activation, wherever it is; gives whether there was one."""
         asked = cast("Deactivate", operation.arguments)
         check_names(operation.target, asked.id)
         answer = await self._ask(operation, asked.id, pack("deactivate"))
-        return bool(unpack(answer.headers[ACTION_HEADER])[0])
+        return bool(_told(tuple[bool], answer)[0])
 
     async def set_reminder(self, operation: Operation) -> None:
         """Have a reminder.
@@ -374,17 +375,10 @@ class ActorService:
 
     async def _run_method(self, hosted: HostedType, asked: Asked, method: str, query: str, headers: Headers) -> Message:
         check_name("actor method", method)
-        check_headers(headers)
-        headers = naming(forwardable(headers), asked.caller)  # Another node may send those of a connection, too.
-        turn = Turn(
-            TurnKind.METHOD,
-            hosted.name,
-            asked.key,
-            method,
-            hosted.chained(headers),
-            asked.body,
-            query,
-        )
+        check_fields(headers)  # Before the application is asked.
+        headers = naming(forwardable(headers), asked.caller)
+        chained = hosted.chained(headers)
+        turn = Turn(TurnKind.METHOD, hosted.name, asked.key, method, chained, asked.body, query)
         answer = await hosted.turn(turn, asked.partition)
         body = answer.body if answer.status == OK else answer.body[:MAX_ERROR_BYTES]
         return Message({ACTION_HEADER: pack(answer.status, answer.headers)}, body)
@@ -423,7 +417,6 @@ class ActorService:
         return Message({}, b"")
 
     async def _run_delete_reminder(self, hosted: HostedType, asked: Asked, name: str) -> Message:
-
         check_name("reminder", name)
         timers = self._timers.get(hosted.name)
         if timers is None:
@@ -490,6 +483,10 @@ class ActorService:
         """Tell of the types that are hosted, and how many actors are active."""
         hosted = tuple((name, each.active) for name, each in self._types.items() if each.hosted)
         return {"actors": hosted, "actors_enabled": bool(hosted) or self._parts.marked() is not None}
+
+
+def _told(shape: object, answer: Message) -> Any:
+    return unpack_as(shape, answer.headers.get(ACTION_HEADER), "answer of an actor's host")
 
 
 def _check_key(key: str) -> None:

@@ -34,7 +34,7 @@ from mesh.broker import Frame, Message
 from mesh.calls.context import counts, tell
 from mesh.calls.exchange import Reply, Request
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.error_wire import from_wire, to_wire
+from mesh.error_wire import read_error, to_wire
 from mesh.errors import CircuitOpenError, MeshError, NoResponderError
 from mesh.guard import Guard
 from mesh.host import ERROR_HEADER, decoded, joined
@@ -284,7 +284,7 @@ async def _read_reply(reply: Reply) -> bytes:
     try:
         problem = reply.headers.get(ERROR_HEADER)
         if problem is not None:
-            raise from_wire(json.loads(problem))
+            raise read_error(problem)
         return reply.body if not reply.streamed else await joined(reply.parts())
     finally:
         await reply.aclose()

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from typing import cast
 from urllib.parse import unquote
 
-import msgspec
 import orjson
 
 from mesh import address, telemetry
@@ -43,15 +42,23 @@ from mesh.blocks.durable_record import (
     id_of,
     new_id,
 )
-from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, check_app_id, forwardable
+from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, Asked, check_app_id, forwardable
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.topics import PUBLISH, Publish
 from mesh.broker import Delivery, Message, SubscribeOptions, Topology
 from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settlement
-from mesh.errors import AppFailedError, BadArgumentError, ConflictError, MeshError, PermissionDeniedError, UnprovenError
+from mesh.errors import (
+    AppFailedError,
+    BadArgumentError,
+    ConflictError,
+    EventError,
+    MeshError,
+    PermissionDeniedError,
+    UnprovenError,
+)
 from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
-from mesh.packing import pack, unpack
+from mesh.packing import pack, unpack_as
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
 from mesh.store import Concurrency, Item
 from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Tracing, who_answered
@@ -295,11 +302,8 @@ def _trace(delivery: Delivery) -> tuple[str | None, str, str]:
 
 
 def _asked(headers: Mapping[str, str]) -> tuple[str, str, Headers]:
-    """Read verb, target and headers of a call; raises ``KeyError`` and ``ValueError``, whatever was stored."""
-    try:
-        return msgspec.convert(unpack(headers[HTTP_HEADER]), tuple[str, str, list[tuple[str, str]]])
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    """Read verb, target and headers of a call; raises ``EventError``, whatever was stored."""
+    return cast("Asked", unpack_as(Asked, headers.get(HTTP_HEADER), "durable call"))
 
 
 class _Callee:
@@ -328,7 +332,7 @@ class _Callee:
         try:
             verb, target, given = _asked(message.headers)
             call_id = id_of(message.headers)
-        except (KeyError, ValueError):
+        except (EventError, KeyError, ValueError):
             return Attempt(Outcome.DROP, "not a durable call")
         try:
             caller = self._records.caller(delivery)
@@ -361,6 +365,8 @@ class _Callee:
                     status, answered = response.status, forwardable(response.headers)
                 if begun is not None:
                     note_status(begun, status)
+        except BadArgumentError as error:
+            return Attempt(Outcome.DROP, str(error))
         except AppFailedError as error:
             return Attempt(Outcome.RETRY, str(error), broken=True)
         if status >= 500 or status in RETRIED_STATUSES:
@@ -379,7 +385,7 @@ class _Callee:
             call_id = id_of(headers)
             caller = self._records.caller(delivery, again=True)
             known, done = await self._records.known(call_id, caller)
-        except (KeyError, ValueError, UnprovenError):
+        except (EventError, KeyError, ValueError, UnprovenError):
             return  # It is no call, or by nobody who may say anything of this one.
         if done and (known is None or known.state is State.SUCCEEDED):
             logger.warning("the outcome of call %s could not be published: %s", call_id, reason)

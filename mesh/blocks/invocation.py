@@ -17,8 +17,10 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Self, cast
+from typing import Annotated, Self, cast
 from urllib.parse import unquote
+
+import msgspec
 
 from mesh import address, telemetry
 from mesh.access import naming, sender
@@ -30,7 +32,7 @@ from mesh.calls.exchange import Reply, Request
 from mesh.calls.request import NOTHING, WATCHED_HEADER
 from mesh.conditions import Condition
 from mesh.deadlines import NO_ANSWER, Deadlines
-from mesh.error_wire import from_wire, to_wire
+from mesh.error_wire import read_error, to_wire
 from mesh.errors import (
     AppAwayError,
     AppFailedError,
@@ -47,9 +49,10 @@ from mesh.errors import (
     UnprovenError,
 )
 from mesh.event import required_headers
+from mesh.fields import CONNECTION_FIELDS
 from mesh.middleware import MiddlewareError
 from mesh.operation import Arrival, Caller, Method, Operation
-from mesh.packing import pack, unpack
+from mesh.packing import pack, unpack_as
 from mesh.pipeline import InboundHandler
 from mesh.policies import Verdict
 from mesh.telemetry import UNTOLD
@@ -70,6 +73,9 @@ HTTP_HEADER = "mesh-http"
 TRAILERS_HEADER = "mesh-trailers"
 ERROR_HEADER = "mesh-error"
 OUTSIDE = ("http://", "https://")
+Fields = list[tuple[str, str]]
+Asked = tuple[str, str, Fields]
+Answered = tuple[Annotated[int, msgspec.Meta(ge=100, le=999)], Fields]
 OK = 200
 # Unknown, DeadlineExceeded, Internal, Unavailable, DataLoss: the application does not work. Any other is an answer.
 GRPC_FAILURES = frozenset({2, 4, 13, 14, 15})
@@ -80,25 +86,7 @@ MAX_JUDGED_BYTES = 256 * 1024
 ABSENT_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 TOLD_WAIT = 0.5  # One instance takes over from another within less.
 AWAY = "no instance is there, and one was within the last minute"
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
-        "te",
-        "trailer",
-        "proxy-authorization",
-        "proxy-authenticate",
-        "dapr-app-id",
-        "destination-app-id",
-        "content-length",
-        "expect",
-        "host",
-    }
-)
+HOP_BY_HOP = CONNECTION_FIELDS | {"proxy-authorization", "proxy-authenticate", "dapr-app-id", "destination-app-id"}
 
 
 def forwardable(headers: Iterable[tuple[str, str]], *, binary: bool = False) -> list[tuple[str, str]]:
@@ -167,7 +155,7 @@ class Answer:
         if not isinstance(self._source, Reply):
             return () if self._source is None else self._source.trailers
         packed = self._source.last.get(TRAILERS_HEADER)
-        return () if packed is None else cast("Headers", unpack(packed)[0])
+        return () if packed is None else unpack_as(tuple[Fields], packed, "trailers of an answer")[0]
 
     @property
     def grpc_status(self) -> int | None:
@@ -284,10 +272,13 @@ class Invocation:
         reply = await self._request(app_id, namespace or self._namespace, call, operation)
         problem = reply.headers.get(ERROR_HEADER)
         if problem is not None:
-            raise from_wire(json.loads(problem))
-        status, headers = unpack(reply.headers[HTTP_HEADER])
-        body = None if reply.streamed else reply.body
-        return Answer(cast("int", status), cast("Headers", headers), body, reply)
+            raise read_error(problem)
+        try:
+            status, headers = unpack_as(Answered, reply.headers.get(HTTP_HEADER), "answer to a call")
+        except EventError:
+            await reply.aclose()
+            raise
+        return Answer(status, headers, None if reply.streamed else reply.body, reply)
 
     async def _request(self, app_id: str, namespace: str, call: Call, operation: Operation) -> Reply:
         deadline = operation.deadline
@@ -414,7 +405,7 @@ class _Server:
     async def handle(self, request: Request) -> None:
         """Pass one request to the application and its answer back."""
         try:
-            verb, target, headers = cast("tuple[str, str, Headers]", unpack(request.headers[HTTP_HEADER]))
+            verb, target, headers = unpack_as(Asked, request.headers.get(HTTP_HEADER), "request")
             request.check_caller(unquote(request.headers.get("ce-source", "")))
             if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
                 raise NotSpokenError(NO_GRPC)
@@ -422,10 +413,7 @@ class _Server:
                 caller = Caller.proven_by(who) if (who := request.caller) else sender(request.headers, self._namespace)
                 target = access.admit(caller, verb, target, grpc=self._application.is_grpc)
             headers = naming(headers, request.caller)
-        except (KeyError, ValueError):
-            await _refuse(request, EventError("malformed request"))
-            return
-        except (UnprovenError, NotSpokenError, PermissionDeniedError, BadArgumentError) as error:
+        except (EventError, UnprovenError, NotSpokenError, PermissionDeniedError, BadArgumentError) as error:
             await _refuse(request, error)
             return
         body: bytes | AsyncIterator[bytes] = request.parts() if request.streamed else request.body

@@ -22,13 +22,14 @@ from mesh import address
 from mesh.broker import Broker, Frame, Message
 from mesh.calls.context import counts, tell
 from mesh.calls.exchange import Exchange, Request
-from mesh.error_wire import from_wire, to_wire
+from mesh.error_wire import read_error, to_wire
 from mesh.errors import (
     BrokerUnavailableError,
     DeadlineExceededError,
     MeshError,
     NoResponderError,
     PermissionDeniedError,
+    RecordsMissingError,
 )
 from mesh.event import required_headers
 from mesh.host import joined
@@ -128,6 +129,8 @@ class Owners:
         """Host a kind no longer: returns once all that was owned of it is handed over, or may be another's."""
         self._hosting.pop(kind, None)
         await self._owning.leave(kind)
+        if kind not in self._hosting and not self._owning.hosts(kind):  # Nor was it hosted again meanwhile.
+            self._answers.pop(kind, None)
 
     def epoch(self, kind: str, partition: int) -> int | None:
         """Give the epoch of a partition that this node owns now, for sure; None = it does not."""
@@ -217,25 +220,40 @@ class Owners:
     async def table(self, kind: str, *, fresh: bool = False) -> Table:
         """Give the table of a kind as it was known a second ago at most, or as it is.
 
+        While the store fails, what was known last is still true as far as anybody can tell: who is not the owner any
+        more refuses.
+
         Raises:
-            MeshError: The store failed, or there is none (``RecordsMissingError``).
+            MeshError: The store failed and nothing is known or it is to be fresh, or there is no store
+                (``RecordsMissingError``).
         """
         asked_at = time.monotonic() - (0.0 if fresh else KNOWN_SECONDS)
-        if not fresh and (known := self._known.get(kind)) is not None and known.read_at >= asked_at:
+        if not fresh and (known := self._known.get(kind)) is not None and known.tried_at >= asked_at:
             return known.table
         lock = self._reading.setdefault(kind, asyncio.Lock())
         try:
             async with lock:  # One reads for all who wait.
                 known = self._known.get(kind)
-                if known is None or known.read_at < asked_at:
-                    began = time.monotonic()
-                    known = self._known.keep(kind, _Known((await read_table(self._records, kind))[0], began))
+                if known is None or (known.read_at if fresh else known.tried_at) < asked_at:
+                    known = self._known.keep(kind, await self._read(kind, None if fresh else known))
                 return known.table
         except ValueError as error:
             raise MeshError(f"owners of {kind}: {error}") from error
         finally:
             if not lock.locked():
                 self._reading.pop(kind, None)
+
+    async def _read(self, kind: str, known: _Known | None) -> _Known:
+        began = time.monotonic()
+        try:
+            return _Known((await read_table(self._records, kind))[0], began, began)
+        except RecordsMissingError:
+            raise
+        except MeshError as error:
+            if known is None:
+                raise
+            logger.debug("owners of %s are those of before: %s", kind, error)
+            return _Known(known.table, known.read_at, time.monotonic())
 
     async def ask(self, kind: str, key: str, headers: Mapping[str, str], body: bytes, deadline: float) -> Message:
         """Ask the owner of a key.
@@ -258,7 +276,15 @@ class Owners:
         nobody_until = min(deadline, time.time() + NOBODY_WAIT)
         waits, wait, fresh = iter(WAITS), 0.0, False
         while True:
-            table = await self.table(kind, fresh=fresh)
+            try:
+                table = await self.table(kind, fresh=fresh)
+            except MeshError as error:
+                wait = _spread(next(waits, wait))
+                back = isinstance(error, BrokerUnavailableError) and await self._exchange.comeback.by(deadline)
+                if not (back or (fresh and error.retryable)) or time.time() + wait >= deadline:
+                    raise
+                await asyncio.sleep(wait)
+                continue
             member = table.members.get(table.owners[partition_of(key, len(table.owners))])
             answer: Message | MeshError | None = None
             try:
@@ -279,7 +305,7 @@ class Owners:
             now = time.time()
             if not table.members and now >= nobody_until:
                 raise NobodyHostsError(f"no node hosts {kind}")
-            fresh, wait = True, next(waits, wait) * random.uniform(0.75, 1.25)  # noqa: S311 - it spreads the load
+            fresh, wait = True, _spread(next(waits, wait))
             if now + wait >= deadline:
                 raise DeadlineExceededError(f"nobody owned {key[:100]!r} of {kind} within the deadline")
             await asyncio.sleep(wait)
@@ -308,7 +334,7 @@ class Owners:
         finally:
             await reply.aclose()
         if (problem := reply.headers.get(ERROR_HEADER)) is not None:
-            return from_wire(json.loads(problem))
+            return read_error(problem)
         return Message(reply.headers, answer)
 
 
@@ -316,6 +342,11 @@ class Owners:
 class _Known:
     table: Table
     read_at: float
+    tried_at: float
+
+
+def _spread(wait: float) -> float:
+    return wait * random.uniform(0.75, 1.25)  # noqa: S311 - it spreads the load
 
 
 async def _parts(body: bytes) -> AsyncIterator[bytes]:

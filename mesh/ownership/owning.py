@@ -114,6 +114,10 @@ class Owning:
                 self._kinds[kind] = found.next
                 self._hosted.set()
 
+    def hosts(self, kind: str) -> bool:
+        """Tell whether a kind is hosted here, or was not left yet."""
+        return kind in self._kinds
+
     def table(self, kind: str) -> Table | None:
         """Give the table of a kind as it was seen last; None = it is not hosted here."""
         found = self._kinds.get(kind)

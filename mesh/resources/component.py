@@ -7,12 +7,12 @@ component is built; what came from outside the file is then held in a `Secret`.
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar, assert_never
 from uuid import uuid4
 
 from mesh.errors import ConfigError, Problem
+from mesh.fields import BREAKS_OFF, TOKEN
 from mesh.spelling import did_you_mean, protects
 
 if TYPE_CHECKING:
@@ -39,10 +39,7 @@ __all__ = [
 ]
 
 KUBERNETES = "kubernetes"
-TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""RFC 9110 section 5.6.2: names of headers, verbs."""
 _R = TypeVar("_R", "Component", "HTTPEndpoint")
-_BREAKS_OFF = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -396,7 +393,7 @@ def env_refusal(variable: str, environ: Mapping[str, str]) -> str | None:
 
 def header_refusal(text: str) -> str | None:
     """Say why no request can hold a text as the value of a header; None if one can. Source: RFC 9110 section 5.5."""
-    found = _BREAKS_OFF.search(text)
+    found = BREAKS_OFF.search(text)
     return None if found is None else f"the value of a header cannot hold the character U+{ord(found[0]):04X}"
 
 

@@ -90,6 +90,8 @@ async def test_deactivate(cart: tuple[Node, Client, Host], capsys: pytest.Captur
     assert len(cart[2].of("deactivate", "17-x")) == 1
     _, _, err = await mesh(capsys, "actors", "deactivate", "cart", "17-x")
     assert "cart/17-x was not active" in err
+    code, out, _ = await mesh(capsys, "actors", "deactivate", "cart", "17-x", "-o", "json")
+    assert (code, json.loads(out)) == (0, {"active": False})
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,9 @@ async def test_deactivate(cart: tuple[Node, Client, Host], capsys: pytest.Captur
     [
         (("show", "none", "1"), 1, "no application hosts the actor type none; see: mesh actors list"),
         (("show", "none", "1", "-a", "shop"), 1, "does not host the type none (ERR_ACTOR_TYPE_NOT_HOSTED)"),
+        (("deactivate", "none", "1"), 1, "no application hosts the actor type none; see: mesh actors list"),
+        (("show", "cart", "17-x", "-a", "ZZ"), 1, "ZZ does not run; see: mesh list"),
+        (("list", "-a", "ZZ"), 1, "ZZ does not run; see: mesh list"),
         (("show", "cart", "a#b"), 1, "actor id must not contain"),
         (("show", "cart"), 2, "show needs type and id of an actor"),
         (("deactivate",), 2, "deactivate needs type and id of an actor"),

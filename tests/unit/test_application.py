@@ -123,7 +123,7 @@ async def test_an_application_that_breaks_off(app: App) -> None:
                 await application.post(path, [], b"x")
         with pytest.raises(AppFailedError):
             await application.get("/a b", [])
-        with pytest.raises(AppFailedError):
+        with pytest.raises(BadArgumentError):
             await application.get("/", [("X", "a\r\nb")])
 
 

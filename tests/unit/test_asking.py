@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -14,8 +15,11 @@ from mesh.errors import (
     BadArgumentError,
     BrokerUnavailableError,
     DeadlineExceededError,
+    EventError,
     MeshError,
     NoResponderError,
+    RecordsMissingError,
+    StateError,
 )
 from mesh.node.runtime import Runtime
 from mesh.ownership import asking
@@ -194,3 +198,100 @@ async def test_two_applications_that_host_one_kind_are_told(caplog: pytest.LogCa
         async with asyncio.timeout(10.0):
             while "hosted by app id one as well" not in caplog.text:
                 await asyncio.sleep(0.01)
+
+
+class Failing:
+    """A node's records while the store fails, as often as it is told to."""
+
+    def __init__(self, owners: Owners, error: MeshError) -> None:
+        self.error, self.asked, self.left = error, 0, 1_000_000
+        self._get = owners._records.get
+        owners._records.get = self.get  # type: ignore[method-assign, assignment]
+
+    async def get(self, *given: object, **named: object) -> object:
+        self.asked += 1
+        if self.left > 0:
+            self.left -= 1
+            raise self.error
+        return await self._get(*given, **named)  # type: ignore[arg-type]
+
+
+async def test_an_owner_that_is_known_is_asked_while_the_store_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And who asks next does not wait for the store again."""
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "caller") as caller:
+        Host(one).host()
+        await ask(caller, "k")
+        owners = caller._parts.owners
+        failing = Failing(owners, StateError("the store is away"))
+        owners._known[KIND] = replace(owners._known[KIND], tried_at=0.0)
+        monkeypatch.setattr(asking, "KNOWN_SECONDS", 60.0)
+        for _ in range(10):
+            assert (await ask(caller, "k")).headers["by"] == "one"
+        assert failing.asked == 1
+
+
+async def test_who_owns_now_is_not_what_was_known_before_the_store_failed() -> None:
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "caller") as caller:
+        Host(one).host()
+        await ask(caller, "k")
+        Failing(caller._parts.owners, StateError("the store is away"))
+        with pytest.raises(StateError, match="the store is away"):
+            await caller._parts.owners.table(KIND, fresh=True)
+
+
+@pytest.mark.parametrize("kind", [StateError, BrokerUnavailableError])
+async def test_a_store_that_fails_is_asked_again_where_the_owner_refuses(kind: type[MeshError]) -> None:
+    """It is back before the deadline; one that is not is named."""
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "two") as two, node(mesh, "caller") as caller:
+        first, second = Host(one), Host(two)
+        first.host()
+        await ask(caller, "k")
+        second.host()
+        await first.owners.leave(KIND)
+        failing = Failing(caller._parts.owners, kind("the store is away"))
+        failing.left = 3
+        assert (await ask(caller, "k")).headers["by"] == "two"
+        assert failing.asked >= 4
+        failing.left = 1_000_000
+        await second.owners.leave(KIND)
+        with pytest.raises(kind, match="the store is away"):
+            await ask(caller, "k", seconds=0.3)
+
+
+async def test_records_that_are_missing_are_told_at_once() -> None:
+    mesh = MemoryMesh()
+    async with node(mesh, "caller") as caller:
+        failing = Failing(caller._parts.owners, RecordsMissingError("no place"))
+        with pytest.raises(RecordsMissingError):
+            await ask(caller, "k")
+        assert failing.asked == 1
+
+
+async def test_nothing_is_kept_of_a_kind_that_was_left() -> None:
+    async with node(MemoryMesh(), "one") as one:
+        host = Host(one)
+        host.host()
+        await ask(one, "k")
+        await host.owners.leave(KIND)
+        assert KIND not in host.owners._answers
+        host.host()
+        assert (await ask(one, "k")).headers["by"] == "one"
+
+
+@pytest.mark.parametrize("problem", ["{", "[]", "3", "[" * 100_000, ""])
+async def test_an_owner_that_answers_no_error(problem: str) -> None:
+    """Whatever a hostile owner says, the asker is told what is wrong."""
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "caller") as caller:
+        host = Host(one)
+        host.host()
+
+        async def hostile(asked: Asked) -> Message:
+            return Message({asking.ERROR_HEADER: problem}, b"")
+
+        one._parts.owners._answers[KIND] = hostile
+        with pytest.raises(EventError, match="malformed error from another node"):
+            await ask(caller, "k")

@@ -237,6 +237,18 @@ def test_whatever_arrives_is_an_error(described: dict[str, object]) -> None:
     assert isinstance(from_wire(described), MeshError)
 
 
+@pytest.mark.parametrize("attributes", [None, {}, {"status": "x", "count": [], "most": "y", "key": 3, "code": 7}])
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
+def test_what_an_error_is_made_with_is_of_its_type(kind: type[MeshError], attributes: object) -> None:
+    """A table of answers names attributes of errors: they are there, whatever another node says."""
+    arrived = from_wire({"code": kind.code, "message": "m", "attributes": attributes})
+    made = kind(*MADE.get(kind.__name__, ("why",)))
+    assert arrived.code == kind.code
+    for name, value in vars(made).items():
+        if type(value) in (str, int):
+            assert type(getattr(arrived, name)) is type(value)
+
+
 async def test_made_up_targets_take_no_policy_from_others() -> None:
     """Targets are the callers' words: an open breaker is kept, and a new target gets one that it keeps."""
     service = Service(*[StateError("no") for _ in range(6)])
