@@ -63,6 +63,8 @@ __all__ = [
     "INVOKE",
     "OUTSIDE",
     "Answer",
+    "Answered",
+    "Asked",
     "Call",
     "Invocation",
     "check_app_id",
