@@ -291,7 +291,7 @@ async def it_is_one_chain(counters: Counters, store: Component | None, figures: 
         doubled=len(overlaps),
         unanswered=len(accepted - done),
     )
-    figures.note(overlaps=overlaps[:3])
+    figures.note(overlaps=[str(each) for each in overlaps[:3]])
     assert stale == []
     assert done <= accepted <= tried
     assert sum(each.count for each in written.values()) == len(accepted)
