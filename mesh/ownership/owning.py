@@ -224,7 +224,7 @@ class Owning:
         """Remove those whose sessions have ended: the next one, and then the one behind it, up to one that is there."""
         there: set[str] = set()
         ended: set[str] = set()
-        for kind in self._kinds.values():
+        for kind in list(self._kinds.values()):
             while (neighbour := kind.table.without(ended).neighbour(me)) is not None and neighbour not in there:
                 if not await has_ended(self._records, neighbour):
                     there.add(neighbour)
