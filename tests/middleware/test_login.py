@@ -167,7 +167,7 @@ async def test_tokens_of_a_provider(memory: Backbone, app: App, tmp_path: Path, 
 
 async def test_it_guards_the_application(nats: Backbone, app: App, tmp_path: Path, issuer: Issuer) -> None:
     ways = configuration(appHttpPipeline=["bearer"])
-    off = ("subscribe",)
+    off = ("subscribe", "config")
     async with (
         through(nats, tmp_path, bearer(issuer.url), ways, app=app, init_endpoints_off=off),
         gateway(nats, tmp_path, app_id="asker") as asker,

@@ -202,7 +202,7 @@ async def test_a_request_goes_on_once(memory: Backbone, app: App, tmp_path: Path
     for section in (API, APP):
         ways = configuration(**{section: ["x:theirs"]})
         app.got.clear()
-        off = ("subscribe",)
+        off = ("subscribe", "config")
         async with through(memory, tmp_path, theirs(x="twice"), ways, app=app, init_endpoints_off=off) as node:
             with suppress(aiohttp.ClientError):  # What was answered may be out already.
                 await node.get(f"{CALL}/x")
@@ -344,7 +344,7 @@ async def test_what_it_refuses_does_not_reach_the_application(
     memory: Backbone, app: App, tmp_path: Path, does: str, status: int
 ) -> None:
     ways = configuration(appHttpPipeline=["x:theirs"])
-    off = ("subscribe",)
+    off = ("subscribe", "config")
     async with through(memory, tmp_path, theirs(x=does), ways, app=app, init_endpoints_off=off) as node:
         reply = await node.get(f"{CALL}/x")
         assert reply.status == status
@@ -397,7 +397,7 @@ async def test_what_an_outer_one_has_told_is_on_an_inner_ones_answer(
     memory: Backbone, app: App, tmp_path: Path, section: str
 ) -> None:
     ways = configuration(**{section: ["a:theirs", "no:theirs"]})
-    off = ("subscribe",)
+    off = ("subscribe", "config")
     async with through(memory, tmp_path, theirs(a="mark", no="refuse"), ways, app=app, init_endpoints_off=off) as node:
         reply = await node.get(f"{CALL}/x")
         assert (reply.status, reply.headers["x-told"], reply.headers["x-by"]) == (418, "app", "them")

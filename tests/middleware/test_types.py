@@ -258,7 +258,7 @@ async def test_callers_have_rates_of_their_own(nats: Backbone, app: App, tmp_pat
     made = of_type("rate", "middleware.http.ratelimit", settings)
     ways = configuration(appHttpPipeline=["rate:ratelimit"])
     async with (
-        through(nats, tmp_path, made, ways, app=app, init_endpoints_off=("subscribe",)),
+        through(nats, tmp_path, made, ways, app=app, init_endpoints_off=("subscribe", "config")),
         gateway(nats, tmp_path, app_id="one") as one,
         gateway(nats, tmp_path, app_id="two") as two,
     ):
