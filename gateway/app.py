@@ -27,7 +27,7 @@ from gateway.export.opening import spans_sent
 from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
-from gateway.http.loading import Connections
+from gateway.http.loading import Connections, loaded
 from gateway.http.middleware import Through, middleware_stage, towards_application
 from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
@@ -310,7 +310,7 @@ class Gateway:
         # In a thread: what gRPC stands on takes a tenth of a second to load.
         through = _through(self._runtime, "app_http_pipeline")
         around = towards_application(through, config.app_id, config.max_body_bytes)
-        async with await asyncio.to_thread(application_of, config, around) as application:
+        async with await loaded(partial(application_of, config, around)) as application:
             self._application = application
             application.recorder = None if self._metrics is None else self._metrics.recorder
             application.watch()

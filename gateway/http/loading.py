@@ -7,14 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 from mesh.registry import needs
 
-__all__ = ["Connections", "Loading", "hand_over"]
+__all__ = ["Connections", "Loading", "hand_over", "loaded"]
 
 logger = logging.getLogger(__name__)
+
+_importing = threading.Lock()
+_T = TypeVar("_T")
+
+
+async def loaded(load: Callable[[], _T]) -> _T:
+    """Call what imports, in a thread, and one after the other.
+
+    Two threads that import modules which need each other, from two ends, may see one that is half there.
+    """
+
+    def one_at_a_time() -> _T:
+        with _importing:
+            return load()
+
+    return await asyncio.to_thread(one_at_a_time)
 
 
 class Connections(Protocol):
@@ -54,7 +71,7 @@ class Loading:
 
     async def _run(self) -> None:
         try:
-            self._loaded = await asyncio.to_thread(self._load)
+            self._loaded = await loaded(self._load)
         except Exception as error:  # Of an installation that is not whole: everything else works on.
             lacks = (
                 needs("HTTP/2", error.name or str(error)) if isinstance(error, ImportError) else "it cannot be loaded"
