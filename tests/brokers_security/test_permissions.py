@@ -25,6 +25,7 @@ from brokers.kafka import KafkaConfig
 from brokers.kafka._cluster import Cluster
 from gateway.cli import main
 from mesh.calls.exchange import Exchange
+from tests.http.actor_app import ActorApp, call
 from tests.http.harness import App, Backbone, Got, Node, gateway
 from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer, find_kafka
@@ -39,10 +40,11 @@ NAMESPACE = "prod"
 
 @asynccontextmanager
 async def pair(url_of: dict[str, str], home: Path, resources: str = "") -> AsyncIterator[tuple[Node, Node, App]]:
-    """Two gateways, each with the rights of its application; that of orders has the application."""
-    subscriptions = [{"pubsubname": "pubsub", "topic": "placed", "route": "/placed"}]
+    """Two gateways, each with the rights of its application; that of orders has the application, which hosts actors."""
+    app = ActorApp({"entities": ["thing"]})
+    app.subscriptions = [{"pubsubname": "pubsub", "topic": "placed", "route": "/placed"}]
     async with (
-        App(subscriptions) as app,
+        app,
         gateway(Backbone(url_of["orders"], NAMESPACE), home, app=app, app_id="orders", resources=resources) as orders,
         gateway(Backbone(url_of["shop"], NAMESPACE), home, app_id="shop", resources=resources) as shop,
     ):
@@ -50,7 +52,8 @@ async def pair(url_of: dict[str, str], home: Path, resources: str = "") -> Async
 
 
 async def everything(shop: Node, orders: Node, app: App) -> None:
-    """Publish, subscribe, invoke, keep state, and call durably."""
+    """Publish, subscribe, invoke, keep state, call durably, and use actors, reminders and jobs."""
+    app.got.clear()
     app.answer("/work", body={"done": True})
     assert (await shop.get("/v1.0/invoke/orders/method/work")).json == {"done": True}
     large = b"x" * 3_000_000
@@ -63,27 +66,47 @@ async def everything(shop: Node, orders: Node, app: App) -> None:
     stored = await shop.request("POST", "/v1.0/invoke/orders/method/work", {"mesh-delivery": "durable"}, b"later")
     assert stored.status == 202, stored
 
-    def has_come() -> None:
-        assert "/placed" in [got.path for got in app.got]
+    await use_actors_and_jobs(shop, orders)
+
+    def have_come() -> None:
+        assert {"/placed", "/job/soon", "/actors/thing/1/method/remind/soon"} <= {got.path for got in app.got}
 
     async def has_run() -> None:
         told = await shop.get(f"/v1.0/mesh/invocations/{stored.json['id']}")
         assert told.json["state"] == "succeeded"
 
-    await eventually(has_come)
+    await eventually(have_come)
     await eventually(has_run)
+
+
+async def use_actors_and_jobs(shop: Node, orders: Node) -> None:
+    """Call an actor of the other gateway, keep its state, and have it reminded; both have jobs."""
+    assert (await shop.request(*call("work"))).status == 200
+    actor = "/v1.0/actors/thing/1"
+    upsert = [{"operation": "upsert", "request": {"key": "k", "value": 1}}]
+    assert (await orders.post(f"{actor}/state", upsert, "application/json")).status == 204
+    assert (await orders.get(f"{actor}/state/k")).json == 1
+    for node, path in ((orders, f"{actor}/reminders"), (orders, "/v1.0/jobs"), (shop, "/v1.0/jobs")):
+        for name, due in (("soon", "0s"), ("later", "1h")):
+            kept = await node.post(f"{path}/{name}", {"dueTime": due, "overwrite": True}, "application/json")
+            assert kept.status == 204, kept
+        assert (await node.get(f"{path}/later")).status == 200
+        assert (await node.request("DELETE", f"{path}/later")).status == 204
 
 
 ASK_AFTER = 0.2
 
 
 async def runs_once(urls: dict[str, str], home: Path, resources: str = "") -> str:
-    """Have one of two instances work for long, and give what the answer to a call that is not allowed says."""
+    """Have one of two instances work for long, and actors of both be called.
+
+    Gives what the answer to a call that is not allowed says.
+    """
     orders, shop = (Backbone(urls[app], NAMESPACE) for app in ("orders", "shop"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(cast("dict[str, object]", Exchange.__init__.__kwdefaults__), "ask_after", ASK_AFTER)
         async with (
-            App() as app,
+            ActorApp({"entities": ["thing"]}) as app,
             gateway(orders, home, app=app, app_id="orders", resources=resources),
             gateway(orders, home, app=app, app_id="orders", resources=resources),
             gateway(shop, home, app_id="shop", resources=resources) as caller,
@@ -97,6 +120,8 @@ async def runs_once(urls: dict[str, str], home: Path, resources: str = "") -> st
             await asyncio.sleep(5 * ASK_AFTER)  # Until the instances vouch for each other.
             assert (await caller.post("/v1.0/invoke/orders/method/work", {})).status == 200
             assert len(app.got) == 1
+            for number in range(16):
+                assert (await caller.request(*call("work", id_=str(number)))).status == 200
             async with asyncio.timeout(5):  # A call has a minute.
                 return (await caller.post("/v1.0/invoke/billing/method/work", {})).body.decode()
 
@@ -153,10 +178,14 @@ OTHERS = [
     ("subscribe", "mesh.prod.app.*"),
     ("subscribe", "mesh.prod.>"),
     ("subscribe", "mesh.prod.bindings.orders"),
+    ("subscribe", "mesh.prod.owner.orders.*"),
+    ("subscribe", "mesh.prod.jobs.orders"),
     ("subscribe", "mesh.prod.topic.mesh-calls.*.orders"),
     ("subscribe", "_INBOX.orders.>"),
     ("subscribe", "_INBOX.>"),
     ("publish", "mesh.prod.app.billing"),
+    ("publish", "mesh.prod.owner.billing.node"),
+    ("publish", "mesh.prod.jobs.orders"),
     ("publish", "mesh.prod.topic.mesh-calls._.billing"),
     ("publish", "mesh.prod.topic.another._.placed"),
     ("publish", "mesh.test.app.orders"),
@@ -284,12 +313,17 @@ REDIS_OTHERS = [
     ("SUBSCRIBE", "mesh-orders:host-1-abc"),
     ("SUBSCRIBE", "mesh-orders:host-1-abc:s1"),
     ("SUBSCRIBE", "mesh.prod.app.orders.members"),
+    ("SUBSCRIBE", "mesh.prod.owner.orders.node"),
+    ("SUBSCRIBE", "mesh.prod.jobs.orders"),
+    ("PUBLISH", "mesh.prod.jobs.orders", "x"),
     ("PSUBSCRIBE", "*"),
     ("PUBSUB", "CHANNELS"),
     ("MONITOR",),
     ("SADD", "mesh.prod.app.orders:serve:orders", "mesh-shop:host-1-abc:s1"),
     ("SADD", "mesh.prod.app.orders:serve", "another"),
+    ("SADD", "mesh.prod.owner.orders.node:serve", "mesh-shop:host-1-abc:s1"),
     ("SMEMBERS", "mesh.prod.app.billing:serve"),
+    ("SMEMBERS", "mesh.prod.owner.billing.node:serve"),
     ("GET", "mesh-orders:host-1-abc:s1:mesh-billing:host-2-abc:1"),
     ("XRANGE", "mesh.prod.topic.mesh-calls:s:orders", "-", "+"),
     ("XADD", "mesh.prod.topic.mesh-calls:s:billing", "*", ":data", "x"),
@@ -384,8 +418,12 @@ RABBITMQ_OTHERS = [
     ("bind", FRAMES, "#"),
     ("bind", FRAMES, "mesh-inbox-orders:0123456789abcdef"),
     ("bind", FRAMES, "mesh.prod.bindings.orders"),
+    ("bind", FRAMES, "mesh.prod.owner.orders.node"),
+    ("bind", FRAMES, "mesh.prod.jobs.orders"),
     ("bind", f"{RABBITMQ_CALLS}:groups", "_.orders"),
     ("publish", FRAMES, "mesh.prod.app.billing"),
+    ("publish", FRAMES, "mesh.prod.owner.billing.node"),
+    ("publish", FRAMES, "mesh.prod.jobs.orders"),
     ("publish", FRAMES, "mesh.test.app.orders"),
     ("publish", RABBITMQ_CALLS, "_.billing"),
     ("publish", f"{RABBITMQ_CALLS}:groups", "_.orders"),
