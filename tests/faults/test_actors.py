@@ -21,10 +21,12 @@ from pathlib import Path
 
 import pytest
 
+from brokers.embedded_server import read_status
 from mesh.node.runtime import Runtime
 from mesh.resources.component import Component
 from mesh.store import StateStore
 from tests.faults.conftest import Figures, Site
+from tests.support.backends import EmbeddedBackend
 from tests.support.counting import Calling, Scheduling, doubled, read_written, records_of
 from tests.support.eventually import eventually
 from tests.support.mesh import AppProcess, GatewayProcess
@@ -64,9 +66,10 @@ class Counters:
     """An application of three instances which hosts counters, called all the time from elsewhere.
 
     Attributes:
-        hosts: The gateways beside them; the last one's connection goes through the proxy.
+        hosts: The gateways beside them. The first has started what is embedded, the last one's connection goes
+            through the proxy.
         apps: The instances; their records are one file.
-        proxy: To the broker.
+        proxy: To the broker; None = there is none for the embedded server.
         calling: The calls.
         reminders: Registered meanwhile.
         jobs: Likewise.
@@ -77,7 +80,7 @@ class Counters:
     arguments: Sequence[str]
     hosts: list[GatewayProcess]
     apps: list[AppProcess]
-    proxy: Proxy
+    proxy: Proxy | None
     calling: Calling
     reminders: Scheduling
     jobs: Scheduling
@@ -123,8 +126,11 @@ async def counting(site: Site, store: Component | None) -> AsyncIterator[Counter
         arguments = ["--resources-path", str(resources)]
     records = site.home / "records.txt"
     async with AsyncExitStack() as stack:
-        proxy = await stack.enter_async_context(site.backend.proxy())
-        urls = (None, None, site.backend.url_through(proxy))
+        proxy, through = None, None
+        if site.backend.port is not None:
+            proxy = await stack.enter_async_context(site.backend.proxy())
+            through = site.backend.url_through(proxy)
+        urls = (None, None, through)
         made = [instance(site, records, arguments, url) for url in urls]
         apps, hosts = [app for app, _ in made], [gateway for _, gateway in made]
         caller = site.gateway("caller", arguments=arguments)
@@ -163,18 +169,22 @@ async def an_owner_is_killed(counters: Counters) -> float:
 
 
 async def an_owner_stands_still(counters: Counters) -> None:
-    """Beyond its session, while the connection of another one is silent; then both go on."""
+    """Beyond its session, while the connection of another one is silent if it can be; then both go on."""
     counters.hosts[1].signal(signal.SIGSTOP)
-    counters.proxy.stall()
+    if counters.proxy is not None:
+        counters.proxy.stall()
     await asyncio.sleep(STILL)
     counters.hosts[1].signal(signal.SIGCONT)
-    counters.proxy.resume()
+    if counters.proxy is not None:
+        counters.proxy.resume()
 
 
 async def a_connection_is_cut(counters: Counters) -> None:
     """Three times."""
+    proxy = counters.proxy
+    assert proxy is not None
     for _ in range(3):
-        await eventually(lambda: _assert_at_least(counters.proxy.cut(), 1), RECOVERS_WITHIN)
+        await eventually(lambda: _assert_at_least(proxy.cut(), 1), RECOVERS_WITHIN)
 
 
 async def instances_join_and_leave(counters: Counters) -> None:
@@ -190,6 +200,13 @@ async def instances_join_and_leave(counters: Counters) -> None:
 async def the_broker_restarts(counters: Counters) -> None:
     """By SIGKILL."""
     await counters.site.backend.restart(kill=True)
+
+
+async def the_supervisor_is_killed(counters: Counters) -> None:
+    """The embedded server ends with it; those who use it start both again."""
+    status = await asyncio.to_thread(read_status, counters.site.home)
+    assert status is not None
+    os.kill(status.supervisor_pid, signal.SIGKILL)
 
 
 async def test_the_versions_of_a_state_are_one_chain(site: Site, store: Component | None, figures: Figures) -> None:
@@ -215,9 +232,36 @@ async def test_the_versions_of_a_state_are_one_chain(site: Site, store: Componen
         failures = it_is_told(counters, figures)
         await nothing_is_lost(counters, figures)
         await it_is_one_chain(counters, store, figures)
-    figures.fault("all actors of a killed owner answer elsewhere", site.name, seconds=round(seconds, 1))
-    assert failures["an owner restarts"] == failures["owners join and leave"] == []
-    assert seconds <= ELSEWHERE_WITHIN + TOLERANCE
+    those_of_the_killed_one(seconds, failures, site, figures)
+
+
+async def test_the_versions_of_a_state_on_the_embedded_server_are_one_chain(
+    mesh_home: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the gateway that has started it is killed, and when it ends with its supervisor."""
+    if "MESH_FAULT_REPORT" not in os.environ:
+        pytest.skip("only for the report")
+    monkeypatch.setenv("MESH_HOME", str(mesh_home))  # For who reads what is kept.
+    site = Site("embedded", EmbeddedBackend(mesh_home), mesh_home, "default")
+    async with counting(site, None) as counters:
+        await eventually(lambda: counters.calling.answered_after(0.0), RECOVERS_WITHIN)
+        async with counters.during("an owner restarts"):
+            await an_owner_restarts(counters)
+        async with counters.during("an owner is killed"):
+            seconds = await an_owner_is_killed(counters)
+        async with counters.during("an owner stands still"):
+            await an_owner_stands_still(counters)
+        async with counters.during("owners join and leave"):
+            await instances_join_and_leave(counters)
+        async with counters.during("the broker is killed, under actors"):
+            await the_broker_restarts(counters)
+        async with counters.during("the broker is killed with its supervisor"):
+            await the_supervisor_is_killed(counters)
+        await counters.stop()
+        failures = it_is_told(counters, figures)
+        await nothing_is_lost(counters, figures)
+        await it_is_one_chain(counters, None, figures)
+    those_of_the_killed_one(seconds, failures, site, figures)
 
 
 # What came of it
@@ -235,6 +279,13 @@ def it_is_told(counters: Counters, figures: Figures) -> dict[str, list[str]]:
                 fault, counters.site.name, asked=len(made), refused=len(failures[fault]), longest=round(longest, 1)
             )
     return failures
+
+
+def those_of_the_killed_one(seconds: float, failures: dict[str, list[str]], site: Site, figures: Figures) -> None:
+    """They answered elsewhere in time; and what was planned failed nothing."""
+    figures.fault("all actors of a killed owner answer elsewhere", site.name, seconds=round(seconds, 1))
+    assert failures["an owner restarts"] == failures["owners join and leave"] == []
+    assert seconds <= ELSEWHERE_WITHIN + TOLERANCE
 
 
 async def nothing_is_lost(counters: Counters, figures: Figures) -> None:

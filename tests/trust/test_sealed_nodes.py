@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mesh.trust.identity import TrustSettings
+from tests.http.actor_app import ActorApp
 from tests.http.harness import App, Backbone, Node, gateway, yaml
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer, find_nats_server
@@ -66,7 +67,7 @@ async def test_the_broker_reads_nothing(trust: TrustSettings, broker: str, seals
     trust = replace(trust, seal=seals)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(_server(broker, tmp_path / broker))
-        backbone, app = Backbone(server.url), await stack.enter_async_context(App())
+        backbone, app = Backbone(server.url), await stack.enter_async_context(ActorApp())
         tap = await stack.enter_async_context(tapped(broker, server))
         started = gateway(backbone, tmp_path, app=app, app_id="stock", trust=trust, resources=STORE)
         await stack.enter_async_context(started)
@@ -83,7 +84,10 @@ async def test_the_broker_reads_nothing(trust: TrustSettings, broker: str, seals
 
 
 async def _talk(shop: Node, app: App) -> None:
-    """Call, whole and in streams, and use a component that the other gateway has; each says the secret."""
+    """Call, whole and in streams, an actor as well, and use a component that the other gateway has.
+
+    Each says the secret.
+    """
     app.answer(f"/{SECRET}", body={"code": SECRET}, told=SECRET)
     for _ in range(2):
         target = f"/v1.0/invoke/stock/method/{SECRET}?code={SECRET}"
@@ -95,6 +99,10 @@ async def _talk(shop: Node, app: App) -> None:
     reply = await shop.request("POST", "/v1.0/invoke/stock/method/large", None, large)
     assert (reply.status, reply.body) == (200, large)
     assert app.got[-1].body == large
+    app.answer(f"/actors/thing/1/method/{SECRET}", body={"code": SECRET}, told=SECRET)
+    reply = await shop.request("POST", f"/v1.0/actors/thing/1/method/{SECRET}", {"x-code": SECRET}, {"code": SECRET})
+    assert (reply.status, reply.json) == (200, {"code": SECRET})
+    assert app.got[-1].headers["x-code"] == SECRET
     saved = await shop.post("/v1.0/state/store", [{"key": SECRET, "value": SECRET}])
     assert saved.status == 204, saved.body
     assert (await shop.get(f"/v1.0/state/store/{SECRET}")).json == SECRET
