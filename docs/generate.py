@@ -231,6 +231,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "old-names": _old_names_table,
     "faults": _faults_table,
     "calls": _calls_table,
+    "actor-stores": reference.actors,
     "actor-calls": _actor_calls_table,
     "actor-record": _actor_record_table,
     "fault-times": _fault_times_table,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gateway.cli.component import component_file
 from mesh.blocks import BLOCKS
+from mesh.blocks.actor_store import NEEDED as STATE_NEEDS
+from mesh.blocks.records import NEEDED
 from mesh.node.catalogue import ComponentType, component_types
 from mesh.registry import Registry
 from mesh.resources.settings import Setting
 
-__all__ = ["bindings", "files", "own_types"]
+__all__ = ["actors", "bindings", "files", "own_types"]
 
 DOCS = Path(__file__).parent
 FOLDER = DOCS / "components"
@@ -76,6 +79,37 @@ def bindings() -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def actors() -> str:
+    """Make the table of what each state store can keep of actors and jobs."""
+    owners, timers = NEEDED["mesh:owners"], NEEDED["mesh:timers"]
+    lines = [
+        "| type | state of actors | owners | reminders and jobs | tested with |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    together: dict[str, list[ComponentType]] = {}
+    for each in own_types():
+        if each.name.startswith("state.") and each.provider:  # What is on the backbone can what that can.
+            together.setdefault(each.provider, []).append(each)
+    for alike in together.values():
+        kind = alike[0]
+        names = ", ".join(f"[`{each.name}`](components/{kind.name}.md)" for each in alike)
+        cells = [_can(kind, needed) for needed in (STATE_NEEDS, owners, timers)]
+        lines.append(f"| {names} | {' | '.join(cells)} | {_tested(kind)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _tested(kind: ComponentType) -> str:
+    return re.sub("^not run", "**not run**", kind.tested)
+
+
+def _can(kind: ComponentType, needed: Iterable[str]) -> str:
+    missing = [each for each in needed if each not in kind.abilities and each not in kind.abilities_with]
+    if missing:
+        return f"no {_words(missing)}"
+    takes = [kind.abilities_with[each] for each in needed if each in kind.abilities_with]
+    return f"with {', '.join(takes)}" if takes else "yes"
 
 
 def _paged(kind: ComponentType) -> str:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from mesh.life import Life
 
-__all__ = ["ActorStore", "Marked"]
+__all__ = ["NEEDED", "ActorStore", "Marked"]
 
 NEEDED = ("ETAG", "TRANSACTIONAL")
+"""What the store has to be able to do."""
 MARK = 'spec.metadata: - {name: actorStateStore, value: "true"}'
 Marked = Callable[[], "tuple[str, StateStore, Life] | None"]
 """Gives name, store and life of the component that is marked, if there is one."""

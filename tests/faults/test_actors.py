@@ -21,12 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from brokers.embedded_server import read_status
 from mesh.node.runtime import Runtime
 from mesh.resources.component import Component
 from mesh.store import StateStore
 from tests.faults.conftest import Figures, Site
-from tests.support.backends import EmbeddedBackend
 from tests.support.counting import Calling, Scheduling, doubled, read_written, records_of
 from tests.support.eventually import eventually
 from tests.support.mesh import AppProcess, GatewayProcess
@@ -202,13 +200,6 @@ async def the_broker_restarts(counters: Counters) -> None:
     await counters.site.backend.restart(kill=True)
 
 
-async def the_supervisor_is_killed(counters: Counters) -> None:
-    """The embedded server ends with it; those who use it start both again."""
-    status = await asyncio.to_thread(read_status, counters.site.home)
-    assert status is not None
-    os.kill(status.supervisor_pid, signal.SIGKILL)
-
-
 async def test_the_versions_of_a_state_are_one_chain(site: Site, store: Component | None, figures: Figures) -> None:
     """Whatever happens to owners; and nothing that was promised for later is lost."""
     if site.name not in ORDINARY and "MESH_FAULT_REPORT" not in os.environ:
@@ -232,35 +223,6 @@ async def test_the_versions_of_a_state_are_one_chain(site: Site, store: Componen
         failures = it_is_told(counters, figures)
         await nothing_is_lost(counters, figures)
         await it_is_one_chain(counters, store, figures)
-    those_of_the_killed_one(seconds, failures, site, figures)
-
-
-async def test_the_versions_of_a_state_on_the_embedded_server_are_one_chain(
-    mesh_home: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also when the gateway that has started it is killed, and when it ends with its supervisor."""
-    if "MESH_FAULT_REPORT" not in os.environ:
-        pytest.skip("only for the report")
-    monkeypatch.setenv("MESH_HOME", str(mesh_home))  # For who reads what is kept.
-    site = Site("embedded", EmbeddedBackend(mesh_home), mesh_home, "default")
-    async with counting(site, None) as counters:
-        await eventually(lambda: counters.calling.answered_after(0.0), RECOVERS_WITHIN)
-        async with counters.during("an owner restarts"):
-            await an_owner_restarts(counters)
-        async with counters.during("an owner is killed"):
-            seconds = await an_owner_is_killed(counters)
-        async with counters.during("an owner stands still"):
-            await an_owner_stands_still(counters)
-        async with counters.during("owners join and leave"):
-            await instances_join_and_leave(counters)
-        async with counters.during("the broker is killed, under actors"):
-            await the_broker_restarts(counters)
-        async with counters.during("the broker is killed with its supervisor"):
-            await the_supervisor_is_killed(counters)
-        await counters.stop()
-        failures = it_is_told(counters, figures)
-        await nothing_is_lost(counters, figures)
-        await it_is_one_chain(counters, None, figures)
     those_of_the_killed_one(seconds, failures, site, figures)
 
 

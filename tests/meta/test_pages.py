@@ -16,11 +16,13 @@ import pytest
 import yaml
 
 from docs.generate import changes, rendered
+from docs.reference import own_types
 from gateway.cli.template_schema import Template
 from mesh.errors import ConfigError, Problem
 from mesh.resources.loader import is_run_file, load_configuration_file, load_resources, parse_documents, validate
 from mesh.resources.subscription import METADATA
 from tests.meta.sources import PACKAGES, ROOT, Block, blocks, pages
+from tests.support.stores import STATE
 
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"```.*?^```$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
@@ -94,6 +96,14 @@ def _our_files() -> list[Path]:
         folders = (*PACKAGES, "docs", "tests", "examples", "bench")
         files = [file for folder in folders for file in (ROOT / folder).rglob("*")] + list(ROOT.glob("*.*"))
     return [file for file in files if file.suffix in _TEXT_SUFFIXES and file.is_file()]
+
+
+def test_state_stores_say_whether_they_are_tested() -> None:
+    """What a store is said to be tested with, the suites of ``tests/stores`` run against; and no other one is there."""
+    stores = [each for each in own_types() if each.name.startswith("state.") and each.provider]
+    rows = {kind.type for kind in STATE.values()}
+    tested = {each.provider for each in stores if each.name in rows}
+    assert {each.provider for each in stores if not each.tested.startswith("not run")} == tested
 
 
 def test_no_forbidden_words() -> None:
