@@ -1,4 +1,4 @@
-"""Actors on a broker without key/value: who owns them, and what they keep, is in the store that is marked."""
+"""Actors and jobs on a broker without key/value: who owns them, and what they keep, is in the store that is marked."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from aiohttp import web
 from tests.http.actor_app import ACTORS, ActorApp, call
 from tests.http.harness import Backbone, Got, Node, component, gateway
 from tests.support.eventually import eventually
+from tests.support.kafka_server import KafkaServer
 from tests.support.postgresql_server import PostgreSQLServer
-from tests.support.rabbitmq_server import RabbitMQServer
 
 IDS = [str(number) for number in range(16)]
 
 
 @pytest_asyncio.fixture
-async def rabbitmq(tmp_path: Path) -> AsyncIterator[Backbone]:
+async def kafka(tmp_path: Path) -> AsyncIterator[Backbone]:
     """A server of the test's own."""
     try:
-        server = RabbitMQServer(tmp_path / "rabbitmq")
+        server = KafkaServer(tmp_path / "kafka")
     except FileNotFoundError as error:
         if os.environ.get("CI"):
             raise
@@ -82,14 +82,17 @@ async def _counted(node: Node) -> dict[str, str]:
     return found
 
 
-async def test_actors_of_two_gateways(rabbitmq: Backbone, store: str, tmp_path: Path) -> None:
-    """Both run some, which are called by way of either; those of one that stops go on at the other where they were."""
+async def test_actors_of_two_gateways(kafka: Backbone, store: str, tmp_path: Path) -> None:
+    """Both run some, which are called by way of either; those of one that stops go on at the other where they were.
+
+    So do their reminders, and jobs.
+    """
     async with (
         Counting("one") as one,
         Counting("two") as two,
-        gateway(rabbitmq, tmp_path, app=one, app_id="a", resources=store) as one.node,
+        gateway(kafka, tmp_path, app=one, app_id="a", resources=store) as one.node,
     ):
-        async with gateway(rabbitmq, tmp_path, app=two, app_id="a", resources=store) as two.node:
+        async with gateway(kafka, tmp_path, app=two, app_id="a", resources=store) as two.node:
             rounds = 0
 
             async def shared() -> None:
@@ -103,5 +106,16 @@ async def test_actors_of_two_gateways(rabbitmq: Backbone, store: str, tmp_path: 
             rounds += 1
             found = await _counted(two.node)
             assert set(found.values()) == {f"one {rounds}", f"two {rounds}"}
+            due = {"dueTime": "1s"}
+            for number in IDS:
+                for path in (f"{ACTORS}/thing/{number}/reminders/r", f"/v1.0/jobs/j{number}"):
+                    assert (await two.node.post(path, due)).status == 204
         found = await _counted(one.node)
         assert set(found.values()) == {f"one {rounds + 1}"}
+
+        def all_came() -> None:
+            came = {got.path for got in (*one.got, *two.got)}
+            assert came >= {f"/actors/thing/{number}/method/remind/r" for number in IDS}
+            assert came >= {f"/job/j{number}" for number in IDS}
+
+        await eventually(all_came, within=30.0)
