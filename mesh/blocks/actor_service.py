@@ -50,6 +50,7 @@ from mesh.blocks.actors import (
     TypeView,
 )
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
+from mesh.blocks.failure_policy import check_policy
 from mesh.blocks.invocation import Answered, forwardable
 from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
@@ -171,7 +172,8 @@ class ActorService:
             timing = reminder_timing(asked.due_time, asked.period, asked.ttl, time.time())
         except ValueError as error:
             raise ActorError(str(error)) from None
-        policy = asked.interval, asked.retries, asked.drop
+        check_policy(asked.policy)
+        policy = asked.policy.interval, asked.policy.retries, asked.policy.drop
         body = Written(asked.data, asked.due_time, asked.period, asked.ttl).encode()
         action = pack("set_reminder", asked.name, timing.encode(), policy, asked.overwrite)
         await self._ask(operation, asked.id, action, body)

@@ -206,7 +206,7 @@ async def test_an_error_of_the_actors_own_over_http(shared: tuple[Node, Client, 
             "RegisterActorReminder",
             {**THING, "name": "r", "failure_policy": {"constant": {"interval": {"seconds": -1}}}},
             "INVALID_ARGUMENT",
-            "invalid request: failure_policy.constant.interval",
+            "invalid request: failurePolicy.constant.interval",
         ),
         (
             "RegisterActorReminder",
