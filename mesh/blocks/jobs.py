@@ -269,9 +269,12 @@ class Jobs:
 
     @asynccontextmanager
     async def _hosted(self, timers: Timers) -> AsyncIterator[None]:
-        async with timers.run():
-            self._tell_ready()
-            yield
+        try:
+            async with timers.run():
+                self._tell_ready()
+                yield
+        finally:
+            self._hosts = False
 
     async def _answer(self, asked: Asked) -> Message:
         """Do at the owner what another gateway of the application asks for."""
