@@ -463,6 +463,7 @@ class ActorService:
             logger.warning("actors of type %s are not hosted: %s", type_, error)
             yield
             return
+        self._store.warn_of_none()
         partitions = len((await self._parts.owners.table(kind)).owners)
         here = hosted
 
