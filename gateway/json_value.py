@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import orjson
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import Error, MessageToDict, ParseDict
 from google.protobuf.message import DecodeError, EncodeError
 from google.protobuf.struct_pb2 import Value
 
 __all__ = ["JSON_TYPE", "json_value", "value_json"]
 
 JSON_TYPE = "type.googleapis.com/google.protobuf.Value"
-_UNREADABLE = (ValueError, TypeError, RecursionError, DecodeError, EncodeError)
+_UNREADABLE = (ValueError, TypeError, RecursionError, DecodeError, EncodeError, Error)
 
 
 def json_value(data: bytes) -> bytes:

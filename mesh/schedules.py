@@ -299,7 +299,7 @@ def _parse_period(period: str, shortest: int) -> tuple[str, int | None, bool]:
 
     One that is shorter than so many milliseconds is taken as that.
     """
-    text, left = period.strip(), None
+    text, left = period.strip().removeprefix(_EVERY), None  # As a reminder that was read shows it.
     if not text:
         return "", None, True
     try:

@@ -7,11 +7,13 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
-from mesh.errors import MeshError
+from mesh.errors import MeshError, StreamEndedError
 
 __all__ = ["Later", "drained_within", "heeding_cancellation", "only_error", "task_group", "until_any"]
 
 logger = logging.getLogger(__name__)
+
+ENDS = "this node is shutting down"
 
 
 @asynccontextmanager
@@ -96,8 +98,12 @@ class Later:
                 self._ending.set()
 
     async def enter(self, context: AbstractAsyncContextManager[None]) -> None:
-        """Enter a context, and raise what that raises; also where the caller is cancelled meanwhile it is entered."""
-        entered = asyncio.get_running_loop().create_future()
+        """Enter a context, and raise what that raises; cancelled, the caller leaves it to be entered.
+
+        Raises:
+            StreamEndedError: All ends; the context is left again, or was not entered.
+        """
+        entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def hold() -> None:
             try:
@@ -108,8 +114,17 @@ class Later:
                 if entered.done():
                     raise
                 entered.set_exception(error)
-            finally:
-                entered.cancel()  # Where it was cancelled itself; else it is done.
 
-        self._tasks.create_task(hold(), name="later")
+        def held(_: asyncio.Task[None]) -> None:
+            if not entered.done():  # It was cancelled, perhaps before its first step.
+                entered.set_exception(StreamEndedError(ENDS))
+            entered.exception()  # Perhaps nobody waits for it any more.
+
+        work = hold()
+        try:
+            task = self._tasks.create_task(work, name="later")
+        except RuntimeError:
+            work.close()
+            raise StreamEndedError(ENDS) from None
+        task.add_done_callback(held)
         await asyncio.shield(entered)

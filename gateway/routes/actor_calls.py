@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 
 from gateway.errors import APIError, bad_request
+from gateway.routes.failure_policy import policy_of
 from gateway.routes.rpc import RPC, Called
 from gateway.routes.state import told_expiry
 from mesh.blocks.actors import (
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from mesh.actors.host import TurnAnswer
 
 __all__ = ["RPCS"]
-
-NANOSECONDS = 10**9
 
 
 async def invoke(called: Called) -> object:
@@ -106,7 +105,6 @@ async def delete_timer(called: Called) -> object:
 async def set_reminder(called: Called) -> object:
     """Have a reminder of an actor."""
     asked = called.message
-    drop, interval, retries = _policy(asked)
     wanted = SetReminder(
         asked.actor_id,
         asked.name,
@@ -115,9 +113,7 @@ async def set_reminder(called: Called) -> object:
         asked.ttl,
         _written(asked.data),
         overwrite=asked.overwrite or not asked.HasField("overwrite"),
-        drop=drop,
-        interval=interval,
-        retries=retries,
+        policy=policy_of(asked),
     )
     await called.run(SET_REMINDER, asked.actor_type, wanted)
     return called.reply()
@@ -177,23 +173,6 @@ def _tell(found: Reminder, type_: str, into: Any) -> None:
             setattr(into, name, text)
     if found.data:
         into.data.Pack(BytesValue(value=found.data))
-
-
-def _policy(asked: Any) -> tuple[bool, float, int | None]:
-    """Read what follows a firing that failed: whether it is dropped, seconds between tries, and how many."""
-    policy = asked.failure_policy
-    match policy.WhichOneof("policy") if asked.HasField("failure_policy") else None:
-        case "drop":
-            return True, 1.0, 0
-        case "constant":
-            constant = policy.constant
-            seconds = constant.interval.seconds + constant.interval.nanos / NANOSECONDS
-            if seconds < 0:
-                raise bad_request("failure_policy.constant.interval is negative")
-            retries = constant.max_retries if constant.HasField("max_retries") else None
-            return False, seconds if constant.HasField("interval") else 1.0, retries
-        case _:
-            return False, 1.0, 3
 
 
 RPCS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import cast
@@ -11,7 +10,8 @@ import orjson
 
 from gateway.errors import APIError, bad_request, malformed
 from gateway.http.response import Answered, Response, json_response, no_content
-from gateway.routes.request import fields, read_body, read_json, text_map
+from gateway.routes.failure_policy import read_policy
+from gateway.routes.request import deadline_of, fields, read_body, read_json, text_map
 from gateway.routes.route import WRITE, Asked, Route
 from mesh.actors.host import TurnAnswer
 from mesh.blocks.actors import (
@@ -36,14 +36,11 @@ from mesh.blocks.items import completed
 from mesh.errors import StateError
 from mesh.event import MAX_LEVELS
 from mesh.store import Item, Stored
-from mesh.values import parse_duration
 
 __all__ = ["ROUTES"]
 
 GET, DELETE = frozenset({"GET"}), frozenset({"DELETE"})
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE"})
-TIMEOUT_HEADER = "mesh-timeout"
-MAX_RETRIES = 2**31 - 1
 
 
 async def invoke(asked: Asked) -> Answered:
@@ -53,18 +50,8 @@ async def invoke(asked: Asked) -> Answered:
     if asked.api.config.tokens.guarded:  # This gateway's own token is kept from the actor's application.
         headers = [(name, value) for name, value in headers if name.lower() != "dapr-api-token"]
     call = Invoke(id_, method, headers, await read_body(asked.request), asked.query)
-    answer = cast("TurnAnswer", await asked.run(INVOKE, type_, call, _deadline(asked)))
+    answer = cast("TurnAnswer", await asked.run(INVOKE, type_, call, deadline_of(asked.request)))
     return Response(answer.status, answer.body, forwardable(answer.headers))
-
-
-def _deadline(asked: Asked) -> float | None:
-    text = asked.request.headers.get(TIMEOUT_HEADER)
-    if text is None:
-        return None
-    try:
-        return time.time() + parse_duration(text)
-    except ValueError as error:
-        raise bad_request(f"header {TIMEOUT_HEADER}: {error}") from None
 
 
 async def get_state(asked: Asked) -> Answered:
@@ -131,7 +118,6 @@ async def set_reminder(asked: Asked) -> Answered:
     overwrite = body.get("overwrite")
     if overwrite is not None and not isinstance(overwrite, bool):
         raise malformed("overwrite must be true or false")
-    drop, interval, retries = _policy(body.get("failurepolicy"))
     wanted = SetReminder(
         id_,
         name,
@@ -140,9 +126,7 @@ async def set_reminder(asked: Asked) -> Answered:
         _text(body, "ttl"),
         _data(body),
         overwrite=overwrite is not False,
-        drop=drop,
-        interval=interval,
-        retries=retries,
+        policy=read_policy(body.get("failurepolicy")),
     )
     await asked.run(SET_REMINDER, type_, wanted)
     return no_content()
@@ -191,28 +175,6 @@ def _json(value: object, what: str) -> bytes:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:
         raise malformed(f"{what} is nested more than {MAX_LEVELS} levels") from None
-
-
-def _policy(value: object) -> tuple[bool, float, int | None]:
-    """Read what follows a firing that failed: whether it is dropped, seconds between tries, and how many."""
-    if value is None:
-        return False, 1.0, 3
-    members = fields(value, "failurePolicy")
-    drop, constant = members.get("drop"), members.get("constant")
-    if drop is not None and constant is not None:
-        raise malformed("failurePolicy is either drop or constant")
-    if drop is not None:
-        fields(drop, "failurePolicy.drop")
-        return True, 1.0, 0
-    constant = fields(constant or {}, "failurePolicy.constant")
-    interval, retries = constant.get("interval"), constant.get("maxretries")
-    if retries is not None and not (type(retries) is int and 0 <= retries <= MAX_RETRIES):
-        raise malformed("failurePolicy.constant.maxRetries must be a whole number that is not negative")
-    try:
-        seconds = 1.0 if interval is None else parse_duration(cast("str", interval))
-    except ValueError as error:
-        raise malformed(f"failurePolicy.constant.interval: {error}") from None
-    return False, seconds, retries if isinstance(retries, int) else None
 
 
 _ACTOR = "actors/{type}/{id}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +17,7 @@ from gateway.errors import TYPES, APIError, bad_request, too_large
 from gateway.errors import answer as failure
 from gateway.http.response import Answered, Response, StreamedResponse, split_target
 from gateway.routes.durable import DELIVERY_HEADER, accept
-from gateway.routes.request import check_escapes, go_ahead, read_body, text_of, unescape
+from gateway.routes.request import check_escapes, deadline_of, go_ahead, read_body, text_of, unescape
 from gateway.routes.route import Asked, Route
 from gateway.routes.rpc import RPC, Called
 from gateway.routes.unanswered import hint
@@ -27,7 +26,6 @@ from mesh.blocks.invocation import INVOKE, OUTSIDE, Answer, Call, forwardable
 from mesh.errors import MeshError
 from mesh.packing import readable
 from mesh.telemetry import unusable
-from mesh.values import parse_duration
 
 if TYPE_CHECKING:
     from gateway.http.server import Router
@@ -37,7 +35,6 @@ __all__ = ["ROUTES", "RPCS", "by_header", "by_nothing", "by_url", "comparable", 
 
 WHOLE_BODY_BYTES = 128 * 1024
 READ_BYTES = 64 * 1024
-TIMEOUT_HEADER = "mesh-timeout"
 _BY_URL = re.compile(r"/+v1\.0/+invoke/+(?:((?i:https?:/.*?))|(?!\.{1,2}/)([^/]+)/*)/method(?=/|\Z)")
 _INVOKES = re.compile(r"/v1\.0/invoke(?=/|\Z)")
 _AUTHORITY_ENDS = re.compile(r"[/?#\\]")
@@ -95,7 +92,7 @@ async def _call(asked: Asked, target: str, path: str) -> Answered:
     if DELIVERY_HEADER in request.headers:
         return await accept(asked, target, whole_target, _headers(asked, target))
     call = Call(request.method, whole_target, _headers(asked, target), await _body(request))
-    async with cast("Answer", await asked.run(INVOKE, target, call, _deadline(request))) as answer:
+    async with cast("Answer", await asked.run(INVOKE, target, call, deadline_of(request))) as answer:
         return await _respond(request, answer)
 
 
@@ -110,16 +107,6 @@ def _opens_websocket(request: web.BaseRequest) -> bool:
         for value in request.headers.getall("Connection", ())
         for each in value.split(",")
     )
-
-
-def _deadline(request: web.BaseRequest) -> float | None:
-    text = request.headers.get(TIMEOUT_HEADER)
-    if text is None:
-        return None
-    try:
-        return time.time() + parse_duration(text)
-    except ValueError as error:
-        raise APIError(400, "ERR_BAD_REQUEST", f"invalid request: header {TIMEOUT_HEADER}: {error}") from None
 
 
 def _headers(asked: Asked, target: str) -> list[tuple[str, str]]:

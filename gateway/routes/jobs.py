@@ -7,7 +7,8 @@ and what is no member is left out. It is read without that library, which only d
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -17,24 +18,27 @@ import orjson
 
 from gateway.errors import ERRORS, APIError, bad_request, malformed, told
 from gateway.http.response import Answered, json_response, no_content
-from gateway.routes.request import fields, query_of, read_body
+from gateway.routes.failure_policy import NANOSECONDS, policy_of, read_policy, read_whole
+from gateway.routes.request import deadline_of, fields, query_of, read_body
 from gateway.routes.route import Asked, Asking, Route
 from gateway.routes.rpc import RPC, Called
-from mesh.blocks.job_record import MAX_PAGE, Job, Named, Page, Policed, Registered, Schedule, Wanted
+from mesh.blocks.failure_policy import Policed
+from mesh.blocks.job_record import MAX_PAGE, Job, Named, Page, Registered, Schedule, Wanted
 from mesh.blocks.jobs import DELETE, DELETE_BY_PREFIX, GET, LIST, RUN, SCHEDULE
-from mesh.values import parse_duration, parse_whole
+from mesh.values import parse_whole
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 __all__ = ["ROUTES", "RPCS"]
 
+logger = logging.getLogger(__name__)
+
 VERSIONS = ("v1.0", "v1.0-alpha1")
 READ, POST, DELETES = frozenset({"GET"}), frozenset({"POST"}), frozenset({"DELETE"})
 MAX_UINT32 = 2**32 - 1
 MAX_LISTED, MAX_LISTED_BYTES = 10_000, 64 * 1024 * 1024  # A page more at the most.
 JSON_TYPE = "type.googleapis.com/google.protobuf.Value"
-NANOSECONDS = 10**9
 
 
 # HTTP
@@ -52,11 +56,11 @@ async def schedule(asked: Asked) -> Answered:
     job = Job(
         _name(asked, asked.text(0).strip()),
         _text(members, "schedule"),
-        _count(members, "repeats"),
+        read_whole(members.get("repeats"), "repeats", MAX_UINT32),
         _text(members, "dueTime"),
         _text(members, "ttl"),
         _data(body),
-        policy=_policy(members.get("failurepolicy")),
+        policy=read_policy(members.get("failurepolicy")),
     )
     await _schedule(asked, job, overwrite=bool(overwrite))
     return no_content()
@@ -94,7 +98,8 @@ async def shown(asked: Asked) -> Answered:
 
 async def run(asked: Asked) -> Answered:
     """Tell the application of a job now, once; its times stay as they are."""
-    await asked.run(RUN, asked.api.caller.app_id, Named(_name(asked, asked.text(0))))
+    name = Named(_name(asked, asked.text(0)))
+    await asked.run(RUN, asked.api.caller.app_id, name, deadline_of(asked.request))
     return no_content()
 
 
@@ -120,42 +125,6 @@ def _text(members: Mapping[str, object], name: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise malformed(f"{name} must be a string")
-
-
-def _count(members: Mapping[str, object], name: str) -> int | None:
-    """Read a whole number, or its text."""
-    value = members.get(name.lower())
-    if value is None:
-        return None
-    text = f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
-    try:
-        return parse_whole(text, least=0, most=MAX_UINT32)
-    except ValueError as error:
-        raise malformed(f"{name} is {error}") from None
-
-
-def _policy(value: object) -> Policed:
-    """Read a failure policy; without one, it is the reference's."""
-    if value is None:
-        return Policed()
-    policy = fields(value, "failurePolicy")
-    drop, constant = policy.get("drop"), policy.get("constant")
-    if drop is not None and constant is not None:
-        raise malformed("failurePolicy is either drop or constant")
-    if drop is not None:
-        fields(drop, "failurePolicy.drop")
-        return Policed(drop=True)
-    if constant is None:
-        return Policed()
-    members = {name.replace("_", ""): each for name, each in fields(constant, "failurePolicy.constant").items()}
-    interval = members.get("interval")
-    try:
-        if interval is not None and not (isinstance(interval, str) and interval.endswith("s")):
-            raise ValueError("it is written as 3s or 0.5s")
-        seconds = 0.0 if interval is None else parse_duration(interval)
-    except ValueError as error:
-        raise malformed(f"failurePolicy.constant.interval: {error}") from None
-    return Policed(seconds, _count(members, "maxRetries"))
 
 
 def _shown(asked: Asked, job: Job) -> dict[str, object]:
@@ -223,7 +192,7 @@ async def schedule_rpc(called: Called) -> object:
 
     data, data_type = _told_data(given)
     said = {name: told_of(name) for name in ("schedule", "repeats", "due_time", "ttl")}
-    job = Job(_name(called, given.name), **said, data=data, data_type=data_type, policy=_told_policy(given))
+    job = Job(_name(called, given.name), **said, data=data, data_type=data_type, policy=policy_of(given))
     await _schedule(called, job, overwrite=called.message.overwrite)
     return called.reply()
 
@@ -254,11 +223,19 @@ async def list_rpc(called: Called) -> object:
         page = await _page(called, Wanted(after=after))
         found += [each.job for each in page.jobs]
         if not (after := page.after):
-            return called.reply(jobs=[_message(called, each) for each in sorted(found, key=attrgetter("name"))])
+            return called.reply(jobs=list(_messages(called, sorted(found, key=attrgetter("name")))))
         if len(found) >= MAX_LISTED or sum(len(each.data or b"") for each in found) > MAX_LISTED_BYTES:
             row = ERRORS["jobs.list/JOBS_TOO_MANY"]
             text = f"there are more than {MAX_LISTED} jobs, or {MAX_LISTED_BYTES >> 20} MiB of data"
             raise told(row, text, app_id=called.api.caller.app_id)
+
+
+def _messages(called: Called, jobs: Iterable[Job]) -> Iterator[object]:
+    for each in jobs:
+        try:
+            yield _message(called, each)
+        except APIError as error:  # A version that did not refuse it has kept it.
+            logger.warning("a list leaves job %r out: %s", each.name, error.message)
 
 
 def _told_data(given: Message) -> tuple[bytes | None, str | None]:
@@ -274,17 +251,6 @@ def _told_data(given: Message) -> tuple[bytes | None, str | None]:
         return value_json(data.value), None
     except ValueError as error:
         raise bad_request(error) from None
-
-
-def _told_policy(given: Any) -> Policed:
-    kind = given.failure_policy.WhichOneof("policy")
-    if kind is None:
-        return Policed()
-    if kind == "drop":
-        return Policed(drop=True)
-    constant = given.failure_policy.constant
-    seconds = constant.interval.seconds + constant.interval.nanos / NANOSECONDS
-    return Policed(seconds, constant.max_retries if constant.HasField("max_retries") else None)
 
 
 def _message(called: Called, job: Job) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from typing import TypeVar, cast
 from urllib.parse import parse_qsl, unquote
@@ -12,11 +13,13 @@ import orjson
 from aiohttp import web
 
 from gateway import errors
+from mesh.values import parse_duration
 
 __all__ = [
     "BODY_SECONDS",
     "body_parts",
     "check_escapes",
+    "deadline_of",
     "every",
     "fields",
     "go_ahead",
@@ -31,6 +34,7 @@ __all__ = [
     "unescape",
 ]
 
+TIMEOUT_HEADER = "mesh-timeout"
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 BODY_SECONDS = 60.0
 READ_BYTES = 64 * 1024
@@ -86,6 +90,17 @@ def text_of(name: str, value: str | None) -> str | None:
         except UnicodeEncodeError:
             raise errors.bad_request(f"the header {name} is not UTF-8") from None
     return value
+
+
+def deadline_of(request: web.BaseRequest) -> float | None:
+    """Give the Unix time until which the client waits, by its header ``mesh-timeout``; None = it does not say."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        return time.time() + parse_duration(text)
+    except ValueError as error:
+        raise errors.bad_request(f"header {TIMEOUT_HEADER}: {error}") from None
 
 
 def query_of(raw_query: str) -> dict[str, str]:

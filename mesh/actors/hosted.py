@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 MAX_TURNS = 32_768  # That run or wait, of all actors of a node.
 TURN_SECONDS = 60.0  # For a turn of a reminder or timer, and as many to wait for it: nobody's deadline ends these.
 ABANDONED_SECONDS = 60.0
+TAKEN_SECONDS = 2.0  # For a host to end that another one follows: its broken stream may not have been noticed yet.
 WAITED = f"other turns of the actor took {TURN_SECONDS:g} s"
 HUNG = f"the application did not answer within {TURN_SECONDS:g} s"
 CUT = "the actor moves or its application is gone: its turn was ended, and may have been done"
@@ -85,6 +86,7 @@ class HostedType:
         self._clock = clock
         self._host: ActorHost | None = None
         self._served = False  # Until all of it is gone.
+        self._free = asyncio.Event()  # Set when that was.
         self._open = False  # Else what runs may end there, and nothing begins.
         self._reminders: Keeper | None = None
         self._held: dict[int, _Held] = {}
@@ -135,10 +137,15 @@ class HostedType:
             reminders: What fires reminders, working already; it is given the partitions that this node has.
 
         Raises:
-            ActorTypeTakenError: Another one is served, or is not gone yet.
+            ActorTypeTakenError: Another one is served, and does not end soon.
         """
-        if self._served:
-            raise ActorTypeTakenError(self.name)
+        try:
+            async with asyncio.timeout(TAKEN_SECONDS):
+                while self._served:
+                    self._free.clear()
+                    await self._free.wait()
+        except TimeoutError:
+            raise ActorTypeTakenError(self.name) from None
         self._served = True
         self.settings = host.settings.types[self.name]
         self._host, self._open, self._reminders = host, True, reminders
@@ -169,6 +176,7 @@ class HostedType:
                     tasks.create_task(self._end_all(list(self._active.values()), drains=there), name="actor-ends")
             finally:
                 self._host, self._served = None, False
+                self._free.set()
 
     # A keeper's part
 

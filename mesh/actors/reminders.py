@@ -48,6 +48,8 @@ class Written:
 
 def written(data: bytes) -> Written:
     """Read what ``Written.encode`` wrote; raises ValueError."""
+    if len(data) > 2 * MAX_DATA_BYTES:
+        raise ValueError("a reminder's data are too large")
     return msgspec.msgpack.decode(data, type=Written)
 
 

@@ -20,6 +20,7 @@ from mesh.values import parse_duration
 __all__ = ["MAX_TYPES", "NO_ACTORS", "HostSettings", "TypeSettings", "read_settings"]
 
 MAX_TYPES = 1000
+MAX_PROBLEMS = 20
 MAX_DEPTH = 10_000
 DEFAULT_DEPTH = 32
 _Members = Mapping[str, object]
@@ -60,11 +61,14 @@ def read_settings(body: bytes) -> tuple[HostSettings, Sequence[str]]:
     """
     try:
         document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return NO_ACTORS, ()  # Many applications answer any path with some page.
-    if not isinstance(document, dict):
-        return NO_ACTORS, ()
+    except orjson.JSONDecodeError as error:
+        problem = f"the answer is no JSON ({error}), so no actors are hosted"
+        return NO_ACTORS, [problem] if body.strip() else ()
     reading = _Reading()
+    if not isinstance(document, dict):
+        if document is not None:
+            reading.wrong("the answer", document, "an object")
+        return NO_ACTORS, reading.problems
     members = _lowered(document)
     common = reading.settings(members, "", TypeSettings())
     types = dict.fromkeys(reading.types(members.get("entities"), "entities"), common)
@@ -82,7 +86,7 @@ def read_settings(body: bytes) -> tuple[HostSettings, Sequence[str]]:
             if name in types:
                 types[name] = settings
             else:
-                reading.problems.append(f"{at}.entities: '{name}' is not among entities, and is not hosted")
+                reading.note(f"{at}.entities: '{name}' is not among entities, and is not hosted")
     return HostSettings(types), reading.problems
 
 
@@ -94,9 +98,14 @@ class _Reading:
 
     def wrong(self, at: str, value: object, wanted: str) -> None:
         """Note that a member is not what it should be."""
-        shown = repr(value)
-        shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
-        self.problems.append(f"{at} must be {wanted}, and is {shown}; the default counts")
+        self.note(f"{at} must be {wanted}, and is {_shown(value)}; the default counts")
+
+    def note(self, problem: str) -> None:
+        """Note what is wrong, up to a limit: each is logged."""
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+        elif len(self.problems) == MAX_PROBLEMS:
+            self.problems.append("there is more that is wrong")
 
     def types(self, value: object, at: str) -> list[str]:
         """Read names of types."""
@@ -109,13 +118,13 @@ class _Reading:
         for index, name in enumerate(value):
             try:
                 if not isinstance(name, str):
-                    raise BadArgumentError(f"a name must be a string, not {name!r}")
+                    raise BadArgumentError(f"a name must be a string, not {_shown(name)}")
                 check_names(name, "-")
             except (BadArgumentError, ActorTypeReservedError) as error:
-                self.problems.append(f"{at}[{index}]: {error}; it is not hosted")
+                self.note(f"{at}[{index}]: {error}; it is not hosted")
                 continue
             if len(found) >= MAX_TYPES:
-                self.problems.append(f"{at}: more than {MAX_TYPES} types; the others are not hosted")
+                self.note(f"{at}: more than {MAX_TYPES} types; the others are not hosted")
                 break
             found.append(name)
         return found
@@ -165,6 +174,11 @@ class _Reading:
             self.wrong(f"{at}{name}", value, "true or false")
             return default
         return value
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
 
 def _lowered(members: Mapping[str, object]) -> dict[str, object]:

@@ -50,6 +50,7 @@ from mesh.blocks.actors import (
     TypeView,
 )
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
+from mesh.blocks.failure_policy import check_policy
 from mesh.blocks.invocation import Answered, forwardable
 from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
@@ -171,7 +172,8 @@ class ActorService:
             timing = reminder_timing(asked.due_time, asked.period, asked.ttl, time.time())
         except ValueError as error:
             raise ActorError(str(error)) from None
-        policy = asked.interval, asked.retries, asked.drop
+        check_policy(asked.policy)
+        policy = asked.policy.interval, asked.policy.retries, asked.policy.drop
         body = Written(asked.data, asked.due_time, asked.period, asked.ttl).encode()
         action = pack("set_reminder", asked.name, timing.encode(), policy, asked.overwrite)
         await self._ask(operation, asked.id, action, body)
@@ -307,8 +309,7 @@ class ActorService:
         check_names(operation.target, asked.id)
         for item in asked.items:
             _check_key(item.key)
-        hosted = self._types.get(operation.target)
-        if hosted is None:
+        if (hosted := self._types.get(operation.target)) is None:
             raise ActorTypeNotHostedError
         state = hosted.state(asked.id)
         if any(item.ttl is not None for item in asked.items) and not self._store.lets_expire:
@@ -331,8 +332,7 @@ class ActorService:
             timing = timer_timing(asked.due_time, asked.period, asked.ttl, time.time())
         except ValueError as error:
             raise ActorError(str(error)) from None
-        hosted = self._types.get(operation.target)
-        if hosted is None:
+        if (hosted := self._types.get(operation.target)) is None:
             raise ActorTypeNotHostedError
         timer = ActorTimer(asked.name, timing, asked.due_time, asked.period, asked.callback, asked.data)
         hosted.set_timer(asked.id, timer)
@@ -345,8 +345,7 @@ class ActorService:
             hosted.delete_timer(asked.id, asked.name)
 
     def _check_hosted(self, type_: str) -> Timers:
-        timers = self._timers.get(type_)
-        if timers is None:
+        if (timers := self._timers.get(type_)) is None:
             raise ActorTypeNotHostedError
         return timers
 
@@ -395,16 +394,11 @@ class ActorService:
         policy: tuple[float, int | None, bool],
         overwrite: bool,
     ) -> Message:
-        from mesh.actors.reminders import MAX_DATA_BYTES, written
+        from mesh.actors.reminders import written
         from mesh.schedules import Timing
         from mesh.timers import FailurePolicy, Timer, TimerExistsError
 
-        check_name("reminder", name)
-        if len(asked.body) > 2 * MAX_DATA_BYTES:
-            raise EventError("a reminder's data are too large")
-        timers = self._timers.get(hosted.name)
-        if timers is None:
-            raise NotOwnerError("its application is away")
+        timers = await self._asked_for(hosted, asked, name)
         try:
             written(asked.body)
             timer = Timer(asked.key, name, Timing.decode(timing), FailurePolicy(*policy), asked.body)
@@ -417,12 +411,20 @@ class ActorService:
         return Message({}, b"")
 
     async def _run_delete_reminder(self, hosted: HostedType, asked: Asked, name: str) -> Message:
-        check_name("reminder", name)
-        timers = self._timers.get(hosted.name)
-        if timers is None:
-            raise NotOwnerError("its application is away")
-        await timers.delete(asked.partition, asked.key, name)
+        await (await self._asked_for(hosted, asked, name)).delete(asked.partition, asked.key, name)
         return Message({}, b"")
+
+    async def _asked_for(self, hosted: HostedType, asked: Asked, name: str) -> Timers:
+        """Give what keeps a reminder; who asks hosts the type, as its own gateway has checked unless it lies."""
+        check_name("reminder", name)
+        caller = asked.caller.app_id
+        if caller != self._app_id:
+            hosts = await self._parts.owners.table(asked.kind, fresh=True)  # It may just have come.
+            if caller not in {each.app_id for each in hosts.members.values()}:
+                raise ActorTypeNotHostedError
+        if (timers := self._timers.get(hosted.name)) is None:
+            raise NotOwnerError("its application is away")
+        return timers
 
     # The application
 
@@ -461,6 +463,7 @@ class ActorService:
             logger.warning("actors of type %s are not hosted: %s", type_, error)
             yield
             return
+        self._store.warn_of_none()
         partitions = len((await self._parts.owners.table(kind)).owners)
         here = hosted
 

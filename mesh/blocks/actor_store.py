@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from mesh.life import Life
 
 __all__ = ["NEEDED", "ActorStore", "Marked"]
+
+logger = logging.getLogger(__name__)
 
 NEEDED = ("ETAG", "TRANSACTIONAL")
 """What the store has to be able to do."""
@@ -33,6 +36,7 @@ class ActorStore(StateStore):
     def __init__(self, marked: Marked) -> None:
         """Open nothing."""
         self._marked = marked
+        self._warned = False
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read a key."""
@@ -69,8 +73,23 @@ class ActorStore(StateStore):
         with self._used() as store:
             return "TTL" in store.capabilities
 
+    def warn_of_none(self) -> None:
+        """Log, once, that actors have nowhere to keep state: there may be such, and each use of it is refused."""
+        if self._warned:
+            return
+        try:
+            self._found()
+        except ActorStateMissingError as error:
+            self._warned = True
+            logger.warning("actors are hosted that can keep no state: %s", error)
+
     @contextmanager
     def _used(self) -> Iterator[StateStore]:
+        store, life = self._found()
+        with life:
+            yield store
+
+    def _found(self) -> tuple[StateStore, Life]:
         found = self._marked()
         if found is None:
             raise ActorStateMissingError(
@@ -82,5 +101,4 @@ class ActorStore(StateStore):
             raise ActorStateMissingError(
                 f"the state store {name} cannot keep the state of actors: it has no {' and no '.join(missing)}"
             )
-        with life:
-            yield store
+        return store, life

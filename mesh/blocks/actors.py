@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mesh.application import Headers
+from mesh.blocks.failure_policy import DEFAULT_POLICY, Policed
 from mesh.operation import Method
 from mesh.policies import Verdict
 from mesh.store import Stored
@@ -131,9 +132,7 @@ class SetReminder:
         ttl: Until when, likewise.
         data: JSON; empty for none.
         overwrite: Whether it takes the place of one of its name.
-        drop: Whether one that failed is not tried again.
-        interval: Seconds until it is tried again.
-        retries: How often it is; None = without an end.
+        policy: What follows when the application fails.
     """
 
     id: str
@@ -143,9 +142,7 @@ class SetReminder:
     ttl: str = ""
     data: bytes = b""
     overwrite: bool = True
-    drop: bool = False
-    interval: float = 1.0
-    retries: int | None = 3
+    policy: Policed = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+import orjson
 
+from mesh.blocks.failure_policy import DEFAULT_POLICY, Policed, check_policy
 from mesh.errors import BadArgumentError, MeshError
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ __all__ = [
     "JobUnreadableError",
     "Named",
     "Page",
-    "Policed",
     "Put",
     "Registered",
     "RunNow",
@@ -48,7 +49,7 @@ MAX_NAME_BYTES = 256
 MAX_DATA_BYTES = 128 * 1024
 MAX_TEXT = 256
 MAX_PAGE = 1000
-MAX_INTERVAL = 2**63 / 1e9  # Seconds: Go has no longer duration.
+MAX_NESTED = 100  # Messages in each other: no more are read by the libraries of most languages.
 DATA_TYPE_HEADER = "mesh-data-type"
 """Of a job whose data are a protobuf message: the URL of its type."""
 _TYPE = re.compile(r"[!-~]*\Z")
@@ -79,20 +80,6 @@ class JobUnreadableError(MeshError):
     code = "JOB_UNREADABLE"
 
 
-class Policed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What follows when the application fails.
-
-    Attributes:
-        interval: Seconds between attempts.
-        retries: How many; None = no end.
-        drop: Whether there are none.
-    """
-
-    interval: float = 1.0
-    retries: int | None = 3
-    drop: bool = False
-
-
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """A job as it was scheduled.
 
@@ -115,7 +102,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     ttl: str | None = None
     data: bytes | None = None
     data_type: str | None = None
-    policy: Policed = Policed()
+    policy: Policed = DEFAULT_POLICY
     id: str = ""
 
 
@@ -233,11 +220,31 @@ def check(job: Job) -> None:
     for name, text in (("schedule", job.schedule), ("dueTime", job.due_time), ("ttl", job.ttl)):
         if text is not None and len(text) > MAX_TEXT:
             raise BadArgumentError(f"{name} has more than {MAX_TEXT} characters")
-    policy = job.policy
-    if not 0 <= policy.interval <= MAX_INTERVAL or (policy.retries is not None and policy.retries < 0):
-        raise BadArgumentError(
-            "a failure policy has an interval of at most 292 years, and neither that nor retries below 0"
-        )
+    if job.data is not None and job.data_type is None:
+        _check_nesting(job.data)
+    check_policy(job.policy)
+
+
+def _check_nesting(data: bytes) -> None:
+    """Refuse JSON that goes into no message, as which jobs are listed and told over gRPC.
+
+    Raises:
+        BadArgumentError: It is nested too deeply, or is no JSON.
+    """
+    if 2 * data.count(b"[") + 3 * data.count(b"{") + 1 <= MAX_NESTED:
+        return  # What nearly all are: however they are in each other.
+    try:
+        left: list[tuple[object, int]] = [(orjson.loads(data), 1)]
+    except orjson.JSONDecodeError as error:
+        raise BadArgumentError(f"the data of a job are no JSON: {error}") from None
+    while left:
+        value, messages = left.pop()  # A value is one; an array, and what an object and a member of it are, are more.
+        if messages + isinstance(value, dict | list) > MAX_NESTED:
+            raise BadArgumentError("the data of a job are nested too deeply: 33 objects or 49 arrays are the most")
+        if isinstance(value, dict):
+            left += [(each, messages + 3) for each in value.values()]
+        elif isinstance(value, list):
+            left += [(each, messages + 2) for each in value]
 
 
 def timing(job: Job, now: float) -> Timing:
@@ -256,7 +263,7 @@ def timer_of(put: Put) -> Timer:
 
     job = put.job
     policy = FailurePolicy(job.policy.interval, job.policy.retries, job.policy.drop)
-    kept = encoded(msgspec.structs.replace(job, name="", policy=Policed()))
+    kept = encoded(msgspec.structs.replace(job, name="", policy=DEFAULT_POLICY))
     return Timer(job.name, "", timing(job, put.at), policy, kept)
 
 

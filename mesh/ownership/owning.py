@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
 MOVES_AT_ONCE = 32
+MOVE_SECONDS = 0.5  # One that takes longer, as by a turn that hangs, makes room for the next.
+NEWS_AT_ONCE, NEWS_PER_SECOND = 100, 100.0  # Tables that are read because others say so, of all kinds together.
 AGAIN_SECONDS = 0.02, 1.0
 
 
@@ -87,6 +90,9 @@ class Owning:
         self._kinds: dict[str, _Kind] = {}
         self._hosted = asyncio.Event()
         self._ending = asyncio.Event()
+        self._news: dict[str, None] = {}  # What is to be read, in order.
+        self._news_at = -math.inf  # When the next may be, by the loop's clock; a pause saves up for some at once.
+        self._news_timer: asyncio.TimerHandle | None = None
 
     def host(self, kind: str, keeper: Keeper, *, ready: bool = True) -> None:
         """Host a kind; again to say whether it is ready, or only takes what nobody else is ready for."""
@@ -124,9 +130,24 @@ class Owning:
         return None if found is None else found.table
 
     def heard(self, kind: str) -> None:
-        """Take note that the table of a kind has changed."""
-        if (found := self._kinds.get(kind)) is not None:
-            found.look()
+        """Take note that the table of a kind has changed, as another says; however often, reading it is bounded."""
+        if kind in self._kinds and not self._ending.is_set():
+            self._news[kind] = None
+            if self._news_timer is None:
+                self._look_at_news()
+
+    def _look_at_news(self) -> None:
+        loop = asyncio.get_running_loop()
+        now, self._news_timer = loop.time(), None
+        self._news_at = max(self._news_at, now - NEWS_AT_ONCE / NEWS_PER_SECOND)
+        while self._news and self._news_at <= now:
+            kind = next(iter(self._news))
+            del self._news[kind]
+            if (found := self._kinds.get(kind)) is not None:
+                self._news_at += 1 / NEWS_PER_SECOND
+                found.look()
+        if self._news:
+            self._news_timer = loop.call_at(self._news_at, self._look_at_news)
 
     def epoch(self, kind: str, partition: int) -> int | None:
         """Give the epoch of a partition that this node owns now, for sure; None = it does not."""
@@ -142,6 +163,8 @@ class Owning:
                 yield
             finally:
                 self._ending.set()
+                if self._news_timer is not None:
+                    self._news_timer.cancel()
                 for kind in self._kinds.values():
                     kind.ending.set()
                     kind.look()
@@ -268,6 +291,7 @@ class _Kind:
         self._session: Session | None = None
         self._held: dict[int, int] = {}  # The epochs of what is owned here.
         self._leaving: set[int] = set()  # Owned, and being finished.
+        self._moving: set[int] = set()  # Those of them that are not slow.
         self._left: dict[int, int] = {}  # The epochs in which this session is done with a partition.
         self._gone: set[str] = set()
         self._changed = asyncio.Event()
@@ -297,7 +321,7 @@ class _Kind:
     def drop_all(self) -> None:
         """Own nothing any more: the session is over."""
         held, self._session = self._held, None
-        self._held, self._leaving, self._left = {}, set(), {}
+        self._held, self._leaving, self._moving, self._left = {}, set(), set(), {}
         for partition in held:
             self._keeper.drop(partition)
         if self.ending.is_set():
@@ -385,30 +409,42 @@ class _Kind:
     def _leave(self, table: Table, me: str, tasks: asyncio.TaskGroup, *, everything: bool) -> None:
         wanted = table.wanted
         for partition in self._held:
-            if len(self._leaving) >= MOVES_AT_ONCE:
+            if len(self._moving) >= MOVES_AT_ONCE:
                 return
             if partition not in self._leaving and (everything or wanted[partition] not in (me, NOBODY)):
                 self._leaving.add(partition)
+                self._moving.add(partition)
                 tasks.create_task(self._finish(partition, self._held[partition]), name="owning-leave")
 
     async def _finish(self, partition: int, epoch: int) -> None:
+        slow = asyncio.get_running_loop().call_later(MOVE_SECONDS, self._makes_room, partition, epoch)
         try:
             await self._keeper.leave(partition)
         except MeshError as error:
             logger.warning("partition %d of %s was left in the middle: %s", partition, self.name, error)
         except Exception:  # A kind that is defective must not end the owning of all others.
             logger.exception("partition %d of %s was left in the middle", partition, self.name)
+        finally:
+            slow.cancel()
         if self._held.get(partition) == epoch:
-            del self._held[partition]
-            self._leaving.discard(partition)
+            self._forget(partition)
             self._left[partition] = epoch
+            self.look()
+
+    def _makes_room(self, partition: int, epoch: int) -> None:
+        if self._held.get(partition) == epoch:
+            self._moving.discard(partition)
             self.look()
 
     def _lose(self, partition: int) -> None:
         """Own no more what the table gives to another."""
+        self._forget(partition)
+        self._keeper.drop(partition)
+
+    def _forget(self, partition: int) -> None:
         del self._held[partition]
         self._leaving.discard(partition)
-        self._keeper.drop(partition)
+        self._moving.discard(partition)
 
     async def _write(self, table: Table) -> None:
         first = Concurrency.FIRST_WRITE if self.etag is None else None

@@ -21,7 +21,7 @@ from tests.grpc.actor_host import Host, Turn, hosting, unpacked
 from tests.grpc.harness import Client, Failed, client, refused
 from tests.grpc.streaming import leaving
 from tests.http.harness import Backbone, Node, component, gateway, yaml
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 
 SHARED = pytest.mark.asyncio(loop_scope="module")
 RESOURCES = component("statestore", "state.mesh", actorStateStore="true")
@@ -206,7 +206,7 @@ async def test_an_error_of_the_actors_own_over_http(shared: tuple[Node, Client, 
             "RegisterActorReminder",
             {**THING, "name": "r", "failure_policy": {"constant": {"interval": {"seconds": -1}}}},
             "INVALID_ARGUMENT",
-            "invalid request: failure_policy.constant.interval",
+            "invalid request: failurePolicy.constant.interval",
         ),
         (
             "RegisterActorReminder",
@@ -342,15 +342,14 @@ async def test_reminders(shared: tuple[Node, Client, Host]) -> None:
 async def test_how_a_stream_begins(shared: tuple[Node, Client, Host]) -> None:
     """By what it hosts; types that are hosted here already are refused, and the first stream goes on."""
     called = shared[1]
+    second = Host(called)
+    await second.send(initial_request={"entities": ["thing"]})
     answering = Host(called)
     await answering.send(invoke_response={"id": "1"})
     assert await answering.ends() == (
         "INVALID_ARGUMENT",
         "invalid request: the first message of the stream must be its initial_request",
     )
-    second = Host(called)
-    await second.send(initial_request={"entities": ["thing"]})
-    assert await second.ends() == ("ALREADY_EXISTS", "actor type thing is hosted on this node already")
     twice = Host(called)
     await twice.begin(["other"])
     await twice.send(initial_request={"entities": ["more"]})
@@ -362,7 +361,22 @@ async def test_how_a_stream_begins(shared: tuple[Node, Client, Host]) -> None:
     await nothing.begin([])
     await nothing.call.done_writing()
     assert await nothing.ends() == ("OK", "")
+    assert await second.ends() == ("ALREADY_EXISTS", "actor type thing is hosted on this node already")
     assert await invoke(called, "still", data=b"there") == b"there"
+
+
+@SHARED
+async def test_a_host_that_comes_back_at_once(shared: tuple[Node, Client, Host]) -> None:
+    """It waits until the end of its stream before has been noticed."""
+    first, second = Host(shared[1]), Host(shared[1])
+    await first.begin(["back"])
+    await second.send(initial_request={"entities": ["back"]})
+    first.call.cancel()
+    async with asyncio.timeout(PATIENCE):
+        message = await second.call.read()
+    assert message.WhichOneof("response_type") == "initial_response"
+    await second.call.done_writing()
+    assert await second.ends() == ("OK", "")
 
 
 async def test_another_host_takes_the_actors_of_a_stream_that_ends(nats: Backbone, tmp_path: Path) -> None:

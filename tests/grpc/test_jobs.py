@@ -6,7 +6,9 @@ Source: reference/dapr-surface.md 1.13, 2.9, 8.4.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from google.protobuf.struct_pb2 import Value
 from google.protobuf.wrappers_pb2 import StringValue
 
 from gateway.grpc.messages import message
+from mesh.blocks.job_record import Job, Put, timer_of
 from tests.grpc.app import GRPCApp, fail
 from tests.grpc.harness import Call, Client, Failed, calls, check_call, client
 from tests.http.harness import ANY, App, Backbone, Node, gateway
@@ -128,6 +131,25 @@ async def test_lists_and_deletes(called: Client) -> None:
     await called.call("DeleteJob", name="other-1")
     await called.call("DeleteJobsByPrefixAlpha1")
     assert not (await called.message("ListJobs")).jobs
+
+
+async def test_what_cannot_be_listed_is_left_out(node: Node, called: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """What an older or a newer version has kept costs nobody the list of the others; it can be deleted with them."""
+    await called.call("ScheduleJob", **job("kept-1"))
+    jobs = node.gateway._runtime.services["jobs"]  # type: ignore[attr-defined]  # as another version would write
+    deep = timer_of(Put(Job("kept-2", due_time="24h", data=b"[" * 60 + b"]" * 60), time.time(), overwrite=False))
+    for timer in (deep, replace(deep, key="kept-3", data=b"\xc1")):
+        await (await jobs._opened()).put(await jobs._partition(timer.key), timer, overwrite=False)
+    listed = {each.name for each in (await called.message("ListJobs")).jobs}
+    assert listed & {"kept-1", "kept-2", "kept-3"} == {"kept-1"}
+    assert [f"'{name}'" in caplog.text for name in ("kept-2", "kept-3")] == [True, True]
+    with pytest.raises(Failed) as failed:
+        await called.call("GetJob", name="kept-2")
+    assert (failed.value.code, "do not go into a message" in failed.value.text) == (BAD, True)
+    await called.call("DeleteJobsByPrefix", name_prefix="kept-")
+    for name in ("kept-2", "kept-3"):
+        with pytest.raises(Failed, match="job not found"):
+            await called.call("GetJob", name=name)
 
 
 @pytest.mark.parametrize("data", [packed(StringValue(value="hello")), packed(DEEP), AnyMessage(value=b"{}")])

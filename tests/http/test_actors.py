@@ -181,10 +181,13 @@ async def test_state(memory: Backbone, tmp_path: Path, type_: str) -> None:
         assert (await node.get(f"{ACTORS}/thing/2/state/number")).status == 204
 
 
-async def test_no_store_for_state(memory: Backbone, tmp_path: Path) -> None:
+async def test_no_store_for_state(memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where none is marked, methods work and state says which line to add; nor may it lack an ability."""
     stores = component("plain", "state.mesh")
-    async with ActorApp() as app, gateway(memory, tmp_path, app=app, resources=stores) as node:
+    config = {"entities": ["thing", "other"]}
+    async with ActorApp(config) as app, gateway(memory, tmp_path, app=app, resources=stores) as node:
+        warned = [each for each in caplog.messages if '{name: actorStateStore, value: "true"}' in each]
+        assert len(warned) == 1, "at start, and once for all types"
         assert (await node.request(*call("x"))).status == 200
         delete = [{"operation": "delete", "request": {"key": "k"}}]
         state = f"{ACTORS}/thing/1/state"

@@ -6,11 +6,15 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 
+from mesh.actors.errors import ActorTypeNotHostedError
+from mesh.actors.reminders import Written
+from mesh.packing import pack
 from tests.http.actor_app import ACTORS, ActorApp, call
 from tests.http.harness import Backbone, Got, Node, gateway
 from tests.support.eventually import eventually
@@ -54,6 +58,36 @@ async def test_called_from_elsewhere(nats: Backbone, tmp_path: Path) -> None:
         # State is for the application beside the gateway.
         reply = await two.request("POST", f"{ACTORS}/thing/1/state", None, [])
         assert (reply.status, reply.json["errorCode"]) == (400, "ERR_ACTOR_INSTANCE_MISSING")
+
+
+async def test_reminders_are_for_who_hosts_the_type(nats: Backbone, tmp_path: Path) -> None:
+    """The owner refuses a gateway that lies to itself, whether it sets or deletes one; another host is not refused."""
+    async with (
+        ActorApp() as app,
+        ActorApp() as other,
+        gateway(nats, tmp_path / "one", app=app, app_id="one") as one,
+        gateway(nats, tmp_path / "two", app_id="two") as two,
+    ):
+        at = f"{ACTORS}/thing/x/reminders/mine"
+        assert (await one.request("POST", at, None, {"dueTime": "24h"})).status == 204
+        owners = two.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # as a node that is hostile would
+
+        async def ask(action: str) -> None:
+            await owners.ask("actors.thing", "x", {"actor": action}, Written().encode(), time.time() + 30)
+
+        setting = pack("set_reminder", "mine", {"first": 4e9}, (1.0, 3, False), True)
+        for action in (setting, pack("delete_reminder", "mine")):
+            with pytest.raises(ActorTypeNotHostedError):
+                await ask(action)
+        assert (await one.get(at)).json["dueTime"] == "24h"
+
+        async def taken() -> None:
+            with suppress(ActorTypeNotHostedError):
+                await ask(pack("delete_reminder", "mine"))
+            assert (await one.get(at)).status == 404
+
+        async with gateway(nats, tmp_path / "three", app=other, app_id="two"):  # Now that application hosts it as well.
+            await eventually(taken)
 
 
 async def test_a_rolling_restart_fails_nothing(nats: Backbone, tmp_path: Path) -> None:

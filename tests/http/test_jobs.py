@@ -5,6 +5,7 @@ Source: reference/dapr-surface.md 1.13, 2.9, 0.3; reference/observed-layouts.md 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator
@@ -53,6 +54,11 @@ def post(body: object, name: str | None = None, path: str = "/v1.0/jobs") -> tup
     return "POST", f"{path}/{next(_names) if name is None else quote(name, safe='')}", None, body
 
 
+def nested(opening: str, inner: str, closing: str, levels: int) -> bytes:
+    """Give a job whose data are in each other."""
+    return f'{{"dueTime": "24h", "data": {opening * levels}{inner}{closing * levels}}}'.encode()
+
+
 def detailed(code: str, message: object, **metadata: object) -> dict[str, object]:
     info = {
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
@@ -75,6 +81,9 @@ BAD_CRON = detailed(
     "job failed validation: expected exactly 6 fields, found 1: [bogus]",
 )
 INVALID = error("DAPR_SCHEDULER_SCHEDULE_JOB", matches(lambda text: "job failed validation" in text), ANY)
+TOO_DEEP = error(
+    "DAPR_SCHEDULER_SCHEDULE_JOB", matches(lambda text: "33 objects or 49 arrays are the most" in text), ANY
+)
 LIMIT = error("DAPR_SCHEDULER_SCHEDULE_JOB", ANY, ANY)
 NOT_RUN = detailed("ERR_JOB_RUN", "failed to run job due to: job not found: none")
 MALFORMED = error("ERR_MALFORMED_REQUEST")
@@ -106,6 +115,13 @@ MALFORMED = error("ERR_MALFORMED_REQUEST")
     Case("a name that leads away", post(LATER, "a\nb"), 400, LIMIT),
     Case("too long a name", post(LATER, "n" * 257), 400, LIMIT),
     Case("too many data", post({**LATER, "data": "x" * MAX_DATA_BYTES}), 400, LIMIT),
+    Case("nested deeply", post(nested('{"a":', "1", "}", 33)), 204),
+    Case("nested too deeply", post(nested('{"a":', "1", "}", 34)), 400, TOO_DEEP),
+    Case("lists nested deeply", post(nested("[", "1", "]", 49)), 204),
+    Case("lists nested too deeply", post(nested("[", "1", "]", 50)), 400, TOO_DEEP),
+    Case("nothing nested deeply", post(nested("[", "", "]", 50)), 204),
+    Case("nothing nested too deeply", post(nested("[", "", "]", 51)), 400, TOO_DEEP),
+    Case("many, which are not nested", post(nested("", str([[]] * 200), "", 1)), 204),
     Case("bad cron", post({"schedule": "bogus"}), 500, BAD_CRON),
     Case("five fields", post({"schedule": "15 3 * * *"}), 500, INVALID),
     Case("an unknown zone", post({"schedule": "CRON_TZ=Nowhere/City 0 15 3 * * *"}), 500, INVALID),
@@ -294,6 +310,28 @@ async def test_run_now(node: Node, told: App) -> None:
     reply = await node.post(f"/v1.0/mesh/jobs/{name}/run")
     text = "failed to run job due to: the application answered 503"
     assert (reply.status, reply.json["message"]) == (500, text)
+
+
+async def test_run_now_within_a_time(node: Node, told: App) -> None:
+    """Whoever asks says how long to wait; the application is not waited for any longer either."""
+    name = next(_names)
+    await node.post(f"/v1.0/jobs/{name}", LATER)
+    left = asyncio.Event()
+
+    async def hang(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            left.set()
+
+    told.streams[f"/job/{name}"] = hang
+    reply = await node.request("POST", f"/v1.0/mesh/jobs/{name}/run", {"mesh-timeout": "300ms"})
+    assert (reply.status, reply.json["errorCode"]) == (500, "ERR_JOB_RUN")
+    assert "no answer within" in reply.json["message"]
+    async with asyncio.timeout(10):
+        await left.wait()
+    refused = await node.request("POST", f"/v1.0/mesh/jobs/{name}/run", {"mesh-timeout": "soon"})
+    assert (refused.status, refused.json["errorCode"]) == (400, "ERR_BAD_REQUEST")
 
 
 @pytest.mark.asyncio(loop_scope="function")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import msgspec
 import pytest
 
 from mesh import address
+from mesh.blocks.job_record import Delete, encoded
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.broker import Frame, Message
 from mesh.errors import HostsGoneError, MeshError, UnprovenError
 from mesh.host import Answer, Question
+from mesh.packing import pack
 from mesh.store import Item
 from mesh.trust import standing
 from mesh.trust.identity import TrustSettings
+from tests.http.actor_app import ActorApp, call
 from tests.http.harness import App, Backbone, gateway
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component, node
@@ -167,3 +171,26 @@ async def test_gateways_prove_who_calls(trust: TrustSettings, nats: Backbone, tm
         reply = await unproven.post("/v1.0/invoke/stock/method/order", {"n": 1})
         assert (reply.status, reply.json["errorCode"]) == (401, "ERR_IDENTITY_NOT_PROVEN")
         assert len(app.got) == count
+
+
+async def test_owners_answer_who_is_proven(trust: TrustSettings, nats: Backbone, tmp_path: Path) -> None:
+    """Calls of actors, what is asked of their reminders, and jobs: as calls of applications are."""
+    async with (
+        ActorApp() as app,
+        gateway(nats, tmp_path / "one", app=app, app_id="one", trust=trust) as one,
+        gateway(nats, tmp_path / "evil", app_id="evil", trust=trust) as evil,
+        gateway(nats, tmp_path / "none", app_id="one") as unproven,
+    ):
+        assert (await one.post("/v1.0/jobs/mine", {"dueTime": "24h"})).status == 204
+        assert (await one.request(*call("x"))).status == 200
+        actions = pack("invoke", "x", "", []), pack("delete_reminder", "r"), pack("deactivate")
+        asked = [("actors.thing", {"actor": each}, b"") for each in actions]
+        asked.append(("jobs.one", {}, encoded(Delete())))
+        for kind, headers, body in asked:
+            for node, told in ((evil, "in the name of app id one"), (unproven, "does not prove")):
+                owners = node.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # as a node that lies would
+                owners._caller = replace(owners._caller, app_id="one")
+                with pytest.raises(UnprovenError, match=told):
+                    await owners.ask(kind, "mine", headers, body, time.time() + 30)
+        assert app.paths() == ["PUT /actors/thing/1/method/x"]
+        assert (await one.get("/v1.0/jobs/mine")).status == 200

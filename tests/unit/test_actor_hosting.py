@@ -465,7 +465,7 @@ def test_an_application_that_died_is_told_nothing() -> None:
 
 
 def test_a_type_has_one_host() -> None:
-    """Another one is refused until all of the first is gone, and changes nothing of it."""
+    """Another one waits a little until all of the first is gone, else it is refused and changes nothing of it."""
     node, other = _Node(), _App(TypeSettings())
 
     async def refused() -> None:
@@ -484,15 +484,17 @@ def test_a_type_has_one_host() -> None:
             await asyncio.sleep(0)
             node.take()
             await refused()
-            node.app.seconds = 3.0
+            node.app.seconds = 5.5
             running = tasks.create_task(node.call("running"))
             await asyncio.sleep(1)
+            node.app.seconds = 1.0
             ended.set()
             await asyncio.sleep(1)
             await refused()
+            await running
+            async with node.hosted.serve(other):  # The first is just being told to deactivate, and is gone soon.
+                await node.call("next")
         assert running.result().status == 200
-        async with node.hosted.serve(other):
-            await node.call("next")
 
     run(main())
     assert node.app.told == ["method:1:running", "deactivation:1:"]

@@ -107,6 +107,7 @@ class Link(KeyValueStateStore):
         self.slow = 0.0
         self.cut = False
         self.loses_answers = False
+        self.reads = 0
         self._chance = chance
 
     async def _on_the_way(self) -> None:
@@ -116,6 +117,7 @@ class Link(KeyValueStateStore):
             raise StateError("cut")
 
     async def get(self, key: str, *, strong: bool, metadata: object = None) -> Stored | None:
+        self.reads += 1
         await self._on_the_way()
         found = await super().get(key, strong=strong)
         await self._on_the_way()
@@ -139,6 +141,7 @@ class Node:
         self.owning = Owning(self.link, "app", name, world.tell, self.clock)
         self.has: dict[int, int] = {}
         self.defective = False
+        self.hangs = 0.0  # Seconds.
         self.owning.host(KIND, self)
 
     def clock(self) -> float:
@@ -151,7 +154,7 @@ class Node:
         self.has[partition] = epoch
 
     async def leave(self, partition: int) -> None:
-        await asyncio.sleep(self.world.chance.uniform(0.0, 0.2))
+        await asyncio.sleep(self.hangs or self.world.chance.uniform(0.0, 0.2))
         self.has.pop(partition, None)
         if self.defective:
             raise RuntimeError("a defect")
@@ -161,7 +164,7 @@ class Node:
 
     @property
     def sure(self) -> set[int]:
-        return {each for each in range(PARTITIONS) if self.owning.epoch(KIND, each) is not None}
+        return {each for each in range(self.world.partitions) if self.owning.epoch(KIND, each) is not None}
 
     async def live(self, ending: asyncio.Event) -> None:
         async with self.owning.run():
@@ -171,7 +174,8 @@ class Node:
 class World:
     """Nodes around one store."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, partitions: int = PARTITIONS) -> None:
+        self.partitions = partitions
         self.chance = random.Random(seed)
         self.store = MemoryKeyValue(asyncio.get_running_loop().time)
         self.nodes: dict[str, Node] = {}
@@ -181,7 +185,7 @@ class World:
 
     async def __aenter__(self) -> World:
         await self._tasks.__aenter__()
-        first = Item(table_key(KIND), Table.new(PARTITIONS).encode())
+        first = Item(table_key(KIND), Table.new(self.partitions).encode())
         await KeyValueStateStore(self.store).write([first])
         return self
 
@@ -237,7 +241,7 @@ class World:
             await self.passes(1.0)
             table, _ = await read_table(KeyValueStateStore(self.store), KIND)
             everybody = {each.node for each in table.members.values()} == self.nodes.keys()
-            known = sum(len(node.sure) for node in self.nodes.values()) == PARTITIONS
+            known = sum(len(node.sure) for node in self.nodes.values()) == self.partitions
             if everybody and known and table.owners == tuple(table.wanted):
                 assert all(node.has.keys() == node.sure for node in self.nodes.values())
                 return
@@ -309,6 +313,43 @@ def test_who_leaves_hands_over_at_once() -> None:
             table, _ = await read_table(KeyValueStateStore(world.store), KIND)
             assert not table.members
             assert set(table.owners) == {NOBODY}
+
+    virtual_time.run(play())
+
+
+def test_turns_that_hang_end_together() -> None:
+    """Leaving takes as long as one of them, and a little more, whatever the number of partitions."""
+
+    async def play() -> None:
+        async with World(7, partitions=256) as world:
+            world.start("a")
+            await world.until_settled(10.0)
+            world.nodes["a"].hangs = 60.0
+            began = asyncio.get_running_loop().time()
+            await world.stop("a")
+            assert asyncio.get_running_loop().time() - began < 70.0
+
+    virtual_time.run(play())
+
+
+def test_news_have_a_table_read_no_more_often_than_is_bounded() -> None:
+    """Whoever tells news all the time costs little, and what changes meanwhile is seen."""
+
+    async def play() -> None:
+        async with World(8) as world:
+            world.start("a")
+            await world.until_settled(10.0)
+            node = world.nodes["a"]
+            before = node.link.reads
+            for _ in range(1000):
+                node.owning.heard(KIND)
+                await asyncio.sleep(0.002)
+            assert node.link.reads - before <= 100 + 2 * 100 + 10  # Those of the session, too.
+            world.start("b")
+            for _ in range(1000):
+                node.owning.heard(KIND)
+                await asyncio.sleep(0.002)
+            await world.until_settled(1.0)
 
     virtual_time.run(play())
 

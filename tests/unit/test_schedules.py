@@ -277,8 +277,11 @@ def test_behind_the_last_year() -> None:
     ],
 )
 def test_how_a_period_is_shown(period: str, shown: str) -> None:
-    """As Go writes a duration."""
+    """As Go writes a duration; what is shown may be written back."""
     assert shown_every(period) == shown
+    made = reminder_timing("1s", shown, "", NOW)
+    assert made.every == shown
+    assert made.left is None
 
 
 @pytest.mark.parametrize(

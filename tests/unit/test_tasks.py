@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mesh.errors import BrokerUnavailableError, DeadlineExceededError
+from mesh.errors import BrokerUnavailableError, DeadlineExceededError, StreamEndedError
 from mesh.tasks import Later, only_error, task_group
 
 AWAY, LATE, BROKEN = BrokerUnavailableError("away"), DeadlineExceededError("late"), ValueError("broken")
@@ -80,6 +80,55 @@ async def test_what_cannot_be_entered_later_is_told_to_who_asks() -> None:
     async with later.run():
         with pytest.raises(BrokerUnavailableError):
             await later.enter(context())
+
+
+async def test_who_asks_is_cancelled_meanwhile() -> None:
+    """What was asked for is entered nonetheless; where that fails, nobody has to be told."""
+    told: list[str] = []
+
+    @asynccontextmanager
+    async def context(error: Exception | None) -> AsyncIterator[None]:
+        await go.wait()
+        if error is not None:
+            raise error
+        entered.set()
+        yield
+        told.append("left")
+
+    later, go, entered = Later(), asyncio.Event(), asyncio.Event()
+    async with later.run():
+        async with task_group() as tasks:
+            asking = [tasks.create_task(later.enter(context(error))) for error in (None, AWAY)]
+            await asyncio.sleep(0)
+            for each in asking:
+                each.cancel()
+        go.set()
+        await entered.wait()
+    assert told == ["left"]
+
+
+async def test_nothing_is_entered_once_all_ends() -> None:
+    """Who asks is told: also where the task that was to enter it never took its first step."""
+
+    @asynccontextmanager
+    async def context() -> AsyncIterator[None]:
+        yield
+
+    async def ask() -> None:
+        with pytest.raises(StreamEndedError):
+            await later.enter(context())
+
+    async def fail() -> None:
+        raise AWAY
+
+    later = Later()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        with pytest.raises(BrokerUnavailableError):
+            async with later.run():
+                later._tasks.create_task(fail())  # Its end ends the others.
+                tasks.create_task(ask())
+                await asyncio.Event().wait()
+        await ask()
 
 
 async def test_what_fails_once_it_is_entered_ends_all() -> None:
