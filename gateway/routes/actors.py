@@ -10,7 +10,7 @@ from typing import cast
 import orjson
 
 from gateway.errors import APIError, bad_request, malformed
-from gateway.http.response import Answered, Response, json_response, no_content
+from gateway.http.response import Answered, Response, json_response, no_content, passed_on
 from gateway.routes.request import fields, read_body, read_json, text_map
 from gateway.routes.route import WRITE, Asked, Route
 from mesh.actors.host import TurnAnswer
@@ -54,7 +54,7 @@ async def invoke(asked: Asked) -> Answered:
         headers = [(name, value) for name, value in headers if name.lower() != "dapr-api-token"]
     call = Invoke(id_, method, headers, await read_body(asked.request), asked.query)
     answer = cast("TurnAnswer", await asked.run(INVOKE, type_, call, _deadline(asked)))
-    return Response(answer.status, answer.body, forwardable(answer.headers))
+    return Response(answer.status, answer.body, passed_on(answer.headers))
 
 
 def _deadline(asked: Asked) -> float | None:
