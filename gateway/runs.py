@@ -1,11 +1,13 @@
 """The registry of what runs: one entry for each gateway, below ``MESH_HOME/run``.
 
-===============  ===============================================================================
-``PID.json``     the entry; replaced as a whole, so that readers see the old or the new one
-``PID.lock``     locked by the gateway for as long as it lives; the kernel lets go however it ends
-===============  ===============================================================================
+===================  ===============================================================================
+``PID-RANDOM.json``  the entry; replaced as a whole, so that readers see the old or the new one
+``PID-RANDOM.lock``  locked by the gateway for as long as it lives; the kernel lets go however it ends
+===================  ===============================================================================
 
-An entry whose lock is free is stale, whatever process has its pid now; readers remove it.
+An entry whose lock is free is stale, whatever process has its pid now; readers remove it. No name is used twice, so
+that no gateway waits for a lock: not for another one's in its process, nor in a container with the same pids and this
+folder.
 Nothing large is imported, since every gateway does.
 """
 
@@ -88,13 +90,14 @@ def registered(home: Path, run: Run) -> Iterator[None]:
     """
     directory = home / "run"
     directory.mkdir(parents=True, exist_ok=True)
-    lock_path = directory / f"{run.pid}.lock"
+    path = directory / f"{run.pid}-{os.urandom(8).hex()}.json"
+    lock_path = path.with_suffix(".lock")
     lock = lock_file(lock_path)
     try:
-        _write(directory / f"{run.pid}.json", run)
+        _write(path, run)
         yield
     finally:
-        (directory / f"{run.pid}.json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         lock_path.unlink(missing_ok=True)
         os.close(lock)
 
@@ -107,14 +110,19 @@ def list_runs(home: Path) -> list[Run]:
 
 def find_run(home: Path, pid: int) -> Run | None:
     """Give the entry of one gateway process; None while it does not listen."""
-    return _read(home / "run" / f"{pid}.json")
+    return next((run for _, run in _of_process(home, pid)), None)
 
 
 def set_app_pid(home: Path, pid: int, app_pid: int) -> None:
     """Note which application was started for a gateway; nothing happens if the gateway has gone."""
-    run = find_run(home, pid)
-    if run is not None:
-        _write(home / "run" / f"{pid}.json", replace(run, app_pid=app_pid))
+    for path, run in _of_process(home, pid):
+        _write(path, replace(run, app_pid=app_pid))
+
+
+def _of_process(home: Path, pid: int) -> Iterator[tuple[Path, Run]]:
+    for path in (home / "run").glob(f"{pid}*.json"):  # Those of earlier versions are named by the pid alone.
+        if path.stem.partition("-")[0] == str(pid) and (run := _read(path)) is not None:
+            yield path, run
 
 
 def _read(path: Path) -> Run | None:
@@ -130,8 +138,7 @@ def _read(path: Path) -> Run | None:
 def _removed_as_stale(path: Path) -> bool:
     """Remove an entry whose lock is free, or gone.
 
-    Whoever removes it holds its lock, made anew if it is gone: a gateway that begins meanwhile waits for that, and
-    makes its entry after it. Else a reader that has just found no lock could remove the entry of one that has begun.
+    Whoever removes it holds its lock, made anew if it is gone.
     """
     lock_path = path.with_suffix(".lock")
     lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -32,19 +32,20 @@ def write_private(path: Path, text: str | bytes) -> None:
     draft.replace(path)
 
 
-def lock_file(path: Path, *, wait: bool = True) -> int:
+def lock_file(path: Path) -> int:
     """Open and lock a file, made if it is missing, which another process may be just removing.
 
     Returns:
         What holds the lock until it is closed, or the process ends, however it does.
 
     Raises:
-        BlockingIOError: Another process has it, and it is not to be waited for.
+        BlockingIOError: Another process has it, or another place in this one. It is not waited for: whoever has it may
+            need this thread to let go.
     """
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with contextlib.suppress(FileNotFoundError):
                 if os.fstat(lock).st_ino == path.stat().st_ino:
                     return lock

@@ -233,8 +233,12 @@ class _Connection(asyncio.Protocol):
         response.status = status
         response.headers = fields
         for name, value in fields:
-            if name.lower() == "content-length" and value.isascii() and value.isdigit():
+            lowered = name.lower()
+            if lowered == "content-length" and value.isascii() and value.isdigit():
                 response.length = int(value)
+            elif lowered == "transfer-encoding" and value.strip().lower() != "chunked":  # It would not be undone.
+                self.fail(ResponseError(f"the Transfer-Encoding {value[:100]!r} of the answer is not known"))
+                return
         if not response.started.done():
             response.started.set_result(None)
         if self._head_only:

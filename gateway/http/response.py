@@ -18,6 +18,10 @@ import orjson
 from aiohttp import web
 
 from gateway.errors import APIError, unsendable
+from mesh.application import Headers
+from mesh.blocks.invocation import forwardable
+from mesh.errors import BadArgumentError
+from mesh.fields import declared_length, sendable
 from mesh.operation import Trace
 
 __all__ = [
@@ -30,9 +34,11 @@ __all__ = [
     "completed",
     "json_response",
     "no_content",
+    "passed_on",
     "path_of",
     "render",
     "split_target",
+    "stated_length",
 ]
 
 LISTS = frozenset({"set-cookie", "vary"})  # A field is one member of them, or more.
@@ -70,6 +76,30 @@ def completed(fields: Fields, further: Sequence[tuple[str, str]]) -> Fields:
         or (name in LISTS and not any(was.lower() == name and value == each[1] for was, value in fields))
     ]
     return [*fields, *lacking]
+
+
+def passed_on(headers: Headers) -> Fields:
+    """Give the fields of another's answer that go on to the client: none of those that concern one connection.
+
+    Raises:
+        APIError: One cannot stand in an answer. What other nodes send may have any.
+    """
+    try:
+        return [*sendable(forwardable(headers))]
+    except BadArgumentError as error:
+        raise unsendable(error) from None
+
+
+def stated_length(headers: Headers) -> int | None:
+    """Give the bytes that another's answer says its body has.
+
+    Raises:
+        APIError: That is no length, or there are two.
+    """
+    try:
+        return declared_length(headers)
+    except BadArgumentError as error:
+        raise unsendable(error) from None
 
 
 class Outlet(Protocol):
@@ -173,21 +203,35 @@ class Response:
 class StreamedResponse:
     """An answer whose body comes in parts: ``prepare``, ``write``…, ``write_eof``."""
 
-    __slots__ = ("_chunked", "_empty", "_outlet", "_request", "fields", "keep_alive", "prepared", "sent", "status")
+    __slots__ = (
+        "_chunked",
+        "_empty",
+        "_left",
+        "_length",
+        "_outlet",
+        "_request",
+        "fields",
+        "keep_alive",
+        "prepared",
+        "sent",
+        "status",
+    )
 
-    def __init__(self, status: int, fields: Fields, length: str | None) -> None:
+    def __init__(self, status: int, fields: Fields, length: int | None) -> None:
         """Make an answer.
 
         Args:
             status: HTTP status.
             fields: Header fields without the length.
-            length: ``Content-Length``; None sends chunks, or closes at the end for HTTP/1.0.
+            length: ``Content-Length`` in bytes, which the body is held to; None sends chunks, or closes at the end for
+                HTTP/1.0.
         """
         self.status = status
-        self.fields = [*fields, ("Content-Length", length)] if length is not None else fields
+        self.fields = [*fields, ("Content-Length", str(length))] if length is not None else fields
         self.keep_alive: bool | None = None
         self.prepared = False
         self.sent = 0
+        self._length = self._left = length
         self._chunked = length is None
         self._empty = False
         self._outlet: Outlet | None = None
@@ -233,9 +277,17 @@ class StreamedResponse:
         transport.write(data)
 
     async def write(self, data: bytes) -> None:
-        """Send a part; waits for a client that reads slowly."""
+        """Send a part; waits for a client that reads slowly.
+
+        Raises:
+            APIError: The body is longer than it says; what is too much would be read as the next answer.
+        """
         if self._empty or not data:
             return
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                raise unsendable(f"its body is longer than the {self._length} bytes that it says")
         self.sent += len(data)
         if self._outlet is not None:
             await self._outlet.write(data)
@@ -245,7 +297,13 @@ class StreamedResponse:
         await self._request.writer.drain()
 
     async def write_eof(self) -> None:
-        """Say that the body is complete."""
+        """Say that the body is complete.
+
+        Raises:
+            APIError: It is shorter than it says; the client would wait for the rest, or take the next answer for it.
+        """
+        if self._left and not self._empty:
+            raise unsendable(f"its body is {self._left} bytes shorter than it says")
         if self._outlet is not None:
             outlet, self._outlet = self._outlet, None
             if not self._empty:
@@ -253,6 +311,12 @@ class StreamedResponse:
         elif self._chunked:
             self._chunked = False
             self._send(b"0\r\n\r\n")
+
+    def break_off(self) -> None:
+        """End it visibly before it is complete: once its head is out, there is no other honest answer."""
+        self._left, self._outlet, self._chunked = None, None, False
+        if self._request is not None and self._request.transport is not None:
+            self._request.transport.abort()
 
 
 Answered = Response | StreamedResponse

@@ -9,7 +9,7 @@ from typing import cast
 import orjson
 
 from gateway.errors import APIError, bad_request, malformed
-from gateway.http.response import Answered, Response, json_response, no_content
+from gateway.http.response import Answered, Response, json_response, no_content, passed_on
 from gateway.routes.failure_policy import read_policy
 from gateway.routes.request import deadline_of, fields, read_body, read_json, text_map
 from gateway.routes.route import WRITE, Asked, Route
@@ -51,7 +51,7 @@ async def invoke(asked: Asked) -> Answered:
         headers = [(name, value) for name, value in headers if name.lower() != "dapr-api-token"]
     call = Invoke(id_, method, headers, await read_body(asked.request), asked.query)
     answer = cast("TurnAnswer", await asked.run(INVOKE, type_, call, deadline_of(asked.request)))
-    return Response(answer.status, answer.body, forwardable(answer.headers))
+    return Response(answer.status, answer.body, passed_on(answer.headers))
 
 
 async def get_state(asked: Asked) -> Answered:

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from gateway.errors import TYPES, APIError, bad_request, too_large
 from gateway.errors import answer as failure
-from gateway.http.response import Answered, Response, StreamedResponse, split_target
+from gateway.http.response import Answered, Response, StreamedResponse, passed_on, split_target, stated_length
 from gateway.routes.durable import DELIVERY_HEADER, accept
 from gateway.routes.request import check_escapes, deadline_of, go_ahead, read_body, text_of, unescape
 from gateway.routes.route import Asked, Route
@@ -211,25 +211,20 @@ async def _streamed(request: web.BaseRequest) -> AsyncIterator[bytes]:
 
 
 async def _respond(request: web.BaseRequest, answer: Answer) -> Answered:
-    fields = forwardable(answer.headers)
-    length = None
-    if answer.status != 204:  # It has none: RFC 9110 section 8.6.
-        length = next((value for name, value in answer.headers if name.lower() == "content-length"), None)
+    fields = passed_on(answer.headers)
+    length = stated_length(answer.headers) if answer.status != 204 else None  # It has none: RFC 9110 section 8.6.
     if answer.body is not None:
         if (request.method == "HEAD" or answer.status == 304) and length is not None:
-            fields.append(("Content-Length", length))
+            fields.append(("Content-Length", str(length)))
         return Response(answer.status, answer.body, fields)
     stream = StreamedResponse(answer.status, fields, length)
     await stream.prepare(request)
     try:
         async for part in answer.parts():
             await stream.write(part)
-    except MeshError:
-        # Headers are out, so the only honest answer left is a body that visibly breaks off.
-        if request.transport is not None:
-            request.transport.abort()
-        return stream
-    await stream.write_eof()
+        await stream.write_eof()
+    except (MeshError, APIError):
+        stream.break_off()
     return stream
 
 
@@ -319,7 +314,7 @@ async def _whole(answer: Answer, limit_bytes: int) -> bytes:
 def _tell(called: Called, answer: Answer) -> None:
     """Tell headers as metadata, as far as they can be that."""
     called.headers.append(("dapr-http-status", str(answer.status)))
-    for name, value in forwardable(answer.headers):
+    for name, value in passed_on(answer.headers):
         lowered = name.lower()
         if lowered != "content-type" and not lowered.startswith("grpc-") and _METADATA.fullmatch(f"{lowered}:{value}"):
             called.headers.append((lowered, value))

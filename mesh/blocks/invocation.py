@@ -77,7 +77,7 @@ ERROR_HEADER = "mesh-error"
 OUTSIDE = ("http://", "https://")
 Fields = list[tuple[str, str]]
 Asked = tuple[str, str, Fields]
-Answered = tuple[Annotated[int, msgspec.Meta(ge=100, le=999)], Fields]
+Answered = tuple[Annotated[int, msgspec.Meta(ge=200, le=999)], Fields]  # Below, it would be followed by the answer.
 OK = 200
 # Unknown, DeadlineExceeded, Internal, Unavailable, DataLoss: the application does not work. Any other is an answer.
 GRPC_FAILURES = frozenset({2, 4, 13, 14, 15})

@@ -126,7 +126,7 @@ class Memory:
             if not self._path.exists() and not make:
                 return None
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = lock_file(self._path.with_suffix(".lock"), wait=False)
+            self._lock = lock_file(self._path.with_suffix(".lock"))
             found = self._content()
         except BlockingIOError:
             self._tell("another gateway of this application has its file")
@@ -222,7 +222,7 @@ def _make_room(directory: Path) -> None:
     for name in list(ages)[: max(0, len(ages) - MAX_FILES + 1)]:
         lock_path = directory / f"{name}.lock"
         with contextlib.suppress(OSError):
-            lock = lock_file(lock_path, wait=False)
+            lock = lock_file(lock_path)
             try:
                 (directory / f"{name}.json").unlink(missing_ok=True)
                 lock_path.unlink(missing_ok=True)

@@ -84,6 +84,33 @@ async def test_a_call_over_http_reaches_the_stream(shared: tuple[Node, Client, H
 
 
 @SHARED
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ({"Content-Length ": "500"}, "a header must not be named 'Content-Length '"),
+        ({"x: y\r\nTransfer-Encoding": "chunked"}, "a header must not be named"),
+        ({"x": "y\r\nContent-Length: 500"}, "the header x cannot hold the character U+000D"),
+    ],
+)
+async def test_metadata_that_no_header_can_be(
+    shared: tuple[Node, Client, Host], metadata: dict[str, str], told: str
+) -> None:
+    """A caller over HTTP is told so: where its answer ends is not for the application to say."""
+    node, _, host = shared
+
+    async def answer(turn: Turn) -> dict[str, Any]:
+        return {"data": b"{}", "metadata": metadata}
+
+    host.do, former = answer, host.do
+    try:
+        reply = await node.request("POST", "/v1.0/actors/thing/odd/method/doit", {}, b"x")
+    finally:
+        host.do = former
+    assert (reply.status, reply.json["errorCode"]) == (500, "ERR_INTERNAL")
+    assert told in reply.json["message"]
+
+
+@SHARED
 async def test_turns_are_one_at_a_time_and_actors_are_not(shared: tuple[Node, Client, Host]) -> None:
     """Two actors wait for each other's turn; the second call of the first waits for both."""
     _, called, host = shared

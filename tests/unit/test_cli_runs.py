@@ -56,6 +56,25 @@ def test_entry_lasts_as_long_as_it_is_entered(tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_two_of_one_process(tmp_path: Path) -> None:
+    """Neither waits for the other: the one that would let go may run in the same thread."""
+    first, second = Run("a", 1), Run("b", 2)
+    with registered(tmp_path, first):
+        with registered(tmp_path, second):
+            assert list_runs(tmp_path) == [first, second]
+        assert find_run(tmp_path, first.pid) == first
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_entry_of_an_earlier_version(tmp_path: Path) -> None:
+    """It is named by the pid alone, and that of another process may begin with the same digits."""
+    with registered(tmp_path, Run("a", 1, pid=12)), registered(tmp_path, Run("b", 2, pid=123)):
+        for suffix in (".json", ".lock"):
+            [path] = (tmp_path / "run").glob(f"12-*{suffix}")
+            path.rename(path.with_name(f"12{suffix}"))
+        assert [run and run.app_id for run in (find_run(tmp_path, pid) for pid in (12, 123, 1))] == ["a", "b", None]
+
+
 def test_entry_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     first, second = _holder(tmp_path, "a"), _holder(tmp_path, "b")
     try:
@@ -63,7 +82,8 @@ def test_entry_of_a_killed_process_is_removed(tmp_path: Path) -> None:
         first.send_signal(signal.SIGKILL)
         first.wait()
         assert [run.app_id for run in list_runs(tmp_path)] == ["b"]
-        assert {file.name for file in (tmp_path / "run").iterdir()} == {f"{second.pid}.json", f"{second.pid}.lock"}
+        left = {(file.name.partition("-")[0], file.suffix) for file in (tmp_path / "run").iterdir()}
+        assert left == {(str(second.pid), ".json"), (str(second.pid), ".lock")}
     finally:
         _close(first)
         _close(second)
@@ -113,7 +133,7 @@ def test_whoever_looks_while_a_gateway_begins_does_not_remove_its_entry(tmp_path
 
 def test_entry_that_nobody_understands_is_left_alone(tmp_path: Path) -> None:
     with registered(tmp_path, Run("a", 1)):
-        path = tmp_path / "run" / f"{os.getpid()}.json"
+        [path] = (tmp_path / "run").glob(f"{os.getpid()}-*.json")
         for text in ("{", "[]", '{"unknown": 1}'):
             path.write_text(text)
             assert list_runs(tmp_path) == []

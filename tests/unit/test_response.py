@@ -84,7 +84,7 @@ async def test_whole(response: Response, client: Client, expected: bytes) -> Non
             Client(),
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n5\r\nthree\r\n0\r\n\r\n",
         ),
-        (StreamedResponse(200, [], "8"), Client(), b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nonethree"),
+        (StreamedResponse(200, [], 8), Client(), b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nonethree"),
         (
             StreamedResponse(200, [], None),
             Client(version=(1, 0)),
@@ -97,6 +97,17 @@ async def test_whole(response: Response, client: Client, expected: bytes) -> Non
 async def test_streamed(response: StreamedResponse, client: Client, expected: bytes) -> None:
     """In chunks, unless the length is known or the client is old."""
     assert await sent(response, client, b"one", b"", b"three") == expected
+
+
+@pytest.mark.parametrize(("length", "told"), [(3, "longer than the 3 bytes"), (9, "1 bytes shorter")])
+async def test_streamed_bodies_are_held_to_their_length(length: int, told: str) -> None:
+    """No byte goes out that would be read as another answer."""
+    client = Client()
+    with pytest.raises(APIError, match=told):
+        await sent(StreamedResponse(200, [], length), client, b"one", b"", b"three")
+    assert client.sent in (
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\none%b" % (length, more) for more in (b"", b"three")
+    )
 
 
 async def test_header_bytes_survive() -> None:
