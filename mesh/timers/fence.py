@@ -4,8 +4,8 @@ An owner that stood still between looking at the clock and writing may write whe
 something else. So each partition has a record of its own, ``fence.<kind>.<partition>``, with the epoch in which timers
 were put or deleted last. Whoever owns the partition *takes* it before its first put or delete, by writing its own
 epoch; and each put has as a condition that the fence is as its owner has left it. What is written under an earlier
-fence conflicts from then on, whatever became of the timer meanwhile. It is taken anew after a put whose outcome is not known:
-that may be on its way as well.
+fence conflicts from then on, whatever became of the timer meanwhile. It is taken anew after a put whose outcome is not
+known: that may be on its way as well.
 
 The condition costs no access to the store: it goes with the write.
 """

@@ -185,7 +185,7 @@ class Timers:
         return found is not None
 
     async def listed(self, partition: int | None, key: str | None, after: str, limit: int) -> Sequence[Timer]:
-        """List timers, at any node, in the order of their partitions, keys and names.
+        """List timers, at any node, in the order of their partitions, keys and names; what is none is left out.
 
         Args:
             partition: Of a partition; None = of the kind.
@@ -196,8 +196,19 @@ class Timers:
         Raises:
             MeshError: The store failed.
         """
-        found = await self._records.scan(prefix(self._kind, partition, key), after, limit)
-        return [_record(whole, stored.value).timer for whole, stored in found]
+        begins, timers, left_out = prefix(self._kind, partition, key), list[Timer](), list[StateError]()
+        while wanted := limit - len(timers):
+            page = await self._records.scan(begins, after, wanted)
+            for after, stored in page:
+                try:
+                    timers.append(_record(after, stored.value).timer)
+                except StateError as error:
+                    left_out.append(error)
+            if len(page) < wanted:
+                break
+        if left_out:
+            logger.warning("%d records of %s are left out of a list: %s", len(left_out), self._kind, left_out[0])
+        return timers
 
     async def any(self) -> bool:
         """Tell whether there is a record of the kind, be it one that cannot be read; raises ``MeshError``."""

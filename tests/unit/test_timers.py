@@ -93,6 +93,12 @@ def test_what_is_left() -> None:
     assert _left(Outcome.FAILED, 99, FailurePolicy(0.0, None), once) == (107.1, 100)
 
 
+@pytest.mark.parametrize("retries", [-1, 2**63, 10**400])
+def test_a_number_of_retries_that_is_none(retries: int) -> None:
+    with pytest.raises(ValueError, match="retries of a failure policy"):
+        FailurePolicy(retries=retries)
+
+
 @pytest.mark.parametrize("due", [-1.0, 1e13, 1e300, float("inf"), float("nan")])
 def test_a_record_whose_time_is_none_is_left_alone(due: float) -> None:
     """Whoever may write to the store may write it; it stops no others."""
@@ -223,7 +229,12 @@ class Alone:
         self.sure = True
         self.most = self.in_flight = 0
         self.early: list[Timer] = []
-        self.timers = Timers(KIND, self.store, self.fire, lambda _: self.sure, clock=self.wall, **options)  # type: ignore[arg-type]  # given by the test
+        self._options = options
+        self.timers = self.other()
+
+    def other(self) -> Timers:
+        """Make another owner on the same store."""
+        return Timers(KIND, self.store, self.fire, lambda _: self.sure, clock=self.wall, **self._options)  # type: ignore[arg-type]  # given by the test
 
     def wall(self) -> float:
         return asyncio.get_running_loop().time() + EPOCH + self.jump
@@ -886,6 +897,111 @@ def test_listing() -> None:
         await one.store.write([Item(record_key(KIND, mine, "bad", ""), b"bad")])
         with pytest.raises(StateError, match="no timer"):
             await one.timers.get(mine, "bad", "")
+
+    play(script)
+
+
+def test_what_cannot_be_read_is_left_out_of_a_list_and_stays(caplog: pytest.LogCaptureFixture) -> None:
+    async def script(one: Alone) -> None:
+        for number in range(6):
+            await one.put(100.0, b"%d" % number, f"k{number}")
+        everywhere = [record_key(KIND, partition, f"bad{number}", "") for partition in (0, 7) for number in range(4)]
+        await one.store.write([Item(key, b"bad") for key in everywhere])
+        assert sorted(each.key for each in await one.timers.listed(None, None, "", 7)) == [f"k{n}" for n in range(6)]
+        assert (
+            "8 records of jobs.shop are left out of a list: timer.jobs=2Eshop.000.bad0.=: it is no timer" in caplog.text
+        )
+        assert one.kept == 6 + len(everywhere)
+
+    play(script)
+
+
+# Former owners
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("then", ["put", "delete", "put and delete", "nothing"])
+def test_what_a_former_owner_puts_late_takes_no_place(then: str, overwrite: bool) -> None:
+    """It had looked at the clock, and stood still before it wrote."""
+
+    async def script(one: Alone) -> None:
+        late, stands_still = asyncio.Event(), asyncio.Event()
+        partition, former, one.timers = partition_of("k", PARTITIONS), one.timers, one.other()
+
+        async def stand_still(what: str) -> None:
+            if what == "write":
+                one.store.before = None
+                stands_still.set()
+                await late.wait()
+
+        one.store.before = stand_still
+        timer = Timer("k", "n", Timing(one.wall() + 50.0), FailurePolicy(), b"late")
+        async with asyncio.TaskGroup() as tasks, one.timers.run():
+            putting = tasks.create_task(_outcome(former.put(partition, timer, overwrite=overwrite)))
+            await stands_still.wait()
+            one.timers.take(partition, 2)
+            if "put" in then:
+                await one.put(20.0, b"next", overwrite=overwrite)
+            if "delete" in then:
+                assert await one.timers.delete(partition, "k", "n") is ("put" in then)
+            late.set()
+            refused = isinstance(await putting, NotOwnerError)
+            assert refused is (then != "nothing"), "until somebody else is told that it is done, nothing is lost"
+            await asyncio.sleep(100.0)
+        wanted = {"put": {b"next"}, "nothing": {b"late"}}.get(then, set())
+        assert {data for data, _ in one.fired} == wanted
+
+    play(script)
+
+
+def test_what_was_given_up_and_is_written_late_takes_no_place() -> None:
+    """Also at the same owner: the caller has put something else meanwhile, and was told that it is there."""
+
+    async def script(one: Alone) -> None:
+        late = asyncio.Event()
+        write = one.store.write
+
+        async def write_late(items: Sequence[Item]) -> None:
+            if items[0].key.startswith("timer."):
+                one.store.write = write  # type: ignore[method-assign]  # until now
+                tasks.create_task(_outcome(_after(late, write(items))))
+                raise StateError("the connection was lost")
+            await write(items)
+
+        await one.put(1000.0, key="fences this partition")
+        one.store.write = write_late  # type: ignore[method-assign]  # once
+        async with asyncio.TaskGroup() as tasks:
+            with pytest.raises(StateError, match="lost"):
+                await one.put(10.0, b"late")
+            await one.put(20.0, b"next")
+            late.set()
+        await asyncio.sleep(100.0)
+        assert [data for data, _ in one.fired] == [b"next"]
+
+    play(script)
+
+
+async def _outcome(of: Awaitable[None]) -> MeshError | None:
+    try:
+        await of
+    except MeshError as error:
+        return error
+    return None
+
+
+async def _after(event: asyncio.Event, what: Awaitable[None]) -> None:
+    await event.wait()
+    await what
+
+
+def test_two_who_put_at_once_and_overwrite_nothing() -> None:
+    async def script(one: Alone) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            puts = [tasks.create_task(_outcome(one.put(1.0, b"%d" % n, overwrite=False))) for n in range(5)]
+        came = [each.result() for each in puts]
+        assert [type(each) for each in came].count(TimerExistsError) == 4
+        await asyncio.sleep(5.0)
+        assert [data for data, _ in one.fired] == [b"%d" % came.index(None)]
 
     play(script)
 
