@@ -195,8 +195,8 @@ class Timing:
         made = msgspec.convert(found, cls)
         if not all(0 <= moment <= LATEST for moment in (made.first, made.until or 0.0)):
             raise ValueError(f"'first' and 'until' are from 0 to {LATEST:.0f}: {made.first}, {made.until}")
-        if made.left is not None and made.left < 1:
-            raise ValueError(f"'left' is at least 1, not {made.left}")
+        if made.left is not None and not 1 <= made.left <= MOST_REPEATS:
+            raise ValueError(f"'left' is from 1 to {MOST_REPEATS}")
         if made.every:
             _stepping(made.every)
         return made

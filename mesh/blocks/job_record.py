@@ -258,13 +258,23 @@ def timing(job: Job, now: float) -> Timing:
 
 
 def timer_of(put: Put) -> Timer:
-    """Make what is kept of a job."""
+    """Make what is kept of a job.
+
+    Raises:
+        BadArgumentError: What the asker says of times is none.
+        JobScheduleError: The job's times make no sense.
+    """
     from mesh.timers import FailurePolicy, Timer
+    from mesh.timers.record import check_moment
 
     job = put.job
-    policy = FailurePolicy(job.policy.interval, job.policy.retries, job.policy.drop)
+    try:
+        at = check_moment("at", put.at)
+        policy = FailurePolicy(job.policy.interval, job.policy.retries, job.policy.drop)
+    except ValueError as error:
+        raise BadArgumentError(f"it cannot be a job: {error}") from None
     kept = encoded(msgspec.structs.replace(job, name="", policy=DEFAULT_POLICY))
-    return Timer(job.name, "", timing(job, put.at), policy, kept)
+    return Timer(job.name, "", timing(job, at), policy, kept)
 
 
 def job_of(timer: Timer) -> Job:

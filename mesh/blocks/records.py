@@ -25,7 +25,7 @@ __all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "lacking", "missing", "o
 
 RECORD_SECONDS = 5.0  # What a delivery waits for, which no operation's deadline bounds.
 # What each needs of the store; without the expiry of sessions nobody would ever take over from an owner that is gone.
-NEEDED: Mapping[str, Sequence[str]] = {"mesh:owners": ("ETAG", "TTL"), "mesh:timers": ("ETAG", "KEYS")}
+NEEDED: Mapping[str, Sequence[str]] = {"mesh:owners": ("ETAG", "TTL"), "mesh:timers": ("ETAG", "KEYS", "TRANSACTIONAL")}
 _T = TypeVar("_T")
 
 

@@ -359,7 +359,8 @@ class Runtime(Steps):
                 kept: StateStore = opened.store  # type: ignore[attr-defined]  # a state store's
                 if (error := lacking(name, component.name, kept)) is not None:
                     raise error
-                return Prefixed(kept, f"mesh||{store}||")
+                # What can be scanned is also written in transactions; in braces, all of it is in one slot of a cluster.
+                return Prefixed(kept, f"mesh||{{{store}}}||" if dotted else f"mesh||{store}||")
         raise missing(name, self.broker.features.name)
 
     def _marked(self) -> tuple[str, StateStore, Life] | None:

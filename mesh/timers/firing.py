@@ -16,6 +16,7 @@ from functools import partial
 
 from mesh.errors import ConflictError, MeshError, StateError
 from mesh.store import Item, StateStore, Stored
+from mesh.timers.fence import Fence
 from mesh.timers.hints import Hints, due_hints
 from mesh.timers.record import Outcome, Record, Timer, milliseconds, record_of
 
@@ -40,6 +41,7 @@ class Held:
 
     Attributes:
         epoch: In which it is owned.
+        fence: Which each put goes with.
         hints: When to look at which record.
         firing: What is in flight, by the last two tokens of the records' keys.
         idle: Set while nothing is.
@@ -50,11 +52,12 @@ class Held:
         closed: Whether nothing more is put or deleted either.
     """
 
-    __slots__ = ("again", "closed", "epoch", "firing", "hints", "idle", "leaving", "popped", "writing")
+    __slots__ = ("again", "closed", "epoch", "fence", "firing", "hints", "idle", "leaving", "popped", "writing")
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, fence: Fence) -> None:
         """Begin with nothing."""
         self.epoch = epoch
+        self.fence = fence
         self.hints = Hints()
         self.firing: dict[bytes, Look] = {}
         self.idle = asyncio.Event()

@@ -7,11 +7,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from weakref import WeakValueDictionary
 
 from mesh.errors import ConflictError, StateError
 from mesh.ownership.errors import NotOwnerError
-from mesh.store import Concurrency, Item, StateStore
+from mesh.store import Item, StateStore
 from mesh.tasks import task_group
+from mesh.timers.fence import Fence
 from mesh.timers.firing import STORE_SECONDS, Fire, Firing, Held
 from mesh.timers.reading import Reading
 from mesh.timers.record import OwnerLostError, Record, Timer, TimerExistsError, prefix, record_key
@@ -43,7 +45,7 @@ class Timers:
 
         Args:
             kind: The kind, as in ``mesh/ownership``.
-            records: The mesh's own store, whose keys are dotted paths.
+            records: The mesh's own store, with etags and transactions, whose keys are dotted paths.
             fire: Fires a timer, in a time that it bounds itself. What it raises counts as ``FAILED``. It may put and
                 delete timers, also the one that it fires.
             sure: Tells whether this node owns a partition now, for sure.
@@ -57,6 +59,7 @@ class Timers:
         self._sure = sure
         self._clock = clock
         self._drain = drain
+        self._putting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # By the records' keys.
         self._firing = Firing(kind, records, fire, sure, clock, at_once)
         self._reading = Reading(kind, records, self._firing)
 
@@ -86,7 +89,8 @@ class Timers:
     def take(self, partition: int, epoch: int) -> None:
         """Begin: read the partition's timers, and fire what is due."""
         self.drop(partition)
-        self._firing.held[partition] = Held(epoch)
+        fence = Fence(self._records, self._kind, partition, epoch, lambda: self._owns(partition, held))
+        held = self._firing.held[partition] = Held(epoch, fence)
         self._reading.look()
 
     async def leave(self, partition: int) -> None:
@@ -122,23 +126,34 @@ class Timers:
             OwnerLostError: It is not sure any more; it may have been done.
             MeshError: The store failed; it may have been done.
         """
+        key = record_key(self._kind, partition, timer.key, timer.name)
         with self._writing(partition) as held:
-            record = Record(timer, timer.timing.first, held.epoch)
-            key = record_key(self._kind, partition, timer.key, timer.name)
-            first = None if overwrite else Concurrency.FIRST_WRITE
-            try:
-                await self._records.write([Item(key, record.encode(), concurrency=first)])
-            except ConflictError:
-                # It may come from a put whose answer was lost, here or at another node, and have no hint here.
-                found = await self._records.get(key, strong=True)
-                if found is not None:
-                    self._hint(partition, key, _record(key, found.value).due)
-                raise TimerExistsError(f"there is a timer {timer.name!r} of {timer.key!r} already") from None
-            except BaseException:
-                self._hint(partition, key, max(record.due, self._clock() + LATE_SECONDS))
+            async with self._putting.setdefault(key, asyncio.Lock()):
+                if not overwrite:
+                    await self._check_free(held, partition, key)
+                record = Record(timer, timer.timing.first, held.epoch)
+                try:
+                    await held.fence.write(Item(key, record.encode()))
+                except NotOwnerError:
+                    raise
+                except BaseException:
+                    self._hint(partition, key, max(record.due, self._clock() + LATE_SECONDS))
+                    self._hint(partition, key, record.due)
+                    raise
                 self._hint(partition, key, record.due)
-                raise
-            self._hint(partition, key, record.due)
+
+    async def _check_free(self, held: Held, partition: int, key: str) -> None:
+        """Look that there is no timer; as long as its key is this put's alone, and the fence this owner's, none comes.
+
+        It is no condition of the write, which has the fence: NATS stores what has two much slower.
+        """
+        await held.fence.take()
+        if (found := await self._records.get(key, strong=True)) is None:
+            return
+        # It may come from a put whose answer was lost, here or at another node, and have no hint here.
+        record = _record(key, found.value)
+        self._hint(partition, key, record.due)
+        raise TimerExistsError(f"there is a timer {record.timer.name!r} of {record.timer.key!r} already")
 
     async def get(self, partition: int, key: str, name: str) -> Timer | None:
         """Read a timer, at any node.
@@ -159,7 +174,8 @@ class Timers:
             MeshError: The store failed; it may have been done.
         """
         whole = record_key(self._kind, partition, key, name)
-        with self._writing(partition):
+        with self._writing(partition) as held:
+            await held.fence.take()  # Else a put of a former owner may bring it back.
             while (found := await self._records.get(whole, strong=True)) is not None and self._sure(partition):
                 try:  # What is written late, by a former owner, must not delete what was put at the next one.
                     await self._records.write([Item(whole, None, found.etag)])
@@ -169,7 +185,7 @@ class Timers:
         return found is not None
 
     async def listed(self, partition: int | None, key: str | None, after: str, limit: int) -> Sequence[Timer]:
-        """List timers, at any node, in the order of their partitions, keys and names.
+        """List timers, at any node, in the order of their partitions, keys and names; what is none is left out.
 
         Args:
             partition: Of a partition; None = of the kind.
@@ -180,8 +196,19 @@ class Timers:
         Raises:
             MeshError: The store failed.
         """
-        found = await self._records.scan(prefix(self._kind, partition, key), after, limit)
-        return [_record(whole, stored.value).timer for whole, stored in found]
+        begins, timers, left_out = prefix(self._kind, partition, key), list[Timer](), list[StateError]()
+        while wanted := limit - len(timers):
+            page = await self._records.scan(begins, after, wanted)
+            for after, stored in page:
+                try:
+                    timers.append(_record(after, stored.value).timer)
+                except StateError as error:
+                    left_out.append(error)
+            if len(page) < wanted:
+                break
+        if left_out:
+            logger.warning("%d records of %s are left out of a list: %s", len(left_out), self._kind, left_out[0])
+        return timers
 
     async def any(self) -> bool:
         """Tell whether there is a record of the kind, be it one that cannot be read; raises ``MeshError``."""
@@ -202,8 +229,11 @@ class Timers:
         finally:
             held.writing.discard(done)
             done.set_result(None)
-        if self._firing.held.get(partition) is not held or not self._sure(partition):
+        if not self._owns(partition, held):
             raise OwnerLostError(f"partition {partition} of {self._kind} may have got another owner meanwhile")
+
+    def _owns(self, partition: int, held: Held) -> bool:
+        return self._firing.held.get(partition) is held and self._sure(partition)
 
     def _hint(self, partition: int, key: str, due: float) -> None:
         self._firing.hint(partition, due, _rest(key).encode())

@@ -20,6 +20,7 @@ __all__ = [
     "Record",
     "Timer",
     "TimerExistsError",
+    "check_moment",
     "due_of",
     "milliseconds",
     "prefix",
@@ -27,6 +28,7 @@ __all__ = [
     "record_of",
 ]
 
+MOST_RETRIES = 2**63 - 1  # What every record can keep.
 SHORTEST_RETRY = 0.1  # Seconds: an endless policy without an interval must not keep a processor busy.
 
 
@@ -67,9 +69,11 @@ class FailurePolicy:
     drop: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ``ValueError`` for an interval that is none."""
+        """Raise ``ValueError`` for an interval or a number that is none."""
         if not 0 <= self.interval < math.inf:
             raise ValueError(f"the interval of a failure policy is {self.interval}")
+        if self.retries is not None and not 0 <= self.retries <= MOST_RETRIES:
+            raise ValueError(f"the retries of a failure policy are from 0 to {MOST_RETRIES}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class Record:
             key, name = map(decode_token, rest.split("."))
             due, epoch, failures, timing, policy, value = _whole.decode(data)
             timer = Timer(key, name, Timing.decode(timing), FailurePolicy(*policy), value)
-            return cls(timer, _checked(due), epoch, failures)
+            return cls(timer, check_moment("due", due), epoch, failures)
         except (ValueError, LookupError, TypeError) as error:  # msgspec's errors are ValueError.
             raise ValueError(f"it is no timer: {error}") from error
 
@@ -170,15 +174,20 @@ def due_of(data: bytes) -> float:
         ValueError: It is no timer.
     """
     try:
-        return _checked(_first.decode(data)[0])
+        return check_moment("due", _first.decode(data)[0])
     except ValueError as error:
         raise ValueError(f"it is no timer: {error}") from error
 
 
-def _checked(due: float) -> float:
-    if not 0 <= due <= LATEST:  # Nor NaN: what anybody has written must not stop those who read it.
-        raise ValueError(f"it is due at {due}")
-    return due
+def check_moment(name: str, moment: float) -> float:
+    """Give a Unix time that others have written, in a record or in a frame: none must stop those who read it.
+
+    Raises:
+        ValueError: It is before 1970, behind the year 9999, or no number; names it.
+    """
+    if not 0 <= moment <= LATEST:
+        raise ValueError(f"{name!r} is a Unix time from 0 to {LATEST:.0f}, not {moment}")
+    return moment
 
 
 def milliseconds(due: float) -> int:

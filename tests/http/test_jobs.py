@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -354,15 +355,16 @@ async def test_jobs_of_an_application_are_its_own(nats: Backbone, tmp_path: Path
         for what in (Delete(), RunNow(), Put(Job("mine", due_time="1h"), time.time(), overwrite=True)):
             with pytest.raises(PermissionDeniedError, match="jobs of shop are its own"):
                 await owners.ask("jobs.shop", "mine", {}, encoded(what), time.time() + 30)
-        with pytest.raises(BadArgumentError, match="names another job"):
-            own = shop.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # the same
-            await own.ask(
-                "jobs.shop",
-                "a",
-                {},
-                encoded(Put(Job("b", due_time="1h"), time.time(), overwrite=True)),
-                time.time() + 30,
-            )
+        own = shop.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # the same
+        for key, at, problem in (
+            ("a", time.time(), "names another job"),
+            ("b", -1.0, "'at' is a Unix time from 0 to 253402300799, not -1.0"),
+            ("b", math.inf, "'at' is a Unix time"),
+            ("b", math.nan, "'at' is a Unix time"),
+        ):
+            with pytest.raises(BadArgumentError, match=problem):
+                asked = encoded(Put(Job("b", due_time="1h"), at, overwrite=True))
+                await own.ask("jobs.shop", key, {}, asked, time.time() + 30)
         assert (await other.request("DELETE", "/v1.0/jobs/mine")).status == 204
         assert (await shop.get("/v1.0/jobs/mine")).json["data"]["value"] is True
 

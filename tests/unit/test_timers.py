@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesh.broker import Write
 from mesh.errors import MeshError, StateError
 from mesh.key_value import MemoryKeyValue
 from mesh.ownership.errors import NotOwnerError
@@ -90,6 +91,12 @@ def test_what_is_left() -> None:
     assert _left(Outcome.FAILED, 0, FailurePolicy(drop=True), once) is None
     assert _left(Outcome.FAILED, 0, FailurePolicy(drop=True), every) == (110.0, 0)
     assert _left(Outcome.FAILED, 99, FailurePolicy(0.0, None), once) == (107.1, 100)
+
+
+@pytest.mark.parametrize("retries", [-1, 2**63, 10**400])
+def test_a_number_of_retries_that_is_none(retries: int) -> None:
+    with pytest.raises(ValueError, match="retries of a failure policy"):
+        FailurePolicy(retries=retries)
 
 
 @pytest.mark.parametrize("due", [-1.0, 1e13, 1e300, float("inf"), float("nan")])
@@ -198,13 +205,17 @@ class Store(KeyValueStateStore):
 
     async def get(self, key: str, *, strong: bool, metadata: object = None) -> Stored | None:
         assert strong, "what a follower has may be old"
-        return await self._use("get", super().get(key, strong=strong))
+        return await self._use(_used("get", key), super().get(key, strong=strong))
 
     async def write(self, items: Sequence[Item]) -> None:
-        await self._use("write", super().write(items))
+        await self._use(_used("write", items[0].key), super().write(items))
 
     async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Stored]]:
         return await self._use("scan", super().scan(prefix, after, limit))
+
+
+def _used(what: str, key: str) -> str:
+    return "fence" if key.startswith("fence.") else what
 
 
 class Alone:
@@ -218,7 +229,12 @@ class Alone:
         self.sure = True
         self.most = self.in_flight = 0
         self.early: list[Timer] = []
-        self.timers = Timers(KIND, self.store, self.fire, lambda _: self.sure, clock=self.wall, **options)  # type: ignore[arg-type]  # given by the test
+        self._options = options
+        self.timers = self.other()
+
+    def other(self) -> Timers:
+        """Make another owner on the same store."""
+        return Timers(KIND, self.store, self.fire, lambda _: self.sure, clock=self.wall, **self._options)  # type: ignore[arg-type]  # given by the test
 
     def wall(self) -> float:
         return asyncio.get_running_loop().time() + EPOCH + self.jump
@@ -250,7 +266,7 @@ class Alone:
 
     @property
     def kept(self) -> int:
-        return len(self.store._key_value._entries)  # type: ignore[attr-defined]  # the memory's
+        return sum(key.startswith("timer.") for key in self.store._key_value._entries)  # type: ignore[attr-defined]  # the memory's
 
     @property
     def hints(self) -> int:
@@ -885,11 +901,141 @@ def test_listing() -> None:
     play(script)
 
 
+def test_what_cannot_be_read_is_left_out_of_a_list_and_stays(caplog: pytest.LogCaptureFixture) -> None:
+    async def script(one: Alone) -> None:
+        for number in range(6):
+            await one.put(100.0, b"%d" % number, f"k{number}")
+        everywhere = [record_key(KIND, partition, f"bad{number}", "") for partition in (0, 7) for number in range(4)]
+        await one.store.write([Item(key, b"bad") for key in everywhere])
+        assert sorted(each.key for each in await one.timers.listed(None, None, "", 7)) == [f"k{n}" for n in range(6)]
+        assert (
+            "8 records of jobs.shop are left out of a list: timer.jobs=2Eshop.000.bad0.=: it is no timer" in caplog.text
+        )
+        assert one.kept == 6 + len(everywhere)
+
+    play(script)
+
+
+# Former owners
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("then", ["put", "delete", "put and delete", "nothing"])
+def test_what_a_former_owner_puts_late_takes_no_place(then: str, overwrite: bool) -> None:
+    """It had looked at the clock, and stood still before it wrote."""
+
+    async def script(one: Alone) -> None:
+        late, stands_still = asyncio.Event(), asyncio.Event()
+        partition, former, one.timers = partition_of("k", PARTITIONS), one.timers, one.other()
+
+        async def stand_still(what: str) -> None:
+            if what == "write":
+                one.store.before = None
+                stands_still.set()
+                await late.wait()
+
+        one.store.before = stand_still
+        timer = Timer("k", "n", Timing(one.wall() + 50.0), FailurePolicy(), b"late")
+        async with asyncio.TaskGroup() as tasks, one.timers.run():
+            putting = tasks.create_task(_outcome(former.put(partition, timer, overwrite=overwrite)))
+            await stands_still.wait()
+            one.timers.take(partition, 2)
+            if "put" in then:
+                await one.put(20.0, b"next", overwrite=overwrite)
+            if "delete" in then:
+                assert await one.timers.delete(partition, "k", "n") is ("put" in then)
+            late.set()
+            refused = isinstance(await putting, NotOwnerError)
+            assert refused is (then != "nothing"), "until somebody else is told that it is done, nothing is lost"
+            await asyncio.sleep(100.0)
+        wanted = {"put": {b"next"}, "nothing": {b"late"}}.get(then, set())
+        assert {data for data, _ in one.fired} == wanted
+
+    play(script)
+
+
+def test_what_was_given_up_and_is_written_late_takes_no_place() -> None:
+    """Also at the same owner: the caller has put something else meanwhile, and was told that it is there."""
+
+    async def script(one: Alone) -> None:
+        late = asyncio.Event()
+        write = one.store.write
+
+        async def write_late(items: Sequence[Item]) -> None:
+            if items[0].key.startswith("timer."):
+                one.store.write = write  # type: ignore[method-assign]  # until now
+                tasks.create_task(_outcome(_after(late, write(items))))
+                raise StateError("the connection was lost")
+            await write(items)
+
+        await one.put(1000.0, key="fences this partition")
+        one.store.write = write_late  # type: ignore[method-assign]  # once
+        async with asyncio.TaskGroup() as tasks:
+            with pytest.raises(StateError, match="lost"):
+                await one.put(10.0, b"late")
+            await one.put(20.0, b"next")
+            late.set()
+        await asyncio.sleep(100.0)
+        assert [data for data, _ in one.fired] == [b"next"]
+
+    play(script)
+
+
+async def _outcome(of: Awaitable[None]) -> MeshError | None:
+    try:
+        await of
+    except MeshError as error:
+        return error
+    return None
+
+
+async def _after(event: asyncio.Event, what: Awaitable[None]) -> None:
+    await event.wait()
+    await what
+
+
+def test_two_who_put_at_once_and_overwrite_nothing() -> None:
+    async def script(one: Alone) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            puts = [tasks.create_task(_outcome(one.put(1.0, b"%d" % n, overwrite=False))) for n in range(5)]
+        came = [each.result() for each in puts]
+        assert [type(each) for each in came].count(TimerExistsError) == 4
+        await asyncio.sleep(5.0)
+        assert [data for data, _ in one.fired] == [b"%d" % came.index(None)]
+
+    play(script)
+
+
 # Several owners
 
 
 class Way(Link):
-    """A node's way to the timers."""
+    """A node's way to the timers.
+
+    Attributes:
+        stalls: Whether it may stand still before it writes, and write whatever became of the node meanwhile.
+    """
+
+    def __init__(self, store: MemoryKeyValue, chance: random.Random, tasks: asyncio.TaskGroup) -> None:
+        super().__init__(store, chance)
+        self.stalls = False
+        self._tasks = tasks
+
+    async def write(self, items: Sequence[Item]) -> None:
+        if self.stalls and self._chance.random() < 0.7:
+            late = self._tasks.create_task(self._write_late(items))
+            if (error := await asyncio.shield(late)) is not None:
+                raise error
+        else:
+            await super().write(items)
+
+    async def _write_late(self, items: Sequence[Item]) -> MeshError | None:
+        await asyncio.sleep(self._chance.uniform(0.0, 25.0))
+        try:
+            await KeyValueStateStore.write(self, items)
+        except MeshError as error:
+            return error
+        return None
 
     async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Stored]]:
         await self._on_the_way()
@@ -904,6 +1050,7 @@ class Put:
 
     data: bytes | None
     due: float = 0.0
+    overwrite: bool = True
     known: bool = False
     fired: int = field(default=0)
 
@@ -914,7 +1061,7 @@ class Node:
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.jump = 0.0
-        self.links = Link(world.owners, world.chance), Way(world.timers, world.chance)
+        self.links = Link(world.owners, world.chance), Way(world.timers, world.chance, world.tasks)
         self.owning = Owning(self.links[0], "app", name, world.tell, asyncio.get_running_loop().time)
         self.timers = Timers(KIND, self.links[1], self.fire, self.sure, clock=self.wall, at_once=20, drain=3.0)
         self.owning.host(KIND, self.timers)
@@ -939,13 +1086,39 @@ class Node:
             await ending.wait()
 
 
+class Watched(MemoryKeyValue):
+    """The store, which looks at each write that it accepts."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(asyncio.get_running_loop().time, dotted=True)
+        self.wrong: list[str] = []
+        self._world = world
+
+    async def apply(self, operations: Sequence[Write]) -> None:
+        before = {each.key: self._entries.get(each.key) for each in operations}
+        await super().apply(operations)
+        for each in operations:
+            if each.value is None or not each.key.startswith("timer."):
+                continue
+            timer = _record_in(each.key, each.value).timer
+            put, of_key = self._world.puts[timer.data], self._world.of_key[timer.key]
+            if any(later.known for later in of_key[of_key.index(put) + 1 :]):
+                self.wrong.append(f"{put} came back: {of_key}")
+            old = before[each.key]
+            if not put.overwrite and old is not None and _record_in(each.key, old.value).timer.data != timer.data:
+                self.wrong.append(f"{put} has overwritten: {of_key}")
+
+
+def _record_in(key: str, value: bytes) -> Record:
+    return Record.decode(".".join(key.split(".")[-2:]), value)
+
+
 class World:
     """Nodes around one store, and clients that put timers."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        time = asyncio.get_running_loop().time
-        self.owners, self.timers = MemoryKeyValue(time), MemoryKeyValue(time, dotted=True)
+        self.owners, self.timers = MemoryKeyValue(asyncio.get_running_loop().time), Watched(self)
         self.nodes: dict[str, Node] = {}
         self.puts: dict[bytes, Put] = {}
         self.early: list[Put] = []
@@ -981,7 +1154,8 @@ class World:
             node = next((each for each in self.nodes.values() if each.sure(partition)), None)
             if node is None:
                 return
-            put = Put(None) if seconds is None else Put(b"%d" % len(self.puts), node.wall() + seconds)
+            overwrite = self.chance.random() < 0.6
+            put = Put(None) if seconds is None else Put(b"%d" % len(self.puts), node.wall() + seconds, overwrite)
             self.of_key[key].append(put)
             with suppress(MeshError, TimeoutError):
                 async with asyncio.timeout(self.chance.choice([0.01, 5.0, 5.0])):
@@ -990,22 +1164,37 @@ class World:
                     else:
                         self.puts[put.data] = put
                         timer = Timer(key, "n", Timing(put.due), FailurePolicy(1.0, None), put.data)
-                        await node.timers.put(partition, timer, overwrite=True)
+                        await node.timers.put(partition, timer, overwrite=overwrite)
                     put.known = True
 
     def check(self) -> None:
-        """Look that nothing which was acknowledged last was lost: it, or what may have come after it, has fired."""
+        """Look that what was acknowledged last has won: it, or what may have come after it, has fired."""
         assert not self.early
+        assert not self.timers.wrong
         for key, puts in self.of_key.items():
             last = max((index for index, put in enumerate(puts) if put.known), default=len(puts))
             perhaps = puts[last:]
             if perhaps and all(put.data is not None for put in perhaps):
                 assert any(put.fired for put in perhaps), f"lost: {key} {puts}"
-        assert not self.timers._entries, "some are left in the store"
+        assert not [key for key in self.timers._entries if key.startswith("timer.")], "some are left in the store"
         assert not any(len(held.hints) for node in self.nodes.values() for held in node.timers._firing.held.values())
 
 
-ACTIONS = ("put", "put", "put", "delete", "start", "kill", "stop", "cut", "mend", "slow", "lose answers", "set clock")
+ACTIONS = (
+    "put",
+    "put",
+    "put",
+    "delete",
+    "start",
+    "kill",
+    "stop",
+    "cut",
+    "stall",
+    "mend",
+    "slow",
+    "lose answers",
+    "set clock",
+)
 steps = st.lists(
     st.tuples(st.sampled_from(ACTIONS), st.sampled_from("abc"), st.floats(0.0, 12.0)), min_size=1, max_size=20
 )
@@ -1039,12 +1228,18 @@ def test_none_is_early_and_none_is_lost(seed: int, script: list[tuple[str, str, 
                         link.cut = action == "cut"
                         link.slow = 2.0 if action == "slow" else 0.0
                         link.loses_answers = action == "lose answers"
+                    node.links[1].stalls = action == "stall"
                 await asyncio.sleep(world.chance.choice([0.0, 0.05, seconds]))
             world.start("c")
             for node in world.nodes.values():
                 for link in node.links:
                     link.cut, link.slow, link.loses_answers = False, 0.0, False
+                node.links[1].stalls = False
             await asyncio.sleep(300.0)
+            world.start("d")  # It reads what nobody knows of: what was written when others had read.
+            for name in sorted(world.nodes.keys() - {"d"}):
+                await world.stop(name, kill=False)
+            await asyncio.sleep(120.0)
             world.check()
             for name in list(world.nodes):
                 await world.stop(name, kill=False)
