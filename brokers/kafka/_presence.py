@@ -23,7 +23,7 @@ __all__ = ["ALIVE_FOR", "Presence"]
 
 BEAT_INTERVAL = 2.0
 ALIVE_FOR = 7.0
-OVERDUE_AFTER = 3.0
+OVERDUE_AFTER = 2.5
 SEEN_WITHIN = 0.4
 
 

@@ -348,9 +348,9 @@ async def test_nothing_is_sent_to_an_owner_that_may_be_dead() -> None:
 
     assert not await waits(), "nobody serves it"
     beats("one", 0)
-    presence.take_time(2_900)
+    presence.take_time(2_400)
     assert not await waits()
-    presence.take_time(3_000)
+    presence.take_time(2_500)
     assert await waits()
     beats("one", 4_000)
     assert not await waits()
