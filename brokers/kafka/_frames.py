@@ -119,8 +119,10 @@ class Frames:
         headers = headers_of(message, reply_to, TOKEN, token)
         await self._outbox.post((int(partition), node.encode(), message.body, headers))
 
-    async def send_to_served(self, address: str, message: Message, reply_to: str) -> None:
-        """Send to one member of each group that serves an address."""
+    async def send_to_served(self, address: str, message: Message, reply_to: str, *, sure: bool = False) -> None:
+        """Send to one member of each group that serves an address; if it is to be sure, not to one that may be dead."""
+        if sure:
+            await self._presence.until_sure(address)
         targets = self._presence.targets(address)
         if not targets and self._outbox.connected and await self._catch_up(0):
             targets = self._presence.targets(address)

@@ -23,6 +23,7 @@ __all__ = ["ALIVE_FOR", "Presence"]
 
 BEAT_INTERVAL = 2.0
 ALIVE_FOR = 7.0
+OVERDUE_AFTER = 2.5
 SEEN_WITHIN = 0.4
 
 
@@ -65,6 +66,7 @@ class Presence:
         self._beat_now = beat_now
         self._nodes: dict[str, _Node] = {}
         self._now = 0
+        self._heard = asyncio.Event()  # Something, of whomever: time has passed.
         self._routes: dict[str, dict[str, list[str]]] = {}
         self._turns = itertools.count()
         self._numbers = itertools.count(1)
@@ -85,6 +87,20 @@ class Presence:
             if alive := [node for node in nodes if self._is_alive(node)]:
                 found.append((group, alive[turn % len(alive)]))
         return found
+
+    async def until_sure(self, address: str) -> None:
+        """Wait while the only node that serves an address is overdue with its sign of life, and not forgotten yet.
+
+        It may be dead: what is sent to it then is read by nobody, and its sender cannot tell that from a node that is
+        slow. What is held back has certainly not run, and goes elsewhere.
+        """
+        while self._is_overdue(address):
+            self._heard.clear()
+            await self._heard.wait()
+
+    def _is_overdue(self, address: str) -> bool:
+        alive = [node for nodes in self._routes.get(address, {}).values() for node in nodes if self._is_alive(node)]
+        return len(alive) == 1 and self._nodes[alive[0]].heard_at <= self._now - OVERDUE_AFTER * 1000
 
     def another(self, address: str, group: str) -> str | None:
         """Choose another node of a group that serves an address; None when there is none."""
@@ -111,6 +127,7 @@ class Presence:
     def take_time(self, timestamp: int) -> None:
         """Take the brokers' time."""
         self._now = max(self._now, timestamp)
+        self._heard.set()
 
     def take_node(self, said: dict[str, Any], timestamp: int) -> None:
         """Take a node's announcement, and answer it if it asks for that."""

@@ -27,7 +27,7 @@ from brokers.kafka._records import ID
 from brokers.kafka._space import Space
 from brokers.shared.adapter import Adapter
 from brokers.shared.limits import measure
-from mesh.address import Address
+from mesh.address import Address, Kind
 from mesh.broker import Backlog, Features, Handler, Message, Sink, SubscribeOptions, Topology
 from mesh.errors import (
     BrokerError,
@@ -337,7 +337,7 @@ class KafkaBroker(Adapter):
             inbox, _, token = frames.inboxes.check(to).partition(".")
             await frames.send(inbox, token, message, reply_to)
         else:
-            await frames.send_to_served(to.text, message, reply_to)
+            await frames.send_to_served(to.text, message, reply_to, sure=to.kind is Kind.OWNER)
 
     @asynccontextmanager
     async def serve(self, address: Address, group: str, sink: Sink) -> AsyncIterator[None]:

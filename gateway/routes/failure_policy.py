@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.errors import malformed
 from gateway.routes.request import fields
-from mesh.blocks.failure_policy import DEFAULT_POLICY, MAX_RETRIES, Policed
+from mesh.blocks.job_record import DEFAULT_POLICY, MAX_RETRIES, Policed
 from mesh.values import parse_duration, parse_whole
 
 __all__ = ["NANOSECONDS", "policy_of", "read_policy", "read_whole"]

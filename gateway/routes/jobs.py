@@ -22,8 +22,7 @@ from gateway.routes.failure_policy import NANOSECONDS, policy_of, read_policy, r
 from gateway.routes.request import deadline_of, fields, query_of, read_body
 from gateway.routes.route import Asked, Asking, Route
 from gateway.routes.rpc import RPC, Called
-from mesh.blocks.failure_policy import Policed
-from mesh.blocks.job_record import MAX_PAGE, Job, Named, Page, Registered, Schedule, Wanted
+from mesh.blocks.job_record import MAX_PAGE, Job, Named, Page, Policed, Registered, Schedule, Wanted
 from mesh.blocks.jobs import DELETE, DELETE_BY_PREFIX, GET, LIST, RUN, SCHEDULE
 from mesh.values import parse_whole
 

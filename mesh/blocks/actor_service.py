@@ -50,8 +50,8 @@ from mesh.blocks.actors import (
     TypeView,
 )
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
-from mesh.blocks.failure_policy import check_policy
 from mesh.blocks.invocation import Answered, forwardable
+from mesh.blocks.job_record import check_policy
 from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
 from mesh.deadlines import Deadlines

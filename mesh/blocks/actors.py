@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mesh.application import Headers
-from mesh.blocks.failure_policy import DEFAULT_POLICY, Policed
+from mesh.blocks.job_record import DEFAULT_POLICY, Policed
 from mesh.operation import Method
 from mesh.policies import Verdict
 from mesh.store import Stored

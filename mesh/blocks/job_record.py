@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import msgspec
 import orjson
 
-from mesh.blocks.failure_policy import DEFAULT_POLICY, Policed, check_policy
 from mesh.errors import BadArgumentError, MeshError
 
 if TYPE_CHECKING:
@@ -18,9 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATA_TYPE_HEADER",
+    "DEFAULT_POLICY",
     "MAX_DATA_BYTES",
     "MAX_NAME_BYTES",
     "MAX_PAGE",
+    "MAX_RETRIES",
     "MAX_TEXT",
     "Delete",
     "Job",
@@ -30,6 +31,7 @@ __all__ = [
     "JobUnreadableError",
     "Named",
     "Page",
+    "Policed",
     "Put",
     "Registered",
     "RunNow",
@@ -38,6 +40,7 @@ __all__ = [
     "asked_of",
     "check",
     "check_name",
+    "check_policy",
     "encoded",
     "job_of",
     "registered",
@@ -48,6 +51,8 @@ __all__ = [
 MAX_NAME_BYTES = 256
 MAX_DATA_BYTES = 128 * 1024
 MAX_TEXT = 256
+MAX_INTERVAL = 2**63 / 1e9  # Seconds: Go has no longer duration.
+MAX_RETRIES = 2**32 - 1
 MAX_PAGE = 1000
 MAX_NESTED = 100  # Messages in each other: no more are read by the libraries of most languages.
 DATA_TYPE_HEADER = "mesh-data-type"
@@ -78,6 +83,31 @@ class JobUnreadableError(MeshError):
     """What is kept of a job is of another version, or is none."""
 
     code = "JOB_UNREADABLE"
+
+
+class Policed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What follows when the application does not take a job, or its actor a reminder.
+
+    Attributes:
+        interval: Seconds between attempts.
+        retries: How many; None = no end.
+        drop: Whether there are none.
+    """
+
+    interval: float = 1.0
+    retries: int | None = 3
+    drop: bool = False
+
+
+DEFAULT_POLICY = Policed()
+
+
+def check_policy(policy: Policed) -> None:
+    """Check the limits of a policy; raises ``BadArgumentError``."""
+    if not 0 <= policy.interval <= MAX_INTERVAL:
+        raise BadArgumentError("failurePolicy.constant.interval is from 0 s to 292 years")
+    if policy.retries is not None and not 0 <= policy.retries <= MAX_RETRIES:
+        raise BadArgumentError(f"failurePolicy.constant.maxRetries is from 0 to {MAX_RETRIES}")
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -37,6 +37,7 @@ from mesh.operation import Caller
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.ownership.owning import Keeper, Owning, boot_clock, read_table
 from mesh.ownership.table import Table, partition_of
+from mesh.ownership.watching import Watch
 from mesh.recent import Recent
 from mesh.store import StateStore
 from mesh.tasks import task_group, until_any
@@ -113,6 +114,7 @@ class Owners:
         self._known: Recent[str, _Known] = Recent(MAX_KINDS, lambda _: False)
         self._reading: dict[str, asyncio.Lock] = {}
         self._numbers = itertools.count()
+        self._watch = Watch(self.table)
 
     # At the owner
 
@@ -141,6 +143,7 @@ class Owners:
         """Take part; leaving hands over what is left."""
         async with task_group() as tasks:
             working = tasks.create_task(self._work(), name="owners")
+            watching = tasks.create_task(self._watch.run(), name="owners-watch")
             try:
                 yield
             finally:
@@ -149,6 +152,7 @@ class Owners:
                     await asyncio.wait([working])
                 finally:
                     working.cancel()
+                    watching.cancel()
 
     async def _work(self) -> None:
         await until_any(self._wanted, self._ending)
@@ -285,14 +289,15 @@ class Owners:
                     raise
                 await asyncio.sleep(wait)
                 continue
-            member = table.members.get(table.owners[partition_of(key, len(table.owners))])
+            session = table.owners[partition_of(key, len(table.owners))]
+            member = table.members.get(session)
             answer: Message | MeshError | None = None
             try:
                 if member is not None and member.node == self.node:
                     answer = await self._outcome(kind, key, headers, body, deadline)
                 elif member is not None:
                     to = address.owner(self._caller.namespace, member.app_id, member.node)
-                    answer = await self._request(to, kind, key, headers, body, deadline)
+                    answer = await self._request(to, session, kind, key, headers, body, deadline)
             except NoResponderError:
                 pass
             except BrokerUnavailableError:
@@ -320,15 +325,25 @@ class Owners:
             return error
 
     async def _request(
-        self, to: address.Address, kind: str, key: str, headers: Mapping[str, str], body: bytes, deadline: float
+        self,
+        to: address.Address,
+        session: str,
+        kind: str,
+        key: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        deadline: float,
     ) -> Message | MeshError:
         """Ask another node; an error of the handler is none of the way to it, and given."""
         sent = required_headers(f"{self.node}-o{next(self._numbers)}", self._caller.app_id, EVENT_TYPE)
         sent |= {**headers, KIND_HEADER: address.encode_token(kind), KEY_HEADER: address.encode_token(key)}
         whole = len(body) <= self._exchange.part_bytes
         stream = None if whole else _parts(body)
-        # An owner that dies in the middle is noticed by its silence: nobody else can tell what became of the question.
-        reply = await self._exchange.request(to, Message(sent, body if whole else b""), deadline, stream, watched=True)
+        # An owner that dies in the middle is noticed by the end of its session, or by its silence: nobody else can tell
+        # what became of the question.
+        message = Message(sent, body if whole else b"")
+        asked = self._exchange.request(to, message, deadline, stream, watched=True)
+        reply = await self._watch.wait(kind, session, asked)
         try:
             answer = await joined(reply.parts())
         finally:

@@ -20,9 +20,10 @@ from mesh.errors import (
     NoResponderError,
     RecordsMissingError,
     StateError,
+    StreamBrokenError,
 )
 from mesh.node.runtime import Runtime
-from mesh.ownership import asking
+from mesh.ownership import asking, watching
 from mesh.ownership.asking import Asked, Owners
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from tests.support import nodes
@@ -138,6 +139,32 @@ async def test_the_deadline_holds() -> None:
         await ask(caller, "k")
         with pytest.raises(DeadlineExceededError):
             await ask(caller, "k", "wait", seconds=0.3)
+
+
+async def test_an_owner_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its silence is noticed; what became of the question is not known, so it is not asked again."""
+    monkeypatch.setattr(asking, "KNOWN_SECONDS", 0.01)
+    for name in ("LOOK_SECONDS", "LONG_SECONDS", "GRACE_SECONDS"):
+        monkeypatch.setattr(watching, name, 0.01)
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "caller") as caller, asyncio.TaskGroup() as tasks:
+        host = Host(one)
+        host.host()
+        await ask(caller, "k")
+
+        async def lost() -> None:
+            with pytest.raises(StreamBrokenError, match="it may have been done"):
+                await ask(caller, "k", "wait")
+
+        asked = tasks.create_task(lost())
+        await eventually(lambda: _equal(len(caller._parts.owners._watch._questions), 1))
+        await host.owners.leave(KIND)
+        async with asyncio.timeout(10.0):
+            await asked
+
+
+def _equal(found: object, wanted: object) -> None:
+    assert found == wanted
 
 
 async def test_nothing_fails_while_owners_come_and_go() -> None:

@@ -7,7 +7,7 @@ import pytest
 from gateway.errors import APIError
 from gateway.grpc.messages import message
 from gateway.routes.failure_policy import policy_of, read_policy
-from mesh.blocks.failure_policy import Policed, check_policy
+from mesh.blocks.job_record import Policed, check_policy
 from mesh.errors import BadArgumentError
 
 DEFAULT = Policed(1.0, 3)

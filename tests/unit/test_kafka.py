@@ -14,6 +14,7 @@ from brokers.kafka._group import share_out
 from brokers.kafka._names import group_name, topic_name
 from brokers.kafka._outbox import Outbox, OutFrame
 from brokers.kafka._partition import Item, Partition, State, UnreadableError
+from brokers.kafka._presence import Presence
 from brokers.kafka._records import ID, message_of, new_batch, records
 from mesh import address
 from mesh.broker import Message
@@ -327,3 +328,36 @@ async def test_frames_are_refused_together_or_not_at_all() -> None:
     posting.cancel()
     with pytest.raises(BrokerUnavailableError):
         await outbox.post(frame)
+
+
+async def test_nothing_is_sent_to_an_owner_that_may_be_dead() -> None:
+    """Until its next sign of life, or until it is forgotten; where there are others, one of them is chosen."""
+    presence = Presence("me", 0, None, None, list, asyncio.Event())  # type: ignore[arg-type]  # it says nothing
+
+    async def waits() -> bool:
+        try:
+            async with asyncio.timeout(0.02):
+                await presence.until_sure("a")
+        except TimeoutError:
+            return True
+        return False
+
+    def beats(name: str, at: int) -> None:
+        presence.take_node({"n": name, "p": 1, "s": [["a", "group"]]}, at)
+        presence.take_time(at)
+
+    assert not await waits(), "nobody serves it"
+    beats("one", 0)
+    presence.take_time(2_400)
+    assert not await waits()
+    presence.take_time(2_500)
+    assert await waits()
+    beats("one", 4_000)
+    assert not await waits()
+    presence.take_time(10_999)
+    assert await waits()
+    beats("two", 10_999)
+    assert not await waits()
+    presence.take_time(18_000)
+    assert not await waits(), "both are forgotten"
+    assert presence.targets("a") == []
