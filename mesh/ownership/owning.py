@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mesh.errors import ConflictError, MeshError
 from mesh.ownership.session import RENEW_SECONDS, Session, has_ended
-from mesh.ownership.table import NOBODY, Member, Standing, Table
+from mesh.ownership.table import NOBODY, PARTITIONS, Member, Standing, Table
 from mesh.store import Concurrency, Item, StateStore
 from mesh.tasks import task_group, until_any
 
@@ -49,15 +49,15 @@ def table_key(kind: str) -> str:
     return f"table.{kind}"
 
 
-async def read_table(records: StateStore, kind: str) -> tuple[Table, str | None]:
-    """Read the table of a kind, or make one; gives its etag, None = it is not there yet.
+async def read_table(records: StateStore, kind: str, partitions: int = PARTITIONS) -> tuple[Table, str | None]:
+    """Read the table of a kind, or make one of so many partitions; gives its etag, None = it is not there yet.
 
     Raises:
         MeshError: The store failed.
         ValueError: What is there is no table.
     """
     found = await records.get(table_key(kind), strong=True)
-    return (Table.new(), None) if found is None else (Table.decode(found.value), found.etag)
+    return (Table.new(partitions), None) if found is None else (Table.decode(found.value), found.etag)
 
 
 class Owning:
@@ -88,14 +88,21 @@ class Owning:
         self._hosted = asyncio.Event()
         self._ending = asyncio.Event()
 
-    def host(self, kind: str, keeper: Keeper, *, ready: bool = True) -> None:
-        """Host a kind; again to say whether it is ready, or only takes what nobody else is ready for."""
+    def host(self, kind: str, keeper: Keeper, *, ready: bool = True, single: bool = False) -> None:
+        """Host a kind; again to say whether it is ready, or only takes what nobody else is ready for.
+
+        Args:
+            kind: The kind.
+            keeper: What this node does with its partitions.
+            ready: Whether partitions go here also while others are ready.
+            single: Whether it is one partition only, which nodes of any application have in common.
+        """
         found = self._kinds.get(kind)
         if found is None:
-            found = self._kinds[kind] = _Kind(kind, keeper, self._records, self._tell)
+            found = self._kinds[kind] = _Kind(kind, keeper, self._records, self._tell, single=single)
             self._hosted.set()
         elif found.ending.is_set():
-            found.next = found = _Kind(kind, keeper, self._records, self._tell)
+            found.next = found = _Kind(kind, keeper, self._records, self._tell, single=single)
         found.member = Member(self._app_id, self._node, Standing.READY if ready else Standing.WAITING)
         found.look()
 
@@ -105,13 +112,18 @@ class Owning:
         if found is None:
             return
         found.ending.set()
+        found.next = None
         found.look()
         if found.works:
             await found.left.wait()
-        if self._kinds.get(kind) is found:
-            del self._kinds[kind]
-            if found.next is not None:  # It was hosted again meanwhile.
-                self._kinds[kind] = found.next
+        self._follow(found)
+
+    def _follow(self, found: _Kind) -> None:
+        """Go on with what was hosted by the name of a kind that was left."""
+        if self._kinds.get(found.name) is found:
+            del self._kinds[found.name]
+            if found.next is not None:
+                self._kinds[found.name] = found.next
                 self._hosted.set()
 
     def hosts(self, kind: str) -> bool:
@@ -193,6 +205,9 @@ class Owning:
                 self._hosted.clear()
                 working = {kind: task for kind, task in working.items() if not task.done()}
                 busy = {kind.name for kind in working}
+                for kind in list(self._kinds.values()):
+                    if kind.left.is_set():  # Whoever waited for that may have been cancelled.
+                        self._follow(kind)
                 for kind in self._kinds.values():
                     if kind.name not in busy and not kind.ending.is_set():
                         kind.begin(session)
@@ -254,10 +269,14 @@ class _Kind:
         next: What is hosted by its name after that.
     """
 
-    def __init__(self, name: str, keeper: Keeper, records: StateStore, tell: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, name: str, keeper: Keeper, records: StateStore, tell: Callable[[str], Awaitable[None]], *, single: bool
+    ) -> None:
         self.name = name
         self.member = Member("", "")
-        self.table = Table.new()
+        self._single = single
+        self._partitions = 1 if single else PARTITIONS
+        self.table = Table.new(self._partitions)
         self.etag: str | None = None
         self.ending, self.left = asyncio.Event(), asyncio.Event()
         self.next: _Kind | None = None
@@ -332,7 +351,7 @@ class _Kind:
             MeshError: The store failed.
             ValueError: There is no table.
         """
-        table, self.etag = await read_table(self._records, self.name)
+        table, self.etag = await read_table(self._records, self.name, self._partitions)
         self.table = table
         me = session.id
         self._tell_of_others(table)
@@ -361,7 +380,7 @@ class _Kind:
 
     def _tell_of_others(self, table: Table) -> None:
         others = {each.app_id for each in table.members.values()} - {self.member.app_id}
-        if others and not self._shared:
+        if others and not self._shared and not self._single:
             names = ", ".join(sorted(others))
             logger.warning("%s is hosted by app id %s as well: what either keeps of it is its own", self.name, names)
         self._shared = bool(others)
