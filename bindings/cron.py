@@ -1,9 +1,10 @@
 """Ticks of a clock: each comes to an application once, however many hosts and instances read the schedule.
 
 Each tick is a durable timer (``mesh/timers``), of a kind that whoever reads the schedule for the application hosts
-(``mesh/ownership``): the owner hands it over. Before it does, it puts the next tick; after it did, the record of this
-one is deleted. So ticks do not wait for each other, what is not done yet is there whoever dies, and a tick comes a
-second time only when its owner is gone between the application's answer and the store's.
+(``mesh/ownership``): the owner hands it over. Before that it puts the next one, after that the record of this one is
+deleted. So ticks do not wait for each other, and what is not done yet is there whoever dies: the last tick of all
+that are there, the *head*, is the one whose next one was not put yet. A tick comes a second time only when its owner is
+gone between the application's answer and the store's.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ AGAIN_SECONDS = 0.5
 LATE_SECONDS = 60.0
 DRAIN_SECONDS = 30.0  # Half of that: what comes meanwhile is not too late for the next owner.
 MAX_TICKS = 100
+MAX_KEPT = 1000  # Those, those of the last minute that wait for the application, and the next one.
 STOPPED = "stopped"
 ONLY = 0  # The partition.
 # Nothing reached the application, or whoever carried it there was killed.
@@ -156,7 +158,8 @@ class _Ticks:
         records = binding.timers or KeyValueStateStore(MemoryKeyValue(dotted=True))
         self._timers = Timers(self._kind, records, self._fire, self._sure, drain=DRAIN_SECONDS)
         self._since = time.time()
-        self._followed: set[float] = set()  # Ticks that are not done, and whose next ones were put.
+        self._head = 0.0
+        self._beginning: asyncio.Task[None] | None = None
         self._handing = 0
         self._idle, self._ending = asyncio.Event(), asyncio.Event()
         self._idle.set()
@@ -192,9 +195,9 @@ class _Ticks:
 
     def take(self, partition: int, epoch: int) -> None:
         """Begin."""
-        self._followed.clear()
+        self.drop(partition)
         self._timers.take(partition, epoch)
-        self._tasks.create_task(self._begin(), name="cron-begin")
+        self._beginning = self._tasks.create_task(self._begin(), name="cron-begin")
 
     async def leave(self, partition: int) -> None:
         """Hand over between ticks, since what is on its way may come again; at the end, wait for it."""
@@ -204,14 +207,19 @@ class _Ticks:
     def drop(self, partition: int) -> None:
         """End at once."""
         self._timers.drop(partition)
+        if self._beginning is not None:
+            self._beginning.cancel()
 
     # Ticks
 
     async def _begin(self) -> None:
-        """Put the next tick, unless it is there: all ticks that are there, and those behind them, lead to it."""
-        while self._sure(ONLY) and not self._ending.is_set():
+        """Find the head, or put it."""
+        while not self._ending.is_set():
             try:
-                await self._put_next(time.time())
+                found = await self._timers.listed(ONLY, self._key, "", MAX_KEPT)
+                self._head = max((each.timing.first for each in found), default=0.0)
+                if not found:
+                    await self._put_next(time.time())
             except MeshError as error:
                 logger.debug("binding %s: %s", self._reading.component, error)
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -227,30 +235,28 @@ class _Ticks:
         timer = Timer(self._key, str(int(tick)), Timing(tick), FailurePolicy(drop=True), b"")
         with suppress(TimerExistsError):
             await self._timers.put(ONLY, timer, overwrite=False)
+        self._head = max(self._head, tick)
 
     async def _fire(self, timer: Timer) -> Outcome:
         """Put the next tick, and hand this one over."""
         if timer.key != self._key:
             return Outcome.CANCEL  # Of the schedule as it was.
-        tick = timer.timing.first
         try:
-            outcome = await self._advance(tick)
+            return await self._advance(timer.timing.first)
         except MeshError as error:
             logger.debug("binding %s: %s", self._reading.component, error)
             return Outcome.AWAY
-        if outcome is Outcome.DONE:
-            self._followed.discard(tick)
-        return outcome
 
     async def _advance(self, tick: float) -> Outcome:
         binding, name = self._binding, self._reading.component
+        if self._beginning is not None:
+            await asyncio.wait([self._beginning])
         if self._ending.is_set():
             return Outcome.AWAY
-        if tick not in self._followed:
+        if tick >= self._head:
             # Where it is older, nobody may have been there, but for this reader.
             late = time.time() - LATE_SECONDS
             await self._put_next(tick if tick > late else max(late, self._since))
-            self._followed.add(tick)
         await binding.look()
         if binding.ended:  # Whoever has opened it since then goes on with it.
             self._ending.set()

@@ -431,7 +431,9 @@ class _Kind:
 
     async def _write(self, table: Table) -> None:
         first = Concurrency.FIRST_WRITE if self.etag is None else None
-        await self._records.write([Item(table_key(self.name), table.encode(), self.etag, first)])
+        # What is one partition is often there for a while only, as a shard of a stream, and there may be many.
+        kept = None if self._single and not table.members else table.encode()
+        await self._records.write([Item(table_key(self.name), kept, self.etag, first)])
         self.table = table
         with suppress(MeshError):
             await self._tell(self.name)

@@ -14,7 +14,7 @@ from mesh.registry import Registry
 from tests.support.bindings import INPUTS, InputKind, ServedInput
 from tests.support.eventually import eventually
 from tests.support.nodes import component
-from tests.support.sharing import provided
+from tests.support.sharing import entered
 
 pytestmark = pytest.mark.parametrize("kind", INPUTS.values(), ids=INPUTS)
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.parametrize("kind", INPUTS.values(), ids=INPUTS)
 async def opened(kind: InputKind, served: ServedInput) -> AsyncIterator[InputBinding]:
     """Open an adapter, with a store of its own for what it remembers."""
     adapter = Registry().load(kind.type).from_component(component("in", kind.type, **served.settings))  # type: ignore[attr-defined]
-    async with provided(adapter), adapter:
+    async with entered(adapter):
         assert isinstance(adapter, InputBinding)
         yield adapter
 

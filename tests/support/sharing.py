@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
 
-from brokers.memory import MemoryBroker
+from brokers.memory import MemoryBroker, MemoryHub
 from mesh.blocks.binding_contract import Remembering, Sharing
 from mesh.calls.exchange import Exchange
 from mesh.key_value import MemoryKeyValue
@@ -13,37 +16,40 @@ from mesh.operation import Caller
 from mesh.ownership.asking import Owners
 from mesh.store import KeyValueStateStore, StateStore
 
-__all__ = ["provided", "running_owners"]
+__all__ = ["entered", "running_owners"]
+
+_hubs: WeakKeyDictionary[StateStore, MemoryHub] = WeakKeyDictionary()
+_numbers = itertools.count()
 
 
 @asynccontextmanager
-async def running_owners(records: StateStore, node: str = "node") -> AsyncIterator[Owners]:
-    """Run a node's owners, on a backbone of its own: it hears no news, and looks now and then.
-
-    Args:
-        records: What nodes share.
-        node: The node's id.
-    """
-    async with MemoryBroker() as broker, Exchange(broker) as exchange:
-        owners = Owners(broker, exchange, records, Caller("default", "app"), node)
+async def running_owners(records: StateStore) -> AsyncIterator[Owners]:
+    """Run the owners of one node more, of all that have these records."""
+    async with MemoryBroker(_hubs.setdefault(records, MemoryHub())) as broker, Exchange(broker) as exchange:
+        owners = Owners(broker, exchange, records, Caller("default", "app"), f"node{next(_numbers)}")
         async with owners.run():
             yield owners
 
 
 @asynccontextmanager
-async def provided(adapter: object, records: StateStore | None = None) -> AsyncIterator[None]:
-    """Provide it, before it is entered.
+async def entered(
+    adapter: Any, records: StateStore | None = None, timers: StateStore | None = None
+) -> AsyncIterator[Any]:
+    """Enter it on a node of its own.
 
     Args:
         adapter: Of a binding.
-        records: For all; None = one in memory.
+        records: For all that it keeps but its timers; None = in memory.
+        timers: For those, with dotted keys; None = in memory.
     """
     records = KeyValueStateStore(MemoryKeyValue()) if records is None else records
     if isinstance(adapter, Remembering):
         adapter.remember_in("in", records)
     if not isinstance(adapter, Sharing):
-        yield
+        async with adapter:
+            yield adapter
         return
     async with running_owners(records) as owners:
-        adapter.share_by(owners, KeyValueStateStore(MemoryKeyValue(dotted=True)))
-        yield
+        adapter.share_by(owners, timers or KeyValueStateStore(MemoryKeyValue(dotted=True)))
+        async with adapter:
+            yield adapter
