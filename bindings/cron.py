@@ -1,51 +1,57 @@
 """Ticks of a clock: each comes to an application once, however many hosts and instances read the schedule.
 
-Whoever reads it claims each tick in the mesh's own store before it hands it over, and notes there when that is done.
-Others wait for that; where the claim is not renewed, since its holder was killed, one of them takes it over. So a tick
-comes once, and a second time only when its holder is killed between the application's answer and the note.
+Each tick is a durable timer (``mesh/timers``), of a kind that whoever reads the schedule for the application hosts
+(``mesh/ownership``): the owner hands it over. Before that it puts the next one, after that the record of this one is
+deleted. So ticks do not wait for each other, and what is not done yet is there whoever dies: the last tick of all
+that are there, the *head*, is the one whose next one was not put yet. A tick comes a second time only when its owner is
+gone between the application's answer and the store's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import orjson
 
 from mesh.adapter import ComponentAdapter
+from mesh.address import encode_token
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Invoked, Reading
 from mesh.errors import (
     AppUnreachableError,
     BrokerUnavailableError,
-    ConflictError,
     MeshError,
     NoResponderError,
     RecordsMissingError,
     StreamBrokenError,
 )
+from mesh.key_value import MemoryKeyValue
 from mesh.resources.settings import Kind, setting
-from mesh.schedules import Schedule, parse_schedule, zone_of
-from mesh.store import Concurrency, Item, StateStore, Stored
-from mesh.tasks import task_group
+from mesh.schedules import Schedule, Timing, parse_schedule, zone_of
+from mesh.store import Item, KeyValueStateStore, StateStore
+from mesh.tasks import task_group, until_any
+from mesh.timers import FailurePolicy, Outcome, Timer, TimerExistsError, Timers
+
+if TYPE_CHECKING:
+    from mesh.ownership.asking import Owners
 
 __all__ = ["CronBinding", "Schedule", "parse_schedule"]
 
 logger = logging.getLogger(__name__)
 
-CLAIM_SECONDS = 5.0
 AGAIN_SECONDS = 0.5
 LATE_SECONDS = 60.0
-KEPT_SECONDS = 300.0
+DRAIN_SECONDS = 30.0  # Half of that: what comes meanwhile is not too late for the next owner.
 MAX_TICKS = 100
-LONGEST_SLEEP = 3600.0
+MAX_KEPT = 1000  # Those, those of the last minute that wait for the application, and the next one.
 STOPPED = "stopped"
+ONLY = 0  # The partition.
 # Nothing reached the application, or whoever carried it there was killed.
 _NOT_THERE = (AppUnreachableError, NoResponderError, StreamBrokenError, BrokerUnavailableError)
 
@@ -82,192 +88,202 @@ class CronBinding(ComponentAdapter):
         """Prepare."""
         super().__init__(settings)
         given = settings.schedule
-        self._schedule = given if settings.zone is None else Schedule(given.fields, settings.zone, given.period)
+        self.schedule = given if settings.zone is None else Schedule(given.fields, settings.zone, given.period)
         self._began = time.time()
-        self.stopped = False
-        self.records: StateStore | None = None
+        self._stopped_at = 0.0
+        self._records: StateStore | None = None
         self._name = ""
+        self.owners: Owners | None = None
+        self.timers: StateStore | None = None
 
     def remember_in(self, name: str, records: StateStore) -> None:
-        """Claim ticks there."""
-        self._name, self.records = name, records
+        """Keep there that the schedule was ended."""
+        self._name, self._records = name, records
+
+    def share_by(self, owners: Owners, timers: StateStore) -> None:
+        """Have ticks fired by their owner."""
+        self.owners, self.timers = owners, timers
 
     async def _enter(self) -> None:
-        if self.records is None:
+        if self._records is None or self.owners is None or self.timers is None:
             return
         try:
-            await self.records.get(STOPPED, strong=True)
+            await self._records.get(STOPPED, strong=True)
+            await self.timers.get(STOPPED, strong=True)
+            await self.owners.table("cron")
         except RecordsMissingError as error:
             logger.warning("binding %s: every host and instance fires each tick: %s", self._name, error)
-            self.records = None
+            self._records = self.owners = self.timers = None
         except MeshError as error:
             logger.warning("binding %s: %s", self._name, error)
 
     async def invoke(self, asked: Invoke) -> Invoked | None:
         """End the schedule on every host that reads it now, for all applications."""
-        self.stopped = True
-        if self.records is not None:
-            await self.records.write([Item(STOPPED, orjson.dumps(time.time()))])
+        self._stopped_at = time.time()
+        if self._records is not None:
+            await self._records.write([Item(STOPPED, orjson.dumps(self._stopped_at))])
         return None
 
     @asynccontextmanager
     async def reading(self, reading: Reading) -> AsyncIterator[None]:
         """Hand over ticks while it is entered."""
-        firing: dict[_Tick, asyncio.Task[None]] = {}
-        async with task_group() as tasks:
+        async with _Ticks(self, reading).run():
+            yield
 
-            def fire(tick: float, *, new: bool = True) -> None:
-                if len(firing) >= MAX_TICKS:
-                    logger.warning("binding %s: a tick is left out, %d are not done yet", self._name, MAX_TICKS)
-                    return
-                made = _Tick(self, reading, tick, new=new)
-                firing[made] = task = tasks.create_task(made.run(), name="cron-fire")
-                task.add_done_callback(lambda _: firing.pop(made))
-
-            ticking = tasks.create_task(self._tick(reading, fire), name="cron-tick")
-            try:
-                yield
-            finally:
-                ticking.cancel()
-                for made, task in firing.items():
-                    if not made.handling:
-                        task.cancel()
-
-    async def _tick(self, reading: Reading, fire: Callable[..., None]) -> None:
-        last = time.time()
-        for tick in await self._unfinished(reading.app_id, last):
-            fire(tick, new=False)
-        while not self.stopped:
-            try:
-                tick = self._schedule.after(last)
-            except StopIteration:
-                return
-            while (left := tick - time.time()) > 0:  # noqa: ASYNC110 - it waits for the clock
-                await asyncio.sleep(min(left, LONGEST_SLEEP))
-            fire(tick)
-            last = max(tick, time.time() - LATE_SECONDS)  # After a pause of the machine not all are made up for.
-
-    async def _unfinished(self, app_id: str, now: float) -> list[float]:
-        """Find what a host that was killed may have left."""
-        if self.records is None:
-            return []
-        begin = f"{app_id}||"
-        try:
-            keys = await self.records.keys(begin, f"{begin}{int(now - LATE_SECONDS)}", MAX_TICKS)
-        except MeshError as error:
-            logger.warning("binding %s: %s", self._name, error)
-            return []
-        return [float(key.removeprefix(begin)) for key in keys if key.removeprefix(begin).isdigit()]
+    async def look(self) -> None:
+        """Look whether the schedule was ended meanwhile; raises ``MeshError``."""
+        if self._records is not None and not self.ended:
+            found = await self._records.get(STOPPED, strong=True)
+            self._stopped_at = 0.0 if found is None else float(orjson.loads(found.value))
 
     @property
-    def zone(self) -> str:
-        """The name of the time zone."""
-        return str(self._schedule.zone)
+    def ended(self) -> bool:
+        """Whether it was ended since it was opened here."""
+        return self._stopped_at >= self._began
 
-    async def ended(self) -> bool:
-        """Tell whether the schedule was ended since it was opened here."""
-        if self.records is not None and not self.stopped:
-            found = await self.records.get(STOPPED, strong=True)
-            self.stopped = found is not None and float(orjson.loads(found.value)) >= self._began
-        return self.stopped
+    def comes(self, tick: float) -> bool:
+        """Tell whether a tick is not too late, nor of the time between the schedule's end and its new beginning."""
+        between = tick < self._began and tick < self._stopped_at + LATE_SECONDS
+        return tick > time.time() - LATE_SECONDS and not between
 
 
-class _Tick:
-    """One tick for one application, on its way."""
+class _Ticks:
+    """The ticks for one application; a keeper (``mesh/ownership``)."""
 
-    def __init__(self, binding: CronBinding, reading: Reading, tick: float, *, new: bool) -> None:
-        """Prepare; one that is not new is that of a host which may have been killed."""
-        self._binding, self._reading, self._tick, self._new = binding, reading, tick, new
-        self._key = f"{reading.app_id}||{int(tick)}"
-        self._by = secrets.token_hex(8)
-        self.handling = False
+    def __init__(self, binding: CronBinding, reading: Reading) -> None:
+        self._binding, self._reading, self._owners = binding, reading, binding.owners
+        schedule = binding.schedule
+        self._key = f"{schedule.period or schedule.fields} {schedule.zone}"
+        self._kind = f"cron.{encode_token(reading.component)}.{encode_token(reading.app_id)}"
+        records = binding.timers or KeyValueStateStore(MemoryKeyValue(dotted=True))
+        self._timers = Timers(self._kind, records, self._fire, self._sure, drain=DRAIN_SECONDS)
+        self._since = time.time()
+        self._head = 0.0
+        self._beginning: asyncio.Task[None] | None = None
+        self._handing = 0
+        self._idle, self._ending = asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._tasks: asyncio.TaskGroup
 
-    async def run(self) -> None:
-        """See to it that the tick is handed over, here or by another host."""
-        wait: float | None = 0.0
-        while wait is not None:
-            await asyncio.sleep(wait)
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Take part; leaving waits for what is being handed over, unless it is cancelled."""
+        async with self._timers.run(), task_group() as self._tasks:
+            part = self._tasks.create_task(self._take_part(), name="cron")
             try:
-                wait = await self._advance()
-            except ConflictError:
-                wait = 0.0  # Another one was faster.
-            except MeshError as error:
-                wait = self._again(error)
+                yield
+            except BaseException:
+                self.drop(ONLY)
+                raise
+            finally:
+                self._ending.set()
+            await asyncio.wait([part])
 
-    def _again(self, error: MeshError) -> float | None:
-        if time.time() < self._tick + LATE_SECONDS:
-            return AGAIN_SECONDS
-        self._warn(error)
-        return None
+    async def _take_part(self) -> None:
+        if self._owners is None:
+            self.take(ONLY, 1)
+            await self._ending.wait()
+            await self.leave(ONLY)
+            return
+        async with self._owners.single(self._kind, self):
+            await self._ending.wait()
 
-    def _warn(self, error: MeshError) -> None:
-        moment = datetime.fromtimestamp(self._tick, UTC).isoformat()
-        text = "binding %s: %s has not taken the tick of %s: %s"
-        logger.warning(text, self._reading.component, self._reading.app_id, moment, error)
+    def _sure(self, partition: int) -> bool:
+        return self._owners is None or self._owners.epoch(self._kind, partition) is not None
 
-    async def _advance(self) -> float | None:
-        """Do what can be done now; give the seconds after which to look again, None = it is over."""
-        if await self._binding.ended():
-            return None
-        records = self._binding.records
-        if records is None:
-            return await self._fire()
-        found = await records.get(self._key, strong=True)
-        if found is None and not self._new:
-            return None
-        if found is not None:
-            said = orjson.loads(found.value)
-            if said["done"]:
-                return None
-            left: float = said["until"] - time.time()
-            if left > 0:
-                return left
-        await records.write([self._claim(found)])
-        self.handling = True
-        try:
-            async with task_group() as tasks:
-                renewing = tasks.create_task(self._renew(records), name="cron-renew")
-                wait = await self._fire()
-                renewing.cancel()
-            await self._note(records, done=wait is None)
-        finally:
-            self.handling = False
-        return wait
+    # A keeper
 
-    def _claim(self, found: Stored | None) -> Item:
-        etag = None if found is None else found.etag
-        first = Concurrency.FIRST_WRITE if found is None else None
-        return Item(self._key, self._said(CLAIM_SECONDS), etag, first, KEPT_SECONDS)
+    def take(self, partition: int, epoch: int) -> None:
+        """Begin."""
+        self.drop(partition)
+        self._timers.take(partition, epoch)
+        self._beginning = self._tasks.create_task(self._begin(), name="cron-begin")
 
-    def _said(self, seconds: float, *, done: bool = False) -> bytes:
-        return orjson.dumps({"by": self._by, "until": time.time() + seconds, "done": done})
+    async def leave(self, partition: int) -> None:
+        """Hand over between ticks, since what is on its way may come again; at the end, wait for it."""
+        await until_any(self._idle, self._ending)
+        await self._timers.leave(partition)
 
-    async def _renew(self, records: StateStore) -> None:
-        while True:
-            await asyncio.sleep(CLAIM_SECONDS / 3)
-            with suppress(MeshError):
-                await records.write([Item(self._key, self._said(CLAIM_SECONDS), ttl=KEPT_SECONDS)])
+    def drop(self, partition: int) -> None:
+        """End at once."""
+        self._timers.drop(partition)
+        if self._beginning is not None:
+            self._beginning.cancel()
 
-    async def _note(self, records: StateStore, *, done: bool) -> None:
-        """Say that it is over, or that whoever can may try."""
-        while True:
+    # Ticks
+
+    async def _begin(self) -> None:
+        """Find the head, or put it."""
+        while not self._ending.is_set():
             try:
-                await records.write([Item(self._key, self._said(0.0, done=done), ttl=KEPT_SECONDS)])
+                found = await self._timers.listed(ONLY, self._key, "", MAX_KEPT)
+                self._head = max((each.timing.first for each in found), default=0.0)
+                if not found:
+                    await self._put_next(time.time())
             except MeshError as error:
-                if self._again(error) is None:
-                    return
+                logger.debug("binding %s: %s", self._reading.component, error)
                 await asyncio.sleep(AGAIN_SECONDS)
             else:
                 return
 
-    async def _fire(self) -> float | None:
-        """Hand it over; give the seconds after which to try again, None = it is over."""
-        moment = datetime.fromtimestamp(self._tick, UTC)
-        told = {"timeZone": self._binding.zone, "readTimeUTC": f"{moment:%Y-%m-%d %H:%M:%S} +0000 UTC"}
+    async def _put_next(self, moment: float) -> None:
+        """Put the first tick after a moment."""
+        try:
+            tick = self._binding.schedule.after(moment)
+        except StopIteration:
+            return
+        timer = Timer(self._key, str(int(tick)), Timing(tick), FailurePolicy(drop=True), b"")
+        with suppress(TimerExistsError):
+            await self._timers.put(ONLY, timer, overwrite=False)
+        self._head = max(self._head, tick)
+
+    async def _fire(self, timer: Timer) -> Outcome:
+        """Put the next tick, and hand this one over."""
+        if timer.key != self._key:
+            return Outcome.CANCEL  # Of the schedule as it was.
+        try:
+            return await self._advance(timer.timing.first)
+        except MeshError as error:
+            logger.debug("binding %s: %s", self._reading.component, error)
+            return Outcome.AWAY
+
+    async def _advance(self, tick: float) -> Outcome:
+        binding, name = self._binding, self._reading.component
+        if self._beginning is not None:
+            await asyncio.wait([self._beginning])
+        if self._ending.is_set():
+            return Outcome.AWAY
+        if tick >= self._head:
+            # Where it is older, nobody may have been there, but for this reader.
+            late = time.time() - LATE_SECONDS
+            await self._put_next(tick if tick > late else max(late, self._since))
+        await binding.look()
+        if binding.ended:  # Whoever has opened it since then goes on with it.
+            self._ending.set()
+            return Outcome.AWAY
+        if not binding.comes(tick):
+            return Outcome.DONE
+        if self._handing >= MAX_TICKS:
+            logger.warning("binding %s: a tick is left out, %d are not done yet", name, MAX_TICKS)
+            return Outcome.DONE
+        self._handing += 1
+        self._idle.clear()
+        try:
+            return await self._hand_over(tick)
+        finally:
+            self._handing -= 1
+            if not self._handing:
+                self._idle.set()
+
+    async def _hand_over(self, tick: float) -> Outcome:
+        moment = datetime.fromtimestamp(tick, UTC)
+        zone = str(self._binding.schedule.zone)
+        told = {"timeZone": zone, "readTimeUTC": f"{moment:%Y-%m-%d %H:%M:%S} +0000 UTC"}
         try:
             await self._reading.handle(BindingEvent(b"", told))
-        except _NOT_THERE as error:
-            return self._again(error)
         except MeshError as error:  # A clock does not repeat itself: that is for a policy.
-            self._warn(error)
-        return None
+            if isinstance(error, _NOT_THERE) and time.time() < tick + LATE_SECONDS:
+                return Outcome.BUSY  # The ticks behind it are not to be late for that.
+            text = "binding %s: %s has not taken the tick of %s: %s"
+            logger.warning(text, self._reading.component, self._reading.app_id, moment.isoformat(), error)
+        return Outcome.DONE

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import orjson
 from watchfiles import awatch
@@ -24,11 +24,14 @@ from watchfiles import awatch
 from bindings._folder import Folder, Found, TooManyError
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading
-from mesh.blocks.turns import in_turn
 from mesh.errors import MeshError, RecordsMissingError
+from mesh.ownership.turns import in_turn
 from mesh.resources.settings import BOOLEAN, COUNT, DURATION, SIZE, Kind, choice, setting
 from mesh.store import Item, StateStore
 from mesh.tasks import only_error, task_group
+
+if TYPE_CHECKING:
+    from mesh.ownership.asking import Owners
 
 __all__ = ["FilesBinding"]
 
@@ -105,11 +108,16 @@ class FilesBinding(ComponentAdapter):
         super().__init__(settings)
         self._name = ""
         self._records: StateStore | None = None
+        self._owners: Owners
         self._folder: Folder
 
     def remember_in(self, name: str, records: StateStore) -> None:
         """Keep there which files were taken."""
         self._name, self._records = name, records
+
+    def share_by(self, owners: Owners, timers: StateStore) -> None:
+        """Look at one host at a time."""
+        self._owners = owners
 
     async def _enter(self) -> None:
         settings: FilesSettings = self._settings
@@ -142,7 +150,7 @@ class FilesBinding(ComponentAdapter):
             if self._records is None:
                 running = tasks.create_task(reader.work(), name="files-read")
             else:
-                turn = in_turn(self._records, f"{place}turn", reader.work, reader.ending)
+                turn = in_turn(self._owners, f"{reading.component}||{place}", reader.work, reader.ending)
                 running = tasks.create_task(turn, name="files-read")
             try:
                 yield

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 import msgspec
@@ -28,10 +28,13 @@ from bindings._in_order import InOrder, Notes, patiently
 from bindings.aws._binding import AWSBinding
 from bindings.aws._session import AWSSettings
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Reading
-from mesh.blocks.turns import in_turn
+from mesh.ownership.turns import in_turn
 from mesh.resources.settings import Setting, ignored, setting
 from mesh.store import StateStore
 from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from mesh.ownership.asking import Owners
 
 __all__ = ["KinesisBinding"]
 
@@ -94,10 +97,15 @@ class KinesisBinding(AWSBinding):
         """Prepare; entering connects."""
         super().__init__(settings)
         self._records: StateStore
+        self.owners: Owners
 
     def remember_in(self, name: str, records: StateStore) -> None:
         """Note there how far shards were read."""
         self._records = records
+
+    def share_by(self, owners: Owners, timers: StateStore) -> None:
+        """Read each shard at one host at a time."""
+        self.owners = owners
 
     async def check(self) -> None:
         """Ask whether the stream is there."""
@@ -208,7 +216,8 @@ class _Reader:
 
     async def _read(self, shard: _Shard) -> None:
         """Read a shard to its end, when nobody else does; then others may have come of it."""
-        await in_turn(self._notes.records, f"{self._notes.key(shard.name)}||turn", shard.read, self.leaving)
+        key = f"{self._reading.component}||{self._notes.key(shard.name)}"
+        await in_turn(self._binding.owners, key, shard.read, self.leaving)
         del self._shards[shard.name]
         self._again.set()
 

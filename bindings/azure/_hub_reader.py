@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from azure.eventhub import EventData
@@ -16,9 +16,12 @@ from bindings._in_order import AGAIN_SECONDS, LONGEST_WAIT, InOrder, Notes
 from bindings.azure._amqp import plain, texts
 from bindings.azure._checkpoints import CheckpointPlace, checkpoints
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading
-from mesh.blocks.turns import in_turn
 from mesh.errors import MeshError
+from mesh.ownership.turns import in_turn
 from mesh.store import StateStore
+
+if TYPE_CHECKING:
+    from mesh.ownership.asking import Owners
 
 __all__ = ["HubReader"]
 
@@ -85,16 +88,17 @@ class HubReader:
         leaving: Set when nothing further is to be taken.
     """
 
-    def __init__(self, hub: _Hub, reading: Reading, records: StateStore, place: str) -> None:
+    def __init__(self, hub: _Hub, reading: Reading, owners: Owners, records: StateStore, place: str) -> None:
         """Prepare.
 
         Args:
             hub: What is read.
             reading: Who takes the events.
+            owners: By which each partition is read at one host at a time.
             records: Where is noted what was taken.
             place: What the keys of the notes begin with.
         """
-        self._hub, self._reading = hub, reading
+        self._hub, self._reading, self._owners = hub, reading, owners
         # A partition that came later is read from its beginning.
         self._notes = Notes(records, place, Mark())
         self._partitions: dict[str, _Partition] = {}
@@ -142,7 +146,8 @@ class HubReader:
     async def _read(self, name: str, partition: _Partition) -> None:
         """Read a partition when nobody else does; only the first that fails says so, and ends the reading."""
         try:
-            await in_turn(self._notes.records, f"{self._notes.key(name)}||turn", partition.read, self.leaving)
+            key = f"{self._reading.component}||{self._notes.key(name)}"
+            await in_turn(self._owners, key, partition.read, self.leaving)
         except MeshError as error:
             if not self._failed:
                 self._failed = True

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from azure.core.exceptions import ClientAuthenticationError
@@ -42,6 +42,9 @@ from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, Setting, ignored, setting
 from mesh.store import StateStore
 from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from mesh.ownership.asking import Owners
 
 __all__ = ["EventHubsBinding"]
 
@@ -143,6 +146,7 @@ class EventHubsBinding(AzureAdapter):
         self._idle: list[EventHubProducerClient] = []
         self._senders = asyncio.Semaphore(MAX_SENDERS)
         self._records: StateStore
+        self._owners: Owners
         self._credential: Any = None
         self._before: CheckpointPlace | None = None
         self.host = self.hub = ""
@@ -160,6 +164,10 @@ class EventHubsBinding(AzureAdapter):
     def remember_in(self, name: str, records: StateStore) -> None:
         """Note there how far partitions were read."""
         self._records = records
+
+    def share_by(self, owners: Owners, timers: StateStore) -> None:
+        """Read each partition at one host at a time."""
+        self._owners = owners
 
     async def _enter(self) -> None:
         """Find out where the hub is; a connection is made when it is needed."""
@@ -281,7 +289,7 @@ class EventHubsBinding(AzureAdapter):
             # A hub that was deleted and made again has other events.
             made = described["created_at"].timestamp()
             place = f"{self.host}||{self.hub}||{made:.0f}||{settings.group or f'of {reading.app_id}'}"
-            reader = HubReader(source, reading, self._records, place)
+            reader = HubReader(source, reading, self._owners, self._records, place)
             await reader.begin(described["partition_ids"], self._before, now)
             async with task_group() as tasks:
                 looking = tasks.create_task(reader.look(tasks), name="eventhubs-look")

@@ -15,7 +15,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from bindings.queues._access import tls_of
@@ -23,12 +23,15 @@ from bindings.queues._mqtt import Message, Server, Wire, connect
 from bindings.queues._reading import growing, handed, reading_by, stopped_within
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
-from mesh.blocks.turns import in_turn
 from mesh.errors import RecordsMissingError
+from mesh.ownership.turns import in_turn
 from mesh.resources.settings import BOOLEAN, VERBATIM, Kind, Setting, ignored, setting
-from mesh.store import StateStore
 from mesh.tasks import task_group
 from mesh.values import parse_bool, parse_whole
+
+if TYPE_CHECKING:
+    from mesh.ownership.asking import Owners
+    from mesh.store import StateStore
 
 __all__ = ["MQTTBinding"]
 
@@ -125,11 +128,11 @@ class MQTTBinding(ComponentAdapter):
         self._opening = asyncio.Lock()
         self._places = asyncio.Semaphore(MAX_UNCONFIRMED)
         self._writer: Wire | None = None
-        self._records: StateStore | None = None
+        self._owners: Owners | None = None
 
-    def remember_in(self, name: str, records: StateStore) -> None:
-        """Take turns there."""
-        self._records = records
+    def share_by(self, owners: Owners, timers: StateStore) -> None:
+        """Have the session at one host at a time."""
+        self._owners = owners
 
     async def _enter(self) -> None:
         """Read certificates; the server is connected to when it is needed."""
@@ -206,9 +209,9 @@ class MQTTBinding(ComponentAdapter):
             while not stopping.is_set():
                 await self._read(reading, client_id, connected, stopping)
 
-        if self._records is not None:
+        if self._owners is not None:
             try:
-                await in_turn(self._records, client_id, work, stopping)
+                await in_turn(self._owners, f"{reading.component}||{client_id}", work, stopping)
                 return
             except RecordsMissingError as error:
                 if connected.is_set():

@@ -13,12 +13,15 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from mesh.errors import MeshError
 from mesh.flow import STREAM_SECONDS
 from mesh.operation import Method
 from mesh.store import StateStore
+
+if TYPE_CHECKING:
+    from mesh.ownership.asking import Owners
 
 __all__ = [
     "BindingError",
@@ -32,6 +35,7 @@ __all__ = [
     "Reading",
     "Remembering",
     "STREAM",
+    "Sharing",
     "StreamHead",
     "Streamed",
     "StreamingBinding",
@@ -231,4 +235,19 @@ class Remembering(Protocol):
         Args:
             name: The component's.
             records: With expiry and compare-and-set (``ETAG``, ``TTL``).
+        """
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """An adapter that does something at one node at a time, of all that read for an application."""
+
+    def share_by(self, owners: Owners, timers: StateStore) -> None:
+        """Use these; called once, before it is entered.
+
+        The first use raises ``RecordsMissingError`` where the mesh has no place of its own for them.
+
+        Args:
+            owners: Who owns what (``mesh/ownership``).
+            timers: Where durable timers are kept (``mesh/timers``).
         """

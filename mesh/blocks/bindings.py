@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from mesh.blocks.binding_contract import (
@@ -22,6 +23,7 @@ from mesh.blocks.binding_contract import (
     Invoked,
     OutputBinding,
     Remembering,
+    Sharing,
     StreamHead,
     StreamingBinding,
 )
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK", "INVOKE", "STREAM", "BindingComponent", "Bindings", "open_binding"]
 
-RECORDS = "bindings"
+RECORDS, TIMERS = "bindings", "mesh:timers"
 DIRECTIONS = ("input", "output")
 
 SETTINGS = (
@@ -188,6 +190,9 @@ async def open_binding(component: Component, parts: Parts) -> BindingComponent:
     if isinstance(adapter, Remembering):
         records = LazyRecords(RECORDS, parts.records, RECORD_SECONDS)
         adapter.remember_in(component.name, Prefixed(records, f"{component.name}||"))
+    if isinstance(adapter, Sharing):
+        timers = LazyRecords(TIMERS, partial(parts.records, dotted=True), RECORD_SECONDS)
+        adapter.share_by(parts.owners, timers)
     await parts.stack.enter_async_context(adapter)
     opened = BindingComponent(component, adapter, directions)
     own = parts.caller.app_id

@@ -12,6 +12,8 @@ hash of the key. All of it is kept in the mesh's own store:
 
 A table changes by compare-and-set alone, and only when something changes hands: a node that idles renews one record.
 
+What is not many things of a kind but one is a kind of a single partition: turns of readers (``turns.py``), a schedule.
+
 Nobody decides for others. From one table all nodes derive the same wanted owners, and each does its own part of the way
 there (``owning.py``): whoever is wanted takes what nobody owns; whoever has what another is wanted for finishes what it
 is at and hands it over; whoever finds its neighbour's session ended removes it.

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote
+from weakref import WeakValueDictionary
 
 from mesh import address
 from mesh.broker import Broker, Frame, Message
@@ -108,24 +109,42 @@ class Owners:
         self._news = address.owners(caller.namespace)
         self._owning = Owning(records, caller.app_id, node, self._tell, boot_clock)
         self._answers: dict[str, Answer] = {}
-        self._hosting: dict[str, tuple[Keeper, bool]] = {}  # Until the address is served.
+        self._hosting: dict[str, tuple[Keeper, bool, bool]] = {}  # Until the address is served.
         self._wanted, self._serves = asyncio.Event(), False
         self._ending = asyncio.Event()
         self._known: Recent[str, _Known] = Recent(MAX_KINDS, lambda _: False)
         self._reading: dict[str, asyncio.Lock] = {}
         self._numbers = itertools.count()
         self._watch = Watch(self.table)
+        self._single: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # At the owner
 
     def host(self, kind: str, keeper: Keeper, answer: Answer, *, ready: bool = True) -> None:
         """Host a kind; again to say whether it is ready, or only takes what nobody else is ready for."""
         self._answers[kind] = answer
+        self._host(kind, keeper, ready, single=False)
+
+    def _host(self, kind: str, keeper: Keeper, ready: bool, *, single: bool) -> None:
         if self._serves:
-            self._owning.host(kind, keeper, ready=ready)
+            self._owning.host(kind, keeper, ready=ready, single=single)
         else:
-            self._hosting[kind] = keeper, ready
+            self._hosting[kind] = keeper, ready, single
             self._wanted.set()
+
+    @asynccontextmanager
+    async def single(self, kind: str, keeper: Keeper) -> AsyncIterator[None]:
+        """Host a kind of one partition while it is entered: what one node does at a time, of whatever application.
+
+        Nobody asks for it. Of several on this node one is entered after the other.
+        """
+        lock = self._single.setdefault(kind, asyncio.Lock())
+        async with lock:
+            self._host(kind, keeper, ready=True, single=True)
+            try:
+                yield
+            finally:
+                await self.leave(kind)
 
     async def leave(self, kind: str) -> None:
         """Host a kind no longer: returns once all that was owned of it is handed over, or may be another's."""
@@ -173,8 +192,8 @@ class Owners:
         await stack.enter_async_context(self._exchange.serve(own, self.node, self._handle))
         await stack.enter_async_context(self._owning.run())
         self._serves = True
-        for kind, (keeper, ready) in self._hosting.items():
-            self._owning.host(kind, keeper, ready=ready)
+        for kind, (keeper, ready, single) in self._hosting.items():
+            self._owning.host(kind, keeper, ready=ready, single=single)
         self._hosting.clear()
 
     async def _tell(self, kind: str) -> None:

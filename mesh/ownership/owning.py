@@ -14,7 +14,7 @@ from typing import Protocol
 
 from mesh.errors import ConflictError, MeshError
 from mesh.ownership.session import RENEW_SECONDS, Session, has_ended
-from mesh.ownership.table import NOBODY, Member, Standing, Table
+from mesh.ownership.table import NOBODY, PARTITIONS, Member, Standing, Table
 from mesh.store import Concurrency, Item, StateStore
 from mesh.tasks import task_group, until_any
 
@@ -52,15 +52,15 @@ def table_key(kind: str) -> str:
     return f"table.{kind}"
 
 
-async def read_table(records: StateStore, kind: str) -> tuple[Table, str | None]:
-    """Read the table of a kind, or make one; gives its etag, None = it is not there yet.
+async def read_table(records: StateStore, kind: str, partitions: int = PARTITIONS) -> tuple[Table, str | None]:
+    """Read the table of a kind, or make one of so many partitions; gives its etag, None = it is not there yet.
 
     Raises:
         MeshError: The store failed.
         ValueError: What is there is no table.
     """
     found = await records.get(table_key(kind), strong=True)
-    return (Table.new(), None) if found is None else (Table.decode(found.value), found.etag)
+    return (Table.new(partitions), None) if found is None else (Table.decode(found.value), found.etag)
 
 
 class Owning:
@@ -94,14 +94,21 @@ class Owning:
         self._news_at = -math.inf  # When the next may be, by the loop's clock; a pause saves up for some at once.
         self._news_timer: asyncio.TimerHandle | None = None
 
-    def host(self, kind: str, keeper: Keeper, *, ready: bool = True) -> None:
-        """Host a kind; again to say whether it is ready, or only takes what nobody else is ready for."""
+    def host(self, kind: str, keeper: Keeper, *, ready: bool = True, single: bool = False) -> None:
+        """Host a kind; again to say whether it is ready, or only takes what nobody else is ready for.
+
+        Args:
+            kind: The kind.
+            keeper: What this node does with its partitions.
+            ready: Whether partitions go here also while others are ready.
+            single: Whether it is one partition only, which nodes of any application have in common.
+        """
         found = self._kinds.get(kind)
         if found is None:
-            found = self._kinds[kind] = _Kind(kind, keeper, self._records, self._tell)
+            found = self._kinds[kind] = _Kind(kind, keeper, self._records, self._tell, single=single)
             self._hosted.set()
         elif found.ending.is_set():
-            found.next = found = _Kind(kind, keeper, self._records, self._tell)
+            found.next = found = _Kind(kind, keeper, self._records, self._tell, single=single)
         found.member = Member(self._app_id, self._node, Standing.READY if ready else Standing.WAITING)
         found.look()
 
@@ -111,13 +118,18 @@ class Owning:
         if found is None:
             return
         found.ending.set()
+        found.next = None
         found.look()
         if found.works:
             await found.left.wait()
-        if self._kinds.get(kind) is found:
-            del self._kinds[kind]
-            if found.next is not None:  # It was hosted again meanwhile.
-                self._kinds[kind] = found.next
+        self._follow(found)
+
+    def _follow(self, found: _Kind) -> None:
+        """Go on with what was hosted by the name of a kind that was left."""
+        if self._kinds.get(found.name) is found:
+            del self._kinds[found.name]
+            if found.next is not None:
+                self._kinds[found.name] = found.next
                 self._hosted.set()
 
     def hosts(self, kind: str) -> bool:
@@ -216,6 +228,9 @@ class Owning:
                 self._hosted.clear()
                 working = {kind: task for kind, task in working.items() if not task.done()}
                 busy = {kind.name for kind in working}
+                for kind in list(self._kinds.values()):
+                    if kind.left.is_set():  # Whoever waited for that may have been cancelled.
+                        self._follow(kind)
                 for kind in self._kinds.values():
                     if kind.name not in busy and not kind.ending.is_set():
                         kind.begin(session)
@@ -277,10 +292,14 @@ class _Kind:
         next: What is hosted by its name after that.
     """
 
-    def __init__(self, name: str, keeper: Keeper, records: StateStore, tell: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, name: str, keeper: Keeper, records: StateStore, tell: Callable[[str], Awaitable[None]], *, single: bool
+    ) -> None:
         self.name = name
         self.member = Member("", "")
-        self.table = Table.new()
+        self._single = single
+        self._partitions = 1 if single else PARTITIONS
+        self.table = Table.new(self._partitions)
         self.etag: str | None = None
         self.ending, self.left = asyncio.Event(), asyncio.Event()
         self.next: _Kind | None = None
@@ -356,7 +375,7 @@ class _Kind:
             MeshError: The store failed.
             ValueError: There is no table.
         """
-        table, self.etag = await read_table(self._records, self.name)
+        table, self.etag = await read_table(self._records, self.name, self._partitions)
         self.table = table
         me = session.id
         self._tell_of_others(table)
@@ -385,7 +404,7 @@ class _Kind:
 
     def _tell_of_others(self, table: Table) -> None:
         others = {each.app_id for each in table.members.values()} - {self.member.app_id}
-        if others and not self._shared:
+        if others and not self._shared and not self._single:
             names = ", ".join(sorted(others))
             logger.warning("%s is hosted by app id %s as well: what either keeps of it is its own", self.name, names)
         self._shared = bool(others)
@@ -448,7 +467,9 @@ class _Kind:
 
     async def _write(self, table: Table) -> None:
         first = Concurrency.FIRST_WRITE if self.etag is None else None
-        await self._records.write([Item(table_key(self.name), table.encode(), self.etag, first)])
+        # What is one partition is often there for a while only, as a shard of a stream, and there may be many.
+        kept = None if self._single and not table.members else table.encode()
+        await self._records.write([Item(table_key(self.name), kept, self.etag, first)])
         self.table = table
         with suppress(MeshError):
             await self._tell(self.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tests.support.bindings.clouds import event_hub
 from tests.support.nodes import component
 from tests.support.processes import free_port
 from tests.support.proxy import Proxy
+from tests.support.sharing import entered
 from tests.support.taker import Taker
 
 pytestmark = [
@@ -36,10 +37,12 @@ HUBS = "bindings.azure.eventhubs"
 STORAGE = f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY}"
 
 
-def made(records: StateStore | None = None, **settings: str) -> Any:
-    adapter: Any = Registry().load(HUBS).from_component(component("in", HUBS, **settings))  # type: ignore[attr-defined]
-    adapter.remember_in("in", records or KeyValueStateStore(MemoryKeyValue()))
-    return adapter
+def adapter(**settings: str) -> Any:
+    return Registry().load(HUBS).from_component(component("in", HUBS, **settings))  # type: ignore[attr-defined]
+
+
+def made(records: StateStore | None = None, **settings: str) -> AbstractAsyncContextManager[Any]:
+    return entered(adapter(**settings), records)
 
 
 @asynccontextmanager
@@ -362,6 +365,6 @@ def test_documented_settings() -> None:
         **{"subscriptionID": "a", "partitionCount": "1", "messageRetentionInDays": "3", "partitionID": "0"},
     }
     resource = component("in", HUBS, **given)
-    declared = settings_of(made(**given).settings)
+    declared = settings_of(adapter(**given).settings)
     assert given.keys() <= {name for each in declared for name in each.names}
     assert len(without_effect(resource, declared)) == 6

@@ -19,6 +19,7 @@ from mesh.registry import Registry
 from mesh.store import KeyValueStateStore, StateStore
 from tests.support.eventually import eventually
 from tests.support.nodes import component
+from tests.support.sharing import entered
 
 
 class Taken:
@@ -53,9 +54,7 @@ def store() -> StateStore:
 async def opened(root: Path, records: StateStore | None, **settings: str) -> AsyncIterator[Any]:
     settings = {"path": str(root), "settle": "50ms", **settings}
     adapter: Any = Registry().load("bindings.files").from_component(component("in", "bindings.files", **settings))  # type: ignore[attr-defined]
-    if records is not None:
-        adapter.remember_in("in", records)
-    async with adapter:
+    async with entered(adapter, records):
         yield adapter
 
 

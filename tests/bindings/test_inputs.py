@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mesh.blocks.binding_contract import BindingError, BindingEvent, Handle, InputBinding, Reading, Remembering
-from mesh.key_value import MemoryKeyValue
+from mesh.blocks.binding_contract import BindingError, BindingEvent, Handle, InputBinding, Reading
 from mesh.registry import Registry
-from mesh.store import KeyValueStateStore
 from tests.support.bindings import INPUTS, InputKind, ServedInput
 from tests.support.eventually import eventually
 from tests.support.nodes import component
+from tests.support.sharing import entered
 
 pytestmark = pytest.mark.parametrize("kind", INPUTS.values(), ids=INPUTS)
 
@@ -24,9 +23,7 @@ pytestmark = pytest.mark.parametrize("kind", INPUTS.values(), ids=INPUTS)
 async def opened(kind: InputKind, served: ServedInput) -> AsyncIterator[InputBinding]:
     """Open an adapter, with a store of its own for what it remembers."""
     adapter = Registry().load(kind.type).from_component(component("in", kind.type, **served.settings))  # type: ignore[attr-defined]
-    if isinstance(adapter, Remembering):
-        adapter.remember_in("in", KeyValueStateStore(MemoryKeyValue()))
-    async with adapter:
+    async with entered(adapter):
         assert isinstance(adapter, InputBinding)
         yield adapter
 

@@ -21,6 +21,7 @@ from mesh.store import Item, KeyValueStateStore
 from tests.support.eventually import eventually
 from tests.support.kinesis_server import KinesisServer
 from tests.support.nodes import component
+from tests.support.sharing import entered
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +45,7 @@ def store() -> KeyValueStateStore:
 @asynccontextmanager
 async def opened(server: KinesisServer, store: KeyValueStateStore, **more: str) -> AsyncIterator[KinesisBinding]:
     adapter = KinesisBinding.from_component(component("in", "bindings.aws.kinesis", **server.settings, **more))
-    adapter.remember_in("in", store)
-    async with adapter:
+    async with entered(adapter, store):
         yield adapter
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from bindings.queues import mqtt
 from bindings.queues._mqtt import Message, Wire, connect
 from bindings.queues._mqtt import Server as MQTTAddress
-from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading, Remembering
+from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading
 from mesh.errors import AppUnreachableError, ConfigError, MeshError
 from mesh.key_value import MemoryKeyValue
 from mesh.registry import Registry
-from mesh.store import KeyValueStateStore
+from mesh.store import KeyValueStateStore, StateStore
 from tests.support.bindings import call
 from tests.support.bindings.queues import make_topic, shared
 from tests.support.eventually import eventually
@@ -33,6 +33,7 @@ from tests.support.nodes import component, unique
 from tests.support.processes import free_port
 from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.server import Server
+from tests.support.sharing import entered
 
 QUEUES = ("kafka", "rabbitmq", "mqtt", "jetstream")
 BACK_WITHIN = 120.0
@@ -67,11 +68,9 @@ class App:
         return Reading("in", app_id, self)
 
 
-def made(kind: str, records: object = None, **settings: str) -> Any:
-    adapter: Any = Registry().load(f"bindings.{kind}").from_component(component("in", f"bindings.{kind}", **settings))  # type: ignore[attr-defined]
-    if isinstance(adapter, Remembering):
-        adapter.remember_in("in", records or KeyValueStateStore(MemoryKeyValue()))  # type: ignore[arg-type]
-    return adapter
+def made(kind: str, records: StateStore | None = None, **settings: str) -> AbstractAsyncContextManager[Any]:
+    adapter = Registry().load(f"bindings.{kind}").from_component(component("in", f"bindings.{kind}", **settings))  # type: ignore[attr-defined]
+    return entered(adapter, records)
 
 
 # All of them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,9 @@ import nats
 import pytest
 import pytest_asyncio
 
-from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading, Remembering
+from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading
 from mesh.errors import MeshError
-from mesh.key_value import MemoryKeyValue
 from mesh.registry import Registry
-from mesh.store import KeyValueStateStore
 from tests.support.bindings import call
 from tests.support.bindings.queues import make_topic
 from tests.support.certificates import Authority
@@ -27,6 +26,7 @@ from tests.support.nats_keys import Operator
 from tests.support.processes import free_port
 from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
 from tests.support.security import component, missing
+from tests.support.sharing import entered
 
 PASSWORD = "p@ss:w/rd?#"
 QUOTED = "p%40ss%3Aw%2Frd%3F%23"
@@ -43,11 +43,9 @@ def client(authority: Authority) -> Mapping[str, str]:
     return {"clientCert": own.certificate.read_text(), "clientKey": str(own.key), "caCert": authority.text}
 
 
-def made(kind: str, settings: Mapping[str, str]) -> Any:
-    adapter: Any = Registry().load(kind).from_component(component(kind, **settings))  # type: ignore[attr-defined]
-    if isinstance(adapter, Remembering):
-        adapter.remember_in("in", KeyValueStateStore(MemoryKeyValue()))
-    return adapter
+def made(kind: str, settings: Mapping[str, str]) -> AbstractAsyncContextManager[Any]:
+    adapter = Registry().load(kind).from_component(component(kind, **settings))  # type: ignore[attr-defined]
+    return entered(adapter)
 
 
 async def works(kind: str, settings: Mapping[str, str]) -> None:

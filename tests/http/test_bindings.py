@@ -27,6 +27,7 @@ from mesh.store import StateStore
 from tests.http.harness import ANY, App, Backbone, Case, Got, Node, cases, component, error, gateway
 from tests.support import nodes
 from tests.support.eventually import eventually
+from tests.support.sharing import entered
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -382,9 +383,8 @@ async def test_without_a_store_it_is_said(caplog: pytest.LogCaptureFixture) -> N
     async def missing(name: str) -> StateStore:
         raise RecordsMissingError("there is no place")
 
-    binding = CronBinding(CronSettings(parse_schedule("@every 1s")))
-    binding.remember_in("tick", LazyRecords("bindings", missing))
-    async with binding, binding.reading(Reading("tick", "app", handle)):
+    binding, store = CronBinding(CronSettings(parse_schedule("@every 1s"))), LazyRecords("bindings", missing)
+    async with entered(binding, store), binding.reading(Reading("tick", "app", handle)):
         await eventually(lambda: _there(records))
     assert "every host and instance fires each tick: there is no place" in caplog.text
 

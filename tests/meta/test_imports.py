@@ -66,7 +66,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.crypto.jwks": (560, frozenset()),
     "bindings.crypto.local": (375, frozenset()),
     "bindings.etcd": (425, frozenset()),
-    "bindings.cron": (335, frozenset()),
+    "bindings.cron": (345, frozenset()),
     "bindings.files": (420, frozenset()),
     "bindings.http_binding": (520, frozenset()),
     "bindings.localstorage": (330, frozenset()),

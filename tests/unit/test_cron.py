@@ -1,12 +1,22 @@
-"""When ticks are, by the schedule alone."""
+"""When ticks are, and who hands them over."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 
 import pytest
 
-from bindings.cron import parse_schedule
+from bindings.cron import CronBinding, CronSettings, parse_schedule
+from mesh.blocks.binding_contract import BindingEvent, Reading
+from mesh.errors import StateError
+from mesh.key_value import MemoryKeyValue
+from mesh.ownership import session
+from mesh.store import Item, KeyValueStateStore, Stored
+from tests.support.eventually import eventually
+from tests.support.sharing import entered
 
 
 def moment(text: str) -> float:
@@ -69,3 +79,62 @@ def test_what_is_none(schedule: str, told: str) -> None:
     """It is said at start, with what would be one."""
     with pytest.raises(ValueError, match=told):
         parse_schedule(schedule)
+
+
+class Link(KeyValueStateStore):
+    """A node's way to the store."""
+
+    cut = False
+
+    async def get(self, key: str, *, strong: bool, metadata: object = None) -> Stored | None:
+        if self.cut:
+            raise StateError("cut")
+        return await super().get(key, strong=strong)
+
+    async def write(self, items: Sequence[Item]) -> None:
+        if self.cut:
+            raise StateError("cut")
+        await super().write(items)
+
+
+class App:
+    """An application of which the first tick gets no answer."""
+
+    def __init__(self) -> None:
+        self.ticks: list[int] = []
+
+    async def handle(self, event: BindingEvent) -> bytes:
+        tick = datetime.strptime(event.metadata["readTimeUTC"], "%Y-%m-%d %H:%M:%S %z UTC")
+        self.ticks.append(int(tick.timestamp()))
+        if self.ticks[-1] == self.ticks[0]:
+            await asyncio.Event().wait()
+        return b""
+
+
+async def test_the_next_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on with what the former one had in hand, and makes up for what it missed; what was done stays done."""
+    for name, seconds in (("RENEW_SECONDS", 0.1), ("SURE_SECONDS", 0.5), ("HOLD_SECONDS", 1.5)):
+        monkeypatch.setattr(session, name, seconds)
+    app, shared, timers = App(), MemoryKeyValue(), MemoryKeyValue(dotted=True)
+    first = Link(shared)
+
+    async def read(records: Link) -> None:
+        binding = CronBinding(CronSettings(parse_schedule("@every 1s")))
+        async with entered(binding, records, Link(timers)), binding.reading(Reading("tick", "app", app.handle)):
+            await asyncio.Event().wait()
+
+    def have_come(count: int) -> None:
+        assert len(set(app.ticks)) >= count
+
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(read(first))
+        await eventually(lambda: have_come(3))
+        first.cut = True
+        reading.cancel()
+        await asyncio.wait([reading])
+        reading = tasks.create_task(read(Link(shared)))
+        await eventually(lambda: have_come(6))
+        reading.cancel()
+    counts = Counter(app.ticks)
+    assert sorted(counts) == list(range(min(counts), max(counts) + 1))
+    assert {tick for tick, count in counts.items() if count > 1} == {app.ticks[0]}
