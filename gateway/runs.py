@@ -6,8 +6,8 @@
 ===================  ===============================================================================
 
 An entry whose lock is free is stale, whatever process has its pid now; readers remove it. No name is used twice, so
-that no gateway waits for a lock: not for another one's in its process, nor in a container with the same pids and this
-folder.
+that no gateway waits for a lock: not for that of another one in its process, nor of one in a container whose pids are
+the same.
 Nothing large is imported, since every gateway does.
 """
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from gateway.api_tokens import read_tokens
+from gateway.cli.parsing import UsageError
 from gateway.runs import KEY_HEADER
 from mesh.errors import MeshError
 from mesh.urls import in_url
@@ -157,6 +158,16 @@ def request(
         return response.status, response.read()
 
 
-def path_segment(text: str) -> str:
-    """Quote text to be one segment of a path."""
-    return quote(text, safe="")
+def path_segment(text: str, what: str) -> str:
+    """Quote text to be one segment of a path.
+
+    Args:
+        text: As it was given, bytes that are no UTF-8 among it.
+        what: What it names.
+
+    Raises:
+        UsageError: It names nothing: a path with such a segment is that of another thing, however it is written.
+    """
+    if text in ("", ".", ".."):
+        raise UsageError(f"no {what} is named {text!r}")
+    return quote(text, safe="", errors="surrogateescape")

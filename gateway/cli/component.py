@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from gateway.cli.parsing import Parser, UsageError
-from gateway.cli.terminal import Format, note, show, show_records, table
+from gateway.cli.terminal import Format, note, show, show_document, show_records, table
 from mesh.blocks import BLOCKS
 from mesh.errors import ConfigError
 from mesh.node.catalogue import ComponentType, component_type, component_types
@@ -77,11 +77,7 @@ def run(words: Sequence[str]) -> int:
         show_records(records, output, {"type": "TYPE", "abilities": "ABILITIES", "title": "WHAT IT IS"})
         return 0
     kind = component_type(found.type.lower(), registry, BLOCKS)
-    if output == "json":
-        show(json.dumps(kind.described(), indent=2))
-    elif output == "yaml":
-        show(yaml.safe_dump(dict(kind.described()), sort_keys=False).rstrip())
-    else:
+    if not show_document(dict(kind.described()), output):
         show("\n".join(_told(kind)))
     return 0
 

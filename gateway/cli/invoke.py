@@ -7,14 +7,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from gateway.cli.client import Response, opened, path_segment
+from gateway.cli.client import GatewayUnreachableError, Response, opened, path_segment
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.reference import as_dapr, succeeded
 from gateway.cli.terminal import complain
-from gateway.runs import Run, list_runs
+from gateway.runs import KEY_HEADER, Run, list_runs
 from mesh.errors import ConfigError
 from mesh.home import mesh_home
 from mesh.values import parse_duration
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_data_options",
+    "add_socket_option",
     "add_timeout",
+    "ask",
     "error_text",
     "failed",
     "gateway_of",
@@ -34,6 +36,7 @@ __all__ = [
     "run",
 ]
 
+_ASK_SECONDS = 75.0  # More than the gateway gives any of it.
 # What may stand in a path and query as it is, the percent sign of what is quoted already among them.
 _PATH_SAFE = "/?:@!$&'()*+,;=-._~%"
 
@@ -47,7 +50,7 @@ def parser() -> Parser:
     made.add_argument("-p", dest="data", help=argparse.SUPPRESS)
     made.add_argument("-H", "--header", action="append", default=[], metavar="NAME=VALUE", help="a header; repeatable")
     made.add_argument("-v", "--verb", default="POST", metavar="VERB", help="HTTP verb (POST)")
-    made.add_argument("-u", "--unix-domain-socket", metavar="DIR", help="folder of the gateway's socket")
+    add_socket_option(made)
     add_timeout(made)
     return made
 
@@ -55,10 +58,10 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
+    path = f"/v1.0/invoke/{path_segment(found.app_id, 'application')}/method/{_quoted(found.method)}"
     body = given_data(found)
     gateway = gateway_of(found.app_id, found.unix_domain_socket)
     headers = {**({"Content-Type": "application/json"} if body is not None else {}), **_headers(found.header)}
-    path = f"/v1.0/invoke/{path_segment(found.app_id)}/method/{_quoted(found.method)}"
     try:
         with opened(gateway, found.verb.upper(), path, body, headers=headers, timeout=found.timeout) as response:
             if not response.ok:
@@ -69,6 +72,11 @@ def run(words: Sequence[str]) -> int:
     except TimeoutError:
         complain(f"{found.app_id} gave no answer for {found.timeout:g} s; --timeout sets how long to wait")
         return 1
+
+
+def add_socket_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--unix-domain-socket``."""
+    parser.add_argument("-u", "--unix-domain-socket", metavar="DIR", help="folder of the gateway's socket")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -147,9 +155,42 @@ def own_gateway(app_id: str | None, ask: str, socket_folder: str | None = None) 
     return gateway_of(app_ids[0] if app_ids else "")
 
 
+def ask(gateway: Run, method: str, path: str, missing: str = "") -> Any:
+    """Ask a gateway about what it keeps, whatever its ``spec.httpPipeline`` asks for, and give its JSON; None for none.
+
+    Args:
+        gateway: Which.
+        method: HTTP verb.
+        path: With its query.
+        missing: The code of an error that is none here, but None.
+
+    Raises:
+        GatewayUnreachableError: It does not answer, or not with JSON.
+        SystemExit: What it answered is no success, and was reported.
+    """
+    name = gateway.app_id
+    try:
+        with opened(gateway, method, path, headers={KEY_HEADER: gateway.key}, timeout=_ASK_SECONDS) as response:
+            body = response.read()
+    except TimeoutError:
+        raise GatewayUnreachableError(f"the gateway of {name} gave no answer for {_ASK_SECONDS:g} s") from None
+    if not response.ok:
+        text = body.decode(errors="replace").strip()
+        if missing and error_text(text).endswith(f"({missing})"):
+            return None
+        raise SystemExit(_failed(name, response, text))
+    try:
+        return json.loads(body) if body else None
+    except ValueError:
+        raise GatewayUnreachableError(f"what answers for {name} is no gateway: it gave no JSON") from None
+
+
 def failed(what: str, response: Response, see: str = "") -> int:
     """Report an answer that is no success, and perhaps where to look; the exit code is 1."""
-    text = response.read().decode(errors="replace").strip()
+    return _failed(what, response, response.read().decode(errors="replace").strip(), see)
+
+
+def _failed(what: str, response: Response, text: str, see: str = "") -> int:
     told = error_text(text)
     see = see if told.endswith("(ERR_DIRECT_INVOKE)") else ""  # Not for an answer of the application.
     complain(f"{what}: {response.status} {response.reason}" + (f": {told}{see}" if text else ""))

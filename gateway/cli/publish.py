@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from gateway.cli.client import opened, path_segment
-from gateway.cli.invoke import add_data_options, add_timeout, failed, given_data, own_gateway
+from gateway.cli.invoke import add_data_options, add_socket_option, add_timeout, failed, given_data, own_gateway
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.reference import as_dapr, succeeded
 from gateway.cli.terminal import complain, note
@@ -33,7 +33,7 @@ def parser() -> Parser:
     made.add_argument("-t", "--topic", required=True, metavar="TOPIC", help="the topic")
     add_data_options(made)
     made.add_argument("-m", "--metadata", metavar="JSON", help='metadata, such as {"ttlInSeconds": "10"}')
-    made.add_argument("-u", "--unix-domain-socket", metavar="DIR", help="folder of the gateway's socket")
+    add_socket_option(made)
     add_timeout(made)
     return made
 
@@ -41,12 +41,12 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
+    # Slashes of a topic are quoted as well: of a path, neither two in a row nor what is between them stays as it was.
+    path = f"/v1.0/publish/{path_segment(found.pubsub, 'pub/sub component')}/{path_segment(found.topic, 'topic')}"
     body = given_data(found)
     metadata = _metadata(found.metadata)
     gateway = own_gateway(found.publish_app_id, "say who publishes with --publish-app-id", found.unix_domain_socket)
-    # A topic may have slashes, which are part of the path.
-    path = f"/v1.0/publish/{path_segment(found.pubsub)}/{quote(found.topic, safe='/')}"
-    query = urlencode({f"metadata.{key}": value for key, value in metadata.items()})
+    query = urlencode({f"metadata.{key}": value for key, value in metadata.items()}, errors="surrogateescape")
     headers = {"Content-Type": content_type(body)} if body is not None else {}
     try:
         with opened(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.cli.backbone import embedded_status
 from gateway.cli.client import GatewayUnreachableError, request
 from gateway.cli.parsing import Parser
-from gateway.cli.terminal import add_output_option, show
+from gateway.cli.terminal import add_output_option, show, show_document
 from gateway.config import DEFAULT_BACKBONE
 from gateway.runs import Run, list_runs
 from mesh.home import mesh_home
@@ -41,13 +41,7 @@ def run(words: Sequence[str]) -> int:
     """Run the command."""
     output = parser().parse(words).output
     facts = _facts(os.environ)
-    if output == "json":
-        show(json.dumps(facts, indent=2))
-    elif output == "yaml":
-        import yaml
-
-        show(yaml.safe_dump(facts, sort_keys=False).rstrip())
-    else:
+    if not show_document(facts, output):
         size = facts["dataBytes"]
         facts["dataBytes"] = _size(size) if isinstance(size, int) else None
         titles = {

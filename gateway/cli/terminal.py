@@ -13,7 +13,18 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Format", "add_output_option", "colours_wanted", "complain", "note", "show", "show_records", "table"]
+__all__ = [
+    "Format",
+    "add_output_option",
+    "colours_wanted",
+    "complain",
+    "note",
+    "show",
+    "show_document",
+    "show_members",
+    "show_records",
+    "table",
+]
 
 Format = Literal["table", "json", "yaml"]
 
@@ -45,10 +56,16 @@ def complain(text: str) -> None:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Align columns; the first row is the heading."""
+    """Align columns; the first row is the heading. What would act on the terminal is shown as a sign for it."""
+    rows = [[_on_one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _on_one_line(text: str) -> str:
+    """Names and texts of others may hold anything."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def add_output_option(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +77,23 @@ def add_output_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", help=SUPPRESS)
 
 
+def show_document(value: object, output: Format) -> bool:
+    """Write a value, if that is wanted as JSON or YAML; tells whether it was."""
+    if output == "json":
+        show(json.dumps(value, indent=2))
+    elif output == "yaml":
+        import yaml
+
+        show(yaml.safe_dump(value, sort_keys=False).rstrip())
+    return output != "table"
+
+
+def show_members(record: Mapping[str, object], output: Format) -> None:
+    """Write one record: as a table, a line for each member."""
+    if not show_document(record, output):
+        show(table([(key, value if isinstance(value, str) else json.dumps(value)) for key, value in record.items()]))
+
+
 def show_records(records: Sequence[Mapping[str, object]], output: Format, heading: Mapping[str, str]) -> None:
     """Write records as a table, JSON or YAML.
 
@@ -68,12 +102,6 @@ def show_records(records: Sequence[Mapping[str, object]], output: Format, headin
         output: As JSON and YAML, all of it.
         heading: Columns of the table by the key that they show.
     """
-    if output == "json":
-        show(json.dumps(list(records), indent=2))
-    elif output == "yaml":
-        import yaml
-
-        show(yaml.safe_dump(list(records), sort_keys=False).rstrip())
-    else:
+    if not show_document(list(records), output):
         rows = [["" if record.get(key) is None else str(record[key]) for key in heading] for record in records]
         show(table([list(heading.values()), *rows]))

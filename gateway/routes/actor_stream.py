@@ -5,68 +5,37 @@ Source: Dapr 1.18, SubscribeActorEventsAlpha1.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from typing import Any, cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import orjson
 
-from gateway.errors import APIError, bad_request
-from gateway.routes.rpc import RPC, Called, Stream
+from gateway.routes.held_stream import INITIAL, HeldStream
+from gateway.routes.rpc import RPC, Called
 from gateway.status import HTTP_STATUS, Code
 from mesh.actors.host import CANCEL_HEADER, ERROR_HEADER, Turn, TurnAnswer, TurnKind
 from mesh.actors.settings import read_settings
 from mesh.actors.stream import StreamHost
 from mesh.blocks.actors import HOST
-from mesh.tasks import task_group
 
 __all__ = ["RPCS"]
 
 logger = logging.getLogger(__name__)
 
-BEGIN_SECONDS = 60.0
-LEAVE_SECONDS = 2.0
-CLOSE_SECONDS = 1.0
-INITIAL = "initial_request"
 FAILED = 500
 
 
 async def host_actors(called: Called) -> None:
     """Hand the turns of actors to their host, who answers each."""
-    client = cast("Stream", called.stream)
-    messages = client.messages()
-    try:
-        async with asyncio.timeout(BEGIN_SECONDS):
-            first = await anext(messages, None)
-    except TimeoutError:
-        text = f"the first message of the stream did not arrive within {BEGIN_SECONDS:g} s"
-        raise APIError(408, "ERR_BODY_READ", text) from None
-    if first is None or _kind(first) != INITIAL:
-        raise bad_request(f"the first message of the stream must be its {INITIAL}")
-    hosting = _Hosting(called, _host(called, first.initial_request))
-    async with task_group() as tasks:
-        reading = tasks.create_task(hosting.read(messages), name="actors-read")
-        writing = tasks.create_task(hosting.write(), name="actors-write")
-        running = tasks.create_task(hosting.run(), name="actors-run")
-        try:
-            await asyncio.wait([running])
-        except asyncio.CancelledError:  # The client is gone: others take its actors before this ends.
-            hosting.host.end()
-            await asyncio.wait([running], timeout=LEAVE_SECONDS)
-            raise
-        hosting.host.end()
-        reading.cancel()
-        begun = hosting.host.begun.is_set()
-        if begun:  # A message is not cut off in the middle, as far as the client reads.
-            await asyncio.wait([writing], timeout=CLOSE_SECONDS)
-        cut = writing.cancel() and begun
-    if cut:  # A status behind half a message could not be read.
-        await client.break_off()
-        raise ConnectionError("the client did not read to the end")
-    if hosting.problem is not None:
-        raise hosting.problem
+    held = HeldStream(called, "request_type")
+    host = _host(called, await held.initial())
+
+    def take(kind: str, said: Any) -> None:
+        host.answered(said.id, *ANSWERS[kind](said))
+
+    await held.hold(host, partial(called.run, HOST, "", host), take)
 
 
 def _host(called: Called, initial: Any) -> StreamHost:
@@ -85,55 +54,6 @@ def _host(called: Called, initial: Any) -> StreamHost:
         return reply
 
     return StreamHost(settings, render)
-
-
-class _Hosting:
-    """Both directions of a host's stream.
-
-    Attributes:
-        host: The host.
-        problem: What was wrong with what the client sent, or else why the stream ends.
-    """
-
-    def __init__(self, called: Called, host: StreamHost) -> None:
-        self.host = host
-        self.problem: Exception | None = None
-        self._called = called
-
-    async def run(self) -> None:
-        """Host until it ends."""
-        try:
-            await self._called.run(HOST, "", self.host)
-        except Exception as error:  # noqa: BLE001 - raised once what was begun is written
-            self.problem = self.problem or error
-
-    async def write(self) -> None:
-        """Send turns, behind what says that the types are hosted."""
-        await self.host.begun.wait()
-        client = cast("Stream", self._called.stream)
-        with suppress(OSError):
-            await client.send(self._called.reply(initial_response={}))
-            async for turn in self.host.outgoing():
-                await client.send(turn)
-        self.host.end()
-
-    async def read(self, messages: AsyncIterator[Any]) -> None:
-        """Take answers; the end of them is that of the stream."""
-        try:
-            async for message in messages:
-                kind = _kind(message)
-                if kind == INITIAL:
-                    raise bad_request(f"a stream has one {INITIAL}, at its beginning")
-                if kind is not None:  # Of none nothing is known, and a later version may tell something new so.
-                    said = getattr(message, kind)
-                    self.host.answered(said.id, *ANSWERS[kind](said))
-        except Exception as error:  # noqa: BLE001 - raised by whoever waits for the stream's end
-            self.problem = error
-        self.host.end()
-
-
-def _kind(message: Any) -> str | None:
-    return cast("str | None", message.WhichOneof("request_type"))
 
 
 # What a turn is as a message.

@@ -53,7 +53,7 @@ async def schedule(asked: Asked) -> Answered:
     if not isinstance(overwrite, bool | None):
         raise malformed("overwrite must be a boolean")
     job = Job(
-        _name(asked, asked.text(0).strip()),
+        _name(asked, asked.text(0)),
         _text(members, "schedule"),
         read_whole(members.get("repeats"), "repeats", MAX_UINT32),
         _text(members, "dueTime"),
@@ -286,7 +286,8 @@ def _json_value(data: bytes) -> bytes:
 
 
 def _name(asking: Asking, name: str) -> str:
-    """Check that there is a name; one with what separates names elsewhere is none, as for the reference."""
+    """Give a name without blanks at its ends; one with what separates names elsewhere is none, as for the reference."""
+    name = name.strip()
     if not name or "|" in name:
         raise _refused(asking, "JOB_NAME_EMPTY")
     return name

@@ -16,6 +16,7 @@ from tests.grpc.actor_host import Host, hosting
 from tests.grpc.harness import Client, client
 from tests.http.harness import Backbone, Node, component, gateway
 from tests.http.test_metrics import labelled, scraped
+from tests.support.eventually import eventually
 
 RESOURCES = component("statestore", "state.mesh", actorStateStore="true")
 
@@ -149,3 +150,41 @@ async def test_metrics(cart: tuple[Node, Client, Host]) -> None:
     assert found["mesh_actors"] == {labelled(type="cart"): 1.0, labelled(type="other"): 0.0}
     turns = found["mesh_actor_turns_total"]
     assert turns[labelled(type="cart", turn="method", outcome="ok")] == 1.0
+
+
+async def test_a_type_of_two_applications(
+    nats: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each has state of its own: that of the owner is shown, and of the other one where that is asked."""
+    monkeypatch.setenv("MESH_HOME", str(tmp_path))
+    settings: dict[str, Any] = {"resources": RESOURCES, "registered": True}
+    async with (
+        gateway(nats, tmp_path, app_id="one", **settings) as first,
+        gateway(nats, tmp_path, app_id="two", **settings) as second,
+        client(first) as one,
+        client(second) as two,
+        hosting(one, "cart"),
+    ):
+        for number in range(30):
+            of = {"actor_type": "cart", "actor_id": str(number)}
+            await one.message("InvokeActor", **of, method="m")
+            writes = [{"operationType": "upsert", "key": "total", "value": {"value": b"12"}}]
+            await one.message("ExecuteActorStateTransaction", **of, operations=writes)
+
+        async def told(id_: str, *words: str) -> dict[str, Any]:
+            code, out, err = await mesh(capsys, "actors", "show", "cart", id_, "-o", "json", *words)
+            assert code == 0, err
+            return dict(json.loads(out))
+
+        async def moved() -> str:
+            for number in range(30):
+                if (await told(str(number)))["appID"] == "two":
+                    return str(number)
+            raise AssertionError("none has moved")
+
+        assert (await told("1"))["state"] == ["total"]
+        async with hosting(two, "cart"):
+            id_ = await eventually(moved)
+            found = {words: await told(id_, *words) for words in ((), ("-a", "two"), ("-a", "one"))}
+        assert {each["appID"] for each in found.values()} == {"two"}
+        assert [each["state"] for each in found.values()] == [[], [], ["total"]]

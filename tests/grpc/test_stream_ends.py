@@ -63,7 +63,7 @@ def _no_stream_runs() -> None:
 async def test_a_message_is_written_to_its_end_while_the_gateway_drains(
     nats: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.routes.streams.CLOSE_SECONDS", PATIENCE)
+    monkeypatch.setattr("gateway.routes.held_stream.CLOSE_SECONDS", PATIENCE)
     async with leaving(nats, tmp_path, drain=30.0) as (node, stop, running), unread(node) as (answer, begun):
         stop.set()
         await eventually(_no_stream_runs)
@@ -77,7 +77,7 @@ async def test_a_client_that_does_not_read_while_the_gateway_drains(
     nats: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its stream is broken off: a status behind half a message would say that this is all of it."""
-    monkeypatch.setattr("gateway.routes.streams.CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.routes.held_stream.CLOSE_SECONDS", 0.05)
     async with leaving(nats, tmp_path, drain=30.0) as (node, stop, running), unread(node) as (answer, _):
         stop.set()
         await running

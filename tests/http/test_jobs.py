@@ -226,6 +226,19 @@ async def test_pages(node: Node) -> None:
     assert (await node.get("/v1.0/mesh/jobs/paged%203")).status == 500
 
 
+async def test_blanks_around_a_name_are_not_of_it(node: Node) -> None:
+    """That is so in all calls, so that who schedules a job finds it."""
+    name = next(_names)
+    blank = f"%20{name}%09"
+    assert (await node.post(f"/v1.0/jobs/{blank}", LATER)).status == 204
+    for path in (f"/v1.0/jobs/{blank}", f"/v1.0/mesh/jobs/{blank}", f"/v1.0/jobs/{name}"):
+        reply = await node.get(path)
+        assert (reply.status, reply.json["name"]) == (200, name)
+    assert (await node.post(f"/v1.0/mesh/jobs/{blank}/run")).status == 204
+    assert (await node.request("DELETE", f"/v1.0/jobs/{blank}")).status == 204
+    assert (await node.get(f"/v1.0/jobs/{name}")).status == 500
+
+
 @pytest.mark.parametrize("data", ['{"jd": 1}', '"perftest"', "12345678901234567890", "null"])
 async def test_the_application_is_told_the_json(node: Node, told: App, data: str) -> None:
     name = next(_names)

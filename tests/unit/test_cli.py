@@ -150,6 +150,12 @@ def test_help_of_run_shows_no_old_names(capsys: pytest.CaptureFixture[str]) -> N
             "(for example '500ms', '1.5s', '1h30m' or 'PT1H', or a number of seconds)",
         ),
         ("publish -p a -t b -m [1]", '--metadata must be a JSON object of texts, such as {"ttlInSeconds": "10"}'),
+        ("publish -p .. -t b", "no pub/sub component is named '..'"),
+        ("publish -p a -t .", "no topic is named '.'"),
+        ("invoke -a .. -m x", "no application is named '..'"),
+        ("actors show .. 17", "no actor type is named '..'"),
+        ("actors deactivate cart .", "no actor is named '.'"),
+        ("jobs run ..", "no job is named '..'"),
     ],
 )
 def test_wrong_command_lines_are_refused(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,6 +331,54 @@ def test_how_long_a_silent_gateway_is_waited_for(
     assert of.parse(line.split()[1:]).timeout is None
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (["jobs", "show", "a/../b c\udcff"], "/v1.0/mesh/jobs/a%2F..%2Fb%20c%FF"),
+        (["jobs", "list", "-p", "\udcff&"], "/v1.0/mesh/jobs?prefix=%FF%26&after=&limit=1000"),
+        (["actors", "show", "a#", "b?\udcff", "-a", "shop"], "/v1.0/mesh/actors/a%23/b%3F%FF"),
+        (["publish", "-p", "bulk", "-t", "../a//b"], "/v1.0/publish/bulk/..%2Fa%2F%2Fb"),
+        (["publish", "-p", "p", "-t", "t", "-m", '{"k": "\udcff"}'], "/v1.0/publish/p/t?metadata.k=%FF"),
+        (["invoke", "-a", "a/b", "-m", "../x"], "/v1.0/invoke/a%2Fb/method/../x"),
+    ],
+)  # fmt: skip
+def test_names_arrive_as_they_are(home: Path, words: list[str], asked: str) -> None:
+    """Whatever they are made of, bytes that are no UTF-8 among it, a path is that of nothing else."""
+    with _gateway(home, "shop") as gateway:
+        gateway.status, gateway.body = 200, b'{"jobs": []}'
+        assert main(words) == 0
+    assert [path for _, path, _, _ in gateway.asked] == [asked]
+
+
+@pytest.mark.parametrize("line", ["actors list", "jobs list", "jobs show x -o json"])
+@pytest.mark.parametrize(
+    ("status", "body", "text"),
+    [
+        (599, b"?", "shop: 599"),
+        (404, b"<p>no", "shop: 404 Not Found: <p>no"),
+        (200, b"<p>", "what answers for shop is no gateway: it gave no JSON"),
+    ],
+)
+def test_another_server_at_the_port_of_a_gateway_that_has_gone(
+    home: Path, line: str, status: int, body: bytes, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with _gateway(home, "shop") as gateway:
+        gateway.status, gateway.body = status, body
+        assert main(line.split()) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.startswith(f"error: {text}")) == ("", True), err
+
+
+def test_tables_do_nothing_to_a_terminal(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names come from other nodes, which may be hostile."""
+    host = {"node": "n", "appID": "a\x1b]0;evil\x07\n", "standing": "ready", "partitions": 1, "active": 0}
+    with _gateway(home, "shop") as gateway:
+        gateway.status = 200
+        gateway.body = json.dumps([{"type": "t", "partitions": 1, "unowned": 0, "hosts": [host]}]).encode()
+        assert main(["actors", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["t", "a\ufffd]0;evil\ufffd\ufffd"]
+
+
 def test_publish_posts_the_event(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "event.json").write_text('{"orderId":1}')
     with _gateway(home, "checkout") as gateway:
@@ -334,7 +388,7 @@ def test_publish_posts_the_event(home: Path, tmp_path: Path, capsys: pytest.Capt
         gateway.status, gateway.body = 404, b'{"errorCode":"ERR_PUBSUB_NOT_FOUND","message":"pubsub x is not found"}'
         assert main([*words, "--data", "x"]) == 1
     (method, path, body, headers), *_ = gateway.asked
-    assert (method, path) == ("POST", "/v1.0/publish/pub%20sub/a/b?metadata.ttlInSeconds=5&metadata.rawPayload=true")
+    assert (method, path) == ("POST", "/v1.0/publish/pub%20sub/a%2Fb?metadata.ttlInSeconds=5&metadata.rawPayload=true")
     assert body == b'{"orderId":1}'
     assert headers["content-type"] == "application/json"
     assert "404 Not Found: pubsub x is not found (ERR_PUBSUB_NOT_FOUND)" in capsys.readouterr().err
