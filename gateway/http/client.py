@@ -35,7 +35,7 @@ __all__ = [
 
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 1.9  # Below what servers keep (gunicorn 2 s, Node and uvicorn 5 s), so that they never close first.
-MAX_IDLE = 256
+MAX_IDLE = 1024  # As many as are busy at once in a burst of reminders or jobs: to connect costs more than a call.
 MAX_HEAD_BYTES = 256 * 1024
 MAX_BUFFERED_BYTES = 512 * 1024
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -319,7 +319,8 @@ class HTTPClient:
         default = 443 if tls is not None else 80
         name = f"[{host}]" if ":" in host else host
         self._host_field = f"Host: {name}" if port == default else f"Host: {name}:{port}"
-        self._idle: list[_Connection] = []
+        self._idle: deque[_Connection] = deque()  # The one that idles longest first.
+        self._sweeping: asyncio.TimerHandle | None = None
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -330,9 +331,10 @@ class HTTPClient:
     async def __aexit__(self, *exc_info: object) -> None:
         """Close what is idle; what is in use is closed by its user."""
         await self._tasks.__aexit__(None, None, None)
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        while self._idle:
+            self._idle.pop().close()
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -356,11 +358,21 @@ class HTTPClient:
 
     def _give_back(self, connection: _Connection) -> None:
         connection.end()
-        if connection.usable and len(self._idle) < MAX_IDLE:
-            connection.idle_since = asyncio.get_running_loop().time()
-            self._idle.append(connection)
-        else:
+        if not connection.usable or len(self._idle) >= MAX_IDLE:
             connection.close()
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(IDLE_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what has idled for too long: a burst leaves no more open than are used."""
+        loop, idle = asyncio.get_running_loop(), self._idle
+        while idle and idle[0].idle_since <= loop.time() - IDLE_SECONDS:
+            idle.popleft().close()
+        self._sweeping = loop.call_at(idle[0].idle_since + IDLE_SECONDS, self._sweep) if idle else None
 
     @asynccontextmanager
     async def call(
