@@ -17,20 +17,17 @@ MOST_BYTES = 1024 * 1024
 
 
 class Batch:
-    """Writes that go together.
-
-    Attributes:
-        told: What is not done, by the number of the write: 1 = it conflicts, -1 = it failed; None = it is not known.
-    """
+    """Writes that go together."""
 
     def __init__(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]) -> None:
         """Begin with none; keys and arguments are those in front of the writes' own."""
-        self.told: dict[int, int] | None = None
         self._script = script
         self._keys, self._arguments = [*keys], [*arguments]
         self._count = self._bytes = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._asking = asyncio.Lock()
+        self._told: dict[int, int] = {}  # What is not done: 1 = it conflicts, -1 = it failed.
+        self._known = False
         self._refused: ReplyError | None = None
 
     @property
@@ -66,27 +63,26 @@ class Batch:
                 waiting.set_result(None)
 
     async def outcome(self, connection: Connection, number: int) -> int:
-        """Give what a write came to: 0 = it is done; sends it again where the answer was lost.
+        """Give what a write came to: 0 = done, 1 = it conflicts, -1 = it failed; asks again where the answer was lost.
 
         Raises:
             ReplyError: The server refused all of it.
             BrokerUnavailableError: The connection is closed.
         """
-        if self.told is None:
+        if not self._known:
             async with self._asking:  # One asks for all who wait.
-                if self.told is None and self._refused is None:
+                if not self._known:
                     try:
                         self._read(await connection.run_command(self._script, self.command))
                     except ReplyError as error:
-                        self._refused = error
-        if self.told is None:
-            assert self._refused is not None
+                        self._refused, self._known = error, True
+        if self._refused is not None:
             raise self._refused
-        return self.told.get(number, 0)
+        return self._told.get(number, 0)
 
     def _read(self, reply: Reply) -> None:
         numbers = [int(each) for each in cast("bytes", reply).split()]
-        self.told = {abs(each): 1 if each > 0 else -1 for each in numbers}
+        self._told, self._known = {abs(each): 1 if each > 0 else -1 for each in numbers}, True
 
 
 class Together:

@@ -14,7 +14,8 @@ import re
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Self, cast
 
 import httptools
@@ -302,6 +303,34 @@ class _Connection(asyncio.Protocol):
         await self._writable.wait()
 
 
+class _Exchange(AbstractAsyncContextManager[ClientResponse]):
+    """A request and its answer; a generator for it takes longer."""
+
+    __slots__ = ("_client", "_response", "body", "connection", "headers", "method", "target", "uploading")
+
+    def __init__(
+        self, client: HTTPClient, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> None:
+        self._client = client
+        self.method, self.target, self.headers, self.body = method, target, headers, body
+        self.connection: _Connection | None = None
+        self.uploading: asyncio.Task[None] | None = None
+        self._response: ClientResponse
+
+    async def __aenter__(self) -> ClientResponse:
+        try:
+            self._response = await self._client.begin(self)
+        except BaseException:
+            self._client.end(self, finished=False)
+            raise
+        return self._response
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._client.end(self, finished=error is None and self._response.complete)
+
+
 class HTTPClient:
     """A pool of connections to one origin."""
 
@@ -374,10 +403,9 @@ class HTTPClient:
             idle.popleft().close()
         self._sweeping = loop.call_at(idle[0].idle_since + IDLE_SECONDS, self._sweep) if idle else None
 
-    @asynccontextmanager
-    async def call(
+    def call(
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> AsyncIterator[ClientResponse]:
+    ) -> AbstractAsyncContextManager[ClientResponse]:
         """Send a request and give its answer once its head is here.
 
         Args:
@@ -392,38 +420,45 @@ class HTTPClient:
             ConnectError: Nothing was sent.
             ResponseError: The other side broke off.
         """
+        return _Exchange(self, method, target, headers, body)
+
+    async def begin(self, exchange: _Exchange) -> ClientResponse:
+        """Send the request of an exchange; it has its connection from then on."""
+        method, body = exchange.method, exchange.body
         whole = body if isinstance(body, bytes) else None
-        length = declared_length(headers) if whole is None else len(whole)
-        data = self._head(method, target, headers, whole, length)
+        length = declared_length(exchange.headers) if whole is None else len(whole)
+        data = self._head(method, exchange.target, exchange.headers, whole, length)
         pooled = self._pooled()
-        connection = pooled or await self._connect()
-        uploading: asyncio.Task[None] | None = None
-        finished = False
+        connection = exchange.connection = pooled or await self._connect()
+        response = connection.begin(data, head_only=method == "HEAD")
+        if whole is None:
+            assert not isinstance(body, bytes)
+            exchange.uploading = self._tasks.create_task(_upload(connection, body, length), name="http-upload")
         try:
+            await response.started
+        except ResponseError:
+            if pooled is None or connection.heard or whole is None or method not in IDEMPOTENT:
+                raise
+            # The server closed an idle connection as it was taken from the pool; this may be sent again.
+            connection.close()
+            connection = exchange.connection = await self._connect()
             response = connection.begin(data, head_only=method == "HEAD")
-            if whole is None:
-                assert not isinstance(body, bytes)
-                uploading = self._tasks.create_task(_upload(connection, body, length), name="http-upload")
-            try:
-                await response.started
-            except ResponseError:
-                if pooled is None or connection.heard or whole is None or method not in IDEMPOTENT:
-                    raise
-                # The server closed an idle connection as it was taken from the pool; this may be sent again.
-                connection.close()
-                connection = await self._connect()
-                response = connection.begin(data, head_only=method == "HEAD")
-                await response.started
-            yield response
-            finished = response.complete and (uploading is None or uploading.done())
-        finally:
-            if uploading is not None:
-                uploading.cancel()
-            if finished:
-                self._give_back(connection)
-            else:
-                connection.end()
-                connection.close()
+            await response.started
+        return response
+
+    def end(self, exchange: _Exchange, *, finished: bool) -> None:
+        """End an exchange: its connection goes back if its answer was read to the end."""
+        uploading, connection = exchange.uploading, exchange.connection
+        if uploading is not None:
+            finished = finished and uploading.done()
+            uploading.cancel()
+        if connection is None:
+            return
+        if finished:
+            self._give_back(connection)
+        else:
+            connection.end()
+            connection.close()
 
     def _head(self, method: str, target: str, headers: Headers, whole: bytes | None, length: int | None) -> bytes:
         if _UNSAFE_TARGET.search(target) or TOKEN.fullmatch(method) is None:
