@@ -431,7 +431,8 @@ class KeyValue(Protocol):
     """A key/value store with compare-and-set, expiry and atomic transactions.
 
     One that bounds its transactions says so by ``max_operations``; one that reads many faster than one by one has
-    ``get_many(keys)``, which is strong.
+    ``get_many(keys)``, which is strong; one that writes many so has ``apply_each(operations)``, which does each for
+    itself, of keys that differ, and gives ``None`` or the error of each.
 
     Attributes:
         dotted: Whether it was opened for keys that are dotted paths, so that it can be scanned.

@@ -257,6 +257,10 @@ class KeyValueStateStore(StateStore):
         for index, item in enumerate(items):
             by_key.setdefault(item.key, []).append(index)
         results: list[MeshError | None] = [StateError("was not tried")] * len(items)
+        each: Callable[[Sequence[Write]], Awaitable[Sequence[MeshError | None]]] | None
+        each = getattr(self._key_value, "apply_each", None)
+        if each is not None and len(by_key) == len(items):
+            return await self._save_at_once(items, each)
         waiting, save_in_order = iter(by_key.values()), super().save_each
 
         async def save() -> None:
@@ -268,6 +272,20 @@ class KeyValueStateStore(StateStore):
         async with asyncio.TaskGroup() as tasks:
             for _ in range(min(MAX_PARALLEL, len(by_key))):
                 tasks.create_task(save(), name="state-save-each")
+        return results
+
+    async def _save_at_once(
+        self, items: Sequence[Item], each: Callable[[Sequence[Write]], Awaitable[Sequence[MeshError | None]]]
+    ) -> Sequence[MeshError | None]:
+        results: list[MeshError | None] = [None] * len(items)
+        operations: dict[int, Write] = {}
+        for place, item in enumerate(items):
+            try:
+                operations[place] = self._operation(item)
+            except MeshError as error:
+                results[place] = error
+        for place, result in zip(operations, await each([*operations.values()]), strict=True):
+            results[place] = result
         return results
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:

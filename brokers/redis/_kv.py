@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
 from brokers.redis._connection import Connection
-from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, script
+from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, Script, script
+from brokers.redis._together import Batch, Together
 from brokers.redis._wire import Argument, Reply, ReplyError
 from mesh.address import encode_token
 from mesh.broker import Entry, Write
-from mesh.errors import ConflictError, StateError, StateLimitError
+from mesh.errors import ConflictError, MeshError, StateError, StateLimitError
 from mesh.key_value import check_key, check_path, check_prefix
 
 __all__ = ["RedisKeyValue"]
@@ -31,26 +32,22 @@ _GLOB = re.compile(r"[\\*?\[\]^-]")
 
 # KEYS: revision counter, mark of this call, then a key for each operation. ARGV: ms that the mark is kept, index of
 # the keys (or ''), then for each operation the expected revision (or ''), 1 to put, 0 to delete or 2 to leave it, ms
-# to live (or ''), value. Gives 0, or the number of the operation that conflicts. A call that is repeated after a
-# reconnect is done once.
-_APPLY = """
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+# to live (or ''), value. A call that is repeated after a reconnect is done once.
+_OPERATION = """
 local index, counter = ARGV[2], KEYS[1]
-for i = 3, #KEYS do
-  local expected = ARGV[4 * i - 9]
-  if expected ~= '' and (redis.call('HGET', KEYS[i], 'r') or '0') ~= expected then return i - 2 end
-end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for i = 3, #KEYS do
+local function conflicts(i)
+  local expected = ARGV[4 * i - 9]
+  return expected ~= '' and (redis.call('HGET', KEYS[i], 'r') or '0') ~= expected
+end
+local function write(i)
   local put, ttl, value = ARGV[4 * i - 8], ARGV[4 * i - 7], ARGV[4 * i - 6]
-  local revision
+  if put == '2' then return end
   if index ~= '' and put == '1' then redis.call('ZADD', index, 0, string.sub(KEYS[i], #counter + 2)) end
   if index ~= '' and put == '0' then redis.call('ZREM', index, string.sub(KEYS[i], #counter + 2)) end
-  if put ~= '2' then
-    revision = redis.call('INCR', KEYS[1])
-    redis.call('DEL', KEYS[i])
-  end
+  local revision = redis.call('INCR', counter)
+  redis.call('DEL', KEYS[i])
   if put == '1' then
     redis.call('HSET', KEYS[i], 'r', revision, 'v', value)
     if ttl ~= '' then
@@ -60,11 +57,37 @@ for i = 3, #KEYS do
     end
   end
 end
+"""
+# All or none of them. Gives 0, or the number of the one that conflicts.
+_APPLY = f"""
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+{_OPERATION}
+for i = 3, #KEYS do
+  if conflicts(i) then return i - 2 end
+end
+for i = 3, #KEYS do write(i) end
 redis.call('SET', KEYS[2], '', 'PX', ARGV[1])
 return 0
 """
+# Each for itself. Gives the numbers of those that conflict, and with a minus of those that failed. The mark keeps it.
+_EACH = f"""
+local done = redis.call('SET', KEYS[2], '', 'PX', ARGV[1], 'NX', 'GET')
+if done then return done end
+{_OPERATION}
+local found = {{}}
+for i = 3, #KEYS do
+  local fine, lost = pcall(conflicts, i)
+  if fine and not lost then fine = pcall(write, i) end
+  if lost or not fine then found[#found + 1] = fine and i - 2 or 2 - i end
+end
+local told = table.concat(found, ' ')
+if told ~= '' then redis.call('SET', KEYS[2], told, 'PX', ARGV[1]) end
+return told
+"""
 PUT = script(_APPLY)
 DELETE = script(_APPLY, flags=EVEN_OUT_OF_MEMORY)
+PUT_EACH = script(_EACH)
+DELETE_EACH = script(_EACH, flags=EVEN_OUT_OF_MEMORY)
 
 # KEYS: index of the keys. ARGV: what stands before a key, first and last of the range, how many keys, bytes after
 # which no more are read. Gives the last key that it looked at (or ''), then key, value, revision and expiry of each
@@ -119,6 +142,7 @@ class RedisKeyValue:
         self._prefix = f"{self._counter}:"
         self._mark = f"mesh.kv.done:{secrets.token_hex(8)}"
         self._numbers = itertools.count()
+        self._together = Together(connection, self._begin)
 
     def _key(self, key: str) -> str:
         (check_path if self.dotted else check_key)(key)
@@ -151,25 +175,74 @@ class RedisKeyValue:
             raise StateLimitError(f"a transaction has at most {MAX_OPERATIONS} operations, this one {len(operations)}")
         if not operations:
             return
-        keys = [self._counter, f"{self._mark}:{next(self._numbers)}"]
-        arguments: list[Argument] = [REPEAT_WINDOW_MS, self._index]
-        for operation in operations:
-            keys.append(self._key(operation.key))
-            value, ttl = operation.value, operation.ttl
-            if value is not None and len(value) > MAX_VALUE_BYTES:
-                raise StateLimitError(
-                    f"the value of key {operation.key!r} is over the limit of {MAX_VALUE_BYTES} bytes"
-                )
-            expected = "" if operation.expected is None else str(operation.expected)
-            ttl_ms: Argument = "" if ttl is None else max(1, round(ttl * 1000))
-            arguments += (expected, 2 if operation.check else int(value is not None), ttl_ms, value or b"")
+        told = [self._told(operation) for operation in operations]
+        if len(operations) == 1 and await self._written(operations[0], *told[0]):
+            return
+        keys: list[Argument] = [*self._front(), *(key for key, _ in told)]
+        arguments = itertools.chain((REPEAT_WINDOW_MS, self._index), *(each for _, each in told))
         script = DELETE if all(operation.value is None for operation in operations) else PUT
         try:
             conflicting = cast("int", await self._connection.run(script, keys, *arguments))
         except ReplyError as error:
             raise StateError(f"Redis refused to write: {error}") from error
         if conflicting:
-            raise ConflictError(f"key {operations[conflicting - 1].key!r} is at another revision")
+            raise _conflict(operations[conflicting - 1])
+
+    async def apply_each(self, operations: Sequence[Write]) -> Sequence[MeshError | None]:
+        """Do each for itself, many in one script; gives what each came to. No two are of one key."""
+        results: list[MeshError | None] = [None] * len(operations)
+        batches: dict[Script, Batch] = {}
+        placed: list[tuple[int, Batch, int]] = []
+        for place, operation in enumerate(operations):
+            try:
+                key, told = self._told(operation)
+            except MeshError as error:
+                results[place] = error
+                continue
+            script = _script(operation)
+            batch = batches.get(script)
+            if batch is None or batch.full:
+                batch = batches[script] = self._begin(script)
+            placed.append((place, batch, batch.add(key, told, len(operation.value or b""))))
+        for place, batch, number in placed:
+            try:
+                came_to = await batch.outcome(self._connection, number)
+                if came_to < 0:
+                    await self.apply([operations[place]])  # Says why.
+                elif came_to:
+                    results[place] = _conflict(operations[place])
+            except ReplyError as error:
+                results[place] = StateError(f"Redis refused to write: {error}")
+            except MeshError as error:
+                results[place] = error
+        return results
+
+    async def _written(self, operation: Write, key: str, told: Sequence[Argument]) -> bool:
+        """Write one, with others of the same time; False = it failed, and is to be written alone, which says why."""
+        size = len(operation.value or b"")
+        try:
+            came_to = await self._together.write(_script(operation), key, told, size)
+        except ReplyError as error:
+            raise StateError(f"Redis refused to write: {error}") from error
+        if came_to > 0:
+            raise _conflict(operation)
+        return came_to == 0
+
+    def _begin(self, script: Script) -> Batch:
+        return Batch(script, self._front(), (REPEAT_WINDOW_MS, self._index))
+
+    def _front(self) -> tuple[str, str]:
+        return self._counter, f"{self._mark}:{next(self._numbers)}"
+
+    def _told(self, operation: Write) -> tuple[str, Sequence[Argument]]:
+        """Give key and arguments of an operation; raises ``StateError``."""
+        value, ttl = operation.value, operation.ttl
+        if value is not None and len(value) > MAX_VALUE_BYTES:
+            raise StateLimitError(f"the value of key {operation.key!r} is over the limit of {MAX_VALUE_BYTES} bytes")
+        expected = "" if operation.expected is None else operation.expected
+        ttl_ms: Argument = "" if ttl is None else max(1, round(ttl * 1000))
+        put = 2 if operation.check else int(value is not None)
+        return self._key(operation.key), (expected, put, ttl_ms, value or b"")
 
     async def keys(self, prefix: str = "") -> AsyncIterator[str]:
         """Iterate over live keys; scans the whole database, so this is for tools, not for the hot path."""
@@ -208,6 +281,14 @@ class RedisKeyValue:
                 break
             first = f"({upto.decode()}"
         return found
+
+
+def _script(operation: Write) -> Script:
+    return DELETE_EACH if operation.value is None else PUT_EACH
+
+
+def _conflict(operation: Write) -> ConflictError:
+    return ConflictError(f"key {operation.key!r} is at another revision")
 
 
 def _entry(found: Reply) -> Entry | None:

@@ -18,7 +18,7 @@ from brokers.redis._consumer import Consumer
 from brokers.redis._entries import channel_of, group_id, id_key, message_fields, stream_of
 from brokers.redis._frames import Frames
 from brokers.redis._group_scripts import ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEASE
-from brokers.redis._kv import DELETE, PUT, SCAN, RedisKeyValue
+from brokers.redis._kv import DELETE, DELETE_EACH, PUT, PUT_EACH, SCAN, RedisKeyValue
 from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._spaces import UNDECLARED, Spaces
 from brokers.redis._topic_scripts import BACKLOG, DECLARE, DROP, JOIN, PUBLISH, TRIM
@@ -48,7 +48,7 @@ SCRIPTS = (
     *(ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEASE),
     *(BACKLOG, DECLARE, DROP, JOIN, PUBLISH, TRIM),
     *(FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE),
-    *(DELETE, PUT, SCAN),
+    *(DELETE, DELETE_EACH, PUT, PUT_EACH, SCAN),
 )
 
 

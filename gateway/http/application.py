@@ -11,9 +11,10 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
-from typing import Protocol, Self, get_args
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Protocol, Self, get_args
 from urllib.parse import unquote, urlsplit
 
 from gateway.config import HealthCheck
@@ -39,15 +40,6 @@ SUBSCRIBE_SECONDS = 30.0
 SUBSCRIBE_RETRY = 1.0
 # There is no such path, or nothing is got from it: the application asks for nothing.
 NOT_THERE = (404, 405, 501)
-_UNLIMITED = nullcontext()
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except ResponseError as error:
-        raise AppFailedError(f"the application broke off: {str(error) or type(error).__name__}") from error
 
 
 Direct = Callable[[str, str, Headers, bytes | AsyncIterator[bytes]], AbstractAsyncContextManager[AppResponse]]
@@ -80,14 +72,61 @@ class _Response:
 
     async def read_up_to(self, limit_bytes: int) -> bytes | None:
         """Read the whole body if its length is known and small, or if it is all here already."""
-        with _errors():
+        try:
             return await self._response.read_up_to(limit_bytes)
+        except ResponseError as error:
+            raise _broken(error) from error
 
     async def parts(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives."""
-        with _errors():
+        try:
             async for part in self._response.parts():
                 yield part
+        except ResponseError as error:
+            raise _broken(error) from error
+
+
+def _broken(error: ResponseError) -> AppFailedError:
+    return AppFailedError(f"the application broke off: {str(error) or type(error).__name__}")
+
+
+class _Call(AbstractAsyncContextManager[AppResponse]):
+    """A call of an application; a generator for it takes longer."""
+
+    __slots__ = ("_asked", "_begin", "_calling", "_check", "_permits")
+
+    def __init__(
+        self,
+        check: Callable[[str], None],
+        begin: Callable[..., Awaitable[tuple[AbstractAsyncContextManager[AppResponse], AppResponse]]],
+        permits: asyncio.Semaphore | None,
+        *asked: Any,
+    ) -> None:
+        self._check, self._begin, self._permits, self._asked = check, begin, permits, asked
+        self._calling: AbstractAsyncContextManager[AppResponse]
+
+    async def __aenter__(self) -> AppResponse:
+        self._check(self._asked[1])
+        if self._permits is not None:
+            await self._permits.acquire()
+        try:
+            self._calling, response = await self._begin(*self._asked)
+        except BaseException:
+            self._end()
+            raise
+        return _Response(response)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._calling.__aexit__(kind, error, traceback)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if self._permits is not None:
+            self._permits.release()
 
 
 class HTTPApplication:
@@ -244,6 +283,11 @@ class HTTPApplication:
             return headers
         return [*((name, value) for name, value in headers if name.lower() not in self._fixed_names), *self._fixed]
 
+    def _check(self, target: str) -> None:
+        if self._path and _climbs(target):
+            raise BadArgumentError(f"the path leaves {self._base} by '..'")
+        self._check_healthy()
+
     def _check_healthy(self) -> None:
         if self._health is not None and not self.reachable:
             raise AppUnreachableError("app is not in a healthy state")
@@ -261,27 +305,22 @@ class HTTPApplication:
         """Call with any method; see ``mesh.application.Application``."""
         return self._passed(method, target, headers, body)
 
-    @asynccontextmanager
-    async def _direct(
+    def _direct(
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> AsyncIterator[AppResponse]:
-        if self._path and _climbs(target):
-            raise BadArgumentError(f"the path leaves {self._base} by '..'")
-        self._check_healthy()
-        async with self._permits or _UNLIMITED:
-            calling = self._client.call(method, self._path + target, self._headers(headers), body)
-            try:
-                response = await calling.__aenter__()
-            except ConnectError as error:
-                raise self._away(error) from error
-            except ResponseError as error:
-                raise AppFailedError(f"{self._called} broke off: {error}") from error
-            try:
-                yield _Response(response)
-            except BaseException as error:
-                await calling.__aexit__(type(error), error, error.__traceback__)
-                raise
-            await calling.__aexit__(None, None, None)
+    ) -> AbstractAsyncContextManager[AppResponse]:
+        return _Call(self._check, self._begin, self._permits, method, target, headers, body)
+
+    async def _begin(
+        self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> tuple[AbstractAsyncContextManager[AppResponse], AppResponse]:
+        """Begin a call, for which there is room; gives it as it was entered, and its answer."""
+        calling = self._client.call(method, self._path + target, self._headers(headers), body)
+        try:
+            return calling, await calling.__aenter__()
+        except ConnectError as error:
+            raise self._away(error) from error
+        except ResponseError as error:
+            raise AppFailedError(f"{self._called} broke off: {error}") from error
 
     async def post(self, path: str, headers: Headers, body: bytes, kind: Kind = "event") -> tuple[int, bytes]:
         """Post a small body to a route, which may lack its slash; an answer beyond 1 MiB is not read."""

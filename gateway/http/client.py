@@ -14,7 +14,8 @@ import re
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Self, cast
 
 import httptools
@@ -35,7 +36,7 @@ __all__ = [
 
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 1.9  # Below what servers keep (gunicorn 2 s, Node and uvicorn 5 s), so that they never close first.
-MAX_IDLE = 256
+MAX_IDLE = 1024  # As many as are busy at once in a burst of reminders or jobs: to connect costs more than a call.
 MAX_HEAD_BYTES = 256 * 1024
 MAX_BUFFERED_BYTES = 512 * 1024
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -306,6 +307,34 @@ class _Connection(asyncio.Protocol):
         await self._writable.wait()
 
 
+class _Exchange(AbstractAsyncContextManager[ClientResponse]):
+    """A request and its answer; a generator for it takes longer."""
+
+    __slots__ = ("_client", "_response", "body", "connection", "headers", "method", "target", "uploading")
+
+    def __init__(
+        self, client: HTTPClient, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> None:
+        self._client = client
+        self.method, self.target, self.headers, self.body = method, target, headers, body
+        self.connection: _Connection | None = None
+        self.uploading: asyncio.Task[None] | None = None
+        self._response: ClientResponse
+
+    async def __aenter__(self) -> ClientResponse:
+        try:
+            self._response = await self._client.begin(self)
+        except BaseException:
+            self._client.end(self, finished=False)
+            raise
+        return self._response
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._client.end(self, finished=error is None and self._response.complete)
+
+
 class HTTPClient:
     """A pool of connections to one origin."""
 
@@ -323,7 +352,8 @@ class HTTPClient:
         default = 443 if tls is not None else 80
         name = f"[{host}]" if ":" in host else host
         self._host_field = f"Host: {name}" if port == default else f"Host: {name}:{port}"
-        self._idle: list[_Connection] = []
+        self._idle: deque[_Connection] = deque()  # The one that idles longest first.
+        self._sweeping: asyncio.TimerHandle | None = None
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -334,9 +364,10 @@ class HTTPClient:
     async def __aexit__(self, *exc_info: object) -> None:
         """Close what is idle; what is in use is closed by its user."""
         await self._tasks.__aexit__(None, None, None)
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        while self._idle:
+            self._idle.pop().close()
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -360,16 +391,25 @@ class HTTPClient:
 
     def _give_back(self, connection: _Connection) -> None:
         connection.end()
-        if connection.usable and len(self._idle) < MAX_IDLE:
-            connection.idle_since = asyncio.get_running_loop().time()
-            self._idle.append(connection)
-        else:
+        if not connection.usable or len(self._idle) >= MAX_IDLE:
             connection.close()
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(IDLE_SECONDS, self._sweep)
 
-    @asynccontextmanager
-    async def call(
+    def _sweep(self) -> None:
+        """Close what has idled for too long: a burst leaves no more open than are used."""
+        loop, idle = asyncio.get_running_loop(), self._idle
+        while idle and idle[0].idle_since <= loop.time() - IDLE_SECONDS:
+            idle.popleft().close()
+        self._sweeping = loop.call_at(idle[0].idle_since + IDLE_SECONDS, self._sweep) if idle else None
+
+    def call(
         self, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> AsyncIterator[ClientResponse]:
+    ) -> AbstractAsyncContextManager[ClientResponse]:
         """Send a request and give its answer once its head is here.
 
         Args:
@@ -384,38 +424,45 @@ class HTTPClient:
             ConnectError: Nothing was sent.
             ResponseError: The other side broke off.
         """
+        return _Exchange(self, method, target, headers, body)
+
+    async def begin(self, exchange: _Exchange) -> ClientResponse:
+        """Send the request of an exchange; it has its connection from then on."""
+        method, body = exchange.method, exchange.body
         whole = body if isinstance(body, bytes) else None
-        length = declared_length(headers) if whole is None else len(whole)
-        data = self._head(method, target, headers, whole, length)
+        length = declared_length(exchange.headers) if whole is None else len(whole)
+        data = self._head(method, exchange.target, exchange.headers, whole, length)
         pooled = self._pooled()
-        connection = pooled or await self._connect()
-        uploading: asyncio.Task[None] | None = None
-        finished = False
+        connection = exchange.connection = pooled or await self._connect()
+        response = connection.begin(data, head_only=method == "HEAD")
+        if whole is None:
+            assert not isinstance(body, bytes)
+            exchange.uploading = self._tasks.create_task(_upload(connection, body, length), name="http-upload")
         try:
+            await response.started
+        except ResponseError:
+            if pooled is None or connection.heard or whole is None or method not in IDEMPOTENT:
+                raise
+            # The server closed an idle connection as it was taken from the pool; this may be sent again.
+            connection.close()
+            connection = exchange.connection = await self._connect()
             response = connection.begin(data, head_only=method == "HEAD")
-            if whole is None:
-                assert not isinstance(body, bytes)
-                uploading = self._tasks.create_task(_upload(connection, body, length), name="http-upload")
-            try:
-                await response.started
-            except ResponseError:
-                if pooled is None or connection.heard or whole is None or method not in IDEMPOTENT:
-                    raise
-                # The server closed an idle connection as it was taken from the pool; this may be sent again.
-                connection.close()
-                connection = await self._connect()
-                response = connection.begin(data, head_only=method == "HEAD")
-                await response.started
-            yield response
-            finished = response.complete and (uploading is None or uploading.done())
-        finally:
-            if uploading is not None:
-                uploading.cancel()
-            if finished:
-                self._give_back(connection)
-            else:
-                connection.end()
-                connection.close()
+            await response.started
+        return response
+
+    def end(self, exchange: _Exchange, *, finished: bool) -> None:
+        """End an exchange: its connection goes back if its answer was read to the end."""
+        uploading, connection = exchange.uploading, exchange.connection
+        if uploading is not None:
+            finished = finished and uploading.done()
+            uploading.cancel()
+        if connection is None:
+            return
+        if finished:
+            self._give_back(connection)
+        else:
+            connection.end()
+            connection.close()
 
     def _head(self, method: str, target: str, headers: Headers, whole: bytes | None, length: int | None) -> bytes:
         if _UNSAFE_TARGET.search(target) or TOKEN.fullmatch(method) is None:

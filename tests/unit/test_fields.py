@@ -126,7 +126,7 @@ async def test_a_body_is_held_to_its_length(given: tuple[bytes, ...], sent: byte
         with pytest.raises(ResponseError, match=problem):
             await call(client, [("Content-Length", "5")], parts(*given))
         await asked.wait()
-        assert client._idle == []
+        assert not client._idle
     assert sent.startswith(bytes(got).partition(b"\r\n\r\n")[2])
 
 
