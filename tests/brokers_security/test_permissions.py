@@ -172,6 +172,17 @@ async def test_nats_instances_know_each_other(capsys: pytest.CaptureFixture[str]
         assert [each for each in violations(server) if "mesh.prod.app.billing" not in each] == []
 
 
+async def test_nats_actors_of_another_application(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Those of who may not be called are not asked, and the error says whose they are."""
+    users = [nats_user(capsys, app, "--calls", "billing") for app in APPS]
+    async with nats_of(tmp_path, *users) as (server, urls), pair(urls, tmp_path) as (shop, _, app):
+        reply = await shop.request(*call("work"))
+        assert (reply.status, reply.json["errorCode"]) == (500, "ERR_ACTOR_INVOKE_METHOD")
+        assert "does not let this gateway call orders" in reply.json["message"]
+        assert app.got == []
+        assert [each for each in violations(server) if "mesh.prod.owner.orders." not in each] == []
+
+
 CALLS = "mesh_prod_topic_mesh-calls"
 OTHERS = [
     ("subscribe", "mesh.prod.app.orders"),
