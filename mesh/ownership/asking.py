@@ -109,8 +109,8 @@ class Owners:
         self._news = address.owners(caller.namespace)
         self._owning = Owning(records, caller.app_id, node, self._tell, boot_clock)
         self._answers: dict[str, Answer] = {}
-        self._hosting: dict[str, tuple[Keeper, bool, bool]] = {}  # Until the address is served.
-        self._wanted, self._serves = asyncio.Event(), False
+        self._hosting: dict[str, tuple[Keeper, bool, bool]] = {}
+        self._wanted, self._serves, self._proven = asyncio.Event(), False, True
         self._ending = asyncio.Event()
         self._known: Recent[str, _Known] = Recent(MAX_KINDS, lambda _: False)
         self._reading: dict[str, asyncio.Lock] = {}
@@ -126,10 +126,10 @@ class Owners:
         self._host(kind, keeper, ready, single=False)
 
     def _host(self, kind: str, keeper: Keeper, ready: bool, *, single: bool) -> None:
+        self._hosting[kind] = keeper, ready, single
         if self._serves:
-            self._owning.host(kind, keeper, ready=ready, single=single)
+            self._stand(kind)
         else:
-            self._hosting[kind] = keeper, ready, single
             self._wanted.set()
 
     @asynccontextmanager
@@ -179,7 +179,7 @@ class Owners:
             try:
                 async with AsyncExitStack() as stack:
                     await self._enter(stack)
-                    await self._ending.wait()
+                    await self._keep_standing()
             except MeshError as error:
                 if self._serves:
                     raise
@@ -192,9 +192,22 @@ class Owners:
         await stack.enter_async_context(self._exchange.serve(own, self.node, self._handle))
         await stack.enter_async_context(self._owning.run())
         self._serves = True
-        for kind, (keeper, ready, single) in self._hosting.items():
-            self._owning.host(kind, keeper, ready=ready, single=single)
-        self._hosting.clear()
+
+    async def _keep_standing(self) -> None:
+        """Own nothing that another can, for as long as nobody believes what this node answers; until it ends."""
+        standing = None if self._exchange.guard is None else self._exchange.guard.standing
+        while not self._ending.is_set():
+            self._proven = standing is None or standing.proven.is_set()
+            for kind in self._hosting:
+                self._stand(kind)
+            if standing is None:
+                await self._ending.wait()
+            else:
+                await until_any(self._ending, standing.ended if self._proven else standing.proven)
+
+    def _stand(self, kind: str) -> None:
+        keeper, ready, single = self._hosting[kind]
+        self._owning.host(kind, keeper, ready=ready and self._proven, single=single)
 
     async def _tell(self, kind: str) -> None:
         await tell(self._exchange, self._news, kind.encode())

@@ -8,12 +8,10 @@ import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
 
 import nats
 import pytest
 from aio_pika import Message, connect
-from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from aiokafka.protocol.admin import CreateAclsRequest
@@ -23,113 +21,14 @@ from redis.exceptions import NoPermissionError
 
 from brokers.kafka import KafkaConfig
 from brokers.kafka._cluster import Cluster
-from gateway.cli import main
-from mesh.calls.exchange import Exchange
-from tests.http.actor_app import ActorApp, call
-from tests.http.harness import App, Backbone, Got, Node, gateway
+from tests.http.actor_app import call
 from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer, find_kafka
 from tests.support.nats import NatsServer, find_nats_server
+from tests.support.permitted import APPS, everything, pair, printed, runs_once
 from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
 from tests.support.redis_server import DURABLE, RedisServer, find_redis_server
 from tests.support.security import missing
-
-APPS = ("shop", "orders")
-NAMESPACE = "prod"
-
-
-@asynccontextmanager
-async def pair(url_of: dict[str, str], home: Path, resources: str = "") -> AsyncIterator[tuple[Node, Node, App]]:
-    """Two gateways, each with the rights of its application; that of orders has the application, which hosts actors."""
-    app = ActorApp({"entities": ["thing"]})
-    app.subscriptions = [{"pubsubname": "pubsub", "topic": "placed", "route": "/placed"}]
-    async with (
-        app,
-        gateway(Backbone(url_of["orders"], NAMESPACE), home, app=app, app_id="orders", resources=resources) as orders,
-        gateway(Backbone(url_of["shop"], NAMESPACE), home, app_id="shop", resources=resources) as shop,
-    ):
-        yield shop, orders, app
-
-
-async def everything(shop: Node, orders: Node, app: App) -> None:
-    """Publish, subscribe, invoke, keep state, call durably, and use actors, reminders and jobs."""
-    app.got.clear()
-    app.answer("/work", body={"done": True})
-    assert (await shop.get("/v1.0/invoke/orders/method/work")).json == {"done": True}
-    large = b"x" * 3_000_000
-    assert (await shop.request("POST", "/v1.0/invoke/orders/method/work", None, large)).status == 200
-    for node in (shop, orders):
-        saved = await node.post("/v1.0/state/statestore", [{"key": "k", "value": 1}], "application/json")
-        assert saved.status == 204, saved
-        assert (await node.get("/v1.0/state/statestore/k")).json == 1
-    await shop.publish("placed", {"id": 1})
-    stored = await shop.request("POST", "/v1.0/invoke/orders/method/work", {"mesh-delivery": "durable"}, b"later")
-    assert stored.status == 202, stored
-
-    await use_actors_and_jobs(shop, orders)
-
-    def have_come() -> None:
-        assert {"/placed", "/job/soon", "/actors/thing/1/method/remind/soon"} <= {got.path for got in app.got}
-
-    async def has_run() -> None:
-        told = await shop.get(f"/v1.0/mesh/invocations/{stored.json['id']}")
-        assert told.json["state"] == "succeeded"
-
-    await eventually(have_come)
-    await eventually(has_run)
-
-
-async def use_actors_and_jobs(shop: Node, orders: Node) -> None:
-    """Call an actor of the other gateway, keep its state, and have it reminded; both have jobs."""
-    assert (await shop.request(*call("work"))).status == 200
-    actor = "/v1.0/actors/thing/1"
-    upsert = [{"operation": "upsert", "request": {"key": "k", "value": 1}}]
-    assert (await orders.post(f"{actor}/state", upsert, "application/json")).status == 204
-    assert (await orders.get(f"{actor}/state/k")).json == 1
-    for node, path in ((orders, f"{actor}/reminders"), (orders, "/v1.0/jobs"), (shop, "/v1.0/jobs")):
-        for name, due in (("soon", "0s"), ("later", "1h")):
-            kept = await node.post(f"{path}/{name}", {"dueTime": due, "overwrite": True}, "application/json")
-            assert kept.status == 204, kept
-        assert (await node.get(f"{path}/later")).status == 200
-        assert (await node.request("DELETE", f"{path}/later")).status == 204
-
-
-ASK_AFTER = 0.2
-
-
-async def runs_once(urls: dict[str, str], home: Path, resources: str = "") -> str:
-    """Have one of two instances work for long, and actors of both be called.
-
-    Gives what the answer to a call that is not allowed says.
-    """
-    orders, shop = (Backbone(urls[app], NAMESPACE) for app in ("orders", "shop"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(cast("dict[str, object]", Exchange.__init__.__kwdefaults__), "ask_after", ASK_AFTER)
-        async with (
-            ActorApp({"entities": ["thing"]}) as app,
-            gateway(orders, home, app=app, app_id="orders", resources=resources),
-            gateway(orders, home, app=app, app_id="orders", resources=resources),
-            gateway(shop, home, app_id="shop", resources=resources) as caller,
-        ):
-
-            async def work(got: Got, request: object) -> web.Response:
-                await asyncio.sleep(8 * ASK_AFTER)
-                return web.Response()
-
-            app.answers["/work"] = work
-            await asyncio.sleep(5 * ASK_AFTER)  # Until the instances vouch for each other.
-            assert (await caller.post("/v1.0/invoke/orders/method/work", {})).status == 200
-            assert len(app.got) == 1
-            for number in range(16):
-                assert (await caller.request(*call("work", id_=str(number)))).status == 200
-            async with asyncio.timeout(5):  # A call has a minute.
-                return (await caller.post("/v1.0/invoke/billing/method/work", {})).body.decode()
-
-
-def printed(capsys: pytest.CaptureFixture[str], broker: str, app: str, *words: str) -> str:
-    assert main(["broker", "permissions", app, "--broker", broker, "--namespace", NAMESPACE, *words]) == 0
-    return capsys.readouterr().out
-
 
 # NATS
 
@@ -170,6 +69,17 @@ async def test_nats_instances_know_each_other(capsys: pytest.CaptureFixture[str]
     async with nats_of(tmp_path, *users) as (server, urls):
         assert NOT_ALLOWED in await runs_once(urls, tmp_path)
         assert [each for each in violations(server) if "mesh.prod.app.billing" not in each] == []
+
+
+async def test_nats_actors_of_another_application(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Those of who may not be called are not asked, and the error says whose they are."""
+    users = [nats_user(capsys, app, "--calls", "billing") for app in APPS]
+    async with nats_of(tmp_path, *users) as (server, urls), pair(urls, tmp_path) as (shop, _, app):
+        reply = await shop.request(*call("work"))
+        assert (reply.status, reply.json["errorCode"]) == (500, "ERR_ACTOR_INVOKE_METHOD")
+        assert "does not let this gateway call orders" in reply.json["message"]
+        assert app.got == []
+        assert [each for each in violations(server) if "mesh.prod.owner.orders." not in each] == []
 
 
 CALLS = "mesh_prod_topic_mesh-calls"

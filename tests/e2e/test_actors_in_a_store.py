@@ -34,8 +34,8 @@ async def kafka(tmp_path: Path) -> AsyncIterator[Backbone]:
 
 
 @pytest_asyncio.fixture
-async def store(tmp_path: Path) -> AsyncIterator[str]:
-    """The marked store that both gateways reach."""
+async def store(tmp_path: Path) -> AsyncIterator[PostgreSQLServer]:
+    """Where the marked store of both gateways is."""
     try:
         server = PostgreSQLServer(tmp_path / "postgresql")
     except FileNotFoundError as error:
@@ -43,8 +43,7 @@ async def store(tmp_path: Path) -> AsyncIterator[str]:
             raise
         pytest.skip(str(error))
     async with server:
-        connection = server.connection_string
-        yield component("store", "state.postgresql", connectionString=connection, actorStateStore="true")
+        yield server
 
 
 class Counting(ActorApp):
@@ -82,17 +81,23 @@ async def _counted(node: Node) -> dict[str, str]:
     return found
 
 
-async def test_actors_of_two_gateways(kafka: Backbone, store: str, tmp_path: Path) -> None:
+def _number(counted: str) -> int:
+    return int(counted.split()[1])
+
+
+async def test_actors_of_two_gateways(kafka: Backbone, store: PostgreSQLServer, tmp_path: Path) -> None:
     """Both run some, which are called by way of either; those of one that stops go on at the other where they were.
 
-    So do their reminders, and jobs.
+    So do their reminders, and jobs; and all of them when the store is killed and is back.
     """
+    connection = store.connection_string
+    marked = component("store", "state.postgresql", connectionString=connection, actorStateStore="true")
     async with (
         Counting("one") as one,
         Counting("two") as two,
-        gateway(kafka, tmp_path, app=one, app_id="a", resources=store) as one.node,
+        gateway(kafka, tmp_path, app=one, app_id="a", resources=marked) as one.node,
     ):
-        async with gateway(kafka, tmp_path, app=two, app_id="a", resources=store) as two.node:
+        async with gateway(kafka, tmp_path, app=two, app_id="a", resources=marked) as two.node:
             rounds = 0
 
             async def shared() -> None:
@@ -106,12 +111,22 @@ async def test_actors_of_two_gateways(kafka: Backbone, store: str, tmp_path: Pat
             rounds += 1
             found = await _counted(two.node)
             assert set(found.values()) == {f"one {rounds}", f"two {rounds}"}
+            before = found
+            await store.restart(kill=True)
+
+            async def go_on() -> None:
+                nonlocal found
+                found = await _counted(two.node)
+
+            await eventually(go_on, within=30.0)
+            assert all(_number(found[id_]) > _number(before[id_]) for id_ in IDS)
             due = {"dueTime": "1s"}
             for number in IDS:
                 for path in (f"{ACTORS}/thing/{number}/reminders/r", f"/v1.0/jobs/j{number}"):
                     assert (await two.node.post(path, due)).status == 204
+        before = found
         found = await _counted(one.node)
-        assert set(found.values()) == {f"one {rounds + 1}"}
+        assert found == {id_: f"one {_number(before[id_]) + 1}" for id_ in IDS}
 
         def all_came() -> None:
             came = {got.path for got in (*one.got, *two.got)}

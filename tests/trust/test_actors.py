@@ -20,6 +20,7 @@ from mesh.ownership.table import PARTITIONS, partition_of
 from mesh.packing import pack
 from mesh.schedules import Timing
 from mesh.trust.identity import TrustSettings
+from mesh.trust.standing import LEAVE_SECONDS
 from tests.http.actor_app import ACTORS, ActorApp, call
 from tests.http.harness import Backbone, Node, gateway
 from tests.support.eventually import eventually
@@ -152,3 +153,33 @@ async def test_who_owns_actors_and_proves_nothing(orders: Orders, tmp_path: Path
             assert liar.got == []
         for id_ in IDS:
             assert await answers(id_) == 200
+
+
+async def test_an_owner_whose_certificate_has_ended(
+    orders: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its actors run where answers are believed, for as long as there is such a place; no call fails by that."""
+
+    async def who() -> dict[str, bool]:
+        before = [len(each.got) for each in apps]
+        for id_ in IDS:
+            assert (await shop.request(*call("do", id_=id_))).status == 200
+        return {name: len(app.got) > was for name, app, was in zip(("first", "second"), apps, before, strict=True)}
+
+    async def are(**expected: bool) -> None:
+        assert await who() == expected
+
+    async with (
+        ActorApp({"entities": ["thing"]}) as app,
+        gateway(orders.backbone, tmp_path, app=app, app_id="orders", trust=orders.trust) as second,
+        gateway(orders.backbone, tmp_path, app_id="shop", trust=orders.trust) as shop,
+    ):
+        apps = (orders.app, app)
+        await eventually(lambda: are(first=True, second=True))
+        guard = second.gateway._runtime.exchange.guard
+        assert guard is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(guard.own, "until", time.time() + LEAVE_SECONDS - 0.5)  # As if it ended then.
+            await guard.standing.ended.wait()
+            await eventually(lambda: are(first=True, second=False))
+        await eventually(lambda: are(first=True, second=True))
