@@ -195,7 +195,7 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             failed = self._failed(error, f"{service}.{name}")
             failed.large = request.ByteSize() > USUAL_LIMIT_BYTES
-            raise failed from None
+            raise await self._explained(failed) from None
         except grpc.aio.UsageError as error:  # The channel was closed.
             raise Failed(f"{self._path}: {error}", closed=True) from None
         except asyncio.CancelledError:
@@ -278,6 +278,16 @@ class Connection:
         except OSError as error:
             why = str(error)
         raise Failed(f"cannot reach the pluggable component at {path}: {why}")
+
+    async def _explained(self, failed: Failed) -> Failed:
+        """Say why nobody answered, where nobody listens any more: gRPC says only how the connection broke."""
+        if failed.code is _Code.UNAVAILABLE:
+            try:
+                await self._seen()
+            except Failed as unseen:
+                unseen.sent = failed.sent
+                return unseen
+        return failed
 
     def _failed(self, error: grpc.aio.AioRpcError, what: str) -> Failed:
         why = self.shown(error.details() or "failed")

@@ -131,6 +131,11 @@ class Request(web.BaseRequest):
     further_fields: Sequence[tuple[str, str]] = ()
     trace: Trace | None = None
 
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection takes another request after this one."""
+        return not getattr(self.protocol, "ending", False) and super().keep_alive
+
 
 def split_target(request: web.BaseRequest) -> tuple[str, str]:
     """Give path and query as they were written, also of the absolute form, which proxies use."""

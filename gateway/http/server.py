@@ -106,6 +106,7 @@ class _Connection(web.RequestHandler):
     _header_timer: asyncio.TimerHandle | None = None
     _heads = 0  # Headers that were complete when something came last.
     _begun: bytes | None = None  # What may become the preface of HTTP/2; None once that is decided.
+    _answered: asyncio.Future[None] | None = None  # Once it shall end: done when its request is answered.
     _http2: Loading
 
     def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
@@ -153,9 +154,30 @@ class _Connection(web.RequestHandler):
             # aiohttp's own ``close`` would leave it open and drop what comes: its client would wait for all others.
             self.force_close()
             return None
-        if self._handler_waiter is None:
-            self._handler_waiter = self._loop.create_future()
-        return self._handler_waiter
+        if self._answered is None:
+            self._answered = self._loop.create_future()
+        return self._answered
+
+    @property
+    def ending(self) -> bool:
+        """Whether the request that is being answered is its last."""
+        return self._answered is not None
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            if self.ending:
+                self.close()  # Its head may have been sent before, and promise to take another.
+                self._tell_answered()
+            if self._handler_waiter is not None and self._handler_waiter.done():
+                self._handler_waiter = None  # ``shutdown`` has just stopped waiting; aiohttp would resolve it again.
+
+    def _tell_answered(self) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -188,6 +210,7 @@ class _Connection(web.RequestHandler):
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+        self._tell_answered()
         super().connection_lost(exc)
 
     def _hand_over(self, data: bytes) -> None:

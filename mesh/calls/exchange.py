@@ -203,7 +203,7 @@ class Exchange:
         self.broker.on_frame(careful(self._receive))
         on_restored = getattr(self.broker, "on_restored", None)  # Of a ``Restorable`` broker.
         if on_restored is not None:
-            on_restored(self._ask_who_is_there)
+            on_restored(self._ask_anew)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         works = {"keep-alive": self._keep_alive(), "look": self._look_after_calls(), "comeback": self.comeback.look()}
@@ -270,7 +270,8 @@ class Exchange:
                 if members.served == said["address"]:
                     members.hear_one(f"{self.inbox}.{frame.token}", frame.message, said)
 
-    def _ask_who_is_there(self) -> None:
+    def _ask_anew(self) -> None:
+        self._asking.ask_anew()
         for members in self._members:
             members.ask_again()
 

@@ -293,7 +293,6 @@ class Members:
         told = self._message(
             to, "told", at=asked["at"], none=none, known_for=known_for, members=list(self._heard), left=left
         )
-        for to, message, end in answers:
-            await exchange.broker.send(to, message, end)
-        if none:
-            await exchange.broker.send(to, told)
+        await exchange.broker.send(to, told)  # Also where all are known: how many more are asked about depends on it.
+        for link, message, end in answers:
+            await exchange.broker.send(link, message, end)

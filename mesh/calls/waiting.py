@@ -25,6 +25,10 @@ class Waiting:
         self.refused: set[str] = set()
         self.members: set[str] | None = None
 
+    def ask_anew(self, ask_after: float) -> None:
+        """Ask at once, and then less and less often from the beginning."""
+        self.ask_at, self.ask_again = 0.0, ask_after
+
     def ask(self, now: float) -> None:
         """Ask less and less often."""
         self.ask_again = min(self.ask_again * 1.5, MAX_ASK_AGAIN)

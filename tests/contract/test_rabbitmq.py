@@ -584,6 +584,20 @@ async def test_stalled_server_is_an_error_and_no_cancellation(server: RabbitMQSe
         await connection.close()
 
 
+async def test_a_server_that_is_behind_keeps_its_connections(server: RabbitMQServer) -> None:
+    """It answers that a channel is closed after more than a heartbeat: it is told that once."""
+    async with Proxy(server.port) as proxy:
+        config = RabbitMQConfig((("127.0.0.1", proxy.port),), heartbeat=1)
+        async with RabbitMQBroker(config) as broker:
+            connections = proxy.accepted
+            await broker.check()  # On both a channel is opened, and is about to be closed.
+            proxy.delay(0.6)
+            await broker.check()
+            proxy.delay(0.0)
+            await broker.check()
+            assert proxy.accepted == connections
+
+
 async def test_broken_connection_is_known_to_whoever_met_its_end(server: RabbitMQServer) -> None:
     """Else the same connection would be tried again and again, without a pause."""
     connection = await Connection.open("127.0.0.1", server.port, NODE, "test")

@@ -35,6 +35,8 @@ CALL_RATE = 100.0
 # Seconds until instances vouch for each other: of an earlier call they cannot say that nobody took it.
 VOUCHED_AFTER = MARGIN * ASK_AFTER + 1.0
 CALLS = portion(1_200)
+# A call outlasts an outage that is shorter than its deadline. Two starts of a server took 45 s on a busy machine.
+OUTAGE_TIMEOUT_SECONDS = 150.0
 MAY_FAIL = {("kafka", "the broker restarts, and is killed"): 40}  # What was in flight.
 IN_FLIGHT = {"seconds": 0.02}  # What a handler takes, so that there always are some at work.
 
@@ -216,7 +218,7 @@ class Called:
 
 
 @asynccontextmanager
-async def called(site: Site, figures: Figures, *, fault: str) -> AsyncIterator[Called]:
+async def called(site: Site, figures: Figures, *, fault: str, timeout_seconds: float = 60.0) -> AsyncIterator[Called]:
     """Call at a steady rate meanwhile, and some time longer; each call runs at most once."""
     async with (
         AppProcess(site.home) as one,
@@ -225,7 +227,7 @@ async def called(site: Site, figures: Figures, *, fault: str) -> AsyncIterator[C
         site.gateway("callee", one) as first,
         site.gateway("callee", two) as second,
     ):
-        calling = Calling(caller, "callee", CALL_RATE)
+        calling = Calling(caller, "callee", CALL_RATE, timeout_seconds=timeout_seconds)
         async with calling.running():
             await calls_made(calling, int(CALL_RATE * VOUCHED_AFTER))
             yield Called(calling, (first, second))
@@ -254,7 +256,8 @@ async def _do(do: Callable[[GatewayProcess], Awaitable[object]], instance: Gatew
 
 async def test_calls_while_the_broker_restarts(site: Site, figures: Figures) -> None:
     """In good order, and by SIGKILL: what was lost on the way is asked for."""
-    async with called(site, figures, fault="the broker restarts, and is killed"):
+    fault = "the broker restarts, and is killed"
+    async with called(site, figures, fault=fault, timeout_seconds=OUTAGE_TIMEOUT_SECONDS):
         await site.backend.restart(kill=False)
         await asyncio.sleep(1.0)
         await site.backend.restart(kill=True)

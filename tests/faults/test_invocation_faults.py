@@ -291,7 +291,7 @@ async def test_calls_after_a_restart_of_the_server(
         GatewayProcess("caller", mesh_home, backbone=backbone, arguments=()) as caller,
         GatewayProcess("callee", mesh_home, app=app, backbone=backbone),
     ):
-        calling = Calling(caller, "callee", RATE, timeout="5s")
+        calling = Calling(caller, "callee", RATE, timeout_seconds=5.0)
         async with calling.running():
             for count in (200, 500):
                 await calls_made(calling, count)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from gateway.config import HealthCheck
-from gateway.http.response import Response
+from gateway.http.response import Response, StreamedResponse
 from gateway.http.server import HTTPServer
 from mesh.errors import BrokerUnavailableError
 from tests.http.harness import App, Backbone, Got, error, gateway, matches
@@ -90,6 +91,51 @@ async def test_a_client_without_an_open_request_is_not_kept_waiting_by_the_drain
         go.set()
         held.close()
         idle.close()
+
+
+@pytest.mark.parametrize("begun_before", [False, True], ids=["whole", "streamed"])
+async def test_a_connection_ends_with_the_answer_that_the_drain_waits_for(
+    begun_before: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its client cannot ask more of it while others are still answered: it is told so, or hung up on."""
+    begun = {"/first": asyncio.Event(), "/second": asyncio.Event()}
+    go = {"/first": asyncio.Event(), "/second": asyncio.Event()}
+
+    async def answer(request: web.BaseRequest) -> Response | StreamedResponse:
+        streamed = StreamedResponse(200, [], "1")
+        if begun_before:
+            await streamed.prepare(request)
+        begun[request.path].set()
+        await go[request.path].wait()
+        if begun_before:
+            await streamed.write(b"x")
+            return streamed
+        return Response(200, b"x")
+
+    server = HTTPServer(answer, max_body_bytes=1024, max_header_bytes=1024)
+    listening = server.listening(("127.0.0.1",), 0, None, lambda: 60.0)
+    port = await listening.__aenter__()
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(30.0):
+        idle, idle_writer = await asyncio.open_connection("127.0.0.1", port)
+        asked = {}
+        for path in begun:
+            asked[path] = reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+            await begun[path].wait()
+        leaving = tasks.create_task(listening.__aexit__(None, None, None))
+        assert await idle.read() == b""  # It drains.
+        idle_writer.close()
+        for path, (reader, writer) in asked.items():
+            assert not leaving.done()
+            go[path].set()
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert (b"Connection: close" in head) is not begun_before
+            assert await reader.readexactly(1) == b"x"
+            writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+    assert caplog.messages == []
 
 
 @pytest.fixture

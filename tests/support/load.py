@@ -102,10 +102,11 @@ class Calling:
         peak: The most calls that were under way at once, so far.
     """
 
-    def __init__(self, gateway: GatewayProcess, app_id: str, rate: float, *, timeout: str = "60s") -> None:
+    def __init__(self, gateway: GatewayProcess, app_id: str, rate: float, *, timeout_seconds: float = 60.0) -> None:
         self._url = f"{gateway.api}/invoke/{app_id}/method/echo"
         self._rate = rate
-        self._headers = {"mesh-timeout": timeout}
+        self._timeout_seconds = timeout_seconds
+        self._headers = {"mesh-timeout": f"{timeout_seconds:g}s"}
         self._stopping = False
         self.made = 0
         self.answered: dict[int, int] = {}
@@ -118,7 +119,7 @@ class Calling:
     async def running(self) -> AsyncIterator[None]:
         """Call while entered; leaving waits for the last answers."""
         connector = aiohttp.TCPConnector(limit=0)
-        timeout = aiohttp.ClientTimeout(total=90.0)
+        timeout = aiohttp.ClientTimeout(total=self._timeout_seconds + 30.0)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session, asyncio.TaskGroup() as tasks:
             pacing = tasks.create_task(self._pace(session, tasks))
             try:
