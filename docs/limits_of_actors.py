@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mesh.actors import activation, application, deactivating, hosted, names, reminders, settings, timers
 from mesh.blocks import actor_service
-from mesh.ownership import asking, session
+from mesh.ownership import asking, owning, session
 
 __all__ = ["rows"]
 
@@ -29,6 +29,18 @@ def rows() -> Sequence[Row]:
             f"{asking.NOBODY_WAIT:g} s",
             "`DaprBuiltInActorNotFoundRetries`, see [resiliency](resiliency.md)",
             "500 `ERR_ACTOR_INVOKE_METHOD`",
+        ),
+        (
+            "a host of a type that another one follows, to end",
+            f"{hosted.TAKEN_SECONDS:g} s",
+            NONE,
+            "409 `ERR_ACTOR_TYPE_HOSTED`",
+        ),
+        (
+            "tables of owners that a node reads since others say that they have changed",
+            f"{owning.NEWS_AT_ONCE} at once, then {owning.NEWS_PER_SECOND:g} a second",
+            NONE,
+            "they are read a little later",
         ),
         (
             "an idle actor",
