@@ -196,6 +196,8 @@ class _Ticks:
     def take(self, partition: int, epoch: int) -> None:
         """Begin."""
         self.drop(partition)
+        if self._ending.is_set():
+            return
         self._timers.take(partition, epoch)
         self._beginning = self._tasks.create_task(self._begin(), name="cron-begin")
 

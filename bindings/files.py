@@ -134,6 +134,7 @@ class FilesBinding(ComponentAdapter):
         if self._records is not None:
             try:
                 await self._records.get("none", strong=True)
+                await self._owners.table("turn")
             except RecordsMissingError as error:
                 logger.warning("binding %s: every host and each start tells of all files: %s", self._name, error)
                 self._records = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,7 +11,7 @@ from datetime import datetime
 import pytest
 
 from bindings.cron import CronBinding, CronSettings, parse_schedule
-from mesh.blocks.binding_contract import BindingEvent, Reading
+from mesh.blocks.binding_contract import BindingEvent, Invoke, Reading
 from mesh.errors import StateError
 from mesh.key_value import MemoryKeyValue
 from mesh.ownership import session
@@ -138,3 +139,26 @@ async def test_the_next_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = Counter(app.ticks)
     assert sorted(counts) == list(range(min(counts), max(counts) + 1))
     assert {tick for tick, count in counts.items() if count > 1} == {app.ticks[0]}
+
+
+async def test_it_is_ended_and_begun_again() -> None:
+    """Whoever opens it later goes on with the ticks from then on, though what is left of the others is there."""
+    ticks: list[float] = []
+
+    async def handle(event: BindingEvent) -> bytes:
+        ticks.append(datetime.strptime(event.metadata["readTimeUTC"], "%Y-%m-%d %H:%M:%S %z UTC").timestamp())
+        return b""
+
+    def has_come() -> None:
+        assert ticks
+
+    records, timers = Link(MemoryKeyValue()), Link(MemoryKeyValue(dotted=True))
+    reading, every = Reading("tick", "app", handle), CronSettings(parse_schedule("@every 1s"))
+    async with entered(CronBinding(every), records, timers) as ended, ended.reading(reading):
+        await eventually(has_come)
+        await ended.invoke(Invoke("delete"))
+        ticks.clear()
+        began = time.time()
+        async with entered(CronBinding(every), records, timers) as later, later.reading(reading):
+            await eventually(has_come)
+    assert all(tick >= began for tick in ticks)
