@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = ["DROP_REASON", "AppResponse", "Application", "BindingAnswer", "Headers", "Kind"]
+__all__ = ["DROP_REASON", "AppResponse", "Application", "BindingAnswer", "Headers", "Kind", "read_within"]
 
 Headers = Sequence[tuple[str, str]]
 Kind = Literal["event", "events", "change", "job"]
@@ -57,6 +57,21 @@ class BindingAnswer:
     store: str = ""
     states: Sequence[Mapping[str, object]] = ()
     message: bool = False
+
+
+async def read_within(response: AppResponse, limit_bytes: int) -> bytes | None:
+    """Read a body to its end; None for one beyond the limit, of which no more is read."""
+    whole = await response.read_up_to(limit_bytes)
+    if whole is not None:
+        return whole
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.parts():
+        size += len(part)
+        if size > limit_bytes:
+            return None
+        parts.append(part)
+    return b"".join(parts)
 
 
 class Application(Protocol):

@@ -21,7 +21,7 @@ from gateway.config import HealthCheck
 from gateway.http.client import BusyError, ConnectError, HTTPClient, NotSpokenError, ResponseError
 from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import PROBED
-from mesh.application import AppResponse, BindingAnswer, Headers, Kind
+from mesh.application import AppResponse, BindingAnswer, Headers, Kind, read_within
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.middleware import MiddlewareError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
@@ -325,12 +325,12 @@ class HTTPApplication:
     async def post(self, path: str, headers: Headers, body: bytes, kind: Kind = "event") -> tuple[int, bytes]:
         """Post a small body to a route, which may lack its slash; an answer beyond 1 MiB is not read."""
         async with self.call("POST", path if path[:1] == "/" else f"/{path}", headers, body) as response:
-            return response.status, await _read(response) or b""
+            return response.status, await read_within(response, ANSWER_LIMIT_BYTES) or b""
 
     async def trigger(self, name: str, path: str, headers: Headers, body: bytes) -> tuple[int, BindingAnswer]:
         """Post an event of a binding, with its name among the headers."""
         async with self.call("POST", path if path[:1] == "/" else f"/{path}", headers, body) as response:
-            return response.status, BindingAnswer(await _read(response))
+            return response.status, BindingAnswer(await read_within(response, ANSWER_LIMIT_BYTES))
 
     async def wants(self, name: str, path: str) -> bool:
         """Ask by ``OPTIONS``; who has no such verb has the route."""
@@ -340,7 +340,7 @@ class HTTPApplication:
     async def get(self, path: str, headers: Headers) -> tuple[int, bytes]:
         """Get a small answer; its body is what was asked for, so that one beyond 1 MiB is a failure."""
         async with self.call("GET", path, headers, b"") as response:
-            body = await _read(response)
+            body = await read_within(response, ANSWER_LIMIT_BYTES)
         if body is None:
             raise AppFailedError(f"the application's answer is larger than {ANSWER_LIMIT_BYTES} bytes")
         return response.status, body
@@ -410,17 +410,3 @@ def _make_trust() -> ssl.SSLContext:
         if not _trust:
             _trust.append(ssl.create_default_context())
     return _trust[0]
-
-
-async def _read(response: AppResponse) -> bytes | None:
-    whole = await response.read_up_to(ANSWER_LIMIT_BYTES)
-    if whole is not None:
-        return whole
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.parts():
-        size += len(part)
-        if size > ANSWER_LIMIT_BYTES:
-            return None
-        parts.append(part)
-    return b"".join(parts)

@@ -13,7 +13,7 @@ import orjson
 
 from mesh.actors.host import Turn, TurnAnswer, TurnKind
 from mesh.actors.settings import NO_ACTORS, HostSettings, read_settings
-from mesh.application import Application, AppResponse, Headers
+from mesh.application import Application, AppResponse, Headers, read_within
 from mesh.errors import AppFailedError
 
 __all__ = ["HTTPHost", "ask_settings"]
@@ -88,14 +88,7 @@ def _request(turn: Turn) -> tuple[str, str, Headers, bytes]:
 
 
 async def _read(response: AppResponse, limit_bytes: int) -> bytes:
-    whole = await response.read_up_to(limit_bytes)
-    if whole is not None:
-        return whole
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.parts():
-        size += len(part)
-        if size > limit_bytes:
-            raise AppFailedError(f"the application's answer is larger than {limit_bytes} bytes")
-        parts.append(part)
-    return b"".join(parts)
+    body = await read_within(response, limit_bytes)
+    if body is None:
+        raise AppFailedError(f"the application's answer is larger than {limit_bytes} bytes")
+    return body
