@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -62,11 +61,12 @@ class Deadlines:
         task = asyncio.current_task()
         assert task is not None
         before = task.cancelling()
-        watched = _Watched(task, time.monotonic() + seconds)
+        loop = asyncio.get_running_loop()
+        watched = _Watched(task, loop.time() + seconds)
         self._watched.add(watched)
         if not self._sweeping:
             self._sweeping = True
-            asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
+            loop.call_later(SWEEP_INTERVAL, self._sweep)
         try:
             return await call(*arguments)
         except asyncio.CancelledError:
@@ -92,14 +92,15 @@ class Deadlines:
             raise _late(seconds, text) from None
 
     def _sweep(self) -> None:
-        now = time.monotonic()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         for watched in self._watched:
             if watched.until <= now and not watched.struck:
                 watched.struck = True
                 watched.task.cancel()
         self._sweeping = bool(self._watched)
         if self._sweeping:
-            asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
+            loop.call_later(SWEEP_INTERVAL, self._sweep)
 
 
 def _late(seconds: float, text: str) -> DeadlineExceededError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
@@ -41,19 +43,25 @@ def unpack_as(shape: Any, text: str | None, what: str) -> Any:
     """Decode what another node packed, which may be hostile.
 
     Args:
-        shape: A tuple of the values' types.
+        shape: A tuple of the values' types, or what is written as one.
         text: As it arrived; None = the header is missing.
         what: Is named in the error.
 
     Raises:
         EventError: It is not of that shape.
     """
-    try:
-        if text is not None:
+    if text is not None:
+        with suppress(ValueError, RecursionError):
+            return _decoder(shape).decode(text)
+        with suppress(ValueError, RecursionError):  # It may have surrogates, which only the standard decoder takes.
             return msgspec.convert(unpack(text), shape)
-    except (ValueError, RecursionError):
-        pass
     raise EventError(f"malformed {what}")
+
+
+@lru_cache(maxsize=64)
+def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
+    """Make what decodes a shape: that takes longer than what it does then."""
+    return msgspec.json.Decoder(shape)
 
 
 def readable(text: str) -> str:

@@ -187,7 +187,14 @@ class Timing:
 
     def encode(self) -> dict[str, object]:
         """Give it as a JSON object; what is empty is left out."""
-        return {name: value for name in self.__slots__ if (value := getattr(self, name)) not in ("", None)}
+        found: dict[str, object] = {"first": self.first}
+        if self.every:
+            found["every"] = self.every
+        if self.left is not None:
+            found["left"] = self.left
+        if self.until is not None:
+            found["until"] = self.until
+        return found
 
     @classmethod
     def decode(cls, found: Mapping[str, object]) -> Timing:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from mesh.application import Headers
 
 if TYPE_CHECKING:
@@ -41,8 +43,7 @@ class TurnKind(StrEnum):
     DEACTIVATION = "deactivation"
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """What an actor is to do.
 
     Attributes:

@@ -7,11 +7,13 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from mesh.actors.activation import Activation, Idling
 from mesh.actors.deactivating import Deactivating
@@ -21,6 +23,7 @@ from mesh.actors.settings import TypeSettings
 from mesh.actors.state import REPLACED, ActorState
 from mesh.actors.timers import ActorTimer, ActorTimers
 from mesh.actors.turns import Room
+from mesh.deadlines import Deadlines
 from mesh.errors import AppFailedError, AppUnreachableError, DeadlineExceededError, MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.tasks import task_group
@@ -40,7 +43,6 @@ WAITED = f"other turns of the actor took {TURN_SECONDS:g} s"
 HUNG = f"the application did not answer within {TURN_SECONDS:g} s"
 CUT = "the actor moves or its application is gone: its turn was ended, and may have been done"
 
-_T = TypeVar("_T")
 MakeState = Callable[[str, Activation, Callable[[], None]], ActorState]
 """Of the type, the activation, and what is told once it has been replaced."""
 
@@ -95,6 +97,7 @@ class HostedType:
         self._idling = Idling(self._idle)
         self._ending: set[asyncio.Task[None]] = set()
         self._deactivating = Deactivating(name)
+        self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
 
     @property
@@ -304,9 +307,12 @@ class HostedType:
     async def _turn_in(self, activation: Activation, turn: Turn, chain: str | None) -> TurnAnswer | None:
         """Take a turn in an activation; None = it takes none any more, and nothing ran."""
         nested = activation.turns.is_of(chain)
-        bounded = turn.kind is not TurnKind.METHOD
-        entering = activation.turns.enter(chain)
-        if not await (_within(entering, DeadlineExceededError(WAITED)) if bounded else entering):
+        bounded = turn.kind is not TurnKind.METHOD  # Else by its caller's deadline.
+        if bounded and activation.turns.running:
+            entered = await self._deadlines.within(TURN_SECONDS, activation.turns.enter, chain, text=WAITED)
+        else:
+            entered = await activation.turns.enter(chain)
+        if not entered:
             return None
         host = self._host
         allowed = nested or (self._open and self._sure(activation.partition) == activation.epoch)
@@ -320,9 +326,12 @@ class HostedType:
         task: asyncio.Task[TurnAnswer] = loop.create_task(host.turn(self._headed(activation, turn)), name="actor-turn")
         activation.running.add(task)
         task.add_done_callback(partial(self._done, activation))
-        answering = _answer(task)
         try:
-            answer = await (_within(answering, AppFailedError(HUNG)) if bounded else answering)
+            answer = await (self._deadlines.within(TURN_SECONDS, _answer, task) if bounded else _answer(task))
+        except DeadlineExceededError as error:
+            if bounded and not task.done():
+                raise AppFailedError(HUNG) from error
+            raise
         except AppUnreachableError as error:
             raise NotOwnerError(f"the application of actor {self.name}/{activation.id} is away") from error
         if activation.replaced and answer.status != 200:
@@ -331,7 +340,7 @@ class HostedType:
 
     def _headed(self, activation: Activation, turn: Turn) -> Turn:
         headers = [*turn.headers, (TURN_HEADER, f"{activation.epoch}-{next(self._numbers)}")]
-        return replace(turn, headers=headers)
+        return msgspec.structs.replace(turn, headers=headers)
 
     def _done(self, activation: Activation, task: asyncio.Task[TurnAnswer]) -> None:
         activation.running.discard(task)
@@ -462,12 +471,3 @@ async def _answer(task: asyncio.Task[TurnAnswer]) -> TurnAnswer:
         cutting = task.get_loop().call_later(ABANDONED_SECONDS, task.cancel)
         task.add_done_callback(lambda _: cutting.cancel())  # Else it holds the answer for as long.
         raise
-
-
-async def _within(call: Awaitable[_T], error: MeshError) -> _T:
-    """Bound what belongs to a turn that no caller's deadline ends."""
-    try:
-        async with asyncio.timeout(TURN_SECONDS):
-            return await call
-    except TimeoutError:
-        raise error from None

@@ -9,8 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
-
 from mesh.access import naming
 from mesh.actors.application import HTTPHost, ask_settings
 from mesh.actors.errors import (
@@ -31,6 +29,7 @@ from mesh.actors.state import ActorState, StateCache, partition_key, state_key
 from mesh.actors.timers import ActorTimer
 from mesh.actors.turns import Room
 from mesh.application import Headers
+from mesh.blocks import actor_questions as questions
 from mesh.blocks.actor_store import ActorStore
 from mesh.blocks.actor_stream import host_stream
 from mesh.blocks.actor_views import shown, told_reminder, types_of
@@ -61,7 +60,7 @@ from mesh.operation import Operation
 from mesh.ownership.asking import Asked
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.ownership.table import partition_of
-from mesh.packing import pack, unpack, unpack_as
+from mesh.packing import pack, unpack_as
 from mesh.store import Stored
 from mesh.telemetry import BAGGAGE
 
@@ -98,15 +97,11 @@ class ActorService:
         self._store = ActorStore(parts.marked)
         self._records = LazyRecords(TIMERS, partial(parts.records, dotted=True))
         self._deadlines = Deadlines()
-        # By what is asked: what does it, and the values that go with it.
-        self._actions: Mapping[str, tuple[Callable[..., Awaitable[Message]], object]] = {
-            "invoke": (self._run_method, tuple[str, str, list[tuple[str, str]]]),
-            "deactivate": (self._run_deactivate, tuple[()]),
-            "set_reminder": (
-                self._run_set_reminder,
-                tuple[str, dict[str, object], tuple[float, int | None, bool], bool],
-            ),
-            "delete_reminder": (self._run_delete_reminder, tuple[str]),
+        self._actions: Mapping[type, Callable[..., Awaitable[Message]]] = {
+            questions.Invoke: self._run_method,
+            questions.Deactivate: self._run_deactivate,
+            questions.SetReminder: self._run_set_reminder,
+            questions.DeleteReminder: self._run_delete_reminder,
         }
         self._asked: tuple[Inbound, HostSettings] | None = None
 
@@ -362,56 +357,50 @@ class ActorService:
             NotOwnerError: It is not, now; nothing ran.
             ActorError: What it came to.
         """
-        try:
-            hosted = self._types[asked.kind.removeprefix(KIND)]
-            action, *given = cast("tuple[str, ...]", unpack(asked.headers[ACTION_HEADER]))
-            run, shape = self._actions[action]
-            call = partial(run, hosted, asked, *msgspec.convert(given, shape))
-        except (LookupError, ValueError, TypeError) as error:
-            raise EventError("malformed question to an actor") from error
+        hosted = self._types.get(asked.kind.removeprefix(KIND))
+        question = unpack_as(questions.Question, asked.headers.get(ACTION_HEADER), "question to an actor")
+        if hosted is None:
+            raise EventError("malformed question to an actor")
         check_names(hosted.name, asked.key)
-        return await self._deadlines.within(asked.deadline - time.time(), call)
+        return await self._deadlines.within(
+            asked.deadline - time.time(), self._actions[type(question)], hosted, asked, question
+        )
 
-    async def _run_method(self, hosted: HostedType, asked: Asked, method: str, query: str, headers: Headers) -> Message:
-        check_name("actor method", method)
-        check_fields(headers)  # Before the application is asked.
-        headers = naming(forwardable(headers), asked.caller)
+    async def _run_method(self, hosted: HostedType, asked: Asked, question: questions.Invoke) -> Message:
+        check_name("actor method", question.method)
+        check_fields(question.headers)  # Before the application is asked.
+        headers = naming(forwardable(question.headers), asked.caller)
         chained = hosted.chained(headers)
-        turn = Turn(TurnKind.METHOD, hosted.name, asked.key, method, chained, asked.body, query)
+        turn = Turn(TurnKind.METHOD, hosted.name, asked.key, question.method, chained, asked.body, question.query)
         answer = await hosted.turn(turn, asked.partition)
         body = answer.body if answer.status == OK else answer.body[:MAX_ERROR_BYTES]
         return Message({ACTION_HEADER: pack(answer.status, answer.headers)}, body)
 
-    async def _run_deactivate(self, hosted: HostedType, asked: Asked) -> Message:
+    async def _run_deactivate(self, hosted: HostedType, asked: Asked, _: questions.Deactivate) -> Message:
         return Message({ACTION_HEADER: pack(await hosted.deactivate(asked.key))}, b"")
 
-    async def _run_set_reminder(
-        self,
-        hosted: HostedType,
-        asked: Asked,
-        name: str,
-        timing: Mapping[str, object],
-        policy: tuple[float, int | None, bool],
-        overwrite: bool,
-    ) -> Message:
+    async def _run_set_reminder(self, hosted: HostedType, asked: Asked, question: questions.SetReminder) -> Message:
         from mesh.actors.reminders import written
         from mesh.schedules import Timing
         from mesh.timers import FailurePolicy, Timer, TimerExistsError
 
-        timers = await self._asked_for(hosted, asked, name)
+        timers = await self._asked_for(hosted, asked, question.name)
         try:
             written(asked.body)
-            timer = Timer(asked.key, name, Timing.decode(timing), FailurePolicy(*policy), asked.body)
+            timing, policy = Timing.decode(question.timing), FailurePolicy(*question.policy)
         except ValueError as error:
             raise EventError("malformed question to an actor") from error
         try:
-            await timers.put(asked.partition, timer, overwrite=overwrite)
+            timer = Timer(asked.key, question.name, timing, policy, asked.body)
+            await timers.put(asked.partition, timer, overwrite=question.overwrite)
         except TimerExistsError:
-            raise ReminderExistsError(name) from None
+            raise ReminderExistsError(question.name) from None
         return Message({}, b"")
 
-    async def _run_delete_reminder(self, hosted: HostedType, asked: Asked, name: str) -> Message:
-        await (await self._asked_for(hosted, asked, name)).delete(asked.partition, asked.key, name)
+    async def _run_delete_reminder(
+        self, hosted: HostedType, asked: Asked, question: questions.DeleteReminder
+    ) -> Message:
+        await (await self._asked_for(hosted, asked, question.name)).delete(asked.partition, asked.key, question.name)
         return Message({}, b"")
 
     async def _asked_for(self, hosted: HostedType, asked: Asked, name: str) -> Timers:

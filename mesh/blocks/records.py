@@ -96,7 +96,7 @@ class LazyRecords(StateStore):
 
     async def _in_time(self, use: Callable[[StateStore], Awaitable[_T]]) -> _T:
         if self._seconds is None:
-            return await self._use(use)
+            return await use(self._store or await self.opened())
         try:
             return await self._deadlines.within(self._seconds, self._use, use)
         except DeadlineExceededError as error:  # The store is late, which says nothing about the application.

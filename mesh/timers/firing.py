@@ -125,6 +125,7 @@ class Firing:
         self._sure = sure
         self._clock = clock
         self._at_once = at_once
+        self._few = min(BATCH, max(1, at_once // 10))  # So many less than that are as good as all.
         self._in_flight = 0
         self._changed = asyncio.Event()
         self._wakes = _NEVER  # The time of the hint that is waited for.
@@ -174,13 +175,12 @@ class Firing:
         if self._paused_until > time:
             self._wakes = -1
             return min([self._paused_until - time, *waits])
+        if free < self._few:  # The end of some is what is waited for: then so many are looked for, and read, together.
+            self._wakes = -1
+            return min(waits, default=None)
         hints = {partition: held.hints for partition, held in self.held.items() if not held.leaving}
         looks: list[Look] = []
-        if (
-            not open_for_all
-            and free > 0
-            and any(each.first is not None and each.first <= now for each in hints.values())
-        ):
+        if not open_for_all and any(each.first is not None and each.first <= now for each in hints.values()):
             free = 1  # However long it takes, and what is in flight already: others are tried after the pause.
             self._pause()
         for partition, rest in due_hints(hints, now, free):
@@ -199,7 +199,7 @@ class Firing:
             self._wakes = -1
             return min([self._paused_until - time, *waits])
         if self._in_flight >= self._at_once:
-            self._wakes = -1  # The end of one of them is what is waited for.
+            self._wakes = -1
             return min(waits, default=None)
         self._wakes = min((first for each in hints.values() if (first := each.first) is not None), default=_NEVER)
         if self._wakes != _NEVER:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import lru_cache
 
 import msgspec
 
@@ -197,12 +198,14 @@ def milliseconds(due: float) -> int:
 
 def prefix(kind: str, partition: int | None = None, key: str | None = None) -> str:
     """Give what the keys of all records of a kind, of its partition, or of a key in that, begin with."""
-    tokens = ["timer", encode_token(kind)]
-    if partition is not None:
-        tokens.append(f"{partition:03d}")
-        if key is not None:
-            tokens.append(encode_token(key))
-    return ".".join(tokens) + "."
+    begin = _prefix(kind, partition)
+    return begin if partition is None or key is None else f"{begin}{encode_token(key)}."
+
+
+@lru_cache(maxsize=4096)
+def _prefix(kind: str, partition: int | None) -> str:
+    number = "" if partition is None else f"{partition:03d}."
+    return f"timer.{encode_token(kind)}.{number}"
 
 
 def record_key(kind: str, partition: int, key: str, name: str) -> str:
