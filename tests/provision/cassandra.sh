@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Downloads Apache Cassandra from Maven Central, for tests that start servers of their own. Idempotent.
+# Downloads Apache Cassandra from Maven Central, for tests that start servers of their own, and has it start once, so that
+# later starts take less. Idempotent.
 # It goes to $BROKERMESH_CASSANDRA, by default ~/.cache/brokermesh-tests/cassandra.
 set -euo pipefail
 . "$(dirname "$0")/debian.bash"
@@ -8,8 +9,17 @@ version=5.0.4
 directory=${BROKERMESH_CASSANDRA:-$HOME/.cache/brokermesh-tests/cassandra}
 
 command -v java >/dev/null || provide "Java 17 or later" default-jre-headless
+
+# An archive of another Java is not used.
+archive() {
+    [ "$directory/classes.jsa" -nt "$(readlink -f "$(command -v java)")" ] && [ "$directory/classes.jsa" -nt "$directory/libs" ] && return
+    cd "$(dirname "$0")/../.."
+    .venv/bin/python -m tests.support.cassandra_server
+}
+
 if [ -e "$directory/libs/cassandra-all-$version.jar" ]; then
-    exit 0
+    archive
+    exit
 fi
 
 command -v mvn >/dev/null || provide Maven maven
@@ -28,3 +38,4 @@ mkdir -p "$directory"
 }
 rm -rf "$directory/libs"
 mv "$work/libs" "$directory/libs"
+archive

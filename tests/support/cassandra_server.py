@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from tests.support.server import Server
 __all__ = ["CassandraServer"]
 
 HOME = Path(os.environ.get("BROKERMESH_CASSANDRA", Path.home() / ".cache/brokermesh-tests/cassandra"))
+# The classes that a server loads, as a JVM maps them into its memory; `tests/provision/cassandra.sh` has it made.
+ARCHIVE = HOME / "classes.jsa"
 
 # What Cassandra 5.0 needs of Java 17, as its own scripts start it.
 _EXPORTS = (
@@ -50,6 +54,7 @@ class CassandraServer(Server):
     """Apache Cassandra, which has on its disk what it confirmed.
 
     Attributes:
+        more: Options of its JVM, besides those of all.
         closed: Whether only its user ``cassandra`` may log in, whose password is the same.
         certificate: What it shows to clients that want TLS, a file of a key and a certificate; None = nothing.
     """
@@ -64,6 +69,7 @@ class CassandraServer(Server):
         self._java = shutil.which("java")
         if self._java is None or not next(HOME.glob("libs/cassandra-all-*.jar"), None):
             raise FileNotFoundError(f"Cassandra is not in {HOME}: run tests/provision/cassandra.sh")
+        self.more: tuple[str, ...] = (f"-XX:SharedArchiveFile={ARCHIVE}",) if ARCHIVE.exists() else ()
         self._storage = free_port()
 
     @property
@@ -88,6 +94,7 @@ class CassandraServer(Server):
         return (
             str(self._java),
             *("-Xms512m", "-Xmx512m", "-Xss384k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+            *("-XX:+UnlockDiagnosticVMOptions", "-XX:-BytecodeVerificationRemote", *self.more),
             *(f"--add-exports={each}=ALL-UNNAMED" for each in _EXPORTS.split()),
             *(f"--add-opens={each}=ALL-UNNAMED" for each in _OPENS.split()),
             *(f"-D{name}={value}" for name, value in properties.items()),
@@ -127,3 +134,19 @@ native_transport_port: {self.port}
         with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
             connection.sendall(bytes((4, 0, 0, 0, 5, 0, 0, 0, 0)))
             return connection.recv(16)[4:5] == b"\x06"
+
+
+async def _make_archive() -> None:
+    """Have a server write down which classes it has loaded; `tests/provision/cassandra.sh` calls this once."""
+    with tempfile.TemporaryDirectory(dir=HOME) as directory:
+        server = CassandraServer(Path(directory) / "server")
+        made = Path(directory) / "classes.jsa"
+        server.more = (f"-XX:ArchiveClassesAtExit={made}",)
+        async with server:
+            await asyncio.to_thread(server.execute, "SELECT release_version FROM system.local")
+            await server.stop()
+        made.replace(ARCHIVE)
+
+
+if __name__ == "__main__":
+    asyncio.run(_make_archive())
