@@ -319,7 +319,6 @@ class _Exchange(AbstractAsyncContextManager[ClientResponse]):
         self.method, self.target, self.headers, self.body = method, target, headers, body
         self.connection: _Connection | None = None
         self.uploading: asyncio.Task[None] | None = None
-        self._response: ClientResponse
 
     async def __aenter__(self) -> ClientResponse:
         try:
