@@ -55,6 +55,7 @@ WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.25)
 KNOWN_SECONDS = 1.0  # An owner that died may refuse nothing: a broker may keep its questions for it.
 NOBODY_WAIT = 5.0  # Who hosts a kind may just be starting.
 SERVE_AGAIN = 1.0
+PROBE_SECONDS = 1.0
 MAX_KINDS = 1024
 
 
@@ -115,7 +116,7 @@ class Owners:
         self._known: Recent[str, _Known] = Recent(MAX_KINDS, lambda _: False)
         self._reading: dict[str, asyncio.Lock] = {}
         self._numbers = itertools.count()
-        self._watch = Watch(self.table)
+        self._watch = Watch(self.table, self._is_gone)
         self._single: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # At the owner
@@ -375,7 +376,7 @@ class Owners:
         # what became of the question.
         message = Message(sent, body if whole else b"")
         asked = self._exchange.request(to, message, deadline, stream, watched=True)
-        reply = await self._watch.wait(kind, session, asked)
+        reply = await self._watch.wait(kind, session, to, asked)
         try:
             answer = await joined(reply.parts())
         finally:
@@ -383,6 +384,18 @@ class Owners:
         if (problem := reply.headers.get(ERROR_HEADER)) is not None:
             return read_error(problem)
         return Message(reply.headers, answer)
+
+    async def _is_gone(self, to: address.Address) -> bool:
+        """Tell whether a node serves its address no more; one that stands still does, and one that works answers."""
+        sent = required_headers(f"{self.node}-o{next(self._numbers)}", self._caller.app_id, EVENT_TYPE)
+        try:
+            reply = await self._exchange.request(to, Message(sent, b""), time.time() + PROBE_SECONDS)
+        except NoResponderError:
+            return True
+        except MeshError:
+            return False
+        await reply.aclose()
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from mesh import address
 from mesh.broker import Message
 from mesh.errors import (
     BadArgumentError,
@@ -159,6 +160,14 @@ async def test_an_owner_that_is_gone_is_not_waited_for(monkeypatch: pytest.Monke
         asked = tasks.create_task(lost())
         await eventually(lambda: _equal(len(caller._parts.owners._watch._questions), 1))
         await host.owners.leave(KIND)
+        owners = caller._parts.owners
+        at = address.owner("asking", "one", host.owners.node)
+        assert not await owners._is_gone(at)  # A process cannot die here alone, so another address stands for its own.
+        nobody = address.owner("asking", "one", "nobody")
+        assert await owners._is_gone(nobody)
+        (question,) = owners._watch._questions
+        assert question.to == at
+        question.to = nobody
         async with asyncio.timeout(10.0):
             await asked
 
