@@ -4,7 +4,7 @@ A timer belongs to a key of a kind, and so to a partition (``mesh/ownership``). 
 in the mesh's own store, ``timer.<kind>.<partition>.<key>.<name>``: when it is due, how it goes on, what its block keeps
 with it (``record.py``).
 
-The owner of the partition remembers of each record a *hint*: when to look at it, and its key, a hundred bytes
+The owner of the partition remembers of each record a *hint*: when to look at it, and its key, not two hundred bytes
 (``hints.py``). The record alone says whether it is there and due. So a hint too many costs one read, and what an
 overwrite or a delete leaves behind is found out when its time has come, or, where there is too much of it, by reading
 the partition anew. While nothing is due, nothing is read or written.
@@ -15,6 +15,8 @@ Nothing is lost, because
   owns the partition next reads all of it after it took it over;
 - the owner makes a hint once the store has answered, whatever the answer was, so that a reading of the partition that
   began before finds the record or is followed by the hint;
+- each put goes with the partition's *fence* (``fence.py``), so that what a former owner writes, or what a caller has
+  given up, neither replaces what was confirmed since nor brings back what was deleted;
 - who leaves a partition waits for what is being written, and what a former owner wrote that arrives even later is known
   by its epoch;
 - a hint is forgotten only for a record that is gone, or for one of this epoch that is due later, and so has another;

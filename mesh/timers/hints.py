@@ -22,18 +22,19 @@ def hint(due: int, rest: bytes) -> bytes:
 
 
 class Hints:
-    """The hints of one partition, in a heap; some 110 bytes each.
+    """The hints of one partition, in a heap, and the hashes of the names in them; some 180 bytes each.
 
     Attributes:
-        complete: Whether all records have been read, and not too many hints have come since.
+        complete: Whether all records have been read, and neither too many hints nor names have come since.
     """
 
-    __slots__ = ("_enough", "_fresh", "_heap", "complete")
+    __slots__ = ("_enough", "_fresh", "_heap", "_names", "complete")
 
     def __init__(self) -> None:
         """Begin with none, and with the records unread."""
         self.complete = False
         self._heap: list[bytes] = []
+        self._names: set[int] = set()  # Of what was here since the last reading, be it gone.
         self._fresh: list[bytes] | None = None  # Those that came while the records were read.
         self._enough = STALE
 
@@ -49,10 +50,15 @@ class Hints:
         """Remember to look at a record."""
         made = hint(due, rest)
         heapq.heappush(self._heap, made)
+        self._names.add(hash(rest))
         if self._fresh is not None:
             self._fresh.append(made)
-        if len(self._heap) > self._enough:
+        if max(len(self._heap), len(self._names)) > self._enough:
             self.complete = False
+
+    def may_know(self, rest: bytes) -> bool:
+        """Tell whether there may be a record, by the last two tokens of its key; else none was confirmed here."""
+        return not self.complete or hash(rest) in self._names
 
     def pop(self) -> bytes:
         """Take the next one; gives the last two tokens of the record's key."""
@@ -66,6 +72,7 @@ class Hints:
         """Keep what was found, and what has come since reading began, instead of what is here."""
         self._heap = [*found, *(self._fresh or ())]
         heapq.heapify(self._heap)
+        self._names = {hash(each[_TIME_BYTES:]) for each in self._heap}
         self._fresh = None
         self._enough = 2 * len(self._heap) + STALE
         self.complete = True

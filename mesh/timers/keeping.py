@@ -143,11 +143,13 @@ class Timers:
                 self._hint(partition, key, record.due)
 
     async def _check_free(self, held: Held, partition: int, key: str) -> None:
-        """Look that there is no timer; as long as its key is this put's alone, and the fence this owner's, none comes.
+        """Look that there is no timer: while its key is this put's alone, and the fence this owner's, none will be.
 
         It is no condition of the write, which has the fence: NATS stores what has two much slower.
         """
         await held.fence.take()
+        if not held.hints.may_know(_rest(key).encode()):
+            return
         if (found := await self._records.get(key, strong=True)) is None:
             return
         # It may come from a put whose answer was lost, here or at another node, and have no hint here.

@@ -23,7 +23,7 @@ from mesh.ownership.table import Table, partition_of
 from mesh.schedules import Timing
 from mesh.store import Item, KeyValueStateStore, Stored
 from mesh.timers import FailurePolicy, Outcome, OwnerLostError, Timer, TimerExistsError, Timers, record_key
-from mesh.timers.hints import STALE, Hints, due_hints
+from mesh.timers.hints import STALE, Hints, due_hints, hint
 from mesh.timers.record import Record, prefix
 from tests.support import virtual_time
 from tests.unit.test_ownership import Link
@@ -170,6 +170,20 @@ def test_too_many_hints_are_read_anew() -> None:
     for number in range(STALE + 1):
         hints.push(number, b"k.n")
     assert not hints.complete
+
+
+def test_names_are_known_until_they_are_read_anew() -> None:
+    hints = Hints()
+    assert hints.may_know(b"k.n"), "nothing was read"
+    hints.reading()
+    hints.push(1, b"fresh.n")
+    hints.read([hint(2, b"k.n")])
+    hints.push(3, b"later.n")
+    assert [hints.may_know(each) for each in (b"k.n", b"fresh.n", b"later.n", b"other.n")] == [True, True, True, False]
+    for number in range(2 * STALE):
+        hints.push(number, b"%d.n" % number)
+        hints.pop()
+    assert not hints.complete, "those that have come and gone are not kept for ever"
 
 
 # One owner
@@ -994,6 +1008,22 @@ async def _after(event: asyncio.Event, what: Awaitable[None]) -> None:
     await what
 
 
+def test_a_put_that_overwrites_nothing_reads_what_may_be_there_alone() -> None:
+    async def script(one: Alone) -> None:
+        for overwrite in (False, True):
+            await asyncio.sleep(1.0)
+            one.store.used.clear()
+            await one.put(1.0, overwrite=overwrite)
+            assert one.store.used.count("write") == 1
+            assert "get" not in one.store.used
+        one.store.used.clear()
+        with pytest.raises(TimerExistsError):
+            await one.put(1.0, overwrite=False)
+        assert one.store.used == ["get"]
+
+    play(script)
+
+
 def test_two_who_put_at_once_and_overwrite_nothing() -> None:
     async def script(one: Alone) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -1105,7 +1135,8 @@ class Watched(MemoryKeyValue):
             if any(later.known for later in of_key[of_key.index(put) + 1 :]):
                 self.wrong.append(f"{put} came back: {of_key}")
             old = before[each.key]
-            if not put.overwrite and old is not None and _record_in(each.key, old.value).timer.data != timer.data:
+            former = put if old is None else self._world.puts[_record_in(each.key, old.value).timer.data]
+            if not put.overwrite and former is not put and former.known:
                 self.wrong.append(f"{put} has overwritten: {of_key}")
 
 
