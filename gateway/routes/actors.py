@@ -11,7 +11,7 @@ import orjson
 
 from gateway.errors import APIError, bad_request, malformed
 from gateway.http.response import Answered, Response, json_response, no_content, passed_on
-from gateway.routes.request import fields, read_body, read_json, text_map
+from gateway.routes.request import fields, members, read_body, read_json, text_map
 from gateway.routes.route import WRITE, Asked, Route
 from mesh.actors.host import TurnAnswer
 from mesh.blocks.actors import (
@@ -91,11 +91,11 @@ async def transact(asked: Asked) -> Answered:
 
 
 def _item(operation: object) -> Item:
-    members = fields(operation, "an operation")
-    kind = members.get("operation")
+    given = fields(operation, "an operation")
+    kind = given.get("operation")
     if kind not in ("upsert", "delete"):
         raise APIError(400, "ERR_NOT_SUPPORTED_STATE_OPERATION", f"operation type {kind} not supported")
-    request = fields(members.get("request"), "request")
+    request = fields(given.get("request"), "request")
     key = request.get("key")
     if not isinstance(key, str) or not key:
         raise malformed("'key' is required and must be a string that is not empty")
@@ -168,13 +168,12 @@ async def delete_reminder(asked: Asked) -> Answered:
 
 
 async def _members(asked: Asked) -> Mapping[str, object]:
-    """Read the members; names may be written with underscores."""
     body = await read_json(asked.request)
-    return {name.replace("_", ""): value for name, value in fields({} if body is None else body, "the body").items()}
+    return members({} if body is None else body, "the body")
 
 
-def _text(members: Mapping[str, object], name: str) -> str:
-    value = members.get(name.lower())
+def _text(given: Mapping[str, object], name: str) -> str:
+    value = given.get(name.lower())
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -182,8 +181,8 @@ def _text(members: Mapping[str, object], name: str) -> str:
     return value
 
 
-def _data(members: Mapping[str, object]) -> bytes:
-    return _json(members["data"], "data") if "data" in members else b""
+def _data(given: Mapping[str, object]) -> bytes:
+    return _json(given["data"], "data") if "data" in given else b""
 
 
 def _json(value: object, what: str) -> bytes:
@@ -195,17 +194,17 @@ def _json(value: object, what: str) -> bytes:
 
 def _policy(value: object) -> tuple[bool, float, int | None]:
     """Read what follows a firing that failed: whether it is dropped, seconds between tries, and how many."""
-    if value is None:
-        return False, 1.0, 3
-    members = fields(value, "failurePolicy")
-    drop, constant = members.get("drop"), members.get("constant")
+    policy = {} if value is None else members(value, "failurePolicy")
+    drop, constant = policy.get("drop"), policy.get("constant")
     if drop is not None and constant is not None:
         raise malformed("failurePolicy is either drop or constant")
     if drop is not None:
         fields(drop, "failurePolicy.drop")
         return True, 1.0, 0
-    constant = fields(constant or {}, "failurePolicy.constant")
-    interval, retries = constant.get("interval"), constant.get("maxretries")
+    if constant is None:
+        return False, 1.0, 3
+    found = members(constant, "failurePolicy.constant")
+    interval, retries = found.get("interval"), found.get("maxretries")
     if retries is not None and not (type(retries) is int and 0 <= retries <= MAX_RETRIES):
         raise malformed("failurePolicy.constant.maxRetries must be a whole number that is not negative")
     try:

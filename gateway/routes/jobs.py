@@ -17,7 +17,7 @@ import orjson
 
 from gateway.errors import ERRORS, APIError, bad_request, malformed, told
 from gateway.http.response import Answered, json_response, no_content
-from gateway.routes.request import fields, query_of, read_body
+from gateway.routes.request import fields, members, query_of, read_body
 from gateway.routes.route import Asked, Asking, Route
 from gateway.routes.rpc import RPC, Called
 from mesh.blocks.job_record import MAX_PAGE, Job, Named, Page, Policed, Registered, Schedule, Wanted
@@ -43,20 +43,20 @@ NANOSECONDS = 10**9
 async def schedule(asked: Asked) -> Answered:
     """Keep a job, until the application has been told of it."""
     body = await read_body(asked.request)
-    members = _members(body)
-    if members.get("name"):
+    given = _members(body)
+    if given.get("name"):
         raise _refused(asked, "JOB_NAME_IN_BODY")
-    overwrite = members.get("overwrite")
+    overwrite = given.get("overwrite")
     if not isinstance(overwrite, bool | None):
         raise malformed("overwrite must be a boolean")
     job = Job(
         _name(asked, asked.text(0)),
-        _text(members, "schedule"),
-        _count(members, "repeats"),
-        _text(members, "dueTime"),
-        _text(members, "ttl"),
+        _text(given, "schedule"),
+        _count(given, "repeats"),
+        _text(given, "dueTime"),
+        _text(given, "ttl"),
         _data(body),
-        policy=_policy(members.get("failurepolicy")),
+        policy=_policy(given.get("failurepolicy")),
     )
     await _schedule(asked, job, overwrite=bool(overwrite))
     return no_content()
@@ -103,42 +103,41 @@ def _members(body: bytes) -> Mapping[str, object]:
         found = orjson.loads(body) if body.strip() else None
     except orjson.JSONDecodeError as error:
         raise malformed(error) from None
-    members = fields({} if found is None else found, "the body")
-    return {name.replace("_", ""): value for name, value in members.items()}
+    return members({} if found is None else found, "the body")
 
 
 def _data(body: bytes) -> bytes | None:
     """Take the data as they are written: a number that is longer than others stays as long."""
-    if not body.strip():
+    if body.strip() in (b"", b"null"):
         return None
     raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get("data")
     return None if raw is None else bytes(raw)
 
 
-def _text(members: Mapping[str, object], name: str) -> str | None:
-    value = members.get(name.lower())
+def _text(given: Mapping[str, object], name: str) -> str | None:
+    value = given.get(name.lower())
     if value is None or isinstance(value, str):
         return value
     raise malformed(f"{name} must be a string")
 
 
-def _count(members: Mapping[str, object], name: str) -> int | None:
-    """Read a whole number, or its text."""
-    value = members.get(name.lower())
+def _count(given: Mapping[str, object], name: str, of: str = "") -> int | None:
+    """Read a whole number, or its text; ``of`` is where the member stands."""
+    value = given.get(name.lower())
     if value is None:
         return None
     text = f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
     try:
         return parse_whole(text, least=0, most=MAX_UINT32)
     except ValueError as error:
-        raise malformed(f"{name} is {error}") from None
+        raise malformed(f"{of}{name} is {error}") from None
 
 
 def _policy(value: object) -> Policed:
     """Read a failure policy; without one, it is the reference's."""
     if value is None:
         return Policed()
-    policy = fields(value, "failurePolicy")
+    policy = members(value, "failurePolicy")
     drop, constant = policy.get("drop"), policy.get("constant")
     if drop is not None and constant is not None:
         raise malformed("failurePolicy is either drop or constant")
@@ -147,15 +146,15 @@ def _policy(value: object) -> Policed:
         return Policed(drop=True)
     if constant is None:
         return Policed()
-    members = {name.replace("_", ""): each for name, each in fields(constant, "failurePolicy.constant").items()}
-    interval = members.get("interval")
+    found = members(constant, "failurePolicy.constant")
+    interval = found.get("interval")
     try:
         if interval is not None and not (isinstance(interval, str) and interval.endswith("s")):
             raise ValueError("it is written as 3s or 0.5s")
         seconds = 0.0 if interval is None else parse_duration(interval)
     except ValueError as error:
         raise malformed(f"failurePolicy.constant.interval: {error}") from None
-    return Policed(seconds, _count(members, "maxRetries"))
+    return Policed(seconds, _count(found, "maxRetries", "failurePolicy.constant."))
 
 
 def _shown(asked: Asked, job: Job) -> dict[str, object]:

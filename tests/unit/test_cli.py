@@ -749,6 +749,7 @@ def test_completion_in_bash_offers_commands_and_options(tmp_path: Path, capsys: 
     assert offered("mesh", "invoke", "--me") == ["--method"]
     assert "--app-id" in offered("mesh", "run", "--app-")
     assert offered("mesh", "component", "n") == ["new"]
+    assert offered("mesh", "actors", "s") == ["show"]
 
 
 def test_app_ids_for_completion(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
