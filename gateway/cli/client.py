@@ -193,7 +193,7 @@ def path_segment(text: str, what: str) -> str:
         what: What it names.
 
     Raises:
-        UsageError: It names nothing: a path with such a segment is that of another thing, however it is written.
+        UsageError: It names nothing: whoever passes a path on may take one with such a segment for another's.
     """
     if text in ("", ".", ".."):
         raise UsageError(f"no {what} is named {text!r}")
