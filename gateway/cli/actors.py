@@ -92,7 +92,8 @@ def _hosts(gateway: Run, type_: str) -> list[str]:
 
 def _shown(gateway: Run, type_: str, path: str) -> Any:
     """Ask a gateway of this machine whose application owns the actor: state is read where it belongs."""
-    runs = {each.app_id: each for each in list_runs(mesh_home(os.environ))}
+    known = list_runs(mesh_home(os.environ))
+    runs = {each.app_id: each for each in known if each.namespace == gateway.namespace}
     for asked in runs.values():
         told = ask(asked, "GET", path, "ERR_ACTOR_TYPE_NOT_HOSTED")
         if told is None:

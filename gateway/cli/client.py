@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import socket
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from gateway.api_tokens import read_tokens
@@ -19,13 +21,14 @@ from mesh.errors import MeshError
 from mesh.urls import in_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gateway.runs import Run
 
-__all__ = ["GatewayUnreachableError", "Response", "grpc_endpoint", "opened", "path_segment", "request"]
+__all__ = ["GatewayUnreachableError", "Response", "grpc_endpoint", "metadata", "opened", "path_segment", "request"]
 
 _CHUNK_BYTES = 64 * 1024
+_AT_ONCE = 16
 # An address to listen on everywhere is none to connect to.
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - what others listen on
 
@@ -158,6 +161,30 @@ def request(
         return response.status, response.read()
 
 
+def metadata(runs: Sequence[Run], timeout: float) -> list[dict[str, Any] | str]:
+    """Ask gateways, all at once, what they tell of themselves; give that of each, or why there is none.
+
+    Args:
+        runs: The gateways.
+        timeout: Seconds that each has.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # Imported here: most commands do without.
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        return list(threads.map(partial(_metadata, timeout=timeout), runs))
+
+
+def _metadata(run: Run, timeout: float) -> dict[str, Any] | str:
+    try:
+        status, body = request(run, "GET", "/v1.0/metadata", timeout=timeout)
+        if status == HTTPStatus.OK and isinstance(told := json.loads(body), dict):
+            return told
+    except (MeshError, TimeoutError, ValueError) as error:
+        return str(error) or type(error).__name__
+    advice = "; is DAPR_API_TOKEN set right?" if status == HTTPStatus.UNAUTHORIZED else ""
+    return f"GET metadata was answered with {status}{advice}"
+
+
 def path_segment(text: str, what: str) -> str:
     """Quote text to be one segment of a path.
 
@@ -166,7 +193,7 @@ def path_segment(text: str, what: str) -> str:
         what: What it names.
 
     Raises:
-        UsageError: It names nothing: a path with such a segment is that of another thing, however it is written.
+        UsageError: It names nothing: whoever passes a path on may take one with such a segment for another's.
     """
     if text in ("", ".", ".."):
         raise UsageError(f"no {what} is named {text!r}")

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["parser", "run"]
 
 _APP_ID_OPTIONS = ("-a", "--app-id", "-i", "--publish-app-id")
-_TAKES_APP_ID = ("invoke", "publish", "components", "stop", "jobs")
+_TAKES_APP_ID = ("invoke", "publish", "components", "stop", "jobs", "actors")
+_FIRST = {"jobs": "list show delete run", "actors": "list show deactivate"}
 
 _BASH = """\
 # bash completion for mesh; to use it: source <(mesh completion bash)
@@ -35,7 +36,7 @@ _mesh() {{
     case "${{COMP_WORDS[1]}} $before" in
         {app_id_cases}) COMPREPLY=($(compgen -W "$(mesh completion app-ids 2>/dev/null)" -- "$word")); return ;;
         "component component") COMPREPLY=($(compgen -W "types new" -- "$word")); return ;;
-        "jobs jobs") COMPREPLY=($(compgen -W "list show delete run" -- "$word")); return ;;
+{first_cases}
         "component types"|"component new") COMPREPLY=($(compgen -W "$(mesh completion types 2>/dev/null)" -- "$word"))
             return ;;
     esac
@@ -62,7 +63,7 @@ _mesh() {{
     case "$words[2] $words[CURRENT-1]" in
         {app_id_cases}) compadd -- $(mesh completion app-ids 2>/dev/null); return ;;
         "component component") compadd -- types new; return ;;
-        "jobs jobs") compadd -- list show delete run; return ;;
+{first_cases}
         "component types"|"component new") compadd -- $(mesh completion types 2>/dev/null); return ;;
     esac
     if [[ "$words[CURRENT]" == -* ]]; then
@@ -120,7 +121,11 @@ def _bash() -> str:
         f'        {name}) options="{" ".join(option for names, _ in _options(name) for option in names)}" ;;'
         for name in COMMANDS
     )
-    return _BASH.format(commands=" ".join(COMMANDS), cases=cases, app_id_cases=_app_id_cases())
+    first = "\n".join(
+        f'        "{name} {name}") COMPREPLY=($(compgen -W "{words}" -- "$word")); return ;;'
+        for name, words in _FIRST.items()
+    )
+    return _BASH.format(commands=" ".join(COMMANDS), cases=cases, app_id_cases=_app_id_cases(), first_cases=first)
 
 
 def _zsh() -> str:
@@ -132,7 +137,8 @@ def _zsh() -> str:
         for name in COMMANDS
     )
     commands = " ".join(quoted(name, what) for name, (_, what) in COMMANDS.items())
-    return _ZSH.format(commands=commands, cases=cases, app_id_cases=_app_id_cases())
+    first = "\n".join(f'        "{name} {name}") compadd -- {words}; return ;;' for name, words in _FIRST.items())
+    return _ZSH.format(commands=commands, cases=cases, app_id_cases=_app_id_cases(), first_cases=first)
 
 
 def _fish() -> str:
@@ -152,6 +158,6 @@ def _fish() -> str:
                 f"complete -c mesh -n '__fish_seen_subcommand_from {name}'{short}{long}{values} -d {quoted(text)}"
             )
     lines.append("complete -c mesh -n '__fish_seen_subcommand_from stop' -f -a '(mesh completion app-ids)'")
-    for name, words in (("component", "types new (mesh completion types)"), ("jobs", "list show delete run")):
+    for name, words in (("component", "types new (mesh completion types)"), *_FIRST.items()):
         lines.append(f"complete -c mesh -n '__fish_seen_subcommand_from {name}' -f -a '{words}'")
     return "\n".join(lines)

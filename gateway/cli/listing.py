@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gateway.cli.client import metadata
 from gateway.cli.parsing import Parser
 from gateway.cli.reference import as_dapr
 from gateway.cli.terminal import add_output_option, note, show, show_records
@@ -14,7 +15,7 @@ from gateway.runs import Run, list_runs
 from mesh.home import mesh_home
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["age", "parser", "record", "run"]
 
@@ -23,6 +24,7 @@ _HEADING = {
     "httpPort": "HTTP PORT",
     "metricsPort": "METRICS PORT",
     "appPort": "APP PORT",
+    "actors": "ACTORS",
     "command": "COMMAND",
     "age": "AGE",
     "created": "CREATED",
@@ -50,11 +52,15 @@ _DAPR_HEADING = {
 }
 _PATHS = ("runTemplatePath", "appLogPath", "daprdLogPath")
 _SHORT, _SHORT_PATH = 40, 28
+_ANSWER_WITHIN = 1.0
 
 
 def parser() -> Parser:
     """Describe the command line."""
-    made = Parser("mesh list", description="List the applications and gateways that run.")
+    made = Parser(
+        "mesh list",
+        description="List the applications and gateways that run, and the types of actors of each: TYPE:ACTIVE.",
+    )
     add_output_option(made)
     made.add_argument("-A", "--all-namespaces", action="store_true", help="all of this user, as without it")
     return made
@@ -63,7 +69,11 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     output = parser().parse(words).output
-    records = [record(each) for each in list_runs(mesh_home(os.environ))]
+    runs = list_runs(mesh_home(os.environ))
+    records: list[dict[str, Any]] = [record(each) for each in runs]
+    if not as_dapr():
+        told = metadata(runs, _ANSWER_WITHIN)
+        records = [{**each, "actors": _actors(about)} for each, about in zip(records, told, strict=True)]
     if output == "table":
         if not records and as_dapr():
             show("No Dapr instances found.")
@@ -71,11 +81,15 @@ def run(words: Sequence[str]) -> int:
         if not records:
             note("nothing runs; start an application with: mesh run --app-id NAME -- COMMAND")
             return 0
-        records = [{**each, "command": _short(str(each["command"]))} for each in records]
+        records = [
+            {**each, "command": _short(str(each["command"])), "actors": _counts(each.get("actors"))} for each in records
+        ]
         if sys.stdout.isatty():  # Scripts get the whole paths.
             records = [{**each, **{key: _short_path(str(each[key])) for key in _PATHS}} for each in records]
     # Columns that are empty everywhere only take the width of others; scripts count those of dapr.
-    shown = {key: title for key, title in _HEADING.items() if any(each[key] not in ("", 0) for each in records)}
+    shown = {
+        key: title for key, title in _HEADING.items() if any(each.get(key) not in ("", 0, None) for each in records)
+    }
     show_records(records, output, _DAPR_HEADING if as_dapr() else shown)
     return 0
 
@@ -103,6 +117,16 @@ def record(each: Run) -> dict[str, str | int | bool]:
         "daprdLogPath": labels.get("daprdLogPath", ""),
         "runTemplateName": labels.get("runTemplateName", ""),
     }
+
+
+def _actors(told: Mapping[str, Any] | str) -> object:
+    """Give the types of actors that an application hosts, and how many are active; None where that is not known."""
+    return None if isinstance(told, str) else told.get("actors", [])
+
+
+def _counts(actors: Sequence[Mapping[str, object]] | None) -> str:
+    """Write them without blanks, so that programs can count columns."""
+    return ",".join(f"{each['type']}:{each['count']}" for each in actors or ())
 
 
 def age(seconds: float) -> str:

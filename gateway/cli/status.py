@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.backbone import embedded_status
-from gateway.cli.client import GatewayUnreachableError, request
+from gateway.cli.client import metadata
 from gateway.cli.parsing import Parser
 from gateway.cli.terminal import add_output_option, show, show_document
 from gateway.config import DEFAULT_BACKBONE
-from gateway.runs import Run, list_runs
+from gateway.runs import list_runs
 from mesh.home import mesh_home
 from mesh.urls import without_credentials
 
@@ -31,7 +29,8 @@ _MOST_CLOSED = 10
 def parser() -> Parser:
     """Describe the command line."""
     made = Parser(
-        "mesh status", description="Show the backbone, where its data is, and what of the applications is not well."
+        "mesh status",
+        description="Show the backbone, where its data is, what of the applications is not well, and their actors.",
     )
     add_output_option(made)
     return made
@@ -64,6 +63,7 @@ def run(words: Sequence[str]) -> int:
 def _facts(environ: Mapping[str, str]) -> dict[str, Any]:
     home = mesh_home(environ)
     runs = list_runs(home)
+    apps = zip(runs, metadata(runs, _ANSWER_WITHIN), strict=True)
     backbone = environ.get("MESH_BACKBONE") or DEFAULT_BACKBONE
     facts: dict[str, Any] = {
         "backbone": without_credentials(backbone),
@@ -74,7 +74,7 @@ def _facts(environ: Mapping[str, str]) -> dict[str, Any]:
         "dataDirectory": None,
         "dataBytes": None,
         "gateways": len(runs),
-        "apps": [{"appId": each.app_id, "daprdPid": each.pid, **_told(each)} for each in runs],
+        "apps": [{"appId": each.app_id, "daprdPid": each.pid, **_told(told)} for each, told in apps],
     }
     if backbone.partition(":")[0] == "embedded":
         server = embedded_status(home)
@@ -89,17 +89,11 @@ def _facts(environ: Mapping[str, str]) -> dict[str, Any]:
     return facts
 
 
-def _told(run: Run) -> dict[str, object]:
-    """Ask a gateway what is not well; with the reason if it does not tell."""
-    try:
-        status, body = request(run, "GET", "/v1.0/metadata", timeout=_ANSWER_WITHIN)
-        if status == HTTPStatus.OK:
-            told = json.loads(body)
-            return {name: told.get(name, []) for name in ("conditions", "circuitBreakers", "backlogs")}
-        advice = "; is DAPR_API_TOKEN set right?" if status == HTTPStatus.UNAUTHORIZED else ""
-        return {"conditions": None, "reason": f"GET metadata was answered with {status}{advice}"}
-    except (GatewayUnreachableError, TimeoutError, ValueError) as error:
-        return {"conditions": None, "reason": str(error) or type(error).__name__}
+def _told(told: Mapping[str, Any] | str) -> dict[str, object]:
+    """Give what is told of a gateway, or why it is not known."""
+    if isinstance(told, str):
+        return {"conditions": None, "reason": told}
+    return {name: told.get(name, []) for name in ("conditions", "circuitBreakers", "backlogs", "actors")}
 
 
 def _lines(app: Mapping[str, Any]) -> list[str]:
@@ -121,7 +115,9 @@ def _lines(app: Mapping[str, Any]) -> list[str]:
             parts.append(each["state"])
         lines.append(f"{each['target']}: {'; '.join(parts)}")
     backlogs = map(_backlog, filter(_is_told, app.get("backlogs", ())))
-    return [*(lines or ["well"]), *_closed(app.get("circuitBreakers", ())), *backlogs]
+    hosted = [f"{each['type']} ({each['count']} active)" for each in app.get("actors", ())]
+    actors = [f"hosts actors: {', '.join(hosted)}"] if hosted else []
+    return [*(lines or ["well"]), *actors, *_closed(app.get("circuitBreakers", ())), *backlogs]
 
 
 def _closed(breakers: Sequence[Mapping[str, str]]) -> list[str]:

@@ -11,7 +11,7 @@ import orjson
 from gateway.errors import APIError, bad_request, malformed
 from gateway.http.response import Answered, Response, json_response, no_content, passed_on
 from gateway.routes.failure_policy import read_policy
-from gateway.routes.request import deadline_of, fields, read_body, read_json, text_map
+from gateway.routes.request import deadline_of, fields, members, read_body, read_json, text_map
 from gateway.routes.route import WRITE, Asked, Route
 from mesh.actors.host import TurnAnswer
 from mesh.blocks.actors import (
@@ -78,11 +78,11 @@ async def transact(asked: Asked) -> Answered:
 
 
 def _item(operation: object) -> Item:
-    members = fields(operation, "an operation")
-    kind = members.get("operation")
+    given = fields(operation, "an operation")
+    kind = given.get("operation")
     if kind not in ("upsert", "delete"):
         raise APIError(400, "ERR_NOT_SUPPORTED_STATE_OPERATION", f"operation type {kind} not supported")
-    request = fields(members.get("request"), "request")
+    request = fields(given.get("request"), "request")
     key = request.get("key")
     if not isinstance(key, str) or not key:
         raise malformed("'key' is required and must be a string that is not empty")
@@ -152,13 +152,12 @@ async def delete_reminder(asked: Asked) -> Answered:
 
 
 async def _members(asked: Asked) -> Mapping[str, object]:
-    """Read the members; names may be written with underscores."""
     body = await read_json(asked.request)
-    return {name.replace("_", ""): value for name, value in fields({} if body is None else body, "the body").items()}
+    return members({} if body is None else body, "the body")
 
 
-def _text(members: Mapping[str, object], name: str) -> str:
-    value = members.get(name.lower())
+def _text(given: Mapping[str, object], name: str) -> str:
+    value = given.get(name.lower())
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -166,8 +165,8 @@ def _text(members: Mapping[str, object], name: str) -> str:
     return value
 
 
-def _data(members: Mapping[str, object]) -> bytes:
-    return _json(members["data"], "data") if "data" in members else b""
+def _data(given: Mapping[str, object]) -> bytes:
+    return _json(given["data"], "data") if "data" in given else b""
 
 
 def _json(value: object, what: str) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.errors import malformed
-from gateway.routes.request import fields
+from gateway.routes.request import fields, members
 from mesh.blocks.job_record import DEFAULT_POLICY, MAX_RETRIES, Policed
 from mesh.values import parse_duration, parse_whole
 
@@ -22,7 +22,7 @@ def read_policy(value: object) -> Policed:
     """Read what stands in JSON; raises ``APIError`` that names the member."""
     if value is None:
         return DEFAULT_POLICY
-    policy = fields(value, "failurePolicy")
+    policy = members(value, "failurePolicy")
     drop, constant = policy.get("drop"), policy.get("constant")
     if drop is not None and constant is not None:
         raise malformed("failurePolicy is either drop or constant")
@@ -31,8 +31,8 @@ def read_policy(value: object) -> Policed:
         return Policed(drop=True)
     if constant is None:
         return DEFAULT_POLICY
-    members = {name.replace("_", ""): each for name, each in fields(constant, "failurePolicy.constant").items()}
-    interval, retries = members.get("interval"), members.get("maxretries")
+    given = members(constant, "failurePolicy.constant")
+    interval, retries = given.get("interval"), given.get("maxretries")
     try:
         if interval is not None and not (isinstance(interval, str) and interval.endswith("s")):
             raise ValueError("it is written as 3s or 0.5s")

@@ -19,7 +19,7 @@ import orjson
 from gateway.errors import ERRORS, APIError, bad_request, malformed, told
 from gateway.http.response import Answered, json_response, no_content
 from gateway.routes.failure_policy import NANOSECONDS, policy_of, read_policy, read_whole
-from gateway.routes.request import deadline_of, fields, query_of, read_body
+from gateway.routes.request import deadline_of, members, query_of, read_body
 from gateway.routes.route import Asked, Asking, Route
 from gateway.routes.rpc import RPC, Called
 from mesh.blocks.job_record import MAX_PAGE, Job, Named, Page, Policed, Registered, Schedule, Wanted
@@ -46,20 +46,20 @@ JSON_TYPE = "type.googleapis.com/google.protobuf.Value"
 async def schedule(asked: Asked) -> Answered:
     """Keep a job, until the application has been told of it."""
     body = await read_body(asked.request)
-    members = _members(body)
-    if members.get("name"):
+    given = _members(body)
+    if given.get("name"):
         raise _refused(asked, "JOB_NAME_IN_BODY")
-    overwrite = members.get("overwrite")
+    overwrite = given.get("overwrite")
     if not isinstance(overwrite, bool | None):
         raise malformed("overwrite must be a boolean")
     job = Job(
         _name(asked, asked.text(0)),
-        _text(members, "schedule"),
-        read_whole(members.get("repeats"), "repeats", MAX_UINT32),
-        _text(members, "dueTime"),
-        _text(members, "ttl"),
+        _text(given, "schedule"),
+        read_whole(given.get("repeats"), "repeats", MAX_UINT32),
+        _text(given, "dueTime"),
+        _text(given, "ttl"),
         _data(body),
-        policy=read_policy(members.get("failurepolicy")),
+        policy=read_policy(given.get("failurepolicy")),
     )
     await _schedule(asked, job, overwrite=bool(overwrite))
     return no_content()
@@ -107,20 +107,19 @@ def _members(body: bytes) -> Mapping[str, object]:
         found = orjson.loads(body) if body.strip() else None
     except orjson.JSONDecodeError as error:
         raise malformed(error) from None
-    members = fields({} if found is None else found, "the body")
-    return {name.replace("_", ""): value for name, value in members.items()}
+    return members({} if found is None else found, "the body")
 
 
 def _data(body: bytes) -> bytes | None:
     """Take the data as they are written: a number that is longer than others stays as long."""
-    if not body.strip():
+    if body.strip() in (b"", b"null"):
         return None
     raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get("data")
     return None if raw is None else bytes(raw)
 
 
-def _text(members: Mapping[str, object], name: str) -> str | None:
-    value = members.get(name.lower())
+def _text(given: Mapping[str, object], name: str) -> str | None:
+    value = given.get(name.lower())
     if value is None or isinstance(value, str):
         return value
     raise malformed(f"{name} must be a string")

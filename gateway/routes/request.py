@@ -25,6 +25,7 @@ __all__ = [
     "go_ahead",
     "header",
     "in_time",
+    "members",
     "metadata_of",
     "query_of",
     "read_body",
@@ -202,6 +203,15 @@ def fields(value: object, what: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise errors.malformed(f"{what} must be an object")
     return {str(name).lower(): member for name, member in value.items()}
+
+
+def members(value: object, what: str) -> dict[str, object]:
+    """Take the members of a message in JSON: their names may be written with underscores, and in any case.
+
+    Raises:
+        APIError: It is no object.
+    """
+    return {name.replace("_", ""): member for name, member in fields(value, what).items()}
 
 
 def text_map(value: object, what: str) -> Mapping[str, str]:

@@ -109,6 +109,18 @@ MISSING = error("ERR_ACTOR_INSTANCE_MISSING", "actor instance is missing")
         400,
         error("ERR_MALFORMED_REQUEST"),
     ),
+    Case(
+        "reminder-policy-of-nothing",
+        ("POST", f"{R}/r", None, {"dueTime": "1h", "failurePolicy": {"constant": False}}),
+        400,
+        error("ERR_MALFORMED_REQUEST", "failed deserializing HTTP body: failurePolicy.constant must be an object"),
+    ),
+    Case(
+        "reminder-policy-with-underscores",
+        ("POST", f"{R}/r", None, {"dueTime": "1h", "failure_policy": {"constant": {"max_retries": -1}}}),
+        400,
+        error("ERR_MALFORMED_REQUEST", matches(lambda text: "failurePolicy.constant.maxRetries" in text)),
+    ),
     Case("reminder-days", ("POST", f"{R}/r", None, {"period": "P1D"}), 500, BAD_REMINDER),
     Case("timer-none-to-delete", ("DELETE", f"{ACTORS}/thing/none/timers/none"), 204, b""),
     Case("timer-of-none", ("POST", f"{ACTORS}/thing/none/timers/t", None, {"dueTime": "1s"}), 500, BAD_TIMER),

@@ -109,6 +109,13 @@ MALFORMED = error("ERR_MALFORMED_REQUEST")
     Case("the longest name", post(LATER, "n" * 256), 204),
     Case("no schedule", post({}), 400, EMPTY),
     Case("nothing at all", post(b""), 400, EMPTY),
+    Case("null", post(b" null "), 400, EMPTY),
+    Case(
+        "a policy's number below none",
+        post({**LATER, "failurePolicy": {"constant": {"maxRetries": -1}}}),
+        400,
+        error("ERR_MALFORMED_REQUEST", matches(lambda text: "failurePolicy.constant.maxRetries" in text)),
+    ),
     Case("texts that are empty", post({"schedule": "", "dueTime": ""}), 400, EMPTY),
     Case("a name in the body too", post({**LATER, "name": "x"}), 400, IN_BODY),
     Case("an empty name", ("POST", "/v1.0/jobs/%20", None, LATER), 400, NO_NAME),

@@ -221,6 +221,8 @@ def test_list_has_the_members_of_dapr(
         as_dapr = capsys.readouterr().out.splitlines()[0]
     assert entry.pop("age") == "0s"
     assert entry.pop("created").startswith("20")
+    assert "actors" in entry
+    del entry["actors"]
     assert entry == {
         "appId": "nodeapp",
         "httpPort": 3500,
@@ -246,6 +248,29 @@ def test_list_has_the_members_of_dapr(
     ]
     assert table[1].startswith("nodeapp")
     assert "RUN TEMPLATE" not in table[0]
+
+
+def test_actors_of_what_runs(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lists have them before the columns that programs count from the end; those of dapr have none."""
+    actors = [{"type": "cart", "count": 3}, {"type": "user", "count": 0}]
+    with _gateway(home, "shop") as gateway:
+        gateway.status, gateway.body = 200, json.dumps({"id": "shop", "actors": actors}).encode()
+        assert main(["list", "-o", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["actors"] == actors
+        assert main(["list"]) == 0
+        heading, line = capsys.readouterr().out.splitlines()
+        assert line[heading.index("ACTORS") :].split()[0] == "cart:3,user:0"
+        assert heading.endswith("GATEWAY PID")
+        assert main(["status"]) == 0
+        assert "hosts actors: cart (3 active), user (0 active)" in capsys.readouterr().out
+        assert main(["status", "-o", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["apps"][0]["actors"] == actors
+        gateway.status = 401
+        assert main(["list", "-o", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["actors"] is None
+        monkeypatch.setenv("MESH_OUTPUT", "dapr")
+        assert main(["list", "-o", "json"]) == 0
+        assert "actors" not in json.loads(capsys.readouterr().out)[0]
 
 
 @pytest.mark.parametrize(
@@ -724,6 +749,7 @@ def test_completion_in_bash_offers_commands_and_options(tmp_path: Path, capsys: 
     assert offered("mesh", "invoke", "--me") == ["--method"]
     assert "--app-id" in offered("mesh", "run", "--app-")
     assert offered("mesh", "component", "n") == ["new"]
+    assert offered("mesh", "actors", "s") == ["show"]
 
 
 def test_app_ids_for_completion(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
