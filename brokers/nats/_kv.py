@@ -123,7 +123,8 @@ class NatsKeyValue:
         try:
             if len(messages) == 1:
                 subject, value, headers = messages[0]
-                await self._connection.store(subject, value, {**headers, "Nats-Msg-Id": f"{self._id}{next(self._numbers)}"})
+                headers = {**headers, "Nats-Msg-Id": f"{self._id}{next(self._numbers)}"}
+                await self._connection.store(subject, value, headers)
                 return
             batch = secrets.token_hex(12)
             for number, (subject, value, told) in enumerate(messages, 1):
