@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import secrets
 import time
@@ -41,6 +42,7 @@ class NatsKeyValue:
         self._connection = connection
         self._stream = f"KV_{bucket}"
         self._prefix = f"$KV.{bucket}."
+        self._id, self._numbers = f"{secrets.token_hex(12)}-", itertools.count()
         self._scanner = Scanner(connection, self._stream, self._read_subject)
 
     def _subject(self, key: str) -> str:
@@ -97,7 +99,8 @@ class NatsKeyValue:
                 raise StateLimitError(f"the value of key {operation.key!r} is over the limit of {limit} bytes")
         if not operations:
             return
-        operations = _folded(operations)
+        if len(operations) > 1:
+            operations = _folded(operations)
         try:
             await self._write(operations)
         except ConflictError:
@@ -120,7 +123,8 @@ class NatsKeyValue:
         try:
             if len(messages) == 1:
                 subject, value, headers = messages[0]
-                await self._connection.store(subject, value, {**headers, "Nats-Msg-Id": secrets.token_hex(12)})
+                headers = {**headers, "Nats-Msg-Id": f"{self._id}{next(self._numbers)}"}
+                await self._connection.store(subject, value, headers)
                 return
             batch = secrets.token_hex(12)
             for number, (subject, value, told) in enumerate(messages, 1):

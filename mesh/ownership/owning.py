@@ -42,9 +42,12 @@ class Keeper(Protocol):
         """End at once: it may be another's by now, and what is still written for it will be refused."""
 
 
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+
+
 def boot_clock() -> float:
     """Give the seconds since the machine started, with those that it slept."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
 def table_key(kind: str) -> str:

@@ -10,8 +10,9 @@ import time
 import pytest
 
 from mesh.broker import Broker, KeyValue, KeyValueProvider, Write
-from mesh.errors import ConflictError, StateError
-from tests.support.contract import no_tasks_besides
+from mesh.errors import ConflictError, InvalidEtagError, StateError
+from mesh.store import Item, KeyValueStateStore
+from tests.support.contract import came_to, no_tasks_besides
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.requires("key_value")
@@ -125,6 +126,33 @@ async def test_one_of_many_wins(store: KeyValue) -> None:
         claims = [tasks.create_task(claim(number)) for number in range(30)]
     [winner] = [task.result() for task in claims if task.result() is not None]
     assert await value(store, "lock") == b"%d" % winner
+
+
+async def test_writes_at_once_are_each_for_itself(store: KeyValue) -> None:
+    """However they go to the server, one that conflicts takes no other along."""
+    await put(store, "there", b"0")
+    names = [f"k{number}" if number % 3 else "there" for number in range(60)]
+    writes = [Write(name, b"%d" % number, expected=0) for number, name in enumerate(names)]
+    done = await came_to(store, writes)
+    assert [isinstance(each, ConflictError) for each in done] == [name == "there" for name in names]
+    assert await value(store, "there") == b"0"
+    assert [await value(store, each.key) for each in writes if each.key != "there"] == [
+        each.value for each in writes if each.key != "there"
+    ]
+
+
+async def test_each_of_many_is_told_what_it_came_to(store: KeyValue) -> None:
+    revisions = [await put(store, f"k{number}", b"0") for number in range(3)]
+    state = KeyValueStateStore(store)
+    items = [Item(f"k{number}", None, str(revision)) for number, revision in enumerate(revisions)]
+    items += [Item(f"n{number}", b"%d" % number) for number in range(120)]
+    items += [Item("k1x", None, "7"), Item("bad", b"", "no revision")]
+    items[1] = Item("k1", b"1", str(revisions[1] + 99))
+    done = await state.save_each(items)
+    failed = {item.key: type(each) for item, each in zip(items, done, strict=True) if each is not None}
+    assert failed == {"k1": ConflictError, "k1x": ConflictError, "bad": InvalidEtagError}
+    found = [await value(store, key) for key in ("k0", "k1", "k2", "n0", "n119")]
+    assert found == [None, b"0", None, b"0", b"119"]
 
 
 async def test_counter_loses_no_increment(store: KeyValue) -> None:

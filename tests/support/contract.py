@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from mesh import address
 from mesh.address import Address
-from mesh.broker import Broker, Delivery, Message, SubscribeOptions, Topology
+from mesh.broker import Broker, Delivery, KeyValue, Message, SubscribeOptions, Topology, Write
+from mesh.errors import MeshError
 from tests.support.backends import Backend
 from tests.support.eventually import PATIENCE, eventually
 
-__all__ = ["Inbox", "Place", "no_tasks_besides", "text"]
+__all__ = ["Inbox", "Place", "came_to", "no_tasks_besides", "text"]
 
 _numbers = itertools.count()
 
@@ -104,3 +105,18 @@ async def no_tasks_besides(before: set[asyncio.Task[object]]) -> None:
         assert not left, left
 
     await eventually(check)
+
+
+async def came_to(store: KeyValue, writes: Sequence[Write]) -> list[MeshError | None]:
+    """Write all at the same time, each for itself."""
+
+    async def write(each: Write) -> MeshError | None:
+        try:
+            await store.apply([each])
+        except MeshError as error:
+            return error
+        return None
+
+    async with asyncio.TaskGroup() as tasks:
+        writing = [tasks.create_task(write(each)) for each in writes]
+    return [each.result() for each in writing]

@@ -23,9 +23,15 @@ from brokers.redis._scripts import script
 from brokers.redis._topic_scripts import SPACE
 from mesh import address
 from mesh.address import Address, matches
-from mesh.broker import Delivery, Frame, Message, SubscribeOptions, Topology, Write
-from mesh.errors import BrokerUnavailableError, PublishRejectedError, StateError, TopologyMismatchError
-from tests.support.contract import Inbox, text
+from mesh.broker import Delivery, Entry, Frame, Message, SubscribeOptions, Topology, Write
+from mesh.errors import (
+    BrokerUnavailableError,
+    ConflictError,
+    PublishRejectedError,
+    StateError,
+    TopologyMismatchError,
+)
+from tests.support.contract import Inbox, came_to, text
 from tests.support.eventually import eventually
 from tests.support.redis_server import DURABLE, RedisServer, find_redis_server
 
@@ -469,11 +475,38 @@ async def test_a_write_that_is_repeated_is_done_once(place: Place) -> None:
         return await real(command, repeat=repeat)
 
     commands.execute = twice  # type: ignore[method-assign,assignment]
-    await store.apply([Write("a", b"1", expected=0)])
+    await store.apply([Write("a", b"1", expected=0), Write("b", b"2", expected=0)])
     commands.execute = real  # type: ignore[method-assign]
-    entry = await store.get("a")
-    assert entry is not None
-    assert (entry.value, entry.revision) == (b"1", 1)
+    assert await store.get_many(["a", "b"]) == [Entry(b"1", 1), Entry(b"2", 2)]
+
+
+async def test_writes_that_went_together_and_lost_their_answer_are_done_once(place: Place) -> None:
+    """Each has what it came to, told once more by the server."""
+    broker = await place.node()
+    store = await broker.key_value("s")
+    await store.apply([Write("there", b"0")])
+    real = broker._commands.post
+
+    def unanswered(command: tuple[str | bytes | int, ...]) -> None:
+        assert real(command) is not None
+
+    broker._commands.post = unanswered  # type: ignore[method-assign]
+    writes = [Write("a", b"1", expected=0), Write("there", b"1", expected=0), Write("b", b"2", expected=0)]
+    done = await came_to(store, writes)
+    assert [type(each) for each in done] == [type(None), ConflictError, type(None)]
+    assert await store.get_many(["there", "a", "b"]) == [Entry(b"0", 1), Entry(b"1", 2), Entry(b"2", 3)]
+
+
+async def test_a_write_that_fails_fails_alone(place: Place) -> None:
+    broker = await place.node()
+    store = await broker.key_value("s")
+    await place.ask(broker, "SET", "mesh.kv:s:another", "x")
+    writes = [Write("a", b"1"), Write("another", b"1", expected=5), Write("b", b"2")]
+    done = await came_to(store, writes)
+    assert [type(each) for each in done] == [type(None), StateError, type(None)]
+    assert "WRONGTYPE" in str(done[1])
+    assert [None if each is None else type(each) for each in await store.apply_each(writes)] == [None, StateError, None]
+    assert [found and found.value for found in await store.get_many(["a", "b"])] == [b"1", b"2"]
 
 
 # What is relied upon
