@@ -256,8 +256,9 @@ async def _do(do: Callable[[GatewayProcess], Awaitable[object]], instance: Gatew
 
 async def test_calls_while_the_broker_restarts(site: Site, figures: Figures) -> None:
     """In good order, and by SIGKILL: what was lost on the way is asked for."""
-    fault = "the broker restarts, and is killed"
-    async with called(site, figures, fault=fault, timeout_seconds=OUTAGE_TIMEOUT_SECONDS):
+    async with called(
+        site, figures, fault="the broker restarts, and is killed", timeout_seconds=OUTAGE_TIMEOUT_SECONDS
+    ):
         await site.backend.restart(kill=False)
         await asyncio.sleep(1.0)
         await site.backend.restart(kill=True)
