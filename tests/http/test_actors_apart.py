@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 
 from tests.http.actor_app import ACTORS, ActorApp, call
@@ -17,6 +18,7 @@ from tests.support.eventually import eventually
 from tests.support.gateways import MeshHome
 from tests.support.processes import free_port
 
+pytestmark = pytest.mark.costly
 IDS = [str(number) for number in range(24)]
 
 
