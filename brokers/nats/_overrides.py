@@ -62,6 +62,10 @@ class NatsClient(Client):
             self.abort()
             self._transport = None  # After a handshake that failed, the wait for its end has none.
             raise
+        except RuntimeError as error:  # uvloop's for a socket that is closed; it would end the reconnecting for ever.
+            self.abort()
+            self._transport = None
+            raise ConnectionResetError(str(error)) from error
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
         """Send a PING after what waits to be sent; the client's own overtakes it, so that it flushes nothing."""

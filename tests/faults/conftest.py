@@ -22,12 +22,13 @@ from tests.support.mesh import AppProcess, GatewayProcess, running_below
 from tests.support.nats import NatsServer, find_nats_server
 
 SERVERS = ("nats", "redis", "rabbitmq", "kafka")
+REPORTING = "MESH_FAULT_REPORT" in os.environ
 _numbers = itertools.count()
 
 
 def portion(count: int) -> int:
     """Give how many events a test takes: all for the report, a third of them to see that it works."""
-    return count if "MESH_FAULT_REPORT" in os.environ else count // 3
+    return count if REPORTING else count // 3
 
 
 class Figures:
@@ -61,7 +62,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = metafunc.config.getoption("--broker") or SERVERS
     if unknown := set(chosen) - set(BACKENDS):
         raise pytest.UsageError(f"--broker {', '.join(unknown)}: use one of {', '.join(BACKENDS)}")
-    metafunc.parametrize("server_name", [name for name in SERVERS if name in chosen], scope="session")
+    usual = SERVERS if REPORTING else getattr(metafunc.module, "ORDINARY", SERVERS)
+    metafunc.parametrize("server_name", [name for name in usual if name in chosen], scope="session")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

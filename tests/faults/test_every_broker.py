@@ -20,7 +20,7 @@ import pytest
 from mesh.broker import SubscribeOptions
 from mesh.calls.asking import MARGIN
 from mesh.calls.exchange import ASK_AFTER
-from tests.faults.conftest import Figures, Site, everything_arrives, portion
+from tests.faults.conftest import REPORTING, Figures, Site, everything_arrives, portion
 from tests.support.eventually import eventually
 from tests.support.load import Calling, Publishing
 from tests.support.mesh import AppProcess, GatewayProcess
@@ -31,10 +31,10 @@ KILL_AT = (portion(1_200), portion(2_600))
 SEVERAL = portion(2_000)
 CUTS = 6
 PATIENCE = SubscribeOptions("").ack_wait
-CALL_RATE = 100.0
+CALL_RATE = 100.0 if REPORTING else 40.0  # A second. More take a processor for as long as a broker takes to start.
 # Seconds until instances vouch for each other: of an earlier call they cannot say that nobody took it.
 VOUCHED_AFTER = MARGIN * ASK_AFTER + 1.0
-CALLS = portion(1_200)
+CALLS = int(CALL_RATE * (12 if REPORTING else 4))
 # A call outlasts an outage that is shorter than its deadline. Two starts of a server took 45 s on a busy machine.
 OUTAGE_TIMEOUT_SECONDS = 150.0
 MAY_FAIL = {("kafka", "the broker restarts, and is killed"): 40}  # What was in flight.

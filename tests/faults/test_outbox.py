@@ -32,7 +32,7 @@ spec:
 """
 FILE = "    - {name: connectionString, value: %s}\n"
 ORDERS = [{"pubsubname": "pubsub", "topic": "orders", "route": "/events/orders"}]
-WRITERS = 8
+WRITERS = 4  # More take both processors for as long as a gateway takes to start.
 BETWEEN_KILLS = portion(300)
 KILLS = portion(6)
 

@@ -21,6 +21,7 @@ from tests.support.eventually import eventually
 from tests.support.gateways import MeshHome
 from tests.support.processes import free_port
 
+pytestmark = pytest.mark.costly
 IDS = [str(number) for number in range(24)]
 
 

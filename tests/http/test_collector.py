@@ -16,7 +16,7 @@ from tests.support.eventually import eventually
 from tests.support.otel_collector_server import OTelCollector, needs_otel_collector, strings
 
 grpc.aio.init_grpc_aio()
-pytestmark = pytest.mark.usefixtures("collector_there")
+pytestmark = [pytest.mark.usefixtures("collector_there"), pytest.mark.costly]
 PROTOCOLS = ("grpc", "http")
 TOKEN = "t0ken-of-the-collector"
 

@@ -111,6 +111,7 @@ async def test_two_equal_subscriptions(nats: Backbone, tmp_path: Path, app: App)
 @pytest.mark.parametrize(
     ("status", "ends"), [(404, True), (405, True), (501, True), (500, False), (503, False), (204, False)]
 )
+@pytest.mark.costly
 async def test_an_application_that_does_not_know_of_it(
     nats: Backbone, tmp_path: Path, app: App, caplog: pytest.LogCaptureFixture, status: int, ends: bool
 ) -> None:
@@ -269,6 +270,7 @@ async def test_keys_of_any_text(nats: Backbone, tmp_path: Path, app: App) -> Non
             assert told(got, subscription, 'b /"ä') == item("1")
 
 
+@pytest.mark.costly
 async def test_many_restarts_under_changes(nats: Backbone, tmp_path: Path, app: App) -> None:
     """The last value is told each time, and none twice."""
     async with writer(nats, tmp_path) as other:

@@ -147,6 +147,7 @@ async def test_a_bad_file_keeps_what_it_held(
         (component("a", MEMORY) + component("a", MEMORY), "a Component named 'a' stands already in"),
     ],
 )
+@pytest.mark.costly
 async def test_a_bad_component_keeps_the_one_before(
     bad: str, why: str, files: Files, memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -351,6 +352,7 @@ def subscription(name: str = "s", **changed: Any) -> str:
     return yaml("Subscription", name, SUBSCRIPTION | changed, version="v2alpha1")
 
 
+@pytest.mark.costly
 async def test_subscriptions_come_change_and_go(files: Files, backbone: Backbone, tmp_path: Path) -> None:
     """No event is lost meanwhile, and those of other topics are not disturbed."""
     async with App() as app, running(files, backbone, tmp_path, app=app) as node:
@@ -614,6 +616,7 @@ async def test_a_half_written_file_is_waited_for(
         assert not [record for record in caplog.records if "kept as they were" in record.getMessage()]
 
 
+@pytest.mark.costly
 async def test_a_client_may_stay_connected(files: Files, memory: Backbone, tmp_path: Path) -> None:
     """Requests under way when a component is replaced, one after the other on one connection: none fails."""
     files.write(a=sqlite("a", tmp_path / "one.db"))
