@@ -325,3 +325,32 @@ def test_call_on_a_socket_that_just_died_is_made_on_the_next(tmp_path: Path) -> 
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+
+
+@needs_server
+def test_a_new_socket_that_died_at_once_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop raises what the client does not expect of a socket: its reconnecting would end there, for ever."""
+    informed = NatsClient._process_info
+    attempts: list[object] = []
+
+    async def dies_at_first(client: NatsClient, info: dict[str, object], initial_connection: bool = False) -> None:
+        await informed(client, info, initial_connection)
+        if initial_connection:
+            attempts.append(info)
+        if attempts == [info]:
+            client.abort()
+            await asyncio.sleep(0.01)
+
+    async def run() -> None:
+        async with NatsServer(tmp_path) as server:
+            connection = await connect(server.port)
+            monkeypatch.setattr(NatsClient, "_process_info", dies_at_first)
+            connection.client.abort()
+            async with asyncio.timeout(PATIENCE):
+                while connection.reconnects == 0:
+                    await asyncio.sleep(0.01)
+            assert len(attempts) >= 2
+            await connection.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
