@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MAX_MEMBERS", "Waiting"]
+__all__ = ["MAX_ASK_AGAIN", "MAX_MEMBERS", "Waiting"]
 
 MAX_MEMBERS = 1024
 MAX_ASK_AGAIN = 10.0
