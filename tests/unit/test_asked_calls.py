@@ -84,7 +84,8 @@ async def test_few_calls_are_asked_about_until_somebody_tells(mesh: Mesh) -> Non
             tasks.create_task(caller.request(APP, Message({}, body), soon(30.0)))
         await eventually(lambda: _assert(len(asked) >= 2))
         in_vain = len(asked)
-        assert (set(counts()), len(times())) == ({MAX_CALLS}, in_vain)
+        assert len(times()) == in_vain, "one frame at a time"
+        assert max(counts()) <= MAX_CALLS
         telling.loses = lambda to, message: False
         await eventually(lambda: _assert(sum(counts()[in_vain:]) >= len(bodies)))
         go.set()
