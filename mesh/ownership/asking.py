@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote
-from weakref import WeakValueDictionary
 
 from mesh import address
 from mesh.broker import Broker, Frame, Message
@@ -116,7 +115,7 @@ class Owners:
         self._reading: dict[str, asyncio.Lock] = {}
         self._numbers = itertools.count()
         self._watch = Watch(self.table)
-        self._single: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._singles: dict[str, asyncio.Event] = {}  # What is set when each is left.
 
     # At the owner
 
@@ -133,18 +132,27 @@ class Owners:
             self._wanted.set()
 
     @asynccontextmanager
-    async def single(self, kind: str, keeper: Keeper) -> AsyncIterator[None]:
+    async def single(self, kind: str, keeper: Keeper, ending: asyncio.Event) -> AsyncIterator[None]:
         """Host a kind of one partition while it is entered: what one node does at a time, of whatever application.
 
-        Nobody asks for it. Of several on this node one is entered after the other.
+        Nobody asks for it. Of several on this node one is entered after the other; one that is ending by then is
+        entered for nothing.
         """
-        lock = self._single.setdefault(kind, asyncio.Lock())
-        async with lock:
-            self._host(kind, keeper, ready=True, single=True)
+        while (other := self._singles.get(kind)) is not None and not ending.is_set():
+            await until_any(other, ending)
+        if ending.is_set():
+            yield
+            return
+        left = self._singles[kind] = asyncio.Event()
+        self._host(kind, keeper, ready=True, single=True)
+        try:
+            yield
+        finally:
             try:
-                yield
-            finally:
                 await self.leave(kind)
+            finally:
+                del self._singles[kind]
+                left.set()
 
     async def leave(self, kind: str) -> None:
         """Host a kind no longer: returns once all that was owned of it is handed over, or may be another's."""
