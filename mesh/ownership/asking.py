@@ -108,7 +108,7 @@ class Owners:
         self._news = address.owners(caller.namespace)
         self._owning = Owning(records, caller.app_id, node, self._tell, boot_clock)
         self._answers: dict[str, Answer] = {}
-        self._hosting: dict[str, tuple[Keeper, bool, bool]] = {}
+        self._hosting: dict[str, tuple[Keeper, bool, bool, bool]] = {}
         self._wanted, self._serves, self._proven = asyncio.Event(), False, True
         self._ending = asyncio.Event()
         self._known: Recent[str, _Known] = Recent(MAX_KINDS, lambda _: False)
@@ -122,21 +122,22 @@ class Owners:
     def host(self, kind: str, keeper: Keeper, answer: Answer, *, ready: bool = True) -> None:
         """Host a kind; again to say whether it is ready, or only takes what nobody else is ready for."""
         self._answers[kind] = answer
-        self._host(kind, keeper, ready, single=False)
+        self._host(kind, keeper, ready)
 
-    def _host(self, kind: str, keeper: Keeper, ready: bool, *, single: bool) -> None:
-        self._hosting[kind] = keeper, ready, single
+    def _host(self, kind: str, keeper: Keeper, ready: bool, *, single: bool = False, lasts: bool = True) -> None:
+        self._hosting[kind] = keeper, ready, single, lasts
         if self._serves:
             self._stand(kind)
         else:
             self._wanted.set()
 
     @asynccontextmanager
-    async def single(self, kind: str, keeper: Keeper, ending: asyncio.Event) -> AsyncIterator[None]:
+    async def single(self, kind: str, keeper: Keeper, ending: asyncio.Event, *, lasts: bool) -> AsyncIterator[None]:
         """Host a kind of one partition while it is entered: what one node does at a time, of whatever application.
 
         Nobody asks for it. Of several on this node one is entered after the other; one that is ending by then is
-        entered for nothing.
+        entered for nothing. What keeps epochs elsewhere, as timers do in their fences, has to last; what is often there
+        for a while only, as a shard of a stream, leaves nothing behind.
         """
         while (other := self._singles.get(kind)) is not None and not ending.is_set():
             await until_any(other, ending)
@@ -144,7 +145,7 @@ class Owners:
             yield
             return
         left = self._singles[kind] = asyncio.Event()
-        self._host(kind, keeper, ready=True, single=True)
+        self._host(kind, keeper, ready=True, single=True, lasts=lasts)
         try:
             yield
         finally:
@@ -214,8 +215,8 @@ class Owners:
                 await until_any(self._ending, standing.ended if self._proven else standing.proven)
 
     def _stand(self, kind: str) -> None:
-        keeper, ready, single = self._hosting[kind]
-        self._owning.host(kind, keeper, ready=ready and self._proven, single=single)
+        keeper, ready, single, lasts = self._hosting[kind]
+        self._owning.host(kind, keeper, ready=ready and self._proven, single=single, lasts=lasts)
 
     async def _tell(self, kind: str) -> None:
         await tell(self._exchange, self._news, kind.encode())

@@ -46,7 +46,7 @@ async def in_turn(owners: Owners, key: str, work: Callable[[], Awaitable[None]],
         if not error.retryable:
             raise
         logger.warning("the turn for %s is waited for: %s", key, error)
-    async with owners.single(kind, turn, ending):
+    async with owners.single(kind, turn, ending, lasts=False):
         while True:
             await until_any(turn.given, ending)
             if ending.is_set() or await turn.done(work):
