@@ -353,6 +353,7 @@ class HTTPClient:
         self._host_field = f"Host: {name}" if port == default else f"Host: {name}:{port}"
         self._idle: deque[_Connection] = deque()  # The one that idles longest first.
         self._sweeping: asyncio.TimerHandle | None = None
+        self._closed = False
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -361,7 +362,8 @@ class HTTPClient:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Close what is idle; what is in use is closed by its user."""
+        """Close what is idle; what is in use is closed once its user gives it back."""
+        self._closed = True
         await self._tasks.__aexit__(None, None, None)
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -390,7 +392,7 @@ class HTTPClient:
 
     def _give_back(self, connection: _Connection) -> None:
         connection.end()
-        if not connection.usable or len(self._idle) >= MAX_IDLE:
+        if self._closed or not connection.usable or len(self._idle) >= MAX_IDLE:
             connection.close()
             return
         loop = asyncio.get_running_loop()
