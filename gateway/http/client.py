@@ -345,9 +345,7 @@ class HTTPClient:
             port: TCP port.
             tls: For ``https``.
         """
-        self._host = host
-        self._port = port
-        self._tls = tls
+        self._host, self._port, self._tls = host, port, tls
         default = 443 if tls is not None else 80
         name = f"[{host}]" if ":" in host else host
         self._host_field = f"Host: {name}" if port == default else f"Host: {name}:{port}"
