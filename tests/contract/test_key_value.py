@@ -372,6 +372,7 @@ async def test_writes_at_the_same_time_are_each_for_itself(store: KeyValue) -> N
     await asyncio.sleep(0)
     calls[0].cancel()
     assert await _outcomes(calls) == [None] * 150
+    assert not any(call.cancelled() for call in calls[1:])
     assert {f"k{number}" for number in range(1, 150)} <= set(await keys(store))
 
 
