@@ -185,7 +185,7 @@ class _Ticks:
             await self._ending.wait()
             await self.leave(ONLY)
             return
-        async with self._owners.single(self._kind, self):
+        async with self._owners.single(self._kind, self, self._ending, lasts=True):
             await self._ending.wait()
 
     def _sure(self, partition: int) -> bool:

@@ -345,14 +345,13 @@ class HTTPClient:
             port: TCP port.
             tls: For ``https``.
         """
-        self._host = host
-        self._port = port
-        self._tls = tls
+        self._host, self._port, self._tls = host, port, tls
         default = 443 if tls is not None else 80
         name = f"[{host}]" if ":" in host else host
         self._host_field = f"Host: {name}" if port == default else f"Host: {name}:{port}"
         self._idle: deque[_Connection] = deque()  # The one that idles longest first.
         self._sweeping: asyncio.TimerHandle | None = None
+        self._closed = False
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -361,7 +360,8 @@ class HTTPClient:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Close what is idle; what is in use is closed by its user."""
+        """Close what is idle; what is in use is closed once its user gives it back."""
+        self._closed = True
         await self._tasks.__aexit__(None, None, None)
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -390,7 +390,7 @@ class HTTPClient:
 
     def _give_back(self, connection: _Connection) -> None:
         connection.end()
-        if not connection.usable or len(self._idle) >= MAX_IDLE:
+        if self._closed or not connection.usable or len(self._idle) >= MAX_IDLE:
             connection.close()
             return
         loop = asyncio.get_running_loop()

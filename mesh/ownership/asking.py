@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote
-from weakref import WeakValueDictionary
 
 from mesh import address
 from mesh.broker import Broker, Frame, Message
@@ -110,42 +109,52 @@ class Owners:
         self._news = address.owners(caller.namespace)
         self._owning = Owning(records, caller.app_id, node, self._tell, boot_clock)
         self._answers: dict[str, Answer] = {}
-        self._hosting: dict[str, tuple[Keeper, bool, bool]] = {}
+        self._hosting: dict[str, tuple[Keeper, bool, bool, bool]] = {}
         self._wanted, self._serves, self._proven = asyncio.Event(), False, True
         self._ending = asyncio.Event()
         self._known: Recent[str, _Known] = Recent(MAX_KINDS, lambda _: False)
         self._reading: dict[str, asyncio.Lock] = {}
         self._numbers = itertools.count()
         self._watch = Watch(self.table, self._is_gone)
-        self._single: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._singles: dict[str, asyncio.Event] = {}  # What is set when each is left.
 
     # At the owner
 
     def host(self, kind: str, keeper: Keeper, answer: Answer, *, ready: bool = True) -> None:
         """Host a kind; again to say whether it is ready, or only takes what nobody else is ready for."""
         self._answers[kind] = answer
-        self._host(kind, keeper, ready, single=False)
+        self._host(kind, keeper, ready)
 
-    def _host(self, kind: str, keeper: Keeper, ready: bool, *, single: bool) -> None:
-        self._hosting[kind] = keeper, ready, single
+    def _host(self, kind: str, keeper: Keeper, ready: bool, *, single: bool = False, lasts: bool = True) -> None:
+        self._hosting[kind] = keeper, ready, single, lasts
         if self._serves:
             self._stand(kind)
         else:
             self._wanted.set()
 
     @asynccontextmanager
-    async def single(self, kind: str, keeper: Keeper) -> AsyncIterator[None]:
+    async def single(self, kind: str, keeper: Keeper, ending: asyncio.Event, *, lasts: bool) -> AsyncIterator[None]:
         """Host a kind of one partition while it is entered: what one node does at a time, of whatever application.
 
-        Nobody asks for it. Of several on this node one is entered after the other.
+        Nobody asks for it. Of several on this node one is entered after the other; one that is ending by then is
+        entered for nothing. What keeps epochs elsewhere, as timers do in their fences, has to last; what is often there
+        for a while only, as a shard of a stream, leaves nothing behind.
         """
-        lock = self._single.setdefault(kind, asyncio.Lock())
-        async with lock:
-            self._host(kind, keeper, ready=True, single=True)
+        while (other := self._singles.get(kind)) is not None and not ending.is_set():
+            await until_any(other, ending)
+        if ending.is_set():
+            yield
+            return
+        left = self._singles[kind] = asyncio.Event()
+        self._host(kind, keeper, ready=True, single=True, lasts=lasts)
+        try:
+            yield
+        finally:
             try:
-                yield
-            finally:
                 await self.leave(kind)
+            finally:
+                del self._singles[kind]
+                left.set()
 
     async def leave(self, kind: str) -> None:
         """Host a kind no longer: returns once all that was owned of it is handed over, or may be another's."""
@@ -207,8 +216,8 @@ class Owners:
                 await until_any(self._ending, standing.ended if self._proven else standing.proven)
 
     def _stand(self, kind: str) -> None:
-        keeper, ready, single = self._hosting[kind]
-        self._owning.host(kind, keeper, ready=ready and self._proven, single=single)
+        keeper, ready, single, lasts = self._hosting[kind]
+        self._owning.host(kind, keeper, ready=ready and self._proven, single=single, lasts=lasts)
 
     async def _tell(self, kind: str) -> None:
         await tell(self._exchange, self._news, kind.encode())

@@ -97,7 +97,7 @@ class Owning:
         self._news_at = -math.inf  # When the next may be, by the loop's clock; a pause saves up for some at once.
         self._news_timer: asyncio.TimerHandle | None = None
 
-    def host(self, kind: str, keeper: Keeper, *, ready: bool = True, single: bool = False) -> None:
+    def host(self, kind: str, keeper: Keeper, *, ready: bool = True, single: bool = False, lasts: bool = True) -> None:
         """Host a kind; again to say whether it is ready, or only takes what nobody else is ready for.
 
         Args:
@@ -105,13 +105,15 @@ class Owning:
             keeper: What this node does with its partitions.
             ready: Whether partitions go here also while others are ready.
             single: Whether it is one partition only, which nodes of any application have in common.
+            lasts: Whether its table stays where nobody hosts it; else its epochs begin anew, at the time by the clock
+                of whoever comes next, which may be behind.
         """
         found = self._kinds.get(kind)
         if found is None:
-            found = self._kinds[kind] = _Kind(kind, keeper, self._records, self._tell, single=single)
+            found = self._kinds[kind] = _Kind(kind, keeper, self._records, self._tell, single=single, lasts=lasts)
             self._hosted.set()
         elif found.ending.is_set():
-            found.next = found = _Kind(kind, keeper, self._records, self._tell, single=single)
+            found.next = found = _Kind(kind, keeper, self._records, self._tell, single=single, lasts=lasts)
         found.member = Member(self._app_id, self._node, Standing.READY if ready else Standing.WAITING)
         found.look()
 
@@ -296,11 +298,18 @@ class _Kind:
     """
 
     def __init__(
-        self, name: str, keeper: Keeper, records: StateStore, tell: Callable[[str], Awaitable[None]], *, single: bool
+        self,
+        name: str,
+        keeper: Keeper,
+        records: StateStore,
+        tell: Callable[[str], Awaitable[None]],
+        *,
+        single: bool,
+        lasts: bool,
     ) -> None:
         self.name = name
         self.member = Member("", "")
-        self._single = single
+        self._single, self._lasts = single, lasts
         self._partitions = 1 if single else PARTITIONS
         self.table = Table.new(self._partitions)
         self.etag: str | None = None
@@ -470,8 +479,7 @@ class _Kind:
 
     async def _write(self, table: Table) -> None:
         first = Concurrency.FIRST_WRITE if self.etag is None else None
-        # What is one partition is often there for a while only, as a shard of a stream, and there may be many.
-        kept = None if self._single and not table.members else table.encode()
+        kept = table.encode() if self._lasts or table.members else None
         await self._records.write([Item(table_key(self.name), kept, self.etag, first)])
         self.table = table
         with suppress(MeshError):

@@ -46,7 +46,7 @@ async def in_turn(owners: Owners, key: str, work: Callable[[], Awaitable[None]],
         if not error.retryable:
             raise
         logger.warning("the turn for %s is waited for: %s", key, error)
-    async with owners.single(kind, turn):
+    async with owners.single(kind, turn, ending, lasts=False):
         while True:
             await until_any(turn.given, ending)
             if ending.is_set() or await turn.done(work):
@@ -92,6 +92,11 @@ class _Turn:
                 await work()
                 losing.cancel()
         except _LostTurnError:
+            return False
+        except BaseExceptionGroup as group:  # The work may fail as it is cut off: a connection that cannot be left.
+            if group.subgroup(_LostTurnError) is None:
+                raise
+            logger.debug("what was cut off has failed as well: %s", group.exceptions)
             return False
         finally:
             self._idle.set()

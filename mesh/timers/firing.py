@@ -353,11 +353,15 @@ class Firing:
     async def _write(self, looks: Sequence[Look]) -> Sequence[MeshError | None]:
         """Write what is left of records; gives what each came to."""
         items = [Item(self._key(each), None if each.left is None else each.left.encode(), each.etag) for each in looks]
+        results: list[MeshError | None] = []
         try:
             async with asyncio.timeout(STORE_SECONDS):
-                results = await self._records.save_each(items)
+                while len(results) < len(items):
+                    results += await self._records.save_each(items[len(results) :])
+                    if not isinstance(results[-1], ConflictError | None):
+                        break  # Else those behind a conflict, at which some stores stop, would wait for nothing.
         except (MeshError, TimeoutError) as error:
-            return [_known(error)] * len(items)
+            results += [_known(error)] * (len(items) - len(results))
         return [*results, *[StateError("was not tried")] * (len(items) - len(results))]
 
     async def _read(self, looks: Sequence[Look]) -> Sequence[Stored | MeshError | None]:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -375,6 +376,40 @@ async def test_cancelled_calls_leave_nothing_behind(store: KeyValue) -> None:
     await no_tasks_besides(before)
     await store.apply([Write("a", b"2"), Write("b", b"2")])
     assert [await value(store, "a"), await value(store, "b")] == [b"2", b"2"]
+
+
+async def _outcomes(calls: Sequence[asyncio.Future[None]]) -> list[type | None]:
+    await asyncio.wait(calls)
+    return [None if call.cancelled() or (error := call.exception()) is None else type(error) for call in calls]
+
+
+async def test_writes_at_the_same_time_are_each_for_itself(store: KeyValue) -> None:
+    """However a store joins them: none fails with another, nor is it lost when another one's writer is cancelled."""
+    first = await put(store, "taken", b"1")
+    writes = [
+        Write("taken", b"2", 0),
+        Write("taken", b"3", first),
+        Write("gone", None, first + 99),
+        Write("new", b"4", 0),
+    ]
+    wanted = [ConflictError, None, ConflictError, None]
+    assert await _outcomes([asyncio.ensure_future(store.apply([each])) for each in writes]) == wanted
+    assert [await value(store, "taken"), await value(store, "new")] == [b"3", b"4"]
+    calls = [asyncio.ensure_future(store.apply([Write(f"k{number}", b"v")])) for number in range(150)]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    assert await _outcomes(calls) == [None] * 150
+    assert not any(call.cancelled() for call in calls[1:])
+    assert {f"k{number}" for number in range(1, 150)} <= set(await keys(store))
+
+
+async def test_several_that_are_saved_each_for_itself(store: KeyValue) -> None:
+    """One that fails says nothing of the others."""
+    first, many = await put(store, "taken", b"1"), KeyValueStateStore(store)
+    items = [Item("taken", b"2", str(first + 99)), Item("a", b"3"), Item("b", b"4", "no etag"), Item("c", b"5")]
+    found = await many.save_each(items)
+    assert [None if each is None else type(each) for each in found] == [ConflictError, None, InvalidEtagError, None]
+    assert [await value(store, key) for key in ("taken", "a", "b", "c")] == [b"1", b"3", None, b"5"]
 
 
 async def test_what_is_only_checked_stays_as_it_is(store: KeyValue) -> None:

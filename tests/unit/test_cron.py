@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ from bindings.cron import CronBinding, CronSettings, parse_schedule
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Reading
 from mesh.errors import StateError
 from mesh.key_value import MemoryKeyValue
-from mesh.ownership import session
+from mesh.ownership import owning, session
 from mesh.store import Item, KeyValueStateStore, Stored
 from tests.support.eventually import eventually
 from tests.support.sharing import entered
@@ -162,3 +163,24 @@ async def test_it_is_ended_and_begun_again() -> None:
         async with entered(CronBinding(every), records, timers) as later, later.reading(reading):
             await eventually(has_come)
     assert all(tick >= began for tick in ticks)
+
+
+async def test_the_clock_of_a_former_host_was_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes once that one has left has ticks as well, though by its clock it came earlier."""
+    ticks: list[str] = []
+
+    async def handle(event: BindingEvent) -> bytes:
+        ticks.append(event.metadata["readTimeUTC"])
+        return b""
+
+    def has_come() -> None:
+        assert ticks
+
+    records, timers = Link(MemoryKeyValue()), Link(MemoryKeyValue(dotted=True))
+    reading, every = Reading("tick", "app", handle), CronSettings(parse_schedule("@every 1s"))
+    for ahead in (3600.0, 0.0):
+        ticks.clear()
+        clock = SimpleNamespace(**vars(time) | {"time": lambda ahead=ahead: time.time() + ahead})
+        monkeypatch.setattr(owning, "time", clock)
+        async with entered(CronBinding(every), records, timers) as binding, binding.reading(reading):
+            await eventually(has_come)

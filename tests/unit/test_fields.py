@@ -136,3 +136,25 @@ async def test_a_body_of_its_length_is_sent() -> None:
         assert await call(client, [("Content-Length", "5")], parts(b"123", b"", b"45")) == 200
         assert len(client._idle) <= 1
     assert bytes(raw.connections[0]).endswith(b"Content-Length: 5\r\n\r\n12345")
+
+
+async def test_a_connection_that_is_given_back_after_the_end_is_closed() -> None:
+    """Its user may leave its call last."""
+    closed = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        closed.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, HTTPClient("127.0.0.1", server.sockets[0].getsockname()[1]) as client:
+        await call(client, [], b"")
+        last = client.call("POST", "/x", [], b"")
+        response = await last.__aenter__()
+        await response.read_up_to(100)
+        await client.__aexit__(None, None, None)
+        await last.__aexit__(None, None, None)
+        async with asyncio.timeout(30.0):
+            await closed.wait()

@@ -21,7 +21,7 @@ from mesh.ownership.errors import NotOwnerError
 from mesh.ownership.owning import Owning, table_key
 from mesh.ownership.table import Table, partition_of
 from mesh.schedules import Timing
-from mesh.store import Item, KeyValueStateStore, Stored
+from mesh.store import Item, KeyValueStateStore, StateStore, Stored
 from mesh.timers import FailurePolicy, Outcome, OwnerLostError, Timer, TimerExistsError, Timers, record_key
 from mesh.timers.hints import STALE, Hints, due_hints, hint
 from mesh.timers.record import Record, prefix
@@ -556,6 +556,33 @@ def test_overwritten_by_its_own_handler(outcome: Outcome, seconds: float) -> Non
         await one.put(0.0, b"1")
         await asyncio.sleep(30.0)
         assert [data for data, _ in one.fired] == [b"1", b"2"]
+        assert one.kept == one.hints == 0
+
+    play(script)
+
+
+class InOrder(Store):
+    """Stops at the first that fails, as SQL stores do."""
+
+    async def save_each(self, items: Sequence[Item]) -> Sequence[MeshError | None]:
+        return await StateStore.save_each(self, items)
+
+
+def test_many_that_are_overwritten_by_their_handlers_do_not_hold_up_each_other() -> None:
+    async def script(one: Alone) -> None:
+        one.store.__class__ = InOrder
+
+        async def overwrites(timer: Timer) -> Outcome:
+            if timer.data == b"1":
+                await one.put(1.0, b"2", timer.key)
+                await asyncio.sleep(1.0 - one.wall() % 1.0)
+            return Outcome.DONE
+
+        one.on_fire = overwrites
+        for number in range(100):
+            await one.put(2.0, b"1", str(number))
+        await asyncio.sleep(7.0)
+        assert len(one.fired) == 200
         assert one.kept == one.hints == 0
 
     play(script)

@@ -133,6 +133,20 @@ async def test_who_ends_waits_no_more() -> None:
         doing.cancel()
 
 
+async def test_who_ends_does_not_wait_for_another_of_its_node() -> None:
+    """One that reads the same for another application, say, and goes on."""
+    records, ending, work = Records(MemoryKeyValue()), asyncio.Event(), Work()
+    async with running_owners(records) as owners, asyncio.TaskGroup() as tasks:
+        doing = tasks.create_task(in_turn(owners, "a", work, asyncio.Event()))
+        await eventually(lambda: _is(work.doing, 1))
+        waiting = tasks.create_task(in_turn(owners, "a", work, ending))
+        ending.set()
+        async with asyncio.timeout(30.0):
+            await waiting
+        assert (work.doing, work.begun) == (1, 1)
+        doing.cancel()
+
+
 async def _members_of_two(records: Records) -> None:
     await _members(records, 2)
 
@@ -144,6 +158,30 @@ async def test_records_that_are_away(monkeypatch: pytest.MonkeyPatch) -> None:
     records, work = Records(MemoryKeyValue()), Work()
     async with running_owners(records) as owners, asyncio.TaskGroup() as tasks:
         task = tasks.create_task(in_turn(owners, "a", work, asyncio.Event()))
+        await eventually(lambda: _is(work.doing, 1))
+        records.broken = True
+        await eventually(lambda: _is(work.doing, 0))
+        records.broken = False
+        await eventually(lambda: _is(work.begun, 2))
+        task.cancel()
+
+
+async def test_work_that_fails_as_it_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is done again all the same: the turn was lost before."""
+    for name, seconds in (("RENEW_SECONDS", 0.02), ("SURE_SECONDS", 0.5), ("HOLD_SECONDS", 1.0)):
+        monkeypatch.setattr(session, name, seconds)
+    records, work = Records(MemoryKeyValue()), Work()
+
+    async def fail_late() -> None:
+        try:
+            await work()
+        except asyncio.CancelledError:
+            if work.begun == 1:
+                raise StateError("it cannot be left well") from None
+            raise
+
+    async with running_owners(records) as owners, asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(in_turn(owners, "a", fail_late, asyncio.Event()))
         await eventually(lambda: _is(work.doing, 1))
         records.broken = True
         await eventually(lambda: _is(work.doing, 0))
