@@ -102,7 +102,7 @@ async def test_a_connection_ends_with_the_answer_that_the_drain_waits_for(
     go = {"/first": asyncio.Event(), "/second": asyncio.Event()}
 
     async def answer(request: web.BaseRequest) -> Response | StreamedResponse:
-        streamed = StreamedResponse(200, [], "1")
+        streamed = StreamedResponse(200, [], 1)
         if begun_before:
             await streamed.prepare(request)
         begun[request.path].set()
