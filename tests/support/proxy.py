@@ -84,6 +84,9 @@ class Proxy:
             writer.transport.abort()
             return
         connection = _Connection([writer, up_writer])
+        if self._server is None or not self._server.is_serving():  # It was accepted just before the end.
+            connection.cut()
+            return
         self._connections.add(connection)
         try:
             async with asyncio.TaskGroup() as tasks:
