@@ -22,13 +22,13 @@ __all__ = ["NatsKeyValue"]
 
 MAX_OPERATIONS = 1000
 WRONG_LAST_SEQUENCE = 10071
-MARKER_TTL = "3600s"
-PATH_MARKER_TTL = "60s"  # A scan reads the markers that there are.
-CHECK_TTL = "1s"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 HEADER_ROOM_BYTES = 512
 EXPIRES_HEADER = "Mesh-Expires"
-_MARKERS = ("KV-Write", "Nats-Marker-Reason")
+# It never expires: a server that is killed reads its files anew, and would take what was before a marker that is gone
+# for the last one again. So it is with what expires, after which the server leaves a marker.
+_MARKER = {"KV-Write": "DEL"}
+_MARKERS = (*_MARKER, "Nats-Marker-Reason")
 
 
 class NatsKeyValue:
@@ -152,7 +152,7 @@ class NatsKeyValue:
                 free.pop().update(condition)
             else:
                 marker = f"{self._prefix}{encode_token(f'mesh.check.{number}')}"
-                writes.append((marker, b"", {**condition, "KV-Write": "DEL", "Nats-TTL": CHECK_TTL}))
+                writes.append((marker, b"", {**condition, **_MARKER}))
         return writes
 
     def _headers(self, operation: Write) -> dict[str, str]:
@@ -160,7 +160,7 @@ class NatsKeyValue:
         if operation.expected is not None:
             headers[EXPECTED] = str(operation.expected)
         if operation.value is None:
-            headers |= {"KV-Write": "DEL", "Nats-TTL": PATH_MARKER_TTL if self.dotted else MARKER_TTL}
+            headers |= _MARKER
         elif operation.ttl is not None:
             headers["Nats-TTL"] = f"{max(1, math.ceil(operation.ttl))}s"
             if not operation.lease:

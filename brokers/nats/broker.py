@@ -47,6 +47,9 @@ MAX_CONSUMERS = 10_000
 MIN_VERSION = (2, 12)
 NO_RESPONDER_HEADERS = frozenset({"Status", "Description", "Nats-Subject"})
 HEADER_OVERHEAD_BYTES = 256
+# How long the server's marker of what has expired stays: for ever, as far as it goes (ADR 53).
+EXPIRED_MARKER_NS = 100 * 365 * 24 * 3600 * 1_000_000_000
+UPDATE_WAIT = 5.0
 
 
 class NatsBroker(Adapter):
@@ -144,10 +147,11 @@ class NatsBroker(Adapter):
         await self._ensure_stream(wanted, {"max_consumers": MAX_CONSUMERS})
         self._spaces.add(topology.space)
 
-    async def _ensure_stream(self, wanted: JSON, wished: JSON | None = None) -> None:
-        """Create a stream; one that is there may differ in what is wished."""
+    async def _ensure_stream(self, wanted: JSON, wished: JSON | None = None, added: JSON | None = None) -> None:
+        """Create a stream; one that is there may differ in what is wished, and is changed to what is added."""
+        wished = {**(wished or {}), **(added or {})}
         name = cast("str", wanted["name"])
-        answer = await self._connection.api(f"STREAM.CREATE.{name}", {**wanted, **(wished or {})})
+        answer = await self._connection.api(f"STREAM.CREATE.{name}", {**wanted, **wished})
         if error_code(answer) == TOO_MANY_CONSUMERS:  # More than this account may have.
             answer = await self._connection.api(f"STREAM.CREATE.{name}", wanted)
         if "error" not in answer:
@@ -163,6 +167,20 @@ class NatsBroker(Adapter):
                 f"stream {name} on NATS at {self._connection.shown} differs: {sides}; "
                 "change it there, or the component's settings here"
             )
+        if added and any(config.get(key) != value for key, value in added.items()):
+            await self._update_stream(name, {**config, **added}, added)
+
+    async def _update_stream(self, name: str, config: JSON, added: JSON) -> None:
+        """Change a stream that an earlier version made; without the right to, no answer comes."""
+        why = "this user may not, or it does not answer"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(UPDATE_WAIT):
+                answer = await self._connection.api(f"STREAM.UPDATE.{name}", config)
+            if "error" not in answer:
+                return
+            why = str(cast("JSON", answer["error"]).get("description"))
+        setting = ", ".join(f"{key} to {value}" for key, value in added.items())
+        logger.warning("cannot set %s of stream %s on NATS at %s: %s", setting, name, self._connection.shown, why)
 
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message; the PubAck confirms it."""
@@ -353,7 +371,8 @@ class NatsBroker(Adapter):
                 "allow_msg_ttl": True,
                 "allow_atomic": True,
                 "allow_rollup_hdrs": True,
-            }
+            },
+            added={"subject_delete_marker_ttl": EXPIRED_MARKER_NS},
         )
         return NatsKeyValue(self._connection, bucket, dotted=dotted)
 
