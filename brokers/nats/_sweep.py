@@ -23,7 +23,8 @@ __all__ = ["EXPECTED", "EXPIRES", "MARKER", "REVISION", "WRONG_LAST_SEQUENCE", "
 
 logger = logging.getLogger("brokers.nats")
 
-SWEEP_AFTER = 10_000  # Keys that this node deleted, or that expire.
+LOOK_AFTER = 5_000  # Keys that this node has deleted, or given a time to live.
+SWEEP_FROM = 10_000  # Markers; fewer are not worth it.
 # Longer than servers take to sync, which is two minutes as they come: else a loss of power would take what is written
 # once more, and the purge what was there before it.
 SYNC_WAIT = 150.0
@@ -76,7 +77,7 @@ class Sweeper:
             space: What its subjects begin with; ends in a dot.
             read_leader: Reads a subject from the leader.
         """
-        self.dead = 0  # Keys of which this node has made markers, or the server will.
+        self.dead = LOOK_AFTER  # Keys of which this node has made markers, or the server will; earlier nodes have, too.
         self._connection = connection
         self._stream = stream
         self._space = space
@@ -86,16 +87,20 @@ class Sweeper:
         self._refused = False
 
     async def sweep_if_due(self) -> None:
-        """Sweep, if this node has made enough markers since; what fails is logged."""
-        if self.dead < SWEEP_AFTER or self._refused:
+        """Sweep, if this node has made some markers since it looked, and there are many; what fails is logged."""
+        if self.dead < LOOK_AFTER or self._refused or not self._connection.connected.is_set():
             return
         try:
-            await self.sweep()
+            await self.sweep(SWEEP_FROM)
         except (BrokerError, StateError, TimeoutError, ValueError) as error:
-            logger.warning("cannot sweep %s on NATS at %s: %s", self._stream, self._connection.shown, error)
+            why = str(error) or "no answer in time"
+            logger.warning("cannot sweep %s on NATS at %s: %s", self._stream, self._connection.shown, why)
 
-    async def sweep(self) -> int:
+    async def sweep(self, least: int = 1) -> int:
         """Take away markers, unless more keys live, or another node does it; give how many messages were purged.
+
+        Args:
+            least: How many markers there must be, by a sample.
 
         Raises:
             BrokerError: The server refused.
@@ -103,7 +108,7 @@ class Sweeper:
             TimeoutError: No answer came.
         """
         async with asyncio.timeout(STEP_WAIT):
-            if not await self._mostly_dead():
+            if not await self._mostly_dead(least):
                 self.dead = 0
                 return 0
             if not await self._claimed():
@@ -126,10 +131,15 @@ class Sweeper:
             raise StateError(f"cannot read the keys: {cast('JSON', answer['error']).get('description')}")
         return answer
 
-    async def _mostly_dead(self) -> bool:
+    async def _mostly_dead(self, least: int) -> bool:
         """Look at some of the keys, wherever they stand."""
         count = cast("int", cast("JSON", (await self._info({}))["state"]).get("num_subjects", 0))
-        request: JSON = {"subjects_filter": f"{self._space}>", "offset": random.randrange(max(1, count - LISTED))}  # noqa: S311 - a sample
+        if count < least:
+            return False
+        request: JSON = {
+            "subjects_filter": f"{self._space}>",
+            "offset": random.randrange(max(1, count - LISTED)),  # noqa: S311 - a sample
+        }
         state = cast("JSON", (await self._info(request))["state"])
         subjects = list(cast("Mapping[str, int]", state.get("subjects") or {}))
         sample = random.sample(subjects, min(SAMPLE, len(subjects)))
@@ -137,7 +147,7 @@ class Sweeper:
         for start in range(0, len(sample), PAGE):
             found = await self._scanner.read(sample[start : start + PAGE], cast("int", state["last_seq"]))
             dead += sum(is_marker(headers) for _, headers, _ in found.values())
-        return 2 * dead > len(sample)
+        return 2 * dead > len(sample) and count * dead >= least * len(sample)
 
     async def _claimed(self) -> bool:
         """Tell the others, by a marker that says until when; for the sake of the work alone."""
@@ -151,7 +161,7 @@ class Sweeper:
 
     async def _fill(self) -> int:
         """Write what fills a file, and give where it ends; the last message stays, so that no stream is ever empty."""
-        body = bytes(self._connection.client.max_payload - FILLING_ROOM)
+        body = bytes(min(self._connection.client.max_payload, 1024 * 1024) - FILLING_ROOM)
         count = FILLING_BYTES // len(body) + 1
         messages = [(self._claim, body, self._claiming())] * count
         return await self._connection.store_batch([*messages, (self._claim, b"", self._claiming())])

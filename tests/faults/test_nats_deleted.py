@@ -76,10 +76,19 @@ async def test_markers_outlive_what_they_stand_for(server: NatsServer) -> None:
 
 async def test_a_stream_of_an_earlier_version_is_given_the_markers(server: NatsServer) -> None:
     async with NatsBroker.from_url(server.url) as broker:
-        await broker.key_value(NAME)
+        store = await broker.key_value(NAME)
         config = dict((await broker._connection.api(f"STREAM.INFO.{STREAM}"))["config"])  # type: ignore[call-overload]
         config["subject_delete_marker_ttl"] = 0
         assert "error" not in await broker._connection.api(f"STREAM.UPDATE.{STREAM}", config)
+        await store.apply([Write("a", b"1")])
+        await broker._connection.store(f"$KV.{encode_token(NAME)}.a", b"", {"KV-Write": "DEL", "Nats-TTL": "1s"})
         await broker.key_value(NAME)
-        found = (await broker._connection.api(f"STREAM.INFO.{STREAM}"))["config"]
-        assert found["subject_delete_marker_ttl"] == nats_broker.EXPIRED_MARKER_NS  # type: ignore[index]
+
+        async def over() -> None:
+            found = await store._read_leader("a")  # type: ignore[attr-defined]
+            assert found is not None
+            assert "Nats-Marker-Reason" in found[1]
+
+        await eventually(over)
+        await forget_index(server)
+        await gone(store, "a")
