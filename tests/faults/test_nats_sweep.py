@@ -14,6 +14,7 @@ from typing import cast
 import pytest
 
 from brokers.nats import NatsBroker, _sweep
+from brokers.nats import broker as nats_broker
 from brokers.nats._kv import NatsKeyValue
 from mesh.address import encode_token
 from mesh.broker import Write
@@ -136,6 +137,38 @@ async def test_one_node_at_a_time_is_enough(server: NatsServer, monkeypatch: pyt
         assert sorted([each.result() for each in sweeping]) == [0, 2]
 
 
+async def test_a_node_sweeps_by_itself(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier one has left, too; and it leaves in the middle of it, when it is to end."""
+    monkeypatch.setattr(nats_broker, "SWEEP_INTERVAL", 0.1)
+    monkeypatch.setattr(_sweep, "SWEEP_FROM", 20)
+    async with NatsBroker.from_url(server.url) as broker:
+        store = await opened(broker)
+        await store.apply([Write(f"{number}", None) for number in range(19)])
+
+        async def looked() -> None:
+            assert store.sweeper.dead == 0
+
+        await eventually(looked)
+        assert await stored(broker) == 19
+        await store.apply([Write("one more", None)])
+    monkeypatch.setattr(_sweep, "SYNC_WAIT", 3600.0)
+    async with asyncio.timeout(30), NatsBroker.from_url(server.url) as broker:
+        await opened(broker)
+
+        async def begun() -> None:
+            assert await stored(broker) == 21
+
+        await eventually(begun)
+    monkeypatch.setattr(_sweep, "SYNC_WAIT", 0.0)
+    async with NatsBroker.from_url(server.url) as broker:
+        await opened(broker)
+
+        async def swept() -> None:
+            assert await stored(broker) == 1
+
+        await eventually(swept)
+
+
 class Workload:
     """Writers, of which each has keys of its own, and counters that all of them count up by compare-and-set."""
 
@@ -207,7 +240,7 @@ async def test_nothing_is_lost_nor_comes_back(server: NatsServer, seed: int) -> 
                 tasks.create_task(load.count(store, f"n.{number % 3}"))
             for store in stores:
                 tasks.create_task(sweep(store))
-            for _ in range(2):
+            for without_index in (True, False):
                 goal = swept + 50
 
                 async def enough(goal: int = goal) -> None:
@@ -215,7 +248,7 @@ async def test_nothing_is_lost_nor_comes_back(server: NatsServer, seed: int) -> 
 
                 await eventually(enough)
                 load.deaths += 1
-                await forget_index(server)
+                await (forget_index(server) if without_index else server.restart(kill=True))
                 load.deaths += 1
             load.over = True
         await check(stores[0], load)
