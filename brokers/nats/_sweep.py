@@ -29,6 +29,7 @@ SWEEP_FROM = 10_000  # Markers; fewer are not worth it.
 # once more, and the purge what was there before it.
 SYNC_WAIT = 150.0
 STEP_WAIT = 30.0
+PURGE_WAIT = 30.0
 CLAIM_SECONDS = 300.0
 SAMPLE = 100
 LISTED = 100_000  # Subjects that the server gives at once.
@@ -213,7 +214,7 @@ class Sweeper:
     async def _purge(self, before: int) -> int:
         subject = f"STREAM.PURGE.{self._stream}"
         try:
-            async with asyncio.timeout(STEP_WAIT):
+            async with asyncio.timeout(PURGE_WAIT):
                 answer = await self._connection.api(subject, {"seq": before})
         except TimeoutError:
             self._refused = self._connection.connected.is_set()

@@ -95,8 +95,7 @@ async def test_nats_refuses_to_read_without_the_right(name: str, tmp_path: Path)
 
 
 async def swept(broker: NatsBroker, monkeypatch: pytest.MonkeyPatch) -> int:
-    for name, value in (("SYNC_WAIT", 0.0), ("STEP_WAIT", 3.0)):
-        monkeypatch.setattr(_sweep, name, value)
+    monkeypatch.setattr(_sweep, "SYNC_WAIT", 0.0)
     store = await broker.key_value(OWN, dotted=True)
     assert isinstance(store, NatsKeyValue)
     await store.apply([Write("t.a", None), Write("t.b", None), Write("t.c", b"1")])
@@ -110,6 +109,7 @@ async def test_nats_lets_a_store_of_its_own_be_swept(tmp_path: Path, monkeypatch
 
 async def test_nats_names_the_right_to_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = f"$JS.API.STREAM.PURGE.KV_{address.encode_token(OWN)}"
+    monkeypatch.setattr(_sweep, "PURGE_WAIT", 1.0)
     async with nats(tmp_path, without=right) as broker:
         with pytest.raises(TimeoutError) as refused:
             await swept(broker, monkeypatch)

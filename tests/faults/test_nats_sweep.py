@@ -234,7 +234,7 @@ async def test_nothing_is_lost_nor_comes_back(server: NatsServer, seed: int) -> 
 
     async with NatsBroker.from_url(server.url) as one, NatsBroker.from_url(server.url) as other:
         stores = [await opened(one, dotted=True), await opened(other, dotted=True)]
-        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
             for number, store in enumerate(stores * 2):
                 tasks.create_task(load.write(store, number))
                 tasks.create_task(load.count(store, f"n.{number % 3}"))
@@ -246,7 +246,7 @@ async def test_nothing_is_lost_nor_comes_back(server: NatsServer, seed: int) -> 
                 async def enough(goal: int = goal) -> None:
                     assert swept >= goal
 
-                await eventually(enough)
+                await eventually(enough, 50)
                 load.deaths += 1
                 await (forget_index(server) if without_index else server.restart(kill=True))
                 load.deaths += 1
