@@ -82,7 +82,7 @@ class Sweeper:
         self._connection = connection
         self._stream = stream
         self._space = space
-        self._claim = f"{space}mesh=2Esweep"
+        self._claim = f"{space}$sweep"  # No key's subject has such a letter.
         self._read_leader = read_leader
         self._scanner = Scanner(connection, stream, read_leader)
         self._refused = False
