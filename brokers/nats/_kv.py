@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import math
@@ -16,6 +17,7 @@ from brokers.nats._scan import Found, Scanner
 from brokers.nats._sweep import (
     EXPECTED,
     EXPIRES,
+    IN_FLIGHT,
     MARKER,
     REVISION,
     WRONG_LAST_SEQUENCE,
@@ -33,6 +35,7 @@ __all__ = ["NatsKeyValue"]
 MAX_OPERATIONS = 1000
 HEADER_ROOM_BYTES = 512
 PAGE_KEYS = 100
+IN_FLIGHT_WAIT = 0.005
 
 
 class NatsKeyValue:
@@ -112,10 +115,12 @@ class NatsKeyValue:
             try:
                 await self._write(tried)
                 break
-            except ConflictError:
+            except ConflictError as error:
                 repaired = await self._repaired(operations)
                 if repaired == tried:
-                    raise
+                    if cast("StoreRefusedError", error.__cause__).err_code != IN_FLIGHT:
+                        raise
+                    await asyncio.sleep(IN_FLIGHT_WAIT)  # What it is, and whether it conflicts, is known soon.
                 tried = repaired
         self.sweeper.dead += sum([each.value is None or each.ttl is not None for each in operations if not each.check])
 
@@ -136,7 +141,7 @@ class NatsKeyValue:
                 return
             await self._connection.store_batch(messages)
         except StoreRefusedError as error:
-            if error.err_code == WRONG_LAST_SEQUENCE:
+            if error.err_code in WRONG_LAST_SEQUENCE:
                 which = f"key {operations[0].key!r}" if len(operations) == 1 else "a key of the transaction"
                 raise ConflictError(f"{which} is at another revision") from error
             raise StateError(str(error)) from error

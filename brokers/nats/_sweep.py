@@ -19,7 +19,17 @@ from brokers.nats._scan import Found, Scanner
 from mesh.errors import BrokerError, StateError
 from mesh.tasks import task_group
 
-__all__ = ["EXPECTED", "EXPIRES", "MARKER", "REVISION", "WRONG_LAST_SEQUENCE", "Sweeper", "is_marker", "revision_of"]
+__all__ = [
+    "EXPECTED",
+    "EXPIRES",
+    "IN_FLIGHT",
+    "MARKER",
+    "REVISION",
+    "WRONG_LAST_SEQUENCE",
+    "Sweeper",
+    "is_marker",
+    "revision_of",
+]
 
 logger = logging.getLogger("brokers.nats")
 
@@ -40,7 +50,8 @@ PAUSE = 0.02
 # nothing but filling before where it ends: this is longer than a file, which has 8 MiB at most, and one batch.
 FILLING_BYTES = 16 * 1024 * 1024
 FILLING_ROOM = 1024
-WRONG_LAST_SEQUENCE = 10071
+IN_FLIGHT = 10164  # A member of a cluster is storing another message of the subject.
+WRONG_LAST_SEQUENCE = (10071, IN_FLIGHT)
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 EXPIRES = "Mesh-Expires"
 REVISION = "Mesh-Revision"
@@ -172,7 +183,7 @@ class Sweeper:
         try:
             await self._connection.store(subject, value, {**headers, EXPECTED: str(sequence)})
         except StoreRefusedError as error:
-            if error.err_code != WRONG_LAST_SEQUENCE:
+            if error.err_code not in WRONG_LAST_SEQUENCE:
                 raise
             return False
         return True
