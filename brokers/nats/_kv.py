@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import math
@@ -13,6 +14,17 @@ from typing import cast
 
 from brokers.nats._client import JSON, Connection, StoreRefusedError, check_api
 from brokers.nats._scan import Found, Scanner
+from brokers.nats._sweep import (
+    EXPECTED,
+    EXPIRES,
+    IN_FLIGHT,
+    MARKER,
+    REVISION,
+    WRONG_LAST_SEQUENCE,
+    Sweeper,
+    is_marker,
+    revision_of,
+)
 from mesh.address import decode_token, encode_token
 from mesh.broker import Entry, Write
 from mesh.errors import ConflictError, StateError, StateLimitError
@@ -21,14 +33,9 @@ from mesh.key_value import check_key, check_path, check_prefix
 __all__ = ["NatsKeyValue"]
 
 MAX_OPERATIONS = 1000
-WRONG_LAST_SEQUENCE = 10071
-MARKER_TTL = "3600s"
-PATH_MARKER_TTL = "60s"  # A scan reads the markers that there are.
-CHECK_TTL = "1s"
-EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 HEADER_ROOM_BYTES = 512
-EXPIRES_HEADER = "Mesh-Expires"
-_MARKERS = ("KV-Write", "Nats-Marker-Reason")
+PAGE_KEYS = 100
+IN_FLIGHT_WAIT = 0.005
 
 
 class NatsKeyValue:
@@ -44,6 +51,7 @@ class NatsKeyValue:
         self._prefix = f"$KV.{bucket}."
         self._id, self._numbers = f"{secrets.token_hex(12)}-", itertools.count()
         self._scanner = Scanner(connection, self._stream, self._read_subject)
+        self.sweeper = Sweeper(connection, self._stream, self._prefix, self._read_subject)
 
     def _subject(self, key: str) -> str:
         if self.dotted:
@@ -87,6 +95,7 @@ class NatsKeyValue:
         message = cast("dict[str, str]", answer["message"])
         lines = base64.b64decode(message.get("hdrs", "")).decode().split("\r\n")[1:]
         headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
+        headers["Nats-Time-Stamp"] = message["time"]
         return int(message["seq"]), headers, base64.b64decode(message.get("data", ""))
 
     async def apply(self, operations: Sequence[Write]) -> None:
@@ -101,22 +110,26 @@ class NatsKeyValue:
             return
         if len(operations) > 1:
             operations = _folded(operations)
-        try:
-            await self._write(operations)
-        except ConflictError:
-            # "Must not exist" also holds for a key that was deleted: its marker's revision is the one to expect.
-            repaired = [await self._expect_marker(operation) for operation in operations]
-            if repaired == operations:
-                raise
-            await self._write(repaired)
+        tried = list(operations)
+        while True:
+            try:
+                await self._write(tried)
+                break
+            except ConflictError as error:
+                repaired = await self._repaired(operations)
+                if repaired == tried:
+                    if cast("StoreRefusedError", error.__cause__).err_code != IN_FLIGHT:
+                        raise
+                    await asyncio.sleep(IN_FLIGHT_WAIT)  # What it is, and whether it conflicts, is known soon.
+                tried = repaired
+        self.sweeper.dead += sum([each.value is None or each.ttl is not None for each in operations if not each.check])
 
-    async def _expect_marker(self, operation: Write) -> Write:
-        if operation.expected != 0:
-            return operation
-        found = await self._read_leader(operation.key)
-        if found is not None and _is_gone(found[1]):
-            return replace(operation, expected=found[0])
-        return operation
+    async def _repaired(self, operations: Sequence[Write]) -> list[Write]:
+        """Expect what a revision stands for now: 0 for a marker, since no key is there, another for what was swept."""
+        subjects = [self._subject(each.key) for each in operations]
+        asked = [subject for subject, each in zip(subjects, operations, strict=True) if each.expected is not None]
+        found = await self._scanner.from_leader(asked)
+        return [_repair(each, found.get(subject)) for subject, each in zip(subjects, operations, strict=True)]
 
     async def _write(self, operations: Sequence[Write]) -> None:
         messages = self._messages(operations)
@@ -126,16 +139,9 @@ class NatsKeyValue:
                 headers = {**headers, "Nats-Msg-Id": f"{self._id}{next(self._numbers)}"}
                 await self._connection.store(subject, value, headers)
                 return
-            batch = secrets.token_hex(12)
-            for number, (subject, value, told) in enumerate(messages, 1):
-                headers = {**told, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
-                if number < len(messages):
-                    await self._connection.send(subject, value, headers)
-                else:
-                    headers["Nats-Batch-Commit"] = "1"
-                    await self._connection.store(subject, value, headers, repeat=False)
+            await self._connection.store_batch(messages)
         except StoreRefusedError as error:
-            if error.err_code == WRONG_LAST_SEQUENCE:
+            if error.err_code in WRONG_LAST_SEQUENCE:
                 which = f"key {operations[0].key!r}" if len(operations) == 1 else "a key of the transaction"
                 raise ConflictError(f"{which} is at another revision") from error
             raise StateError(str(error)) from error
@@ -152,7 +158,7 @@ class NatsKeyValue:
                 free.pop().update(condition)
             else:
                 marker = f"{self._prefix}{encode_token(f'mesh.check.{number}')}"
-                writes.append((marker, b"", {**condition, "KV-Write": "DEL", "Nats-TTL": CHECK_TTL}))
+                writes.append((marker, b"", {**condition, **MARKER}))
         return writes
 
     def _headers(self, operation: Write) -> dict[str, str]:
@@ -160,11 +166,11 @@ class NatsKeyValue:
         if operation.expected is not None:
             headers[EXPECTED] = str(operation.expected)
         if operation.value is None:
-            headers |= {"KV-Write": "DEL", "Nats-TTL": PATH_MARKER_TTL if self.dotted else MARKER_TTL}
+            headers |= MARKER
         elif operation.ttl is not None:
             headers["Nats-TTL"] = f"{max(1, math.ceil(operation.ttl))}s"
             if not operation.lease:
-                headers[EXPIRES_HEADER] = str(int((time.time() + operation.ttl) * 1000))
+                headers[EXPIRES] = str(int((time.time() + operation.ttl) * 1000))
         return headers
 
     async def keys(self, prefix: str = "") -> AsyncIterator[str]:
@@ -176,10 +182,13 @@ class NatsKeyValue:
             info = check_api(await self._connection.api(f"STREAM.INFO.{self._stream}", request), self._stream)
             state = cast("JSON", info["state"])
             subjects = cast("dict[str, int]", state.get("subjects") or {})
-            for subject in sorted(subjects):
-                key = self._key(subject)
-                if key.startswith(prefix) and await self.get(key) is not None:
-                    yield key
+            wanted = [each for each in sorted(subjects) if self._key(each).startswith(prefix)]
+            for start in range(0, len(wanted), PAGE_KEYS):
+                page = wanted[start : start + PAGE_KEYS]
+                found = await self._scanner.read(page, cast("int", state["last_seq"]))
+                for subject in page:
+                    if (message := found.get(subject)) is not None and _entry(message) is not None:
+                        yield self._key(subject)
             offset += len(subjects)
             if not subjects or offset >= cast("int", info.get("total", 0)):
                 return
@@ -218,17 +227,25 @@ def _folded(operations: Sequence[Write]) -> Sequence[Write]:
     return list(folded.values())
 
 
+def _repair(operation: Write, found: Found | None) -> Write:
+    if found is None or operation.expected is None:
+        return operation
+    sequence, headers, _ = found
+    same = _is_gone(headers) if operation.expected == 0 else headers.get(REVISION) == str(operation.expected)
+    return replace(operation, expected=sequence) if same else operation
+
+
 def _entry(found: Found) -> Entry | None:
-    revision, headers, value = found
+    sequence, headers, value = found
     if _is_gone(headers):
         return None
-    expires = headers.get(EXPIRES_HEADER)
-    return Entry(value, revision, None if expires is None else int(expires) / 1000)
+    expires = headers.get(EXPIRES)
+    return Entry(value, revision_of(sequence, headers), None if expires is None else int(expires) / 1000)
 
 
 def _is_gone(headers: Mapping[str, str]) -> bool:
     """Tell a deleted key, or one whose time is over: NATS expires by whole seconds, some time later."""
-    if any(marker in headers for marker in _MARKERS):
+    if is_marker(headers):
         return True
-    expires = headers.get(EXPIRES_HEADER)
+    expires = headers.get(EXPIRES)
     return expires is not None and int(expires) <= time.time() * 1000

@@ -48,7 +48,7 @@ def _publish(rights: Rights) -> list[str]:
         found.append(f"$JS.API.STREAM.MSG.GET.{stream}")  # For the age of what waits.
     for name in rights.stores:
         bucket = f"KV_{encode_token(name)}"
-        found += [f"$KV.{encode_token(name)}.>", *_stream(bucket)]
+        found += [f"$KV.{encode_token(name)}.>", *_stream(bucket), f"$JS.API.STREAM.PURGE.{bucket}"]
         found += [f"$JS.API.STREAM.MSG.GET.{bucket}", f"$JS.API.DIRECT.GET.{bucket}", f"$JS.API.DIRECT.GET.{bucket}.>"]
     return [*found, "$JS.API.STREAM.NAMES"]
 

@@ -11,6 +11,7 @@ import orjson
 
 from brokers.nats._client import JSON, Answer, Connection
 from mesh.errors import StateError
+from mesh.tasks import task_group
 
 __all__ = ["Scanner"]
 
@@ -23,7 +24,7 @@ KEPT_LISTS = 4
 KEEP_SECONDS = 10.0
 
 Found = tuple[int, Mapping[str, str], bytes]
-"""Revision, headers and value of a message."""
+"""Sequence, headers and value of a message."""
 
 
 @dataclass(slots=True)
@@ -168,10 +169,11 @@ class Scanner:
             if not messages or end.headers["Nats-Num-Pending"] == "0":
                 break
         # What was overwritten while the replica read is left out by it, like what is gone.
-        found.update(await self._from_leader(list(waiting)))
+        found.update(await self.from_leader(list(waiting)))
         return found
 
-    async def _from_leader(self, subjects: Sequence[str]) -> Mapping[str, Found]:
+    async def from_leader(self, subjects: Sequence[str]) -> Mapping[str, Found]:
+        """Read the last messages of subjects, one by one, some at once."""
         found: dict[str, Found] = {}
         waiting = iter(subjects)
 
@@ -180,7 +182,7 @@ class Scanner:
                 if (message := await self._read_leader(subject)) is not None:
                     found[subject] = message
 
-        async with asyncio.TaskGroup() as tasks:
+        async with task_group() as tasks:
             for _ in range(min(PARALLEL, len(subjects))):
                 tasks.create_task(read(), name="nats-scan")
         return found

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 from nats.aio.msg import Msg
 
-from brokers.nats._client import JSON, TOO_MANY_CONSUMERS, Connection, check_api, error_code
+from brokers.nats._client import JSON, TOO_MANY_CONSUMERS, Connection, check_api, error_code, unix_time
 from brokers.nats._config import NatsConfig, NatsSettings
 from brokers.nats._consumer import Consumer, consumer_name, stream_of
 from brokers.nats._kv import NatsKeyValue
@@ -40,6 +40,7 @@ LOOKS_AT_ONCE = 6
 NO_LANE = "_"
 DEDUP_WINDOW_NS = 120 * 1_000_000_000
 TRIM_INTERVAL = 60.0
+SWEEP_INTERVAL = 60.0
 OVERDUE = 2.0
 # The server's own limit is 1,000 since 2.15. A whole mesh shares the stream of a component, and an ordered group has 17
 # consumers for each topic.
@@ -47,6 +48,9 @@ MAX_CONSUMERS = 10_000
 MIN_VERSION = (2, 12)
 NO_RESPONDER_HEADERS = frozenset({"Status", "Description", "Nats-Subject"})
 HEADER_OVERHEAD_BYTES = 256
+# How long the server's marker of what has expired stays: for ever, as far as it goes (ADR 53).
+EXPIRED_MARKER_NS = 100 * 365 * 24 * 3600 * 1_000_000_000
+UPDATE_WAIT = 5.0
 
 
 class NatsBroker(Adapter):
@@ -78,6 +82,7 @@ class NatsBroker(Adapter):
         self._sink: Sink | None = None
         self._inboxes = Inboxes("NATS", INBOX)
         self._spaces: set[str] = set()
+        self._stores: dict[tuple[str, bool], NatsKeyValue] = {}
         self.inbox = ""
 
     def _prepare(self, config: NatsConfig) -> None:
@@ -101,7 +106,7 @@ class NatsBroker(Adapter):
         self.inbox = connection.client.new_inbox()
         await connection.subscribe(f"{self.inbox}.*", self._receive)
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
-        for work in (self._trim(), self._ask_again()):
+        for work in (self._trim(), self._sweep(), self._ask_again()):
             self._stack.callback(tasks.create_task(work, name="nats-work").cancel)
 
     @staticmethod
@@ -144,10 +149,11 @@ class NatsBroker(Adapter):
         await self._ensure_stream(wanted, {"max_consumers": MAX_CONSUMERS})
         self._spaces.add(topology.space)
 
-    async def _ensure_stream(self, wanted: JSON, wished: JSON | None = None) -> None:
-        """Create a stream; one that is there may differ in what is wished."""
+    async def _ensure_stream(self, wanted: JSON, wished: JSON | None = None, added: JSON | None = None) -> None:
+        """Create a stream; one that is there may differ in what is wished, and is changed to what is added."""
+        wished = {**(wished or {}), **(added or {})}
         name = cast("str", wanted["name"])
-        answer = await self._connection.api(f"STREAM.CREATE.{name}", {**wanted, **(wished or {})})
+        answer = await self._connection.api(f"STREAM.CREATE.{name}", {**wanted, **wished})
         if error_code(answer) == TOO_MANY_CONSUMERS:  # More than this account may have.
             answer = await self._connection.api(f"STREAM.CREATE.{name}", wanted)
         if "error" not in answer:
@@ -163,6 +169,20 @@ class NatsBroker(Adapter):
                 f"stream {name} on NATS at {self._connection.shown} differs: {sides}; "
                 "change it there, or the component's settings here"
             )
+        if added and any(config.get(key) != value for key, value in added.items()):
+            await self._update_stream(name, {**config, **added}, added)
+
+    async def _update_stream(self, name: str, config: JSON, added: JSON) -> None:
+        """Change a stream that an earlier version made; without the right to, no answer comes."""
+        why = "this user may not, or it does not answer"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(UPDATE_WAIT):
+                answer = await self._connection.api(f"STREAM.UPDATE.{name}", config)
+            if "error" not in answer:
+                return
+            why = str(cast("JSON", answer["error"]).get("description"))
+        setting = ", ".join(f"{key} to {value}" for key, value in added.items())
+        logger.warning("cannot set %s of stream %s on NATS at %s: %s", setting, name, self._connection.shown, why)
 
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message; the PubAck confirms it."""
@@ -236,7 +256,7 @@ class NatsBroker(Adapter):
         first = cast("dict[str, int]", answer["ack_floor"])["stream_seq"] + 1
         stored = await self._connection.api(f"STREAM.MSG.GET.{stream}", {"seq": first, "next_by_subj": subject})
         told = cast("JSON", stored.get("message", {})).get("time")
-        return Backlog(waiting, taken, None if told is None else _unix_time(cast("str", told)))
+        return Backlog(waiting, taken, None if told is None else unix_time(cast("str", told)))
 
     def _consumer(
         self,
@@ -271,6 +291,13 @@ class NatsBroker(Adapter):
                     await trim(self._connection, stream_of(space))
                 except BrokerError as error:
                     logger.warning("cannot trim %s: %s", space, error)
+
+    async def _sweep(self) -> None:
+        while True:
+            # Nodes that begin together look at different times.
+            await asyncio.sleep(SWEEP_INTERVAL * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            for store in list(self._stores.values()):
+                await store.sweeper.sweep_if_due()
 
     async def _ask_again(self) -> None:
         """Repeat what is overdue: a member of a cluster that ends takes along what it has not answered."""
@@ -353,9 +380,12 @@ class NatsBroker(Adapter):
                 "allow_msg_ttl": True,
                 "allow_atomic": True,
                 "allow_rollup_hdrs": True,
-            }
+            },
+            added={"subject_delete_marker_ttl": EXPIRED_MARKER_NS},
         )
-        return NatsKeyValue(self._connection, bucket, dotted=dotted)
+        if (bucket, dotted) not in self._stores:
+            self._stores[bucket, dotted] = NatsKeyValue(self._connection, bucket, dotted=dotted)
+        return self._stores[bucket, dotted]
 
 
 def _subject(address: Address, key: str | None) -> str:
@@ -369,9 +399,3 @@ def _address_of(subject: str) -> Address:
     tokens = subject.split(".")
     label = ".".join(decode_token(token) for token in tokens[5:])
     return Address(Kind.TOPIC, ".".join(tokens[:4]), ".".join(tokens[5:]), label)
-
-
-def _unix_time(text: str) -> float:
-    """Read a time of the server's, which has up to nine digits behind the point."""
-    whole, _, fraction = text.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from brokers.nats import NatsBroker
+from brokers.nats import NatsBroker, _sweep
+from brokers.nats import broker as nats_broker
+from brokers.nats._kv import NatsKeyValue
 from brokers.redis import RedisBroker
 from mesh import address
 from mesh.broker import KeyValueProvider, Write
@@ -90,3 +92,36 @@ async def test_nats_refuses_to_read_without_the_right(name: str, tmp_path: Path)
         with pytest.raises((TimeoutError, BrokerError)):
             async with asyncio.timeout(1):
                 await write_and_scan(broker, name)
+
+
+async def swept(broker: NatsBroker, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(_sweep, "SYNC_WAIT", 0.0)
+    store = await broker.key_value(OWN, dotted=True)
+    assert isinstance(store, NatsKeyValue)
+    await store.apply([Write("t.a", None), Write("t.b", None), Write("t.c", b"1")])
+    return await store.sweeper.sweep()
+
+
+async def test_nats_lets_a_store_of_its_own_be_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with nats(tmp_path) as broker:
+        assert await swept(broker, monkeypatch) >= 2
+
+
+async def test_nats_names_the_right_to_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = f"$JS.API.STREAM.PURGE.KV_{address.encode_token(OWN)}"
+    monkeypatch.setattr(_sweep, "PURGE_WAIT", 1.0)
+    async with nats(tmp_path, without=right) as broker:
+        with pytest.raises(TimeoutError) as refused:
+            await swept(broker, monkeypatch)
+        assert right in str(refused.value)
+
+
+async def test_a_stream_of_an_earlier_version_is_used_without_the_right_to_change_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(nats_broker, "UPDATE_WAIT", 0.5)
+    async with nats(tmp_path) as broker:
+        await broker.key_value(OWN, dotted=True)
+        monkeypatch.setattr(nats_broker, "EXPIRED_MARKER_NS", 10**9 * 3600)
+        assert await write_and_scan(broker, OWN) == ["t.a", "t.b"]
+    assert "cannot set subject_delete_marker_ttl" in caplog.text
