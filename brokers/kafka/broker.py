@@ -46,27 +46,31 @@ __all__ = ["KafkaBroker"]
 
 TAKE_PART_WITHIN = 10.0  # The first node of a cluster makes a topic.
 STAY_FOR_MESSAGES = 512
-STAY_FOR_SECONDS = 1.0
+ROUND_SECONDS = 1.0
 NO_GROUP = "Dead"
 NO_SUCH_GROUP = 69
 
 
 class _Sticky:
-    """Where this node's messages without a key go for a while: one partition, so that they stay in order."""
+    """Where this node's messages without a key go for a moment: one partition, so that many fit in a batch.
 
-    __slots__ = ("at", "count", "partition")
+    A round of all partitions takes about a second at most, or one message for each: if only full batches
+    ended a stay, a slow publisher would leave most owners without work for minutes.
+    """
+
+    __slots__ = ("count", "partition", "since")
 
     def __init__(self, partitions: int) -> None:
         self.partition = random.randrange(partitions)  # noqa: S311 - it spreads load
         self.count = 0
-        self.at = time.monotonic()
+        self.since = time.monotonic()
 
     def next(self, partitions: int, count: int) -> int:
         now = time.monotonic()
-        if self.count >= STAY_FOR_MESSAGES or now - self.at > STAY_FOR_SECONDS:
+        if self.count >= STAY_FOR_MESSAGES or now - self.since >= ROUND_SECONDS / partitions:
             self.partition = (self.partition + 1) % partitions
             self.count = 0
-        self.at = now
+            self.since = now
         self.count += count
         return self.partition
 

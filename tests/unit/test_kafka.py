@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +18,7 @@ from brokers.kafka._outbox import Outbox, OutFrame
 from brokers.kafka._partition import Item, Partition, State, UnreadableError
 from brokers.kafka._presence import Presence
 from brokers.kafka._records import ID, message_of, new_batch, records
+from brokers.kafka.broker import STAY_FOR_MESSAGES, _Sticky
 from mesh import address
 from mesh.broker import Message
 from mesh.errors import BrokerUnavailableError, ConfigError
@@ -181,6 +184,29 @@ def test_everybody_gets_as_much_and_keeps_what_it_had() -> None:
 
 def test_more_members_than_partitions() -> None:
     assert sorted(map(len, share_out(2, {"a": set(), "b": {1}, "c": {0}}).values())) == [0, 1, 1]
+
+
+@pytest.mark.parametrize("rate", [16.0, 30.0, 1000.0])
+def test_every_partition_gets_its_share_in_a_second_without_keys(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise an owner of one would have nothing to do while others have too much."""
+    clock = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    sticky = _Sticky(8)
+    chosen = []
+    for number in range(int(3 * rate)):
+        clock = number / rate
+        chosen.append(sticky.next(8, 1))
+    for begin in range(2):
+        counted = Counter(chosen[int(begin * rate) : int((begin + 1.25) * rate)])
+        assert len(counted) == 8
+        assert max(counted.values()) <= 0.4 * rate
+
+
+def test_what_comes_fast_without_keys_shares_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    sticky = _Sticky(8)
+    counted = Counter(sticky.next(8, 1) for _ in range(8 * STAY_FOR_MESSAGES))
+    assert set(counted.values()) == {STAY_FOR_MESSAGES}
 
 
 def test_names_are_legal_and_apart() -> None:
