@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zoneinfo  # noqa: F401 - looks for its files once, which a node in a test would do in its event loop
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import fields
