@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import nats
+import psutil
 import pytest
 from nats.aio.msg import Msg
 
@@ -122,6 +123,7 @@ async def test_event_that_waits_for_a_quorum_is_stored_once(cluster: list[NatsSe
         for process in processes:
             process.send_signal(signal.SIGSTOP)
         try:
+            await eventually(lambda: _stopped(processes))  # Else one may have stored it yet.
             publishing = tasks.create_task(node.publish(TOPIC, text("a", id="a")))
             await eventually(lambda: _at_least(sent, 3), ELECTED_WITHIN)  # The server had it already.
         finally:
@@ -181,6 +183,10 @@ async def _sent(server: NatsServer) -> AsyncIterator[list[str]]:
         yield found
     finally:
         await client.close()
+
+
+def _stopped(processes: Sequence[asyncio.subprocess.Process]) -> None:
+    assert all(psutil.Process(process.pid).status() == psutil.STATUS_STOPPED for process in processes)
 
 
 def _at_least(sent: Sequence[str], count: int) -> None:
