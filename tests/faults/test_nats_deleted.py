@@ -26,14 +26,6 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
         yield found
 
 
-async def forget_index(server: NatsServer) -> None:
-    """Kill it, and leave only what it cannot do without."""
-    await server.kill()
-    for index in server.directory.glob("**/index.db"):
-        index.unlink()
-    await server.start()
-
-
 async def gone(store: KeyValue, key: str) -> None:
     assert await store.get(key, strong=True) is None
 
@@ -56,7 +48,7 @@ async def test_what_is_gone_stays_gone(server: NatsServer, dotted: bool) -> None
 
         await eventually(no_message)
         for _ in range(2):
-            await forget_index(server)
+            await server.forget_index()
             for key in ("deleted", "expired", "fresh"):
                 await gone(store, key)
             assert [key async for key in store.keys("")] == ["kept"]
@@ -90,5 +82,5 @@ async def test_a_stream_of_an_earlier_version_is_given_the_markers(server: NatsS
             assert "Nats-Marker-Reason" in found[1]
 
         await eventually(over)
-        await forget_index(server)
+        await server.forget_index()
         await gone(store, "a")

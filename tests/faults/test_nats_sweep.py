@@ -46,14 +46,6 @@ async def stored(broker: NatsBroker) -> int:
     return int(info["state"]["messages"])  # type: ignore[index]
 
 
-async def forget_index(server: NatsServer) -> None:
-    """Kill it, and leave only what it cannot do without."""
-    await server.kill()
-    for index in server.directory.glob("**/index.db"):
-        index.unlink()
-    await server.start()
-
-
 async def revision(store: NatsKeyValue, key: str) -> int:
     entry = await store.get(key, strong=True)
     assert entry is not None
@@ -77,7 +69,7 @@ async def test_a_sweep_leaves_what_lives_as_it_was_known(server: NatsServer) -> 
             assert await store.get_many(list(before)) == list(before.values())
             assert sorted([key async for key in store.keys("")]) == sorted(before)
             assert await store.get(dead[0], strong=True) is None
-            await forget_index(server)
+            await server.forget_index()
         known = {key: entry.revision for key, entry in before.items() if entry is not None}
         await store.apply([Write(live[0], b"3", known[live[0]])])
         await store.apply([Write(live[1], None, known[live[1]])])
@@ -112,7 +104,7 @@ async def test_what_expires_does_so_when_it_should(server: NatsServer) -> None:
 
         await eventually(over)
         assert time.monotonic() >= began + 1.9
-        await forget_index(server)
+        await server.forget_index()
         await eventually(over)
         assert [key async for key in store.keys("")] == ["long"]
 
@@ -248,11 +240,11 @@ async def test_nothing_is_lost_nor_comes_back(server: NatsServer, seed: int) -> 
 
                 await eventually(enough, 50)
                 load.deaths += 1
-                await (forget_index(server) if without_index else server.restart(kill=True))
+                await (server.forget_index() if without_index else server.restart(kill=True))
                 load.deaths += 1
             load.over = True
         await check(stores[0], load)
-        await forget_index(server)
+        await server.forget_index()
         await check(stores[1], load)
         assert await stores[0].sweeper.sweep() >= 0
         await check(stores[1], load)

@@ -63,3 +63,10 @@ class NatsServer(Server):
         with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
             line = connection.makefile("rb").readline()
         return line.startswith(b"INFO ") and json.loads(line[5:])["server_name"] == self.name
+
+    async def forget_index(self) -> None:
+        """Kill it, and start it with only those files that it cannot do without."""
+        await self.kill()
+        for index in self.directory.glob("**/index.db"):
+            index.unlink()
+        await self.start()

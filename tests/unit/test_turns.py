@@ -151,25 +151,33 @@ async def _members_of_two(records: Records) -> None:
     await _members(records, 2)
 
 
-async def test_records_that_are_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """End the work in time; it goes on when they are back."""
+@pytest.fixture
+def _short_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("RENEW_SECONDS", 0.02), ("SURE_SECONDS", 0.5), ("HOLD_SECONDS", 1.0)):
         monkeypatch.setattr(session, name, seconds)
+
+
+async def _lost_and_done_again(records: Records, work: Work) -> None:
+    await eventually(lambda: _is(work.doing, 1))
+    records.broken = True
+    await eventually(lambda: _is(work.doing, 0))
+    records.broken = False
+    await eventually(lambda: _is(work.begun, 2))
+
+
+@pytest.mark.usefixtures("_short_sessions")
+async def test_records_that_are_away() -> None:
+    """End the work in time; it goes on when they are back."""
     records, work = Records(MemoryKeyValue()), Work()
     async with running_owners(records) as owners, asyncio.TaskGroup() as tasks:
         task = tasks.create_task(in_turn(owners, "a", work, asyncio.Event()))
-        await eventually(lambda: _is(work.doing, 1))
-        records.broken = True
-        await eventually(lambda: _is(work.doing, 0))
-        records.broken = False
-        await eventually(lambda: _is(work.begun, 2))
+        await _lost_and_done_again(records, work)
         task.cancel()
 
 
-async def test_work_that_fails_as_it_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_short_sessions")
+async def test_work_that_fails_as_it_is_cut_off() -> None:
     """It is done again all the same: the turn was lost before."""
-    for name, seconds in (("RENEW_SECONDS", 0.02), ("SURE_SECONDS", 0.5), ("HOLD_SECONDS", 1.0)):
-        monkeypatch.setattr(session, name, seconds)
     records, work = Records(MemoryKeyValue()), Work()
 
     async def fail_late() -> None:
@@ -182,11 +190,7 @@ async def test_work_that_fails_as_it_is_cut_off(monkeypatch: pytest.MonkeyPatch)
 
     async with running_owners(records) as owners, asyncio.TaskGroup() as tasks:
         task = tasks.create_task(in_turn(owners, "a", fail_late, asyncio.Event()))
-        await eventually(lambda: _is(work.doing, 1))
-        records.broken = True
-        await eventually(lambda: _is(work.doing, 0))
-        records.broken = False
-        await eventually(lambda: _is(work.begun, 2))
+        await _lost_and_done_again(records, work)
         task.cancel()
 
 
