@@ -171,14 +171,17 @@ class ActorService:
         policy = asked.policy.interval, asked.policy.retries, asked.policy.drop
         body = Written(asked.data, asked.due_time, asked.period, asked.ttl).encode()
         action = pack("set_reminder", asked.name, timing.encode(), policy, asked.overwrite)
-        await self._ask(operation, asked.id, action, body)
+        if asked.overwrite:
+            await self._repeated(operation, asked.id, action, body)
+        else:  # What was done would be in the way.
+            await self._ask(operation, asked.id, action, body)
 
     async def delete_reminder(self, operation: Operation) -> None:
         """Have a reminder no more."""
         asked = cast("Named", operation.arguments)
         check_names(operation.target, asked.id, reminder=asked.name)
         self._check_hosted(operation.target)
-        await self._ask(operation, asked.id, pack("delete_reminder", asked.name))
+        await self._repeated(operation, asked.id, pack("delete_reminder", asked.name))
 
     async def host(self, operation: Operation) -> None:
         """Host the types of an application that holds a stream open, for as long as that lasts.
@@ -227,7 +230,7 @@ class ActorService:
     async def delete_reminders(self, operation: Operation) -> None:
         """Have the reminders of an actor, or of a type, no more."""
         async for timer in self._listed(operation):
-            await self._ask(operation, timer.key, pack("delete_reminder", timer.name))
+            await self._repeated(operation, timer.key, pack("delete_reminder", timer.name))
 
     # For who looks after them
 
@@ -272,6 +275,12 @@ class ActorService:
             return await self._parts.owners.ask(KIND + type_, id_, {ACTION_HEADER: action}, body, operation.deadline)
         except NobodyHostsError:
             raise NoActorHostError(type_, id_) from None
+
+    async def _repeated(self, operation: Operation, id_: str, action: str, body: bytes = b"") -> None:
+        """Ask for what does no harm when it is done twice."""
+        from mesh.timers import repeated
+
+        await repeated(partial(self._ask, operation, id_, action, body), operation.deadline)
 
     def _traced(self, operation: Operation, headers: Headers) -> Headers:
         """Put the call's own trace in place of what the caller wrote."""

@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
@@ -64,7 +65,6 @@ from mesh.errors import (
     MeshError,
     PermissionDeniedError,
     RecordsMissingError,
-    StreamBrokenError,
 )
 from mesh.operation import Arrival, Method, Operation
 from mesh.pipeline import InboundHandler
@@ -87,7 +87,6 @@ DELETES_AT_ONCE = 100
 LOOK_SECONDS = 60.0
 AGAIN_SECONDS = 1.0
 QUIET_SECONDS = 30.0
-REPEAT_SECONDS = 0.05
 ID_BYTES = 6
 MANY_SECONDS = 60.0
 NOT_FOUND = 404
@@ -220,16 +219,10 @@ class Jobs:
         await self._ask(name, RunNow(), operation.deadline)
 
     async def _ask(self, name: str, what: Put | Delete | RunNow, deadline: float) -> None:
-        from mesh.timers import OwnerLostError
+        from mesh.timers import repeated
 
-        while True:
-            try:
-                await self._parts.owners.ask(self._kind, name, {}, encoded(what), deadline)
-                break
-            except (OwnerLostError, StreamBrokenError):  # It may have been done; to do it again does no harm.
-                if isinstance(what, RunNow) or time.time() + REPEAT_SECONDS >= deadline:
-                    raise
-            await asyncio.sleep(REPEAT_SECONDS)
+        ask = partial(self._parts.owners.ask, self._kind, name, {}, encoded(what), deadline)
+        await (ask() if isinstance(what, RunNow) else repeated(ask, deadline))
         if not self._has_told:  # Now there are owners, so that whoever looks finds them.
             self._has_told = True
             with suppress(MeshError):  # Whoever has not heard it looks again before long.
