@@ -13,6 +13,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
+import msgspec
+
 from mesh.address import Address
 from mesh.errors import BrokerError
 
@@ -39,8 +41,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """What travels: headers and body arrive exactly as they were given.
 
     Attributes:
@@ -226,8 +227,7 @@ class SubscribeOptions:
     expires: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """A message between live nodes, not stored.
 
     Attributes:
@@ -390,8 +390,7 @@ class Restorable(Protocol):
         """Call back whenever that has happened: frames of that time may be lost, and are received again soon."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A stored value.
 
     Attributes:
@@ -405,8 +404,7 @@ class Entry:
     expires_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """One write of a transaction.
 
     Attributes:

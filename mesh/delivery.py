@@ -31,8 +31,9 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from mesh.broker import Delivery
 from mesh.conditions import Condition
@@ -74,8 +75,7 @@ class Outcome(StrEnum):
     DROP = "drop"
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """The result of one attempt.
 
     Attributes:

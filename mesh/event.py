@@ -19,11 +19,11 @@ import binascii
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
 from urllib.parse import unquote_to_bytes
 
+import msgspec
 import orjson
 
 from mesh.errors import EventError
@@ -63,8 +63,7 @@ _INTEGERS = range(-(2**31), 2**31)
 _CORE = frozenset({"id", "source", "type", "specversion", "datacontenttype", "dataschema", "subject", "time"})
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One CloudEvent.
 
     Attributes:
@@ -87,7 +86,7 @@ class Event:
     dataschema: str | None = None
     subject: str | None = None
     time: str | None = None
-    extensions: Mapping[str, str | int | bool] = field(default_factory=dict)
+    extensions: Mapping[str, str | int | bool] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("id", "source", "type"):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from mesh.errors import MeshError
 from mesh.policies import Verdict, by_error
 
@@ -24,8 +26,7 @@ __all__ = ["DEFAULT_SECONDS", "UNTRACED", "Arrival", "Caller", "Context", "Metho
 DEFAULT_SECONDS = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """Who asks.
 
     Attributes:
@@ -58,8 +59,7 @@ class Trace(NamedTuple):
 UNTRACED = Trace()
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """Around what it is asked.
 
     Attributes:

@@ -32,13 +32,14 @@ import math
 import re
 from calendar import monthrange
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache, partial
 from zoneinfo import ZoneInfo
 
 import msgspec
 from cronsim import CronSim, CronSimError
+from msgspec.structs import replace
 
 from mesh.values import is_instant, parse_duration, parse_instant, parse_period, parse_whole, shortened
 
@@ -149,8 +150,7 @@ def parse_schedule(text: str, *, seconds: bool = False) -> Schedule:
     return Schedule(fields, zone)
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True):
     """When something fires, from its registration on.
 
     Attributes:

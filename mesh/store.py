@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from mesh.broker import Entry, KeyValue, Write
 from mesh.errors import (
@@ -46,8 +47,7 @@ class Concurrency(StrEnum):
     LAST_WRITE = "last-write"
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """A value as stored.
 
     Attributes:
@@ -63,8 +63,7 @@ class Stored:
     bare: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """One write.
 
     Attributes:
@@ -86,7 +85,7 @@ class Item:
     etag: str | None = None
     concurrency: Concurrency | None = None
     ttl: float | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
     check: bool = False
     strong: bool = False
     lease: bool = False

@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from bindings.sql._database import Database
 from bindings.sql._dialect import INTERVAL, NAME, Dialect, Fault, keys_of, numbered, rows_of

@@ -9,10 +9,10 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
+import msgspec
 import nats.errors
 import orjson
 from nats.aio.msg import Msg
@@ -46,8 +46,7 @@ UNLESS_FULL = suppress(nats.errors.OutboundBufferLimitError)
 JSON = dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What came back for a call."""
 
     headers: Mapping[str, str]

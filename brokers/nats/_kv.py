@@ -9,8 +9,9 @@ import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
 from typing import cast
+
+from msgspec.structs import replace
 
 from brokers.nats._client import JSON, Connection, StoreRefusedError, check_api
 from brokers.nats._scan import Found, Scanner

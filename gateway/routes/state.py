@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.errors import APIError, answer, bad_request, malformed
 from gateway.http.response import Answered, Response, json_response, no_content

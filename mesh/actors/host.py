@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,8 +70,7 @@ class Turn(msgspec.Struct, frozen=True):
     period: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnAnswer:
+class TurnAnswer(msgspec.Struct, frozen=True):
     """What the application answered.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,8 +24,7 @@ MAX_DATA_BYTES = 512 * 1024
 OK = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(msgspec.Struct, frozen=True):
     """What the record of a reminder keeps for the application.
 
     Attributes:

@@ -22,7 +22,8 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from mesh.actors.errors import ActorMovedError
 from mesh.errors import ConflictError, MeshError, StateError

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mesh.application import Headers
 from mesh.blocks.job_record import DEFAULT_POLICY, Policed
 from mesh.operation import Method
@@ -62,8 +64,7 @@ KIND = "actors."
 """What the kinds of owners of a type begin with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Invoke:
+class Invoke(msgspec.Struct, frozen=True):
     """Call a method.
 
     Attributes:
@@ -81,24 +82,21 @@ class Invoke:
     query: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class GetState:
+class GetState(msgspec.Struct, frozen=True):
     """Read a key of an actor."""
 
     id: str
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Transact:
+class Transact(msgspec.Struct, frozen=True):
     """Write keys of an actor, all or none; items have key, value (None deletes) and ttl."""
 
     id: str
     items: Sequence[Item]
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(msgspec.Struct, frozen=True):
     """Have a timer, in place of one of its name.
 
     Attributes:
@@ -120,8 +118,7 @@ class SetTimer:
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class SetReminder:
+class SetReminder(msgspec.Struct, frozen=True):
     """Have a reminder.
 
     Attributes:
@@ -145,23 +142,20 @@ class SetReminder:
     policy: Policed = DEFAULT_POLICY
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(msgspec.Struct, frozen=True):
     """A timer or reminder of an actor."""
 
     id: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class OfActor:
+class OfActor(msgspec.Struct, frozen=True):
     """The reminders of an actor; an empty id = of all actors of the type."""
 
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Reminder:
+class Reminder(msgspec.Struct, frozen=True):
     """A reminder as it is told of: its period as ``@every 10s``."""
 
     id: str
@@ -172,8 +166,7 @@ class Reminder:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Deactivate:
+class Deactivate(msgspec.Struct, frozen=True):
     """End the activation of an actor, wherever it is; gives whether it was active."""
 
     id: str

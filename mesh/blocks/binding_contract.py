@@ -15,6 +15,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
+import msgspec
+
 from mesh.errors import MeshError
 from mesh.flow import STREAM_SECONDS
 from mesh.operation import Method
@@ -65,8 +67,7 @@ class BindingError(MeshError):
         return cast("Mapping[str, str]", json.loads(self.told))
 
 
-@dataclass(frozen=True, slots=True)
-class Invoke:
+class Invoke(msgspec.Struct, frozen=True):
     """A call of an output binding.
 
     Attributes:
@@ -77,11 +78,10 @@ class Invoke:
 
     operation: str
     data: bytes = b""
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Invoked:
+class Invoked(msgspec.Struct, frozen=True):
     """What a call gave.
 
     Attributes:
@@ -90,7 +90,7 @@ class Invoked:
     """
 
     data: bytes | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +167,7 @@ class StreamingBinding(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class BindingEvent:
+class BindingEvent(msgspec.Struct, frozen=True):
     """Something that happened outside.
 
     Attributes:
@@ -177,7 +176,7 @@ class BindingEvent:
     """
 
     data: bytes = b""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 Handle = Callable[[BindingEvent], Awaitable[bytes]]

@@ -19,10 +19,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 from urllib.parse import unquote
 
+import msgspec
 import orjson
 
 from mesh import address, telemetry
@@ -82,8 +83,7 @@ ACCEPT_SECONDS = 30.0
 PublishOutcome = Callable[[Delivery, str, str, bytes], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class DurableCall:
+class DurableCall(msgspec.Struct, frozen=True):
     """What is to be called.
 
     Attributes:
@@ -373,7 +373,9 @@ class _Callee:
             return Attempt(Outcome.RETRY, who_answered(status), status)
         await self._finish(
             delivery,
-            replace(record, state=State.SUCCEEDED, status=status, headers=answered, body=body, truncated=truncated),
+            msgspec.structs.replace(
+                record, state=State.SUCCEEDED, status=status, headers=answered, body=body, truncated=truncated
+            ),
         )
         return SUCCESS
 
@@ -417,7 +419,7 @@ class _Callee:
         if record.told or topic is None:
             return
         await self._publish(delivery, unquote(topic), record.id, orjson.dumps(record.described()))
-        await self._records.note(replace(record, told=True))
+        await self._records.note(msgspec.structs.replace(record, told=True))
 
 
 async def _read(response: AppResponse) -> tuple[bytes, bool]:

@@ -18,10 +18,11 @@ import binascii
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import orjson
+from msgspec.structs import replace
 
 from mesh.errors import ConfigError, EncryptionError, FeatureNotSupportedError, MeshError
 from mesh.query import Queried, Query

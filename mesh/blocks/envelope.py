@@ -16,11 +16,11 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
 
+import msgspec
 import orjson
 
 from mesh.errors import EventError
@@ -80,8 +80,7 @@ def _placement(content_type: str) -> Placement:
     return Placement.BASE64 if wide else Placement.TEXT
 
 
-@dataclass(frozen=True, slots=True)
-class PublishOptions:
+class PublishOptions(msgspec.Struct, frozen=True):
     """What a publish request says besides its body.
 
     Attributes:
@@ -220,8 +219,7 @@ def _set_trace(members: dict[str, object], options: PublishOptions) -> None:
     members["traceid"] = traceid if isinstance(traceid, str) and traceid else own
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """An event as an application receives it.
 
     Attributes:

@@ -15,7 +15,6 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Self, cast
 from urllib.parse import unquote
@@ -105,8 +104,7 @@ def forwardable(headers: Iterable[tuple[str, str]], *, binary: bool = False) -> 
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What the application is asked.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import orjson
+from msgspec.structs import replace
 
 from mesh.errors import BadArgumentError, MeshError
 
@@ -136,8 +137,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(msgspec.Struct, frozen=True):
     """A job as it is now.
 
     Attributes:
@@ -151,16 +151,14 @@ class Registered:
     left: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(msgspec.Struct, frozen=True):
     """A job, and whether it takes the place of one of its name."""
 
     job: Job
     overwrite: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(msgspec.Struct, frozen=True):
     """Which job, or which jobs: those whose name begins so."""
 
     name: str
@@ -303,7 +301,7 @@ def timer_of(put: Put) -> Timer:
         policy = FailurePolicy(job.policy.interval, job.policy.retries, job.policy.drop)
     except ValueError as error:
         raise BadArgumentError(f"it cannot be a job: {error}") from None
-    kept = encoded(msgspec.structs.replace(job, name="", policy=DEFAULT_POLICY))
+    kept = encoded(replace(job, name="", policy=DEFAULT_POLICY))
     return Timer(job.name, "", timing(job, at), policy, kept)
 
 
@@ -315,7 +313,7 @@ def job_of(timer: Timer) -> Job:
     """
     policy = Policed(timer.policy.interval, timer.policy.retries, timer.policy.drop)
     try:
-        return msgspec.structs.replace(_JOB.decode(timer.data), name=timer.key, policy=policy)
+        return replace(_JOB.decode(timer.data), name=timer.key, policy=policy)
     except msgspec.DecodeError as error:
         raise JobUnreadableError(f"what is kept of job {timer.key!r} cannot be read: {error}") from None
 

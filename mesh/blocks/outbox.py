@@ -35,6 +35,7 @@ from enum import Enum
 from typing import Self, cast
 from uuid import uuid4
 
+import msgspec
 import orjson
 
 from mesh.blocks.block import Parts
@@ -349,7 +350,7 @@ class Outbox:
         before = cast("Sequence[_Prepared]", operation.kept or ())
         prepared = [replace(each, event=each.event | {_UNTIL: int(until)}, done=asyncio.Event()) for each in before]
         prepared = prepared or [self._prepared(item, operation.context, until, tag) for item in published]
-        markers = [replace(_MARKER_ITEM, key=each.marker) for each in prepared]
+        markers = [msgspec.structs.replace(_MARKER_ITEM, key=each.marker) for each in prepared]
         most = self._store.max_transaction
         if most is not None and len(items) + len(markers) > most:
             raise TooManyOperationsError(len(items) + len(markers), most)
@@ -424,7 +425,7 @@ class Outbox:
         if not markers:
             return
         try:
-            await self._store.save_each([replace(each, value=GIVEN_UP, ttl=ttl) for each in markers])
+            await self._store.save_each([msgspec.structs.replace(each, value=GIVEN_UP, ttl=ttl) for each in markers])
         except MeshError as error:
             logger.debug("outbox of %s: cannot give up an event, it is given up later: %s", self._name, error)
 
@@ -466,7 +467,7 @@ class Outbox:
             elif verdict is not Verdict.FENCE:
                 return verdict
             else:
-                fence = replace(_MARKER_ITEM, key=marker, value=FENCED, ttl=self._ttl)
+                fence = msgspec.structs.replace(_MARKER_ITEM, key=marker, value=FENCED, ttl=self._ttl)
                 with suppress(ConflictError):  # It was written just now.
                     await self._store.write([fence])
                     logger.info("outbox of %s: dropped an event whose transaction did not happen", self._name)

@@ -8,8 +8,9 @@ file that only one machine sees.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
+
+from msgspec.structs import replace
 
 from mesh import address
 from mesh.deadlines import Deadlines

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import cast
 
+import msgspec
+
 from mesh.blocks import shared_settings
 from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
@@ -67,22 +69,20 @@ FIRST_PART = 16  # Keys that are read together before it is known how large thei
 TTL_SETTING = "ttlInSeconds"
 
 
-@dataclass(frozen=True, slots=True)
-class Get:
+class Get(msgspec.Struct, frozen=True):
     """Read one key; ``strong`` never answers from a follower; metadata are for stores that read them."""
 
     key: str
     strong: bool = False
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class BulkGet:
+class BulkGet(msgspec.Struct, frozen=True):
     """Read several keys, so many at once; 0 = as many as the gateway likes."""
 
     keys: tuple[str, ...]
     parallelism: int = 0
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -344,7 +344,7 @@ class StateStoreComponent:
                 and not any(each.lower() == "ttlinseconds" for each in item.metadata)
             ):
                 ttl = self._ttl
-        return replace(item, key=key, ttl=ttl)
+        return msgspec.structs.replace(item, key=key, ttl=ttl)
 
 
 def key_prefix(component: Component, app_id: str, namespace: str | None) -> str:

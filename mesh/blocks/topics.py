@@ -7,9 +7,12 @@ import logging
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
+
+import msgspec
+from msgspec.structs import replace
 
 from mesh import address, telemetry
 from mesh.blocks import envelope
@@ -62,8 +65,7 @@ MAX_NAME = 100
 _Made = tuple[Message, Begun | None]  # An event, and the span of its publish where that is recorded here.
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(msgspec.Struct, frozen=True):
     """One event to store.
 
     Attributes:
@@ -76,11 +78,10 @@ class Publish:
     topic: str
     body: bytes
     content_type: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
+    metadata: Mapping[str, str] = msgspec.field(default_factory=lambda: NO_METADATA)
 
 
-@dataclass(frozen=True, slots=True)
-class BulkEntry:
+class BulkEntry(msgspec.Struct, frozen=True):
     """One entry of a bulk publish; its metadata are the request's and its own."""
 
     entry_id: str

@@ -18,6 +18,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+import msgspec
+
 from mesh import address
 from mesh.broker import Broker, Frame, Message
 from mesh.calls.context import counts, tell
@@ -58,8 +60,7 @@ PROBE_SECONDS = 1.0
 MAX_KINDS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A question as it reaches the owner.
 
     Attributes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import lru_cache
 
 import msgspec
+from msgspec.structs import replace
 
 from mesh.address import decode_token, encode_token
 from mesh.errors import MeshError, StateError
@@ -55,8 +55,7 @@ class Outcome(Enum):
     BUSY = auto()  # As ``AWAY``, but it says nothing of others: these are not tried less often.
 
 
-@dataclass(frozen=True, slots=True)
-class FailurePolicy:
+class FailurePolicy(msgspec.Struct, frozen=True):
     """What follows a firing that failed; once it is given up, the timer goes on with its next due time, if any.
 
     Attributes:
@@ -77,8 +76,7 @@ class FailurePolicy:
             raise ValueError(f"the retries of a failure policy are from 0 to {MOST_RETRIES}")
 
 
-@dataclass(frozen=True, slots=True)
-class Timer:
+class Timer(msgspec.Struct, frozen=True):
     """A durable timer.
 
     Attributes:
@@ -96,8 +94,7 @@ class Timer:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """A timer as it is kept.
 
     Attributes:

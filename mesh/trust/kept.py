@@ -19,10 +19,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Literal, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from mesh.broker import Message
 from mesh.errors import BadArgumentError, IdentityAwayError, UnprovenError
