@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from msgspec.structs import replace
 
 from mesh.blocks.envelope import PublishOptions, build_binary, build_structured
 from mesh.blocks.proofs import Proofs
@@ -42,7 +42,7 @@ async def test_it_arrives_as_it_was_signed(broker: Broker, place: Place, inbox: 
         parts = [(headers, as_read_again(headers, body, prefix)) for headers, body in parts]
     messages = [Message({**headers, **held}, body, None, f"i{n}") for n, (headers, body) in enumerate(parts)]
     proven = [shop.prove(orders, each) for each in messages]
-    letter = stock.move(letters, dataclasses.replace(proven[0], headers={**proven[0].headers, **REASON}, id="dead"))
+    letter = stock.move(letters, replace(proven[0], headers={**proven[0].headers, **REASON}, id="dead"))
 
     group = SubscribeOptions("g")
     async with broker.subscribe(orders, group, inbox), broker.subscribe(letters, group, inbox):

@@ -14,6 +14,7 @@ from typing import Any, cast
 import orjson
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
 from bindings.sql._store import SQLStateStore
 from mesh.errors import BadArgumentError, ConflictError, InvalidEtagError, OutcomeUnknownError, StateError
@@ -456,7 +457,7 @@ async def test_an_absent_key_stays_absent(database: Database, store: SQLStateSto
     async def write(number: int) -> None:
         nonlocal won
         guard, absent = Item(database.key("made"), b"%d" % number), Item(database.key("absent"), None, check=True)
-        items = [absent, replace(guard, concurrency=Concurrency.FIRST_WRITE)]
+        items = [absent, structs.replace(guard, concurrency=Concurrency.FIRST_WRITE)]
         with suppress(ConflictError):
             await store.write(items)
             won += 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import cast
 
 import orjson
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from mesh import address
 from mesh.blocks.records import Prefixed

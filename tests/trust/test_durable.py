@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from types import SimpleNamespace
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from mesh import address
 from mesh.access import Gate

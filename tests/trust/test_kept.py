@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mesh import address
 from mesh.blocks.proofs import Proofs
@@ -179,7 +180,7 @@ def test_by_another_namespace(nodes: Nodes) -> None:
     for on_backbone in (True, False):
         # Both know it by the same name: the address is not what keeps it out.
         shop = nodes.proofs("shop", namespace="other", on_backbone=on_backbone)
-        other = replace(shop, own=Caller("other", "shop"))
+        other = dataclasses.replace(shop, own=Caller("other", "shop"))
         sent, stock = other.prove(ORDERS, EVENT), nodes.proofs("stock", on_backbone=on_backbone)
         if on_backbone:
             with pytest.raises(UnprovenError, match="not for spiffe://public/ns/other/shop"):

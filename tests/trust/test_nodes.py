@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from mesh import address
 from mesh.blocks.job_record import Delete, encoded
@@ -189,7 +190,7 @@ async def test_owners_answer_who_is_proven(trust: TrustSettings, nats: Backbone,
         for kind, headers, body in asked:
             for node, told in ((evil, "in the name of app id one"), (unproven, "does not prove")):
                 owners = node.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # as a node that lies would
-                owners._caller = replace(owners._caller, app_id="one")
+                owners._caller = structs.replace(owners._caller, app_id="one")
                 with pytest.raises(UnprovenError, match=told):
                     await owners.ask(kind, "mine", headers, body, time.time() + 30)
         assert app.paths() == ["PUT /actors/thing/1/method/x"]

@@ -405,7 +405,7 @@ def test_what_fails_while_it_is_left() -> None:
 def test_an_answer_that_nobody_waits_for_is_let_go() -> None:
     """It is not kept for the minute that its turn might have had."""
 
-    class Weak(TurnAnswer):
+    class Weak(TurnAnswer, weakref=True):
         """One that a test can see go."""
 
     async def play(node: _Node) -> None:
