@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
@@ -13,7 +12,7 @@ import orjson
 
 from mesh.errors import EventError
 
-__all__ = ["pack", "readable", "unpack", "unpack_as"]
+__all__ = ["Packed", "pack", "readable", "unpack"]
 
 
 def pack(*values: object) -> str:
@@ -39,29 +38,34 @@ def unpack(text: str) -> Sequence[object]:
         return cast("Sequence[object]", json.loads(text))
 
 
-def unpack_as(shape: Any, text: str | None, what: str) -> Any:
-    """Decode what another node packed, which may be hostile.
+class Packed:
+    """What another node packed, which may be hostile: one for each shape, since to make it takes longer than to read."""
 
-    Args:
-        shape: A tuple of the values' types, or what is written as one.
-        text: As it arrived; None = the header is missing.
-        what: Is named in the error.
+    __slots__ = ("_decoder", "_what")
 
-    Raises:
-        EventError: It is not of that shape.
-    """
-    if text is not None:
-        with suppress(ValueError, RecursionError):
-            return _decoder(shape).decode(text)
-        with suppress(ValueError, RecursionError):  # It may have surrogates, which only the standard decoder takes.
-            return msgspec.convert(unpack(text), shape)
-    raise EventError(f"malformed {what}")
+    def __init__(self, shape: Any, what: str) -> None:
+        """Prepare.
 
+        Args:
+            shape: A tuple of the values' types, or what is written as one.
+            what: Is named in errors.
+        """
+        self._decoder = msgspec.json.Decoder(shape)
+        self._what = what
 
-@lru_cache(maxsize=64)
-def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
-    """Make what decodes a shape: that takes longer than what it does then."""
-    return msgspec.json.Decoder(shape)
+    def read(self, text: str | None) -> Any:
+        """Read it as it arrived; None = the header is missing.
+
+        Raises:
+            EventError: It is not of that shape.
+        """
+        if text is not None:
+            try:
+                return self._decoder.decode(text)
+            except (ValueError, RecursionError):
+                with suppress(ValueError, RecursionError):  # It may have surrogates, which only this decoder takes.
+                    return msgspec.convert(unpack(text), self._decoder.type)
+        raise EventError(f"malformed {self._what}")
 
 
 def readable(text: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from mesh.access import naming
 from mesh.actors.application import HTTPHost, ask_settings
@@ -17,8 +17,6 @@ from mesh.actors.errors import (
     ActorMethodMissingError,
     ActorTypeNotHostedError,
     NoActorHostError,
-    ReminderExistsError,
-    ReminderMissingError,
 )
 from mesh.actors.host import ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import MAX_TURNS, HostedType
@@ -32,7 +30,7 @@ from mesh.application import Headers
 from mesh.blocks import actor_questions as questions
 from mesh.blocks.actor_store import ActorStore
 from mesh.blocks.actor_stream import host_stream
-from mesh.blocks.actor_views import shown, told_reminder, types_of
+from mesh.blocks.actor_views import shown, types_of
 from mesh.blocks.actors import (
     KIND,
     Deactivate,
@@ -40,9 +38,7 @@ from mesh.blocks.actors import (
     Invoke,
     Look,
     Named,
-    OfActor,
     Reminder,
-    SetReminder,
     SetTimer,
     Shown,
     Transact,
@@ -50,7 +46,6 @@ from mesh.blocks.actors import (
 )
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.invocation import Answered, forwardable
-from mesh.blocks.job_record import check_policy
 from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
 from mesh.deadlines import Deadlines
@@ -58,9 +53,8 @@ from mesh.errors import BadArgumentError, EventError, RecordsMissingError
 from mesh.fields import check_fields
 from mesh.operation import Operation
 from mesh.ownership.asking import Asked
-from mesh.ownership.errors import NobodyHostsError, NotOwnerError
-from mesh.ownership.table import partition_of
-from mesh.packing import pack, unpack_as
+from mesh.ownership.errors import NobodyHostsError
+from mesh.packing import Packed, pack
 from mesh.store import Stored
 from mesh.telemetry import BAGGAGE
 
@@ -69,7 +63,7 @@ if TYPE_CHECKING:
 
     from mesh.actors.activation import Activation
     from mesh.actors.stream import StreamHost
-    from mesh.timers import Timer, Timers
+    from mesh.blocks.actor_reminders import ActorReminders
 
 __all__ = ["ActorService"]
 
@@ -81,6 +75,9 @@ CACHED_BYTES = 64 * 1024 * 1024
 MAX_LISTED, MAX_LISTED_BYTES, PAGE = 10_000, 16 * 1024 * 1024, 200
 MAX_ERROR_BYTES = 4096
 OK, NOT_FOUND = 200, 404
+_QUESTION = Packed(questions.Question, "question to an actor")
+_ANSWERED = Packed(Answered, "answer of an actor's host")
+_DEACTIVATED = Packed(tuple[bool], "answer of an actor's host")
 
 
 class ActorService:
@@ -91,7 +88,7 @@ class ActorService:
         self._parts = parts
         self._app_id = parts.caller.app_id
         self._types: dict[str, HostedType] = {}
-        self._timers: dict[str, Timers] = {}
+        self._made: ActorReminders | None = None
         self._room = Room(MAX_TURNS)
         self._cache = StateCache(CACHED_BYTES)
         self._store = ActorStore(parts.marked)
@@ -133,7 +130,7 @@ class ActorService:
         check_names(operation.target, asked.id, **{"actor method": asked.method})
         action = pack("invoke", asked.method, asked.query, self._traced(operation, asked.headers))
         answer = await self._ask(operation, asked.id, action, asked.body)
-        status, headers = _told(Answered, answer)
+        status, headers = _ANSWERED.read(answer.headers.get(ACTION_HEADER))
         if status == NOT_FOUND:
             raise ActorMethodMissingError
         if status != OK:
@@ -145,43 +142,7 @@ class ActorService:
         asked = cast("Deactivate", operation.arguments)
         check_names(operation.target, asked.id)
         answer = await self._ask(operation, asked.id, pack("deactivate"))
-        return bool(_told(tuple[bool], answer)[0])
-
-    async def set_reminder(self, operation: Operation) -> None:
-        """Have a reminder.
-
-        Raises:
-            ActorTypeNotHostedError: This node's application does not host the type.
-            ReminderExistsError: There is one of its name, which is not to be replaced.
-            BadArgumentError: A text is no time, or the data are too large.
-        """
-        from mesh.actors.reminders import MAX_DATA_BYTES, Written
-        from mesh.schedules import reminder_timing
-
-        asked = cast("SetReminder", operation.arguments)
-        check_names(operation.target, asked.id, reminder=asked.name)
-        self._check_hosted(operation.target)
-        if len(asked.data) > MAX_DATA_BYTES:
-            raise ActorError(f"the data of a reminder have at most {MAX_DATA_BYTES} bytes")
-        try:
-            timing = reminder_timing(asked.due_time, asked.period, asked.ttl, time.time())
-        except ValueError as error:
-            raise ActorError(str(error)) from None
-        check_policy(asked.policy)
-        policy = asked.policy.interval, asked.policy.retries, asked.policy.drop
-        body = Written(asked.data, asked.due_time, asked.period, asked.ttl).encode()
-        action = pack("set_reminder", asked.name, timing.encode(), policy, asked.overwrite)
-        if asked.overwrite:
-            await self._repeated(operation, asked.id, action, body)
-        else:  # What was done would be in the way.
-            await self._ask(operation, asked.id, action, body)
-
-    async def delete_reminder(self, operation: Operation) -> None:
-        """Have a reminder no more."""
-        asked = cast("Named", operation.arguments)
-        check_names(operation.target, asked.id, reminder=asked.name)
-        self._check_hosted(operation.target)
-        await self._repeated(operation, asked.id, pack("delete_reminder", asked.name))
+        return bool(_DEACTIVATED.read(answer.headers.get(ACTION_HEADER))[0])
 
     async def host(self, operation: Operation) -> None:
         """Host the types of an application that holds a stream open, for as long as that lasts.
@@ -198,39 +159,33 @@ class ActorService:
         finally:
             host.end()
 
-    async def get_reminder(self, operation: Operation) -> Reminder:
-        """Tell of a reminder.
+    async def set_reminder(self, operation: Operation) -> None:
+        """Have a reminder."""
+        await self._reminders.set(operation)
 
-        Raises:
-            ReminderMissingError: There is none.
-        """
-        asked = cast("Named", operation.arguments)
-        check_names(operation.target, asked.id, reminder=asked.name)
-        timers = self._check_hosted(operation.target)
-        found = await timers.get(await self._partition(operation.target, asked.id), asked.id, asked.name)
-        if found is None:
-            raise ReminderMissingError(asked.name)
-        return told_reminder(found.key, found.name, found.data)
+    async def delete_reminder(self, operation: Operation) -> None:
+        """Have a reminder no more."""
+        await self._reminders.delete(operation)
+
+    async def get_reminder(self, operation: Operation) -> Reminder:
+        """Tell of a reminder."""
+        return await self._reminders.get(operation)
 
     async def list_reminders(self, operation: Operation) -> tuple[Reminder, ...]:
-        """Tell of all reminders of an actor, or of a type.
-
-        Raises:
-            ActorError: There are too many for one answer.
-        """
-        found: list[Reminder] = []
-        size = 0
-        async for timer in self._listed(operation):
-            found.append(told_reminder(timer.key, timer.name, timer.data))
-            size += len(timer.data)
-            if len(found) > MAX_LISTED or size > MAX_LISTED_BYTES:
-                raise ActorError("there are more reminders than one answer tells of; ask for those of one actor")
-        return tuple(found)
+        """Tell of all reminders of an actor, or of a type."""
+        return await self._reminders.list(operation)
 
     async def delete_reminders(self, operation: Operation) -> None:
         """Have the reminders of an actor, or of a type, no more."""
-        async for timer in self._listed(operation):
-            await self._repeated(operation, timer.key, pack("delete_reminder", timer.name))
+        await self._reminders.delete_all(operation)
+
+    @property
+    def _reminders(self) -> ActorReminders:
+        if self._made is None:
+            from mesh.blocks.actor_reminders import ActorReminders
+
+            self._made = ActorReminders(self._parts, self._records, self._ask)
+        return self._made
 
     # For who looks after them
 
@@ -246,28 +201,8 @@ class ActorService:
         """
         asked = cast("Look", operation.arguments)
         check_names(operation.target, asked.id)
-        timers = self._check_hosted(operation.target)
+        timers = self._reminders.of(operation.target)
         return await shown(self._parts, self._store, timers, operation.target, asked)
-
-    async def _listed(self, operation: Operation) -> AsyncIterator[Timer]:
-        """Iterate over reminders, page by page."""
-        from mesh.timers import record_key
-
-        asked, type_ = cast("OfActor", operation.arguments), operation.target
-        check_names(type_, asked.id or "-")
-        timers = self._check_hosted(type_)
-        partition, after = await self._partition(type_, asked.id) if asked.id else None, ""
-        while True:
-            page = await timers.listed(partition, asked.id or None, after, PAGE)
-            for timer in page:
-                yield timer
-            if len(page) < PAGE:
-                return
-            last = page[-1]
-            after = record_key(KIND + type_, await self._partition(type_, last.key), last.key, last.name)
-
-    async def _partition(self, type_: str, id_: str) -> int:
-        return partition_of(id_, len((await self._parts.owners.table(KIND + type_)).owners))
 
     async def _ask(self, operation: Operation, id_: str, action: str, body: bytes = b"") -> Message:
         type_ = operation.target
@@ -275,12 +210,6 @@ class ActorService:
             return await self._parts.owners.ask(KIND + type_, id_, {ACTION_HEADER: action}, body, operation.deadline)
         except NobodyHostsError:
             raise NoActorHostError(type_, id_) from None
-
-    async def _repeated(self, operation: Operation, id_: str, action: str, body: bytes = b"") -> None:
-        """Ask for what does no harm when it is done twice."""
-        from mesh.timers import repeated
-
-        await repeated(partial(self._ask, operation, id_, action, body), operation.deadline)
 
     def _traced(self, operation: Operation, headers: Headers) -> Headers:
         """Put the call's own trace in place of what the caller wrote."""
@@ -348,11 +277,6 @@ class ActorService:
         if (hosted := self._types.get(operation.target)) is not None:
             hosted.delete_timer(asked.id, asked.name)
 
-    def _check_hosted(self, type_: str) -> Timers:
-        if (timers := self._timers.get(type_)) is None:
-            raise ActorTypeNotHostedError
-        return timers
-
     def _make_state(self, type_: str, activation: Activation, replaced: Callable[[], None]) -> ActorState:
         partition = partition_key(self._app_id, type_, activation.id)
         return ActorState(self._store, partition, activation.epoch, self._cache, replaced)
@@ -367,7 +291,7 @@ class ActorService:
             ActorError: What it came to.
         """
         hosted = self._types.get(asked.kind.removeprefix(KIND))
-        question = unpack_as(questions.Question, asked.headers.get(ACTION_HEADER), "question to an actor")
+        question = _QUESTION.read(asked.headers.get(ACTION_HEADER))
         if hosted is None:
             raise EventError("malformed question to an actor")
         check_names(hosted.name, asked.key)
@@ -389,40 +313,12 @@ class ActorService:
         return Message({ACTION_HEADER: pack(await hosted.deactivate(asked.key))}, b"")
 
     async def _run_set_reminder(self, hosted: HostedType, asked: Asked, question: questions.SetReminder) -> Message:
-        from mesh.actors.reminders import written
-        from mesh.schedules import Timing
-        from mesh.timers import FailurePolicy, Timer, TimerExistsError
-
-        timers = await self._asked_for(hosted, asked, question.name)
-        try:
-            written(asked.body)
-            timing, policy = Timing.decode(question.timing), FailurePolicy(*question.policy)
-        except ValueError as error:
-            raise EventError("malformed question to an actor") from error
-        try:
-            timer = Timer(asked.key, question.name, timing, policy, asked.body)
-            await timers.put(asked.partition, timer, overwrite=question.overwrite)
-        except TimerExistsError:
-            raise ReminderExistsError(question.name) from None
-        return Message({}, b"")
+        return await self._reminders.run_set(hosted.name, asked, question)
 
     async def _run_delete_reminder(
         self, hosted: HostedType, asked: Asked, question: questions.DeleteReminder
     ) -> Message:
-        await (await self._asked_for(hosted, asked, question.name)).delete(asked.partition, asked.key, question.name)
-        return Message({}, b"")
-
-    async def _asked_for(self, hosted: HostedType, asked: Asked, name: str) -> Timers:
-        """Give what keeps a reminder; who asks hosts the type, as its own gateway has checked unless it lies."""
-        check_name("reminder", name)
-        caller = asked.caller.app_id
-        if caller != self._app_id:
-            hosts = await self._parts.owners.table(asked.kind, fresh=True)  # It may just have come.
-            if caller not in {each.app_id for each in hosts.members.values()}:
-                raise ActorTypeNotHostedError
-        if (timers := self._timers.get(hosted.name)) is None:
-            raise NotOwnerError("its application is away")
-        return timers
+        return await self._reminders.run_delete(hosted.name, asked, question)
 
     # The application
 
@@ -447,9 +343,6 @@ class ActorService:
             ActorTypeTakenError: The type is hosted on this node already.
             MeshError: The mesh has no records, or cannot reach them.
         """
-        from mesh.actors.reminders import remind
-        from mesh.timers import Outcome, Timers
-
         kind = KIND + type_
         hosted = self._types.get(type_)
         if hosted is None:
@@ -462,32 +355,21 @@ class ActorService:
             yield
             return
         self._store.warn_of_none()
-        partitions = len((await self._parts.owners.table(kind)).owners)
-        here = hosted
-
-        async def fire(timer: Timer) -> Outcome:
-            return await remind(here, partition_of(timer.key, partitions), timer)
-
-        timers = Timers(kind, self._records, fire, hosted.owns)
+        timers = await self._reminders.timers(hosted)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(timers.run())
             await stack.enter_async_context(hosted.serve(ObservedHost(host, self._parts.observer), timers))
-            self._timers[type_] = timers
+            stack.enter_context(self._reminders.kept(type_, timers))
             self._parts.owners.host(kind, hosted, self.answer, ready=True)
             try:
                 yield
             finally:
-                del self._timers[type_]
                 self._parts.owners.host(kind, hosted, self.answer, ready=False)
 
     def described(self) -> Mapping[str, object]:
         """Tell of the types that are hosted, and how many actors are active."""
         hosted = tuple((name, each.active) for name, each in self._types.items() if each.hosted)
         return {"actors": hosted, "actors_enabled": bool(hosted) or self._parts.marked() is not None}
-
-
-def _told(shape: object, answer: Message) -> Any:
-    return unpack_as(shape, answer.headers.get(ACTION_HEADER), "answer of an actor's host")
 
 
 def _check_key(key: str) -> None:

@@ -59,7 +59,7 @@ from mesh.errors import (
 )
 from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
-from mesh.packing import pack, unpack_as
+from mesh.packing import Packed, pack
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
 from mesh.store import Concurrency, Item
 from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Tracing, who_answered
@@ -80,6 +80,7 @@ RETRIED_STATUSES = frozenset({408, 425, 429})
 DEFAULT_RETRY = Retry("exponential", 0.5, 60.0, 1000)
 DEFAULT_PUBSUB = "pubsub"
 ACCEPT_SECONDS = 30.0
+_ASKED = Packed(Asked, "durable call")
 PublishOutcome = Callable[[Delivery, str, str, bytes], Awaitable[None]]
 
 
@@ -303,7 +304,7 @@ def _trace(delivery: Delivery) -> tuple[str | None, str, str]:
 
 def _asked(headers: Mapping[str, str]) -> tuple[str, str, Headers]:
     """Read verb, target and headers of a call; raises ``EventError``, whatever was stored."""
-    return cast("Asked", unpack_as(Asked, headers.get(HTTP_HEADER), "durable call"))
+    return cast("Asked", _ASKED.read(headers.get(HTTP_HEADER)))
 
 
 class _Callee:

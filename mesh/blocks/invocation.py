@@ -51,7 +51,7 @@ from mesh.event import required_headers
 from mesh.fields import CONNECTION_FIELDS
 from mesh.middleware import MiddlewareError
 from mesh.operation import Arrival, Caller, Method, Operation
-from mesh.packing import pack, unpack_as
+from mesh.packing import Packed, pack
 from mesh.pipeline import InboundHandler
 from mesh.policies import Verdict
 from mesh.telemetry import UNTOLD
@@ -77,6 +77,9 @@ OUTSIDE = ("http://", "https://")
 Fields = list[tuple[str, str]]
 Asked = tuple[str, str, Fields]
 Answered = tuple[Annotated[int, msgspec.Meta(ge=200, le=999)], Fields]  # Below, it would be followed by the answer.
+_ASKED = Packed(Asked, "request")
+_ANSWERED = Packed(Answered, "answer to a call")
+_TRAILERS = Packed(tuple[Fields], "trailers of an answer")
 OK = 200
 # Unknown, DeadlineExceeded, Internal, Unavailable, DataLoss: the application does not work. Any other is an answer.
 GRPC_FAILURES = frozenset({2, 4, 13, 14, 15})
@@ -155,7 +158,7 @@ class Answer:
         if not isinstance(self._source, Reply):
             return () if self._source is None else self._source.trailers
         packed = self._source.last.get(TRAILERS_HEADER)
-        return () if packed is None else unpack_as(tuple[Fields], packed, "trailers of an answer")[0]
+        return () if packed is None else _TRAILERS.read(packed)[0]
 
     @property
     def grpc_status(self) -> int | None:
@@ -274,7 +277,7 @@ class Invocation:
         if problem is not None:
             raise read_error(problem)
         try:
-            status, headers = unpack_as(Answered, reply.headers.get(HTTP_HEADER), "answer to a call")
+            status, headers = _ANSWERED.read(reply.headers.get(HTTP_HEADER))
         except EventError:
             await reply.aclose()
             raise
@@ -405,7 +408,7 @@ class _Server:
     async def handle(self, request: Request) -> None:
         """Pass one request to the application and its answer back."""
         try:
-            verb, target, headers = unpack_as(Asked, request.headers.get(HTTP_HEADER), "request")
+            verb, target, headers = _ASKED.read(request.headers.get(HTTP_HEADER))
             request.check_caller(unquote(request.headers.get("ce-source", "")))
             if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
                 raise NotSpokenError(NO_GRPC)

@@ -47,12 +47,25 @@ class Held:
         idle: Set while nothing is.
         again: What of it must be looked at once more, since its time came in the middle of it.
         popped: When a hint was taken of what is looked at later, in milliseconds: the clock may be set back until then.
-        writing: What was asked of the store for those who put and delete.
+        writing: How many put and delete just now.
+        written: Set while nobody does.
         leaving: Whether no firing more is begun.
         closed: Whether nothing more is put or deleted either.
     """
 
-    __slots__ = ("again", "closed", "epoch", "fence", "firing", "hints", "idle", "leaving", "popped", "writing")
+    __slots__ = (
+        "again",
+        "closed",
+        "epoch",
+        "fence",
+        "firing",
+        "hints",
+        "idle",
+        "leaving",
+        "popped",
+        "writing",
+        "written",
+    )
 
     def __init__(self, epoch: int, fence: Fence) -> None:
         """Begin with nothing."""
@@ -64,7 +77,9 @@ class Held:
         self.idle.set()
         self.again: set[bytes] = set()
         self.popped: dict[bytes, int] = {}
-        self.writing: set[asyncio.Future[None]] = set()
+        self.writing = 0
+        self.written = asyncio.Event()
+        self.written.set()
         self.leaving = self.closed = False
 
     def cancel(self) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
 from mesh.errors import ConflictError, StateError
@@ -105,8 +105,7 @@ class Timers:
             logger.warning("%d timers of %s were cut off: they fire again", late, self._kind)
             await _within(CANCEL_SECONDS, held.idle)
         held.closed = True
-        if held.writing:  # Else the next owner, who reads the partition now, may not find it.
-            await asyncio.wait(list(held.writing), timeout=STORE_SECONDS)
+        await _within(STORE_SECONDS, held.written)  # Else the next owner, who reads it now, may not find what is.
         if self._firing.held.get(partition) is held:
             self.drop(partition)
 
@@ -127,7 +126,8 @@ class Timers:
             MeshError: The store failed; it may have been done.
         """
         key = record_key(self._kind, partition, timer.key, timer.name)
-        with self._writing(partition) as held:
+        held = self._begin(partition)
+        try:
             async with self._putting.setdefault(key, asyncio.Lock()):
                 if not overwrite:
                     await self._check_free(held, partition, key)
@@ -141,6 +141,9 @@ class Timers:
                     self._hint(partition, key, record.due)
                     raise
                 self._hint(partition, key, record.due)
+        finally:
+            _end(held)
+        self._check_owned(partition, held)
 
     async def _check_free(self, held: Held, partition: int, key: str) -> None:
         """Look that there is no timer: while its key is this put's alone, and the fence this owner's, none will be.
@@ -176,7 +179,8 @@ class Timers:
             MeshError: The store failed; it may have been done.
         """
         whole = record_key(self._kind, partition, key, name)
-        with self._writing(partition) as held:
+        held = self._begin(partition)
+        try:
             await held.fence.take()  # Else a put of a former owner may bring it back.
             while (found := await self._records.get(whole, strong=True)) is not None and self._sure(partition):
                 try:  # What is written late, by a former owner, must not delete what was put at the next one.
@@ -184,6 +188,9 @@ class Timers:
                 except ConflictError:  # It was moved on, or overwritten.
                     continue
                 break
+        finally:
+            _end(held)
+        self._check_owned(partition, held)
         return found is not None
 
     async def listed(self, partition: int | None, key: str | None, after: str, limit: int) -> Sequence[Timer]:
@@ -218,19 +225,16 @@ class Timers:
 
     # Helping
 
-    @contextmanager
-    def _writing(self, partition: int) -> Iterator[Held]:
-        """Write while this node is sure to own a partition; leaving it waits for that."""
+    def _begin(self, partition: int) -> Held:
+        """Begin to write, as this node is sure to own a partition: ``leave`` waits for the end."""
         held = self._firing.held.get(partition)
         if held is None or held.closed or not self._sure(partition):
             raise NotOwnerError(f"this node does not own partition {partition} of {self._kind}")
-        done = asyncio.get_running_loop().create_future()
-        held.writing.add(done)
-        try:
-            yield held
-        finally:
-            held.writing.discard(done)
-            done.set_result(None)
+        held.writing += 1
+        held.written.clear()
+        return held
+
+    def _check_owned(self, partition: int, held: Held) -> None:
         if not self._owns(partition, held):
             raise OwnerLostError(f"partition {partition} of {self._kind} may have got another owner meanwhile")
 
@@ -242,6 +246,12 @@ class Timers:
         held = self._firing.held.get(partition)
         if held is not None and not held.hints.complete:
             self._reading.look()
+
+
+def _end(held: Held) -> None:
+    held.writing -= 1
+    if not held.writing:
+        held.written.set()
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:
