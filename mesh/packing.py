@@ -39,7 +39,7 @@ def unpack(text: str) -> Sequence[object]:
 
 
 class Packed:
-    """What another node packed, which may be hostile: one for each shape, since to make it takes longer than to read."""
+    """What another node packed, which may be hostile: one for each shape, since making it takes long."""
 
     __slots__ = ("_decoder", "_what")
 
