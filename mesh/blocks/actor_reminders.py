@@ -23,11 +23,12 @@ from mesh.errors import EventError
 from mesh.operation import Operation
 from mesh.ownership.asking import Asked
 from mesh.ownership.errors import NotOwnerError
+from mesh.ownership.repeating import repeated
 from mesh.ownership.table import partition_of
 from mesh.packing import pack
 from mesh.schedules import Timing, reminder_timing
 from mesh.store import StateStore
-from mesh.timers import FailurePolicy, Outcome, Timer, TimerExistsError, Timers, record_key, repeated
+from mesh.timers import FailurePolicy, Outcome, Timer, TimerExistsError, Timers, record_key
 
 __all__ = ["ActorReminders"]
 

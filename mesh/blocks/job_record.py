@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 import orjson
-from msgspec.structs import replace
 
 from mesh.errors import BadArgumentError, MeshError
-
-if TYPE_CHECKING:
-    from mesh.schedules import Timing
-    from mesh.timers import Timer
 
 __all__ = [
     "DATA_TYPE_HEADER",
@@ -43,10 +37,6 @@ __all__ = [
     "check_name",
     "check_policy",
     "encoded",
-    "job_of",
-    "registered",
-    "timer_of",
-    "timing",
 ]
 
 MAX_NAME_BYTES = 256
@@ -210,7 +200,6 @@ class RunNow(msgspec.Struct, frozen=True, tag="run"):
 
 
 _ASKED: msgspec.msgpack.Decoder[Put | Delete | RunNow] = msgspec.msgpack.Decoder(Put | Delete | RunNow)
-_JOB = msgspec.msgpack.Decoder(Job)
 encoded = msgspec.msgpack.Encoder().encode
 
 
@@ -273,51 +262,3 @@ def _check_nesting(data: bytes) -> None:
             left += [(each, messages + 3) for each in value.values()]
         elif isinstance(value, list):
             left += [(each, messages + 2) for each in value]
-
-
-def timing(job: Job, now: float) -> Timing:
-    """Read when a job is due; raises ``JobScheduleError``."""
-    from mesh.schedules import job_timing
-
-    try:
-        return job_timing(job.schedule or "", job.due_time or "", job.repeats, job.ttl or "", now)
-    except ValueError as error:
-        raise JobScheduleError(f"job failed validation: {error}") from None
-
-
-def timer_of(put: Put) -> Timer:
-    """Make what is kept of a job.
-
-    Raises:
-        BadArgumentError: What the asker says of times is none.
-        JobScheduleError: The job's times make no sense.
-    """
-    from mesh.timers import FailurePolicy, Timer
-    from mesh.timers.record import check_moment
-
-    job = put.job
-    try:
-        at = check_moment("at", put.at)
-        policy = FailurePolicy(job.policy.interval, job.policy.retries, job.policy.drop)
-    except ValueError as error:
-        raise BadArgumentError(f"it cannot be a job: {error}") from None
-    kept = encoded(replace(job, name="", policy=DEFAULT_POLICY))
-    return Timer(job.name, "", timing(job, at), policy, kept)
-
-
-def job_of(timer: Timer) -> Job:
-    """Read what is kept with a timer.
-
-    Raises:
-        JobUnreadableError: It is no job, or that of a later version.
-    """
-    policy = Policed(timer.policy.interval, timer.policy.retries, timer.policy.drop)
-    try:
-        return replace(_JOB.decode(timer.data), name=timer.key, policy=policy)
-    except msgspec.DecodeError as error:
-        raise JobUnreadableError(f"what is kept of job {timer.key!r} cannot be read: {error}") from None
-
-
-def registered(timer: Timer) -> Registered:
-    """Tell of a job."""
-    return Registered(job_of(timer), timer.timing.first, timer.timing.left)

@@ -33,7 +33,6 @@ from mesh.blocks.job_record import (
     MAX_PAGE,
     Delete,
     Job,
-    JobExistsError,
     JobNotFoundError,
     JobUnreadableError,
     Named,
@@ -47,10 +46,6 @@ from mesh.blocks.job_record import (
     check,
     check_name,
     encoded,
-    job_of,
-    registered,
-    timer_of,
-    timing,
 )
 from mesh.broker import Frame, Message
 from mesh.calls.context import counts, tell
@@ -61,12 +56,12 @@ from mesh.errors import (
     AppFailedError,
     AppUnreachableError,
     BadArgumentError,
-    CircuitOpenError,
     MeshError,
     PermissionDeniedError,
     RecordsMissingError,
 )
 from mesh.operation import Arrival, Method, Operation
+from mesh.ownership.repeating import repeated
 from mesh.pipeline import InboundHandler
 from mesh.policies import Policy
 from mesh.spans import SpanKind
@@ -75,8 +70,9 @@ from mesh.telemetry import UNTOLD, who_answered
 
 if TYPE_CHECKING:
     from mesh.application import Application
+    from mesh.blocks.job_timers import JobTimers
     from mesh.ownership.asking import Asked
-    from mesh.timers import Outcome, Timer, Timers
+    from mesh.timers import Timer, Timers
 
 __all__ = ["BLOCK", "DELETE", "DELETE_BY_PREFIX", "GET", "LIST", "RUN", "SCHEDULE", "Jobs"]
 
@@ -86,10 +82,10 @@ RECORDS = "mesh:timers"
 DELETES_AT_ONCE = 100
 LOOK_SECONDS = 60.0
 AGAIN_SECONDS = 1.0
-QUIET_SECONDS = 30.0
 ID_BYTES = 6
 MANY_SECONDS = 60.0
 NOT_FOUND = 404
+DONE = Message({}, b"")
 
 # The target of each is the application: names of jobs are no bounded set of labels.
 SCHEDULE = Method("jobs", "schedule", Schedule)
@@ -123,11 +119,10 @@ class Jobs:
         self._parts = parts
         self._app_id, self._namespace = parts.caller.app_id, parts.caller.namespace
         self._kind = f"jobs.{self._app_id}"
-        self._timers: Timers | None = None
+        self._kept: JobTimers | None = None
         self._hosts = False  # Whether this node takes part in owning jobs.
         self._has_told = False
         self._way: _Way | None = None
-        self._quiet_until = 0.0
         self._deadlines = Deadlines()
 
     async def run(self, operation: Operation) -> object:
@@ -160,7 +155,7 @@ class Jobs:
         asked = cast("Schedule", operation.arguments)
         check(asked.job)
         now = time.time()
-        timing(asked.job, now)
+        (await self._opened()).check_times(asked.job, now)
         await self._host()
         job = msgspec.structs.replace(asked.job, id=secrets.token_hex(ID_BYTES))
         await self._ask(job.name, Put(job, now, asked.overwrite), operation.deadline)
@@ -169,11 +164,10 @@ class Jobs:
         """Give a job; raises ``JobNotFoundError``."""
         name = cast("Named", operation.arguments).name
         check_name(name)
-        timers = await self._opened()
-        timer = await timers.get(await self._partition(name), name, "")
-        if timer is None:
+        found = await (await self._opened()).get(await self._partition(name), name)
+        if found is None:
             raise _not_found(name)
-        return registered(timer)
+        return found
 
     async def _delete(self, operation: Operation) -> None:
         """Delete a job, if it is there."""
@@ -185,7 +179,7 @@ class Jobs:
     async def _delete_by_prefix(self, operation: Operation) -> None:
         """Delete all that are there now and whose name begins so."""
         await self._host()
-        waiting = [each.key async for each, _ in self._kept(cast("Named", operation.arguments).name, "", MAX_PAGE)]
+        waiting = [each.key async for each, _ in self._listed(cast("Named", operation.arguments).name, "", MAX_PAGE)]
         names = iter(waiting)
 
         async def delete() -> None:
@@ -198,10 +192,8 @@ class Jobs:
 
     async def _list(self, operation: Operation) -> Page:
         """Give a page of the jobs; raises ``BadArgumentError`` for what is the end of no page."""
-        from mesh.timers.record import prefix
-
         asked = cast("Wanted", operation.arguments)
-        if asked.after and not asked.after.startswith(prefix(self._kind)):
+        if asked.after and not asked.after.startswith((await self._opened()).begin):
             raise BadArgumentError("after is what the page before has given")
         return await self._page(asked.prefix, asked.after, min(asked.limit, MAX_PAGE))
 
@@ -219,8 +211,6 @@ class Jobs:
         await self._ask(name, RunNow(), operation.deadline)
 
     async def _ask(self, name: str, what: Put | Delete | RunNow, deadline: float) -> None:
-        from mesh.timers import repeated
-
         ask = partial(self._parts.owners.ask, self._kind, name, {}, encoded(what), deadline)
         await (ask() if isinstance(what, RunNow) else repeated(ask, deadline))
         if not self._has_told:  # Now there are owners, so that whoever looks finds them.
@@ -235,15 +225,15 @@ class Jobs:
 
     # Owning
 
-    async def _opened(self) -> Timers:
-        """Give the timers, which this node need not own any of."""
-        if self._timers is None:
-            from mesh.timers import Timers
+    async def _opened(self) -> JobTimers:
+        """Give the jobs, which this node need not own any of."""
+        if self._kept is None:
+            from mesh.blocks.job_timers import JobTimers
 
             store = await self._parts.records(RECORDS, dotted=True)
-            if self._timers is None:  # Another one may have been faster.
-                self._timers = Timers(self._kind, store, self._fire, self._sure)
-        return self._timers
+            if self._kept is None:  # Another one may have been faster.
+                self._kept = JobTimers(self._kind, store, self._hand_over, self._sure)
+        return self._kept
 
     def _sure(self, partition: int) -> bool:
         return self._parts.owners.epoch(self._kind, partition) is not None
@@ -254,11 +244,11 @@ class Jobs:
         Raises:
             RecordsMissingError: There is no place for jobs.
         """
-        timers = await self._opened()
+        kept = await self._opened()
         if self._hosts:
             return
         self._hosts = True
-        await self._parts.later.enter(self._hosted(timers))
+        await self._parts.later.enter(self._hosted(kept.timers))
 
     @asynccontextmanager
     async def _hosted(self, timers: Timers) -> AsyncIterator[None]:
@@ -276,32 +266,19 @@ class Jobs:
         return await self._deadlines.within(asked.deadline - time.time(), self._do, asked, asked_of(asked.body))
 
     async def _do(self, asked: Asked, what: Put | Delete | RunNow) -> Message:
-        timers, name = await self._opened(), asked.key
+        kept, name = await self._opened(), asked.key
         if isinstance(what, Put):
-            await self._put(timers, asked.partition, name, what)
+            await kept.put(asked.partition, name, what)
         elif isinstance(what, Delete):
-            await timers.delete(asked.partition, name, "")
+            await kept.timers.delete(asked.partition, name, "")
         else:
-            timer = await timers.get(asked.partition, name, "")
-            if timer is None:
+            found = await kept.get(asked.partition, name)
+            if found is None:
                 raise _not_found(name)
-            attempt = await self._hand_over(job_of(timer))
+            attempt = await self._hand_over(found.job)
             if attempt.outcome is not Came.SUCCESS:
                 raise AppFailedError(attempt.reason)
-        return Message({}, b"")
-
-    async def _put(self, timers: Timers, partition: int, key: str, what: Put) -> None:
-        from mesh.timers import TimerExistsError
-
-        check(what.job)
-        if what.job.name != key:
-            raise BadArgumentError(f"it is asked for as {key[:100]!r}, and names another job")
-        try:
-            await timers.put(partition, timer_of(what), overwrite=what.overwrite)
-        except TimerExistsError:
-            found = await timers.get(partition, what.job.name, "")
-            if found is None or job_of(found).id != what.job.id:  # Else it was done before, and the answer was lost.
-                raise JobExistsError(f"job already exists: '{what.job.name}'") from None
+        return DONE
 
     # What is handed over
 
@@ -330,8 +307,8 @@ class Jobs:
             await way.idle.wait()
 
     def _tell_ready(self) -> None:
-        if self._hosts and self._timers is not None:
-            self._parts.owners.host(self._kind, self._timers, self._answer, ready=self._way is not None)
+        if self._hosts and self._kept is not None:
+            self._parts.owners.host(self._kind, self._kept.timers, self._answer, ready=self._way is not None)
 
     @property
     def _news(self) -> address.Address:
@@ -368,7 +345,7 @@ class Jobs:
         table = await self._parts.owners.table(self._kind, fresh=True)
         if table.members or not any(table.epochs):
             return bool(table.members)
-        return await (await self._opened()).any()
+        return await (await self._opened()).timers.any()
 
     def _towards(self, application: Application, policy: Policy) -> InboundHandler:
         async def call(arrival: Arrival) -> Attempt:
@@ -418,30 +395,13 @@ class Jobs:
             return UNTOLD
         return tracing.begin(span, None, f"job/{job.name}", SpanKind.CLIENT, {"dapr.job.name": job.name})
 
-    async def _fire(self, timer: Timer) -> Outcome:
-        """Hand over what is due."""
-        from mesh.timers import Outcome
-
-        try:
-            attempt = await self._hand_over(job_of(timer))
-        except (AppUnreachableError, CircuitOpenError, JobUnreadableError) as error:  # A newer gateway may read it.
-            logger.debug("job %r: %s", timer.key, error)
-            return Outcome.AWAY
-        except MeshError as error:
-            attempt = Attempt(Came.RETRY, str(error))
-        if attempt.outcome is Came.SUCCESS:
-            return Outcome.DONE
-        quiet = time.monotonic() < self._quiet_until
-        if not quiet:
-            self._quiet_until = time.monotonic() + QUIET_SECONDS
-        logger.log(logging.DEBUG if quiet else logging.WARNING, "job %r was not taken: %s", timer.key, attempt.reason)
-        return Outcome.FAILED
-
     # Lists
 
     async def _page(self, prefix: str, after: str, limit: int) -> Page:
+        from mesh.blocks.job_timers import registered
+
         found = list[Registered]()
-        async with aclosing(self._kept(prefix, after, MAX_PAGE if prefix else limit)) as kept:
+        async with aclosing(self._listed(prefix, after, MAX_PAGE if prefix else limit)) as kept:
             async for timer, place in kept:
                 try:
                     found.append(registered(timer))
@@ -451,22 +411,17 @@ class Jobs:
                     return Page(tuple(found), place)
         return Page(tuple(found))
 
-    async def _kept(self, prefix: str, after: str, at_once: int) -> AsyncGenerator[tuple[Timer, str], None]:
+    async def _listed(self, prefix: str, after: str, at_once: int) -> AsyncGenerator[tuple[Timer, str], None]:
         """Iterate over what is kept, with the place behind each."""
-        timers = await self._opened()
+        kept = await self._opened()
         while True:
-            page = await timers.listed(None, None, after, at_once)
+            page = await kept.timers.listed(None, None, after, at_once)
             for each in page:
-                after = await self._place(each)
+                after = kept.place(await self._partition(each.key), each.key)
                 if each.key.startswith(prefix):
                     yield each, after
             if len(page) < at_once:
                 return
-
-    async def _place(self, timer: Timer) -> str:
-        from mesh.timers import record_key
-
-        return record_key(self._kind, await self._partition(timer.key), timer.key, "")
 
 
 def _not_found(name: str) -> JobNotFoundError:

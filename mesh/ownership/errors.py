@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mesh.errors import MeshError
+from mesh.errors import MeshError, StateError
 
-__all__ = ["NobodyHostsError", "NotOwnerError"]
+__all__ = ["NobodyHostsError", "NotOwnerError", "OwnerLostError"]
 
 
 class NotOwnerError(MeshError):
@@ -18,3 +18,9 @@ class NobodyHostsError(MeshError):
     """No node hosts the kind."""
 
     code = "ERR_NOBODY_HOSTS"
+
+
+class OwnerLostError(StateError):
+    """The owner may have lost it while it was at work: it may have been done, and is to be repeated."""
+
+    code = "TIMER_OWNER_LOST"

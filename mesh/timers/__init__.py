@@ -31,17 +31,14 @@ from __future__ import annotations
 
 from mesh.timers.firing import Fire
 from mesh.timers.keeping import Timers
-from mesh.timers.record import FailurePolicy, Outcome, OwnerLostError, Timer, TimerExistsError, record_key
-from mesh.timers.repeating import repeated
+from mesh.timers.record import FailurePolicy, Outcome, Timer, TimerExistsError, record_key
 
 __all__ = [
     "FailurePolicy",
     "Fire",
     "Outcome",
-    "OwnerLostError",
     "Timer",
     "TimerExistsError",
     "Timers",
     "record_key",
-    "repeated",
 ]

@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
 from mesh.errors import ConflictError, StateError
-from mesh.ownership.errors import NotOwnerError
+from mesh.ownership.errors import NotOwnerError, OwnerLostError
 from mesh.store import Item, StateStore
 from mesh.tasks import task_group
 from mesh.timers.fence import Fence
 from mesh.timers.firing import STORE_SECONDS, Fire, Firing, Held
 from mesh.timers.reading import Reading
-from mesh.timers.record import OwnerLostError, Record, Timer, TimerExistsError, prefix, record_key
+from mesh.timers.record import Record, Timer, TimerExistsError, prefix, record_key
 
 __all__ = ["Timers"]
 

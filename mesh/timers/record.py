@@ -11,13 +11,12 @@ import msgspec
 from msgspec.structs import replace
 
 from mesh.address import decode_token, encode_token
-from mesh.errors import MeshError, StateError
+from mesh.errors import MeshError
 from mesh.schedules import LATEST, Timing
 
 __all__ = [
     "FailurePolicy",
     "Outcome",
-    "OwnerLostError",
     "Record",
     "Timer",
     "TimerExistsError",
@@ -37,12 +36,6 @@ class TimerExistsError(MeshError):
     """There is a timer of this key and name, and it is not to be overwritten; nothing was done."""
 
     code = "TIMER_EXISTS"
-
-
-class OwnerLostError(StateError):
-    """This node may have lost the partition while the store was asked: it may have been done, and is to be repeated."""
-
-    code = "TIMER_OWNER_LOST"
 
 
 class Outcome(Enum):

@@ -18,7 +18,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 from msgspec.structs import replace
 
 from gateway.grpc.messages import message
-from mesh.blocks.job_record import Job, Put, timer_of
+from mesh.blocks.job_record import Job, Put
+from mesh.blocks.job_timers import timer_of
 from tests.grpc.app import GRPCApp, fail
 from tests.grpc.harness import Call, Client, Failed, calls, check_call, client
 from tests.http.harness import ANY, App, Backbone, Node, gateway
@@ -139,7 +140,7 @@ async def test_what_cannot_be_listed_is_left_out(node: Node, called: Client, cap
     jobs = node.gateway._runtime.services["jobs"]  # type: ignore[attr-defined]  # as another version would write
     deep = timer_of(Put(Job("kept-2", due_time="24h", data=b"[" * 60 + b"]" * 60), time.time(), overwrite=False))
     for timer in (deep, replace(deep, key="kept-3", data=b"\xc1")):
-        await (await jobs._opened()).put(await jobs._partition(timer.key), timer, overwrite=False)
+        await (await jobs._opened()).timers.put(await jobs._partition(timer.key), timer, overwrite=False)
     listed = {each.name for each in (await called.message("ListJobs")).jobs}
     assert listed & {"kept-1", "kept-2", "kept-3"} == {"kept-1"}
     assert [f"'{name}'" in caplog.text for name in ("kept-2", "kept-3")] == [True, True]

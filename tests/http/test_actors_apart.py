@@ -14,8 +14,8 @@ from aiohttp import web
 
 from mesh.actors.errors import ActorTypeNotHostedError
 from mesh.actors.reminders import Written
+from mesh.ownership.errors import OwnerLostError
 from mesh.packing import pack
-from mesh.timers import OwnerLostError
 from tests.http.actor_app import ACTORS, ActorApp, call
 from tests.http.harness import Backbone, Got, Node, gateway
 from tests.support.eventually import eventually

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import quote
 
 import orjson
@@ -21,10 +20,11 @@ import pytest_asyncio
 from aiohttp import web
 
 from mesh.blocks.job_record import MAX_DATA_BYTES, Delete, Job, Put, RunNow, encoded
-from mesh.blocks.jobs import BLOCK, Jobs
+from mesh.blocks.job_timers import JobTimers
+from mesh.delivery import Attempt
 from mesh.errors import BadArgumentError, PermissionDeniedError
-from mesh.operation import Caller
 from mesh.schedules import Timing
+from mesh.store import StateStore
 from mesh.timers import FailurePolicy, Outcome, Timer
 from tests.http.harness import ANY, App, Backbone, Case, Got, Node, cases, check, error, gateway, matches
 from tests.support.eventually import eventually
@@ -358,7 +358,11 @@ async def test_run_now_within_a_time(node: Node, told: App) -> None:
 @pytest.mark.asyncio(loop_scope="function")
 async def test_what_a_later_version_has_kept_waits_for_that() -> None:
     """It is no failure of the application, after some of which it would be given up."""
-    jobs = Jobs(BLOCK, SimpleNamespace(caller=Caller("default", "shop")), {})  # type: ignore[arg-type]  # what is used
+
+    async def never(_: Job) -> Attempt:
+        raise AssertionError
+
+    jobs = JobTimers("jobs.shop", StateStore(), never, lambda _: True)
     assert await jobs._fire(Timer("k", "", Timing(1.0), FailurePolicy(), b"\xc1")) is Outcome.AWAY
 
 

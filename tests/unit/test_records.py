@@ -167,7 +167,7 @@ async def test_reminders_and_jobs_are_laid_out_alike() -> None:
     """They are in one store, in which a partition can be read without all others."""
     async with node(backbone="memory:") as mesh:
         reminders = await mesh.services["actors"]._records.opened()  # type: ignore[attr-defined]
-        jobs = await mesh.services["jobs"]._opened()  # type: ignore[attr-defined]
+        jobs = (await mesh.services["jobs"]._opened()).timers  # type: ignore[attr-defined]
         assert reminders._key_value.dotted
         assert jobs._records._key_value.dotted
         await reminders.write([Item("timer.k.000.a.n", b"1")])

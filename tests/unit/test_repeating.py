@@ -7,8 +7,8 @@ import time
 import pytest
 
 from mesh.errors import MeshError, StreamBrokenError
-from mesh.ownership.errors import NotOwnerError
-from mesh.timers import OwnerLostError, repeated
+from mesh.ownership.errors import NotOwnerError, OwnerLostError
+from mesh.ownership.repeating import repeated
 
 
 @pytest.mark.parametrize("doubt", [OwnerLostError("moved"), StreamBrokenError("ended")])

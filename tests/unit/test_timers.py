@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from mesh.broker import Write
 from mesh.errors import MeshError, StateError
 from mesh.key_value import MemoryKeyValue
-from mesh.ownership.errors import NotOwnerError
+from mesh.ownership.errors import NotOwnerError, OwnerLostError
 from mesh.ownership.owning import Owning, table_key
 from mesh.ownership.table import Table, partition_of
 from mesh.schedules import Timing
 from mesh.store import Item, KeyValueStateStore, StateStore, Stored
-from mesh.timers import FailurePolicy, Outcome, OwnerLostError, Timer, TimerExistsError, Timers, record_key
+from mesh.timers import FailurePolicy, Outcome, Timer, TimerExistsError, Timers, record_key
 from mesh.timers.hints import STALE, Hints, due_hints, hint
 from mesh.timers.record import Record, prefix
 from tests.support import virtual_time

@@ -1,4 +1,4 @@
-"""Asking an owner of timers once more, where its answer leaves open whether it has done something."""
+"""Asking an owner once more, where its answer leaves open whether it has done something."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from mesh.errors import StreamBrokenError
-from mesh.timers.record import OwnerLostError
+from mesh.ownership.errors import OwnerLostError
 
 __all__ = ["repeated"]
 
