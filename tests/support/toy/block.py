@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
+
+import msgspec
 
 from mesh.blocks.block import Block, Parts
 from mesh.blocks.components import ComponentService
@@ -14,8 +15,7 @@ from mesh.operation import Method, Operation
 from mesh.resources.component import Component
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(msgspec.Struct, frozen=True):
     """Count on."""
 
     by: int = 1
