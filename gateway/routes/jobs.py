@@ -58,7 +58,7 @@ async def schedule(asked: Asked) -> Answered:
         read_whole(given.get("repeats"), "repeats", MAX_UINT32),
         _text(given, "dueTime"),
         _text(given, "ttl"),
-        _data(body),
+        _data(body) if "data" in given else None,
         policy=read_policy(given.get("failurepolicy")),
     )
     await _schedule(asked, job, overwrite=bool(overwrite))
@@ -112,8 +112,6 @@ def _members(body: bytes) -> Mapping[str, object]:
 
 def _data(body: bytes) -> bytes | None:
     """Take the data as they are written: a number that is longer than others stays as long."""
-    if body.strip() in (b"", b"null"):
-        return None
     raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get("data")
     return None if raw is None else bytes(raw)
 

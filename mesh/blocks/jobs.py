@@ -124,18 +124,18 @@ class Jobs:
         self._has_told = False
         self._way: _Way | None = None
         self._deadlines = Deadlines()
+        self._asked: Mapping[str, Callable[[Operation], Awaitable[object]]] = {
+            SCHEDULE.name: self._schedule,
+            GET.name: self._get,
+            DELETE.name: self._delete,
+            DELETE_BY_PREFIX.name: self._delete_by_prefix,
+            LIST.name: self._list,
+            RUN.name: self._run,
+        }
 
     async def run(self, operation: Operation) -> object:
         """Do what is asked of the application's jobs."""
-        asked: dict[Method, Callable[[Operation], Awaitable[object]]] = {
-            SCHEDULE: self._schedule,
-            GET: self._get,
-            DELETE: self._delete,
-            DELETE_BY_PREFIX: self._delete_by_prefix,
-            LIST: self._list,
-            RUN: self._run,
-        }
-        return await asked[operation.method](operation)
+        return await self._asked[operation.method.name](operation)
 
     def described(self) -> Mapping[str, object]:
         """Add nothing to the node's description."""
