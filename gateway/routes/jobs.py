@@ -21,7 +21,7 @@ from gateway.routes.failure_policy import NANOSECONDS, policy_of, read_policy, r
 from gateway.routes.request import deadline_of, members, query_of, raw_member, read_body
 from gateway.routes.route import Asked, Asking, Route
 from gateway.routes.rpc import RPC, Called
-from mesh.blocks.job_record import MAX_PAGE, Job, Named, Page, Policed, Registered, Schedule, Wanted
+from mesh.blocks.job_record import MAX_PAGE, Job, JobNotFoundError, Named, Page, Policed, Registered, Schedule, Wanted
 from mesh.blocks.jobs import DELETE, DELETE_BY_PREFIX, GET, LIST, RUN, SCHEDULE
 from mesh.values import parse_whole
 
@@ -91,7 +91,13 @@ async def listed(asked: Asked) -> Answered:
 
 async def shown(asked: Asked) -> Answered:
     """Tell of a job, and when it is due next."""
-    return json_response(_detailed(asked, await _registered(asked, asked.text(0))))
+    try:
+        job = await _registered(asked, asked.text(0))
+    except APIError as error:
+        if isinstance(missing := error.__cause__, JobNotFoundError):
+            raise told(ERRORS["jobs/JOB_NOT_FOUND"], missing) from missing
+        raise
+    return json_response(_detailed(asked, job))
 
 
 async def run(asked: Asked) -> Answered:
