@@ -447,7 +447,7 @@ async def test_another_host_takes_the_actors_of_a_stream_that_ends(nats: Backbon
 
 
 async def test_a_host_that_vanished(memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its end is noticed although no packet tells of it; a host that is merely silent answers the pings, and stays."""
+    """Its end is noticed although nothing tells of it; a host that is merely silent answers the pings, and stays."""
     monkeypatch.setattr("gateway.http2.server.TICK_SECONDS", 0.25)
     async with gateway(memory, tmp_path, resources=RESOURCES) as node, Proxy(node.gateway.grpc_port) as proxy:
         there, away = client(node), grpc.aio.insecure_channel(f"127.0.0.1:{proxy.port}")
