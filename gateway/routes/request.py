@@ -222,10 +222,16 @@ def raw_member(body: bytes, name: str) -> bytes | None:
     Args:
         body: JSON that ``members`` was given, read.
         name: In lower case, without underscores.
+
+    Raises:
+        APIError: Something in it is nested too deeply to be passed over.
     """
     if body.strip() in (b"", b"null"):
         return None
-    raw = members(msgspec.json.decode(body, type=dict[str, msgspec.Raw]), "the body").get(name)
+    try:
+        raw = members(msgspec.json.decode(body, type=dict[str, msgspec.Raw]), "the body").get(name)
+    except RecursionError:
+        raise errors.malformed("it is nested too deeply") from None
     return None if raw is None else bytes(cast("msgspec.Raw", raw))
 
 

@@ -336,8 +336,9 @@ async def test_data_are_what_was_sent(memory: Backbone, tmp_path: Path) -> None:
             assert (await node.request("POST", f"{ACTORS}/thing/1/{kind}/now", None, body)).status == 204
             got = (await app.until(f"/actors/thing/1/method/{turn}/now"))[0]
             assert b'"data":' + data in got.body
-        deep = b'{"dueTime": "1h", "data": ' + b"[" * 255 + b"]" * 255 + b"}"
-        assert (await node.request("POST", at, None, deep)).status == 400
+        for name, levels in ((b"data", 255), (b"other", 1022)):
+            deep = b'{"dueTime": "1h", "' + name + b'": ' + b"[" * levels + b"]" * levels + b"}"
+            assert (await node.request("POST", at, None, deep)).status == 400
 
 
 async def test_reminders(memory: Backbone, tmp_path: Path) -> None:
