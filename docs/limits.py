@@ -326,6 +326,13 @@ def _streams() -> Sequence[Row]:
             NONE,
             "500 `ERR_INVOKE_OUTPUT_BINDING`, or 408 `ERR_BODY_READ` if it was the client; an answer breaks off",
         ),
+        (
+            "silence of a client of HTTP/2 or gRPC, whether it has calls open or not",
+            _time(http2.PING_TICKS * http2.TICK_SECONDS),
+            NONE,
+            "it gets a PING, which its library answers; after more of them, and at the latest after "
+            f"{_time((http2.LOST_TICKS + 1) * http2.TICK_SECONDS)} of silence, it is closed, and its streams end",
+        ),
         ("of a stream under way, in each direction", _size(link.WINDOW_BYTES), NONE, "the sender waits"),
     )
 

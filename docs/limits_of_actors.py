@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from mesh.actors import activation, application, deactivating, hosted, names, reminders, settings, timers
 from mesh.blocks import actor_service
 from mesh.ownership import asking, owning, session
+from mesh.timers import firing
+from mesh.timers.keeping import AT_ONCE
 
 __all__ = ["rows"]
 
@@ -59,6 +61,12 @@ def rows() -> Sequence[Row]:
             f"{hosted.TURN_SECONDS:g} s",
             NONE,
             "it has failed: a reminder is tried again as its `failurePolicy` says; the next turn waits",
+        ),
+        (
+            "reminders of a type, or jobs of an application, that a gateway hands over at a time",
+            f"{AT_ONCE:,}",
+            NONE,
+            f"others wait until one of them ends; while fewer hang, not longer than {1000 * firing.FEW_SECONDS:g} ms",
         ),
         (
             "a turn that nobody waits for any more",

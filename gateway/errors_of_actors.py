@@ -35,6 +35,9 @@ ROWS: Mapping[str, Row] = {
     "actors.invoke/DEADLINE_EXCEEDED": _INVOKE._replace(grpc="DEADLINE_EXCEEDED"),
     "actors.invoke/BROKER_ERROR": _INVOKE._replace(grpc="UNAVAILABLE"),
     "actors.invoke": _INVOKE,
+    "actors.deactivate/ACTOR_NO_HOST": Row(
+        404, "NOT_FOUND", "ERR_ACTOR_TYPE_NOT_HOSTED", "no application hosts the actor type {target}"
+    ),
     "actors.deactivate": _INVOKE,
     "actors.show/ACTOR_TYPE_NOT_HOSTED": Row(
         404, "NOT_FOUND", "ERR_ACTOR_TYPE_NOT_HOSTED", "the application of this gateway does not host the type {target}"

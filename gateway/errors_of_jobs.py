@@ -54,6 +54,7 @@ ROWS: Mapping[str, Row] = {
     **_of(
         "get", "DAPR_SCHEDULER_GET_JOB", "get job", JOB_NOT_FOUND=(500, "INTERNAL", _AS.format("NotFound")), **_NAMED
     ),
+    "jobs/JOB_NOT_FOUND": Row(404, "NOT_FOUND", "ERR_JOB_NOT_FOUND"),  # Where the reference has no such call.
     **_of("delete", "DAPR_SCHEDULER_DELETE_JOB", "delete job", **_NAMED),
     **_of("delete_by_prefix", "DAPR_SCHEDULER_DELETE_JOB", "delete jobs"),
     **_of(

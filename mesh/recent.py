@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 __all__ = ["Recent"]
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
+_T = TypeVar("_T")
 
 
 class Recent(dict[_K, _V]):
@@ -33,6 +34,17 @@ class Recent(dict[_K, _V]):
     def __missing__(self, key: _K) -> _V:
         """Give one of the older half, which is new again; KeyError if there is none."""
         return self.keep(key, self._older.pop(key))
+
+    @overload
+    def get(self, key: _K, default: None = None, /) -> _V | None: ...
+    @overload
+    def get(self, key: _K, default: _V | _T, /) -> _V | _T: ...
+    def get(self, key: _K, default: object = None, /) -> object:
+        """Give a value, of the older half as well, as `known[key]` does; or else the default."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
     def keep(self, key: _K, value: _V) -> _V:
         """Add a value, and give it."""

@@ -29,12 +29,14 @@ the least above (there: a millisecond), and months end as above (there: January 
 from __future__ import annotations
 
 import math
+import os
 import re
 from calendar import monthrange
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache, partial
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -61,7 +63,8 @@ LATEST = 253402300799.0  # Unix time: the end of the year 9999, behind which no 
 SHORTEST_KEPT, SHORTEST = 100, 10  # Milliseconds: periods of jobs and reminders, of timers.
 _EVERY = "@every "
 _NEVER = (StopIteration, ValueError, OverflowError, OSError)  # What is behind the last year that Python knows.
-_ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.*)\Z", re.DOTALL)
+_ZONE = re.compile(r"(?:CRON_)?TZ=(\S*)\s+(.*)\Z", re.DOTALL)
+_CLOCK = Path("/etc/localtime")
 _NAMED = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -101,17 +104,31 @@ class Schedule:
 
 
 def zone_of(name: str) -> tzinfo:
-    """Find a time zone; raises ValueError."""
+    """Find a time zone, of which ``Local`` is that of this machine; raises ValueError."""
+    if name == "Local":
+        name = _local()
     try:
         return UTC if name.upper() == "UTC" else ZoneInfo(name)
     except (KeyError, OSError, ValueError) as error:
         raise ValueError(f"{shortened(name)!r} is no time zone; one is written as Europe/Berlin") from error
 
 
+def _local() -> str:
+    """Name the zone of this machine: what is kept by that name means the same on every other one."""
+    if (told := os.environ.get("TZ")) is not None:
+        return told.removeprefix(":") or "UTC"
+    if not _CLOCK.exists():
+        return "UTC"
+    _, named, name = str(_CLOCK.resolve()).partition("/zoneinfo/")
+    if not named:
+        raise ValueError(f"'Local' has no name here, since {_CLOCK} is no link: set TZ, or write it as Europe/Berlin")
+    return name
+
+
 def parse_schedule(text: str, *, seconds: bool = False) -> Schedule:
     """Read a schedule: ``@every 90s``, ``@hourly``…, or fields; in front may stand ``CRON_TZ=Europe/Berlin``.
 
-    Source: robfig/cron 3, which Dapr reads schedules with.
+    Source: robfig/cron 3, which Dapr reads schedules with, and Go's ``LoadLocation``: no name is UTC.
 
     Args:
         text: The schedule.
@@ -122,7 +139,7 @@ def parse_schedule(text: str, *, seconds: bool = False) -> Schedule:
     """
     given = shortened(text)
     found = _ZONE.match(text.strip())
-    zone = UTC if found is None else zone_of(found[1])
+    zone = UTC if found is None or not found[1] else zone_of(found[1])
     text = (text if found is None else found[2]).strip()
     if len(text) > LONGEST_SCHEDULE:
         raise ValueError(f"a schedule has at most {LONGEST_SCHEDULE} characters: {given!r}")

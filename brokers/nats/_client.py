@@ -25,7 +25,7 @@ from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
 from mesh.tasks import heeding_cancellation
 
-__all__ = ["TOO_MANY_CONSUMERS", "Answer", "Connection", "check_api", "error_code", "unix_time"]
+__all__ = ["TOO_MANY_CONSUMERS", "Answer", "Connection", "RightMissingError", "check_api", "error_code", "unix_time"]
 
 logger = logging.getLogger("brokers.nats")
 
@@ -78,6 +78,7 @@ class Connection:
         self._tokens = itertools.count()
         self._waiting: dict[str, asyncio.Future[Answer | None]] = {}
         self._once: set[str] = set()  # Those of them that must not be sent again.
+        self._refusable: dict[str, str] = {}  # Those that a refusal ends as well, and their subjects.
         self._parts: dict[str, list[Answer]] = {}  # Of those with many answers, what has come.
         self._inbox = ""
         self._resolved = asyncio.Event()  # Connected, or closed for good.
@@ -191,14 +192,24 @@ class Connection:
             if ours is not None and (self._failures >= len(self._servers) or not ours.retryable):
                 raise ours from error
         text = cause_of(error)
-        if self.on_refused is not None and (refused := _REFUSED.search(text)) is not None:
-            self.on_refused(refused[1])
+        if (refused := _REFUSED.search(text)) is not None:
+            self._note_refused(refused[1])
         if text == self._last_error:
             return
         self._last_error = text
         # What ends the connection is told once, as the cause; so is that it does not come back yet.
         told = self._inbox and (not self.connected.is_set() or isinstance(error, OSError | UnexpectedEOF))
         logger.log(logging.DEBUG if told else logging.WARNING, "NATS at %s: %s", self.shown, text)
+
+    def _note_refused(self, subject: str) -> None:
+        if self.on_refused is not None:
+            self.on_refused(subject)
+        calls = {call: asked for call, asked in self._refusable.items() if asked.lower() == subject}
+        if calls:
+            asked = next(iter(calls.values()))
+            self.give_up(
+                frozenset(calls), RightMissingError(f"the user of NATS at {self.shown} may not send to {asked}")
+            )
 
     async def _note_disconnect(self) -> None:
         if self.connected.is_set():
@@ -297,6 +308,7 @@ class Connection:
         headers: dict[str, str] | None = None,
         *,
         repeat: bool = True,
+        refusable: bool = False,
         parts: list[Answer] | None = None,
     ) -> Answer:
         """Send and wait for the answer; the caller bounds it in time.
@@ -306,10 +318,12 @@ class Connection:
             body: The request.
             headers: Its headers.
             repeat: After a reconnect, send again; else raise, since the outcome is unknown.
+            refusable: Raise once the server says that it may not be sent; else there is no answer then.
             parts: Takes the answers before the one that has a status.
 
         Raises:
             BrokerUnavailableError: The connection is closed, or broke and ``repeat`` is off.
+            RightMissingError: The user may not send there, and ``refusable`` is on.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -322,6 +336,8 @@ class Connection:
             self._waiting[token] = waiting
             if not repeat:
                 self._once.add(token)
+            if refusable:
+                self._refusable[token] = subject
             if parts is not None:
                 parts.clear()
                 self._parts[token] = parts
@@ -332,17 +348,18 @@ class Connection:
             finally:
                 del self._waiting[token]
                 self._once.discard(token)
+                self._refusable.pop(token, None)
                 self._parts.pop(token, None)
             if answer is not None:
                 return answer
             if self.client.is_closed or not repeat:
                 raise self._unavailable()
 
-    async def api(self, subject: str, request: JSON | None = None) -> JSON:
-        """Call the JetStream API; give its JSON answer, errors included."""
+    async def api(self, subject: str, request: JSON | None = None, *, refusable: bool = False) -> JSON:
+        """Call the JetStream API; give its JSON answer, errors included; see `call`."""
         body = b"" if request is None else orjson.dumps(request)
         while True:
-            answer = await self.call(f"$JS.API.{subject}", body)
+            answer = await self.call(f"$JS.API.{subject}", body, refusable=refusable)
             if answer.status != "503":
                 found = cast("JSON", orjson.loads(answer.body))
                 if error_code(found) != NO_LEADER:
@@ -407,6 +424,10 @@ def errors_of(server: str) -> map_errors:
     return map_errors(
         {nats.errors.Error: lost, **dict.fromkeys(connecting, lost), **dict.fromkeys(no_such_message, rejected)}
     )
+
+
+class RightMissingError(BrokerError):
+    """The user may not send to a subject; nothing was done."""
 
 
 class StoreRefusedError(PublishRejectedError):

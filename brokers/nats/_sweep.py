@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import cast
 
-from brokers.nats._client import JSON, Connection, StoreRefusedError, unix_time
+from brokers.nats._client import JSON, Connection, RightMissingError, StoreRefusedError, unix_time
 from brokers.nats._scan import Found, Scanner
 from mesh.errors import BrokerError, StateError
 from mesh.tasks import task_group
@@ -40,6 +40,9 @@ SWEEP_FROM = 10_000  # Markers; fewer are not worth it.
 SYNC_WAIT = 150.0
 STEP_WAIT = 30.0
 PURGE_WAIT = 30.0
+# Until what failed is tried again, ever longer, for each try writes what lives once more; the second is the longest.
+# That long it waits for a right as well, whose lack is found out before anything is written.
+AGAIN_SECONDS = 600.0, 6 * 3600.0
 CLAIM_SECONDS = 300.0
 SAMPLE = 100
 LISTED = 100_000  # Subjects that the server gives at once.
@@ -94,19 +97,27 @@ class Sweeper:
         self._stream = stream
         self._space = space
         self._claim = f"{space}$sweep"  # No key's subject has such a letter.
+        self._nothing = f"{space}$nothing"
         self._read_leader = read_leader
         self._scanner = Scanner(connection, stream, read_leader)
-        self._refused = False
+        self._not_before = -math.inf
+        self._pause = AGAIN_SECONDS[0]
 
     async def sweep_if_due(self) -> None:
         """Sweep, if this node has made some markers since it looked, and there are many; what fails is logged."""
-        if self.dead < LOOK_AFTER or self._refused or not self._connection.connected.is_set():
+        due = self.dead >= LOOK_AFTER and time.monotonic() >= self._not_before
+        if not due or not self._connection.connected.is_set():
             return
         try:
             await self.sweep(SWEEP_FROM)
         except (BrokerError, StateError, TimeoutError, ValueError) as error:
-            why = str(error) or "no answer in time"
+            pause = AGAIN_SECONDS[1] if isinstance(error, RightMissingError) else self._pause
+            self.dead, self._not_before = LOOK_AFTER, time.monotonic() + pause
+            self._pause = min(2 * self._pause, AGAIN_SECONDS[1])
+            why = f"{str(error) or 'no answer in time'}; it is tried again in {pause / 60:.0f} minutes"
             logger.warning("cannot sweep %s on NATS at %s: %s", self._stream, self._connection.shown, why)
+        else:
+            self._pause = AGAIN_SECONDS[0]
 
     async def sweep(self, least: int = 1) -> int:
         """Take away markers, unless more keys live, or another node does it; give how many messages were purged.
@@ -115,7 +126,7 @@ class Sweeper:
             least: How many markers there must be, by a sample.
 
         Raises:
-            BrokerError: The server refused.
+            BrokerError: The server refused (``RightMissingError``: to purge, and nothing was done).
             StateError: It cannot be read now.
             TimeoutError: No answer came.
         """
@@ -123,6 +134,7 @@ class Sweeper:
             if not await self._mostly_dead(least):
                 self.dead = 0
                 return 0
+            await self._purge({"filter": self._nothing})
             if not await self._claimed():
                 return 0
             self.dead = 0
@@ -135,7 +147,7 @@ class Sweeper:
                 raise StateError("it has lost what was stored")
         await self._each(lambda subject, found: self._check(subject, found, before))
         # Nothing but markers is before it, and never again, for sequences only rise.
-        return await self._purge(before)
+        return await self._purge({"seq": before})
 
     async def _info(self, request: JSON) -> JSON:
         answer = await self._connection.api(f"STREAM.INFO.{self._stream}", request)
@@ -222,14 +234,10 @@ class Sweeper:
         if not is_marker(message[1]) and message[0] < before:
             raise StateError(f"{subject} is not where it was written")
 
-    async def _purge(self, before: int) -> int:
+    async def _purge(self, what: JSON) -> int:
         subject = f"STREAM.PURGE.{self._stream}"
-        try:
-            async with asyncio.timeout(PURGE_WAIT):
-                answer = await self._connection.api(subject, {"seq": before})
-        except TimeoutError:
-            self._refused = self._connection.connected.is_set()
-            raise TimeoutError(f"no answer to $JS.API.{subject}, to which its user needs the right") from None
+        async with asyncio.timeout(PURGE_WAIT):
+            answer = await self._connection.api(subject, what, refusable=True)
         if "error" in answer:
             raise StateError(f"{subject}: {cast('JSON', answer['error']).get('description')}")
         return cast("int", answer["purged"])

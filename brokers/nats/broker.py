@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, cast
 
 from nats.aio.msg import Msg
 
-from brokers.nats._client import JSON, TOO_MANY_CONSUMERS, Connection, check_api, error_code, unix_time
+from brokers.nats._client import (
+    JSON,
+    TOO_MANY_CONSUMERS,
+    Connection,
+    RightMissingError,
+    check_api,
+    error_code,
+    unix_time,
+)
 from brokers.nats._config import NatsConfig, NatsSettings
 from brokers.nats._consumer import Consumer, consumer_name, stream_of
 from brokers.nats._kv import NatsKeyValue
@@ -173,14 +181,17 @@ class NatsBroker(Adapter):
             await self._update_stream(name, {**config, **added}, added)
 
     async def _update_stream(self, name: str, config: JSON, added: JSON) -> None:
-        """Change a stream that an earlier version made; without the right to, no answer comes."""
-        why = "this user may not, or it does not answer"
-        with suppress(TimeoutError):
+        """Change a stream that an earlier version made, if this user may."""
+        try:
             async with asyncio.timeout(UPDATE_WAIT):
-                answer = await self._connection.api(f"STREAM.UPDATE.{name}", config)
+                answer = await self._connection.api(f"STREAM.UPDATE.{name}", config, refusable=True)
             if "error" not in answer:
                 return
             why = str(cast("JSON", answer["error"]).get("description"))
+        except TimeoutError:
+            why = "it does not answer"
+        except RightMissingError as error:
+            why = str(error)
         setting = ", ".join(f"{key} to {value}" for key, value in added.items())
         logger.warning("cannot set %s of stream %s on NATS at %s: %s", setting, name, self._connection.shown, why)
 

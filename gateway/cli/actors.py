@@ -74,8 +74,9 @@ def run(words: Sequence[str]) -> int:
         told = ask(gateway, "GET", path) if found.app_id is not None else _shown(gateway, found.type, path)
         show_members(told, found.output)
         return 0
-    _hosts(gateway, found.type)
-    told = ask(gateway, "DELETE", path)
+    told = ask(gateway, "DELETE", path, "ERR_ACTOR_TYPE_NOT_HOSTED")
+    if told is None:
+        raise _nobody_hosts(found.type)
     if not show_document(told, found.output):
         note(f"actor {found.type}/{found.id} " + ("is deactivated" if told["active"] else "was not active"))
     return 0
@@ -86,8 +87,12 @@ def _hosts(gateway: Run, type_: str) -> list[str]:
     types = ask(gateway, "GET", "/v1.0/mesh/actors")
     hosts = sorted({host["appID"] for each in types if each["type"] == type_ for host in each["hosts"]})
     if not hosts:
-        raise ConfigError(f"no application hosts the actor type {type_}; see: mesh actors list")
+        raise _nobody_hosts(type_)
     return hosts
+
+
+def _nobody_hosts(type_: str) -> ConfigError:
+    return ConfigError(f"no application hosts the actor type {type_}; see: mesh actors list")
 
 
 def _shown(gateway: Run, type_: str, path: str) -> Any:

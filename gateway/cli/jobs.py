@@ -10,6 +10,7 @@ from gateway.cli.client import path_segment
 from gateway.cli.invoke import add_socket_option, ask, own_gateway
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import add_output_option, note, show_document, show_members, show_records
+from mesh.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,11 +64,13 @@ def run(words: Sequence[str]) -> int:
     if found.what == "list":
         show_records(sorted(_jobs(gateway, found.prefix or ""), key=itemgetter("name")), found.output, _HEADING)
         return 0
+    job = ask(gateway, "GET", f"/v1.0/mesh/jobs/{name}", "ERR_JOB_NOT_FOUND")
+    if job is None:  # To delete none is no failure of the API.
+        raise ConfigError(f"{gateway.app_id} has no job {found.name}; see: mesh jobs list --app-id {gateway.app_id}")
     if found.what == "show":
-        show_members(ask(gateway, "GET", f"/v1.0/mesh/jobs/{name}"), found.output)
+        show_members(job, found.output)
         return 0
     if found.what == "delete":
-        ask(gateway, "GET", f"/v1.0/mesh/jobs/{name}")  # To delete none is no failure of the API.
         ask(gateway, "DELETE", f"/v1.0/jobs/{name}")
         said = "is deleted"
     else:

@@ -1,6 +1,7 @@
 """Connections of clients that speak HTTP/2, for whatever answers their requests.
 
-Source: RFC 9113 sections 6.8 (GOAWAY), 10.5 (denial of service); the state machine is that of the Rust crate h2.
+Source: RFC 9113 sections 6.7 (PING), 6.8 (GOAWAY), 10.5 (denial of service). The state machine is
+that of the Rust crate h2.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ MAX_CONNECTIONS = 1024
 PREFACE_SECONDS = 10.0
 CLOSING_SECONDS = 1.0
 PREFACE_BYTES = 24
+# A peer may vanish without a word, with streams open that wait for it: who is silent is asked whether it is there.
+TICK_SECONDS = 10.0
+PING_TICKS = 3  # So many of silence until it is asked, and at each one from there on.
+LOST_TICKS = 5  # So many until it is given up.
+PING = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00there?\x00\x00"
 # What is held of an answer that its client does not read, however large a window it offers; there may be many of them.
 UNREAD_BYTES = 128 * 1024
 
@@ -47,16 +53,20 @@ class _Connection(HeldBack, H2ServerProtocol):
         self._wire: asyncio.Transport
         self._peer: object = None
         self._greeting: asyncio.TimerHandle
+        self._tick: asyncio.TimerHandle
+        self._silent_ticks = 0
         self._frames = Frames(connections.max_header_bytes * SECTION_FACTOR, PREFACE_BYTES)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance.
         self._peer = transport.get_extra_info("peername")
         self._greeting = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self.give_up)
+        self._listen_on()
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._greeting.cancel()
+        self._silent_ticks = 0
         if not self._greeted:
             self._greeted = True
             if self._connections.http_1 is not None and _HTTP_1.match(data):
@@ -71,12 +81,29 @@ class _Connection(HeldBack, H2ServerProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._greeting.cancel()
+        self._tick.cancel()
         self._connections.discard(self)
         if self._serve_task is not None:
             super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:
         return super().eof_received() if self._serve_task is not None else None  # type: ignore[no-untyped-call]
+
+    def _listen_on(self) -> None:
+        self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._listened)
+
+    def _listened(self) -> None:
+        """Count ticks, not seconds: of a process that stood still one passes, and what came meanwhile is read then."""
+        self._silent_ticks += 1
+        if self._silent_ticks > LOST_TICKS:
+            logger.info(
+                "a client of HTTP/2 did not answer %d pings: its connection is closed", LOST_TICKS - PING_TICKS + 1
+            )
+            self.give_up()
+            return
+        if self._silent_ticks >= PING_TICKS and self._serve_task is not None:
+            self._wire.write(PING)  # Between frames: the library writes whole ones.
+        self._listen_on()
 
     @property
     def idle(self) -> bool:

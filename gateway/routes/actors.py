@@ -11,7 +11,7 @@ import orjson
 from gateway.errors import APIError, bad_request, malformed
 from gateway.http.response import Answered, Response, json_response, no_content, passed_on
 from gateway.routes.failure_policy import read_policy
-from gateway.routes.request import deadline_of, fields, members, read_body, read_json, text_map
+from gateway.routes.request import deadline_of, fields, members, raw_member, read_body, read_json, text_map
 from gateway.routes.route import WRITE, Asked, Route
 from mesh.actors.host import TurnAnswer
 from mesh.blocks.actors import (
@@ -99,9 +99,9 @@ def _item(operation: object) -> Item:
 async def set_timer(asked: Asked) -> Answered:
     """Have a timer of an actor."""
     type_, id_, name = asked.text(0), asked.text(1), asked.text(2)
-    body = await _members(asked)
+    body, data = await _members(asked)
     texts = _text(body, "dueTime"), _text(body, "period"), _text(body, "ttl"), _text(body, "callback")
-    await asked.run(SET_TIMER, type_, SetTimer(id_, name, *texts, _data(body)))
+    await asked.run(SET_TIMER, type_, SetTimer(id_, name, *texts, data))
     return no_content()
 
 
@@ -114,7 +114,7 @@ async def delete_timer(asked: Asked) -> Answered:
 async def set_reminder(asked: Asked) -> Answered:
     """Have a reminder of an actor."""
     type_, id_, name = asked.text(0), asked.text(1), asked.text(2)
-    body = await _members(asked)
+    body, data = await _members(asked)
     overwrite = body.get("overwrite")
     if overwrite is not None and not isinstance(overwrite, bool):
         raise malformed("overwrite must be true or false")
@@ -124,7 +124,7 @@ async def set_reminder(asked: Asked) -> Answered:
         _text(body, "dueTime"),
         _text(body, "period"),
         _text(body, "ttl"),
-        _data(body),
+        data,
         overwrite=overwrite is not False,
         policy=read_policy(body.get("failurepolicy")),
     )
@@ -151,9 +151,14 @@ async def delete_reminder(asked: Asked) -> Answered:
     return no_content()
 
 
-async def _members(asked: Asked) -> Mapping[str, object]:
+async def _members(asked: Asked) -> tuple[Mapping[str, object], bytes]:
+    """Read the body's members, and the data among them as they are written; empty for none."""
     body = await read_json(asked.request)
-    return members({} if body is None else body, "the body")
+    given = members({} if body is None else body, "the body")
+    if "data" not in given:
+        return given, b""
+    _json(given["data"], "data")  # They may go into other JSON, which is nested no deeper.
+    return given, raw_member(await read_body(asked.request), "data") or b""
 
 
 def _text(given: Mapping[str, object], name: str) -> str:
@@ -163,10 +168,6 @@ def _text(given: Mapping[str, object], name: str) -> str:
     if not isinstance(value, str):
         raise malformed(f"{name} must be a string")
     return value
-
-
-def _data(given: Mapping[str, object]) -> bytes:
-    return _json(given["data"], "data") if "data" in given else b""
 
 
 def _json(value: object, what: str) -> bytes:

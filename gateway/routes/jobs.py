@@ -13,16 +13,15 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
 import orjson
 
 from gateway.errors import ERRORS, APIError, bad_request, malformed, told
 from gateway.http.response import Answered, json_response, no_content
 from gateway.routes.failure_policy import NANOSECONDS, policy_of, read_policy, read_whole
-from gateway.routes.request import deadline_of, members, query_of, read_body
+from gateway.routes.request import deadline_of, members, query_of, raw_member, read_body
 from gateway.routes.route import Asked, Asking, Route
 from gateway.routes.rpc import RPC, Called
-from mesh.blocks.job_record import MAX_PAGE, Job, Named, Page, Policed, Registered, Schedule, Wanted
+from mesh.blocks.job_record import MAX_PAGE, Job, JobNotFoundError, Named, Page, Policed, Registered, Schedule, Wanted
 from mesh.blocks.jobs import DELETE, DELETE_BY_PREFIX, GET, LIST, RUN, SCHEDULE
 from mesh.values import parse_whole
 
@@ -58,7 +57,7 @@ async def schedule(asked: Asked) -> Answered:
         read_whole(given.get("repeats"), "repeats", MAX_UINT32),
         _text(given, "dueTime"),
         _text(given, "ttl"),
-        _data(body) if "data" in given else None,
+        raw_member(body, "data") if "data" in given else None,
         policy=read_policy(given.get("failurepolicy")),
     )
     await _schedule(asked, job, overwrite=bool(overwrite))
@@ -92,7 +91,13 @@ async def listed(asked: Asked) -> Answered:
 
 async def shown(asked: Asked) -> Answered:
     """Tell of a job, and when it is due next."""
-    return json_response(_detailed(asked, await _registered(asked, asked.text(0))))
+    try:
+        job = await _registered(asked, asked.text(0))
+    except APIError as error:
+        if isinstance(missing := error.__cause__, JobNotFoundError):
+            raise told(ERRORS["jobs/JOB_NOT_FOUND"], missing) from missing
+        raise
+    return json_response(_detailed(asked, job))
 
 
 async def run(asked: Asked) -> Answered:
@@ -108,12 +113,6 @@ def _members(body: bytes) -> Mapping[str, object]:
     except orjson.JSONDecodeError as error:
         raise malformed(error) from None
     return members({} if found is None else found, "the body")
-
-
-def _data(body: bytes) -> bytes | None:
-    """Take the data as they are written: a number that is longer than others stays as long."""
-    raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get("data")
-    return None if raw is None else bytes(raw)
 
 
 def _text(given: Mapping[str, object], name: str) -> str | None:

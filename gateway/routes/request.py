@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping
 from typing import TypeVar, cast
 from urllib.parse import parse_qsl, unquote
 
+import msgspec
 import orjson
 from aiohttp import web
 
@@ -28,6 +29,7 @@ __all__ = [
     "members",
     "metadata_of",
     "query_of",
+    "raw_member",
     "read_body",
     "read_json",
     "text_of",
@@ -212,6 +214,25 @@ def members(value: object, what: str) -> dict[str, object]:
         APIError: It is no object.
     """
     return {name.replace("_", ""): member for name, member in fields(value, what).items()}
+
+
+def raw_member(body: bytes, name: str) -> bytes | None:
+    """Take a member of a message as it is written, so that a number keeps all its digits; None = it has none.
+
+    Args:
+        body: JSON that ``members`` was given, read.
+        name: In lower case, without underscores.
+
+    Raises:
+        APIError: Something in it is nested too deeply to be passed over.
+    """
+    if body.strip() in (b"", b"null"):
+        return None
+    try:
+        raw = members(msgspec.json.decode(body, type=dict[str, msgspec.Raw]), "the body").get(name)
+    except RecursionError:
+        raise errors.malformed("it is nested too deeply") from None
+    return None if raw is None else bytes(cast("msgspec.Raw", raw))
 
 
 def text_map(value: object, what: str) -> Mapping[str, str]:

@@ -34,6 +34,7 @@ class Activation:
         timers: In memory; None = it has none.
         used_at: When it last did something, by the loop's clock.
         ended: Whether nothing begins any more, but what a running turn needs.
+        why: Why it ends, for people.
         cut: Whether turns that still run are not waited for.
         replaced: Whether another activation, elsewhere, keeps its state now.
     """
@@ -53,6 +54,7 @@ class Activation:
         "timers",
         "turns",
         "used_at",
+        "why",
     )
 
     def __init__(self, id_: str, partition: int, epoch: int, settings: TypeSettings, room: Room) -> None:
@@ -66,6 +68,7 @@ class Activation:
         self.timers: ActorTimers | None = None
         self.used_at = 0.0
         self.ended = False
+        self.why = ""
         self.cut = False
         self.replaced = False
         self._gone = False

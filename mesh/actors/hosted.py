@@ -41,7 +41,11 @@ ABANDONED_SECONDS = 60.0
 TAKEN_SECONDS = 2.0  # For a host to end that another one follows: its broken stream may not have been noticed yet.
 WAITED = f"other turns of the actor took {TURN_SECONDS:g} s"
 HUNG = f"the application did not answer within {TURN_SECONDS:g} s"
-CUT = "the actor moves or its application is gone: its turn was ended, and may have been done"
+CUT = "{}: the turn of its actor was ended, and may have been done"
+MOVES = "the actor moves, or its gateway stops"
+LOST = "the gateway owns the actor no more, since the broker or the mesh's records were away, or it stood still"
+GONE = "the application is gone"
+PUT_AWAY = "the actor is put away"
 
 MakeState = Callable[[str, Activation, Callable[[], None]], ActorState]
 """Of the type, the activation, and what is told once it has been replaced."""
@@ -176,7 +180,9 @@ class HostedType:
                                 tasks.create_task(reminders.leave(partition), name="actor-reminders")
                             else:
                                 reminders.drop(partition)
-                    tasks.create_task(self._end_all(list(self._active.values()), drains=there), name="actor-ends")
+                    why = MOVES if there else GONE
+                    ending = self._end_all(list(self._active.values()), why, drains=there)
+                    tasks.create_task(ending, name="actor-ends")
             finally:
                 self._host, self._served = None, False
                 self._free.set()
@@ -199,7 +205,8 @@ class HostedType:
             async with task_group() as tasks:
                 if self._reminders is not None:
                     tasks.create_task(self._reminders.leave(partition), name="actor-reminders")
-                tasks.create_task(self._end_all(list(held.active.values()), drains=True), name="actor-ends")
+                ending = self._end_all(list(held.active.values()), MOVES, drains=True)
+                tasks.create_task(ending, name="actor-ends")
         finally:
             if self._left.get(partition) is held:
                 del self._left[partition]
@@ -212,7 +219,7 @@ class HostedType:
         if self._reminders is not None:
             self._reminders.drop(partition)
         for activation in list(held.active.values()):
-            self._end_soon(activation, patience=0.0)
+            self._end_soon(activation, 0.0, LOST)
 
     # What actors do
 
@@ -278,7 +285,7 @@ class HostedType:
         activation = self._active.get(id_)
         if activation is None:
             return False
-        self._end_soon(activation, activation.settings.drain_seconds)
+        self._end_soon(activation, activation.settings.drain_seconds, PUT_AWAY)
         await activation.until_gone()
         return True
 
@@ -327,7 +334,8 @@ class HostedType:
         activation.running.add(task)
         task.add_done_callback(partial(self._done, activation))
         try:
-            answer = await (self._deadlines.within(TURN_SECONDS, _answer, task) if bounded else _answer(task))
+            answering = partial(_answer, task, activation)
+            answer = await (self._deadlines.within(TURN_SECONDS, answering) if bounded else answering())
         except DeadlineExceededError as error:
             if bounded and not task.done():
                 raise AppFailedError(HUNG) from error
@@ -389,35 +397,37 @@ class HostedType:
         return headers
 
     def _idle(self, activation: Activation) -> None:
-        self._end_soon(activation, 0.0)
+        self._end_soon(activation, 0.0, PUT_AWAY)
 
     def _replaced(self, activation: Activation) -> None:
         """End what has been replaced elsewhere; its turn goes on to its end, which is bounded."""
         activation.replaced = True
-        self._end_soon(activation, activation.settings.drain_seconds)
+        self._end_soon(activation, activation.settings.drain_seconds, REPLACED)
 
-    def _end_soon(self, activation: Activation, patience: float) -> None:
+    def _end_soon(self, activation: Activation, patience: float, why: str) -> None:
         if activation.ended:
             if patience == 0.0:
+                activation.why = activation.why if activation.cut else why
                 self._cut(activation)
             return
+        activation.why = why
         activation.close()
         ending = self._end(activation, patience)
         task = asyncio.get_running_loop().create_task(ending, name="actor-end")
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def _end_all(self, activations: list[Activation], *, drains: bool) -> None:
+    async def _end_all(self, activations: list[Activation], why: str, *, drains: bool) -> None:
         """End activations at once, and wait until all are gone; cancelled, it lets none of their turns go on."""
         for activation in activations:
             settings = activation.settings
-            self._end_soon(activation, settings.drain_seconds if drains and settings.drains else 0.0)
+            self._end_soon(activation, settings.drain_seconds if drains and settings.drains else 0.0, why)
         try:
             for activation in activations:
                 await activation.until_gone()
         except asyncio.CancelledError:
             for activation in activations:
-                self._end_soon(activation, 0.0)
+                self._end_soon(activation, 0.0, why)
             raise
 
     async def _end(self, activation: Activation, patience: float) -> None:
@@ -429,10 +439,11 @@ class HostedType:
                         await activation.turns.until_idle()
                 except TimeoutError:
                     logger.warning(
-                        "a turn of actor %s/%s was ended after %g s: the actor moves",
+                        "a turn of actor %s/%s was ended after %g s: %s",
                         self.name,
                         activation.id,
                         patience,
+                        activation.why,
                     )
             self._cut(activation)
             if activation.running:
@@ -459,14 +470,14 @@ class HostedType:
         self._idling.trim(len(self._active))
 
 
-async def _answer(task: asyncio.Task[TurnAnswer]) -> TurnAnswer:
+async def _answer(task: asyncio.Task[TurnAnswer], activation: Activation) -> TurnAnswer:
     """Wait for a turn that runs; cancelled, leave it to itself for a while."""
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         waiter = asyncio.current_task()
         if task.cancelled() and not (waiter and waiter.cancelling()):
-            raise ActorMovedError(CUT) from None
+            raise ActorMovedError(CUT.format(activation.why)) from None
         # Nobody waits any more, but the application may be at it: until it is not, nobody else has a turn.
         cutting = task.get_loop().call_later(ABANDONED_SECONDS, task.cancel)
         task.add_done_callback(lambda _: cutting.cancel())  # Else it holds the answer for as long.

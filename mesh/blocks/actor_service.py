@@ -138,9 +138,11 @@ class ActorService:
         return TurnAnswer(OK, headers, answer.body)
 
     async def deactivate(self, operation: Operation) -> bool:
-        """End an activation, wherever it is; gives whether there was one."""
+        """End an activation, wherever it is; gives whether there was one. A node that just starts has none yet."""
         asked = cast("Deactivate", operation.arguments)
         check_names(operation.target, asked.id)
+        if not (await self._parts.owners.table(KIND + operation.target, fresh=True)).members:
+            raise NoActorHostError(operation.target, asked.id)
         answer = await self._ask(operation, asked.id, pack("deactivate"))
         return bool(_DEACTIVATED.read(answer.headers.get(ACTION_HEADER))[0])
 

@@ -9,7 +9,6 @@ So it is asked about few, the oldest first, and about more once somebody has tol
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from mesh.calls.context import Context, tell
 from mesh.calls.link import FRAME_HEADER, Link
 from mesh.calls.malformed import listed, named
 from mesh.calls.waiting import MAX_ASK_AGAIN, MAX_MEMBERS, Waiting
-from mesh.errors import BrokerError, UnprovenError
+from mesh.errors import UnprovenError
 
 __all__ = ["GIVEN_UP", "MAX_CALLS", "Asking", "NotTakenError"]
 
@@ -31,7 +30,6 @@ GIVEN_UP = "given-up"
 MAX_CALLS = 200  # In one frame.
 MAX_GIVEN_UP = 10_000  # Beyond that, whoever runs one ends it at its deadline.
 MAX_QUESTIONS = 64  # At one address, without a word from those who serve it in between.
-ASK_WAIT = 2.0
 MARGIN = 3.0  # Times what a caller waits until it asks.
 MAX_MARGIN = 60.0
 
@@ -100,7 +98,7 @@ class Asking:
             if link.waiting is not None:
                 link.waiting.ask_anew(self._exchange.ask_after)
 
-    async def ask(self) -> None:
+    def ask(self) -> None:
         """Ask about those that are due."""
         if self._given_up:  # There was no room for telling it at once.
             self._exchange.soon(self._tell_given_up())
@@ -121,22 +119,25 @@ class Asking:
             if last is not None and not last.told and now < last.until:
                 continue
             begun = self._rounds[served.text] = _next_round(last, now, self._exchange.ask_after)
-            for first in range(0, min(len(links), begun.questions * MAX_CALLS), MAX_CALLS):
-                if not await self._ask(served, links[first : first + MAX_CALLS], now):
-                    self._rounds.pop(served.text, None)  # It is asked again soon.
-                    break
+            # On the side: one that cannot be asked now keeps no other waiting.
+            self._exchange.soon(self._ask(served, links[: begun.questions * MAX_CALLS], now))
 
-    async def _ask(self, served: Address, links: list[tuple[Link, Waiting]], now: float) -> bool:
+    async def _ask(self, served: Address, links: list[tuple[Link, Waiting]], now: float) -> None:
+        begun = self._rounds.get(served.text)
+        try:
+            for first in range(0, len(links), MAX_CALLS):
+                await self._ask_about(served, links[first : first + MAX_CALLS], now)
+        except BaseException:
+            if self._rounds.get(served.text) is begun:  # It is asked again soon.
+                self._rounds.pop(served.text, None)
+            raise
+
+    async def _ask_about(self, served: Address, links: list[tuple[Link, Waiting]], now: float) -> None:
         calls = [(link.token, now - link.born + self._margin, waiting.members is not None) for link, waiting in links]
         body = orjson.dumps({"inbox": self._exchange.inbox, "at": now, "calls": calls})
-        try:
-            async with asyncio.timeout(ASK_WAIT):
-                await tell(self._exchange, address.members(served), body, {FRAME_HEADER: "ask"})
-        except (BrokerError, TimeoutError):
-            return False
+        await tell(self._exchange, address.members(served), body, {FRAME_HEADER: "ask"})
         for _, waiting in links:
             waiting.ask(now)
-        return True
 
     def take(self, at: str, message: Message) -> None:
         """Take what a member says. It counts back from its answer, so on this clock it was earlier, if anything."""

@@ -311,7 +311,7 @@ class Exchange:
             for serving in self._serving:
                 serving.stop_overdue()
             self.taken.age(self.monotonic())
-            await self._asking.ask()
+            self._asking.ask()
 
     async def _keep_alive(self) -> None:
         while True:

@@ -30,6 +30,7 @@ AWAY_SECONDS = 0.5  # Until a timer is tried again that nobody took, or whose re
 PAUSES = 0.05, 2.0  # Between tries, where nothing but that happens.
 MISSES = 3  # In a row, then it pauses.
 BATCH = 100  # Records that are read or written together.
+FEW_SECONDS = 0.1  # How long it waits for so many to end, where fewer may begin: those in flight may hang.
 WRITERS = 4  # Batches that are written at the same time.
 _NEVER = 2**63
 
@@ -141,6 +142,7 @@ class Firing:
         self._clock = clock
         self._at_once = at_once
         self._few = min(BATCH, max(1, at_once // 10))  # So many less than that are as good as all.
+        self._few_until: float | None = None
         self._in_flight = 0
         self._changed = asyncio.Event()
         self._wakes = _NEVER  # The time of the hint that is waited for.
@@ -191,8 +193,12 @@ class Firing:
             self._wakes = -1
             return min([self._paused_until - time, *waits])
         if free < self._few:  # The end of some is what is waited for: then so many are looked for, and read, together.
-            self._wakes = -1
-            return min(waits, default=None)
+            if free and self._few_until is None:
+                self._few_until = time + FEW_SECONDS
+            if self._few_until is None or time < self._few_until:
+                self._wakes = -1
+                return min(waits if self._few_until is None else [self._few_until - time, *waits], default=None)
+        self._few_until = None
         hints = {partition: held.hints for partition, held in self.held.items() if not held.leaving}
         looks: list[Look] = []
         if not open_for_all and any(each.first is not None and each.first <= now for each in hints.values()):

@@ -18,10 +18,11 @@ from mesh.timers.firing import STORE_SECONDS, Fire, Firing, Held
 from mesh.timers.reading import Reading
 from mesh.timers.record import Record, Timer, TimerExistsError, prefix, record_key
 
-__all__ = ["Timers"]
+__all__ = ["AT_ONCE", "Timers"]
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 1000
 DRAIN_SECONDS = 60.0
 CANCEL_SECONDS = 1.0  # For what was in flight for longer, to end.
 LATE_SECONDS = 30.0  # A write whose outcome is not known is done by then, or never.
@@ -38,7 +39,7 @@ class Timers:
         sure: Callable[[int], bool],
         *,
         clock: Callable[[], float] = time.time,
-        at_once: int = 1000,
+        at_once: int = AT_ONCE,
         drain: float = DRAIN_SECONDS,
     ) -> None:
         """Prepare; nothing is read.

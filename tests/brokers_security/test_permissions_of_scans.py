@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from brokers.nats import NatsBroker, _sweep
 from brokers.nats import broker as nats_broker
+from brokers.nats._client import RightMissingError
 from brokers.nats._kv import NatsKeyValue
 from brokers.redis import RedisBroker
 from mesh import address
@@ -109,19 +110,21 @@ async def test_nats_lets_a_store_of_its_own_be_swept(tmp_path: Path, monkeypatch
 
 async def test_nats_names_the_right_to_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = f"$JS.API.STREAM.PURGE.KV_{address.encode_token(OWN)}"
-    monkeypatch.setattr(_sweep, "PURGE_WAIT", 1.0)
     async with nats(tmp_path, without=right) as broker:
-        with pytest.raises(TimeoutError) as refused:
+        with pytest.raises(RightMissingError) as refused:
             await swept(broker, monkeypatch)
         assert right in str(refused.value)
+        store = await broker.key_value(OWN, dotted=True)
+        assert len(await store.scan("t.", "", 10)) == 1
 
 
 async def test_a_stream_of_an_earlier_version_is_used_without_the_right_to_change_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(nats_broker, "UPDATE_WAIT", 0.5)
+    monkeypatch.setattr(nats_broker, "UPDATE_WAIT", 60.0)  # The server's refusal is heard.
     async with nats(tmp_path) as broker:
         await broker.key_value(OWN, dotted=True)
         monkeypatch.setattr(nats_broker, "EXPIRED_MARKER_NS", 10**9 * 3600)
         assert await write_and_scan(broker, OWN) == ["t.a", "t.b"]
     assert "cannot set subject_delete_marker_ttl" in caplog.text
+    assert "may not send to $JS.API.STREAM.UPDATE.KV_" in caplog.text

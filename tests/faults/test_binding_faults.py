@@ -79,6 +79,7 @@ async def test_killed_while_events_come(
             GatewayProcess("host", mesh_home, backbone=nats_server.url, arguments=host_words, environ=environ) as host,
             GatewayProcess("app", mesh_home, app=app.port, backbone=nats_server.url, environ=environ) as gateway,
         ):
+            await _reads(served, app)
             async with emitting(served, app) as accepted:
                 await more()
                 for killed in (host, gateway):
@@ -87,6 +88,17 @@ async def test_killed_while_events_come(
                     await more()
             await eventually(lambda: _all_there(app, served, accepted), served.within)
             figures.note(accepted=len(accepted) if served.data else "-", came=len(app.got))
+
+
+async def _reads(served: ServedInput, app: App) -> None:
+    """Wait for the reader: to a new one of some sources nothing comes that was there before it."""
+    numbers = itertools.count()
+
+    async def comes() -> None:
+        await served.emit(b"before %d" % next(numbers))
+        await eventually(lambda: _longer(app, 1), within=1.0)
+
+    await eventually(comes, served.within)
 
 
 def _longer(app: App, count: int) -> None:

@@ -161,6 +161,33 @@ async def test_a_node_sweeps_by_itself(server: NatsServer, monkeypatch: pytest.M
         await eventually(swept)
 
 
+async def test_a_sweep_that_failed_is_tried_again(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the reason, and after a pause."""
+    monkeypatch.setattr(nats_broker, "SWEEP_INTERVAL", 0.05)
+    monkeypatch.setattr(_sweep, "SWEEP_FROM", 20)
+    monkeypatch.setattr(_sweep, "AGAIN_SECONDS", (0.5, 0.5))
+    monkeypatch.setattr(_sweep, "PURGE_WAIT", 0.0)
+    async with NatsBroker.from_url(server.url) as broker:
+        store = await opened(broker)
+        await store.apply([Write(f"{number}", None) for number in range(20)])
+
+        def failed() -> None:
+            assert "no answer in time; it is tried again in" in caplog.text
+
+        await eventually(failed)
+        monkeypatch.undo()
+        monkeypatch.setattr(_sweep, "SYNC_WAIT", 0.0)
+        monkeypatch.setattr(nats_broker, "SWEEP_INTERVAL", 0.05)
+        monkeypatch.setattr(_sweep, "SWEEP_FROM", 20)
+
+        async def swept() -> None:
+            assert await stored(broker) == 1
+
+        await eventually(swept)
+
+
 class Workload:
     """Writers, of which each has keys of its own, and counters that all of them count up by compare-and-set."""
 

@@ -22,6 +22,7 @@ from tests.grpc.harness import Client, Failed, client, refused
 from tests.grpc.streaming import leaving
 from tests.http.harness import Backbone, Node, component, gateway, yaml
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.proxy import Proxy
 
 SHARED = pytest.mark.asyncio(loop_scope="module")
 RESOURCES = component("statestore", "state.mesh", actorStateStore="true")
@@ -443,6 +444,24 @@ async def test_another_host_takes_the_actors_of_a_stream_that_ends(nats: Backbon
         for id_ in ids:
             assert await invoke(second, id_, data=b"x") == b"x"
             assert other.of("invoke", id_)
+
+
+async def test_a_host_that_vanished(memory: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end is noticed although nothing tells of it; a host that is merely silent answers the pings, and stays."""
+    monkeypatch.setattr("gateway.http2.server.TICK_SECONDS", 0.25)
+    async with gateway(memory, tmp_path, resources=RESOURCES) as node, Proxy(node.gateway.grpc_port) as proxy:
+        there, away = client(node), grpc.aio.insecure_channel(f"127.0.0.1:{proxy.port}")
+        async with there as called, away as channel, hosting(called, "thing") as silent:
+            async with hosting(Client(channel), "vanishing"):
+                proxy.stall()
+
+                async def noticed() -> None:
+                    told = (await node.get("/v1.0/metadata")).json["actors"]
+                    assert [each["type"] for each in told] == ["thing"]
+
+                await eventually(noticed)
+            await invoke(called, "1")
+            assert silent.got
 
 
 async def _tried(called: Client, id_: str) -> bytes | str:

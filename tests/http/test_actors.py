@@ -323,6 +323,24 @@ async def test_timers(memory: Backbone, tmp_path: Path) -> None:
         assert app.at("/actors/thing/1/method/timer/mark")[0].json["data"] is None
 
 
+async def test_data_are_what_was_sent(memory: Backbone, tmp_path: Path) -> None:
+    """Numbers in the data of timers and reminders keep their digits: nothing writes the JSON anew."""
+    data = b'{"whole": 123456789012345678901234567890, "dec": 0.10000000000000000000000001, "e": 1E2}'
+    body = b'{"dueTime": "10ms", "Data": ' + data + b"}"
+    async with ActorApp() as app, gateway(memory, tmp_path, app=app) as node:
+        at = f"{ACTORS}/thing/1/reminders/later"
+        assert (await node.request("POST", at, None, body.replace(b"10ms", b"1h"))).status == 204
+        assert data in (await node.get(at)).body
+        await node.request(*call("x"))
+        for kind, turn in (("reminders", "remind"), ("timers", "timer")):
+            assert (await node.request("POST", f"{ACTORS}/thing/1/{kind}/now", None, body)).status == 204
+            got = (await app.until(f"/actors/thing/1/method/{turn}/now"))[0]
+            assert b'"data":' + data in got.body
+        for name, levels in ((b"data", 255), (b"other", 1022)):
+            deep = b'{"dueTime": "1h", "' + name + b'": ' + b"[" * levels + b"]" * levels + b"}"
+            assert (await node.request("POST", at, None, deep)).status == 400
+
+
 async def test_reminders(memory: Backbone, tmp_path: Path) -> None:
     """A reminder is kept, told of, not replaced unless it may be, fires as a turn and wakes its actor."""
     async with ActorApp() as app, gateway(memory, tmp_path, app=app) as node:

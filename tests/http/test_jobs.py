@@ -230,7 +230,7 @@ async def test_pages(node: Node) -> None:
     shown = (await node.get("/v1.0/mesh/jobs/paged%203")).json
     assert (shown["name"], shown["data"]["value"]) == ("paged 3", 1)
     assert (await node.request("DELETE", "/v1.0/jobs/paged%203")).status == 204
-    assert (await node.get("/v1.0/mesh/jobs/paged%203")).status == 500
+    assert (await node.get("/v1.0/mesh/jobs/paged%203")).status == 404
 
 
 async def test_blanks_around_a_name_are_not_of_it(node: Node) -> None:

@@ -38,7 +38,10 @@ async def test_what_it_says(
         code, out, _ = await mesh("delete", "j1", "-o", "json")
         assert (code, json.loads(out)) == (0, {"name": "j1", "outcome": "deleted"})
         code, out, told = await mesh("delete", "j1")
-        assert (code, out, "job not found: j1" in told) == (1, "", True)
+        missing = "error: shop has no job j1; see: mesh jobs list --app-id shop\n"
+        assert (code, out, told) == (1, "", missing)
+        for what in ("show", "run"):
+            assert await mesh(what, "j1") == (1, "", missing)
         assert await mesh("delete", "j2") == (0, "", "job j2 is deleted\n")
         for name in ("..", ".", ""):
             code, out, told = await mesh("show", name)

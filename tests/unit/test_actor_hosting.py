@@ -177,6 +177,28 @@ def test_a_turn_that_does_not_end(drains: bool, after: float) -> None:
     assert _played(play, TypeSettings(drain_seconds=5.0, drains=drains)).app.told[-1] == "deactivation:1:"
 
 
+@pytest.mark.parametrize(
+    ("lost", "why"), [(False, "the actor moves, or its gateway stops"), (True, "the gateway owns the actor no more")]
+)
+def test_a_turn_that_was_ended_says_why(lost: bool, why: str) -> None:
+    async def play(node: _Node) -> None:
+        node.app.seconds = 1000.0
+
+        async def called() -> None:
+            with pytest.raises(ActorMovedError, match=f"^{why}.*: the turn of its actor was ended, and may have been"):
+                await node.call("long")
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(called())
+            await asyncio.sleep(1)
+            if lost:
+                node.hosted.drop(PARTITION)
+            else:
+                await node.hosted.leave(PARTITION)
+
+    _played(play, TypeSettings(drain_seconds=5.0))
+
+
 def test_what_is_lost_is_put_away_before_it_comes_back() -> None:
     """The application forgets what it knew of the actor, before a call of the next epoch reaches it."""
 

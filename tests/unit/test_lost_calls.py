@@ -11,6 +11,7 @@ import pytest
 from mesh import address
 from mesh.address import Address
 from mesh.broker import Message
+from mesh.calls import exchange
 from mesh.calls.exchange import Exchange, Request
 from mesh.calls.link import FRAME_HEADER, TAKEN
 from mesh.calls.taken import GENERATION, GENERATION_SECONDS, MAX_ENDED, MAX_KEPT_BYTES, MAX_REFUSED, Shared, Taken
@@ -33,6 +34,35 @@ async def test_a_lost_answer_is_sent_again(mesh: Mesh) -> None:
     async with callee.serve(APP, "g", mesh.answer):
         broker.lose_next(None)
         reply = await caller.request(APP, Message({}, b"x"), soon())
+    assert (reply.body, mesh.ran, len(broker.lost)) == (b"x", [b"x"], 1)
+
+
+async def test_an_address_where_nothing_can_be_asked_delays_no_other(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "TELL_WAIT", 60.0)
+    asker, caller = await mesh.node()
+    broker, callee = await mesh.node()
+    other, answer, stuck = address.app("default", "other"), asyncio.Event(), asyncio.Event()
+    forward = asker.broadcast
+
+    async def broadcast(to: Address, message: Message) -> None:
+        if to == address.members(other):
+            stuck.set()
+            await answer.wait()
+        await forward(to, message)
+
+    async def late(request: Request) -> None:
+        await answer.wait()
+        await request.reply({}, b"")
+
+    asker.broadcast = broadcast  # type: ignore[method-assign]  # As where the broker takes nothing for it now.
+    async with callee.serve(APP, "g", mesh.answer), callee.serve(other, "g", late), asyncio.TaskGroup() as tasks:
+        tasks.create_task(caller.request(other, Message({}, b""), soon()))
+        await stuck.wait()
+        broker.lose_next(None)
+        reply = await caller.request(APP, Message({}, b"x"), soon())
+        answer.set()
     assert (reply.body, mesh.ran, len(broker.lost)) == (b"x", [b"x"], 1)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -161,6 +162,33 @@ def test_jobs(
     assert made == timing
     then = made.after(made.first, made.first)
     assert (None if then is None else then.first) == following
+
+
+@pytest.mark.parametrize(
+    ("zone", "told", "kept"),
+    [
+        ("CRON_TZ=", "Europe/Berlin", "0 30 13 * * *"),
+        ("TZ=Local", "Europe/Berlin", "CRON_TZ=Europe/Berlin 0 30 13 * * *"),
+        ("CRON_TZ=Local", ":Asia/Tokyo", "CRON_TZ=Asia/Tokyo 0 30 13 * * *"),
+        ("CRON_TZ=Local", "", "0 30 13 * * *"),
+    ],
+)
+def test_the_zone_of_the_machine(zone: str, told: str, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept has its name, so that it means the same wherever it is read."""
+    monkeypatch.setenv("TZ", told)
+    assert job_timing(f"{zone} 0 30 13 * * *", "", None, "", NOW).every == kept
+
+
+def test_a_machine_without_a_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "CET-1CEST")
+    with pytest.raises(ValueError, match="'CET-1CEST' is no time zone"):
+        job_timing("TZ=Local 0 30 13 * * *", "", None, "", NOW)
+
+
+@pytest.mark.skipif(not Path("/etc/localtime").is_symlink(), reason="the zone of this machine has no name")
+def test_the_zone_that_a_link_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TZ", raising=False)
+    ZoneInfo(job_timing("TZ=Local 0 30 13 * * *", "", None, "", NOW).every.removeprefix("CRON_TZ=").split()[0])
 
 
 @pytest.mark.parametrize(

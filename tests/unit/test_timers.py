@@ -621,6 +621,30 @@ def test_many_at_one_instant_come_in_bounded_bursts() -> None:
     play(script, at_once=50)
 
 
+@pytest.mark.parametrize("hanging", [91, 99])
+def test_what_hangs_keeps_nobody_waiting_while_there_is_room(hanging: int) -> None:
+    async def script(one: Alone) -> None:
+        late: list[float] = []
+
+        async def fire(timer: Timer) -> Outcome:
+            if timer.key.startswith("hangs"):
+                await asyncio.sleep(3600.0)
+            late.append(one.wall() - timer.timing.first)
+            return Outcome.DONE
+
+        one.on_fire = fire
+        for number in range(hanging):
+            await one.put(1.0, b"h", f"hangs{number}")
+        for number in range(50):
+            await one.put(2.0 + number, b"%d" % number, f"k{number}")
+        await asyncio.sleep(60.0)
+        assert len(late) == 50
+        assert max(late) < 0.2
+        assert one.in_flight == hanging
+
+    play(script, at_once=100)
+
+
 def test_who_idles_does_nothing() -> None:
     async def script(one: Alone) -> None:
         for number in range(100):
