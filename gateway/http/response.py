@@ -140,10 +140,10 @@ class Request(web.BaseRequest):
     async def read(self) -> bytes:
         """Read the body; one that has come as a whole is taken as it lies there, which is four times as fast."""
         content, most = self.content, self._client_max_size or math.inf
-        # Where its connection waits for that, it is read as aiohttp does, and the connection goes on.
-        if self._read_bytes is None and content.is_eof() and not self.protocol._reading_paused:
-            buffer = getattr(content, "_buffer", None)
-            if buffer and content._size == len(buffer[0]) <= most and content.exception() is None:
+        # Where others wait behind it, or its connection for that, it is read as aiohttp does: that lets them go on.
+        if self._read_bytes is None and getattr(self.protocol, "alone", False) and content.is_eof():
+            buffer = getattr(content, "_buffer", ())
+            if len(buffer) == 1 and content._size == len(buffer[0]) <= most and content.exception() is None:
                 self._read_bytes = buffer.popleft()
                 content._size = 0
         return await super().read()

@@ -108,6 +108,7 @@ class _Connection(web.RequestHandler):
     _begun: bytes | None = None  # What may become the preface of HTTP/2; None once that is decided.
     _answered: asyncio.Future[None] | None = None  # Once it shall end: done when its request is answered.
     _http2: Loading
+    _pipelined = False  # Whether there was once more than one request that was not answered yet.
 
     def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
         super().__init__(manager, loop=loop, **settings)
@@ -142,6 +143,11 @@ class _Connection(web.RequestHandler):
     def idle(self) -> bool:
         """Whether nothing is to be answered."""
         return not self._request_in_progress and not self._messages
+
+    @property
+    def alone(self) -> bool:
+        """Whether the request that is being answered is all that has come, since there was never more than one."""
+        return not (self._pipelined or self._messages or self._reading_paused)
 
     @property
     def alive(self) -> bool:
@@ -196,6 +202,8 @@ class _Connection(web.RequestHandler):
             self._begun = data if PREFACE.startswith(data) else None
         if self._begun is None:
             super().data_received(data)
+            if len(self._messages) > 1:
+                self._pipelined = True
         waiter, parser = self._waiter, self._parser
         heads, half = (parser.heads, parser.half) if isinstance(parser, RequestParser) else (0, False)
         waits = self._request_count == 0 or (waiter is not None and not waiter.done())  # Still no complete header.

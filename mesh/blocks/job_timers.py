@@ -24,12 +24,12 @@ from mesh.blocks.job_record import (
 from mesh.delivery import Attempt
 from mesh.delivery import Outcome as Came
 from mesh.errors import AppUnreachableError, BadArgumentError, CircuitOpenError, MeshError
-from mesh.schedules import Timing, job_timing
+from mesh.schedules import Timing
 from mesh.store import StateStore
 from mesh.timers import FailurePolicy, Outcome, Timer, TimerExistsError, Timers, record_key
-from mesh.timers.record import check_moment, prefix
+from mesh.timers.record import check_moment
 
-__all__ = ["JobTimers", "job_of", "registered", "timer_of"]
+__all__ = ["JobTimers", "check_times", "job_of", "registered", "timer_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ class JobTimers:
 
     Attributes:
         timers: Fires those that this node owns.
-        begin: What the places of all of them in a list begin with.
     """
 
     def __init__(
@@ -61,18 +60,9 @@ class JobTimers:
             sure: Tells whether this node owns a partition now, for sure.
         """
         self.timers = Timers(kind, records, self._fire, sure)
-        self.begin = prefix(kind)
         self._kind = kind
         self._hand_over = hand_over
         self._quiet_until = 0.0
-
-    def check_times(self, job: Job, now: float) -> None:
-        """Refuse times of a job that make no sense; ``now`` is Unix time.
-
-        Raises:
-            JobScheduleError: They make none.
-        """
-        _timing(job, now)
 
     async def put(self, partition: int, key: str, what: Put) -> None:
         """Keep one, at its owner.
@@ -120,7 +110,7 @@ class JobTimers:
         return Outcome.FAILED
 
 
-def _timing(job: Job, now: float) -> Timing:
+def check_times(job: Job, now: float) -> Timing:
     """Read when a job is due; raises ``JobScheduleError``."""
     try:
         return job_timing(job.schedule or "", job.due_time or "", job.repeats, job.ttl or "", now)
@@ -142,7 +132,7 @@ def timer_of(put: Put) -> Timer:
     except ValueError as error:
         raise BadArgumentError(f"it cannot be a job: {error}") from None
     kept = encoded(replace(job, name="", policy=DEFAULT_POLICY))
-    return Timer(job.name, "", _timing(job, at), policy, kept)
+    return Timer(job.name, "", check_times(job, at), policy, kept)
 
 
 def job_of(timer: Timer) -> Job:

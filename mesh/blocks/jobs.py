@@ -152,10 +152,12 @@ class Jobs:
             JobExistsError: There is one of this name.
             RecordsMissingError: The mesh has no place to keep it in.
         """
+        from mesh.blocks.job_timers import check_times
+
         asked = cast("Schedule", operation.arguments)
         check(asked.job)
         now = time.time()
-        (await self._opened()).check_times(asked.job, now)
+        check_times(asked.job, now)
         await self._host()
         job = msgspec.structs.replace(asked.job, id=secrets.token_hex(ID_BYTES))
         await self._ask(job.name, Put(job, now, asked.overwrite), operation.deadline)
@@ -192,8 +194,10 @@ class Jobs:
 
     async def _list(self, operation: Operation) -> Page:
         """Give a page of the jobs; raises ``BadArgumentError`` for what is the end of no page."""
+        from mesh.timers.record import prefix
+
         asked = cast("Wanted", operation.arguments)
-        if asked.after and not asked.after.startswith((await self._opened()).begin):
+        if asked.after and not asked.after.startswith(prefix(self._kind)):
             raise BadArgumentError("after is what the page before has given")
         return await self._page(asked.prefix, asked.after, min(asked.limit, MAX_PAGE))
 

@@ -21,7 +21,7 @@ async def repeated(ask: Callable[[], Awaitable[T]], deadline: float) -> T:
     """Ask again while it may have been done, as the partition moved or the node ended meanwhile.
 
     Args:
-        ask: Does no harm when it is done twice.
+        ask: Leaves the same behind when it is done twice; what it has set off meanwhile may come once more.
         deadline: Unix time in seconds.
 
     Raises:

@@ -101,6 +101,7 @@ async def streamed(request: web.BaseRequest) -> web.StreamResponse:
         pytest.param(200, ("GET", f"{STATE}/a"), id="read"),
         pytest.param(204, ("GET", f"{STATE}/none"), id="nothing there"),
         pytest.param(204, ("POST", "/v1.0/publish/pubsub/topic", [], b"hello"), id="publish"),
+        pytest.param(204, ("POST", "/v1.0/publish/pubsub/topic"), id="publish nothing"),
         pytest.param(400, ("POST", STATE, [], b"[{]"), id="no JSON"),
         pytest.param(413, ("POST", STATE, [], b" " * (5 * 2**20)), id="large body"),
         pytest.param(404, ("GET", "/unknown?a=b"), id="unknown path"),

@@ -571,6 +571,30 @@ async def test_pipelined_requests(pair: Pair, node: Node) -> None:
     assert re.findall(rb"\r\n\r\n(\d)", answer) == [b"0", b"1", b"2", b"3", b"4"]
 
 
+async def test_many_pipelined_requests_behind_bodies_that_come_late(node: Node) -> None:
+    """All are answered, however many wait; bodies that come with their heads are read another way."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.gateway.port)
+
+    async def answered() -> bytes:
+        return (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0]
+
+    try:
+        async with asyncio.timeout(60):
+            head = b"POST /v1.0/publish/pubsub/pipelined HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
+            for late in (True, False, True):
+                writer.write(head if late else head + b"abc")
+                await writer.drain()
+                if late:
+                    assert (await node.request("GET", "/v1.0/healthz")).status == 204  # So the head has been read.
+                    writer.write(b"abc")
+                assert await answered() == b"HTTP/1.1 204 No Content"
+            writer.write((head + b"abc") * 200)
+            assert {await answered() for _ in range(200)} == {b"HTTP/1.1 204 No Content"}
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_an_application_that_breaks_off(pair: Pair, node: Node) -> None:
     """A connection that ends without an answer is a failed invocation, not run twice."""
 
