@@ -11,6 +11,7 @@ Source: RFC 9112 sections 6.1, 6.3, 7.1 and 9.3.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Protocol
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 LISTS = frozenset({"set-cookie", "vary"})  # A field is one member of them, or more.
+_NOTHING: deque[bytes] = deque()  # An empty body has no buffer.
 WITHOUT_BODY = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 Fields = list[tuple[str, str]]
@@ -142,7 +144,7 @@ class Request(web.BaseRequest):
         content, most = self.content, self._client_max_size or math.inf
         # Where others wait behind it, or its connection for that, it is read as aiohttp does: that lets them go on.
         if self._read_bytes is None and getattr(self.protocol, "alone", False) and content.is_eof():
-            buffer = getattr(content, "_buffer", ())
+            buffer: deque[bytes] = getattr(content, "_buffer", _NOTHING)
             if len(buffer) == 1 and content._size == len(buffer[0]) <= most and content.exception() is None:
                 self._read_bytes = buffer.popleft()
                 content._size = 0

@@ -24,7 +24,7 @@ from mesh.blocks.job_record import (
 from mesh.delivery import Attempt
 from mesh.delivery import Outcome as Came
 from mesh.errors import AppUnreachableError, BadArgumentError, CircuitOpenError, MeshError
-from mesh.schedules import Timing
+from mesh.schedules import Timing, job_timing
 from mesh.store import StateStore
 from mesh.timers import FailurePolicy, Outcome, Timer, TimerExistsError, Timers, record_key
 from mesh.timers.record import check_moment
