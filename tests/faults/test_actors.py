@@ -9,7 +9,6 @@ what a stopped process does when it goes on; that is counted, and not promised t
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections import Counter
@@ -144,8 +143,7 @@ async def counting(site: Site, store: Component | None) -> AsyncIterator[Counter
         load = await stack.enter_async_context(AsyncExitStack())
         await load.enter_async_context(calling.running())
         await load.enter_async_context(reminders.running(ACTORS))
-        if "NOJOBS" not in os.environ:
-            await load.enter_async_context(jobs.running())
+        await load.enter_async_context(jobs.running())
         yield Counters(site, arguments, hosts, apps, proxy, calling, reminders, jobs, load.aclose)
 
 
