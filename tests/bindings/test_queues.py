@@ -298,14 +298,14 @@ async def test_kafka_partitions_go_to_others(kafka: tuple[str, str, AIOKafkaProd
                 assert first.events
                 assert second.events
 
-            await eventually(both_have_some, 30.0)
+            await eventually(both_have_some, 40.0)
         for partition in (0, 1):
             await producer.send_and_wait(topic, b"last", partition=partition)
 
         def there() -> None:
             assert [event.data for event in first.events].count(b"last") >= 2
 
-        await eventually(there, 30.0)
+        await eventually(there, 40.0)
 
 
 async def test_kafka_loses_nothing_while_partitions_move(kafka: tuple[str, str, AIOKafkaProducer]) -> None:
@@ -335,7 +335,7 @@ async def test_kafka_loses_nothing_while_partitions_move(kafka: tuple[str, str, 
                     await eventually(lambda other=other: _some(other), 30.0)  # type: ignore[misc]
                 app.events += other.events
             ending.set()
-        await eventually(all_there, 30.0)
+        await eventually(all_there, 40.0)
 
 
 def _some(app: App) -> None:
@@ -581,7 +581,7 @@ async def test_mqtt_session_with_much(tmp_path: Path) -> None:
             for _ in range(number):
                 tasks.create_task(adapter.invoke(call("create", bytes(1000))))
         async with adapter.reading(app.reading()):
-            await eventually(lambda: _is(len(app.events), number), 30.0)
+            await eventually(lambda: _is(len(app.events), number), 40.0)
 
 
 async def test_mqtt_publishes() -> None:
@@ -682,7 +682,7 @@ async def test_jetstream_leaves_nothing_behind() -> None:
                 def all_there() -> None:
                     assert {int(event.data) for event in app.events} == set(range(sent))
 
-                await eventually(all_there, 30.0)
+                await eventually(all_there, 40.0)
 
 
 async def test_jetstream_message_that_cannot_be_read() -> None:

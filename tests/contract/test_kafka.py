@@ -258,7 +258,7 @@ async def test_outage_is_told_once(
             with pytest.raises(BrokerUnavailableError):
                 await broker.check()
             await server.start()
-        await inbox.holds(2, within=10)
+        await inbox.holds(2, within=40)
         await eventually(lambda: _count(told(), 2))
     lost, back = told()
     assert re.fullmatch(rf"lost the connection to Kafka at {where}: \S.*", lost)
@@ -302,7 +302,7 @@ async def test_calls_through_a_restart_lose_what_is_in_flight_at_most(server: Ka
         await eventually(goes_on)
         await server.restart(kill=True)
         noted = list(answered)
-        await eventually(goes_on, within=20)
+        await eventually(goes_on, within=40)
         stop.set()
     assert max(lost) <= 1, lost
 
@@ -331,6 +331,6 @@ async def test_first_members_of_a_group_wait_for_more_once(tmp_path: Path) -> No
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(subscribe(one))
                 tasks.create_task(subscribe(other))
-                await eventually(all_joined, within=30)
+                await eventually(all_joined, within=40)
                 stop.set()
     assert max(joined) - began < 9

@@ -107,7 +107,7 @@ async def test_actors_of_two_gateways(kafka: Backbone, store: PostgreSQLServer, 
                 assert {each.split()[1] for each in found.values()} == {str(rounds)}
                 assert {each.split()[0] for each in found.values()} == {"one", "two"}
 
-            await eventually(shared, within=30.0)
+            await eventually(shared, within=40.0)
             rounds += 1
             found = await _counted(two.node)
             assert set(found.values()) == {f"one {rounds}", f"two {rounds}"}
@@ -118,7 +118,7 @@ async def test_actors_of_two_gateways(kafka: Backbone, store: PostgreSQLServer, 
                 nonlocal found
                 found = await _counted(two.node)
 
-            await eventually(go_on, within=30.0)
+            await eventually(go_on, within=40.0)
             assert all(_number(found[id_]) > _number(before[id_]) for id_ in IDS)
             due = {"dueTime": "1s"}
             for number in IDS:
@@ -133,4 +133,4 @@ async def test_actors_of_two_gateways(kafka: Backbone, store: PostgreSQLServer, 
             assert came >= {f"/actors/thing/{number}/method/remind/r" for number in IDS}
             assert came >= {f"/job/j{number}" for number in IDS}
 
-        await eventually(all_came, within=30.0)
+        await eventually(all_came, within=40.0)

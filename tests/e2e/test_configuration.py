@@ -47,7 +47,7 @@ async def test_changes_through_restarts(mesh_home: Path, nats_server: NatsServer
                 async with session.put(f"{by.api}/mesh/configuration/conf/a", data=value) as response:
                     assert response.status == 204, await response.text()
 
-            await eventually(written, 30.0)
+            await eventually(written, 40.0)
             told.append(value)
             await app.until(ABOUT_A, len(told), within=40.0)
 

@@ -133,7 +133,7 @@ async def test_events_go_in_both_directions(mesh_home: Path, server: Server) -> 
             wanted = {f"g{number}" for number in range(20)} | {"structured", "own"}
             assert Counter(app.recorded("priced")) == Counter(wanted)
 
-        await eventually(check, 20.0)
+        await eventually(check, 40.0)
     by_id = {each["id"]: (each["type"], each["source"]) for each in taken}
     assert len(taken) == 21
     assert by_id["structured"] == ("mine", "test")
@@ -208,7 +208,7 @@ async def test_a_gateway_of_the_same_app_id_competes(mesh_home: Path, server: Se
             answered[body.decode() if body == b"faststream" else "gateway"] += 1
             assert set(answered) == {"faststream", "gateway"}
 
-        await eventually(both_serve, 10.0)
+        await eventually(both_serve, 40.0)
         wanted: list[str] = []
 
         def check() -> None:
@@ -222,7 +222,7 @@ async def test_a_gateway_of_the_same_app_id_competes(mesh_home: Path, server: Se
                 for name in more:  # With keys, since on Kafka events without them stay in one partition for a while.
                     url = f"{gateway.api}/publish/pubsub/orders?metadata.partitionKey={name}"
                     tasks.create_task(_post(url, {"id": name}))
-            await eventually(check, 20.0)
+            await eventually(check, 40.0)
             assert taken
             assert app.recorded("orders")
 
@@ -263,7 +263,7 @@ async def test_faststreams_broker_may_be_another_one_than_the_backbone(
             def check() -> None:
                 assert sorted(map(str, taken)) == ["{'id': 1}", "{'id': 2}"]
 
-            await eventually(check, 10.0)
+            await eventually(check, 40.0)
 
 
 async def test_nothing_is_lost_while_instances_come_and_go(mesh_home: Path, nats_server: NatsServer) -> None:
@@ -352,7 +352,7 @@ asyncio.run(app.run())
             def begun() -> None:
                 assert len(taken()) > 50
 
-            await eventually(begun, 20.0)
+            await eventually(begun, 40.0)
             first.kill()
             second = subprocess.Popen([sys.executable, str(script)], env=environ)
 

@@ -87,7 +87,7 @@ async def test_the_subscribers_gateway_is_killed_twice(site: Site, figures: Figu
         interrupted: set[str] = set()
         for count in KILL_AT:
             await publishing.until(count)
-            await eventually(lambda: _assert_at_least(len(at_work() - interrupted), 10), 30.0)
+            await eventually(lambda: _assert_at_least(len(at_work() - interrupted), 10), 40.0)
             await subscriber.kill()
             interrupted.update(at_work())
             await subscriber.start()
@@ -133,7 +133,7 @@ async def cut(proxy: Proxy, size: int) -> None:
     def check() -> None:
         assert proxy.accepted > before
 
-    await eventually(check, 20.0)
+    await eventually(check, 40.0)
 
 
 async def test_a_connection_is_cut_in_the_middle_of_publishes(site: Site, figures: Figures) -> None:
@@ -198,7 +198,7 @@ async def test_instances_join_and_leave_while_handlers_run(site: Site, figures: 
         for _ in range(3):
             before = handled()
             async with site.gateway("subscriber", another) as joining:
-                await eventually(lambda before=before: _assert_at_least(handled(), before + 50), 30.0)
+                await eventually(lambda before=before: _assert_at_least(handled(), before + 50), 40.0)
                 assert await joining.terminate() == 0
         publishing.stop()
         await work

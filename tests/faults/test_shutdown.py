@@ -71,10 +71,10 @@ async def test_nothing_new_is_fetched_while_anything_is_in_flight(mesh_home: Pat
                 def all_arrived() -> None:
                     assert set(batch) <= {*busy.recorded("orders"), *idle.recorded("orders")}
 
-                await eventually(all_arrived, 20.0)
+                await eventually(all_arrived, 40.0)
                 assert set(batch) <= set(idle.recorded("orders"))
 
-            await eventually(all_go_to_the_other, 10.0)
+            await eventually(all_go_to_the_other, 40.0)
         assert not answer.done()
         assert not leaving.ended
         await busy.release()
@@ -215,7 +215,7 @@ async def test_publishes_in_flight_are_answered(mesh_home: Path) -> None:
         async with GatewayProcess("publisher", mesh_home) as leaving, asyncio.TaskGroup() as tasks:
             for worker in range(16):
                 tasks.create_task(load(worker))
-            await eventually(lambda: _assert_at_least(len(confirmed), 500), 20.0)
+            await eventually(lambda: _assert_at_least(len(confirmed), 500), 40.0)
             assert await leaving.terminate() == 0
         await recorded(app, "orders", confirmed, more=broken)
 
@@ -261,7 +261,7 @@ async def test_a_second_signal_skips_the_wait(mesh_home: Path, number: signal.Si
             leaving.signal(number)
             await leaving.until_draining()
             leaving.signal(number)
-            assert await leaving.wait(within=20.0) == 1
+            assert await leaving.wait(within=40.0) == 1
         async with GatewayProcess("subscriber", mesh_home, app=app):
             await eventually(lambda: _assert_at_least(len(app.recorded("begin")), 2), 10.0)
             await app.release()
@@ -283,7 +283,7 @@ async def test_a_second_signal_skips_the_wait_for_open_requests(mesh_home: Path)
         await caller.until_draining()
         assert not calling.done()
         caller.signal(signal.SIGTERM)
-        assert await caller.wait(within=20.0) == 1
+        assert await caller.wait(within=40.0) == 1
         assert await calling in ("500", "broken")
         await app.release()
 

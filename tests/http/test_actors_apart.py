@@ -134,7 +134,7 @@ async def test_a_rolling_restart_fails_nothing(nats: Backbone, tmp_path: Path) -
                         def moved(before: int = before) -> None:
                             assert len(first.got) > before + 50
 
-                        await eventually(moved, within=30.0)
+                        await eventually(moved, within=40.0)
                 stop.set()
             assert sum(each.result() for each in calling) > 100
     assert not twice

@@ -58,7 +58,7 @@ async def refused(call):
 def over_http(verb, path, body=None):
     """Use the other door."""
     request = urllib.request.Request(API + path, body, {"Content-Type": "application/json"}, method=verb)
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return response.read().decode()
 
 

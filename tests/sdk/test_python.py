@@ -82,7 +82,7 @@ async def until_recorded(application: GatewayProcess, wanted: int) -> list[dict[
         assert len({(each["kind"], each["id"]) for each in found}) >= wanted, found
 
     async with aiohttp.ClientSession() as session:
-        await eventually(check, 20.0)
+        await eventually(check, 40.0)
     return found
 
 
