@@ -56,7 +56,7 @@ class App:
             raise self._errors.pop(0)
         return b""
 
-    async def has(self, *data: bytes, within: float = 30.0) -> None:
+    async def has(self, *data: bytes, within: float = 40.0) -> None:
         """Wait until it was handed these, in this order and nothing else."""
 
         def there() -> None:
@@ -332,7 +332,7 @@ async def test_kafka_loses_nothing_while_partitions_move(kafka: tuple[str, str, 
             for _ in range(3):
                 other = App()
                 async with adapter.reading(other.reading()):
-                    await eventually(lambda other=other: _some(other), 30.0)  # type: ignore[misc]
+                    await eventually(lambda other=other: _some(other), 40.0)  # type: ignore[misc]
                 app.events += other.events
             ending.set()
         await eventually(all_there, 40.0)

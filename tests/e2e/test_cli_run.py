@@ -165,7 +165,7 @@ def test_signal_finishes_what_is_in_flight_before_the_application_ends(
             except urllib.error.URLError as error:
                 raise AssertionError(error) from None
 
-        eventually_sync(ready, 15)
+        eventually_sync(ready, 40.0)
         calling = threading.Thread(target=call)
         calling.start()
         run.until("^== APP - orders == called$")

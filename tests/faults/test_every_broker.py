@@ -169,7 +169,7 @@ async def test_a_connection_is_cut_in_the_middle_of_acks(site: Site, figures: Fi
         work = tasks.create_task(publishing.run())
         for number in range(CUTS):
             done = len(app.recorded("orders"))
-            await eventually(lambda done=done: _assert_at_least(len(app.recorded("orders")), done + 100), 30.0)
+            await eventually(lambda done=done: _assert_at_least(len(app.recorded("orders")), done + 100), 40.0)
             await cut(proxy, (number % 3) * (500 + 137 * number))
         publishing.stop()
         await work
@@ -312,7 +312,7 @@ async def what_a_killed_gateway_held_comes_again(site: Site, figures: Figures) -
         site.gateway("holder", second) as other,
     ):
         await publish(one, "held", {"id": "held", "hold": True})
-        await eventually(lambda: _assert_equal(first.recorded("begin"), ["held"]), 15.0)
+        await eventually(lambda: _assert_equal(first.recorded("begin"), ["held"]), 40.0)
         [(_, pid)] = first.recorded_by("begin")
         killed, heir = (one, second) if pid == first.pid else (other, first)
         await killed.kill()

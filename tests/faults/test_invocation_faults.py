@@ -330,7 +330,7 @@ async def streaming(gateway: GatewayProcess, what: str) -> AsyncIterator[aiohttp
         yield response
 
 
-async def recorded(app: AppProcess, kind: str, ids: list[str], within: float = 10.0) -> None:
+async def recorded(app: AppProcess, kind: str, ids: list[str], within: float = 40.0) -> None:
     def check() -> None:
         assert app.recorded(kind) == ids
 

@@ -263,7 +263,7 @@ async def test_a_second_signal_skips_the_wait(mesh_home: Path, number: signal.Si
             leaving.signal(number)
             assert await leaving.wait(within=40.0) == 1
         async with GatewayProcess("subscriber", mesh_home, app=app):
-            await eventually(lambda: _assert_at_least(len(app.recorded("begin")), 2), 10.0)
+            await eventually(lambda: _assert_at_least(len(app.recorded("begin")), 2), 40.0)
             await app.release()
             await recorded(app, "orders", ["1"])
 
@@ -350,7 +350,7 @@ async def publish(gateway: GatewayProcess, event: Mapping[str, object], topic: s
 
 
 async def recorded(
-    app: AppProcess, kind: str, ids: list[str], within: float = 20.0, more: list[str] | None = None
+    app: AppProcess, kind: str, ids: list[str], within: float = 40.0, more: list[str] | None = None
 ) -> None:
     """Wait until all of these are recorded; besides them only some of ``more``."""
 
