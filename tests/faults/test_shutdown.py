@@ -119,10 +119,10 @@ async def test_what_does_not_finish_in_time_reaches_another_instance_at_once(mes
             await publish(publisher, {"id": number, "hold": True})
         await recorded(first, "begin", [str(number) for number in range(20)])
         async with GatewayProcess("subscriber", mesh_home, app=second):
-            stopped = time.monotonic()
             assert await leaving.terminate() == 0
+            ended = time.monotonic()
             await recorded(second, "begin", [str(number) for number in range(20)])
-            assert time.monotonic() - stopped < 10.0, "it came by the broker's patience, not by a release"
+            assert time.monotonic() - ended < 9.0, "it came by the broker's patience, not by a release"
             await second.release()
             await recorded(second, "orders", [str(number) for number in range(20)])
         await recorded(first, "cancelled", [str(number) for number in range(20)])
@@ -134,7 +134,7 @@ async def test_the_time_to_drain_is_one_for_everything(mesh_home: Path) -> None:
         AppProcess(mesh_home, subscriptions=ORDERS) as app,
         AppProcess(mesh_home) as other,
         GatewayProcess("other", mesh_home, app=other) as caller,
-        GatewayProcess("app", mesh_home, app=app, arguments=["--dapr-graceful-shutdown-seconds", "5"]) as leaving,
+        GatewayProcess("app", mesh_home, app=app, arguments=["--dapr-graceful-shutdown-seconds", "8"]) as leaving,
         aiohttp.ClientSession() as session,
         asyncio.TaskGroup() as tasks,
     ):
@@ -146,7 +146,7 @@ async def test_the_time_to_drain_is_one_for_everything(mesh_home: Path) -> None:
         await recorded(other, "begin", ["call"])
         told = time.monotonic()
         assert await leaving.terminate() == 0
-        assert 4.5 < time.monotonic() - told < 9.5
+        assert 7.5 < time.monotonic() - told < 15.5
         await app.release()
         await other.release()
 

@@ -174,4 +174,4 @@ async def test_the_owner_is_killed(nats: Backbone, tmp_path: Path) -> None:
             await process.wait()
             killed_at = time.monotonic()
             assert set(await _all_answer(node)) == {"second"}
-            assert time.monotonic() - killed_at < 20.0  # Promised are 12; a busy machine has 8 more.
+            assert time.monotonic() - killed_at < 24.0  # Promised are 12; a busy machine has as many more.
