@@ -233,7 +233,7 @@ async def test_who_waits_for_a_change_waits_at_the_host(url: str, namespace: str
             api.put("a", "0")
             found = await ask(asker, GET_VALUES, "conf", GetValues(("a", "b")))
             assert {key: item.value for key, item in found.items()} == {"a": "0"}
-            asked = Watch(("a", "b"), {}, {"a": digest(found["a"])}, 60.0)
+            asked = Watch(("a", "b"), {}, {"a": digest(found["a"])}, 10.0)
             assert await ask(asker, WATCH, "conf", replace(asked, seconds=0.2)) == {}
             watching = [tasks.create_task(ask(asker, WATCH, "conf", asked)) for _ in range(20)]
             assert not (await asyncio.wait(watching, timeout=0.5))[0]
@@ -241,12 +241,12 @@ async def test_who_waits_for_a_change_waits_at_the_host(url: str, namespace: str
             api.put("b", "1")
             for each in watching:
                 assert set(await each) == {"b"}
-            asked = Watch(("a",), {}, {"a": digest(found["a"])}, 60.0)
+            asked = Watch(("a",), {}, {"a": digest(found["a"])}, 10.0)
             watching = [tasks.create_task(ask(asker, WATCH, "conf", asked))]
             assert not (await asyncio.wait(watching, timeout=0.2))[0]
             began = time.monotonic()
         assert watching[0].result() == {}
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 9.5
 
 
 async def test_publish_subscribe_is_not_hosted(url: str, namespace: str) -> None:

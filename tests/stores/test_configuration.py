@@ -18,7 +18,7 @@ from tests.support.nodes import ask, node, unique
 from tests.support.stores import CONFIGURATION, ConfigurationKind, Served
 
 TABLE = CONFIGURATION
-SOON = 30.0  # Longer than a store may take to notice, on a busy machine, and less than a watch may take.
+SOON = 8.0  # Longer than a store may take to notice, on a busy machine, and less than a watch may take.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Found = Mapping[str, ConfigurationItem | None]
 
