@@ -313,9 +313,7 @@ async def test_large_whole_bodies(caller: Exchange, callee: Exchange, place: Pla
 
 
 @pytest.mark.costly
-async def test_large_bodies_there_and_back_in_bounded_memory(
-    caller: Exchange, callee: Exchange, place: Place
-) -> None:
+async def test_large_bodies_there_and_back_in_bounded_memory(caller: Exchange, callee: Exchange, place: Place) -> None:
     async with callee.serve(place.app(), "g", echo):
         tracemalloc.start()
         try:
