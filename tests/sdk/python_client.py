@@ -39,7 +39,7 @@ async def of(value):
 
 async def happened(event):
     """Wait until a handler has told it; the blocking client calls handlers in threads of its own."""
-    assert event.wait(20) if WAY == "blocking" else await asyncio.to_thread(event.wait, 20)
+    assert event.wait(60) if WAY == "blocking" else await asyncio.to_thread(event.wait, 60)
 
 
 async def refused(call):
