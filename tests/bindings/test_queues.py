@@ -633,11 +633,11 @@ async def test_jetstream_messages() -> None:
     async with _context() as (url, context):
         subject, app = unique("queue"), App(BindingError("no"))
         await context.add_stream(name=subject, subjects=[f"{subject}.>"])
-        settings = {"natsURL": url, "subject": f"{subject}.*", "ackWait": "2s", "concurrency": "single"}
+        settings = {"natsURL": url, "subject": f"{subject}.*", "ackWait": "4s", "concurrency": "single"}
         done: list[BindingEvent] = []
 
         async def slow(event: BindingEvent) -> bytes:
-            await asyncio.sleep(3.0)  # What is slow is the application.
+            await asyncio.sleep(5.0)  # What is slow is the application.
             done.append(event)
             return b""
 
