@@ -166,12 +166,12 @@ async def test_frames_work_again_after_a_restart(rough_place: Place) -> None:
         await request.reply({}, request.body)
 
     async with Exchange(broker) as caller, Exchange(other) as callee, callee.serve(rough_place.app(), "g", answer):
-        await caller.request(rough_place.app(), Message({}, b"x"), time.time() + 5)
+        await caller.request(rough_place.app(), Message({}, b"x"), time.time() + 30)
         await rough_place.backend.restart(kill=True)
 
         async def check() -> None:
             try:
-                reply = await caller.request(rough_place.app(), Message({}, b"again"), time.time() + 1)
+                reply = await caller.request(rough_place.app(), Message({}, b"again"), time.time() + 5)
             except BrokerError as error:
                 raise AssertionError(error) from error
             assert reply.body == b"again"

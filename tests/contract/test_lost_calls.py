@@ -174,7 +174,7 @@ async def test_deadline_holds_over_a_stalled_connection(place: Place, proxy: Pro
         Exchange(other) as callee,
         callee.serve(place.app(), "g", answer),
     ):
-        await caller.request(place.app(), Message({}, b""), time.time() + 5)
+        await caller.request(place.app(), Message({}, b""), time.time() + 30)
         proxy.stall()
         async with asyncio.TaskGroup() as tasks:
             calls = [tasks.create_task(call(size)) for size in [10, 200_000] * 30]

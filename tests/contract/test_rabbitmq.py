@@ -121,7 +121,17 @@ async def test_tls(tmp_path: Path) -> None:
         f"ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\n"
     )
     hosts = (("localhost", port),)
+
+    async def listens() -> None:
+        """The server opens the port of TLS after the one by which it is known to be ready."""
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError as error:
+            raise AssertionError(str(error)) from None
+        writer.close()
+
     async with RabbitMQServer(tmp_path / "server", config):
+        await eventually(listens)
         async with RabbitMQBroker.from_url(f"amqps://localhost:{port}?cacertfile={certificate}") as broker:
             await broker.check()
         async with RabbitMQBroker(RabbitMQConfig(hosts, tls=TLSFiles(ca=certificate.read_text()).context())) as broker:
@@ -482,7 +492,7 @@ async def test_request_and_reply_with_another_client(place: Place, server: Rabbi
         async with exchange.serve(place.app("mesh"), "g", answer):
             replies = await channel.declare_queue(exclusive=True)
             frames = await channel.get_exchange("mesh.frames.topic", ensure=False)
-            deadline = {"mesh-deadline": str(int((time.time() + 5) * 1000))}
+            deadline = {"mesh-deadline": str(int((time.time() + 30) * 1000))}
             asked = aio_pika.Message(b"hello", headers=deadline, reply_to=replies.name, correlation_id="c1")
             await frames.publish(asked, routing_key=place.app("mesh").text)
 
@@ -501,10 +511,10 @@ async def test_request_and_reply_with_another_client(place: Place, server: Rabbi
             await channel.default_exchange.publish(made, routing_key=message.reply_to or "")
 
         await served.consume(serve, no_ack=True)
-        reply = await exchange.request(place.app("elsewhere"), Message({}, b"hello"), time.time() + 5)
+        reply = await exchange.request(place.app("elsewhere"), Message({}, b"hello"), time.time() + 30)
         assert reply.body == b"hello from elsewhere"
         with pytest.raises(NoResponderError):
-            await exchange.request(place.app("nowhere"), Message({}, b"hello"), time.time() + 5)
+            await exchange.request(place.app("nowhere"), Message({}, b"hello"), time.time() + 30)
 
 
 async def test_message_that_the_server_closes_the_channel_for_is_rejected(
