@@ -121,17 +121,7 @@ async def test_tls(tmp_path: Path) -> None:
         f"ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\n"
     )
     hosts = (("localhost", port),)
-
-    async def listens() -> None:
-        """The server opens the port of TLS after the one by which it is known to be ready."""
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError as error:
-            raise AssertionError(str(error)) from None
-        writer.close()
-
     async with RabbitMQServer(tmp_path / "server", config):
-        await eventually(listens)
         async with RabbitMQBroker.from_url(f"amqps://localhost:{port}?cacertfile={certificate}") as broker:
             await broker.check()
         async with RabbitMQBroker(RabbitMQConfig(hosts, tls=TLSFiles(ca=certificate.read_text()).context())) as broker:
