@@ -117,6 +117,7 @@ class RabbitMQServer(Server):
             connection.sendall(GREETING)
             if self._cluster not in connection.recv(4096):  # connection.start names its cluster.
                 return False
+        # That of TLS is opened after the other one.
         for number in re.findall(r"^listeners\.ssl\.1 = 127\.0\.0\.1:(\d+)$", self._config, re.MULTILINE):
             socket.create_connection(
                 ("127.0.0.1", int(number)), timeout=5.0
