@@ -279,7 +279,7 @@ async def test_calls_through_a_restart_lose_what_is_in_flight_at_most(server: Ka
     async def call(worker: int) -> None:
         while not stop.is_set():
             try:
-                await caller.request(place.app(), Message({}, b"x"), time.time() + 20)
+                await caller.request(place.app(), Message({}, b"x"), time.time() + 12)
                 answered[worker] += 1
             except BrokerUnavailableError:  # It was not sent.
                 await asyncio.sleep(0.05)
