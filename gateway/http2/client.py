@@ -310,11 +310,9 @@ class HTTP2Client:
             raise ConnectError(str(error)) from error
 
     async def _connect(self) -> Connection:
-        scheme = "http" if self._tls is None else "https"
-        _, protocol = await asyncio.get_running_loop().create_connection(
-            lambda: Protocol(self._authority, scheme, self._freed), self._host, self._port, ssl=self._tls
-        )
-        try:
+        protocol = Protocol(self._authority, "http" if self._tls is None else "https", self._freed)
+        try:  # Who is cancelled here may have a connection already that the library has begun to speak on.
+            await asyncio.get_running_loop().create_connection(lambda: protocol, self._host, self._port, ssl=self._tls)
             shared: H2Connection = await protocol.ready()  # type: ignore[assignment]  # of this protocol it is that
             return Connection(protocol, shared)
         except BaseException:

@@ -56,7 +56,7 @@ class App:
             raise self._errors.pop(0)
         return b""
 
-    async def has(self, *data: bytes, within: float = 30.0) -> None:
+    async def has(self, *data: bytes, within: float = 40.0) -> None:
         """Wait until it was handed these, in this order and nothing else."""
 
         def there() -> None:
@@ -298,14 +298,14 @@ async def test_kafka_partitions_go_to_others(kafka: tuple[str, str, AIOKafkaProd
                 assert first.events
                 assert second.events
 
-            await eventually(both_have_some, 30.0)
+            await eventually(both_have_some, 40.0)
         for partition in (0, 1):
             await producer.send_and_wait(topic, b"last", partition=partition)
 
         def there() -> None:
             assert [event.data for event in first.events].count(b"last") >= 2
 
-        await eventually(there, 30.0)
+        await eventually(there, 40.0)
 
 
 async def test_kafka_loses_nothing_while_partitions_move(kafka: tuple[str, str, AIOKafkaProducer]) -> None:
@@ -332,10 +332,10 @@ async def test_kafka_loses_nothing_while_partitions_move(kafka: tuple[str, str, 
             for _ in range(3):
                 other = App()
                 async with adapter.reading(other.reading()):
-                    await eventually(lambda other=other: _some(other), 30.0)  # type: ignore[misc]
+                    await eventually(lambda other=other: _some(other), 40.0)  # type: ignore[misc]
                 app.events += other.events
             ending.set()
-        await eventually(all_there, 30.0)
+        await eventually(all_there, 40.0)
 
 
 def _some(app: App) -> None:
@@ -581,7 +581,7 @@ async def test_mqtt_session_with_much(tmp_path: Path) -> None:
             for _ in range(number):
                 tasks.create_task(adapter.invoke(call("create", bytes(1000))))
         async with adapter.reading(app.reading()):
-            await eventually(lambda: _is(len(app.events), number), 30.0)
+            await eventually(lambda: _is(len(app.events), number), 40.0)
 
 
 async def test_mqtt_publishes() -> None:
@@ -633,11 +633,11 @@ async def test_jetstream_messages() -> None:
     async with _context() as (url, context):
         subject, app = unique("queue"), App(BindingError("no"))
         await context.add_stream(name=subject, subjects=[f"{subject}.>"])
-        settings = {"natsURL": url, "subject": f"{subject}.*", "ackWait": "2s", "concurrency": "single"}
+        settings = {"natsURL": url, "subject": f"{subject}.*", "ackWait": "4s", "concurrency": "single"}
         done: list[BindingEvent] = []
 
         async def slow(event: BindingEvent) -> bytes:
-            await asyncio.sleep(3.0)  # What is slow is the application.
+            await asyncio.sleep(5.0)  # What is slow is the application.
             done.append(event)
             return b""
 
@@ -682,7 +682,7 @@ async def test_jetstream_leaves_nothing_behind() -> None:
                 def all_there() -> None:
                     assert {int(event.data) for event in app.events} == set(range(sent))
 
-                await eventually(all_there, 30.0)
+                await eventually(all_there, 40.0)
 
 
 async def test_jetstream_message_that_cannot_be_read() -> None:

@@ -61,7 +61,7 @@ async def works(kind: str, settings: Mapping[str, str]) -> None:
 
     async with made(kind, settings) as adapter, adapter.reading(Reading("in", "app", handle)):
         await adapter.invoke(call("create", b"x"))
-        await eventually(there, 30.0)
+        await eventually(there, 40.0)
 
 
 async def refused(kind: str, settings: Mapping[str, str], secret: str = PASSWORD) -> None:

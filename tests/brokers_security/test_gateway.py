@@ -84,7 +84,7 @@ async def test_calls_and_events_over_brokers_that_ask_for_everything(tmp_path: P
                     "called": ["c"],
                 }
 
-            await eventually(check, 20.0)
+            await eventually(check, 40.0)
     for gateway in (shop, caller):
         log = gateway.log.read_text()
         assert f"tls://localhost:{nats.port}" in log

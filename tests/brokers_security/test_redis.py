@@ -172,7 +172,7 @@ async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
                 assert isinstance(replicas, list)
                 assert replicas[0]["master-link-status"] == "ok", replicas
 
-        await eventually(know_each_other, within=30.0)
+        await eventually(know_each_other, within=40.0)
         yield watched
 
 
@@ -198,7 +198,7 @@ async def test_failover_by_sentinels(watched: Watched) -> None:
         def all_there() -> None:
             assert {*inbox.bodies} >= {body.encode() for body in (*stored, "after")}
 
-        await eventually(all_there, within=20.0)
+        await eventually(all_there, within=40.0)
     await watched.primary.start()  # It takes itself for the primary, until a Sentinel tells it otherwise.
     await works(lambda: by_url(url))
 

@@ -28,6 +28,9 @@ WATCHED = (
     "brokers.rabbitmq",
     "brokers.redis",
 )
+# The embedded server is one of NATS, by the same adapter: what has nothing to do with how it is found, and how it comes
+# and goes, is tested on that.
+OF_EMBEDDED = ("backlog", "connection", "ephemeral", "faults", "key_value", "leaving", "publish", "subscribe")
 _FEATURE_NAMES = {each.name for each in fields(Features)}
 
 
@@ -45,6 +48,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.UsageError(f"--broker {', '.join(unknown)}: use one of {', '.join(BACKENDS)}")
     on = {name for mark in metafunc.definition.iter_markers("on") for name in mark.args} or BACKENDS.keys()
     chosen = [name for name in chosen if name in on]
+    if metafunc.module.__name__.rpartition(".test_")[2] not in OF_EMBEDDED:
+        chosen = [name for name in chosen if name != "embedded"]
     names = [name for name in BACKENDS if name in chosen and _fits(metafunc.definition, features_of(name))]
     metafunc.parametrize("backend_name", names, scope="session")
 

@@ -166,12 +166,12 @@ async def test_frames_work_again_after_a_restart(rough_place: Place) -> None:
         await request.reply({}, request.body)
 
     async with Exchange(broker) as caller, Exchange(other) as callee, callee.serve(rough_place.app(), "g", answer):
-        await caller.request(rough_place.app(), Message({}, b"x"), time.time() + 5)
+        await caller.request(rough_place.app(), Message({}, b"x"), time.time() + 30)
         await rough_place.backend.restart(kill=True)
 
         async def check() -> None:
             try:
-                reply = await caller.request(rough_place.app(), Message({}, b"again"), time.time() + 1)
+                reply = await caller.request(rough_place.app(), Message({}, b"again"), time.time() + 5)
             except BrokerError as error:
                 raise AssertionError(error) from error
             assert reply.body == b"again"
@@ -386,8 +386,10 @@ async def test_slow_network_changes_nothing_but_time(place: Place, proxy: Proxy)
     inbox = Inbox()
     async with broker.subscribe(place.topic(), SubscribeOptions("g", ordered=broker.features.ordering), inbox):
         began = time.monotonic()
+        many = [text(n) for n in range(100)]
+        assert await broker.publish_many(place.topic("others"), many) == [None] * 100
+        assert time.monotonic() - began < 100 * 0.075, "not pipelined"
         assert await broker.publish_many(place.topic(), [text(n, key="k") for n in range(20)]) == [None] * 20
-        assert time.monotonic() - began < 20 * 0.075, "not pipelined"
         await inbox.holds(20)
     assert [int(body) for body in inbox.bodies] == list(range(20))
 

@@ -76,8 +76,8 @@ async def test_a_component_that_nobody_has_is_missed_at_once(url: str, namespace
         for name in ("nobody", "local", "bound"):
             started = time.monotonic()
             with pytest.raises(NotConfiguredError):
-                await ask(asker, GET, name, Get("k"), deadline=time.time() + 20)
-            assert time.monotonic() - started < 10  # Long before the deadline.
+                await ask(asker, GET, name, Get("k"), deadline=time.time() + 60)
+            assert time.monotonic() - started < 30  # Long before the deadline.
         for name in ("x" * 5000, "x" * 100_000, ""):
             with pytest.raises(NotConfiguredError):
                 await ask(asker, GET, name, Get("k"))
@@ -246,7 +246,7 @@ async def test_who_waits_for_a_change_waits_at_the_host(url: str, namespace: str
             assert not (await asyncio.wait(watching, timeout=0.2))[0]
             began = time.monotonic()
         assert watching[0].result() == {}
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 9.5
 
 
 async def test_publish_subscribe_is_not_hosted(url: str, namespace: str) -> None:

@@ -248,17 +248,18 @@ async def test_expiry(store: KeyValue) -> None:
     before = time.time()
     await put(store, "short", b"v", ttl=0.7)
     await put(store, "long", b"v", ttl=100)
-    entry = await store.get("short")
-    assert entry is not None
-    assert entry.expires_at is not None
-    assert before + 0.69 < entry.expires_at < time.time() + 0.71
-    assert await keys(store) == ["long", "short"]
+    entry, both = await store.get("short"), await keys(store)
+    if time.time() < before + 0.69:  # Else the machine was too busy to see it.
+        assert entry is not None
+        assert entry.expires_at is not None
+        assert before + 0.69 < entry.expires_at < time.time() + 0.71
+        assert both == ["long", "short"]
 
     async def gone() -> None:
         assert await store.get("short") is None
 
     await eventually(gone)
-    assert time.time() >= entry.expires_at - 0.01
+    assert time.time() >= before + 0.69
     assert await value(store, "short") is None
     assert await keys(store) == ["long"]
     await store.apply([Write("short", b"again", expected=0)])
@@ -281,10 +282,14 @@ async def test_a_lease_is_ended_by_the_store_alone(store: KeyValue, monkeypatch:
     await store.apply([Write("k", b"v", expected=0, ttl=1.0, lease=True)])
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: now() + 3600)
-        if time.monotonic() - began < 0.9:
-            assert await store.get("k", strong=True) is not None
-            with pytest.raises(ConflictError):
-                await store.apply([Write("k", b"w", expected=0, ttl=1.0, lease=True)])
+        entry, taken = await store.get("k", strong=True), True
+        try:
+            await store.apply([Write("k", b"w", expected=0, ttl=1.0, lease=True)])
+        except ConflictError:
+            taken = False
+    if time.monotonic() - began < 0.9:  # Else the machine was too busy to see it.
+        assert entry is not None
+        assert not taken
 
     async def free() -> None:
         try:

@@ -16,7 +16,7 @@ from tests.support.contract import Inbox, Place, no_tasks_besides, text
 from tests.support.eventually import eventually
 from tests.support.processes import python
 
-LONG = 30.0  # An ack_wait that no test waits for: what comes again came by a release.
+LONG = 60.0  # An ack_wait that no test waits for: what comes again came by a release.
 
 
 async def test_leaving_waits_for_the_handlers_in_flight(broker: Broker, place: Place) -> None:

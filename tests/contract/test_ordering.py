@@ -38,7 +38,7 @@ async def test_one_member_gets_each_key_in_order(broker: Broker, place: Place) -
     inbox = Inbox(work)
     await publish(broker, place, keys=10, each=20)
     async with broker.subscribe(place.topic(), ORDERED, inbox):
-        await inbox.holds(200, within=15)
+        await inbox.holds(200, within=40)
     assert by_key(inbox.bodies) == {f"k{key}": list(range(20)) for key in range(10)}
 
 

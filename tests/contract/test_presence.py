@@ -36,7 +36,7 @@ def start(place: Place) -> Start:
 
 
 async def knows(directory: Directory, app_id: str) -> bool:
-    return await directory.was_seen(app_id, time.time() + 10)
+    return await directory.was_seen(app_id, time.time() + 60)
 
 
 async def test_who_was_there_is_known(place: Place, broker: Broker, other: Broker, start: Start) -> None:
@@ -45,7 +45,7 @@ async def test_who_was_there_is_known(place: Place, broker: Broker, other: Broke
         async with start(other) as callee:
             began = time.monotonic()
             assert not await knows(bystander, "app")
-            assert time.monotonic() - began < 5  # Long before the deadline.
+            assert time.monotonic() - began < 30  # Long before the deadline.
             callee.host("app", ready=False)
             async with start(broker) as caller:
 

@@ -271,7 +271,7 @@ async def test_group_made_just_before_the_server_is_killed_lives_on(tmp_path: Pa
                     again = {delivery.message.body for delivery in inbox.deliveries if delivery.attempt > 1}
                     assert again == {b"%d" % number for number in range(10)}
 
-                await eventually(check, within=20)
+                await eventually(check, within=40)
 
 
 # Limits
@@ -392,7 +392,7 @@ async def test_lanes_are_shared_out_among_the_members(place: Place, monkeypatch:
         for number in range(100):
             await one.publish_many(place.topic(), [text(f"k{key}:{number}", key=f"k{key}") for key in range(30)])
             await asyncio.sleep(0.02)
-        await eventually(lambda: equal(sum(map(len, order.values())), 3000), within=30)
+        await eventually(lambda: equal(sum(map(len, order.values())), 3000), within=40)
     assert overlaps == []
     assert all(numbers == list(range(100)) for numbers in order.values())
     assert min(seen["one"], seen["other"]) > 300
@@ -482,7 +482,7 @@ async def test_request_and_reply_with_another_client(place: Place, server: Rabbi
         async with exchange.serve(place.app("mesh"), "g", answer):
             replies = await channel.declare_queue(exclusive=True)
             frames = await channel.get_exchange("mesh.frames.topic", ensure=False)
-            deadline = {"mesh-deadline": str(int((time.time() + 5) * 1000))}
+            deadline = {"mesh-deadline": str(int((time.time() + 30) * 1000))}
             asked = aio_pika.Message(b"hello", headers=deadline, reply_to=replies.name, correlation_id="c1")
             await frames.publish(asked, routing_key=place.app("mesh").text)
 
@@ -501,10 +501,10 @@ async def test_request_and_reply_with_another_client(place: Place, server: Rabbi
             await channel.default_exchange.publish(made, routing_key=message.reply_to or "")
 
         await served.consume(serve, no_ack=True)
-        reply = await exchange.request(place.app("elsewhere"), Message({}, b"hello"), time.time() + 5)
+        reply = await exchange.request(place.app("elsewhere"), Message({}, b"hello"), time.time() + 30)
         assert reply.body == b"hello from elsewhere"
         with pytest.raises(NoResponderError):
-            await exchange.request(place.app("nowhere"), Message({}, b"hello"), time.time() + 5)
+            await exchange.request(place.app("nowhere"), Message({}, b"hello"), time.time() + 30)
 
 
 async def test_message_that_the_server_closes_the_channel_for_is_rejected(
@@ -648,5 +648,5 @@ async def test_what_a_broken_connection_sends_back_keeps_its_order(place: Place,
         proxy.cut_after(10_000)
         results = await publishing.publish_many(place.topic(), [text(number, key="k") for number in range(300)])
         assert results == [None] * 300
-        await eventually(lambda: equal(set(inbox.bodies), {b"%d" % number for number in range(-1, 300)}), within=15)
+        await eventually(lambda: equal(set(inbox.bodies), {b"%d" % number for number in range(-1, 300)}), within=40)
     assert [int(body) for body in dict.fromkeys(inbox.bodies)] == list(range(-1, 300))

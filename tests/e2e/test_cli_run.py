@@ -82,7 +82,7 @@ def _only_run(home: MeshHome) -> Run:
 
 
 def _get(run: Run, path: str) -> tuple[int, bytes]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{run.http_port}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{run.http_port}{path}", timeout=60) as answer:
         return answer.status, answer.read()
 
 
@@ -165,7 +165,7 @@ def test_signal_finishes_what_is_in_flight_before_the_application_ends(
             except urllib.error.URLError as error:
                 raise AssertionError(error) from None
 
-        eventually_sync(ready, 15)
+        eventually_sync(ready, 40.0)
         calling = threading.Thread(target=call)
         calling.start()
         run.until("^== APP - orders == called$")
@@ -218,7 +218,7 @@ def test_shutdown_of_the_gateway_ends_the_run(home: MeshHome) -> None:
     with home.run("--app-id", "a", "--", "sh", "-c", _FOREVER) as run:
         run.until("== up$")
         request = urllib.request.Request(f"http://127.0.0.1:{_only_run(home).http_port}/v1.0/shutdown", method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 204
         assert run.wait() == 0
     assert "mesh: the gateway of a was shut down" in run.lines
@@ -458,7 +458,7 @@ def test_ready_line_comes_once_both_are(home: MeshHome, app: str) -> None:
     with home.run("--app-id", "a", "--app-port", str(port), "--", sys.executable, app) as run:
         found = run.until(r"^mesh: You're up and running! a: gateway (\S+), application 127.0.0.1:(\d+)$")
         assert int(found[2]) == port
-        with urllib.request.urlopen(f"{found[1]}/v1.0/healthz", timeout=10) as answer:
+        with urllib.request.urlopen(f"{found[1]}/v1.0/healthz", timeout=60) as answer:
             assert answer.status == 204
         assert run.stop() == 0
     assert run.text.count("You're up and running!") == 1
@@ -624,7 +624,7 @@ def test_metrics_of_a_run(home: MeshHome, app: str) -> None:
         run.until("^== APP - orders == serving$")
         assert f"== APP - orders == metrics {number}" in run.lines
         assert _get(_only_run(home), "/v1.0/healthz/outbound")[0] == 204
-        with urllib.request.urlopen(f"http://127.0.0.1:{number}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{number}/metrics", timeout=60) as answer:
             families = {each.name: each for each in text_string_to_metric_families(answer.read().decode())}
         (listed,) = json.loads(home.mesh("list", "-o", "json").stdout)
     assert (listed["metricsEnabled"], listed["metricsPort"]) == (True, number)

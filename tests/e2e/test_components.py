@@ -81,7 +81,7 @@ async def test_all_at_once(resources: Path, mesh_home: Path) -> None:
         def check() -> None:
             assert {name: app.recorded(name) for name in COMPONENTS} == {name: [name] for name in COMPONENTS}
 
-        await eventually(check, 30.0)
+        await eventually(check, 40.0)
         async with session.get(f"{shop.api}/metadata") as response:
             loaded = {each["name"]: each["type"] for each in (await response.json())["components"]}
         assert {name: kind for name, (_, kind, _) in COMPONENTS.items()}.items() <= loaded.items()

@@ -53,7 +53,7 @@ def test_hello_world_from_its_template(home: MeshHome, tmp_path: Path, ports: di
         run.until("^== APP - nodeapp == Got a new order! Order ID: 3$")
         run.until("^== APP - pythonapp == Order 3 was taken$")
         gateway = f"http://localhost:{ports['3500']}"
-        with urllib.request.urlopen(f"{gateway}/v1.0/invoke/nodeapp/method/order", timeout=10) as answer:
+        with urllib.request.urlopen(f"{gateway}/v1.0/invoke/nodeapp/method/order", timeout=60) as answer:
             assert json.load(answer)["orderId"] >= 3
         stopped = home.mesh("stop", "pythonapp")
         assert stopped.stdout == "pythonapp stopped\n"
@@ -87,7 +87,7 @@ def test_hello_world_in_two_terminals(home: MeshHome, tmp_path: Path, ports: dic
     with home.run(*node_line, cwd=directory / "node") as callee:
         callee.until("Node app listening")
         url = f"http://127.0.0.1:{http_port}/v1.0/state/statestore/order"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             assert answer.read() == b'{"orderId":"41"}'
 
 

@@ -14,7 +14,7 @@ import os, urllib.request
 def ask(path, body=None):
     url = f"http://127.0.0.1:{os.environ['DAPR_HTTP_PORT']}/v1.0/{path}"
     headers = {"Content-Type": "application/json"}
-    return urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=20).read()
+    return urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60).read()
 ask("state/statestore", b'[{"key": "k", "value": {"n": 1}}]')
 print("found", ask("state/statestore/k"), flush=True)
 """

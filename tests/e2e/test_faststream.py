@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -133,7 +133,7 @@ async def test_events_go_in_both_directions(mesh_home: Path, server: Server) -> 
             wanted = {f"g{number}" for number in range(20)} | {"structured", "own"}
             assert Counter(app.recorded("priced")) == Counter(wanted)
 
-        await eventually(check, 20.0)
+        await eventually(check, 40.0)
     by_id = {each["id"]: (each["type"], each["source"]) for each in taken}
     assert len(taken) == 21
     assert by_id["structured"] == ("mine", "test")
@@ -208,7 +208,7 @@ async def test_a_gateway_of_the_same_app_id_competes(mesh_home: Path, server: Se
             answered[body.decode() if body == b"faststream" else "gateway"] += 1
             assert set(answered) == {"faststream", "gateway"}
 
-        await eventually(both_serve, 10.0)
+        await eventually(both_serve, 40.0)
         wanted: list[str] = []
 
         def check() -> None:
@@ -222,7 +222,7 @@ async def test_a_gateway_of_the_same_app_id_competes(mesh_home: Path, server: Se
                 for name in more:  # With keys, since on Kafka events without them stay in one partition for a while.
                     url = f"{gateway.api}/publish/pubsub/orders?metadata.partitionKey={name}"
                     tasks.create_task(_post(url, {"id": name}))
-            await eventually(check, 20.0)
+            await eventually(check, 40.0)
             assert taken
             assert app.recorded("orders")
 
@@ -263,7 +263,7 @@ async def test_faststreams_broker_may_be_another_one_than_the_backbone(
             def check() -> None:
                 assert sorted(map(str, taken)) == ["{'id': 1}", "{'id': 2}"]
 
-            await eventually(check, 10.0)
+            await eventually(check, 40.0)
 
 
 async def test_nothing_is_lost_while_instances_come_and_go(mesh_home: Path, nats_server: NatsServer) -> None:
@@ -272,7 +272,12 @@ async def test_nothing_is_lost_while_instances_come_and_go(mesh_home: Path, nats
     statuses = Counter[int]()
     total = 200
 
-    async def once(seconds: float) -> None:
+    started = asyncio.Event()
+
+    def all_done() -> None:
+        assert len(done) >= total
+
+    async def once(stay: Callable[[], Awaitable[object]]) -> None:
         broker, mesh = _service(nats_server)
 
         @mesh.subscriber("orders", max_in_flight=8)
@@ -286,7 +291,11 @@ async def test_nothing_is_lost_while_instances_come_and_go(mesh_home: Path, nats
             return "done"
 
         async with _started(mesh, broker):
-            await asyncio.sleep(seconds)
+            started.set()
+            await stay()
+
+    async def for_a_while() -> None:
+        await asyncio.sleep(1.5)
 
     async with GatewayProcess("shop", mesh_home, backbone=nats_server.url) as gateway:
 
@@ -297,17 +306,15 @@ async def test_nothing_is_lost_while_instances_come_and_go(mesh_home: Path, nats
                     statuses[(await _post(f"{gateway.api}/invoke/pricing/method/slow", {}))[0]] += 1
 
         async with asyncio.TaskGroup() as tasks:
-            loading = None
-            for _ in range(4):
-                tasks.create_task(once(1.5))
-                if loading is None:
-                    await asyncio.sleep(0.5)
-                    loading = tasks.create_task(load())
+            tasks.create_task(once(for_a_while))
+            await started.wait()  # Whom nobody has seen, nobody waits for.
+            loading = tasks.create_task(load())
+            instances = 1
+            while instances < 4 or not loading.done():
                 await asyncio.sleep(0.8)
-            while not loading.done():
-                tasks.create_task(once(1.5))
-                await asyncio.sleep(0.8)
-            tasks.create_task(once(1.5))
+                tasks.create_task(once(for_a_while))
+                instances += 1
+            tasks.create_task(once(lambda: eventually(all_done)))
     assert Counter(done) == Counter(range(total))
     assert statuses == {200: total // 4}
 
@@ -352,7 +359,7 @@ asyncio.run(app.run())
             def begun() -> None:
                 assert len(taken()) > 50
 
-            await eventually(begun, 20.0)
+            await eventually(begun, 40.0)
             first.kill()
             second = subprocess.Popen([sys.executable, str(script)], env=environ)
 
@@ -361,7 +368,7 @@ asyncio.run(app.run())
 
             await eventually(all_taken, 40.0)
             second.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(second.wait, 20) == 0
+            assert await asyncio.to_thread(second.wait, 60) == 0
         finally:
             for process in (first, second):
                 if process is not None:

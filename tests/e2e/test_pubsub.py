@@ -121,7 +121,7 @@ async def test_rules_choose_the_route(shop: Shop) -> None:
             "cancelled": ["c"],
         }
 
-    await eventually(check, 20.0)
+    await eventually(check, 40.0)
 
 
 async def test_what_fails_is_tried_again_and_then_dead_lettered(shop: Shop) -> None:
@@ -134,7 +134,7 @@ async def test_what_fails_is_tried_again_and_then_dead_lettered(shop: Shop) -> N
         assert sorted(shop.operations.recorded("dead")) == ["bad", "dropped"]
         assert sorted(shop.shop.recorded("small")) == ["bad", "bad", "bad", "dropped", "good"]
 
-    await eventually(check, 20.0)
+    await eventually(check, 40.0)
 
 
 async def test_an_event_that_no_rule_can_read_is_dead_lettered(shop: Shop) -> None:
@@ -144,5 +144,5 @@ async def test_an_event_that_no_rule_can_read_is_dead_lettered(shop: Shop) -> No
     def check() -> None:
         assert shop.operations.recorded("dead") == ["odd"]
 
-    await eventually(check, 20.0)
+    await eventually(check, 40.0)
     assert shop.shop.recorded("small") == []

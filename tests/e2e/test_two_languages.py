@@ -94,7 +94,7 @@ async def test_events_go_both_ways(pair: Pair) -> None:
     def all_were_processed() -> None:
         assert sorted(pair.node.recorded("orders")) == sorted(pair.python.recorded("processed")) == sorted(ids)
 
-    await eventually(all_were_processed, 20.0)
+    await eventually(all_were_processed, 40.0)
 
 
 async def test_node_calls_python(pair: Pair) -> None:

@@ -156,7 +156,7 @@ def mesh_home(tmp_path: Path) -> Iterator[Path]:
 
     yield directory
     try:
-        eventually_sync(check, 15.0)
+        eventually_sync(check, 40.0)
     finally:
         for line in running_below(directory):
             with suppress(ProcessLookupError):

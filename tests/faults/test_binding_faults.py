@@ -27,15 +27,19 @@ WAITING = 100  # Events, beyond which a source gets no more until some have come
 
 @asynccontextmanager
 async def emitting(served: ServedInput, app: App) -> AsyncIterator[set[bytes]]:
-    """Have the source have events until this is left; gives those that it accepted."""
+    """Have the source have events until this is left; gives those that it accepted once it was read.
+
+    Of some sources a new reader gets what comes from then on, and nothing tells when that is.
+    """
     accepted: set[bytes] = set()
     left = asyncio.Event()  # Clients lose a cancellation that comes together with an answer, and would go on for ever.
 
     async def emit() -> None:
         for number in itertools.count():
-            data = b"event %d" % number
+            data, is_read = b"event %d" % number, any(got.method == "POST" for got in app.got)
             await served.emit(data)
-            accepted.add(data)
+            if is_read:
+                accepted.add(data)
             await asyncio.sleep(PAUSE_SECONDS)
             while len(accepted) - len(app.got) > WAITING and not left.is_set():
                 await asyncio.sleep(PAUSE_SECONDS)

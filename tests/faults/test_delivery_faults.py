@@ -90,7 +90,7 @@ async def publish(gateway: GatewayProcess, topic: str, *events: Mapping[str, obj
                 assert response.status == 204, await response.text()
 
 
-async def recorded(app: AppProcess, kind: str, ids: Iterable[str], within: float = 30.0) -> None:
+async def recorded(app: AppProcess, kind: str, ids: Iterable[str], within: float = 40.0) -> None:
     """Wait until all of these, and only these, are recorded."""
     wanted = set(ids)
 
@@ -142,7 +142,7 @@ async def test_an_event_that_crashes_its_application(mesh_home: Path) -> None:
         assert await app.wait() == 1
         await app.start()
         await recorded(app, "orders", ["once"])
-        await eventually(lambda: _assert_equal(app.recorded("begin"), ["beside", "beside"]), 20.0)
+        await eventually(lambda: _assert_equal(app.recorded("begin"), ["beside", "beside"]), 40.0)
         await app.release()
         await recorded(app, "orders", ["once", "beside"])
         assert app.recorded("dead") == []
@@ -211,7 +211,7 @@ async def test_order_by_key_survives_the_death_of_an_instance(mesh_home: Path, f
 
         for key in range(keys):
             tasks.create_task(publish_key(key))
-        await eventually(lambda: _assert_at_least(len(first.recorded("orders")), keys * each // 4), 20.0)
+        await eventually(lambda: _assert_at_least(len(first.recorded("orders")), keys * each // 4), 40.0)
         await killed.kill()
         await killed.start()
         await recorded(first, "orders", {f"{key}:{number}" for key in range(keys) for number in range(each)}, 45.0)

@@ -102,7 +102,7 @@ async def test_hosts_restart_one_after_the_other(tmp_path: Path) -> None:
             def check() -> None:
                 assert done > before + 20
 
-            await eventually(check, within=20.0)
+            await eventually(check, within=40.0)
 
         async with host(tmp_path, server.url, "one") as one:
             await until_answered(asker)

@@ -20,6 +20,7 @@ from tests.support.nats import NatsServer
 
 RATE = 200.0
 CALLS = 1_600
+PATIENT = {"mesh-timeout": "90s"}  # A gateway may take long to start on a busy machine.
 
 
 def failed(calling: Calling) -> str:
@@ -108,7 +109,7 @@ async def test_a_callers_restart_knows_whom_to_wait_for(mesh_home: Path) -> None
         await caller.terminate()
         await caller.start()
         async with asyncio.TaskGroup() as tasks:
-            answer = tasks.create_task(call(caller, "callee/method/echo"))
+            answer = tasks.create_task(call(caller, "callee/method/echo", **PATIENT))
             await callee.start()
         assert (await answer)[0] == 200
 
@@ -159,7 +160,9 @@ async def test_a_killed_callee_is_waited_for(mesh_home: Path) -> None:
         assert (await call(caller, "callee/method/echo"))[0] == 200
         await callee.kill()
         async with asyncio.TaskGroup() as tasks:
-            answers = [tasks.create_task(call(caller, f"callee/method/echo?id={number}")) for number in range(50)]
+            answers = [
+                tasks.create_task(call(caller, f"callee/method/echo?id={number}", **PATIENT)) for number in range(50)
+            ]
             await callee.start()
         assert {(await answer)[0] for answer in answers} == {200}
         assert sorted(app.recorded("call")) == sorted(str(number) for number in range(50))
@@ -205,7 +208,7 @@ async def test_a_policy_decides_about_an_application_that_is_away(
             await callee.kill()
         started = time.monotonic()
         answers = [await call(caller, "callee/method/echo") for _ in range(calls)]
-        assert time.monotonic() - started < 30.0, "an attempt has 60 seconds"
+        assert time.monotonic() - started < 50.0, "an attempt has 60 seconds"
         assert (answers[-1][0], said in answers[-1][1]) == (500, True), answers[-1]
 
 
@@ -274,7 +277,7 @@ async def test_a_client_that_leaves_stops_the_callees_work(mesh_home: Path) -> N
     ):
         async with streaming(caller, "callee/method/calls/flow"):
             await recorded(app, "begin", ["flow"])
-        await recorded(app, "cancelled", ["flow"], within=10.0)
+        await recorded(app, "cancelled", ["flow"], within=40.0)
 
 
 # The backbone
@@ -303,14 +306,15 @@ async def test_calls_after_a_restart_of_the_server(
         async def works() -> None:
             assert (await call(caller, "callee/method/echo"))[0] == 200
 
-        await eventually(works, 10.0)
+        await eventually(works, 40.0)
 
 
 # Helpers
 
 
-async def call(gateway: GatewayProcess, what: str) -> tuple[int, str]:
-    async with aiohttp.ClientSession() as session, session.get(f"{gateway.api}/invoke/{what}") as response:
+async def call(gateway: GatewayProcess, what: str, **headers: str) -> tuple[int, str]:
+    url = f"{gateway.api}/invoke/{what}"
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
         return response.status, await response.text()
 
 
@@ -330,7 +334,7 @@ async def streaming(gateway: GatewayProcess, what: str) -> AsyncIterator[aiohttp
         yield response
 
 
-async def recorded(app: AppProcess, kind: str, ids: list[str], within: float = 10.0) -> None:
+async def recorded(app: AppProcess, kind: str, ids: list[str], within: float = 40.0) -> None:
     def check() -> None:
         assert app.recorded(kind) == ids
 

@@ -21,6 +21,8 @@ from tests.support.mesh import GatewayProcess
 from tests.support.redis_server import RedisServer, find_redis_server
 
 WITHIN = 12.0  # Of a killed owner's jobs, at another one.
+TOLERANCE = 12.0  # Both processors are busy.
+NOTED_WITHIN = 5.0  # That a job was done, behind its answer.
 EVERY, COUNT = 0.25, 120
 
 
@@ -61,6 +63,7 @@ async def schedule(gateway: GatewayProcess, name: str, **job: object) -> None:
 
 async def names(gateway: GatewayProcess) -> set[str]:
     async with aiohttp.ClientSession() as session, session.get(f"{gateway.api}/mesh/jobs?limit=1000") as response:
+        assert response.status == 200, await response.text()
         return {each["name"] for each in (await response.json())["jobs"]}
 
 
@@ -80,9 +83,9 @@ async def test_an_application_that_is_away_is_told_when_it_comes(mesh_home: Path
         await gateway.start(ready=False)
         await gateway.until_outbound_ready()
         assert await names(gateway) == {"once", "often"}
-        async with app:
-            await app.until("/job/once")
-            await app.until("/job/often", 2)
+        async with app:  # Partitions are free once the session of the killed one is over.
+            await app.until("/job/once", within=60.0)
+            await app.until("/job/often", 2, within=60.0)
 
             async def done() -> None:
                 assert await names(gateway) == {"often"}
@@ -138,9 +141,13 @@ async def test_instances_share_jobs_and_one_is_killed(mesh_home: Path, backbone:
         late = max(at - max(due[name], killed_at) for name, at in first.times if name in due)
         again = sum(counted[name] - 1 for name in due)
         figures.note(jobs=len(due), again=again, late_by=round(late, 1))
-        assert again <= 1 + len([name for name, at in second.times if at > killed_at - 1])
-        assert late < WITHIN + 5  # What is promised, on a machine that is busy.
-        assert not await names(stays) & due.keys()
+        assert again <= 1 + len([name for name, at in second.times if at > killed_at - NOTED_WITHIN])
+        assert late < WITHIN + TOLERANCE
+
+        async def done() -> None:
+            assert not await names(stays) & due.keys()
+
+        await eventually(done)
 
 
 async def test_a_gateway_without_its_application_leaves_jobs_to_others(mesh_home: Path, backbone: str | None) -> None:
@@ -182,7 +189,11 @@ async def test_one_that_ends_hands_over(mesh_home: Path, backbone: str | None) -
 
         await eventually(all_came)
         assert set((first.names + second.names).values()) == {1}
-        assert not await names(stays)
+
+        async def done() -> None:
+            assert not await names(stays)
+
+        await eventually(done)
 
 
 async def test_an_application_takes_its_time_while_its_gateway_ends(mesh_home: Path) -> None:

@@ -58,7 +58,7 @@ class Holder:
             assert token
             return token
 
-        return await eventually(had, 30.0)
+        return await eventually(had, 40.0)
 
 
 async def test_the_holders_gateway_is_killed(mesh_home: Path, nats_server: NatsServer) -> None:
@@ -107,7 +107,7 @@ async def test_the_server_is_killed(mesh_home: Path, nats_server: NatsServer) ->
             async def held() -> None:
                 assert await two.lock(600) == 0
 
-            await eventually(held, 30.0)
+            await eventually(held, 40.0)
             assert await one.unlock() == 0
             assert await two.lock() > first
 

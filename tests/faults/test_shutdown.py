@@ -71,10 +71,10 @@ async def test_nothing_new_is_fetched_while_anything_is_in_flight(mesh_home: Pat
                 def all_arrived() -> None:
                     assert set(batch) <= {*busy.recorded("orders"), *idle.recorded("orders")}
 
-                await eventually(all_arrived, 20.0)
+                await eventually(all_arrived, 40.0)
                 assert set(batch) <= set(idle.recorded("orders"))
 
-            await eventually(all_go_to_the_other, 10.0)
+            await eventually(all_go_to_the_other, 40.0)
         assert not answer.done()
         assert not leaving.ended
         await busy.release()
@@ -119,10 +119,10 @@ async def test_what_does_not_finish_in_time_reaches_another_instance_at_once(mes
             await publish(publisher, {"id": number, "hold": True})
         await recorded(first, "begin", [str(number) for number in range(20)])
         async with GatewayProcess("subscriber", mesh_home, app=second):
-            stopped = time.monotonic()
             assert await leaving.terminate() == 0
+            ended = time.monotonic()
             await recorded(second, "begin", [str(number) for number in range(20)])
-            assert time.monotonic() - stopped < 10.0, "it came by the broker's patience, not by a release"
+            assert time.monotonic() - ended < 9.0, "it came by the broker's patience, not by a release"
             await second.release()
             await recorded(second, "orders", [str(number) for number in range(20)])
         await recorded(first, "cancelled", [str(number) for number in range(20)])
@@ -134,7 +134,7 @@ async def test_the_time_to_drain_is_one_for_everything(mesh_home: Path) -> None:
         AppProcess(mesh_home, subscriptions=ORDERS) as app,
         AppProcess(mesh_home) as other,
         GatewayProcess("other", mesh_home, app=other) as caller,
-        GatewayProcess("app", mesh_home, app=app, arguments=["--dapr-graceful-shutdown-seconds", "5"]) as leaving,
+        GatewayProcess("app", mesh_home, app=app, arguments=["--dapr-graceful-shutdown-seconds", "8"]) as leaving,
         aiohttp.ClientSession() as session,
         asyncio.TaskGroup() as tasks,
     ):
@@ -146,7 +146,7 @@ async def test_the_time_to_drain_is_one_for_everything(mesh_home: Path) -> None:
         await recorded(other, "begin", ["call"])
         told = time.monotonic()
         assert await leaving.terminate() == 0
-        assert 4.5 < time.monotonic() - told < 9.5
+        assert 7.5 < time.monotonic() - told < 15.5
         await app.release()
         await other.release()
 
@@ -215,7 +215,7 @@ async def test_publishes_in_flight_are_answered(mesh_home: Path) -> None:
         async with GatewayProcess("publisher", mesh_home) as leaving, asyncio.TaskGroup() as tasks:
             for worker in range(16):
                 tasks.create_task(load(worker))
-            await eventually(lambda: _assert_at_least(len(confirmed), 500), 20.0)
+            await eventually(lambda: _assert_at_least(len(confirmed), 500), 40.0)
             assert await leaving.terminate() == 0
         await recorded(app, "orders", confirmed, more=broken)
 
@@ -261,9 +261,9 @@ async def test_a_second_signal_skips_the_wait(mesh_home: Path, number: signal.Si
             leaving.signal(number)
             await leaving.until_draining()
             leaving.signal(number)
-            assert await leaving.wait(within=20.0) == 1
+            assert await leaving.wait(within=40.0) == 1
         async with GatewayProcess("subscriber", mesh_home, app=app):
-            await eventually(lambda: _assert_at_least(len(app.recorded("begin")), 2), 10.0)
+            await eventually(lambda: _assert_at_least(len(app.recorded("begin")), 2), 40.0)
             await app.release()
             await recorded(app, "orders", ["1"])
 
@@ -283,7 +283,7 @@ async def test_a_second_signal_skips_the_wait_for_open_requests(mesh_home: Path)
         await caller.until_draining()
         assert not calling.done()
         caller.signal(signal.SIGTERM)
-        assert await caller.wait(within=20.0) == 1
+        assert await caller.wait(within=40.0) == 1
         assert await calling in ("500", "broken")
         await app.release()
 
@@ -350,7 +350,7 @@ async def publish(gateway: GatewayProcess, event: Mapping[str, object], topic: s
 
 
 async def recorded(
-    app: AppProcess, kind: str, ids: list[str], within: float = 20.0, more: list[str] | None = None
+    app: AppProcess, kind: str, ids: list[str], within: float = 40.0, more: list[str] | None = None
 ) -> None:
     """Wait until all of these are recorded; besides them only some of ``more``."""
 

@@ -134,7 +134,7 @@ async def test_a_rolling_restart_fails_nothing(nats: Backbone, tmp_path: Path) -
                         def moved(before: int = before) -> None:
                             assert len(first.got) > before + 50
 
-                        await eventually(moved, within=30.0)
+                        await eventually(moved, within=40.0)
                 stop.set()
             assert sum(each.result() for each in calling) > 100
     assert not twice
@@ -174,4 +174,4 @@ async def test_the_owner_is_killed(nats: Backbone, tmp_path: Path) -> None:
             await process.wait()
             killed_at = time.monotonic()
             assert set(await _all_answer(node)) == {"second"}
-            assert time.monotonic() - killed_at < 20.0  # Promised are 12; a busy machine has 8 more.
+            assert time.monotonic() - killed_at < 24.0  # Promised are 12; a busy machine has as many more.

@@ -52,7 +52,7 @@ async def written(collector: OTelCollector, traces: Sequence[str]) -> list[dict[
         assert not missing, (missing, collector.output())
         return found
 
-    return await eventually(there, within=30)
+    return await eventually(there, within=40)
 
 
 def counted(node: Node) -> Mapping[str, int]:
@@ -116,7 +116,7 @@ async def test_a_restart(memory: Backbone, tmp_path: Path, caplog: pytest.LogCap
                 def lost(count: int = failed) -> None:
                     assert counted(node)["failed"] == count
 
-                await eventually(lost, within=30)
+                await eventually(lost, within=40)
             await collector.start()
             after: list[str] = []
 
@@ -152,7 +152,7 @@ async def test_a_token_that_it_refuses(
                 def refused(count: int = failed) -> None:
                     assert counted(node) == {"sent": 0, "failed": count, "left out": 0}
 
-                await eventually(refused, within=30)
+                await eventually(refused, within=40)
         assert collector.spans() == []
     [told] = [each.getMessage() for each in caplog.records if "spans are lost" in each.getMessage()]
     assert {"grpc": "UNAUTHENTICATED", "http": "401"}[protocol] in told

@@ -425,7 +425,7 @@ async def test_a_broker_that_is_not_there_yet_is_waited_for(tmp_path: Path, capl
     waiting = gateway(backbone, tmp_path, backbone_timeout=60.0)
     async with asyncio.TaskGroup() as tasks:
         entering = tasks.create_task(waiting.__aenter__())
-        await eventually(lambda: _is("waiting for the backbone, 60 s at most" in caplog.text), within=20.0)
+        await eventually(lambda: _is("waiting for the backbone, 60 s at most" in caplog.text), within=40.0)
         async with server:
             await entering
             await waiting.__aexit__(None, None, None)

@@ -409,9 +409,9 @@ async def test_what_a_subscription_has_before_it(backbone: Backbone, tmp_path: P
             assert told["waiting"] + told["taken"] == count
             assert told["attempts"] == {"success": done, "retry": 0, "drop": 0}
 
-        await eventually(partial(is_told, 3, done=0), within=30)
+        await eventually(partial(is_told, 3, done=0), within=40)
         go_on.set()
-        await eventually(partial(is_told, 0, done=3), within=30)
+        await eventually(partial(is_told, 0, done=3), within=40)
 
 
 async def test_an_application_on_grpc(memory: Backbone, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ const count = (...what) => happened.filter((each) => each === JSON.stringify(wha
 // Wait until these have happened, each so often.
 function until(...wanted) {
   return new Promise((resolve, reject) => {
-    const over = setTimeout(() => reject(new Error(`only ${happened.slice(0, 50)}`)), 20000);
+    const over = setTimeout(() => reject(new Error(`only ${happened.slice(0, 50)}`)), 60000);
     const look = () => {
       if (!wanted.every(([least, ...what]) => count(...what) >= least)) return;
       clearTimeout(over);
@@ -113,7 +113,7 @@ async function refusedText(call) {
 
 // Until the client's gateway knows of a host.
 async function hosted(call) {
-  for (const end = Date.now() + 20000; ; await new Promise((resolve) => setTimeout(resolve, 50))) {
+  for (const end = Date.now() + 60000; ; await new Promise((resolve) => setTimeout(resolve, 50))) {
     try {
       return await call();
     } catch (error) {

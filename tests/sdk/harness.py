@@ -71,7 +71,7 @@ async def run(*command: str, environ: Mapping[str, object]) -> dict[str, Any]:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             output, errors = await process.communicate()
     except BaseException:
         process.kill()

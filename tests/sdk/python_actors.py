@@ -151,7 +151,7 @@ ACTORS = (ShopActor, BriefActor)
 
 async def until(call, enough):
     """Ask until the answer is enough."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while True:
         try:
             answer = await call()

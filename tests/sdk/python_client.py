@@ -39,7 +39,7 @@ async def of(value):
 
 async def happened(event):
     """Wait until a handler has told it; the blocking client calls handlers in threads of its own."""
-    assert event.wait(20) if WAY == "blocking" else await asyncio.to_thread(event.wait, 20)
+    assert event.wait(60) if WAY == "blocking" else await asyncio.to_thread(event.wait, 60)
 
 
 async def refused(call):
@@ -58,7 +58,7 @@ async def refused(call):
 def over_http(verb, path, body=None):
     """Use the other door."""
     request = urllib.request.Request(API + path, body, {"Content-Type": "application/json"}, method=verb)
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return response.read().decode()
 
 

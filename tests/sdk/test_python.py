@@ -46,7 +46,7 @@ async def test_clients(mesh_home: Path) -> None:
     async def use(way: str) -> None:
         gateway = gateways[way]
         await gateway.until_outbound_ready()
-        to = {"DAPR_HTTP_PORT": gateway.port, "DAPR_GRPC_PORT": ports[way], "DAPR_HEALTH_TIMEOUT": 10}
+        to = {"DAPR_HTTP_PORT": gateway.port, "DAPR_GRPC_PORT": ports[way], "DAPR_HEALTH_TIMEOUT": 60}
         seen[way] = await run(str(PYTHON), "python_client.py", way, environ=to)
 
     async with (
@@ -82,7 +82,7 @@ async def until_recorded(application: GatewayProcess, wanted: int) -> list[dict[
         assert len({(each["kind"], each["id"]) for each in found}) >= wanted, found
 
     async with aiohttp.ClientSession() as session:
-        await eventually(check, 20.0)
+        await eventually(check, 40.0)
     return found
 
 
@@ -205,7 +205,7 @@ async def test_jobs(mesh_home: Path) -> None:
         Program(mesh_home, str(PYTHON), str(HERE / "python_jobs_app.py"), environ={"APP_PORT": app_port}),
         GatewayProcess("python", mesh_home, app=app_port, arguments=arguments) as gateway,
     ):
-        to = {"DAPR_HTTP_PORT": gateway.port, "DAPR_GRPC_PORT": grpc_port, "DAPR_HEALTH_TIMEOUT": 10}
+        to = {"DAPR_HTTP_PORT": gateway.port, "DAPR_GRPC_PORT": grpc_port, "DAPR_HEALTH_TIMEOUT": 60}
         names = ("again", "again", "once")
         for count, (way, name) in enumerate(zip(WAYS, names[1:], strict=True), 2):
             seen = await run(str(PYTHON), "python_jobs.py", way, name, environ=to)

@@ -72,7 +72,7 @@ async def until_read(store: CassandraStateStore, key: str) -> Stored | None:
         except MeshError as error:
             raise AssertionError(str(error)) from error
 
-    return await eventually(read, within=30.0)
+    return await eventually(read, within=40.0)
 
 
 async def test_a_server_that_is_away_at_the_start() -> None:

@@ -257,7 +257,7 @@ async def test_etcd_layout(tmp_path: Path, version: str, value: bytes) -> None:
         body = json.dumps({"key": base64.b64encode(b"there/app||k").decode()}).encode()
 
         def read() -> Any:
-            with urlopen(Request(f"http://{server.url}/v3/kv/range", body), timeout=10) as answer:
+            with urlopen(Request(f"http://{server.url}/v3/kv/range", body), timeout=60) as answer:
                 return json.load(answer)["kvs"][0]
 
         found = await asyncio.to_thread(read)
@@ -293,7 +293,7 @@ async def test_keys_in_etcd_that_are_no_text(tmp_path: Path) -> None:
 
         def put(key: bytes) -> None:
             body = json.dumps({"key": base64.b64encode(key).decode(), "value": ""}).encode()
-            with urlopen(Request(f"http://{server.url}/v3/kv/put", body), timeout=10):
+            with urlopen(Request(f"http://{server.url}/v3/kv/put", body), timeout=60):
                 pass
 
         for key in (b"/a\xff", b"/a\xfe", b"/\xff"):

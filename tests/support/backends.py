@@ -207,7 +207,7 @@ class EmbeddedBackend:
             assert now is not None
             assert now.pid != before.pid
 
-        await eventually(is_another, within=10.0)
+        await eventually(is_another, within=40.0)
 
 
 class RedisBackend(ServerBackend):

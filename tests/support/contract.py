@@ -14,9 +14,12 @@ from mesh.address import Address
 from mesh.broker import Broker, Delivery, KeyValue, Message, SubscribeOptions, Topology, Write
 from mesh.errors import MeshError
 from tests.support.backends import Backend
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.eventually import eventually
 
 __all__ = ["Inbox", "Place", "came_to", "no_tasks_besides", "text"]
+
+# Less than a default `ack_wait`: what comes in time was not merely redelivered.
+DELIVERED_WITHIN = 12.0
 
 _numbers = itertools.count()
 
@@ -83,7 +86,7 @@ class Inbox:
     def bodies(self) -> list[bytes]:
         return [delivery.message.body for delivery in self.deliveries]
 
-    async def holds(self, count: int, within: float = PATIENCE) -> None:
+    async def holds(self, count: int, within: float = DELIVERED_WITHIN) -> None:
         """Wait for at least so many."""
 
         def check() -> None:

@@ -14,8 +14,7 @@ __all__ = ["PATIENCE", "eventually", "eventually_sync", "pause"]
 
 T = TypeVar("T")
 
-# Long enough for a busy machine, and less than a default `ack_wait`: what comes in time was not merely redelivered.
-PATIENCE = 12.0
+PATIENCE = 30.0  # Long enough for a busy machine: it bounds a hang, and costs nothing where all is well.
 _LEAST, _MOST = 0.01, 0.1
 
 

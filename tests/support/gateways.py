@@ -58,7 +58,7 @@ class MeshRun:
     def send(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
-    def wait(self, within: float = 30.0) -> int:
+    def wait(self, within: float = 40.0) -> int:
         """Wait for the end and give the exit code."""
         try:
             code = self.process.wait(within)
@@ -146,7 +146,7 @@ class MeshHome:
             process.stderr.close()
         nothing_forgotten(running.text)
 
-    def until_nothing_runs(self, within: float = 20.0) -> None:
+    def until_nothing_runs(self, within: float = 40.0) -> None:
         """Wait until no process of this home is left."""
 
         def check() -> None:

@@ -287,7 +287,7 @@ class GatewayProcess(ManagedProcess):
                 except aiohttp.ClientConnectionError:
                     return
 
-            await eventually(check, 10.0)
+            await eventually(check, 40.0)
 
 
 async def _until_answers(process: ManagedProcess, path: str) -> None:
@@ -322,7 +322,7 @@ async def kill_embedded_server(home: Path) -> None:
         assert now is not None
         assert now.pid != before.pid
 
-    await eventually(is_another, 15.0)
+    await eventually(is_another, 40.0)
 
 
 def running_below(home: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -114,7 +115,14 @@ class RabbitMQServer(Server):
     def answers(self) -> bool:
         with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
             connection.sendall(GREETING)
-            return self._cluster in connection.recv(4096)  # connection.start names its cluster.
+            if self._cluster not in connection.recv(4096):  # connection.start names its cluster.
+                return False
+        # That of TLS is opened after the other one.
+        for number in re.findall(r"^listeners\.ssl\.1 = 127\.0\.0\.1:(\d+)$", self._config, re.MULTILINE):
+            socket.create_connection(
+                ("127.0.0.1", int(number)), timeout=5.0
+            ).close()  # It is opened after the other one.
+        return True
 
     async def close(self) -> None:
         await super().close()

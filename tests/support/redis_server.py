@@ -210,7 +210,7 @@ class RedisWatched(_RedisServers):
     async def start(self) -> None:
         await super().start()
         for sentinel in self._watching:
-            await eventually(lambda sentinel=sentinel: self._knows_all(sentinel), within=30.0)  # type: ignore[misc]
+            await eventually(lambda sentinel=sentinel: self._knows_all(sentinel), within=40.0)  # type: ignore[misc]
 
     async def _knows_all(self, sentinel: RedisSentinel) -> None:
         async with Redis(port=sentinel.port, decode_responses=True) as client:

@@ -134,6 +134,7 @@ async def claiming(orders: Orders, home: Path) -> AsyncIterator[ActorApp]:
         yield app
 
 
+@pytest.mark.costly
 async def test_who_owns_actors_and_proves_nothing(orders: Orders, tmp_path: Path) -> None:
     """It gets no call that is sealed, and its answers are none; when it has gone all actors are where they were."""
     async with gateway(orders.backbone, tmp_path, app_id="shop", trust=orders.trust) as shop:
@@ -155,6 +156,7 @@ async def test_who_owns_actors_and_proves_nothing(orders: Orders, tmp_path: Path
             assert await answers(id_) == 200
 
 
+@pytest.mark.costly
 async def test_an_owner_whose_certificate_has_ended(
     orders: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

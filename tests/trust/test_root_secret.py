@@ -206,6 +206,7 @@ async def test_a_store_that_cannot_be_read(store: Store, monkeypatch: pytest.Mon
             await read(RootSecret("vault", "root", hangs))
 
 
+@pytest.mark.costly
 async def test_a_root_in_a_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """While the server is away, what was issued is used."""
     old = new_root()

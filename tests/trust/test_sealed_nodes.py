@@ -62,7 +62,7 @@ def _server(broker: str, folder: Path) -> NatsServer | RedisServer:
 
 
 @pytest.mark.parametrize("seals", [True, False])
-@pytest.mark.parametrize("broker", ALL)
+@pytest.mark.parametrize("broker", ["nats", pytest.param("redis", marks=pytest.mark.costly)])
 async def test_the_broker_reads_nothing(trust: TrustSettings, broker: str, seals: bool, tmp_path: Path) -> None:
     trust = replace(trust, seal=seals)
     async with AsyncExitStack() as stack:

@@ -93,7 +93,7 @@ async def test_the_agent_of_these_tests_is_one_to_the_client_of_spiffe(agent: Ag
 
     def fetch() -> str:
         with WorkloadApiClient(agent.address) as client:
-            context = client.fetch_x509_context(timeout=10)
+            context = client.fetch_x509_context(timeout=60)
             [root] = context.x509_bundle_set.get_bundle_for_trust_domain(
                 context.default_svid.spiffe_id.trust_domain
             ).x509_authorities  # type: ignore[union-attr]

@@ -111,7 +111,7 @@ async def test_calls_are_asked_about_anew_after_an_outage(mesh: Mesh) -> None:
             waiting.ask(caller.monotonic())
         asked = sent(broker, "ask")
         broker.restore()
-        await eventually(lambda: _assert(len(asked) >= 3), 5.0)
+        await eventually(lambda: _assert(len(asked) >= 3), 40.0)
         go.set()
 
 

@@ -118,7 +118,7 @@ async def test_output_that_stays_open_is_not_waited_for() -> None:
                 assert out.getvalue().endswith(b"\n")
                 return int(out.getvalue().split()[-1])
 
-            pid = await eventually(check, 10)
+            pid = await eventually(check, 40)
         os.kill(pid, signal.SIGKILL)
 
 

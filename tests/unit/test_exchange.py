@@ -433,7 +433,7 @@ async def test_a_request_that_meets_a_cancelled_callee_is_sent_back(
         for _ in range(turns):
             await asyncio.sleep(0)
         callee_task.cancel()
-        await eventually(lambda: _is(len(ended) == 20), within=20.0)
+        await eventually(lambda: _is(len(ended) == 20), within=40.0)
     assert len(ended) == 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -145,6 +146,19 @@ async def test_a_call_that_is_cancelled() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
             await gone.wait()
+
+
+@pytest.mark.parametrize("after", range(12))
+async def test_a_call_that_is_cancelled_while_it_connects(after: int) -> None:
+    """Wherever that strikes, nothing is left of the connection: a task that nobody ends fails the test."""
+    async with pair(echo) as (client, _):
+        async with asyncio.TaskGroup() as tasks:
+            connecting = tasks.create_task(client.connect())
+            for _ in range(after):
+                await asyncio.sleep(0)
+            connecting.cancel()
+        del connecting
+    gc.collect()
 
 
 async def test_an_upload_that_fails() -> None:

@@ -248,7 +248,7 @@ async def test_close_ends_on_a_stalled_connection(server: NatsServer, monkeypatc
             await connection.client.publish("s", bytes(100_000))
         began = time.monotonic()
         await connection.close()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
 
 
 @needs_server

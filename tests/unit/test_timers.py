@@ -1282,6 +1282,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.costly
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), steps)
 def test_none_is_early_and_none_is_lost(seed: int, script: list[tuple[str, str, float]]) -> None:

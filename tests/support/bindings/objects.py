@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from aiobotocore.session import get_session
 from aiohttp import ClientSession
 
@@ -123,7 +125,13 @@ def _one_of_more(found: Invoked | None) -> object:
 
 @asynccontextmanager
 async def _blobs(directory: Path) -> AsyncIterator[ServedOutput]:
-    async with AzuriteServer(directory / "azurite", "blob") as server:
+    try:
+        made = AzuriteServer(directory / "azurite", "blob")
+    except FileNotFoundError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    async with made as server:
         url = rf"http://127\.0\.0\.1:{server.port}/devstoreaccount1/{BUCKET}"
         headers = {"contentType": "text/plain", "custom": "worth", "not-a-name": "1"}
         item = {"Name": "a/b", "Properties": {"ContentLength": 5, "ContentType": "text/plain"}}
