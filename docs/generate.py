@@ -185,7 +185,7 @@ def _fault_times_table() -> str:
 def _actor_calls_table() -> str:
     rows = {
         fault: {
-            broker: f"{row['asked']:,} / {row['refused']} / {row['longest']}"
+            broker: f"{row['asked']:,} / {row['refused']} / {row['longest']} / {row['late']}"
             for broker, row in by_broker.items()
             if "asked" in row
         }
@@ -196,7 +196,6 @@ def _actor_calls_table() -> str:
 
 def _actor_record_table() -> str:
     """Make the rows of what a store accepted, and of what was to come later."""
-    found = _faults()
     rows = {
         "writes of actors that the store accepted": ("actors", "writes"),
         "stale ones among them": ("actors", "stale"),
@@ -204,19 +203,43 @@ def _actor_record_table() -> str:
         **{
             f"{what}: {text}": (what, name)
             for what in ("reminders", "jobs")
-            for text, name in (
-                ("registered", "kept"),
-                ("lost", "lost"),
-                ("early", "early"),
-                ("late by at most, in seconds", "late"),
-            )
+            for text, name in (("registered", "kept"), ("lost", "lost"), ("early", "early"))
         },
     }
-    cells = {
+    return _by_broker("in all of that", _cells(rows))
+
+
+def _actor_moves_table() -> str:
+    rows = {
+        "moves of actors": ("actors that move", "moves"),
+        "what half of the calls wait at most, in ms": ("actors that move", "median"),
+        "what 99 % wait at most, in ms": ("actors that move", "most"),
+        "the longest, in ms": ("actors that move", "longest"),
+    }
+    return _by_broker("owners restart, one after the other", _cells(rows))
+
+
+def _actor_clocks_table() -> str:
+    rows = {
+        f"{what}: {text}": (f"{what} while a clock jumps", name)
+        for what in ("reminders", "jobs")
+        for text, name in (
+            ("registered", "set"),
+            ("lost", "lost"),
+            ("early", "early"),
+            ("the last one came behind the last jump, in seconds", "last"),
+        )
+    }
+    return _by_broker("the clock of an owner jumps", _cells(rows))
+
+
+def _cells(rows: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
+    """Give by heading and broker what was measured of a fault by a name."""
+    found = _faults()
+    return {
         heading: {broker: f"{row[name]:,}" for broker, row in found.get(fault, {}).items()}
         for heading, (fault, name) in rows.items()
     }
-    return _by_broker("in all of that", cells)
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
@@ -233,6 +256,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "calls": _calls_table,
     "actor-stores": reference.actors,
     "actor-calls": _actor_calls_table,
+    "actor-clocks": _actor_clocks_table,
+    "actor-moves": _actor_moves_table,
     "actor-record": _actor_record_table,
     "fault-times": _fault_times_table,
     **{

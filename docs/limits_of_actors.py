@@ -33,6 +33,12 @@ def rows() -> Sequence[Row]:
             "500 `ERR_ACTOR_INVOKE_METHOD`",
         ),
         (
+            "a question to a node that hands over what it is about, until it has",
+            f"{asking.MOVING_SECONDS:g} s",
+            NONE,
+            "the asker looks for the next owner again and again",
+        ),
+        (
             "a host of a type that another one follows, to end",
             f"{hosted.TAKEN_SECONDS:g} s",
             NONE,

@@ -365,6 +365,9 @@ class ActorService:
             self._parts.owners.host(kind, hosted, self.answer, ready=True)
             try:
                 yield
+                # While others take them, some at a time, the rest of its actors go on.
+                self._parts.owners.host(kind, hosted, self.answer, ready=False)
+                await self._parts.owners.moved(kind)
             finally:
                 self._parts.owners.host(kind, hosted, self.answer, ready=False)
 

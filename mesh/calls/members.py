@@ -38,7 +38,7 @@ from typing import Any
 import orjson
 
 from mesh import address
-from mesh.address import Address
+from mesh.address import Address, Kind
 from mesh.broker import Frame, Message
 from mesh.calls.asking import GIVEN_UP, MAX_CALLS
 from mesh.calls.context import Context
@@ -83,6 +83,9 @@ class Members:
         self.served = served.text
         self.label = served.label
         self._of = served
+        self._alone = (
+            served.kind is Kind.OWNER
+        )  # By the id of a node, which no other one had before: nobody else took it.
         self._address = address.members(served)
         self._joined = self._leaving = False
         self._known_since: float | None = None  # When what it said to all came back, if it has since.
@@ -113,7 +116,7 @@ class Members:
     @property
     def is_unknown(self) -> bool:
         """Whether it takes part, and the others may not know of it."""
-        return self._joined and self._known_since is None
+        return self._joined and self._known_since is None and not self._alone
 
     def ask_again(self) -> None:
         """Say at once that it is here, and ask who else is: the connection was lost, and is back."""
@@ -269,8 +272,8 @@ class Members:
         answers: list[tuple[str, Message, str]] = []
         none: list[str] = []
         now = exchange.monotonic()
-        known_for = 0.0
-        if self._known_since is not None:
+        known_for = REMEMBERED if self._alone else 0.0
+        if self._known_since is not None and not self._alone:
             known_for = min(now - max(self._known_since, self._overflowed_at or 0.0), REMEMBERED)
         for token, age, vouched in calls:
             request = self._taken.get(token, by)

@@ -2,7 +2,8 @@
 
 A question goes to the node that the kind's table names, by that node's own address. The table is kept for a second, or
 until somebody refuses: a caller needs no news. It waits, within its deadline, while a partition has no owner or changes
-hands, so a planned move fails nothing. A node that hosts nothing serves nothing, and costs nothing.
+hands, so a planned move fails nothing. One that meets the owner while that hands over waits there: then the table names
+the next one. A node that hosts nothing serves nothing, and costs nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -37,7 +39,8 @@ from mesh.event import required_headers
 from mesh.host import joined
 from mesh.operation import Caller
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
-from mesh.ownership.owning import Keeper, Owning, boot_clock, read_table
+from mesh.ownership.owning import Keeper, Owning, read_table
+from mesh.ownership.session import boot_clock
 from mesh.ownership.table import Table, partition_of
 from mesh.ownership.watching import Watch
 from mesh.recent import Recent
@@ -57,6 +60,7 @@ KNOWN_SECONDS = 1.0  # An owner that died may refuse nothing: a broker may keep 
 NOBODY_WAIT = 5.0  # Who hosts a kind may just be starting.
 SERVE_AGAIN = 1.0
 PROBE_SECONDS = 1.0
+MOVING_SECONDS = 1.0
 MAX_KINDS = 1024
 
 
@@ -118,6 +122,7 @@ class Owners:
         self._numbers = itertools.count()
         self._watch = Watch(self.table, self._is_gone)
         self._singles: dict[str, asyncio.Event] = {}  # What is set when each is left.
+        self._writing: dict[str, asyncio.Event] = {}  # By kind, what is set once its table is written.
 
     # At the owner
 
@@ -221,6 +226,8 @@ class Owners:
         self._owning.host(kind, keeper, ready=ready and self._proven, single=single, lasts=lasts)
 
     async def _tell(self, kind: str) -> None:
+        if (written := self._writing.pop(kind, None)) is not None:
+            written.set()
         await tell(self._exchange, self._news, kind.encode())
 
     def _hear(self, frame: Frame) -> None:
@@ -257,10 +264,26 @@ class Owners:
         if table is None or answer is None:
             raise NotOwnerError(f"this node does not host {kind}")
         partition = partition_of(key, len(table.owners))
-        epoch = self._owning.epoch(kind, partition)
-        if epoch is None:
-            raise NotOwnerError(f"this node does not own partition {partition} of {kind}")
-        return await answer(Asked(kind, key, partition, epoch, headers, body, deadline, caller))
+        try:
+            epoch = self._owning.epoch(kind, partition)
+            if epoch is None:
+                raise NotOwnerError(f"this node does not own partition {partition} of {kind}")
+            return await answer(Asked(kind, key, partition, epoch, headers, body, deadline, caller))
+        except NotOwnerError:
+            # Who is refused once it has moved finds its next owner at once, and need not look again and again.
+            await self._written(kind, lambda: partition in self._owning.moves(kind), deadline)
+            raise
+
+    async def moved(self, kind: str) -> None:
+        """Wait, not for long, until others have what they are to have of a kind."""
+        await self._written(kind, lambda: bool(self._owning.moves(kind)), math.inf)
+
+    async def _written(self, kind: str, waits: Callable[[], bool], deadline: float) -> None:
+        """Look whenever this node has written the table of a kind, until there is nothing to wait for."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(MOVING_SECONDS, deadline - time.time())):
+                while waits():
+                    await self._writing.setdefault(kind, asyncio.Event()).wait()
 
     # At the asker
 

@@ -7,18 +7,18 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
 from mesh.errors import ConflictError, MeshError
-from mesh.ownership.session import RENEW_SECONDS, Session, has_ended
+from mesh.ownership.session import RENEW_SECONDS, Session, boot_clock, has_ended
 from mesh.ownership.table import NOBODY, PARTITIONS, Member, Standing, Table
 from mesh.store import Concurrency, Item, StateStore
 from mesh.tasks import task_group, until_any
 
-__all__ = ["Keeper", "Owning", "boot_clock", "read_table", "table_key"]
+__all__ = ["Keeper", "Owning", "read_table", "table_key"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +40,6 @@ class Keeper(Protocol):
 
     def drop(self, partition: int) -> None:
         """End at once: it may be another's by now, and what is still written for it will be refused."""
-
-
-_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
-
-
-def boot_clock() -> float:
-    """Give the seconds since the machine started, with those that it slept."""
-    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
 def table_key(kind: str) -> str:
@@ -170,6 +162,11 @@ class Owning:
         """Give the epoch of a partition that this node owns now, for sure; None = it does not."""
         found = self._kinds.get(kind)
         return None if found is None else found.epoch(partition)
+
+    def moves(self, kind: str) -> Mapping[int, str]:
+        """Give what this node has by the table, and another is to have, who is there: it is on its way."""
+        found = self._kinds.get(kind)
+        return {} if found is None else found.moves()
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -344,6 +341,10 @@ class _Kind:
     def epoch(self, partition: int) -> int | None:
         session = self._session
         return None if session is None or not session.sure else self._held.get(partition)
+
+    def moves(self) -> Mapping[int, str]:
+        session = self._session
+        return {} if session is None else self.table.joined(session.id, self.member).moves(session.id)
 
     def begin(self, session: Session) -> None:
         """Take part in a session; ``work`` follows."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from mesh.errors import ConflictError, MeshError
 from mesh.store import Concurrency, Item, StateStore
 
-__all__ = ["HOLD_SECONDS", "RENEW_SECONDS", "SURE_SECONDS", "Session", "has_ended"]
+__all__ = ["HOLD_SECONDS", "RENEW_SECONDS", "SURE_SECONDS", "Session", "boot_clock", "has_ended"]
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,14 @@ HOLD_SECONDS = 10.0  # As the store counts them: no two clocks are compared.
 RENEW_SECONDS = 3.0
 SURE_SECONDS = HOLD_SECONDS * 2 / 3  # Clocks of one speed to within a third suffice.
 LEAST_SLEEP = 0.001  # Less may not move a clock of floats at all.
+AGAIN_SECONDS = 0.5  # Behind a renewal that failed: there is time for more than one.
 _PREFIX = "session."
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def boot_clock() -> float:
+    """Give the seconds since the machine started, with those that it slept."""
+    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
 class Session:
@@ -74,7 +81,9 @@ class Session:
         """Renew it until it is over: the store said so, or could not be asked in time."""
         try:
             while (left := self._sure_until - self._clock()) > 0:
-                await asyncio.sleep(max(LEAST_SLEEP, min(RENEW_SECONDS, left)))
+                # As long after the last renewal was sent, however late that was answered; or soon, where it is overdue.
+                due = left - (SURE_SECONDS - RENEW_SECONDS)
+                await asyncio.sleep(max(LEAST_SLEEP, due, min(AGAIN_SECONDS, left / 2)))
                 try:
                     async with asyncio.timeout(max(0.0, self._sure_until - self._clock())):
                         await self.renew()

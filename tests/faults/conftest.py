@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,28 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from mesh.resources.component import Component
 from tests.support.backends import BACKENDS, Backend, MissingServerError
 from tests.support.eventually import eventually, eventually_sync
 from tests.support.load import Publishing
 from tests.support.mesh import AppProcess, GatewayProcess, running_below
 from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nodes import component
+from tests.support.redis_server import RedisServer
 
 SERVERS = ("nats", "redis", "rabbitmq", "kafka")
 REPORTING = "MESH_FAULT_REPORT" in os.environ
+STORE = """
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: statestore}
+spec:
+  type: state.redis
+  version: v1
+  metadata:
+    - {name: redisHost, value: "%s"}
+    - {name: actorStateStore, value: "true"}
+"""
 _numbers = itertools.count()
 
 
@@ -59,10 +73,10 @@ class Figures:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server_name" not in metafunc.fixturenames:
         return
-    chosen = metafunc.config.getoption("--broker") or SERVERS
+    chosen = metafunc.config.getoption("--broker") or BACKENDS
     if unknown := set(chosen) - set(BACKENDS):
         raise pytest.UsageError(f"--broker {', '.join(unknown)}: use one of {', '.join(BACKENDS)}")
-    usual = SERVERS if REPORTING else getattr(metafunc.module, "ORDINARY", SERVERS)
+    usual = getattr(metafunc.module, "EVERYWHERE" if REPORTING else "ORDINARY", SERVERS)
     metafunc.parametrize("server_name", [name for name in usual if name in chosen], scope="session")
 
 
@@ -197,9 +211,10 @@ class Site:
         url: str | None = None,
         arguments: Sequence[str] = (),
         http_port: int | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> GatewayProcess:
         """Prepare a gateway on the server, or on another URL of it."""
-        environ = {**self.backend.environ, "NAMESPACE": self.namespace}
+        environ = {**self.backend.environ, "NAMESPACE": self.namespace, **(environ or {})}
         backbone = url or self.backend.url
         return GatewayProcess(
             app_id,
@@ -228,3 +243,23 @@ async def server(server_name: str, tmp_path_factory: pytest.TempPathFactory) -> 
 def site(server_name: str, server: Backend, mesh_home: Path) -> Site:
     """A mesh of its own on each broker."""
     return Site(server_name, server, mesh_home, f"faults{os.getpid()}-{next(_numbers)}")
+
+
+@pytest.fixture
+async def store(site: Site, tmp_path: Path) -> AsyncIterator[Component | None]:
+    """The store that is marked for actors, where the backbone does not keep records itself."""
+    if site.name in ("embedded", "nats", "redis"):
+        yield None
+        return
+    async with RedisServer(tmp_path / "store") as server:
+        yield component("statestore", "state.redis", redisHost=f"127.0.0.1:{server.port}", actorStateStore="true")
+
+
+def arguments_for(site: Site, store: Component | None) -> list[str]:
+    """Give the arguments of gateways that have a marked store."""
+    if store is None:
+        return []
+    resources = site.home / "resources"
+    resources.mkdir()
+    (resources / "store.yaml").write_text(STORE % store.setting("redisHost"))
+    return ["--resources-path", str(resources)]

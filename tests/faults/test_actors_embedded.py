@@ -1,6 +1,7 @@
 """Actors, reminders and jobs on the embedded server while owners and the server fail: as in ``test_actors.py``.
 
-No connection is cut: the server is reached by the loopback of one machine.
+An owner that reaches it through a proxy has its URL and token: a connection by the loopback is silent, or cut, by no
+other means.
 """
 
 from __future__ import annotations
@@ -13,20 +14,16 @@ from pathlib import Path
 import pytest
 
 from brokers.embedded_server import read_status
-from tests.faults.conftest import Figures, Site
+from tests.faults.conftest import REPORTING, Figures, Site
 from tests.faults.test_actors import (
     RECOVERS_WITHIN,
     Counters,
-    an_owner_is_killed,
-    an_owner_restarts,
-    an_owner_stands_still,
     counting,
-    instances_join_and_leave,
+    everything_fails,
     it_is_one_chain,
     it_is_told,
     nothing_is_lost,
-    the_broker_restarts,
-    those_of_the_killed_one,
+    what_was_promised,
 )
 from tests.support.backends import EmbeddedBackend
 from tests.support.eventually import eventually
@@ -50,31 +47,14 @@ async def test_the_versions_of_a_state_on_the_embedded_server_are_one_chain(
     """
     monkeypatch.setenv("MESH_HOME", str(mesh_home))  # For who reads what is kept.
     site = Site("embedded", EmbeddedBackend(mesh_home), mesh_home, "default")
-    seconds, whole = 0.0, "MESH_FAULT_REPORT" in os.environ
     async with counting(site, None) as counters:
         await eventually(lambda: counters.calling.answered_after(0.0), RECOVERS_WITHIN)
-        if whole:
-            seconds = await all_else(counters)
+        seconds = await everything_fails(counters) if REPORTING else None
         async with counters.during("the broker is killed with its supervisor"):
             await the_supervisor_is_killed(counters)
         await counters.stop()
-        failures = it_is_told(counters, figures)
         await nothing_is_lost(counters, figures)
+        late = it_is_told(counters, figures)
         await it_is_one_chain(counters, None, figures)
-    if whole:
-        those_of_the_killed_one(seconds, failures, site, figures)
-
-
-async def all_else(counters: Counters) -> float:
-    """Give the seconds until all actors of a killed owner answer elsewhere."""
-    async with counters.during("an owner is killed"):
-        seconds = await an_owner_is_killed(counters)
-    async with counters.during("an owner restarts"):
-        await an_owner_restarts(counters)
-    async with counters.during("an owner stands still"):
-        await an_owner_stands_still(counters)
-    async with counters.during("owners join and leave"):
-        await instances_join_and_leave(counters)
-    async with counters.during("the broker is killed, under actors"):
-        await the_broker_restarts(counters)
-    return seconds
+    if seconds is not None:
+        what_was_promised(counters, seconds, late, figures)

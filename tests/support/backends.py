@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import pytest
 
 from bindings.pluggable.pubsub import PluggableBroker
 from brokers.embedded import EmbeddedBroker
-from brokers.embedded_server import join, read_status
+from brokers.embedded_server import ServerAddress, join, read_status
 from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
@@ -59,7 +60,7 @@ class Backend(Protocol):
     Attributes:
         url: As for ``backbone``; another process reaches it by this and ``environ``.
         environ: What such a process needs in its environment.
-        port: Where it listens, for a proxy; None when it cannot be put behind one.
+        port: Where it listens, for an adapter behind a proxy; None when there can be none.
     """
 
     url: str
@@ -172,7 +173,7 @@ class KafkaBackend(ServerBackend):
 
 
 class EmbeddedBackend:
-    """The embedded server of a MESH_HOME of its own."""
+    """The embedded server of a MESH_HOME of its own; while it runs, a proxy reaches it as any NATS server."""
 
     url = "embedded:"
     port = None
@@ -191,20 +192,25 @@ class EmbeddedBackend:
         raise NotImplementedError
 
     def proxy(self) -> Proxy:
-        raise NotImplementedError
+        port = urlsplit(self._status().url).port
+        assert port is not None
+        return Proxy(port)
 
     def url_through(self, proxy: Proxy) -> str:
-        raise NotImplementedError
+        return f"nats://{self._status().token}@127.0.0.1:{proxy.port}"
+
+    def _status(self) -> ServerAddress:
+        status = read_status(self._home)
+        assert status is not None, "the embedded server does not run"
+        return status
 
     async def restart(self, *, kill: bool) -> None:
         """End nats-server; its supervisor starts it again."""
-        before = read_status(self._home)
-        assert before is not None
+        before = self._status()
         os.kill(before.pid, signal.SIGKILL if kill else signal.SIGTERM)
 
         async def is_another() -> None:
-            now = await asyncio.to_thread(read_status, self._home)
-            assert now is not None
+            now = await asyncio.to_thread(self._status)
             assert now.pid != before.pid
 
         await eventually(is_another, within=40.0)

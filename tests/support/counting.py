@@ -16,7 +16,7 @@ import aiohttp
 from mesh.store import StateStore
 from tests.support.mesh import AppProcess, GatewayProcess
 
-__all__ = ["Calling", "Doubled", "Scheduling", "Written", "doubled", "read_written", "records_of"]
+__all__ = ["Call", "Calling", "Doubled", "Holding", "Scheduling", "Written", "doubled", "read_written", "records_of"]
 
 ATTEMPT_SECONDS = 5.0
 AGAIN_AFTER = 0.1
@@ -50,7 +50,7 @@ class Call:
 
     Attributes:
         actor: Its id.
-        fault: What was being done when it began.
+        fault: What was done last before it ended.
         began: Monotonic time.
         ended: The same; None while it is under way.
         problem: What went wrong, in words; empty if it was answered 200.
@@ -112,6 +112,13 @@ class Calling:
             call.problem = repr(error)
         call.ended = time.monotonic()
 
+    def happens(self, fault: str) -> None:
+        """Have the calls that are under way, and those that follow, be those of what is done now."""
+        self.fault = fault
+        for call in self.calls:
+            if call.ended is None:
+                call.fault = fault
+
     def answered_after(self, since: float) -> float:
         """Give the time until which each actor has answered a call that began later; fails while one has not."""
         first: dict[str, float] = {}
@@ -120,6 +127,70 @@ class Calling:
                 first[call.actor] = min(first.get(call.actor, call.ended), call.ended)
         assert len(first) == len(self.actors), f"no answer from {sorted(set(self.actors) - first.keys())}"
         return max(first.values())
+
+    def ended_before(self, since: float) -> None:
+        """Fail while a call that began earlier is under way."""
+        waiting = [call for call in self.calls if call.began < since and call.ended is None]
+        assert waiting == []
+
+
+class Holding:
+    """Has each actor hold a call, and the next one once that is answered: so whenever it moves, a call waits for that.
+
+    Attributes:
+        asked_at: Unix time at which each call was made, by what asks.
+        problems: Of those that failed, in words.
+    """
+
+    def __init__(self, gateway: GatewayProcess, actors: Sequence[str]) -> None:
+        self.asked_at: dict[str, float] = {}
+        self.problems: list[str] = []
+        self._actors = frozenset(actors)
+        self._url = f"{gateway.api}/actors/counter"
+        self._over = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Call while entered; leaving waits for the last answers."""
+        timeout, connector = aiohttp.ClientTimeout(total=90.0), aiohttp.TCPConnector(limit=0)
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            asyncio.TaskGroup() as tasks,
+        ):
+            for actor in self._actors:
+                tasks.create_task(self._hold(session, actor))
+            try:
+                yield
+            finally:
+                self._over.set()
+
+    async def _hold(self, session: aiohttp.ClientSession, actor: str) -> None:
+        for number in itertools.count():
+            if self._over.is_set():
+                return
+            body = f"{actor}-{number}"
+            self.asked_at[f"call:{body}"] = time.time()
+            try:
+                async with session.post(f"{self._url}/{actor}/method/hold", data=body) as response:
+                    text = await response.text()
+                    if response.status != 200:
+                        self.problems.append(f"{body}: {response.status} {text}")
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                self.problems.append(f"{body}: {error!r}")
+
+    def waits(self, begins: Iterable[Mapping[str, object]]) -> list[float]:
+        """Give the seconds until the first turn behind each move began, since it was asked for; the shortest first."""
+        turns: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
+        for each in begins:
+            if (actor := str(each["actor"])) in self._actors:
+                epoch, number = map(int, str(each["turn"]).split("-"))
+                turns[actor].append((epoch, number, float(str(each["at"])) - self.asked_at[str(each["by"])]))
+        return sorted(
+            wait
+            for each in turns.values()
+            for (before, _, _), (epoch, _, wait) in itertools.pairwise(sorted(each))
+            if epoch != before
+        )
 
 
 class Scheduling:
@@ -173,6 +244,11 @@ class Scheduling:
                 pass
             await asyncio.sleep(AGAIN_AFTER)
 
+    def latest(self, came_at: Mapping[str, float], since: float, until: float) -> float:
+        """Give by how many seconds the latest one came too late, of those that were due in a span of Unix time."""
+        due = {name: self.kept_at[name] + self.due for name in came_at}
+        return max((at - due[name] for name, at in came_at.items() if since <= due[name] < until), default=0.0)
+
     def lost(self, came_at: Mapping[str, float]) -> list[str]:
         """Name what never came."""
         return sorted(self.kept_at.keys() - came_at.keys())
@@ -181,11 +257,9 @@ class Scheduling:
         """Name what came before its time."""
         return sorted(name for name, at in came_at.items() if at < self.asked_at[name] + self.due)
 
-    def told(self, came_at: Mapping[str, float]) -> dict[str, float]:
-        """Give what came of it in figures; late by at most so many seconds."""
-        late = max((at - self.kept_at[name] - self.due for name, at in came_at.items()), default=0.0)
-        lost, early = len(self.lost(came_at)), len(self.early(came_at))
-        return {"kept": len(self.kept_at), "lost": lost, "early": early, "late": round(late, 1)}
+    def told(self, came_at: Mapping[str, float]) -> dict[str, int]:
+        """Give what came of it in figures."""
+        return {"kept": len(self.kept_at), "lost": len(self.lost(came_at)), "early": len(self.early(came_at))}
 
 
 def records_of(app: AppProcess, kind: str) -> list[dict[str, object]]:

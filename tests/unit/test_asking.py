@@ -27,6 +27,7 @@ from mesh.node.runtime import Runtime
 from mesh.ownership import asking, watching
 from mesh.ownership.asking import Asked, Owners
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
+from mesh.ownership.table import PARTITIONS, partition_of
 from tests.support import nodes
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh
@@ -207,6 +208,57 @@ async def test_nothing_fails_while_owners_come_and_go() -> None:
     answered = sum((host.answered for host in hosts), Counter())
     assert set(answered.values()) == {1}, "each ran once"
     assert answered.keys() >= {key for key in asked if not key.startswith("try")}
+
+
+class SlowToLeave(Host):
+    """Finishes what it leaves when it is told to."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.ends = asyncio.Event()
+        self.refused = 0
+
+    async def leave(self, partition: int) -> None:
+        self.has.discard(partition)
+        await self.ends.wait()
+
+    async def answer(self, asked: Asked) -> Message:
+        self.refused += asked.partition not in self.has
+        return await super().answer(asked)
+
+
+async def test_a_question_waits_where_the_partition_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the asker finds the next owner as soon as there is one, and does not look for it again and again."""
+    monkeypatch.setattr(asking, "MOVING_SECONDS", 60.0)
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "two") as two, node(mesh, "caller") as caller:
+        first = SlowToLeave(one)
+        first.host()
+        await ask(caller, "k")
+        partition = partition_of("k", PARTITIONS)
+        first.host(ready=False)
+        Host(two).host()
+        await eventually(lambda: _equal(partition in first.has, False))
+        async with asyncio.TaskGroup() as tasks:
+            asked = tasks.create_task(ask(caller, "k"))
+            await eventually(lambda: _equal(first.refused, 1))
+            first.ends.set()
+        assert asked.result().headers["by"] == "two"
+        assert first.refused == 1
+
+
+async def test_who_is_ready_no_more_waits_until_others_have_what_it_had() -> None:
+    mesh = MemoryMesh()
+    async with node(mesh, "one") as one, node(mesh, "two") as two:
+        first, second = Host(one), Host(two)
+        first.host()
+        await eventually(lambda: _equal(len(first.has), PARTITIONS))
+        await first.owners.moved(KIND)  # There is nobody else.
+        second.host()
+        await eventually(lambda: _equal(bool(second.has), True))
+        first.host(ready=False)
+        await first.owners.moved(KIND)
+        assert not first.has
 
 
 async def test_who_owns_is_known_though_nobody_refuses() -> None:

@@ -141,6 +141,18 @@ async def test_a_lost_request_is_sent_again_once_everybody_has_refused_it(mesh: 
     assert len(mesh.ran) == 2
 
 
+@BOTH
+async def test_who_is_alone_at_its_address_vouches_for_it_from_its_first_moment(mesh: Mesh) -> None:
+    """Nobody served that of an owner before, so it need not have been heard."""
+    broker, caller = await mesh.node()
+    _, callee = await mesh.node()
+    own = address.owner("default", "app", "a-node")
+    async with callee.serve(own, "a-node", mesh.answer):
+        broker.lose_next(None, served=True)
+        reply = await caller.request(own, Message({}, b"x"), soon())
+    assert (reply.body, mesh.ran) == (b"x", [b"x"])
+
+
 async def test_a_call_that_was_asked_about_in_vain_is_sent_again_in_the_end(mesh: Mesh) -> None:
     """Who was there before it still vouches for it, however often an answer got lost meanwhile."""
     broker, caller = await mesh.node()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mesh.errors import StateError
 from mesh.key_value import MemoryKeyValue
 from mesh.ownership.owning import Owning, read_table, table_key
+from mesh.ownership.session import Session
 from mesh.ownership.table import NOBODY, Member, Standing, Table, partition_of
 from mesh.store import Item, KeyValueStateStore, Stored
 from tests.support import virtual_time
@@ -295,6 +296,41 @@ def test_a_killed_owner_is_replaced_within_twelve_seconds() -> None:
             await world.until_settled(10.0)
             world.kill("b")
             await world.until_settled(12.0)
+
+    virtual_time.run(play())
+
+
+class Away(KeyValueStateStore):
+    """A store that takes a moment for each write, and answers nobody for a while."""
+
+    def __init__(self, since: float, until: float, *, hangs: bool) -> None:
+        super().__init__(MemoryKeyValue(asyncio.get_running_loop().time))
+        now = asyncio.get_running_loop().time()
+        self._since, self._until, self._hangs = now + since, now + until, hangs
+
+    async def write(self, items: Sequence[Item]) -> None:
+        await asyncio.sleep(0.01)
+        now = asyncio.get_running_loop().time()
+        if self._since <= now < self._until:
+            if not self._hangs:
+                raise StateError("away")
+            await asyncio.sleep(self._until - now)
+        await super().write(items)
+
+
+@pytest.mark.parametrize(("since", "until", "hangs"), [(0.0, 6.0, True), (2.5, 6.3, False)], ids=["late", "failed"])
+def test_a_session_is_renewed_while_it_is_sure(since: float, until: float, *, hangs: bool) -> None:
+    """However late it was renewed before, and as often as there is time for where that failed."""
+
+    async def play() -> None:
+        clock = asyncio.get_running_loop().time
+        session = Session(Away(since, until, hangs=hangs), "a node", clock)
+        await session.renew()
+        async with asyncio.TaskGroup() as tasks:
+            keeping = tasks.create_task(session.keep())
+            await asyncio.sleep(30.0)
+            assert session.sure
+            keeping.cancel()
 
     virtual_time.run(play())
 

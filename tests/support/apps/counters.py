@@ -4,6 +4,8 @@ A turn reads the count of its actor, waits a moment, and writes the next one. Be
 transaction, a key that no other turn has: ``w<count>-<turn id>``, with what the count was made from. So the store holds
 each write that it ever accepted, and a write that did not follow the one before it cannot hide.
 
+Another method holds its turn for a moment, and keeps nothing.
+
 A turn goes on when the gateway breaks off, as in most applications. Records are lines ``<kind> <JSON> <pid>``:
 
 * ``begin``, ``end``: a turn: its actor, turn id, what asked for it, and Unix time
@@ -27,6 +29,7 @@ from aiohttp import web
 GATEWAY = f"http://127.0.0.1:{os.environ['DAPR_HTTP_PORT']}/v1.0/actors"
 RECORDS = os.open(os.environ["APP_RECORDS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 LONGEST_PAUSE = 0.03
+HELD = 0.3
 CONFIG = {"entities": ["counter"], "drainOngoingCallTimeout": "10s"}
 
 
@@ -73,6 +76,16 @@ class Counters:
         return count
 
 
+async def _hold(request: web.Request) -> web.Response:
+    """Have a turn that takes a moment, and no state."""
+    turn = {"actor": request.match_info["id"], "turn": request.headers["mesh-turn-id"]}
+    turn["by"] = f"call:{await request.text()}"
+    record("begin", **turn, at=time.time())
+    await asyncio.sleep(HELD)
+    record("end", **turn, at=time.time())
+    return web.Response()
+
+
 async def _job(request: web.Request) -> web.Response:
     record("job", by=request.match_info["name"], at=time.time())
     return web.Response()
@@ -94,6 +107,7 @@ def application() -> web.Application:
     app.router.add_get("/dapr/config", _config)
     app.router.add_put("/actors/counter/{id}/method/add", counters.turn)
     app.router.add_put("/actors/counter/{id}/method/remind/{name}", counters.turn)
+    app.router.add_put("/actors/counter/{id}/method/hold", _hold)
     app.router.add_delete("/actors/counter/{id}", _ready)
     app.router.add_post("/job/{name}", _job)
     return app
