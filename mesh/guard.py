@@ -104,6 +104,7 @@ class Guard:
                     await release(result)
                 await asyncio.sleep(delay)
         finally:
+            error = None  # What it was raised through are this frame and the call: they would keep each other.
             self._condition.leave()
 
     def _breakers_of(self, endpoint: str) -> Sequence[Breaker]:
@@ -181,10 +182,13 @@ class Guard:
         except BaseException:
             _release(admitted)
             raise
-        verdict = judge(result, failure)
-        for breaker, permit in admitted:
-            breaker.record(verdict.worked, permit)
-        return result, failure, verdict
+        try:
+            verdict = judge(result, failure)
+            for breaker, permit in admitted:
+                breaker.record(verdict.worked, permit)
+            return result, failure, verdict
+        finally:
+            failure = None  # As above.
 
     def _delay(self, verdict: Verdict, attempt: int, started: float, deadline: float | None) -> float | None:
         retry = self._retry

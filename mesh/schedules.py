@@ -116,12 +116,15 @@ def zone_of(name: str) -> tzinfo:
 def _local() -> str:
     """Name the zone of this machine: what is kept by that name means the same on every other one."""
     if (told := os.environ.get("TZ")) is not None:
-        return told.removeprefix(":") or "UTC"
-    if not _CLOCK.exists():
+        told = told.removeprefix(":") or "UTC"
+        if not told.startswith("/"):
+            return told
+    clock = Path(told or _CLOCK)
+    if told is None and not clock.exists():
         return "UTC"
-    _, named, name = str(_CLOCK.resolve()).partition("/zoneinfo/")
+    _, named, name = str(clock.resolve()).partition("/zoneinfo/")
     if not named:
-        raise ValueError(f"'Local' has no name here, since {_CLOCK} is no link: set TZ, or write it as Europe/Berlin")
+        raise ValueError(f"'Local' has no name here, since {clock} is no link: set TZ, or write it as Europe/Berlin")
     return name
 
 

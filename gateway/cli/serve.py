@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "parse_gateway", "serve"]
 
 # Python looks for garbage whenever so many objects more have come than gone. Its 700 are a few requests in flight, and
-# took a tenth of the time of each; the cycles that wait for a look, mostly of errors, are some megabytes at most.
+# took a tenth of the time of each. What waits for a look are cycles: a request leaves none, nor does one that fails.
 YOUNG_OBJECTS = 10_000
 
 

@@ -167,10 +167,13 @@ class Service:
         except Exception as error:  # The outermost place where a call's failure can end.
             logger.exception("call failed: %s", request.path)
             failure = self._failure(unexpected(error))
-        if call.deadline is not None and time.time() >= call.deadline:
-            failure = StatusError(Code.DEADLINE_EXCEEDED, failure.message)  # Details have a status of their own.
-        await call.end(failure)
-        return failure
+        try:
+            if call.deadline is not None and time.time() >= call.deadline:
+                failure = StatusError(Code.DEADLINE_EXCEEDED, failure.message)  # Details have a status of their own.
+            await call.end(failure)
+            return failure
+        finally:
+            del failure  # Its traceback has this frame: they would keep each other, and the message.
 
     async def _run(self, request: ServerRequest, call: Call, begun: Begun | None) -> None:
         path = request.path or ""

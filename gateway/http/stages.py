@@ -132,31 +132,37 @@ def _measuring(recorder: Recorder, *, guarded: bool) -> Stage:
 
 def _answering(note: Callable[[APIError], None] | None, handler: Handler) -> Handler:
     async def answer(request: web.BaseRequest) -> Answered:
+        # No failure is kept in a variable: its traceback has this frame, so that the request and its body would be
+        # there until the collector looks.
         try:
             check_baggage(request)
             return await handler(request)
         except APIError as error:
-            failure = error
+            return _failed(request, error, note)
         except MeshError as error:
-            failure = unexpected(error)
+            return _failed(request, unexpected(error), note)
         except (ConnectionError, web.RequestPayloadError) as error:
-            failure = bad_request(f"the body broke off: {error}")
+            return _failed(request, bad_request(f"the body broke off: {error}"), note)
         except Exception as error:  # The outermost place where a request's failure can end.
             logger.exception("request failed: %s %s", request.method, request.raw_path.partition("?")[0])
-            failure = unexpected(error)
-        if note is not None:
-            note(failure)
-        if isinstance(request, Request) and request.begun:
-            # A part of an answer is out, so the only honest thing left is to break off visibly.
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError("the answer broke off")
-        response = render(failure)
-        if isinstance(request, Request):
-            response.fields = completed(response.fields, request.further_fields)
-        return response
+            return _failed(request, unexpected(error), note)
 
     return answer
+
+
+def _failed(request: web.BaseRequest, failure: APIError, note: Callable[[APIError], None] | None) -> Response:
+    """Answer with a failure; raises ``ConnectionResetError`` where a part of another answer is out."""
+    if note is not None:
+        note(failure)
+    if isinstance(request, Request) and request.begun:
+        # The only honest thing left is to break off visibly.
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the answer broke off")
+    response = render(failure)
+    if isinstance(request, Request):
+        response.fields = completed(response.fields, request.further_fields)
+    return response
 
 
 def _checking_token(tokens: Tokens) -> Stage:

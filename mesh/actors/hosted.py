@@ -171,7 +171,6 @@ class HostedType:
             if not there:
                 self._host = None
             self._idling.stop()
-            self._reminders = None
             try:
                 async with task_group() as tasks:
                     if reminders is not None:
@@ -184,6 +183,7 @@ class HostedType:
                     ending = self._end_all(list(self._active.values()), why, drains=there)
                     tasks.create_task(ending, name="actor-ends")
             finally:
+                self._reminders = None  # Not before: what is left meanwhile waits for its reminders as well.
                 self._host, self._served = None, False
                 self._free.set()
 
@@ -192,7 +192,7 @@ class HostedType:
     def take(self, partition: int, epoch: int) -> None:
         """Begin: this node owns it from now on."""
         self._held[partition] = _Held(epoch)
-        if self._reminders is not None:
+        if self._reminders is not None and self._open:
             self._reminders.take(partition, epoch)
 
     async def leave(self, partition: int) -> None:

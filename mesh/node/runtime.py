@@ -74,6 +74,7 @@ __all__ = ["NodeSettings", "Runtime", "check"]
 
 logger = logging.getLogger(__name__)
 
+HAND_OVER_SECONDS = 1.0  # Where nothing hangs any more it is some milliseconds.
 TELL_INTERVAL = 3.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0
 
@@ -189,7 +190,7 @@ class Runtime(Steps):
         answering_for = hosting.answering([entry.answer(answer, parts.tracing) for entry in entries if entry.hosted])
         await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
         await enter(parts.later.run())  # What is owned is handed over before that ends.
-        await enter(drained_within(parts.owners.run(), self._grace, "what it owns"))
+        await enter(drained_within(parts.owners.run(), self._handing_over, "what it owns"))
         self._live = Live(
             app_id=settings.app_id,
             resources=resources,
@@ -205,6 +206,11 @@ class Runtime(Steps):
             serve=self._serve,
         )
         self._stack.callback(self._leave)
+
+    def _handing_over(self) -> float | None:
+        """Give the seconds to hand over what is owned: what hung until now must not keep others from all else."""
+        grace = self._grace()
+        return None if grace is None else max(HAND_OVER_SECONDS, grace)
 
     def _leave(self) -> None:
         for entry in self._components.entries.values():

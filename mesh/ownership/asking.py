@@ -372,7 +372,10 @@ class Owners:
             if isinstance(answer, Message):
                 return answer
             if answer is not None and not isinstance(answer, NotOwnerError):
-                raise answer
+                try:
+                    raise answer
+                finally:
+                    answer = None  # Its traceback has this frame: they would keep each other, and the body.
             now = time.time()
             if not table.members and now >= nobody_until:
                 raise NobodyHostsError(f"no node hosts {kind}")

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from mesh.errors import ConflictError, MeshError
 from mesh.ownership.session import RENEW_SECONDS, Session, boot_clock, has_ended
-from mesh.ownership.table import NOBODY, PARTITIONS, Member, Standing, Table
+from mesh.ownership.table import NOBODY, PARTITIONS, Member, Moves, Standing, Table
 from mesh.store import Concurrency, Item, StateStore
 from mesh.tasks import task_group, until_any
 
@@ -323,6 +323,7 @@ class _Kind:
         self._left: dict[int, int] = {}  # The epochs in which this session is done with a partition.
         self._gone: set[str] = set()
         self._changed = asyncio.Event()
+        self._moves = Moves()
 
     @property
     def works(self) -> bool:
@@ -344,7 +345,7 @@ class _Kind:
 
     def moves(self) -> Mapping[int, str]:
         session = self._session
-        return {} if session is None else self.table.joined(session.id, self.member).moves(session.id)
+        return {} if session is None else self._moves.of(self.table, session.id, self.member)
 
     def begin(self, session: Session) -> None:
         """Take part in a session; ``work`` follows."""

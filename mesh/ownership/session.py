@@ -12,7 +12,7 @@ from contextlib import suppress
 from mesh.errors import ConflictError, MeshError
 from mesh.store import Concurrency, Item, StateStore
 
-__all__ = ["HOLD_SECONDS", "RENEW_SECONDS", "SURE_SECONDS", "Session", "boot_clock", "has_ended"]
+__all__ = ["HOLD_SECONDS", "RENEW_SECONDS", "SURE_SECONDS", "Session", "SessionEndedError", "boot_clock", "has_ended"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 def boot_clock() -> float:
     """Give the seconds since the machine started, with those that it slept."""
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+
+
+class SessionEndedError(ConflictError):
+    """A session has ended."""
 
 
 class Session:
@@ -63,14 +67,15 @@ class Session:
         """Begin it, or renew it.
 
         Raises:
-            ConflictError: It has ended.
-            MeshError: The store failed; it may be tried again while it is ``sure``.
+            SessionEndedError: It has.
+            MeshError: The store failed, or an earlier try of this node has come late; it may be tried again while it is
+                ``sure``.
         """
         sent, key, etag = self._clock(), _PREFIX + self.id, None
         if self._begun:
             found = await self._records.get(key, strong=True)
             if found is None:
-                raise ConflictError(f"session {self.id} has ended")
+                raise SessionEndedError(f"session {self.id} has ended")
             etag = found.etag
         self._begun = True  # Even where it fails: what is on its way may be written.
         first = Concurrency.FIRST_WRITE if etag is None else None
@@ -87,7 +92,7 @@ class Session:
                 try:
                     async with asyncio.timeout(max(0.0, self._sure_until - self._clock())):
                         await self.renew()
-                except ConflictError:
+                except SessionEndedError:
                     return
                 except (MeshError, TimeoutError) as error:
                     logger.debug("session %s: %s", self.id, error)

@@ -11,7 +11,7 @@ from typing import Self
 
 import orjson
 
-__all__ = ["NOBODY", "PARTITIONS", "Member", "Standing", "Table", "partition_of"]
+__all__ = ["NOBODY", "PARTITIONS", "Member", "Moves", "Standing", "Table", "partition_of"]
 
 PARTITIONS = 256  # Of a new table; a table that is there keeps what it has.
 NOBODY = ""
@@ -160,3 +160,19 @@ def _rendezvous(sessions: tuple[str, ...], partitions: int) -> Sequence[str]:
 
 def _hash(data: bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
+
+
+class Moves:
+    """What a member owns by a table, and another should; found once for all who ask."""
+
+    def __init__(self) -> None:
+        """Know none yet."""
+        self._of: tuple[Table, str, Member] | None = None
+        self._found: Mapping[int, str] = {}
+
+    def of(self, table: Table, session: str, member: Member) -> Mapping[int, str]:
+        """Give them, and who is to have each, where the member is as it says of itself."""
+        of = self._of
+        if of is None or of[0] is not table or of[1:] != (session, member):
+            self._of, self._found = (table, session, member), table.joined(session, member).moves(session)
+        return self._found

@@ -141,6 +141,27 @@ async def test_a_rolling_restart_fails_nothing(nats: Backbone, tmp_path: Path) -
     assert [path for path in first.paths() if path.startswith("DELETE")]
 
 
+async def test_one_turn_that_hangs_keeps_no_other_from_its_next_owner(nats: Backbone, tmp_path: Path) -> None:
+    """It takes all the time there is; what is owned is given back all the same, so nobody waits for a session's end."""
+    began, never = asyncio.Event(), asyncio.Event()
+
+    async def hang(got: Got, request: web.BaseRequest) -> web.Response:
+        began.set()
+        await never.wait()
+        return web.Response()
+
+    async with ActorApp() as app, gateway(nats, tmp_path, app_id="caller") as caller:
+        app.answers["/actors/thing/1/method/hang"] = hang
+        async with asyncio.TaskGroup() as tasks:
+            async with gateway(nats, tmp_path, app=app, app_id="one", drain=0.3):
+                hanging = tasks.create_task(caller.request(*call("hang")))
+                await began.wait()
+            owners = caller.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # there is no other way to ask
+            assert not (await owners.table("actors.thing", fresh=True)).members
+            hanging.cancel()
+            never.set()
+
+
 @asynccontextmanager
 async def _process(directory: Path, backbone: Backbone, app: ActorApp) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a gateway in a process of its own; it is dead when left."""

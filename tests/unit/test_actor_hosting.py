@@ -398,6 +398,37 @@ def test_what_was_put_away_is_forgotten() -> None:
     _played(play)
 
 
+def test_what_is_left_while_its_application_goes() -> None:
+    """Its next owner gets it once its reminders are left: else one that has fired would fire there again."""
+
+    class Reminders:
+        def take(self, partition: int, epoch: int) -> None: ...
+
+        def drop(self, partition: int) -> None: ...
+
+        async def leave(self, partition: int) -> None:
+            await asyncio.sleep(5)
+
+    async def main() -> None:
+        node, gone = _Node(), asyncio.Event()
+
+        async def serve() -> None:
+            async with node.hosted.serve(node.app, Reminders()):
+                await gone.wait()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(serve())
+            await asyncio.sleep(1)
+            node.take()
+            gone.set()
+            await asyncio.sleep(1)
+            began = _now()
+            await node.hosted.leave(PARTITION)
+            assert _now() - began >= 4
+
+    run(main())
+
+
 def test_what_fails_while_it_is_left() -> None:
     """The failure is told as it is, and the actors are put away."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 import pytest
@@ -325,6 +325,43 @@ def test_a_session_is_renewed_while_it_is_sure(since: float, until: float, *, ha
     async def play() -> None:
         clock = asyncio.get_running_loop().time
         session = Session(Away(since, until, hangs=hangs), "a node", clock)
+        await session.renew()
+        async with asyncio.TaskGroup() as tasks:
+            keeping = tasks.create_task(session.keep())
+            await asyncio.sleep(30.0)
+            assert session.sure
+            keeping.cancel()
+
+    virtual_time.run(play())
+
+
+class Late(KeyValueStateStore):
+    """A store that does not answer one write, which arrives between the next one's reading and writing."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryKeyValue(asyncio.get_running_loop().time))
+        self._late: list[Sequence[Item]] = []
+        self._writes = 0
+
+    async def get(self, key: str, *, strong: bool = False, metadata: Mapping[str, str] | None = None) -> Stored | None:
+        found = await super().get(key, strong=strong, metadata=metadata)
+        while self._late:
+            await super().write(self._late.pop())
+        return found
+
+    async def write(self, items: Sequence[Item]) -> None:
+        self._writes += 1
+        if self._writes == 2:
+            self._late.append(items)
+            raise StateError("no answer")
+        await super().write(items)
+
+
+def test_a_renewal_that_comes_late_ends_nothing() -> None:
+    """It is in the way of the next one, and no sign that the session has ended."""
+
+    async def play() -> None:
+        session = Session(Late(), "a node", asyncio.get_running_loop().time)
         await session.renew()
         async with asyncio.TaskGroup() as tasks:
             keeping = tasks.create_task(session.keep())

@@ -1,0 +1,40 @@
+"""What a call leaves behind goes with it, also where it failed; see tests/http/test_garbage.py."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.grpc.call import Call
+from tests.grpc.harness import client, refused
+from tests.http.harness import Backbone, gateway
+
+TIMES = 20
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("GetState", {"store_name": "nobody", "key": "k"}),
+        ("SaveState", {"store_name": "statestore", "states": [{"key": "a||b", "value": b"x" * 10_000}]}),
+        ("PublishEvent", {"pubsub_name": "nobody", "topic": "t", "data": b"x" * 10_000}),
+        ("InvokeActor", {"actor_type": "nobody", "actor_id": "1", "method": "m", "data": b"x" * 10_000}),
+        ("GetJobAlpha1", {"name": "nobody"}),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+async def test_it_goes_with_the_call(memory: Backbone, tmp_path: Path, name: str, fields: dict[str, Any]) -> None:
+    async with gateway(memory, tmp_path) as node, client(node) as called:
+        await refused(called, name, **fields)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(TIMES):
+                await refused(called, name, **fields)
+            left = sum(isinstance(each, Call) for each in gc.get_objects())
+        finally:
+            gc.enable()
+    assert left < TIMES / 2
