@@ -110,7 +110,9 @@ class Parser(argparse.ArgumentParser):
             UsageError: A word is unknown, or a value is missing or wrong.
         """
         plain, used = self._plain(words)
-        found, unknown = self.parse_known_args(plain)
+        # Where all words have a place of their own, options may stand between them.
+        placed = all(each.nargs in (None, "?") for each in self._get_positional_actions())
+        found, unknown = (self.parse_known_intermixed_args if placed else self.parse_known_args)(plain)
         if unknown:
             hint = "; a switch has its value behind '=', such as --app-ssl=false" if unknown[0] in _BOOLEANS else ""
             raise UsageError(f"unexpected '{unknown[0]}'{hint}", self.prog)

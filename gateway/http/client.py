@@ -20,6 +20,7 @@ from typing import Self, cast
 
 import httptools
 
+from gateway.http.failures import BusyError, ConnectError, NotSpokenError, ResponseError
 from mesh.application import Headers
 from mesh.fields import TOKEN, declared_length, sendable
 
@@ -41,22 +42,6 @@ MAX_HEAD_BYTES = 256 * 1024
 MAX_BUFFERED_BYTES = 512 * 1024
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f\ud800-\udc7f\udd00-\udfff]")
-
-
-class ConnectError(Exception):
-    """Nobody accepts the connection; nothing was sent."""
-
-
-class NotSpokenError(ConnectError):
-    """There is somebody, who speaks another protocol; nothing was sent."""
-
-
-class BusyError(ConnectError):
-    """There is somebody, who takes no more calls at once; it has not begun with this one."""
-
-
-class ResponseError(Exception):
-    """The other side broke off, or does not speak HTTP."""
 
 
 class ClientResponse:
@@ -352,6 +337,7 @@ class HTTPClient:
         self._idle: deque[_Connection] = deque()  # The one that idles longest first.
         self._sweeping: asyncio.TimerHandle | None = None
         self._closed = False
+        self._in_use = 0  # Connections on which an answer is waited for, or read.
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -374,6 +360,9 @@ class HTTPClient:
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, connection = await loop.create_connection(_Connection, self._host, self._port, ssl=self._tls)
         except TimeoutError:
+            if self._in_use:  # Somebody is there, and may only stand still: its queue is full soon.
+                text = f"no connection within {CONNECT_SECONDS:g} s, while {self._in_use} are in use"
+                raise BusyError(text) from None
             raise ConnectError(f"no connection within {CONNECT_SECONDS:g} s") from None
         except (OSError, UnicodeError) as error:  # The latter for what cannot be the name of a host.
             raise ConnectError(str(error)) from error
@@ -433,6 +422,7 @@ class HTTPClient:
         data = self._head(method, exchange.target, exchange.headers, whole, length)
         pooled = self._pooled()
         connection = exchange.connection = pooled or await self._connect()
+        self._in_use += 1
         response = connection.begin(data, head_only=method == "HEAD")
         if whole is None:
             assert not isinstance(body, bytes)
@@ -457,6 +447,7 @@ class HTTPClient:
             uploading.cancel()
         if connection is None:
             return
+        self._in_use -= 1
         if finished:
             self._give_back(connection)
         else:

@@ -13,7 +13,7 @@ from mesh.actors.turns import Room, Turns
 
 if TYPE_CHECKING:
     from mesh.actors.state import ActorState
-    from mesh.actors.timers import ActorTimers
+    from mesh.actors.timers import ActorTimer, ActorTimers
 
 __all__ = ["MAX_WAITING", "Activation", "Idling"]
 
@@ -73,6 +73,10 @@ class Activation:
         self.replaced = False
         self._gone = False
         self._waiting: asyncio.Event | None = None
+
+    def has_timer(self, timer: ActorTimer) -> bool:
+        """Tell whether a timer is still what it was: not set anew or deleted since."""
+        return self.timers is not None and timer in self.timers
 
     def close(self) -> None:
         """Let nothing begin any more; who waits is told, and ran nothing."""

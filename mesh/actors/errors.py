@@ -37,6 +37,7 @@ __all__ = [
     "ReminderExistsError",
     "ReminderMissingError",
     "StackTooDeepError",
+    "TurnNotWantedError",
 ]
 
 MAX_QUOTED = 512  # Of an application's own error: chains of actors quote each other, level by level.
@@ -100,6 +101,12 @@ class ActorBusyError(ActorError):
 
     code = "ACTOR_BUSY"
     retryable = True
+
+
+class TurnNotWantedError(ActorError):
+    """What was to have a turn was deleted, or put anew, while it waited for that; nothing ran."""
+
+    code = "ACTOR_TURN_NOT_WANTED"
 
 
 class StackTooDeepError(ActorError):

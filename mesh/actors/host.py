@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -56,6 +57,7 @@ class Turn(msgspec.Struct, frozen=True):
         callback: Of a timer.
         due_time: Of a timer, as it was set.
         period: Of a timer, as it was set.
+        wanted: Tells, when it begins, whether it still is; None = it is.
     """
 
     kind: TurnKind
@@ -68,6 +70,7 @@ class Turn(msgspec.Struct, frozen=True):
     callback: str = ""
     due_time: str = ""
     period: str = ""
+    wanted: Callable[[], bool] | None = None
 
 
 class TurnAnswer(msgspec.Struct, frozen=True):

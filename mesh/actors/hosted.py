@@ -17,7 +17,13 @@ import msgspec
 
 from mesh.actors.activation import Activation, Idling
 from mesh.actors.deactivating import Deactivating
-from mesh.actors.errors import ActorBusyError, ActorMovedError, ActorNotActiveError, ActorTypeTakenError
+from mesh.actors.errors import (
+    ActorBusyError,
+    ActorMovedError,
+    ActorNotActiveError,
+    ActorTypeTakenError,
+    TurnNotWantedError,
+)
 from mesh.actors.host import CANCEL_HEADER, REENTRANCY_HEADER, TURN_HEADER, ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.settings import TypeSettings
 from mesh.actors.state import REPLACED, ActorState
@@ -230,6 +236,7 @@ class HostedType:
             NotOwnerError: It is not this node's to run now; nothing ran.
             ActorBusyError, StackTooDeepError: Nothing ran.
             DeadlineExceededError: A reminder or timer waited for its turn for too long; nothing ran.
+            TurnNotWantedError: It was not any more; nothing ran.
             ActorMovedError: It was ended in the middle.
             AppFailedError: The application broke off, or is too long at a reminder or timer.
         """
@@ -328,6 +335,9 @@ class HostedType:
             if activation.ended and not nested:
                 return None
             raise NotOwnerError(f"actor {self.name}/{activation.id} is not run here now")
+        if turn.wanted is not None and not turn.wanted():
+            activation.turns.leave()
+            raise TurnNotWantedError
         loop = asyncio.get_running_loop()
         # In a task of its own, which outlives a caller that gives up; `_end` waits for it.
         task: asyncio.Task[TurnAnswer] = loop.create_task(host.turn(self._headed(activation, turn)), name="actor-turn")
@@ -369,10 +379,11 @@ class HostedType:
             callback=timer.callback,
             due_time=timer.due_time,
             period=timer.period,
+            wanted=partial(activation.has_timer, timer),
         )
         try:
             answer = await self._turn_in(activation, turn, self._chain(turn))
-        except (ActorBusyError, DeadlineExceededError, NotOwnerError):
+        except (ActorBusyError, DeadlineExceededError, NotOwnerError, TurnNotWantedError):
             return None
         except MeshError as error:
             logger.warning("timer %s of actor %s/%s: %s", timer.name, self.name, activation.id, error)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from mesh.actors.errors import ActorBusyError
+from mesh.actors.errors import ActorBusyError, TurnNotWantedError
 from mesh.actors.host import CANCEL_HEADER, Turn, TurnKind
 from mesh.errors import DeadlineExceededError, MeshError
 from mesh.ownership.errors import NotOwnerError
@@ -51,19 +52,19 @@ def written(data: bytes) -> Written:
     return msgspec.msgpack.decode(data, type=Written)
 
 
-async def remind(hosted: HostedType, partition: int, timer: Timer) -> Outcome:
-    """Have an actor take the turn of a reminder that is due."""
+async def remind(hosted: HostedType, partition: int, timer: Timer, wanted: Callable[[], bool] | None = None) -> Outcome:
+    """Have an actor take the turn of a reminder that is due, unless it is not ``wanted`` any more when that begins."""
     try:
         data = written(timer.data).data
     except ValueError as error:
         logger.warning("reminder %s of actor %s/%s cannot be read: %s", timer.name, hosted.name, timer.key, error)
         return Outcome.FAILED
-    turn = Turn(TurnKind.REMINDER, hosted.name, timer.key, timer.name, hosted.chained(()), data)
+    turn = Turn(TurnKind.REMINDER, hosted.name, timer.key, timer.name, hosted.chained(()), data, wanted=wanted)
     try:
         answer = await hosted.turn(turn, partition)
     except (NotOwnerError, ActorBusyError):
         return Outcome.AWAY
-    except DeadlineExceededError:
+    except (DeadlineExceededError, TurnNotWantedError):
         return Outcome.BUSY
     except MeshError as error:
         logger.warning("reminder %s of actor %s/%s: %s", timer.name, hosted.name, timer.key, error)

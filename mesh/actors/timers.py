@@ -61,6 +61,9 @@ class ActorTimers:
     def __len__(self) -> int:
         return len(self._timers)
 
+    def __contains__(self, timer: ActorTimer) -> bool:
+        return self._timers.get(timer.name) is timer
+
     def set(self, timer: ActorTimer) -> None:
         """Have a timer, in place of one of its name.
 

@@ -66,9 +66,11 @@ class ActorReminders:
         partitions = len((await self._parts.owners.table(KIND + hosted.name)).owners)
 
         async def fire(timer: Timer) -> Outcome:
-            return await remind(hosted, partition_of(timer.key, partitions), timer)
+            partition = partition_of(timer.key, partitions)
+            return await remind(hosted, partition, timer, partial(timers.fires, partition, timer))
 
-        return Timers(KIND + hosted.name, self._records, fire, hosted.owns)
+        timers = Timers(KIND + hosted.name, self._records, fire, hosted.owns)
+        return timers
 
     @contextmanager
     def kept(self, type_: str, timers: Timers) -> Iterator[None]:

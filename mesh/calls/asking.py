@@ -116,7 +116,7 @@ class Asking:
         self._rounds = {at: last for at, last in self._rounds.items() if now - last.at < 2 * MAX_ASK_AGAIN}
         for served, links in due.items():
             last = self._rounds.get(served.text)
-            if (last is not None and not last.told and now < last.until) or not self._exchange.has_room:
+            if last is not None and not last.told and now < last.until:
                 continue
             begun = self._rounds[served.text] = _next_round(last, now, self._exchange.ask_after)
             # On the side: one that cannot be asked now keeps no other waiting.

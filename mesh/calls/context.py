@@ -40,10 +40,6 @@ class Context(Protocol):
     def tell(self, to: str, message: Message, reply_to: str = "") -> None:
         """Send a frame without waiting for it; what cannot be sent soon is not."""
 
-    @property
-    def has_room(self) -> bool:
-        """Whether ``soon`` does what it is given now."""
-
     def soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something small on the side, if it can be done soon."""
 

@@ -287,14 +287,9 @@ class Exchange:
         """Send a frame without waiting for it; what cannot be sent soon is not."""
         self.soon(self.broker.send(to, message, reply_to))
 
-    @property
-    def has_room(self) -> bool:
-        """Whether ``soon`` does what it is given now."""
-        return self._tasks is not None and self._telling < MAX_TOLD
-
     def soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something small on the side, if it can be done soon."""
-        if self._tasks is None or not self.has_room:
+        if self._tasks is None or self._telling >= MAX_TOLD:
             work.close()
             return
         self._telling += 1

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from mesh.errors import ConflictError, MeshError
+from mesh.errors import MeshError
 from mesh.store import Concurrency, Item, StateStore
 
 __all__ = ["HOLD_SECONDS", "RENEW_SECONDS", "SURE_SECONDS", "Session", "SessionEndedError", "boot_clock", "has_ended"]
@@ -30,7 +30,7 @@ def boot_clock() -> float:
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
-class SessionEndedError(ConflictError):
+class SessionEndedError(Exception):
     """A session has ended."""
 
 

@@ -100,10 +100,11 @@ class Look:
         task: Its firing, until that has ended.
         etag: As it was fired.
         left: What is left of it after that.
+        stale: Whether the timer was put anew or deleted since it was read.
         pause: Seconds until it is written again, should that fail.
     """
 
-    __slots__ = ("etag", "held", "left", "partition", "pause", "popped", "rest", "task")
+    __slots__ = ("etag", "held", "left", "partition", "pause", "popped", "rest", "stale", "task")
 
     def __init__(self, held: Held, partition: int, rest: bytes, popped: int) -> None:
         """Begin."""
@@ -114,6 +115,7 @@ class Look:
         self.task: asyncio.Task[None] | None = None
         self.etag = ""
         self.left: Record | None = None
+        self.stale = False
         self.pause = PAUSES[0]
 
 
@@ -276,6 +278,8 @@ class Firing:
 
     async def _look_at(self, looks: Sequence[Look]) -> None:
         """Look at records, and fire those that are due."""
+        for look in looks:
+            look.stale = False  # What was written before is read now.
         for look, found in zip(looks, await self._read(looks), strict=True):
             if not self._may_fire(look):
                 self._ended(look)

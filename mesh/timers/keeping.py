@@ -139,12 +139,23 @@ class Timers:
                     raise
                 except BaseException:
                     self._hint(partition, key, max(record.due, self._clock() + LATE_SECONDS))
-                    self._hint(partition, key, record.due)
+                    self._written(held, partition, key, record.due)
                     raise
-                self._hint(partition, key, record.due)
+                self._written(held, partition, key, record.due)
         finally:
             _end(held)
         self._check_owned(partition, held)
+
+    def fires(self, partition: int, timer: Timer) -> bool:
+        """Tell whether a timer that is being fired here is still what it was: not put anew or deleted since."""
+        held = self._firing.held.get(partition)
+        rest = _rest(record_key(self._kind, partition, timer.key, timer.name)).encode()
+        look = None if held is None else held.firing.get(rest)
+        return look is not None and not look.stale
+
+    def _written(self, held: Held, partition: int, key: str, due: float) -> None:
+        _outdate(held, key)
+        self._hint(partition, key, due)
 
     async def _check_free(self, held: Held, partition: int, key: str) -> None:
         """Look that there is no timer: while its key is this put's alone, and the fence this owner's, none will be.
@@ -190,6 +201,7 @@ class Timers:
                     continue
                 break
         finally:
+            _outdate(held, whole)
             _end(held)
         self._check_owned(partition, held)
         return found is not None
@@ -247,6 +259,12 @@ class Timers:
         held = self._firing.held.get(partition)
         if held is not None and not held.hints.complete:
             self._reading.look()
+
+
+def _outdate(held: Held, key: str) -> None:
+    """Have what is being fired of a record, and has not begun, look at it anew."""
+    if (look := held.firing.get(_rest(key).encode())) is not None:
+        look.stale = True
 
 
 def _end(held: Held) -> None:

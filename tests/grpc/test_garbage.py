@@ -21,7 +21,7 @@ TIMES = 20
         ("GetState", {"store_name": "nobody", "key": "k"}),
         ("SaveState", {"store_name": "statestore", "states": [{"key": "a||b", "value": b"x" * 10_000}]}),
         ("PublishEvent", {"pubsub_name": "nobody", "topic": "t", "data": b"x" * 10_000}),
-        ("InvokeActor", {"actor_type": "nobody", "actor_id": "1", "method": "m", "data": b"x" * 10_000}),
+        ("GetActorReminder", {"actor_type": "nobody", "actor_id": "1", "name": "r"}),
         ("GetJobAlpha1", {"name": "nobody"}),
     ],
     ids=lambda each: each if isinstance(each, str) else "",

@@ -323,6 +323,40 @@ async def test_timers(memory: Backbone, tmp_path: Path) -> None:
         assert app.at("/actors/thing/1/method/timer/mark")[0].json["data"] is None
 
 
+async def test_what_is_deleted_while_it_waits_for_its_turn_has_none(memory: Backbone, tmp_path: Path) -> None:
+    """Reminders and timers; what is registered anew comes as it is now."""
+    began, end = asyncio.Event(), asyncio.Event()
+
+    async def slow(got: Got, request: web.BaseRequest) -> web.Response:
+        began.set()
+        await end.wait()
+        return web.Response()
+
+    async with ActorApp() as app, gateway(memory, tmp_path, app=app) as node, asyncio.TaskGroup() as tasks:
+        app.answers["/actors/thing/1/method/slow"] = slow
+        turn = tasks.create_task(node.request(*call("slow")))
+        await began.wait()
+        for kind in ("reminders", "timers"):
+            for name in ("deleted", "anew"):
+                body = {"dueTime": "0s", "data": "old", "callback": "m"}
+                assert (await node.request("POST", f"{ACTORS}/thing/1/{kind}/{name}", None, body)).status == 204
+        turns = node.gateway._runtime.services["actors"].types["thing"]._active["1"].turns  # type: ignore[attr-defined]
+
+        def waits() -> None:
+            assert turns.waiting == 4
+
+        await eventually(waits)
+        for kind in ("reminders", "timers"):
+            assert (await node.request("DELETE", f"{ACTORS}/thing/1/{kind}/deleted")).status == 204
+            body = {"dueTime": "0s", "data": "new", "callback": "m"}
+            assert (await node.request("POST", f"{ACTORS}/thing/1/{kind}/anew", None, body)).status == 204
+        end.set()
+        assert (await turn).status == 200
+        for way in ("remind", "timer"):
+            assert (await app.until(f"/actors/thing/1/method/{way}/anew"))[0].json["data"] == "new"
+            assert not app.at(f"/actors/thing/1/method/{way}/deleted")
+
+
 async def test_data_are_what_was_sent(memory: Backbone, tmp_path: Path) -> None:
     """Numbers in the data of timers and reminders keep their digits: nothing writes the JSON anew."""
     data = b'{"whole": 123456789012345678901234567890, "dec": 0.10000000000000000000000001, "e": 1E2}'

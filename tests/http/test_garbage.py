@@ -21,7 +21,6 @@ FAILING = [
     pytest.param(400, ("POST", "/v1.0/state/nobody", [], b"[]"), id="no store"),
     pytest.param(404, ("POST", "/v1.0/publish/nobody/t", [], BODY), id="no pubsub"),
     pytest.param(500, ("POST", "/v1.0/invoke/nobody/method/x", [], BODY), id="no application"),
-    pytest.param(500, ("PUT", "/v1.0/actors/nobody/1/method/x", [], BODY), id="no host"),
     pytest.param(500, ("POST", f"{REMINDERS}/r", [], b'{"dueTime": "never"}'), id="no time"),
     pytest.param(409, ("POST", f"{REMINDERS}/there", [], b'{"dueTime": "1h", "overwrite": false}'), id="there already"),
     pytest.param(500, ("POST", f"{ACTORS}/thing/1/method/broken", [], BODY), id="actor fails"),

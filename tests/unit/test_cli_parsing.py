@@ -84,6 +84,16 @@ def _parsed(line: str) -> GatewayOptions:
     return gateway_options(parser.parse(shlex.split(line)))
 
 
+@pytest.mark.parametrize("line", ["show nightly -a shop", "show -a shop nightly", "-a shop show nightly"])
+def test_options_stand_before_words_and_behind_them(line: str) -> None:
+    parser = Parser("mesh jobs")
+    parser.add_argument("action")
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("--app-id", "-a")
+    found = parser.parse(shlex.split(line))
+    assert (found.action, found.name, found.app_id) == ("show", "nightly", "shop")
+
+
 def test_every_option_reaches_its_field_by_each_name() -> None:
     values = {"text": "x", "number": "7", "list": "x", "switch": None}
     expected = {"text": "x", "number": 7, "list": ("x",), "switch": True}
