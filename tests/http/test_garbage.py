@@ -52,5 +52,5 @@ async def test_it_goes_with_the_request(
         with _uncollected():
             for _ in range(TIMES):
                 await node.request(*request_)
-            left = [each for each in gc.get_objects() if isinstance(each, Request)]
-            assert len(left) < TIMES / 2, len(left)
+            # By type: to ask a weak reference what it is fails when that is gone.
+            assert sum(issubclass(type(each), Request) for each in gc.get_objects()) < TIMES / 2

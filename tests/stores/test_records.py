@@ -16,7 +16,7 @@ from mesh.errors import ConflictError, RecordsMissingError
 from mesh.node.runtime import Runtime
 from mesh.ownership.asking import OWNERS
 from mesh.ownership.owning import Owning, read_table
-from mesh.ownership.session import Session, has_ended
+from mesh.ownership.session import Session, SessionEndedError, has_ended
 from mesh.ownership.table import NOBODY, PARTITIONS, partition_of
 from mesh.schedules import Timing
 from mesh.store import Concurrency, Item, StateStore
@@ -159,7 +159,7 @@ async def test_a_session(owners: StateStore) -> None:
         assert not await has_ended(owners, session.id)
     await session.end()
     assert await has_ended(owners, session.id)
-    with pytest.raises(ConflictError):
+    with pytest.raises(SessionEndedError):
         await session.renew()
 
 
