@@ -40,7 +40,7 @@ quick: $(STAMP) ## for every change: check, the unit tests, the contract, gRPC a
 	@$(MAKE) --no-print-directory -j 2 static quick-tests
 
 # No servers here that work beside the tests, and each process spends seconds on reading them all.
-quick-tests: WORKERS = 5
+quick-tests: WORKERS = 9
 quick-tests: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS) --broker memory --broker nats -m "not costly" \
 		tests/meta tests/unit tests/trust tests/contract tests/grpc tests/http
