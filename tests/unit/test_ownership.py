@@ -318,19 +318,22 @@ class Away(KeyValueStateStore):
         await super().write(items)
 
 
+async def _stays_sure(records: KeyValueStateStore) -> None:
+    session = Session(records, "a node", asyncio.get_running_loop().time)
+    await session.renew()
+    async with asyncio.TaskGroup() as tasks:
+        keeping = tasks.create_task(session.keep())
+        await asyncio.sleep(30.0)
+        assert session.sure
+        keeping.cancel()
+
+
 @pytest.mark.parametrize(("since", "until", "hangs"), [(0.0, 6.0, True), (2.5, 6.3, False)], ids=["late", "failed"])
 def test_a_session_is_renewed_while_it_is_sure(since: float, until: float, *, hangs: bool) -> None:
     """However late it was renewed before, and as often as there is time for where that failed."""
 
     async def play() -> None:
-        clock = asyncio.get_running_loop().time
-        session = Session(Away(since, until, hangs=hangs), "a node", clock)
-        await session.renew()
-        async with asyncio.TaskGroup() as tasks:
-            keeping = tasks.create_task(session.keep())
-            await asyncio.sleep(30.0)
-            assert session.sure
-            keeping.cancel()
+        await _stays_sure(Away(since, until, hangs=hangs))
 
     virtual_time.run(play())
 
@@ -361,13 +364,7 @@ def test_a_renewal_that_comes_late_ends_nothing() -> None:
     """It is in the way of the next one, and no sign that the session has ended."""
 
     async def play() -> None:
-        session = Session(Late(), "a node", asyncio.get_running_loop().time)
-        await session.renew()
-        async with asyncio.TaskGroup() as tasks:
-            keeping = tasks.create_task(session.keep())
-            await asyncio.sleep(30.0)
-            assert session.sure
-            keeping.cancel()
+        await _stays_sure(Late())
 
     virtual_time.run(play())
 
