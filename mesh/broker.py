@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol, Self, runtime_checkable
 
 import msgspec
 
 from mesh.address import Address
 from mesh.errors import BrokerError
+from mesh.features import Features
 
 __all__ = [
     "Backlog",
@@ -41,6 +43,9 @@ __all__ = [
 ]
 
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
 class Message(msgspec.Struct, frozen=True):
     """What travels: headers and body arrive exactly as they were given.
 
@@ -51,57 +56,15 @@ class Message(msgspec.Struct, frozen=True):
         key: Messages with equal keys are delivered in order to an ordered subscription.
         id: The producer's identity for this message; a repeated publish with the same id is
             stored once where ``Features.dedup`` says so.
+        metadata: In the native layout alone: what a publisher asks of the broker, and what the broker tells of a
+            message, by the names that applications know.
     """
 
     headers: Mapping[str, str]
     body: bytes
     key: str | None = None
     id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What a broker can do; the only source of truth about it.
-
-    Attributes:
-        name: The broker's name in messages and metrics.
-        event_prefix: Prefix of CloudEvents attributes in this broker's headers.
-        max_message_bytes: Largest message, headers included.
-        durable: Whether what was confirmed outlives the broker's process.
-        shared: Whether other processes can take part.
-        ordering: Whether ``SubscribeOptions.ordered`` is honoured.
-        delay: Whether ``nack(delay)`` is held by the broker.
-        dedup: Whether ``Message.id`` is honoured within a window.
-        wildcard: Whether patterns can be subscribed to.
-        key_value: Whether it is a ``KeyValueProvider``.
-        ephemeral: Whether ``SubscribeOptions.ephemeral`` is honoured.
-        release_counts: Whether handing back an unhandled delivery counts as an attempt.
-        attempts: Whether a delivery tells by its attempt that another member had it before.
-        retention: Whether topics keep what is published, within their ``Topology``: a new group begins
-            with the oldest. Otherwise a group gets what comes after a member of it first subscribed.
-        reassigns: Whether a delivery can go to another member while its own lives: after ``ack_wait``,
-            or while that one leaves. Otherwise all that a member has goes once it has left or died.
-        frames: Whether it carries frames, which a backbone must.
-        embeds: Whether data travels as a part of one JSON object, and is written anew when that is read.
-    """
-
-    name: str
-    event_prefix: str = "ce-"
-    max_message_bytes: int = 1024 * 1024
-    durable: bool = False
-    shared: bool = False
-    ordering: bool = False
-    delay: bool = False
-    dedup: bool = False
-    wildcard: bool = False
-    key_value: bool = False
-    ephemeral: bool = False
-    release_counts: bool = False
-    attempts: bool = True
-    retention: bool = True
-    reassigns: bool = True
-    frames: bool = True
-    embeds: bool = False
+    metadata: Mapping[str, str] = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +180,8 @@ class SubscribeOptions:
         expires: Seconds without a member after which a group may end, with its place in the topic; None for never. It
             is for the group's first member to say. One that says None takes it from the group for good, and nobody
             gives it back. A broker that cannot end a group so keeps it.
+        metadata: In the native layout alone: the subscription's own, as it was written.
+        dead_letters: Where the group's dead letters go, so that they are kept there; None = nowhere.
     """
 
     group: str
@@ -225,6 +190,8 @@ class SubscribeOptions:
     ack_wait: float = 15.0
     ephemeral: bool = False
     expires: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING, hash=False)
+    dead_letters: Address | None = None
 
 
 class Frame(msgspec.Struct, frozen=True):

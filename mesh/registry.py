@@ -9,6 +9,7 @@ What no resource names, since a node needs it before all of them, is in the grou
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import cast
@@ -142,8 +143,13 @@ class Registry:
         entry = self._of_sockets().get(name.partition(".")[0])
         return entry if entry is not None and find_socket(name) is not None else None
 
-    def load(self, name: str) -> type:
+    def load(self, name: str, layout: str = "") -> type:
         """Load the adapter class of a type.
+
+        Args:
+            name: The type.
+            layout: Which of the ways to lay out topics is asked for, where a type has several; what is none of them is
+                for its settings to refuse.
 
         Raises:
             ConfigError: Nobody provides it, or two do.
@@ -154,6 +160,9 @@ class Registry:
             raise ConfigError(self.not_installed(name))
         try:
             adapter = entry.load()
+            if (other := getattr(adapter, "layouts", {}).get(layout.strip().lower())) is not None:
+                module, _, name_there = other.partition(":")
+                adapter = getattr(import_module(module), name_there)
         except ModuleNotFoundError as error:
             raise needs(name, error.name or "") from error
         return cast("type", adapter)

@@ -142,7 +142,7 @@ def _entry(
     entry_id: str, content_type: str, data: bytes, metadata: Mapping[str, str], given: Mapping[str, str] | None
 ) -> BulkEntry:
     """Make an entry; the metadata of the request are those of entries that have any, too."""
-    own = spelled(given or {})
+    own = spelled(given or {}, "*")
     merged = {**metadata, **own} if given is not None else {}
     return BulkEntry(entry_id, content_type, data, merged, own.get("partitionKey", metadata.get("partitionKey")))
 

@@ -6,46 +6,32 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import orjson
 
 from mesh import telemetry
 from mesh.application import Application
-from mesh.blocks import envelope
 from mesh.blocks.batch import Batcher, delivery_tags, folded
 from mesh.blocks.envelope import Envelope
 from mesh.blocks.inbox import Inbox
 from mesh.blocks.proofs import PROVEN_BY, UNKNOWN
 from mesh.blocks.topics import PubSubComponent, Route
+from mesh.blocks.wire import letter_headers
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFailedError, UnprovenError
-from mesh.event import CLOUDEVENTS_JSON, decode_header_value, encode_header_value, is_structured, members_of
+from mesh.event import CLOUDEVENTS_JSON, members_of
 from mesh.resources.subscription import MAX_IN_FLIGHT, Subscription, asked
 from mesh.spans import SpanKind
-from mesh.telemetry import BAGGAGE, is_baggage, who_answered
+from mesh.telemetry import who_answered
 
 __all__ = ["Consumer", "SubscriptionSettings", "is_broadcast", "judge"]
 
 logger = logging.getLogger(__name__)
 
 MAX_TOLD = 100
-DEAD_LETTER_HEADERS = ("mesh-dead-letter-reason", "mesh-dead-letter-attempts", "mesh-dead-letter-topic")
-
-
-def _dead_letter_headers(message: Message) -> dict[str, str]:
-    return {name: message.headers[name] for name in DEAD_LETTER_HEADERS if name in message.headers}
-
-
-def _carried(message: Message) -> dict[str, str]:
-    """Give the baggage that came beside an event, if any that can be passed on."""
-    baggage = message.headers.get(BAGGAGE)
-    if baggage is None:
-        return {}
-    text = decode_header_value(baggage)
-    return {BAGGAGE: text} if is_baggage(text) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +45,12 @@ class SubscriptionSettings:
     dead_letters: bool
 
     @classmethod
-    def read(cls, subscription: Subscription, group: str) -> SubscriptionSettings:
+    def read(cls, subscription: Subscription, component: PubSubComponent) -> SubscriptionSettings:
         """Read a subscription's metadata.
+
+        Args:
+            subscription: Whose.
+            component: Of its topic.
 
         Raises:
             ValueError: A value makes no sense.
@@ -68,17 +58,20 @@ class SubscriptionSettings:
         said, wrong = asked(subscription.metadata)
         if wrong:
             raise ValueError("; ".join(f"{name}: {message}" for name, message in wrong))
-        group = said.group or group
+        group = said.group or component.group
         broadcast = said.delivery == "broadcast"
         limit = said.max_in_flight
         if subscription.bulk.enabled:
             limit = min(max(limit, subscription.bulk.max_messages), MAX_IN_FLIGHT)
+        letters = subscription.dead_letter_topic
         options = SubscribeOptions(
             group=f"{group}-{secrets.token_hex(8)}" if broadcast else group,
             ephemeral=broadcast,
             max_in_flight=limit,
             ordered=said.ordered,
             expires=said.group_expires if subscription.origin == "STREAMING" and not broadcast else None,
+            metadata=subscription.metadata,
+            dead_letters=None if letters is None else component.address(letters),
         )
         return cls(options, said.raw, said.deduplicate, said.accepts_unproven, said.dead_letters)
 
@@ -164,14 +157,14 @@ class Consumer:
         return await self._inbox.attempt(delivery.message, told, lambda: self._deliver(delivery, proven))
 
     async def _deliver(self, delivery: Delivery, proven: Mapping[str, str]) -> Attempt:
-        message = delivery.message
+        message, component = delivery.message, self._component
         topic = self._topic(delivery)
         try:
             event = self._read(message, topic)
         except EventError as error:
             return Attempt(Outcome.DROP, str(error))
         # A dead letter that expired is there to be looked at.
-        if event.expires_at is not None and event.expires_at <= time.time() and not _dead_letter_headers(message):
+        if event.expires_at is not None and event.expires_at <= time.time() and not letter_headers(message):
             self._component.observer(telemetry.EVENTS_EXPIRED, (self._component.name, topic))
             return Attempt(Outcome.DROP, "expired")
         path = self._only_path
@@ -183,8 +176,7 @@ class Consumer:
             if path is None:
                 return Attempt(Outcome.DROP, "no rule matched")
         if self._batcher is not None:
-            metadata = {"mesh-attempt": str(delivery.attempt), **proven}
-            metadata |= _carried(message) | _dead_letter_headers(message)
+            metadata = {**component.wire.told(message), "mesh-attempt": str(delivery.attempt), **proven}
             return await self._batcher.call(path, topic, event.body, metadata, event.traceparent, raw=self._raw)
         tracing = self._component.tracing
         span = tracing.span(event.traceparent or None)
@@ -204,7 +196,8 @@ class Consumer:
         if proofs is None:
             return {}
         letters = self._holds_letters(self._topic(delivery))
-        return {PROVEN_BY: proofs.publisher(delivery, lenient=self._accepts_unproven, letters=letters)}
+        signed = self._component.wire.signed(delivery)
+        return {PROVEN_BY: proofs.publisher(signed, lenient=self._accepts_unproven, letters=letters)}
 
     async def _hand_over(
         self, path: str, delivery: Delivery, event: Envelope, span: str, proven: Mapping[str, str]
@@ -221,21 +214,11 @@ class Consumer:
         return judge(status, answer)
 
     def _read(self, message: Message, topic: str) -> Envelope:
-        name = self._component.name
-        if not self._raw:
-            event = envelope.read(message.headers, message.body, pubsub=name, topic=topic, prefix=self._prefix)
-            if self._batcher is not None:
-                members_of(event.body)  # One that is no JSON would spoil its whole batch.
-            return event
-        body, traceparent = message.body, ""
-        enveloped = self._prefix + "specversion" in message.headers
-        if enveloped or is_structured(message.headers.get(envelope.CONTENT_TYPE)):
-            with suppress(EventError):  # Of somebody else, who says that it is one; it is delivered as it is.
-                whole = envelope.read(message.headers, body, pubsub=name, topic=topic, prefix=self._prefix)
-                body, traceparent = whole.body, whole.traceparent
-        if self._batcher is None:
-            body = envelope.wrap_raw(body, pubsub=name, topic=topic, traceparent=traceparent)
-        return Envelope(body, traceparent, raw=True)
+        batch = self._batcher is not None
+        event = self._component.wire.read(message, topic, raw=self._raw, batch=batch)
+        if batch and not self._raw:
+            members_of(event.body)  # One that is no JSON would spoil its whole batch.
+        return event
 
     def _route(self, event: Envelope) -> str | None:
         # A raw event of a batch is no CloudEvent: rules see its text.
@@ -275,22 +258,18 @@ class Consumer:
             headers.append(("traceparent", span))
         if event.tracestate:
             headers.append(("tracestate", event.tracestate))
-        headers.extend(_carried(delivery.message).items())
-        headers.extend(_dead_letter_headers(delivery.message).items())
+        headers.extend(self._component.wire.told(delivery.message).items())
         return headers
 
     async def dead_letter(self, delivery: Delivery, reason: str, attempts: int) -> None:
         """Publish the message as it is to the dead letter topic, with the reason in its headers."""
         topic = self._subscription.dead_letter_topic
         assert topic is not None
-        message = delivery.message
-        values = (encode_header_value(reason[:500]), str(attempts), encode_header_value(self._topic(delivery)))
-        headers = {**message.headers, **dict(zip(DEAD_LETTER_HEADERS, values, strict=True))}
-        identity = f"dead-{message.id}-{self._component.group}" if message.id else secrets.token_hex(12)
-        where, letter = self._component.address(topic), Message(headers, message.body, message.key, identity)
-        if self._component.proofs is not None:
-            letter = self._component.proofs.move(where, letter)
-        await self._component.broker.publish(where, letter)
+        component, where = self._component, self._component.address(topic)
+        letter = component.wire.letter(delivery.message, reason, attempts, self._topic(delivery), component.group)
+        if component.proofs is not None:
+            letter = component.wire.sign(component.proofs.move, where, letter)
+        await component.broker.publish(where, letter)
 
 
 def judge(status: int, answer: bytes) -> Attempt:

@@ -44,10 +44,13 @@ __all__ = [
     "Envelope",
     "PublishOptions",
     "build_binary",
+    "build_enveloped",
     "build_structured",
+    "complete",
     "overrides",
     "read",
     "wrap_raw",
+    "written",
 ]
 
 DEFAULT_TYPE = "com.dapr.event.sent"
@@ -176,13 +179,57 @@ def _rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
 
 
-def build_structured(options: PublishOptions, body: bytes, prefix: str) -> tuple[dict[str, str], bytes]:
-    """Complete an event that the application built.
+def build_enveloped(options: PublishOptions, content_type: str | None, body: bytes) -> tuple[str, bytes]:
+    """Make the structured event of a publish, as other programs on its broker expect it; give its id as well.
+
+    Its members are in alphabetical order, and JSON data stand in it as they were given. JSON that does not parse is a
+    string, and what is no UTF-8 is base64.
+    """
+    datacontenttype = content_type or "text/plain"
+    members: dict[str, object] = {
+        "datacontenttype": datacontenttype,
+        "id": new_id(),
+        "pubsubname": options.pubsub,
+        "source": options.app_id,
+        "specversion": SPECVERSION,
+        "time": timestamp(),
+        "topic": options.topic,
+        "traceid": options.traceparent,
+        "traceparent": options.traceparent,
+        "tracestate": options.tracestate,
+        "type": DEFAULT_TYPE,
+    }
+    if options.expires_at is not None:
+        members["expiration"] = _rfc3339(options.expires_at)
+    if options.overrides:
+        if "traceparent" in options.overrides:
+            members["traceid"] = options.overrides["traceparent"]
+        members |= options.overrides
+    name, data = _member(_placement(datacontenttype), body)
+    members[name] = data
+    return str(members["id"]), orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+
+
+def _member(where: Placement, body: bytes) -> tuple[str, object]:
+    with suppress(UnicodeDecodeError):
+        if where is Placement.JSON:
+            try:
+                orjson.loads(body)
+            except orjson.JSONDecodeError:
+                return "data", body.decode()
+            return "data", orjson.Fragment(body)
+        if where is Placement.TEXT:
+            return "data", body.decode()
+    return "data_base64", base64.b64encode(body).decode()
+
+
+def complete(options: PublishOptions, body: bytes) -> dict[str, object]:
+    """Give the members of an event that the application built, with what is missing.
 
     A missing ``id`` stays missing, as in Dapr.
 
     Raises:
-        EventError: It is not a JSON object, or nested too deeply.
+        EventError: It is not a JSON object.
     """
     members = members_of(body, "cannot create cloudevent")
     members.setdefault("source", DEFAULT_SOURCE)
@@ -192,15 +239,34 @@ def build_structured(options: PublishOptions, body: bytes, prefix: str) -> tuple
     members["pubsubname"] = options.pubsub
     _set_trace(members, options)
     members.setdefault("time", timestamp())
-    headers = {CONTENT_TYPE: CLOUDEVENTS_JSON}
     if options.expires_at is not None:
-        members["expiration"] = headers[prefix + "expiration"] = _rfc3339(options.expires_at)
-    elif isinstance(expiration := members.get("expiration"), str):
-        headers[prefix + "expiration"] = encode_header_value(expiration)
+        members["expiration"] = _rfc3339(options.expires_at)
+    return members
+
+
+def written(members: Mapping[str, object]) -> bytes:
+    """Write the members of an event in alphabetical order.
+
+    Raises:
+        EventError: They are nested too deeply.
+    """
     try:
-        return headers, orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+        return orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:
         raise EventError(f"cannot create cloudevent: nested more than {MAX_LEVELS} levels") from None
+
+
+def build_structured(options: PublishOptions, body: bytes, prefix: str) -> tuple[dict[str, str], bytes]:
+    """Complete an event that the application built, as the mesh's own layout has it.
+
+    Raises:
+        EventError: It is not a JSON object, or nested too deeply.
+    """
+    members = complete(options, body)
+    headers = {CONTENT_TYPE: CLOUDEVENTS_JSON}
+    if isinstance(expiration := members.get("expiration"), str):
+        headers[prefix + "expiration"] = encode_header_value(expiration)
+    return headers, written(members)
 
 
 def _set_trace(members: dict[str, object], options: PublishOptions) -> None:

@@ -17,10 +17,12 @@ from mesh.blocks.components import ComponentService
 from mesh.blocks.consumer import Consumer, SubscriptionSettings, is_broadcast
 from mesh.blocks.event_stream import SUBSCRIBE_STREAM, EventStream, SubscribeStream
 from mesh.blocks.inbox import Inbox
+from mesh.blocks.native import ContentMode, NativeWire
 from mesh.blocks.proofs import Proofs
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.topic_scopes import SETTINGS, TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkPublish, Publish, PubSubComponent, Route, capabilities
+from mesh.blocks.wire import MeshWire, Wire
 from mesh.broker import Backlog, Broker, Delivery, SubscribeOptions, Topology
 from mesh.delivery import Attempt, Counted, Outcome, Settlement
 from mesh.errors import (
@@ -35,7 +37,7 @@ from mesh.expressions import compile_match
 from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
 from mesh.resources.component import MetadataEntry
-from mesh.resources.subscription import Subscription, combined
+from mesh.resources.subscription import BROKERS_OWN, Subscription, combined
 from mesh.scopes import in_scope
 from mesh.streams import DRAINS
 from mesh.tasks import only_error, until_any
@@ -102,7 +104,7 @@ class PubSub:
             if component is None or backlog is None or is_broadcast(each):
                 continue
             try:
-                options = SubscriptionSettings.read(each, component.group).options
+                options = SubscriptionSettings.read(each, component).options
             except ValueError:  # It was told, and is not subscribed.
                 continue
             where = component.address(each.topic, pattern=component.broker.features.wildcard)
@@ -182,7 +184,8 @@ class PubSub:
         """
         if not component.scopes.may_subscribe(self._app_id, subscription.topic):
             raise PermissionDeniedError(f"topic {subscription.topic} is not allowed for app id {self._app_id}")
-        settings = SubscriptionSettings.read(subscription, component.group)
+        settings = SubscriptionSettings.read(subscription, component)
+        self._tell_useless(subscription, component)
         letters = subscription.dead_letter_topic
         if letters and len(self._lettered) < MAX_LETTERED:
             self._lettered.add((component.name, letters))
@@ -301,7 +304,7 @@ class PubSub:
         async def attempt_own(delivery: Delivery) -> Attempt:
             if proofs is not None:
                 try:
-                    proofs.check_own(delivery)
+                    proofs.check_own(component.wire.signed(delivery))
                 except UnprovenError as error:
                     return Attempt(Outcome.DROP, str(error))
             return await attempt(delivery)
@@ -318,6 +321,16 @@ class PubSub:
         with self._parts.lives[pubsub]:
             async with settlement.extending(), subscribed:
                 yield component.leaving
+
+    @staticmethod
+    def _tell_useless(subscription: Subscription, component: PubSubComponent) -> None:
+        """Log what a subscription says to brokers of another kind."""
+        known = {name.casefold() for name in component.broker.features.subscribe_metadata}
+        useless = [name for name in subscription.metadata if name.casefold() in BROKERS_OWN.keys() - known]
+        if useless:
+            text = "subscription to %s/%s: the metadata %s have no effect on %s, %s layout"
+            features, told = component.broker.features, ", ".join(map(repr, sorted(useless)))
+            logger.warning(text, component.name, subscription.topic, told, features.name, features.layout)
 
     def _inbox(
         self, component: PubSubComponent, subscription: Subscription, settings: SubscriptionSettings
@@ -354,7 +367,7 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
     broker = parts.broker
     groups: Sequence[str] = ("consumerID",)
     if component.type != PUBSUB_ON_BACKBONE:
-        adapter = parts.registry.load(component.type)
+        adapter = parts.registry.load(component.type, component.known("layout"))
         groups = getattr(adapter, "group_settings", groups)
         if getattr(adapter, "told_group", False) and not component.setting(groups[0]):
             given = MetadataEntry(groups[0], caller.app_id)
@@ -366,9 +379,14 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
     prefix = caller.namespace if component.namespaced else ""
     on_backbone = component.type == PUBSUB_ON_BACKBONE
     await broker.declare(Topology(space=space))
+    wire: Wire = MeshWire(broker.features, component.name)
+    if broker.features.layout == "native":
+        mode = component.setting("cloudevents") or "structured"  # The adapter has read it, and refused another one.
+        wire = NativeWire(broker.features, component.name, cast("ContentMode", mode.strip().lower()))
     return PubSubComponent(
         name=component.name,
         broker=broker,
+        wire=wire,
         scopes=scopes,
         group=next(filter(None, map(component.setting, groups)), caller.app_id),
         namespace=caller.namespace,

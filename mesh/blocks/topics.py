@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,22 +18,20 @@ from mesh.blocks import envelope
 from mesh.blocks.envelope import OVERRIDE, OVERRIDES, PublishOptions
 from mesh.blocks.proofs import Proofs
 from mesh.blocks.topic_scopes import TopicScopes
+from mesh.blocks.wire import Wire
 from mesh.broker import Broker, Features, Message
-from mesh.delivery import NOT_BEFORE_HEADER
 from mesh.errors import (
     BadArgumentError,
     BrokerError,
-    FeatureNotSupportedError,
     MeshError,
     PermissionDeniedError,
     PublishFailedError,
 )
-from mesh.event import as_read_again, encode_header_value, is_structured
 from mesh.expressions import Match
 from mesh.operation import Context, Method, Operation
 from mesh.spans import Begun, SpanKind
 from mesh.spelling import did_you_mean
-from mesh.telemetry import BAGGAGE, NOT_TRACED, Observer, Tracing, nobody
+from mesh.telemetry import NOT_TRACED, Observer, Tracing, nobody
 from mesh.values import parse_bool, parse_duration, parse_instant
 
 __all__ = [
@@ -167,8 +164,12 @@ def _meant(name: str) -> str | None:
     return did_you_mean(name, _SPELLING.values(), CLOSE)
 
 
-def spelled(metadata: Mapping[str, str]) -> Mapping[str, str]:
+def spelled(metadata: Mapping[str, str], others: Sequence[str] = ()) -> Mapping[str, str]:
     """Give publish metadata with known names as they are read here; their case does not count.
+
+    Args:
+        metadata: As it was given.
+        others: Names that the broker knows, ``*`` for all.
 
     Raises:
         BadArgumentError: A name is nearly a known one. The event would be stored without what its publisher asked.
@@ -176,7 +177,8 @@ def spelled(metadata: Mapping[str, str]) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for name, value in metadata.items():
         known = _SPELLING.get(name.lower())
-        if known is None and len(name) <= MAX_NAME and (guess := _meant(name)):
+        strange = known is None and "*" not in others and name not in others
+        if strange and len(name) <= MAX_NAME and (guess := _meant(name)):
             raise BadArgumentError(f"unknown metadata {name!r}; did you mean {guess!r}?")
         found[known or name] = value
     return found
@@ -214,6 +216,7 @@ class PubSubComponent:
     Attributes:
         name: As applications call it.
         broker: Where it stores.
+        wire: What stands there for an event.
         scopes: Who may use which topic.
         group: The consumer group of this application (``consumerID``).
         namespace: The mesh's namespace.
@@ -227,6 +230,7 @@ class PubSubComponent:
 
     name: str
     broker: Broker
+    wire: Wire
     scopes: TopicScopes
     group: str
     namespace: str
@@ -274,12 +278,12 @@ class PubSubComponent:
         self._count(asked.topic, 1)
 
     def _event(self, context: Context, asked: Publish) -> _Made:
-        metadata = spelled(asked.metadata) if asked.metadata else NO_METADATA
+        metadata = spelled(asked.metadata, self.wire.publish_metadata) if asked.metadata else NO_METADATA
         raw = bool(metadata) and is_raw(metadata)
         self._tell_unknown(metadata)
         options = self._options(context, asked.topic, metadata)
         key = metadata.get("partitionKey") if metadata else None
-        message = self._message(options, asked.content_type, asked.body, raw=raw, key=key)
+        message = self._message(options, asked.content_type, asked.body, asked.metadata, raw=raw, key=key)
         return message, None if context.own else self._begun(context, options, "publish")
 
     async def bulk_publish(self, operation: Operation) -> None:
@@ -311,7 +315,10 @@ class PubSubComponent:
 
     def _entry(self, context: Context, asked: BulkPublish, entry: BulkEntry) -> _Made:
         options = self._options(replace(context, own=False) if context.own else context, asked.topic, entry.metadata)
-        message = self._message(options, entry.content_type, entry.body, raw=asked.raw, key=entry.key)
+        metadata = spelled(entry.metadata, self.wire.publish_metadata)
+        if "*" in self.wire.publish_metadata and asked.metadata:  # Such a broker has those of the request with each.
+            metadata = {**asked.metadata, **metadata}
+        message = self._message(options, entry.content_type, entry.body, metadata, raw=asked.raw, key=entry.key)
         return message, self._begun(context, options, "publish/bulk")
 
     def _begun(self, context: Context, options: PublishOptions, path: str) -> Begun | None:
@@ -361,43 +368,26 @@ class PubSubComponent:
 
     def _tell_unknown(self, names: Iterable[str]) -> None:
         """Log each name once that has no effect; those of a request together."""
-        new = sorted({*names} - _KNOWN - self.told)[: MAX_TOLD - len(self.told)]
+        others = self.wire.publish_metadata
+        new = () if "*" in others else sorted({*names} - _KNOWN - self.told - {*others})[: MAX_TOLD - len(self.told)]
         if new:
             self.told.update(new)
-            told, known = ", ".join(repr(name[:MAX_NAME]) for name in new), ", ".join(METADATA)
+            told, known = ", ".join(repr(name[:MAX_NAME]) for name in new), ", ".join((*METADATA, *others))
             logger.warning(
                 "%s: the publish metadata %s have no effect; known: %s, %s…", self.name, told, known, OVERRIDE
             )
 
     def _message(
-        self, options: PublishOptions, content_type: str | None, body: bytes, *, raw: bool, key: str | None
+        self,
+        options: PublishOptions,
+        content_type: str | None,
+        body: bytes,
+        metadata: Mapping[str, str],
+        *,
+        raw: bool,
+        key: str | None,
     ) -> Message:
-        features = self.broker.features
-        if options.not_before is not None and not features.delay:
-            raise FeatureNotSupportedError(features.name, "delayed events")
-        # The id is ours, not the event's: an application may reuse its event ids, and none may be swallowed.
-        identity = secrets.token_hex(12)
-        scheduled = {} if options.not_before is None else {NOT_BEFORE_HEADER: str(int(options.not_before * 1000))}
-        if raw:
-            return self._proven(options.topic, Message(scheduled, body, key, identity))
-        prefix = features.event_prefix
-        if is_structured(content_type):
-            headers, body = envelope.build_structured(options, body, prefix)
-        else:
-            headers, body = envelope.build_binary(options, content_type, body, prefix)
-            if key is not None:
-                headers[prefix + "partitionkey"] = encode_header_value(key)
-        if options.baggage:
-            headers[BAGGAGE] = encode_header_value(options.baggage)
-        if scheduled:
-            headers |= scheduled
-        return self._proven(options.topic, Message(headers, body, key, identity))
-
-    def _proven(self, topic: str, message: Message) -> Message:
+        message = self.wire.compose(options, content_type, body, metadata, raw=raw, key=key)
         if self.proofs is None:
             return message
-        features = self.broker.features
-        if features.embeds:  # What is signed is what will be read.
-            body = as_read_again(message.headers, message.body, features.event_prefix)
-            message = replace(message, body=body)
-        return self.proofs.prove(self.address(topic), message)
+        return self.wire.sign(self.proofs.prove, self.address(options.topic), message)

@@ -247,7 +247,9 @@ def unknown_settings(component: Component, block: Block, registry: Registry) -> 
         advice = f"; {component.type} uses the mesh's own broker: delete this line if it is about another server"
         near, others = component.unknown(shared, advice)
         return _of_version(component, ("v1",)) + near, others
-    adapter = None if registry.find(component.type) is None else registry.load(component.type)
+    adapter = (
+        None if registry.find(component.type) is None else registry.load(component.type, component.known("layout"))
+    )
     declared = declared_by(adapter)
     if declared is None:
         return [], []

@@ -91,7 +91,9 @@ def wrong_values(
     Raises:
         MissingDependencyError: Its adapter cannot be imported.
     """
-    adapter = None if registry.find(component.type) is None else registry.load(component.type)
+    adapter = (
+        None if registry.find(component.type) is None else registry.load(component.type, component.known("layout"))
+    )
     own, read_all = declared_by(adapter), getattr(adapter, "from_component", None)
     declared = {name.casefold(): each for each in (*block.settings, *(own or ())) for name in each.names}
     closed, problems = _closed(component, tokens, secrets, declared, elsewhere=elsewhere)

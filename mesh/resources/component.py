@@ -165,6 +165,11 @@ class Component:
             raise ConfigError(self.problem("is a reference that was not resolved", setting=name))
         return text
 
+    def known(self, name: str) -> str:
+        """Give a setting's text, empty if it is not set or still an open reference."""
+        entry = self.entry(name)
+        return "" if entry is None else entry.text() or ""
+
     def assumes(self, *names: str) -> bool:
         """Tell whether one of these settings is set, and its text is not known: the component is only checked."""
         values = [entry.value for entry in map(self.entry, names) if entry is not None]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
+    "BROKERS_OWN",
     "METADATA",
     "DEFAULT_MAX_IN_FLIGHT",
     "MAX_IN_FLIGHT",
@@ -99,6 +100,16 @@ METADATA: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "maxInFlight": ("max_in_flight", lambda text: parse_whole(text, least=1, most=MAX_IN_FLIGHT)),
     "ordered": ("ordered", parse_bool),
     "rawPayload": ("raw", parse_bool),
+}
+
+
+# What brokers of one kind read; whether that of a subscription does is known when it is subscribed.
+BROKERS_OWN = {
+    name.casefold(): name
+    for name in (
+        *("maxPriority", "queueName", "queueType", "routingKey", "singleActiveConsumer", "maxLen", "maxLenBytes"),
+        *("valueSchemaType", "startSequence", "startTime", "deliverPolicy"),
+    )
 }
 
 
@@ -236,7 +247,7 @@ def unknown_metadata(
         names: As they were given.
         stream: Whether the subscription is one by a stream.
     """
-    known = {name.casefold() for name in METADATA}
+    known = BROKERS_OWN.keys() | {name.casefold() for name in METADATA}
     near: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
     for name in names:

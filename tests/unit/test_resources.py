@@ -349,13 +349,13 @@ spec:
   pubsubname: p
   topic: t
   route: /r
-  metadata: {queueType: quorum, ISRAWPAYLOAD: true, maxinflight: 5, groupexpires: 2h}
+  metadata: {colour: red, ISRAWPAYLOAD: true, maxinflight: 5, groupexpires: 2h}
 """,
         tmp_path,
     )
     warning, other = loaded.warnings
-    assert (warning.path, warning.line) == ("spec.metadata.queueType", 9)
-    assert warning.message.startswith("the metadata 'queueType' has no effect here (known: ")
+    assert (warning.path, warning.line) == ("spec.metadata.colour", 9)
+    assert warning.message.startswith("the metadata 'colour' has no effect here (known: ")
     assert other.message == "the metadata 'groupexpires' has no effect here: only groups of streams expire"
 
 
