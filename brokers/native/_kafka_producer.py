@@ -89,7 +89,7 @@ class Producer:
     def __init__(self, settings: NativeKafkaSettings, config: KafkaConfig, cluster: Cluster, outage: Outage) -> None:
         """Prepare; `connected` connects."""
         self._settings, self._config, self._cluster, self._outage = settings, config, cluster, outage
-        self._starting = asyncio.Lock()
+        self._starting, self._closed = asyncio.Lock(), False
         self._client: AIOKafkaProducer | None = None
 
     async def connected(self) -> AIOKafkaProducer:
@@ -99,9 +99,11 @@ class Producer:
             BrokerUnavailableError: Nobody lets it in.
         """
         async with self._starting:
+            if self._closed:
+                raise BrokerUnavailableError(f"the connection to Kafka at {self._config.shown} is closed")
             if self._client is not None and not self._client._sender.sender_task.done():
                 return self._client
-            await self.close()
+            await self._end()
             compression = self._settings.compression
             made = AIOKafkaProducer(
                 **client_options(self._config),
@@ -123,6 +125,10 @@ class Producer:
 
     async def close(self) -> None:
         """Close."""
+        self._closed = True
+        await self._end()
+
+    async def _end(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await _end(client)
@@ -138,6 +144,8 @@ class Producer:
                         await client.partitions_for(topic)
                 return client
             except BrokerUnavailableError as error:
+                if self._closed:
+                    raise
                 self._outage.lost(error.__cause__ or error)
                 await self._cluster.pause()
 

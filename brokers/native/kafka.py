@@ -23,7 +23,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 from urllib.parse import quote_plus
@@ -32,6 +32,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.protocol.admin import DeleteGroupsRequest
+from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from brokers.kafka._cluster import Cluster
 from brokers.kafka._config import KafkaConfig
@@ -51,7 +53,8 @@ __all__ = ["KafkaTopics"]
 logger = logging.getLogger("brokers.kafka")
 
 LOOK_SECONDS = 2.0
-NEW_TOPICS_SECONDS = 5.0  # How late a pattern finds a topic; it reads that from its beginning.
+DELETE_SECONDS = 2.0
+NEW_TOPICS_SECONDS = 3.0  # How late a pattern finds a topic; it reads that from its beginning.
 NO_LIMIT_MS = 24 * 3600 * 1000  # Between two polls: how long an application takes is its own affair.
 STRATEGIES = {
     "range": RangePartitionAssignor,
@@ -177,8 +180,19 @@ class KafkaTopics(NativeTopics):
         differs = f"{other}, as consumerGroupRebalanceStrategy says here"
         keeps = not options.ephemeral
         member = Member(make, deliver, self._cluster.errors, self._outage, differs, ordered=ordered, keeps=keeps)
-        async with member.joined():
-            yield member
+        try:
+            async with member.joined():
+                yield member
+        finally:
+            if options.ephemeral:
+                await self._delete(options.group)
+
+    async def _delete(self, group: str) -> None:
+        """Delete a group without members; where that fails, brokers do it after a while, as nothing is committed."""
+        with suppress(BrokerError, TimeoutError):
+            async with asyncio.timeout(DELETE_SECONDS):
+                found = await self._cluster.ask(FindCoordinatorRequest(group, 0))
+                await self._cluster.call(found.coordinator_id, DeleteGroupsRequest([group]))
 
     def _consumer(
         self, address: Address, options: SubscribeOptions, listener: ConsumerRebalanceListener
