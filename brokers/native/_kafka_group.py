@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -36,6 +37,7 @@ COMMIT_SECONDS = 5.0
 COMMIT_EVERY = 0.02
 REBALANCE_SECONDS = 30.0
 FINISH_SECONDS = 10.0  # For what is handed out, before its partition may be another member's.
+SKEW_SECONDS = 10.0  # By which producers' clocks may be behind, or a record old that was being handled elsewhere.
 POLL_MS = 200
 AT_ONCE = 500
 
@@ -99,6 +101,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
         *,
         ordered: bool,
         keeps: bool,
+        latest: bool,
+        joins: bool,
     ) -> None:
         """Prepare; `joined` takes part.
 
@@ -110,9 +114,12 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
             differs: What it is when the group's other members give partitions out in another way.
             ordered: Whether records of equal keys follow each other.
             keeps: Whether the group's positions are committed.
+            latest: Whether a new group begins with the newest record.
+            joins: Whether others are in the group already.
         """
         self._make, self._deliver, self._errors, self._outage = make, deliver, errors, outage
         self._differs, self._ordered, self._keeps = differs, ordered, keeps
+        self._latest, self._joins, self._began = latest, joins, time.time()
         self._consumer: AIOKafkaConsumer | None = None
         self._partitions: dict[Any, Partition] = {}
         self._known: dict[str, int] | None = None
@@ -187,6 +194,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
     def _freeze(self) -> None:
         """Hand out nothing more of what may go to others."""
         self._round += 1
+        self._began = time.time()
         self._given = None
         for _, held in self._ready:
             held.waits = True
@@ -244,6 +252,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
             return held
         if committed is None and self._known is not None and at.partition >= self._known.get(at.topic, 0):
             await consumer.seek_to_beginning(at)
+        elif committed is None and self._keeps and self._latest and (self._known is not None or self._joins):
+            # Somebody else had it, and has handled nothing: what came since this round began is nobody's.
+            since = (await consumer.offsets_for_times({at: int((self._began - SKEW_SECONDS) * 1000)}))[at]
+            if since is not None:
+                consumer.seek(at, since.offset)
         position = await consumer.position(at)
         if committed is None and self._keeps:
             await consumer.commit({at: position})

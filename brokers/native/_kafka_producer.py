@@ -31,7 +31,7 @@ from mesh.values import parse_whole
 
 __all__ = ["Producer", "client_options", "find_topic", "partition_of"]
 
-TOPIC_SECONDS = 5.0  # In which brokers that make topics have made one.
+TOPIC_SECONDS = 3.0  # In which brokers that make topics have made one.
 STOP_SECONDS = 2.0
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")
 

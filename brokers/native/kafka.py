@@ -32,7 +32,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.protocol.admin import DeleteGroupsRequest
+from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from brokers.kafka._cluster import Cluster
@@ -178,14 +178,26 @@ class KafkaTopics(NativeTopics):
 
         other = f"group {options.group!r} has members that do not give out partitions by {settings.strategy!r}"
         differs = f"{other}, as consumerGroupRebalanceStrategy says here"
-        keeps = not options.ephemeral
-        member = Member(make, deliver, self._cluster.errors, self._outage, differs, ordered=ordered, keeps=keeps)
+        member = Member(
+            *(make, deliver, self._cluster.errors, self._outage, differs),
+            ordered=ordered,
+            keeps=not options.ephemeral,
+            latest=settings.initial == "newest",
+            joins=not options.ephemeral and await self._has_members(options.group),
+        )
         try:
             async with member.joined():
                 yield member
         finally:
             if options.ephemeral:
                 await self._delete(options.group)
+
+    async def _has_members(self, group: str) -> bool:
+        found = await self._cluster.ask(FindCoordinatorRequest(group, 0))
+        if found.error_code != 0:  # There are no groups at all yet.
+            return False
+        response = await self._cluster.call(found.coordinator_id, DescribeGroupsRequest([group]))
+        return response.groups[0][2] not in ("", "Dead", "Empty")
 
     async def _delete(self, group: str) -> None:
         """Delete a group without members; where that fails, brokers do it after a while, as nothing is committed."""

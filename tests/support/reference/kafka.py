@@ -101,6 +101,7 @@ class Sidecar(ConsumerRebalanceListener):  # type: ignore[misc]  # the library h
             heartbeat_interval_ms=500,
             max_poll_records=10,
         )
+        self._topics = topics
         self._consumer.subscribe(list(topics), listener=self)
         self._assigned = False
         self._joined, self._stopping = threading.Event(), threading.Event()
@@ -124,6 +125,8 @@ class Sidecar(ConsumerRebalanceListener):  # type: ignore[misc]  # the library h
 
     def _work(self) -> None:
         try:
+            for each in self._topics:  # As the leader of its group it knows what it gives out.
+                self._consumer.partitions_for_topic(each)
             while not self._stopping.is_set():
                 found = self._consumer.poll(timeout_ms=100)
                 if self._assigned and not self._joined.is_set():
