@@ -85,7 +85,7 @@ def actors() -> str:
     """Make the table of what each state store can keep of actors and jobs."""
     owners, timers = NEEDED["mesh:owners"], NEEDED["mesh:timers"]
     lines = [
-        "| type | state of actors | owners | reminders and jobs | tested with |",
+        "| type | state of actors | owners, durable calls, `deduplicate` | reminders and jobs | tested with |",
         "| --- | --- | --- | --- | --- |",
     ]
     together: dict[str, list[ComponentType]] = {}

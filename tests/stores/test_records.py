@@ -43,7 +43,7 @@ async def runtime(served: Served, kind: StoreKind) -> AsyncIterator[Runtime]:
 
 async def _opened(runtime: Runtime, name: str) -> LazyRecords:
     """Open records; skips where they are refused, as ``test_a_store_that_lacks_an_ability`` has it."""
-    records = LazyRecords(name, partial(runtime._records, dotted=name == TIMERS))
+    records = LazyRecords(name, partial(runtime._parts.records, dotted=name == TIMERS))
     try:
         await records.opened()
     except RecordsMissingError:
@@ -99,10 +99,10 @@ async def test_a_store_that_lacks_an_ability(runtime: Runtime, name: str) -> Non
     can = runtime.services["state"].components["store"].capabilities  # type: ignore[attr-defined]
     missing = [each for each in NEEDED[name] if each not in can]
     if not missing:
-        assert isinstance(await runtime._records(name, dotted=name == TIMERS), Prefixed)
+        assert isinstance(await runtime._parts.records(name, dotted=name == TIMERS), Prefixed)
         return
     with pytest.raises(RecordsMissingError, match=f"state store store .* keep {name}: it has no {missing[0]}"):
-        await runtime._records(name, dotted=name == TIMERS)
+        await runtime._parts.records(name, dotted=name == TIMERS)
 
 
 async def test_compare_and_set(owners: StateStore) -> None:
