@@ -23,8 +23,8 @@ from mesh.address import decode_token, encode_token
 from mesh.blocks.envelope import PublishOptions, build_binary
 from mesh.blocks.invocation import INVOKE, Answer, Call
 from mesh.blocks.topics import PUBLISH, Publish
-from mesh.errors import ComponentError, ConfigError, FeatureNotSupportedError, MeshError, Problem
-from mesh.home import mesh_home
+from mesh.errors import ComponentError, ConfigError, FeatureNotSupportedError, MeshError
+from mesh.home import mesh_home, single_host
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Context, Operation
 from mesh.registry import PUBSUB_ON_BACKBONE, Registry
@@ -32,7 +32,6 @@ from mesh.resources.component import Component
 from mesh.resources.subscription import Subscription
 from mesh.tasks import task_group
 from mesh.telemetry import BAGGAGE
-from mesh.values import parse_bool
 
 __all__ = ["Answered", "Mesh"]
 
@@ -474,12 +473,8 @@ def _url(broker: FastStreamBroker, kind: str) -> str:
 def _settings(app_id: str, namespace: str, backbone: str, pubsub: str, resources: Sequence[str | Path]) -> NodeSettings:
     """Read resources; declared subscriptions name HTTP paths, so they are not for us."""
     components = (Component(pubsub, PUBSUB_ON_BACKBONE),)
-    try:
-        single_host = parse_bool(os.environ.get("MESH_SINGLE_HOST") or "false", words=True)
-    except ValueError as error:
-        raise ConfigError(Problem(str(error), "MESH_SINGLE_HOST")) from None
-    home = mesh_home(os.environ)
-    settings = NodeSettings(app_id, namespace, backbone, components=components, home=home, single_host=single_host)
+    home, here = mesh_home(os.environ), single_host(os.environ)
+    settings = NodeSettings(app_id, namespace, backbone, components=components, home=home, single_host=here)
     if not resources:
         return settings
     from mesh.resources.loader import load_resources
