@@ -206,6 +206,10 @@ async def is_handled_once(nodes: list[Node], apps: list[ActorApp]) -> None:
     assert sum(len(app.at("/once")) for app in apps) == 1
 
 
+def _hosts_jobs(node: Node) -> None:
+    assert node.gateway._runtime.services["jobs"]._hosts  # type: ignore[attr-defined]
+
+
 async def is_hosted(nodes: list[Node], apps: list[ActorApp]) -> None:
     """Actors, which were refused at the start, and jobs."""
 
@@ -218,5 +222,7 @@ async def is_hosted(nodes: list[Node], apps: list[ActorApp]) -> None:
     for path in (f"{ACTORS}/thing/1/reminders/soon", "/v1.0/jobs/soon"):
         kept = await nodes[1].post(path, {"dueTime": "0s", "overwrite": True})
         assert kept.status == 204, kept
+    for node in nodes:  # Also the one that was not asked.
+        await eventually(lambda node=node: _hosts_jobs(node), within=40.0)  # type: ignore[misc]
     for path in ("/actors/thing/1/method/remind/soon", "/job/soon"):
         await eventually(lambda path=path: _came(apps, path), within=40.0)  # type: ignore[misc]
