@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mesh import address
@@ -15,9 +14,12 @@ from mesh.steps import Steps
 from mesh.store import KeyValueStateStore, StateStore
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mesh.broker import Broker, KeyValueProvider
     from mesh.life import Life
     from mesh.node.components import Components, Entry
+    from mesh.node.spec import NodeSettings
     from mesh.registry import Registry
 
 __all__ = ["Places", "file_component"]
@@ -31,8 +33,9 @@ def file_component(home: Path, namespace: str) -> Component:
         namespace: Theirs.
     """
     file = home / "state" / f"{address.encode_token(namespace)}.db"
-    entries = MetadataEntry("connectionString", str(file)), MetadataEntry("actorStateStore", "true")
-    return Component("statestore", "state.sqlite", entries)
+    # What is over is deleted, since records come and go: a file of one's own keeps it as long as nobody says how long.
+    settings = {"connectionString": str(file), "actorStateStore": "true", "cleanupInterval": "1h"}
+    return Component("statestore", "state.sqlite", tuple(MetadataEntry(*each) for each in settings.items()))
 
 
 class Places(Steps):
@@ -42,33 +45,23 @@ class Places(Steps):
         in_file: Whether they are in the file of this machine.
     """
 
-    def __init__(
-        self,
-        broker: Broker,
-        components: Components,
-        registry: Registry,
-        namespace: str,
-        single_host: bool,
-        home: Path | None,
-    ) -> None:
+    def __init__(self, broker: Broker, components: Components, registry: Registry, settings: NodeSettings) -> None:
         """Open nothing yet.
 
         Args:
             broker: The backbone, entered.
             components: Of the node, as they are at any time.
             registry: Has what opens a file.
-            namespace: The mesh's.
-            single_host: Whether all nodes are on this machine.
-            home: Where they may then have a file; None = nowhere.
+            settings: Of the node; what they say of resources is of no account.
         """
         super().__init__()
         self.in_file = False
         self._broker = broker
         self._components = components
         self._registry = registry
-        self._namespace = namespace
-        self._single_host = single_host
-        self._home = home
+        self._namespace = settings.namespace
+        self._single_host = settings.single_host
+        self._home = settings.home
         self._held = ""
         self._file: StateStore | None = None
         self._opening = asyncio.Lock()

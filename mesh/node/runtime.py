@@ -163,8 +163,7 @@ class Runtime(Steps):
         address.app(settings.namespace, settings.app_id)  # Names that are too long are refused at start.
         self.broker = await self._connect()
         named = settings.namespace, settings.app_id
-        place = settings.single_host, settings.home
-        self._places = await enter(Places(self.broker, self._components, registry, settings.namespace, *place))
+        self._places = await enter(Places(self.broker, self._components, registry, settings))
         guard = await enter(proving(settings.trust, *named, registry, self._observer, self.conditions))
         self.exchange = await enter(Exchange(self.broker, guard=guard))
         self._directory = directory = Directory(self.exchange, settings.namespace)
@@ -180,16 +179,13 @@ class Runtime(Steps):
         self.services.update(here)
         policies = self._policy_of if settings.resiliencies else None
         self._pipeline = Pipeline(here, policy_of=policies, observer=self._observer, conditions=self.conditions)
-        answering = {
-            each.name: each.start(each, parts, self._of(each, "nearest", "backbone"))
-            for each in self._blocks
-            if each.hosted
-        }
+        hosted = [each for each in blocks if each.hosted]
+        answering = {each.name: each.start(each, parts, self._of(each, "nearest", "backbone")) for each in hosted}
         answer = Pipeline(answering, observer=self._observer).run
         entries = self._components.entries.values()
         if settings.host_only:
             tell_unanswered(entries)
-        hosting = Hosting(self.broker, self.exchange, settings.namespace, settings.app_id)
+        hosting = Hosting(self.broker, self.exchange, *named)
         answering_for = hosting.answering([entry.answer(answer, parts.tracing) for entry in entries if entry.hosted])
         await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
         await enter(parts.later.run())  # What is owned is handed over before that ends.
