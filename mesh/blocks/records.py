@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mesh.broker import KeyValue, KeyValueProvider
     from mesh.resources.component import Component
 
-__all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "missing", "no_place", "on_backbone", "unfit"]
+__all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "located", "missing", "no_place", "on_backbone", "unfit"]
 
 RECORD_SECONDS = 5.0  # What a delivery waits for, which no operation's deadline bounds.
 # What each needs of the store. Without the expiry of sessions nobody would ever take over from an owner that is gone;
@@ -231,7 +231,7 @@ def missing(
     text = f"{no_place(name)}: {backbone} has no key/value store"
     instead = ""
     if marked is not None:
-        text += f", and {marked.name}{_at(marked)}, which is marked by actorStateStore, cannot keep it: {why}"
+        text += f", and {located(marked)}, which is marked by actorStateStore, cannot keep it: {why}"
         instead = f" instead of {marked.name}"
     if fit is not None:
         line = f"by this line in its spec.metadata{_at(fit)}: - {{{MARK}}}"
@@ -243,6 +243,11 @@ def missing(
     if single_host:
         text += "; or set MESH_SINGLE_HOST=true, if all gateways are on this machine"
     return RecordsMissingError(text)
+
+
+def located(component: Component) -> str:
+    """Name a component, with where it stands."""
+    return component.name + _at(component)
 
 
 def _at(component: Component) -> str:

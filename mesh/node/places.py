@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from mesh import address
-from mesh.blocks.records import Prefixed, missing, no_place, unfit
+from mesh.blocks.records import Prefixed, located, missing, no_place, unfit
+from mesh.blocks.state import is_marked
 from mesh.errors import ConfigError, MissingDependencyError, RecordsMissingError
 from mesh.registry import STATE_ON_BACKBONE
 from mesh.resources.component import Component, MetadataEntry
@@ -100,12 +101,21 @@ class Places(Steps):
 
     async def _kept(self, name: str) -> StateStore:
         entry = None if self.in_file else self._marked("remembers")
+        if entry is None and not self.in_file and (absent := self._absent()):
+            raise RecordsMissingError(f"{no_place(name)}: {absent}")
         if entry is None and self._single_host and self._home is not None:
             return await self._opened_file(name, file_component(self._home, self._namespace))
         if entry is not None and not unfit(name, entry.resolved, _store(entry), single_host=self._single_host):
             self._held = entry.component.name
             return _store(entry)
         raise self._missing(name)
+
+    def _absent(self) -> str:
+        """Say why the marked store is not open, if there is one: its records are there, and nowhere else meanwhile."""
+        for component, why in self._components.absent.values():
+            if is_marked(component):
+                return f"{located(component)}, which is marked by actorStateStore, is not open: {why}"
+        return ""
 
     def _missing(self, name: str) -> RecordsMissingError:
         stores = [

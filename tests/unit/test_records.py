@@ -60,7 +60,7 @@ class Installed(Registry):
 
 @dataclasses.dataclass(frozen=True)
 class ServerSettings:
-    server: str = setting("server", "Which one.")
+    server: str = setting("server", "Which one.", required=True)
     lacks: str = setting("lacks", "What it cannot.", default="")
 
 
@@ -191,6 +191,20 @@ async def test_two_homes_and_one_marked_store(tmp_path: Path) -> None:
         assert (await ask(two, GET, "shared", Get("k"))).value == b"shared"
         assert await ask(one, ACCEPT, "callee", CALL) == await ask(two, ACCEPT, "callee", CALL)
     assert not [*tmp_path.iterdir()], "there is a file"
+
+
+async def test_a_marked_store_that_could_not_be_opened(tmp_path: Path) -> None:
+    """What is in it is nowhere else meanwhile, on a single host neither; once it is open it is used."""
+    broken = component("shared", "state.server", actorStateStore="true")
+    broken = dataclasses.replace(broken, file="r/shared.yaml", line=7, ignore_errors=True)
+    mine = component("mine", "state.mesh")
+    async with node(mine, broken, home=tmp_path, single_host=True) as plain:
+        text = await refusal(plain)
+        assert "mine: shared (r/shared.yaml:7), which is marked by actorStateStore, is not open: " in text
+        assert "the setting server is missing" in text
+        assert not (await reload(plain, mine, server("shared", True, server="8"))).kept
+        await ask(plain, SAVE, "mine", Save([Item("k", b"1")]))
+    assert not [*tmp_path.iterdir()]
 
 
 async def test_a_store_is_marked_later() -> None:
