@@ -86,7 +86,7 @@ def actors() -> str:
     """Make the table of what each state store can keep of actors and jobs."""
     owners, timers = NEEDED["mesh:owners"], NEEDED["mesh:timers"]
     lines = [
-        "| type | state of actors | owners | reminders and jobs | tested with |",
+        "| type | state of actors | owners, durable calls, `deduplicate` | reminders and jobs | tested with |",
         "| --- | --- | --- | --- | --- |",
     ]
     together: dict[str, list[ComponentType]] = {}
@@ -96,7 +96,7 @@ def actors() -> str:
     for alike in together.values():
         kind = alike[0]
         names = ", ".join(f"[`{each.name}`](components/{kind.name}.md)" for each in alike)
-        cells = [_can(kind, needed) for needed in (STATE_NEEDS, owners, timers)]
+        cells = [_can(kind, STATE_NEEDS), _shared(kind, owners), _shared(kind, timers)]
         lines.append(f"| {names} | {' | '.join(cells)} | {_tested(kind)} |")
     return "\n".join(lines) + "\n"
 
@@ -111,6 +111,13 @@ def _can(kind: ComponentType, needed: Iterable[str]) -> str:
         return f"no {_words(missing)}"
     takes = [kind.abilities_with[each] for each in needed if each in kind.abilities_with]
     return f"with {', '.join(takes)}" if takes else "yes"
+
+
+def _shared(kind: ComponentType, needed: Iterable[str]) -> str:
+    """Tell whether it can keep the mesh's own records, which all nodes have to reach."""
+    if kind.placement != "local":
+        return _can(kind, needed)
+    return "no, is of one process" if Registry().load(kind.name).volatile else "with `MESH_SINGLE_HOST`"  # type: ignore[attr-defined]
 
 
 def _paged(kind: ComponentType) -> str:
