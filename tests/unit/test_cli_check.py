@@ -800,6 +800,71 @@ def test_template_is_checked_with_what_it_refers_to(capsys: pytest.CaptureFixtur
     assert (code, out) == (1, "shop/dapr.yaml:2:24: apps[0].comand: unknown field; did you mean 'command'?\n")
 
 
+_PLACES = """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: statestore}
+spec: {type: state.mesh, version: v1}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: shared}
+spec: {type: %s, version: v1, metadata: [%s{name: actorStateStore, value: "%s"}]}
+---
+apiVersion: dapr.io/v2alpha1
+kind: Subscription
+metadata: {name: s}
+spec: {pubsubname: p, topic: t, routes: {default: /t}, metadata: {deduplicate: 1h}}
+"""
+_FILE, _REDIS = "{name: connectionString, value: a.db}, ", "{name: redisHost, value: 'localhost:6379'}, "
+_NEEDS = {
+    "a.yaml:4:14: spec.type: kafka has no key/value store: state.mesh takes a state store",
+    "a.yaml:11: deduplicate: kafka has no key/value store: it takes a state store",
+}
+_BOUND = {"a.yaml:9:91: spec.metadata[1] (actorStateStore): state.sqlite is no place that every node reaches"}
+
+
+@pytest.mark.parametrize(
+    ("store", "environ", "said"),
+    [
+        (("state.redis", _REDIS, "false"), {}, _NEEDS),
+        (("state.redis", _REDIS, "true"), {}, set()),
+        (("state.sqlite", _FILE, "true"), {}, _NEEDS | _BOUND),
+        (("state.sqlite", _FILE, "true"), {"MESH_SINGLE_HOST": "true"}, set()),
+        (("state.redis", _REDIS, "false"), {"MESH_SINGLE_HOST": "true"}, set()),
+        (("state.redis", _REDIS, "false"), {"MESH_BACKBONE": "redis://localhost"}, set()),
+        (("state.redis", _REDIS, "false"), {"MESH_BACKBONE": ""}, set()),
+        (("state.redis", _REDIS, "false"), {"MESH_BACKBONE": "kafak://localhost"}, set()),
+    ],
+)
+def test_what_has_no_place_on_a_backbone_without_key_value(
+    store: tuple[str, str, str],
+    environ: dict[str, str],
+    said: set[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is told, in a folder as in a template; and nobody is told who needs no place."""
+    for name, value in ({"MESH_BACKBONE": "kafka://localhost:9092"} | environ).items():
+        monkeypatch.setenv(name, value)
+    _write("r/a.yaml", _PLACES % store)
+    _write("dapr.yaml", "version: 1\napps: [{appID: app, appDirPath: ., command: [sh], resourcesPath: r}]\n")
+    for path in ("r", "dapr.yaml"):
+        code, _, err = _checked(capsys, path)
+        told = {line.removeprefix("warning: r/") for line in err.splitlines()}
+        assert code == 0
+        assert len(told) == len(said)
+        assert all(any(line.startswith(each) for line in told) for each in said)
+    _write("r/a.yaml", _COMPONENT.format(name="p", type="pubsub.mesh"))
+    assert _checked(capsys, "r", "dapr.yaml") == (0, "1 resource and 1 template are fine\n", "")
+
+
+def test_a_single_host_is_a_boolean(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESH_SINGLE_HOST", "perhaps")
+    _write("dapr.yaml", "version: 1\napps: [{appID: app, appDirPath: ., command: [sh]}]\n")
+    assert "MESH_SINGLE_HOST: not a boolean: 'perhaps'" in _checked(capsys, "dapr.yaml")[1]
+
+
 @pytest.mark.parametrize(
     ("name", "verdict"),
     [("hello-world", "1 template is fine\n"), ("pubsub", "4 resources and 1 template are fine\n")],
