@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Reading, count_option, hosts_of, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Reading, count_option, hosts_of, layout_setting, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
-from mesh.resources.settings import BOOLEAN, DURATION, VERBATIM, Setting, choice, ignored, refused, setting, whole
+from mesh.resources.settings import BOOLEAN, DURATION, VERBATIM, Setting, ignored, refused, setting, whole
 
 if TYPE_CHECKING:
     from aiokafka.abc import AbstractTokenProvider
@@ -36,8 +36,8 @@ _IGNORED = (
     *ignored("the mesh retries alike on every broker, see Resiliency", "consumeRetryEnabled", "consumeRetryInterval"),
     *ignored(
         "what is fetched is bounded by bytes, and the times are fixed",
-        *("channelBufferSize", "consumerFetchMin", "consumerFetchDefault", "dialTimeout", "readTimeout"),
-        *("writeTimeout", "clientConnectionTopicMetadataRefreshInterval", "clientConnectionKeepAliveInterval"),
+        *("channelBufferSize", "consumerFetchMin", "consumerFetchDefault", "readTimeout", "writeTimeout"),
+        *("clientConnectionTopicMetadataRefreshInterval", "clientConnectionKeepAliveInterval"),
     ),
     *refused(
         "the login of AWS IAM",
@@ -105,6 +105,7 @@ class KafkaSettings(ConnectionSettings):
         *ignored("batches are not compressed", "compression", anyway=("none",)),
         *ignored("a new group begins with the oldest event", "initialOffset", anyway=("oldest",)),
         *ignored("it is a sixth of sessionTimeout", "heartbeatInterval"),
+        *ignored("the times are fixed", "dialTimeout"),
         *ignored("the mesh gives out partitions", "consumerGroupRebalanceStrategy"),
         *ignored("headers are the mesh's own", "escapeHeaders", "excludeHeaderMetaRegex", anyway=("false",)),
         *refused(
@@ -118,12 +119,7 @@ class KafkaSettings(ConnectionSettings):
         ),
     )
 
-    layout: str = setting(
-        "layout",
-        "`mesh`: on topics of the mesh's own; `native`: topics as every other program on the broker has them.",
-        choice("mesh", "native"),
-        default="mesh",
-    )
+    layout: str = layout_setting()
     session: float = setting(
         "sessionTimeout", "Time until the partitions of a member that died go to others.", DURATION, default=6.0
     )

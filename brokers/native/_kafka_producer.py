@@ -149,8 +149,13 @@ class Producer:
                 self._outage.lost(error.__cause__ or error)
                 await self._cluster.pause()
 
-    async def send(self, topic: str, message: Message) -> asyncio.Future[Any]:
+    async def send(self, topic: str, message: Message, usual: float | None = None) -> asyncio.Future[Any]:
         """Have a record sent, in the order of calls; what it gives is the brokers' word.
+
+        Args:
+            topic: Where.
+            message: What.
+            usual: Which partition it goes to if it has no key, as a share of all; None = any.
 
         Raises:
             BadArgumentError: There is no such partition.
@@ -168,6 +173,8 @@ class Producer:
         while True:
             client = await self._knowing(topic)
             partition = None if number is None else _partition(client, topic, number)
+            if partition is None and key is None and usual is not None:
+                partition = int(usual * len(client.client.cluster.partitions_for_topic(topic) or (0,)))
             with self._cluster.errors, suppress(kafka.KafkaTimeoutError):  # It has no room, and waits on.
                 sent: asyncio.Future[Any] = await client.send(topic, body, key=key, partition=partition, headers=pairs)
                 return sent
@@ -194,14 +201,15 @@ class Producer:
             raise
 
     async def send_many(self, topic: str, messages: Sequence[Message]) -> list[BrokerError | None]:
-        """Write several, in order; give an error or None for each."""
+        """Write several, in order, also those without a key; give an error or None for each."""
+        usual = random.random()  # noqa: S311 - it spreads load
         results: list[BrokerError | None] = []
         for begin in range(0, len(messages), AT_ONCE):
             some = messages[begin : begin + AT_ONCE]
             sent: list[asyncio.Future[Any] | BrokerError] = []
             try:
                 for message in some:
-                    sent.append(await self._try_send(topic, message))  # noqa: PERF401 - those sent are kept anyhow
+                    sent.append(await self._try_send(topic, message, usual))  # noqa: PERF401 - those sent are kept anyhow
                 for message, each in zip(some, sent, strict=True):
                     results.append(each if isinstance(each, BrokerError) else await self._outcome(each, message))
             finally:
@@ -210,9 +218,9 @@ class Producer:
                         each.cancel()  # Nobody asks for those that are left.
         return results
 
-    async def _try_send(self, topic: str, message: Message) -> asyncio.Future[Any] | BrokerError:
+    async def _try_send(self, topic: str, message: Message, usual: float) -> asyncio.Future[Any] | BrokerError:
         try:
-            return await self.send(topic, message)
+            return await self.send(topic, message, usual)
         except BadArgumentError as error:
             return BrokerError(str(error))
         except BrokerError as error:

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from brokers.kafka._config import AUTH_TYPES, ConnectionSettings, KafkaConfig, KafkaReading
 from brokers.native._topics import NativeSettings
+from brokers.shared.backoff import CONNECT_WAIT
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, URL, VERBATIM, Kind, Setting, choice, lasting, refused, setting
 
@@ -99,6 +100,9 @@ class NativeKafkaSettings(ConnectionSettings, NativeSettings):
     compression: str = setting(
         "compression", "Of what is written.", choice("none", "gzip", "snappy", "lz4", "zstd"), default="none"
     )
+    dial: float = setting(
+        "dialTimeout", "How long an attempt to connect may take.", lasting(_MOST), default=CONNECT_WAIT
+    )
     escape: bool = setting("escapeHeaders", "Whether values of headers are URL-encoded.", BOOLEAN, default=False)
     excluded: re.Pattern[str] | None = setting(  # noqa: RUF009 - a frozen value
         "excludeHeaderMetaRegex",
@@ -139,6 +143,7 @@ class _Reading(KafkaReading[NativeKafkaSettings]):
         """Give the fields of the configuration."""
         found = self.found
         fields = KafkaReading.read(self) | {"session_timeout": found.session}
+        fields["connect_wait"] = min(found.dial, self.connect_wait)
         if found.auth.lower() == "oidc":
             for name in ("oidcTokenEndpoint", "oidcClientID", "oidcClientSecret"):
                 if not self.text(name) and not self.component.assumes(name):

@@ -114,6 +114,7 @@ class KafkaTopics(NativeTopics):
         self._cluster = Cluster(self._config)
         self._stack.push_async_callback(self._cluster.close)
         await self._cluster.open()
+        await self.check()  # Over a connection that stays.
         producer = Producer(self._settings, self._config, self._cluster, self._outage)
         self._stack.push_async_callback(producer.close)
         await producer.connected()
@@ -251,7 +252,7 @@ class KafkaTopics(NativeTopics):
 
 def _expression(pattern: str) -> str:
     """Write a pattern of dotted tokens as a regular expression."""
-    tokens = {"*": r"[^.]+", ">": r".+"}
+    tokens = {"*": "[^.]*", ">": ".*"}
     return r"\.".join(tokens.get(token) or re.escape(token) for token in pattern.split(".")) + r"\Z"
 
 

@@ -26,13 +26,12 @@ from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedErro
 from tests.http import harness
 from tests.support.contract import Inbox
 from tests.support.eventually import eventually
-from tests.support.kafka_server import KafkaServer, find_kafka
+from tests.support.kafka_server import MAKES_TOPICS, KafkaServer, find_kafka
 from tests.support.proxy import Proxy
 from tests.support.reference.kafka import Sidecar, envelope, publish
 from tests.support.security import component, missing
 
 WITHIN = 60.0
-MAKES_TOPICS = "auto.create.topics.enable=true\nnum.partitions=4\n"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
 from brokers.native._topics import NativeTopics
+from brokers.native.kafka import KafkaTopics
 from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
@@ -30,7 +32,7 @@ from brokers.redis import RedisBroker, RedisConfig
 from mesh.broker import Broker, Features
 from mesh.resources.component import Component, MetadataEntry
 from tests.support.eventually import eventually
-from tests.support.kafka_server import KafkaServer
+from tests.support.kafka_server import MAKES_TOPICS, KafkaServer
 from tests.support.mqtt_server import MQTTServer
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
@@ -233,6 +235,30 @@ class KafkaBackend(ServerBackend):
         return Proxy(self._server.proxied_port, self._server.proxy_port)
 
 
+class NativeKafkaBackend(NativeBackend):
+    """Apache Kafka, which makes topics when they are asked for."""
+
+    type, adapter = "pubsub.kafka", KafkaTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"brokers": f"127.0.0.1:{port}", "authType": "none", "initialOffset": "oldest", "sessionTimeout": "6s"}
+
+    quick = MappingProxyType({"sessionTimeout": "2s"})
+    stranger = MappingProxyType(
+        {
+            "authType": "password",
+            "saslUsername": "user",
+            "saslPassword": "secret",
+            "disableTls": "true",
+            "dialTimeout": "300ms",
+        }
+    )
+
+    def proxy(self) -> Proxy:
+        assert isinstance(self._server, KafkaServer)
+        return Proxy(self._server.proxied_port, self._server.proxy_port)
+
+
 class EmbeddedBackend:
     """The embedded server of a MESH_HOME of its own; while it runs, a proxy reaches it as any NATS server."""
 
@@ -409,6 +435,7 @@ BACKENDS = {
     "redis-native": partial(_server, RedisServer, NativeRedisBackend),
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
+    "kafka-native": partial(_server, partial(KafkaServer, config=MAKES_TOPICS), NativeKafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
     "pluggable": _pluggable,
 }
@@ -420,6 +447,7 @@ _FEATURES: dict[str, Features] = {
     "redis-native": RedisTopics.features,
     "rabbitmq": RabbitMQBroker.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
+    "kafka-native": replace(KafkaTopics.features, retention=True),
     "mqtt": MQTTBroker.features,
     "pluggable": PluggableBroker.features,
 }
