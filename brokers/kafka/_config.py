@@ -36,7 +36,7 @@ _IGNORED = (
     *ignored("the mesh retries alike on every broker, see Resiliency", "consumeRetryEnabled", "consumeRetryInterval"),
     *ignored(
         "what is fetched is bounded by bytes, and the times are fixed",
-        *("channelBufferSize", "consumerFetchMin", "consumerFetchDefault", "readTimeout", "writeTimeout"),
+        *("channelBufferSize", "consumerFetchMin", "consumerFetchDefault", "writeTimeout"),
         *("clientConnectionTopicMetadataRefreshInterval", "clientConnectionKeepAliveInterval"),
     ),
     *refused(
@@ -105,7 +105,7 @@ class KafkaSettings(ConnectionSettings):
         *ignored("batches are not compressed", "compression", anyway=("none",)),
         *ignored("a new group begins with the oldest event", "initialOffset", anyway=("oldest",)),
         *ignored("it is a sixth of sessionTimeout", "heartbeatInterval"),
-        *ignored("the times are fixed", "dialTimeout"),
+        *ignored("the times are fixed", "dialTimeout", "readTimeout"),
         *ignored("the mesh gives out partitions", "consumerGroupRebalanceStrategy"),
         *ignored("headers are the mesh's own", "escapeHeaders", "excludeHeaderMetaRegex", anyway=("false",)),
         *refused(

@@ -16,6 +16,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import CommitFailedError, IllegalStateError, InconsistentGroupProtocolError, KafkaError
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from brokers.native._kafka_lanes import Held, Partition
 from brokers.native._topics import Taken
@@ -32,7 +33,7 @@ logger = logging.getLogger("brokers.kafka")
 
 # Another member may take a minute to finish before partitions are given out.
 START_SECONDS = 90.0
-STOP_SECONDS = 5.0
+LEAVE_SECONDS = 1.0
 COMMIT_SECONDS = 5.0
 COMMIT_EVERY = 0.02
 REBALANCE_SECONDS = 30.0
@@ -45,25 +46,30 @@ Make = Callable[[ConsumerRebalanceListener], AIOKafkaConsumer]
 
 
 async def end_consumer(consumer: AIOKafkaConsumer) -> None:
-    """Leave the group and close; without an answer, leave nothing that still runs."""
+    """Leave the group and close, whatever the client is at: its own way to do so may wait for an answer for long."""
+    consumer._closed = True
+    coordinator, client = consumer._coordinator, consumer._client
+    tasks = [getattr(coordinator, f"_{name}_task", None) for name in ("coordination", "heartbeat", "commit_refresh")]
+    running = [task for task in tasks if task is not None and not task.done()]
+    for task in running:
+        task.cancel()
     try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await consumer.stop()
-    except (KafkaError, OSError, TimeoutError) as error:
-        logger.debug("the consumer is closed without its group's leave: %r", error)
-        coordinator, fetcher = consumer._coordinator, consumer._fetcher
-        tasks = [
-            getattr(coordinator, name, None)
-            for name in ("_coordination_task", "_heartbeat_task", "_commit_refresh_task")
-        ]
-        left = [task for task in tasks if task is not None and not task.done()]
-        for task in left:
-            task.cancel()
-        if left:
-            await asyncio.wait(left)
-        if fetcher is not None:
-            await fetcher.close()
-        await consumer._client.close()
+        if running:
+            await asyncio.wait(running)
+        member, node = (getattr(coordinator, name, None) for name in ("member_id", "coordinator_id"))
+        if member and node is not None:
+            with suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS):  # On another connection: a join may be waiting on its own.
+                    await client.send(node, LeaveGroupRequest(coordinator.group_id, member))
+    finally:
+        if consumer._fetcher is not None:
+            task = consumer._fetcher._fetch_task
+            pending = {task, *consumer._fetcher._pending_tasks}
+            consumer._fetcher._closed = True
+            for each in pending:
+                each.cancel()
+            await asyncio.wait(pending)
+        await client.close()
 
 
 class _Settler:

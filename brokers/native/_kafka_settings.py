@@ -103,6 +103,12 @@ class NativeKafkaSettings(ConnectionSettings, NativeSettings):
     dial: float = setting(
         "dialTimeout", "How long an attempt to connect may take.", lasting(_MOST), default=CONNECT_WAIT
     )
+    answer: float = setting(
+        "readTimeout",
+        "How long an answer may take, until another connection is made.",
+        lasting(_MOST),
+        default=10.0,
+    )
     escape: bool = setting("escapeHeaders", "Whether values of headers are URL-encoded.", BOOLEAN, default=False)
     excluded: re.Pattern[str] | None = setting(  # noqa: RUF009 - a frozen value
         "excludeHeaderMetaRegex",
@@ -143,6 +149,7 @@ class _Reading(KafkaReading[NativeKafkaSettings]):
         """Give the fields of the configuration."""
         found = self.found
         fields = KafkaReading.read(self) | {"session_timeout": found.session}
+        fields["request_timeout"] = found.answer
         fields["connect_wait"] = min(found.dial, self.connect_wait)
         if found.auth.lower() == "oidc":
             for name in ("oidcTokenEndpoint", "oidcClientID", "oidcClientSecret"):

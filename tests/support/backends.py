@@ -243,7 +243,7 @@ class NativeKafkaBackend(NativeBackend):
     def settings(self, port: int) -> Mapping[str, str]:
         return {"brokers": f"127.0.0.1:{port}", "authType": "none", "initialOffset": "oldest", "sessionTimeout": "6s"}
 
-    quick = MappingProxyType({"sessionTimeout": "2s"})
+    quick = MappingProxyType({"sessionTimeout": "2s", "readTimeout": "1s"})
     stranger = MappingProxyType(
         {
             "authType": "password",
