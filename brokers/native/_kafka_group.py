@@ -10,13 +10,21 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.errors import CommitFailedError, IllegalStateError, InconsistentGroupProtocolError, KafkaError
+from aiokafka.errors import (
+    IllegalGenerationError,
+    IllegalStateError,
+    InconsistentGroupProtocolError,
+    KafkaError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
 from aiokafka.protocol.group import LeaveGroupRequest
+from aiokafka.structs import OffsetAndMetadata
 
 from brokers.native._kafka_lanes import Held, Partition
 from brokers.native._topics import Taken
@@ -35,12 +43,15 @@ logger = logging.getLogger("brokers.kafka")
 START_SECONDS = 90.0
 LEAVE_SECONDS = 1.0
 COMMIT_SECONDS = 5.0
-COMMIT_EVERY = 0.02
+COMMIT_EVERY, COMMIT_AGAIN = 0.02, 0.5
 REBALANCE_SECONDS = 30.0
 FINISH_SECONDS = 10.0  # For what is handed out, before its partition may be another member's.
 SKEW_SECONDS = 10.0  # By which producers' clocks may be behind, or a record old that was being handled elsewhere.
 POLL_MS = 200
 AT_ONCE = 500
+
+# What is told of a partition that was given out anew.
+NOT_OURS = (IllegalGenerationError, IllegalStateError, RebalanceInProgressError, UnknownMemberIdError)
 
 Make = Callable[[ConsumerRebalanceListener], AIOKafkaConsumer]
 
@@ -232,7 +243,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
         try:
             async with self._committing:
                 partitions = {at: await self._take_over(at) for at in sorted(given)}
-        except (CommitFailedError, IllegalStateError):
+        except NOT_OURS:
             return False  # It is given out anew.
         if number != self._round:
             return False
@@ -265,7 +276,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
                 consumer.seek(at, since.offset)
         position = await consumer.position(at)
         if committed is None and self._keeps:
-            await consumer.commit({at: position})
+            await self._put({at: position})
             committed = position
         return Partition(at, position, committed, ordered=self._ordered)
 
@@ -393,13 +404,23 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
                 return
             try:
                 async with asyncio.timeout(COMMIT_SECONDS):
-                    await self._consumer.commit(lows)
-            except (CommitFailedError, IllegalStateError) as error:
+                    await self._put(lows)
+            except NOT_OURS as error:
                 logger.debug("not committed, as partitions are given out anew: %r", error)
             except (KafkaError, OSError, TimeoutError) as error:
                 logger.debug("not committed: %r", error)
-                self._dirty.set()
+                asyncio.get_running_loop().call_later(COMMIT_AGAIN, self._dirty.set)
             else:
                 for at, low in lows.items():
                     if at in self._partitions:
                         self._partitions[at].committed = low
+
+    async def _put(self, offsets: Mapping[Any, int]) -> None:
+        """Commit; by the client's inner function, as what it offers forgets a commit that was cancelled."""
+        consumer = self.consumer
+        assignment = consumer._subscription.subscription.assignment
+        if assignment is None or not offsets.keys() <= assignment.tps:
+            raise IllegalStateError("the partition is another member's")
+        await consumer._coordinator.ensure_coordinator_known()
+        told = {at: OffsetAndMetadata(offset, "") for at, offset in offsets.items()}
+        await consumer._coordinator._do_commit_offsets(assignment, told)

@@ -12,6 +12,7 @@ from urllib.parse import quote_plus
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
+from aiokafka.conn import CloseReason
 from aiokafka.protocol.metadata import MetadataRequest
 
 from brokers.kafka._cluster import Cluster, error_of
@@ -140,14 +141,22 @@ class Producer:
                 client = await self.connected()
                 if client.client.cluster.partitions_for_topic(topic) is None:
                     await find_topic(self._cluster, topic)
-                    with self._cluster.errors:
-                        await client.partitions_for(topic)
+                    await self._learn(client, topic)
                 return client
             except BrokerUnavailableError as error:
                 if self._closed:
                     raise
                 self._outage.lost(error.__cause__ or error)
                 await self._cluster.pause()
+
+    async def _learn(self, client: AIOKafkaProducer, topic: str) -> None:
+        try:
+            with self._cluster.errors:
+                await client.partitions_for(topic)
+        except BrokerUnavailableError:
+            for connection in client.client._conns.values():  # One may be silent, and is asked again and again.
+                connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+            raise
 
     async def send(self, topic: str, message: Message, usual: float | None = None) -> asyncio.Future[Any]:
         """Have a record sent, in the order of calls; what it gives is the brokers' word.
