@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -36,16 +37,16 @@ async def ask(
     Raises:
         ConnectionError: It does not answer, or with too much.
     """
-    from aiohttp import BasicAuth, ClientError, ClientSession, ClientTimeout, TCPConnector
+    from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 
     method = "GET" if form is None else "POST"
-    basic = None if auth is None else BasicAuth(*auth, encoding="utf-8")
+    headers = {"Accept": "application/json"}
+    if auth is not None:
+        headers["Authorization"] = f"Basic {b64encode(':'.join(auth).encode()).decode()}"
     try:
         async with (
             ClientSession(connector=TCPConnector(ssl=tls or True), timeout=ClientTimeout(ANSWER_SECONDS)) as session,
-            session.request(
-                method, url, data=form, auth=basic, headers={"Accept": "application/json"}, allow_redirects=False
-            ) as answer,
+            session.request(method, url, data=form, headers=headers, allow_redirects=False) as answer,
         ):
             body = bytearray()
             async for part in answer.content.iter_chunked(64 * 1024):

@@ -245,6 +245,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
                 partitions = {at: await self._take_over(at) for at in sorted(given)}
         except NOT_OURS:
             return False  # It is given out anew.
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+            await asyncio.sleep(COMMIT_AGAIN)
+            return False
         if number != self._round:
             return False
         self._given = None

@@ -73,7 +73,13 @@ async def find_topic(cluster: Cluster, topic: str) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + TOPIC_SECONDS
     while True:
-        response = await cluster.ask(MetadataRequest([topic], allow_auto_topic_creation=True))
+        try:
+            response = await cluster.ask(MetadataRequest([topic], allow_auto_topic_creation=True))
+        except BrokerUnavailableError:  # A broker ends connections whose token has ended; another one is made.
+            if loop.time() > deadline:
+                raise
+            await cluster.pause()
+            continue
         error = next((error_of(code) for code, name, *_ in response.topics if name == topic), None)
         if error is None:
             return

@@ -25,7 +25,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import quote_plus
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -34,6 +34,7 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
+from msgspec.structs import replace as changed
 
 from brokers.kafka._cluster import Cluster
 from brokers.kafka._config import KafkaConfig
@@ -44,9 +45,13 @@ from brokers.native._topics import NativeTopics
 from brokers.shared.outage import Outage
 from mesh.address import Address, encode_token
 from mesh.broker import Backlog, Delivery, Features, Message, Settler, SubscribeOptions
-from mesh.errors import BrokerError, BrokerUnavailableError, FeatureNotSupportedError
+from mesh.errors import BadArgumentError, BrokerError, BrokerUnavailableError, FeatureNotSupportedError
+from mesh.registry import needs
 from mesh.resources.component import Component
 from mesh.values import parse_bool
+
+if TYPE_CHECKING:
+    from brokers.native._avro import Avro
 
 __all__ = ["KafkaTopics"]
 
@@ -100,6 +105,7 @@ class KafkaTopics(NativeTopics):
         self._cluster = Cluster(config)
         self._outage = Outage(logger, "Kafka", config.shown)
         self._producer: Producer | None = None
+        self._avro: Avro | None = None
 
     @classmethod
     def from_component(cls, component: Component) -> Self:
@@ -109,6 +115,9 @@ class KafkaTopics(NativeTopics):
         return made
 
     async def _enter(self) -> None:
+        settings: NativeKafkaSettings = self._settings
+        if settings.registry:
+            self._avro = _avro(settings)
         if not self._config.brokers:
             raise BrokerUnavailableError("no Kafka broker is named")
         self._cluster = Cluster(self._config)
@@ -141,11 +150,37 @@ class KafkaTopics(NativeTopics):
     async def publish(self, address: Address, message: Message) -> None:
         """Store a record; return once all replicas in sync have it."""
         producer = self._sure()
+        message = await self._in_avro(address.label, message)
         await producer.confirmed(await producer.send(address.label, message), message)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several, in order."""
-        return await self._sure().send_many(address.label, messages)
+        made: list[Message | BrokerError] = []
+        for message in messages:
+            try:
+                made.append(await self._in_avro(address.label, message))
+            except BadArgumentError as error:
+                made.append(BrokerError(str(error)))
+            except BrokerError as error:
+                made.append(error)
+        sent = await self._sure().send_many(address.label, [each for each in made if isinstance(each, Message)])
+        rest = iter(sent)
+        return [each if isinstance(each, BrokerError) else next(rest) for each in made]
+
+    async def _in_avro(self, topic: str, message: Message) -> Message:
+        kind = message.metadata.get("valueSchemaType")
+        avro = None if kind is None else self._avro_of(kind)
+        return message if avro is None else changed(message, body=await avro.encode(topic, message.body))
+
+    def _avro_of(self, kind: str | None) -> Avro | None:
+        """Give what reads and writes values of a kind; None for those that are as they are."""
+        if kind is None or kind.strip().lower() in ("", "none"):
+            return None
+        if kind.strip().lower() != "avro":
+            raise BadArgumentError(f"valueSchemaType is Avro or None, not {kind[:40]!r}")
+        if self._avro is None:
+            raise BadArgumentError("valueSchemaType: Avro needs the component's setting schemaRegistryURL")
+        return self._avro
 
     def _sure(self) -> Producer:
         if self._producer is None:
@@ -168,11 +203,20 @@ class KafkaTopics(NativeTopics):
             await find_topic(self._cluster, options.dead_letters.label)
         addresses: dict[str, Address] = {}
 
-        async def deliver(record: Any, attempt: int, settler: Settler) -> Delivery:
+        avro = self._avro_of(metadata.get("valueschematype"))
+
+        async def deliver(record: Any, attempt: int, settler: Settler) -> Delivery | None:
+            body: bytes = record.value or b""
+            if avro is not None:
+                try:
+                    body = await avro.decode(body)
+                except BrokerUnavailableError as error:
+                    logger.warning("records of %s wait for their schema: %s", record.topic, error)
+                    return None
             where = addresses.get(record.topic)
             if where is None:
                 where = addresses[record.topic] = _address_of(address, record.topic)
-            return Delivery(_message_of(record, escape=settings.escape), where, attempt, settler)
+            return Delivery(_message_of(record, body, escape=settings.escape), where, attempt, settler)
 
         def make(listener: ConsumerRebalanceListener) -> AIOKafkaConsumer:
             return self._consumer(address, options, listener)
@@ -250,6 +294,21 @@ class KafkaTopics(NativeTopics):
         return Backlog(sum(max(0, ends[at] - begin) for at, begin in begins.items() if begin is not None))
 
 
+def _avro(settings: NativeKafkaSettings) -> Avro:
+    try:
+        from brokers.native._avro import Avro
+    except ModuleNotFoundError as error:
+        raise needs("schemaRegistryURL", error.name or "") from error
+    auth = (settings.registry_key, settings.registry_secret) if settings.registry_key else None
+    return Avro(
+        settings.registry,
+        auth,
+        keeps=settings.caching,
+        latest_for=settings.latest_for,
+        typed=settings.avro_json,
+    )
+
+
 def _expression(pattern: str) -> str:
     """Write a pattern of dotted tokens as a regular expression."""
     tokens = {"*": "[^.]*", ">": ".*"}
@@ -262,7 +321,7 @@ def _address_of(address: Address, topic: str) -> Address:
     return replace(address, name=".".join(map(encode_token, topic.split("."))), label=topic)
 
 
-def _message_of(record: Any, *, escape: bool) -> Message:
+def _message_of(record: Any, body: bytes, *, escape: bool) -> Message:
     headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
     told = {
         "__topic": record.topic,
@@ -275,4 +334,4 @@ def _message_of(record: Any, *, escape: bool) -> Message:
         told["__key"] = key
     told |= {name: quote_plus(text) for name, text in headers.items()} if escape else headers
     identity = f"{record.topic}/{record.partition}/{record.offset}"
-    return Message(headers, record.value or b"", key, identity, told)
+    return Message(headers, body, key, identity, told)
