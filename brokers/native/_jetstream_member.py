@@ -83,6 +83,8 @@ class Member:
         self.unsettled: dict[str, _Settler] = {}
         self._stream, self._wanted, self._address, self._options = stream, wanted, address, options
         self._name = cast("str", wanted["name"])
+        # A group of the mesh's own, which is for ever if one member says so.
+        self._lasts = "deliver_subject" not in wanted and "inactive_threshold" not in wanted
         self._pulls = True
         self._ack_wait = 0.0
         self._ready: deque[tuple[Msg, _Settler]] = deque()
@@ -103,14 +105,13 @@ class Member:
         what = f"consumer {self._name} of stream {self._stream} on NATS at {self.connection.shown}"
         info = await self.connection.api(info_of, refusable=True)
         if error_code(info) == NO_CONSUMER:
-            request: JSON = {"stream_name": self._stream, "config": self._wanted, "action": "create"}
-            # With the filter in the subject, the server's permissions tell whose events may be read.
-            create = f"CONSUMER.CREATE.{self._stream}.{self._name}.{self._wanted['filter_subject']}"
-            info = await self.connection.api(create, request, refusable=True)
+            info = await self._declare(self._wanted, "create")
             if error_code(info) == CONSUMER_EXISTS:  # Another member was quicker.
                 info = await self.connection.api(info_of)
         check_api(info, f"cannot use {what}")
         config = check_consumer(self._stream, info, self._wanted)
+        if self._lasts and config.pop("inactive_threshold", None):  # Made for a member who let the group expire.
+            check_api(await self._declare(config, "update"), f"cannot keep {what} from expiring")
         deliver_to, group = str(config.get("deliver_subject") or ""), str(config.get("deliver_group") or "")
         self._ack_wait = cast("int", config["ack_wait"]) / 1e9
         self._pulls = not deliver_to
@@ -119,12 +120,18 @@ class Member:
             return
         if deliver_to and not group and info.get("push_bound"):
             raise BrokerUnavailableError(
-                f"{what} delivers to another subscriber already; with queueGroupName they share"
+                f"{what} delivers to another member already; with queueGroupName they share"
             )
         if self._subscription is not None:
             await self.connection.leave(self._subscription)
         self._subject = subject
         self._subscription = await self.connection.subscribe(subject, self._receive, group)
+
+    async def _declare(self, config: JSON, action: str) -> JSON:
+        request: JSON = {"stream_name": self._stream, "config": config, "action": action}
+        # With the filter in the subject, the server's permissions tell whose events may be read.
+        create = f"CONSUMER.CREATE.{self._stream}.{self._name}.{self._wanted['filter_subject']}"
+        return await self.connection.api(create, request, refusable=True)
 
     def _on_reconnect(self) -> None:
         """Forget what was asked for, as the server has; a push consumer says nothing when it is gone."""

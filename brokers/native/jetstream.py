@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import ClassVar, Self, cast
@@ -189,6 +189,14 @@ class JetStreamTopics(NativeTopics):
                 self._known.discard(subject)  # Deleted meanwhile: look again, and say so.
             else:
                 return
+
+    async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+        """Store several: sent in order, confirmed as the server gets to them."""
+        try:
+            await self._known_to_store(subject_of(address))  # Else each would wait for that on its own, in any order.
+        except BrokerError as error:
+            return [error] * len(messages)
+        return await super().publish_many(address, messages)
 
     # Groups
 
