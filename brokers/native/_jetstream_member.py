@@ -119,9 +119,7 @@ class Member:
         if subject == self._subject:
             return
         if deliver_to and not group and info.get("push_bound"):
-            raise BrokerUnavailableError(
-                f"{what} delivers to another member already; with queueGroupName they share"
-            )
+            raise BrokerUnavailableError(f"{what} delivers to another member already; with queueGroupName they share")
         if self._subscription is not None:
             await self.connection.leave(self._subscription)
         self._subject = subject
