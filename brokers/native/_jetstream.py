@@ -73,9 +73,6 @@ class JetStreamSettings(NativeSettings, ConnectionSettings):
     queue: str = setting(
         "queueGroupName", "The deliver group of a push consumer, whose members compete.", default="", example="shop"
     )
-    consumer_id: str = setting(
-        "consumerID", "The consumer group, where no `durableName` is set; else the app id.", default="", example="shop"
-    )
     policy: str = setting(
         "deliverPolicy",
         "Where a new consumer begins.",
