@@ -14,8 +14,8 @@ attempt           ``num_delivered``, an upper bound; settled as in the mesh layo
 delivered         ``Topic``, and the message's headers without the server's own (``Nats-…``)
 ================  ==================================================================================
 
-The connection is the mesh layout's (``brokers/nats/_client.py``), which is less code than plain nats-py would need: that
-loses cancellations, ends its reader at a header it cannot read, logs in without the TLS that was asked for, and
+The connection is the mesh layout's (``brokers/nats/_client.py``), which is less code than plain nats-py would need.
+That loses cancellations, ends its reader at a header it cannot read, logs in without the TLS that was asked for, and
 gives up a publish when the connection breaks. It also publishes at less than half the rate.
 
 Source: Dapr 1.18 as it was seen on NATS; docs.nats.io (JetStream wire API).
