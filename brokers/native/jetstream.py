@@ -41,7 +41,6 @@ from brokers.shared.settings import Reading
 from mesh.address import Address
 from mesh.broker import Backlog, Features, Message, SubscribeOptions, Topology
 from mesh.errors import BrokerError
-from mesh.event import encode_header_value
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 from mesh.values import parse_bool
@@ -183,7 +182,7 @@ class JetStreamTopics(NativeTopics):
         """Store a message; the PubAck confirms it."""
         subject, headers = subject_of(address), dict(message.headers)
         if message.id is not None and not _is_raw(message):
-            headers["Nats-Msg-Id"] = message.id if message.id.isprintable() else encode_header_value(message.id)
+            headers["Nats-Msg-Id"] = message.id
         check_size(message.body, headers, self.features.max_message_bytes)
         while True:
             await self._known_to_store(subject)

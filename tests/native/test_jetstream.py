@@ -388,7 +388,9 @@ async def test_a_short_ack_wait_takes_nothing_from_a_handler_that_works(server: 
         await done.wait()
         await delivery.ack()
 
-    inbox, settings = Inbox(work), {"durable": "shop", "queue": "shop", "ack_wait": 0.5}
+    inbox, settings = Inbox(work), {"durable": "shop", "queue": "shop", "ack_wait": 3.0}
+    alive: set[str] = set()
+    raw.subscribe("$JS.ACK.>", lambda told: alive.add(told.subject) if told.body == b"+WPI" else None)
     async with (
         member(server, **settings) as one,
         member(server, **settings) as two,
@@ -398,8 +400,11 @@ async def test_a_short_ack_wait_takes_nothing_from_a_handler_that_works(server: 
             await stack.enter_async_context(broker.subscribe(TOPIC, SubscribeOptions("shop", 1), inbox))
         for number in range(6):
             await one.publish(TOPIC, Message({}, str(number).encode()))
-        await inbox.holds(1)
-        await asyncio.sleep(1.5)  # That nothing comes again can only be seen by waiting longer than the ack wait.
+
+        def all_alive() -> None:
+            assert len(alive) == 6
+
+        await eventually(all_alive)
         done.set()
         await inbox.holds(6)
     assert sorted(inbox.bodies) == [b"0", b"1", b"2", b"3", b"4", b"5"]
