@@ -79,7 +79,9 @@ class JetStreamSettings(NativeSettings, ConnectionSettings):
         choice("all", "last", "new", "sequence", "time"),
         default="all",
     )
-    sequence: int = setting("startSequence", "Of the first, with `deliverPolicy: sequence`.", whole(), default=0)
+    sequence: int = setting(
+        "startSequence", "Number of the first message, with `deliverPolicy: sequence`.", whole(), default=0
+    )
     since: int = setting(
         "startTime", "Unix time in seconds of the first message, with `deliverPolicy: time`.", whole(), default=0
     )
@@ -173,11 +175,12 @@ class JetStreamSettings(NativeSettings, ConnectionSettings):
         return found + [name for policy, name in pairs if text(name) and self.policy != policy]
 
 
-def subject_of(address: Address, *, pattern: bool = False) -> str:
+def subject_of(address: Address, api_prefix: str, *, pattern: bool = False) -> str:
     """Give a topic's subject.
 
     Args:
         address: The topic.
+        api_prefix: What the subjects of the API begin with.
         pattern: Whether it may hold wildcards.
 
     Raises:
@@ -189,7 +192,7 @@ def subject_of(address: Address, *, pattern: bool = False) -> str:
         raise BadArgumentError(f"topic {subject!r}: a subject of NATS has no blanks, and no empty part between dots")
     if not pattern and not {"*", ">"}.isdisjoint(tokens):
         raise BadArgumentError(f"topic {subject!r}: '*' and '>' are wildcards of NATS; nothing is published to them")
-    if subject.startswith(_RESERVED):
+    if subject.startswith((*_RESERVED, f"{api_prefix}.")):
         raise BadArgumentError(f"topic {subject!r}: such a subject is the server's own, or the mesh's")
     return subject
 

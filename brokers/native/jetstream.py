@@ -40,7 +40,7 @@ from brokers.shared.limits import check_size
 from brokers.shared.settings import Reading
 from mesh.address import Address
 from mesh.broker import Backlog, Features, Message, SubscribeOptions, Topology
-from mesh.errors import BrokerError
+from mesh.errors import BrokerError, BrokerUnavailableError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 from mesh.values import parse_bool
@@ -110,9 +110,23 @@ class JetStreamTopics(NativeTopics):
         connection = self._connection
         await connection.open(self._config.connect_wait, self._config.ping_interval)
         self._stack.push_async_callback(connection.close)
+        await self._has_jetstream()
         self.features = replace(self.features, max_message_bytes=connection.client.max_payload - HEADER_OVERHEAD_BYTES)
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._stack.callback(tasks.create_task(connection.repeat_overdue(), name="nats-work").cancel)
+
+    async def _has_jetstream(self) -> None:
+        """Find out now what would be waited for in vain later."""
+        connection = self._connection
+        try:
+            async with asyncio.timeout(self._config.connect_wait):
+                answer = await connection.api("INFO", refusable=True)
+        except TimeoutError:
+            text = f"JetStream on NATS at {connection.shown} does not answer: is it switched on there?"
+            raise BrokerUnavailableError(text) from None
+        except RightMissingError:  # Whoever may only publish, or only read, need not be told.
+            return
+        check_api(answer, f"cannot use JetStream on NATS at {connection.shown}")
 
     async def check(self) -> None:
         """Ask the server for a sign of life."""
@@ -125,6 +139,9 @@ class JetStreamTopics(NativeTopics):
     async def declare(self, topology: Topology) -> None:
         """Note what a stream is to be like that has to be made."""
         self._topology = topology
+
+    def _subject(self, address: Address, *, pattern: bool = False) -> str:
+        return subject_of(address, self._settings.api_prefix, pattern=pattern)
 
     # Streams
 
@@ -180,23 +197,29 @@ class JetStreamTopics(NativeTopics):
 
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message; the PubAck confirms it."""
-        subject, headers = subject_of(address), dict(message.headers)
+        subject, headers = self._subject(address), dict(message.headers)
         if message.id is not None and not _is_raw(message):
             headers["Nats-Msg-Id"] = message.id
         check_size(message.body, headers, self.features.max_message_bytes)
-        while True:
-            await self._known_to_store(subject)
-            try:
-                await self._connection.store(subject, message.body, headers)
-            except NoStreamError:
-                self._known.discard(subject)  # Deleted meanwhile: look again, and say so.
-            else:
-                return
+        try:
+            await self._store(subject, message.body, headers)
+        except NoStreamError:  # It may have been deleted since: look again, and say so.
+            await self._store(subject, message.body, headers)
+
+    async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> None:
+        await self._known_to_store(subject)
+        try:
+            await self._connection.store(subject, body, headers, refusable=True)
+        except BaseException:
+            self._known.discard(subject)
+            raise
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several: sent in order, confirmed as the server gets to them."""
         try:
-            await self._known_to_store(subject_of(address))  # Else each would wait for that on its own, in any order.
+            await self._known_to_store(
+                self._subject(address)
+            )  # Else each would wait for that on its own, in any order.
         except BrokerError as error:
             return [error] * len(messages)
         return await super().publish_many(address, messages)
@@ -221,9 +244,9 @@ class JetStreamTopics(NativeTopics):
 
     @asynccontextmanager
     async def _joined(self, address: Address, options: SubscribeOptions) -> AsyncIterator[Source]:
-        subject = subject_of(address, pattern=True)
+        subject = self._subject(address, pattern=True)
         if options.dead_letters is not None:
-            await self._known_to_store(subject_of(options.dead_letters))
+            await self._known_to_store(self._subject(options.dead_letters))
         stream = await self._stream_to_read(subject)
         inbox = self._connection.client.new_inbox()
         wanted = wanted_consumer(self._settings, subject, options, inbox)
@@ -241,7 +264,7 @@ class JetStreamTopics(NativeTopics):
 
     async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
         """Ask for the group's consumer, and for the time of the first message that is not settled."""
-        subject = subject_of(address, pattern=True)
+        subject = self._subject(address, pattern=True)
         stream = await self._stream_to_read(subject)
         name = cast("str", wanted_consumer(self._settings, subject, options, "")["name"])
         what = f"group {options.group!r} of {subject}"

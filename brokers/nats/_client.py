@@ -388,16 +388,25 @@ class Connection:
                     return found
             await asyncio.sleep(STARTING_WAIT)  # JetStream is still starting behind the server, or elects its leader.
 
-    async def store(self, subject: str, body: bytes, headers: dict[str, str] | None, *, repeat: bool = True) -> JSON:
-        """Publish into a stream; return its PubAck.
+    async def store(
+        self,
+        subject: str,
+        body: bytes,
+        headers: dict[str, str] | None,
+        *,
+        repeat: bool = True,
+        refusable: bool = False,
+    ) -> JSON:
+        """Publish into a stream; return its PubAck; see `call`.
 
         Raises:
+            NoStreamError: No stream takes it.
             PublishRejectedError: The server said no; ``args[1]`` is its error.
         """
         while True:
-            answer = await self.call(subject, body, headers, repeat=repeat)
+            answer = await self.call(subject, body, headers, repeat=repeat, refusable=refusable)
             if answer.status == "503":
-                await self._check_stored(subject)
+                await self._check_stored(subject, refusable=refusable)
             else:
                 ack = cast("JSON", orjson.loads(answer.body))
                 if "error" not in ack:
@@ -422,9 +431,12 @@ class Connection:
         headers = {**told, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"}
         return cast("int", (await self.store(subject, body, headers, repeat=False))["seq"])
 
-    async def _check_stored(self, subject: str) -> None:
+    async def _check_stored(self, subject: str, *, refusable: bool) -> None:
         """Tell a stream that is still starting from one that does not exist."""
-        found = await self.api("STREAM.NAMES", {"subject": subject})
+        try:
+            found = await self.api("STREAM.NAMES", {"subject": subject}, refusable=refusable)
+        except RightMissingError as error:
+            raise NoStreamError(f"no stream on NATS at {self.shown} takes {subject} now, and {error}") from None
         if "error" not in found and not found.get("streams"):
             raise NoStreamError(f"no stream on NATS at {self.shown} takes {subject}: it was never declared")
 
