@@ -33,6 +33,7 @@ SILENCE = 2.5 * PULL_HEARTBEAT
 # A server hangs up on whoever reads slower than it sends, at 64 MiB by default (``max_pending``).
 PULL_BYTES = 16 * 1024 * 1024
 RESTORE_WAIT = 0.5
+LEAVE_WAIT = 5.0
 EXCESS_WAIT = 1.0
 MAX_READY = 4096
 
@@ -89,7 +90,8 @@ class Member:
         self._ack_wait = 0.0
         self._ready: deque[tuple[Msg, _Settler]] = deque()
         self._asked = 0
-        self._lost = self._stopping = False
+        self._lost = self._refused = self._stopping = False
+        self._config: JSON = {}
         self._changed = asyncio.Event()
         self._subscription: Subscription | None = None
         self._subject = ""
@@ -109,10 +111,14 @@ class Member:
             if error_code(info) == CONSUMER_EXISTS:  # Another member was quicker.
                 info = await self.connection.api(info_of)
         check_api(info, f"cannot use {what}")
-        config = check_consumer(self._stream, info, self._wanted)
+        config = check_consumer(self._stream, await self._filtered(info), self._wanted)
+        if cast("int", config.get("max_deliver", -1)) > 0 and not self._subject:
+            text = "%s delivers an event %d times at most, and then never again"
+            logger.warning(text, what, config["max_deliver"])
         if self._lasts and config.pop("inactive_threshold", None):  # Made for a member who let the group expire.
             check_api(await self._declare(config, "update"), f"cannot keep {what} from expiring")
         deliver_to, group = str(config.get("deliver_subject") or ""), str(config.get("deliver_group") or "")
+        self._config = config
         self._ack_wait = cast("int", config["ack_wait"]) / 1e9
         self._pulls = not deliver_to
         subject = deliver_to or self._subject or self.connection.client.new_inbox()
@@ -124,6 +130,16 @@ class Member:
             await self.connection.leave(self._subscription)
         self._subject = subject
         self._subscription = await self.connection.subscribe(subject, self._receive, group)
+
+    async def _filtered(self, info: JSON) -> JSON:
+        """Have a consumer of a whole stream be one of its subject, where there is but one."""
+        config = cast("JSON", info["config"])
+        if config.get("filter_subject") or config.get("filter_subjects"):
+            return info
+        stream = check_api(await self.connection.api(f"STREAM.INFO.{self._stream}"), f"stream {self._stream}")
+        wanted = self._wanted["filter_subject"]
+        same = cast("JSON", stream["config"]).get("subjects") == [wanted]
+        return {**info, "config": {**config, "filter_subject": wanted}} if same else info
 
     async def _declare(self, config: JSON, action: str) -> JSON:
         request: JSON = {"stream_name": self._stream, "config": config, "action": action}
@@ -141,6 +157,11 @@ class Member:
         while not self._stopping:
             if self._lost:
                 await self._restore()
+                continue
+            if self._refused:
+                self._refused = False
+                await asyncio.sleep(RESTORE_WAIT)
+                continue
             if self._ready:
                 return [self._taken(*self._ready.popleft()) for _ in range(min(room, len(self._ready)))]
             self._changed.clear()
@@ -165,16 +186,19 @@ class Member:
         return Taken(Delivery(made, address, attempt_of(message.reply), settler), settler.release)
 
     async def _ask(self, count: int) -> None:
-        request = b'{"batch":%d,"max_bytes":%d,"expires":%d,"idle_heartbeat":%d}' % (
-            count,
-            max(PULL_BYTES, self.connection.client.max_payload),
-            int(PULL_EXPIRES * 1e9),
-            int(PULL_HEARTBEAT * 1e9),
-        )
+        count = self._most("max_batch", count)
+        size = self._most("max_bytes", max(PULL_BYTES, self.connection.client.max_payload))
+        expires = self._most("max_expires", int(PULL_EXPIRES * 1e9))
+        beat = min(int(PULL_HEARTBEAT * 1e9), expires // 2)
+        request = b'{"batch":%d,"max_bytes":%d,"expires":%d,"idle_heartbeat":%d}' % (count, size, expires, beat)
         subject = f"{self.connection.prefix}.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
         with suppress(BrokerUnavailableError):  # Then `_on_reconnect` comes.
             await self.connection.send(subject, request, reply=self._subject)
             self._asked += count
+
+    def _most(self, limit: str, wanted: int) -> int:
+        """Ask for no more than a consumer allows that somebody else made."""
+        return min(wanted, cast("int", self._config.get(limit) or wanted))
 
     async def _restore(self) -> None:
         """Make a consumer again that somebody deleted, or that went with its server's data."""
@@ -213,6 +237,10 @@ class Member:
         self._asked = max(0, self._asked - int(unfilled)) if unfilled.isdecimal() else 0
         if status == "503" or "Deleted" in headers.get("Description", ""):
             self._lost = True
+        elif (
+            not unfilled
+        ):  # It says how much is not there when a request ends; any other would be refused again at once.
+            self._refused = True
 
     async def keep(self) -> None:
         """Keep what waits here; and what a handler has, where the server's patience is shorter than the mesh's."""
@@ -239,7 +267,8 @@ class Member:
     async def leave(self) -> None:
         """End it, however far it came."""
         await self.stop()
-        with suppress(BrokerUnavailableError):
+        with suppress(BrokerUnavailableError, TimeoutError):
             if self._options.ephemeral and self.connection.connected.is_set():
-                await self.connection.api(f"CONSUMER.DELETE.{self._stream}.{self._name}")
+                async with asyncio.timeout(LEAVE_WAIT):
+                    await self.connection.api(f"CONSUMER.DELETE.{self._stream}.{self._name}")
             await self.connection.flush()

@@ -302,6 +302,18 @@ async def test_a_durable_consumer_without_a_group_has_one_member(server: NatsSer
     ("config", "expected"),
     [
         pytest.param({"ack_policy": "explicit", "filter_subject": "orders", "max_deliver": 7}, None, id="pull"),
+        pytest.param(
+            {
+                "ack_policy": "explicit",
+                "filter_subject": "orders",
+                "max_batch": 3,
+                "max_expires": 1_000_000_000,
+                "max_bytes": 2_000_000,
+            },
+            None,
+            id="pull, a little at a time",
+        ),
+        pytest.param({"ack_policy": "explicit"}, "filter_subject is ''", id="all topics"),
         pytest.param({"ack_policy": "none", "filter_subject": "orders"}, "ack_policy", id="no acks"),
         pytest.param({"ack_policy": "explicit", "filter_subject": "other"}, "filter_subject", id="another topic"),
         pytest.param(
@@ -327,12 +339,47 @@ async def test_a_consumer_that_is_there_is_used_as_it_is(
         await broker.publish(TOPIC, Message({}, b"1"))
         if expected is None:
             async with broker.subscribe(TOPIC, SubscribeOptions("shop"), inbox):
-                await inbox.holds(1)
+                await broker.publish_many(TOPIC, [Message({}, b"1")] * 20)
+                await inbox.holds(21)
         else:
             with pytest.raises(TopologyMismatchError, match=expected):
                 async with broker.subscribe(TOPIC, SubscribeOptions("shop"), inbox):
                     pytest.fail("entered")
     assert (await raw.api("CONSUMER.INFO.ORDERS.shop"))["config"] == before
+
+
+async def test_a_consumer_of_a_whole_stream_is_one_of_its_only_topic(server: NatsServer, raw: RawNats) -> None:
+    await raw.stream("ORDERS", "orders")
+    made = {"stream_name": "ORDERS", "config": {"durable_name": "shop", "ack_policy": "explicit"}}
+    await raw.api("CONSUMER.DURABLE.CREATE.ORDERS.shop", made)
+    inbox = Inbox()
+    async with member(server, durable="shop") as broker, broker.subscribe(TOPIC, SubscribeOptions("shop"), inbox):
+        await broker.publish(TOPIC, Message({}, b"1"))
+        await inbox.holds(1)
+
+
+async def test_a_consumer_that_refuses_every_request_is_not_asked_without_end(server: NatsServer, raw: RawNats) -> None:
+    """It has a priority group, which requests would have to name."""
+    await raw.stream("ORDERS", "orders")
+    config = {
+        "durable_name": "shop",
+        "ack_policy": "explicit",
+        "filter_subject": "orders",
+        "priority_policy": "overflow",
+        "priority_groups": ["one"],
+    }
+    made = await raw.api("CONSUMER.DURABLE.CREATE.ORDERS.shop", {"stream_name": "ORDERS", "config": config})
+    assert "error" not in made
+    asked: list[RawMessage] = []
+    raw.subscribe("$JS.API.CONSUMER.MSG.NEXT.>", asked.append)
+
+    def twice() -> None:
+        assert len(asked) >= 2
+
+    began = asyncio.get_running_loop().time()
+    async with member(server, durable="shop") as broker, broker.subscribe(TOPIC, SubscribeOptions("shop"), Inbox()):
+        await eventually(twice)
+    assert len(asked) <= 3 + (asyncio.get_running_loop().time() - began) / 0.4
 
 
 @pytest.mark.parametrize(
