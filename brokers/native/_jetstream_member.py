@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -49,9 +50,9 @@ class _Settler(NatsSettler):
         self.handed = False
         self.seen = 0.0
 
-    def hand(self) -> None:
+    def hand(self, now: float) -> None:
         """Note that a handler has it: from now on it is that which gives signs of life."""
-        self.handed, self.seen = True, asyncio.get_running_loop().time()
+        self.handed, self.seen = True, now
 
     async def _send(self, body: bytes) -> None:
         if body != b"+WPI":
@@ -59,7 +60,7 @@ class _Settler(NatsSettler):
         await super()._send(body)
 
     async def extend(self) -> None:
-        self.seen = asyncio.get_running_loop().time()
+        self.seen = time.monotonic()
         await super().extend()
 
     async def release(self) -> None:
@@ -88,8 +89,11 @@ class Member:
         self._lasts = "deliver_subject" not in wanted and "inactive_threshold" not in wanted
         self._pulls = True
         self._ack_wait = 0.0
-        self._ready: deque[tuple[Msg, _Settler]] = deque()
+        self._ready: deque[tuple[Msg, int, _Settler]] = deque()
         self._asked = 0
+        self._few = options.max_in_flight // 4
+        self._is_pattern = address.is_pattern
+        self._hesitates = False
         self._lost = self._refused = self._stopping = False
         self._config: JSON = {}
         self._changed = asyncio.Event()
@@ -163,7 +167,12 @@ class Member:
                 await asyncio.sleep(RESTORE_WAIT)
                 continue
             if self._ready:
-                return [self._taken(*self._ready.popleft()) for _ in range(min(room, len(self._ready)))]
+                now = time.monotonic()
+                return [self._taken(now, *self._ready.popleft()) for _ in range(min(room, len(self._ready)))]
+            if self._pulls and not self._asked and room < self._few and not self._hesitates:
+                self._hesitates = True  # Handlers that end together make room for one request.
+                await asyncio.sleep(0)
+                return []
             self._changed.clear()
             if self._pulls and self._asked <= room // 4:
                 await self._ask(room - self._asked)
@@ -174,16 +183,16 @@ class Member:
                 self._on_reconnect()  # A request, or the consumer, may be lost.
         return []
 
-    def _taken(self, message: Msg, settler: _Settler) -> Taken:
-        settler.hand()
+    def _taken(self, now: float, message: Msg, attempt: int, settler: _Settler) -> Taken:
+        settler.hand(now)
         headers = {name: value for name, value in (message.headers or {}).items() if not name.startswith("Nats-")}
         identity = (message.headers or {}).get("Nats-Msg-Id")
         address = self._address
-        if address.is_pattern:
+        if self._is_pattern:
             name = ".".join(map(encode_token, message.subject.split(".")))
             address = replace(address, name=name, label=message.subject)
         made = Message(headers, message.data, id=identity, metadata={"Topic": message.subject})
-        return Taken(Delivery(made, address, attempt_of(message.reply), settler), settler.release)
+        return Taken(Delivery(made, address, attempt, settler), settler.release)
 
     async def _ask(self, count: int) -> None:
         count = self._most("max_batch", count)
@@ -195,6 +204,7 @@ class Member:
         with suppress(BrokerUnavailableError):  # Then `_on_reconnect` comes.
             await self.connection.send(subject, request, reply=self._subject)
             self._asked += count
+            self._hesitates = False
 
     def _most(self, limit: str, wanted: int) -> int:
         """Ask for no more than a consumer allows that somebody else made."""
@@ -214,14 +224,14 @@ class Member:
         if not message.reply.startswith("$JS.ACK."):
             await self._note(message)
             return
-        attempt_of(message.reply)  # Raises for what is no delivery, which is left out so.
+        attempt = attempt_of(message.reply)  # Raises for what is no delivery, which is left out so.
         self._asked = max(0, self._asked - 1)
         settler = _Settler(self, message.reply)
         if self._stopping or len(self._ready) >= MAX_READY:
             await settler.nack(0.0 if self._stopping else EXCESS_WAIT)
             return
         self.unsettled[message.reply] = settler
-        self._ready.append((message, settler))
+        self._ready.append((message, attempt, settler))
 
     async def _note(self, message: Msg) -> None:
         """Take what the server says of the consumer."""
@@ -244,12 +254,11 @@ class Member:
 
     async def keep(self) -> None:
         """Keep what waits here; and what a handler has, where the server's patience is shorter than the mesh's."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._ack_wait / 3)
             patience = self._options.ack_wait if self._ack_wait < self._options.ack_wait else 0.0
             for settler in list(self.unsettled.values()):
-                if not settler.handed or loop.time() - settler.seen < patience:
+                if not settler.handed or time.monotonic() - settler.seen < patience:
                     await settler.still_here()
 
     async def stop(self) -> None:
@@ -262,7 +271,7 @@ class Member:
         if subscription is not None:
             await self.connection.leave(subscription)  # What arrives meanwhile is released in `_receive`.
         while self._ready:
-            await self._ready.popleft()[1].release()
+            await self._ready.popleft()[2].release()
 
     async def leave(self) -> None:
         """End it, however far it came."""
