@@ -91,9 +91,7 @@ class Member:
         self._ack_wait = 0.0
         self._ready: deque[tuple[Msg, int, _Settler]] = deque()
         self._asked = 0
-        self._few = options.max_in_flight // 4
         self._is_pattern = address.is_pattern
-        self._hesitates = False
         self._lost = self._refused = self._stopping = False
         self._config: JSON = {}
         self._changed = asyncio.Event()
@@ -169,10 +167,6 @@ class Member:
             if self._ready:
                 now = time.monotonic()
                 return [self._taken(now, *self._ready.popleft()) for _ in range(min(room, len(self._ready)))]
-            if self._pulls and not self._asked and room < self._few and not self._hesitates:
-                self._hesitates = True  # Handlers that end together make room for one request.
-                await asyncio.sleep(0)
-                return []
             self._changed.clear()
             if self._pulls and self._asked <= room // 4:
                 await self._ask(room - self._asked)
@@ -204,7 +198,6 @@ class Member:
         with suppress(BrokerUnavailableError):  # Then `_on_reconnect` comes.
             await self.connection.send(subject, request, reply=self._subject)
             self._asked += count
-            self._hesitates = False
 
     def _most(self, limit: str, wanted: int) -> int:
         """Ask for no more than a consumer allows that somebody else made."""
