@@ -17,12 +17,12 @@ from urllib.parse import unquote, urlsplit
 from nats.aio.client import RawCredentials
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Reading, count_option, inbox_option, url_options
+from brokers.shared.settings import Reading, count_option, inbox_option, layout_setting, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.registry import needs
 from mesh.resources.component import Component
-from mesh.resources.settings import Setting, choice, ignored, setting, whole
+from mesh.resources.settings import Setting, ignored, setting, whole
 
 __all__ = ["ConnectionSettings", "NatsConfig", "NatsSettings"]
 
@@ -45,7 +45,7 @@ _MADE = "streams and consumers are made by the mesh"
 _AT_ONCE = f"{_MADE}; maxInFlight of a subscription says how many events are worked on"
 
 
-@dataclass(frozen=True)  # Without slots, of which only one base may have any.
+@dataclass(frozen=True, slots=True)
 class ConnectionSettings:
     """How a component reaches NATS, in both layouts."""
 
@@ -86,7 +86,7 @@ class NatsSettings(ConnectionSettings):
         *ignored(_MADE, "apiPrefix", "domain", "streamName"),
     )
 
-    layout: str = setting("layout", "`mesh`: on topics of the mesh's own.", choice("native", "mesh"), default="mesh")
+    layout: str = layout_setting()
     replicas: int = setting("replicas", "Copies of each stream, on a cluster: 1, 3 or 5.", whole(), default=0)
 
 

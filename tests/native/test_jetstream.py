@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from mesh.errors import BadArgumentError, BrokerError, PublishRejectedError, Top
 from tests.http.harness import App, Backbone, Node, component, gateway
 from tests.support.contract import Inbox
 from tests.support.eventually import eventually
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats import NatsServer, find_nats_cli, find_nats_server
 from tests.support.nats_raw import RawMessage, RawNats
 from tests.support.reference.jetstream import ReferenceSidecar
 
@@ -117,6 +118,28 @@ async def test_what_an_application_gets_of_other_programs(server: NatsServer, ra
     assert (binary["datacontenttype"], binary["source"]) == ("image/png", "s")
     assert {(got.headers["topic"], got.headers["pubsubname"]) for got in ours} == {("orders", "pubsub")}
     assert (rest.headers["topic"], "foo" in rest.headers) == ("rest.eu", False)
+
+
+async def test_with_the_command_line_client(server: NatsServer, raw: RawNats, tmp_path: Path) -> None:
+    """What it publishes is delivered, and what is published it shows."""
+    if (program := find_nats_cli()) is None:
+        pytest.skip("the client of NATS is not there: make provision")
+    await raw.stream("ORDERS", "orders")
+
+    async def nats(*words: str) -> str:
+        command = [program, "--server", server.url, *words]
+        done = await asyncio.to_thread(subprocess.run, command, check=True, timeout=60, capture_output=True, text=True)
+        return done.stdout
+
+    async with node(server, tmp_path, [subscription()]) as (gate, app):
+        await nats("pub", "orders", '{"j":1}', "--jetstream")
+        [got] = await app.until("/orders")
+        await gate.publish("orders", {"a": 1})
+        shown = await nats("stream", "get", "ORDERS", "2")
+    assert (got.body, got.headers["topic"]) == (b'{"j":1}', "orders")
+    event = (await raw.stored("ORDERS"))[1]
+    assert event.body.decode() in shown
+    assert f"Nats-Msg-Id: {event.headers['Nats-Msg-Id']}" in shown
 
 
 async def test_what_cannot_be_read_is_a_dead_letter_in_the_same_stream(

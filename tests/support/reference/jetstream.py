@@ -1,17 +1,15 @@
-"""What the reference's sidecar was seen to do on NATS JetStream."""
+"""A stand-in of the reference sidecar on NATS JetStream, made from what was seen of it alone, on its own client."""
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from tests.support.nats_raw import RawMessage, RawNats
+from tests.support.reference.envelope import enveloped
 
 __all__ = ["ReferenceSidecar"]
-
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class ReferenceSidecar:
@@ -25,21 +23,7 @@ class ReferenceSidecar:
     async def publish(self, topic: str, data: object) -> None:
         """Publish JSON: keys in order, nothing between them; one header."""
         identity = str(uuid.uuid4())
-        envelope = {
-            "data": data,
-            "datacontenttype": "application/json",
-            "id": identity,
-            "pubsubname": self._pubsub,
-            "source": self._app_id,
-            "specversion": "1.0",
-            "time": "2026-11-28T04:56:00Z",
-            "topic": topic,
-            "traceid": TRACE,
-            "traceparent": TRACE,
-            "tracestate": "",
-            "type": "com.dapr.event.sent",
-        }
-        body = json.dumps(envelope, separators=(",", ":"), ensure_ascii=False).encode()
+        body = enveloped(identity, self._app_id, self._pubsub, topic, data)
         await self._client.store(topic, body, {"Nats-Msg-Id": identity})
 
     @asynccontextmanager
