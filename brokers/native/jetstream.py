@@ -30,6 +30,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import ClassVar, Self, cast
 
+import orjson
+
 from brokers.native._jetstream import JetStreamSettings, stream_named, subject_of, wanted_consumer
 from brokers.native._jetstream_member import Member
 from brokers.native._topics import NativeTopics, Source
@@ -51,6 +53,7 @@ logger = logging.getLogger("brokers.nats")
 
 HEADER_OVERHEAD_BYTES = 256
 MAX_KNOWN = 4096
+ASKED_WAIT = 1.0
 NO_STREAM = 10059
 DEDUP_WINDOW_NS = 120 * 1_000_000_000
 # Other programs' subjects are in none of these: the mesh's streams, key/value and object stores.
@@ -116,17 +119,24 @@ class JetStreamTopics(NativeTopics):
         self._stack.callback(tasks.create_task(connection.repeat_overdue(), name="nats-work").cancel)
 
     async def _has_jetstream(self) -> None:
-        """Find out now what would be waited for in vain later."""
-        connection = self._connection
+        """Find out now what would be waited for in vain later: that there is no JetStream, or not for this account."""
+        connection, silent = self._connection, True
+        asked = f"{connection.prefix}.INFO"
         try:
-            async with asyncio.timeout(self._config.connect_wait):
-                answer = await connection.api("INFO", refusable=True)
-        except TimeoutError:
-            text = f"JetStream on NATS at {connection.shown} does not answer: is it switched on there?"
-            raise BrokerUnavailableError(text) from None
+            async with asyncio.timeout(ASKED_WAIT):
+                while (
+                    answer := await connection.call(f"{connection.prefix}.INFO", b"", refusable=True)
+                ).status == "503":
+                    silent = False
+                    await asyncio.sleep(ASKED_WAIT / 10)
         except RightMissingError:  # Whoever may only publish, or only read, need not be told.
             return
-        check_api(answer, f"cannot use JetStream on NATS at {connection.shown}")
+        except TimeoutError:
+            if silent:  # A cluster that elects its leader; what comes next waits for that.
+                return
+            text = f"JetStream on NATS at {connection.shown} does not answer: is it switched on there?"
+            raise BrokerUnavailableError(text) from None
+        check_api(orjson.loads(answer.body), f"cannot use JetStream on NATS at {connection.shown}")
 
     async def check(self) -> None:
         """Ask the server for a sign of life."""

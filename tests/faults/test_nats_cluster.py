@@ -126,6 +126,14 @@ async def test_nothing_confirmed_is_lost_with_the_leader_of_a_users_stream(clust
     pushes = JetStreamSettings(durable="shared", queue="shared", ack_wait=2.0)
     async with JetStreamTopics(pulls, config) as one, JetStreamTopics(pushes, config) as other:
         load = Load(one)
+
+        async def made() -> None:  # All three have found each other.
+            try:
+                await one.publish(TOPIC, text("first"))
+            except BrokerError as error:
+                raise AssertionError from error
+
+        await eventually(made, ELECTED_WITHIN)
         async with (
             one.subscribe(TOPIC, SubscribeOptions("g"), pulled),
             other.subscribe(TOPIC, SubscribeOptions("shared"), pushed),
