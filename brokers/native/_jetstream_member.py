@@ -26,6 +26,7 @@ __all__ = ["Member"]
 
 logger = logging.getLogger("brokers.nats")
 
+INTERNAL = 500
 NO_CONSUMER = 10014
 CONSUMER_EXISTS = 10148
 PULL_EXPIRES = 30.0
@@ -112,6 +113,8 @@ class Member:
             info = await self._declare(self._wanted, "create")
             if error_code(info) == CONSUMER_EXISTS:  # Another member was quicker.
                 info = await self.connection.api(info_of)
+        if cast("int", cast("JSON", info.get("error") or {}).get("code", 0)) >= INTERNAL:  # It may pass.
+            raise BrokerUnavailableError(f"cannot use {what}: {cast('JSON', info['error']).get('description')}")
         check_api(info, f"cannot use {what}")
         config = check_consumer(self._stream, await self._filtered(info), self._wanted)
         if cast("int", config.get("max_deliver", -1)) > 0 and not self._subject:

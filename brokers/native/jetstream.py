@@ -124,9 +124,7 @@ class JetStreamTopics(NativeTopics):
         asked = f"{connection.prefix}.INFO"
         try:
             async with asyncio.timeout(ASKED_WAIT):
-                while (
-                    answer := await connection.call(f"{connection.prefix}.INFO", b"", refusable=True)
-                ).status == "503":
+                while (answer := await connection.call(asked, b"", refusable=True)).status == "503":
                     silent = False
                     await asyncio.sleep(ASKED_WAIT / 10)
         except RightMissingError:  # Whoever may only publish, or only read, need not be told.
@@ -191,7 +189,8 @@ class JetStreamTopics(NativeTopics):
             "duplicate_window": min(DEDUP_WINDOW_NS, max_age_ns or DEDUP_WINDOW_NS),
         }
         answer = await connection.api(f"STREAM.CREATE.{name}", wanted, refusable=True)
-        check_api(answer, f"{where}, and it cannot be made as stream {name}")
+        if (error := cast("JSON | None", answer.get("error"))) is not None:
+            raise NoStreamError(f"{where}, and it cannot be made as stream {name}: {error.get('description')}")
         logger.info("made stream %s for %s on NATS at %s", name, subject, connection.shown)
         return name
 
