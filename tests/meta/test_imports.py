@@ -123,6 +123,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "brokers.kafka": (320, frozenset({"aiokafka"})),
     "brokers.memory": (205, frozenset()),
     "brokers.mqtt": (245, frozenset({"mqtt5"})),
+    "brokers.native.jetstream": (415, frozenset({"nats"})),
     "brokers.nats": (405, frozenset({"nats"})),
     "brokers.rabbitmq": (335, frozenset({"aiormq"})),
     "brokers.native.redis": (490, frozenset({"redis"})),
