@@ -84,6 +84,7 @@ class KafkaTopics(NativeTopics):
         durable=True,
         shared=True,
         ordering=True,
+        delay=True,
         wildcard=True,
         ephemeral=True,
         attempts=False,

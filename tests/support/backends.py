@@ -23,7 +23,9 @@ from brokers.embedded_server import ServerAddress, join, read_status
 from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
+from brokers.native._jetstream import JetStreamSettings
 from brokers.native._topics import NativeTopics
+from brokers.native.jetstream import JetStreamTopics
 from brokers.native.kafka import KafkaTopics
 from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker, NatsConfig
@@ -214,6 +216,23 @@ class NatsBackend(ServerBackend):
 
     def unreachable(self, port: int) -> Broker:
         return NatsBroker(NatsConfig((f"nats://127.0.0.1:{port}",), user="user", password="secret", connect_wait=0.3))
+
+
+class NativeNatsBackend(NativeBackend):
+    """A nats-server, with subjects as everybody has them; the streams are made."""
+
+    type, adapter = "pubsub.jetstream", JetStreamTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"natsURL": f"nats://127.0.0.1:{port}", "createStream": "true"}
+
+    def broker_through(self, port: int) -> Broker:
+        quick = NatsConfig((f"nats://127.0.0.1:{port}",), ping_interval=0.3)
+        return JetStreamTopics(JetStreamSettings(creates=True), quick)
+
+    def unreachable(self, port: int) -> Broker:
+        away = NatsConfig((f"nats://127.0.0.1:{port}",), user="user", password="secret", connect_wait=0.3)
+        return JetStreamTopics(JetStreamSettings(), away)
 
 
 class KafkaBackend(ServerBackend):
@@ -430,6 +449,7 @@ async def _embedded(directory: Path) -> AsyncIterator[Backend]:
 BACKENDS = {
     "memory": _memory,
     "nats": partial(_server, NatsServer, NatsBackend),
+    "nats-native": partial(_server, NatsServer, NativeNatsBackend),
     "embedded": _embedded,
     "redis": partial(_server, RedisServer, RedisBackend),
     "redis-native": partial(_server, RedisServer, NativeRedisBackend),
@@ -442,6 +462,7 @@ BACKENDS = {
 _FEATURES: dict[str, Features] = {
     "memory": MemoryBroker().features,
     "nats": NatsBroker(NatsConfig(())).features,
+    "nats-native": JetStreamTopics.features,
     "embedded": EmbeddedBroker(Path()).features,
     "redis": RedisBroker(RedisConfig()).features,
     "redis-native": RedisTopics.features,
