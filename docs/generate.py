@@ -22,6 +22,7 @@ from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
 from brokers.mqtt import MQTTBroker
 from brokers.native.jetstream import JetStreamTopics
+from brokers.native.kafka import KafkaTopics
 from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker
 from brokers.rabbitmq import RabbitMQBroker
@@ -68,7 +69,7 @@ def _features() -> list[Features]:
 
 def _native_features() -> list[Features]:
     """Give what each broker can do in the native layout."""
-    return [each.features for each in (JetStreamTopics, RedisTopics)]
+    return [each.features for each in (JetStreamTopics, KafkaTopics, RedisTopics)]
 
 
 def _features_table() -> str:

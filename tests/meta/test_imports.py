@@ -124,6 +124,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "brokers.memory": (205, frozenset()),
     "brokers.mqtt": (245, frozenset({"mqtt5"})),
     "brokers.native.jetstream": (415, frozenset({"nats"})),
+    "brokers.native.kafka": (365, frozenset({"aiokafka"})),
     "brokers.nats": (405, frozenset({"nats"})),
     "brokers.rabbitmq": (335, frozenset({"aiormq"})),
     "brokers.native.redis": (490, frozenset({"redis"})),
