@@ -47,7 +47,7 @@ COMMIT_EVERY, COMMIT_AGAIN = 0.02, 0.5
 REBALANCE_SECONDS = 30.0
 FINISH_SECONDS = 10.0  # For what is handed out, before its partition may be another member's.
 SKEW_SECONDS = 10.0  # By which producers' clocks may be behind, or a record old that was being handled elsewhere.
-POLL_MS = 200
+POLL_MS, FULL_MS = 200, 20
 AT_ONCE = 500
 
 # What is told of a partition that was given out anew.
@@ -259,7 +259,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
                 partition.forget()
         self._partitions = partitions
         for partition in partitions.values():
-            partition.live, partition.paused = True, False
+            partition.live = True
             for head in partition.heads():
                 self._queue(partition, head)
         self._dirty.set()
@@ -301,9 +301,14 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
                 if self._given is not None and not await self._hold():
                     await asyncio.sleep(COMMIT_EVERY)
                     continue
-                for partition in self._partitions.values():
-                    self._throttle(partition)
-                found = await consumer.getmany(timeout_ms=POLL_MS, max_records=AT_ONCE)
+                # What is fetched of a full partition stays with the client, which would drop it if it were paused.
+                roomy = [at for at, each in self._partitions.items() if not each.full]
+                some_full = len(roomy) < len(self._partitions)
+                if some_full and not roomy:
+                    await asyncio.sleep(FULL_MS / 1000)
+                    continue
+                wait = FULL_MS if some_full else POLL_MS
+                found = await consumer.getmany(*roomy, timeout_ms=wait, max_records=AT_ONCE)
                 for at, records in found.items():
                     fetched = self._partitions.get(at)
                     if self._given is None and fetched is not None and fetched.live:
@@ -314,17 +319,6 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
                         consumer.seek(at, records[0].offset)
         except (KafkaError, OSError) as error:
             return error
-
-    def _throttle(self, partition: Partition) -> None:
-        if not partition.live or self._consumer is None:
-            return
-        with suppress(IllegalStateError):  # It is given out anew.
-            if not partition.paused and partition.full:
-                self._consumer.pause(partition.at)
-                partition.paused = True
-            elif partition.paused and partition.roomy:
-                self._consumer.resume(partition.at)
-                partition.paused = False
 
     def _queue(self, partition: Partition, held: Held) -> None:
         """Have a record handed out, if its partition is this member's; else it is once that is so again."""
@@ -373,8 +367,6 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
         follower = partition.settle(held)
         if follower is not None:
             self._queue(partition, follower)
-        if partition.paused:
-            self._throttle(partition)
         self._dirty.set()
         self._came_back()
 

@@ -41,13 +41,12 @@ class Partition:
         next: The offset that is fetched next.
         committed: The offset that the group has there; None = nothing is committed.
         live: Whether it is this member's now.
-        paused: Whether no more is fetched.
     """
 
     def __init__(self, at: Any, position: int, committed: int | None, *, ordered: bool) -> None:
         """Begin at a position."""
         self.at, self.next, self.committed = at, position, committed
-        self.live = self.paused = False
+        self.live = False
         self._ordered = ordered
         self._unsettled: dict[int, Held] = {}
         self._lanes: dict[bytes | int | None, deque[Held]] = {}
@@ -62,11 +61,6 @@ class Partition:
     def full(self) -> bool:
         """Whether no more is to be fetched until some is settled."""
         return self.next - self.low >= WINDOW or self._bytes >= WINDOW_BYTES
-
-    @property
-    def roomy(self) -> bool:
-        """Whether more is to be fetched again."""
-        return self.next - self.low <= WINDOW // 2 and self._bytes <= WINDOW_BYTES // 2
 
     def goes_on_from(self, committed: int | None) -> bool:
         """Tell whether this is all still true of what the group has committed, and note that."""

@@ -34,6 +34,7 @@ __all__ = ["Producer", "client_options", "find_topic", "partition_of"]
 
 TOPIC_SECONDS = 3.0  # In which brokers that make topics have made one.
 STOP_SECONDS = 2.0
+BATCH_BYTES = 128 * 1024  # What waits while a request is under way goes with the next one.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")
 
 
@@ -116,6 +117,7 @@ class Producer:
                 **client_options(self._config),
                 acks="all",
                 enable_idempotence=True,
+                max_batch_size=BATCH_BYTES,
                 compression_type=None if compression == "none" else compression,
                 max_request_size=2 * self._config.max_message_bytes + 64 * 1024,  # We count otherwise, and before.
                 partitioner=_choose,
@@ -142,6 +144,10 @@ class Producer:
 
     async def _knowing(self, topic: str) -> AIOKafkaProducer:
         """Give the client, which knows the topic then; through an outage that waits."""
+        ready = self._client
+        known = ready is not None and ready.client.cluster.partitions_for_topic(topic) is not None
+        if ready is not None and known and not ready._sender.sender_task.done():
+            return ready
         while True:
             try:
                 client = await self.connected()
