@@ -260,7 +260,7 @@ class NativeKafkaBackend(NativeBackend):
     type, adapter = "pubsub.kafka", KafkaTopics
 
     def settings(self, port: int) -> Mapping[str, str]:
-        return {"brokers": f"127.0.0.1:{port}", "authType": "none", "initialOffset": "oldest", "sessionTimeout": "6s"}
+        return {"brokers": f"127.0.0.1:{port}", "authType": "none", "initialOffset": "oldest", "sessionTimeout": "4s"}
 
     quick = MappingProxyType({"sessionTimeout": "2s", "readTimeout": "1s"})
     stranger = MappingProxyType(
