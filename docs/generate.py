@@ -29,10 +29,9 @@ from docs.limits import TABLES, table
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
 from gateway.cli.reference import INSTEAD
 from gateway.metrics.table import ABSENT, METRICS
-from mesh.blocks import BLOCKS as _BLOCKS
 from mesh.broker import Features
-from mesh.node.catalogue import component_type
 from mesh.registry import Registry
+from mesh.resources.settings import declared_by
 
 __all__ = ["BLOCKS", "changes", "main", "pages", "rendered"]
 
@@ -117,7 +116,7 @@ def _ignored_table() -> str:
 
 def _ignored_settings(kind: str) -> str:
     reasons: dict[str, list[str]] = {}
-    for each in component_type(kind, Registry(), _BLOCKS).settings or ():
+    for each in declared_by(Registry().load(kind, "mesh")) or ():
         if each.ignored:
             reasons.setdefault(each.ignored, []).append(f"`{each.name}`")
     lines = ["| accepted, without effect | why |", "| --- | --- |"]

@@ -159,7 +159,8 @@ def _guides(kind: ComponentType) -> Iterator[str]:
     block = kind.name.partition(".")[0]
     yield f"{_GUIDES.get(block, block)}.md"
     if kind.provider.startswith("brokers."):
-        yield f"brokers/{kind.provider.partition(':')[0].split('.')[1]}.md"
+        layouts = getattr(Registry().load(kind.name), "layouts", {})  # The page of a broker is named as its package.
+        yield f"brokers/{layouts.get('mesh', kind.provider).partition(':')[0].split('.')[1]}.md"
 
 
 def _table(settings: Iterable[Setting]) -> list[str]:

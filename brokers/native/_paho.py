@@ -106,7 +106,7 @@ class Link:
             client.tls_set_context(tls)
         if server.username is not None:
             client.username_pw_set(server.username, server.password)
-        client.max_inflight_messages_set(AT_ONCE)
+        client.max_inflight_messages_set(0)  # The bound is ours; the library looks at all of them for its own.
         client.on_socket_open, client.on_socket_close = self._opened, self._left
         client.on_socket_register_write, client.on_socket_unregister_write = self._want_write, self._wrote
         client.on_connect, client.on_disconnect = self._let_in, self._lost
@@ -207,9 +207,11 @@ class Link:
                     await self._down.wait()
         self._drop(None)
         for future in self._confirmed.values():
+            self._room.release()
             if not future.done():
-                future.set_exception(BrokerUnavailableError(f"MQTT at {self._server.shown}: closed"))
+                future.set_exception(self._gone("it is closed"))
                 future.exception()  # Whoever asked may have gone.
+        self.up.set()  # Whoever waits for it learns that it is over.
 
     def again(self) -> None:
         """End the connection, and make another one: the server sends what is not acknowledged once more."""
@@ -311,7 +313,7 @@ class Link:
             self._down.set()
 
     def _gone(self, cause: object) -> BrokerUnavailableError:
-        return BrokerUnavailableError(f"MQTT at {self._server.shown}: the connection was lost: {cause}")
+        return BrokerUnavailableError(f"MQTT at {self._server.shown}: there is no connection: {cause}")
 
     def _published(self, _: object, __: object, mid: int, ___: object, ____: object) -> None:
         future = self._confirmed.pop(mid, None)
@@ -336,6 +338,8 @@ class Link:
         await self._room.acquire()
         try:
             await self.up.wait()
+            if self._closed:
+                raise self._gone("it is closed")
             with NO_SUCH_MESSAGE:
                 info = self._client.publish(topic, body, qos, retain)
             while info.rc == mqtt.MQTT_ERR_QUEUE_SIZE:  # Its number is that of one which has waited for very long.
@@ -368,7 +372,7 @@ class Link:
         await self._reply(mid)
 
     async def _reply(self, mid: int | None) -> bool:
-        if mid is None or not self.up.is_set():
+        if mid is None or self._closed or not self.up.is_set():
             raise self._gone("it is not there now")
         answer: asyncio.Future[bool] = self._loop.create_future()
         self._asked[mid] = answer

@@ -18,7 +18,7 @@ from mesh.errors import BrokerError
 from mesh.features import not_in_layout
 from mesh.frameless import Frameless
 from mesh.resources.settings import choice, setting
-from mesh.tasks import task_group
+from mesh.tasks import only_error, task_group
 
 __all__ = ["Delays", "NativeSettings", "NativeTopics", "Source", "Taken"]
 
@@ -190,7 +190,8 @@ class Delays:
     async def __aexit__(self, *exc_info: Any) -> None:
         """Do what is left, and wait for it."""
         self._ending.set()
-        await self._tasks.__aexit__(*exc_info)
+        with only_error():
+            await self._tasks.__aexit__(*exc_info)
 
     async def after(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         """Have something done later; it must not raise."""

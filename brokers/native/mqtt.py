@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,6 +41,7 @@ from mesh.broker import Message, SubscribeOptions
 from mesh.errors import BrokerError, ConfigError, PublishRejectedError
 from mesh.features import Features, not_in_layout
 from mesh.resources.settings import Kind, Setting, choice, ignored, refused, setting
+from mesh.tasks import task_group
 from mesh.values import parse_bool
 
 __all__ = ["MQTTNativeSettings", "MQTTTopics"]
@@ -64,7 +65,7 @@ class MQTTNativeSettings(MQTTServerSettings, NativeSettings):
     ignored: ClassVar[tuple[Setting, ...]] = (
         *ignored("the mesh retries alike on every broker, see Resiliency", "backOffMaxRetries"),
         *refused(
-            "a setting of 'layout: mesh'; without that, topics and sessions are named as other programs name them",
+            "a setting of 'layout: mesh' alone",
             *("sharedSubscriptions", "topicPrefix", "sessionExpiry", "mqttVersion", "maxInFlight"),
         ),
     )
@@ -75,7 +76,6 @@ class MQTTNativeSettings(MQTTServerSettings, NativeSettings):
         "`ws://…` and `wss://…` are WebSockets.",
         Kind("URL of an MQTT server", _server),
         required=True,
-        secret=True,
         example="mqtt://localhost:1883",
     )
     consumer: str = setting(
@@ -89,6 +89,15 @@ class MQTTNativeSettings(MQTTServerSettings, NativeSettings):
         "qos", "With which events are published; they are taken with 1. 0 is refused: it loses some.", choice("1", "2"),
         default="1",
     )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Other:
+    """A session of another group than the component's."""
+
+    session: Session
+    stack: AsyncExitStack
+    users: int = 0
 
 
 class MQTTTopics(NativeTopics):
@@ -133,11 +142,11 @@ class MQTTTopics(NativeTopics):
         """
         super().__init__(settings)
         self._keep_alive, self._wait, self._patience = keep_alive, wait, patience
-        self._opening = asyncio.Lock()
-        self._sessions: dict[str, Session] = {}
         self._tls: ssl.SSLContext | None = None
         self._main: Session
         self._tasks: asyncio.TaskGroup
+        self._opening = asyncio.Lock()
+        self._others: dict[str, _Other] = {}
 
     async def _enter(self) -> None:
         settings = self._settings
@@ -153,27 +162,48 @@ class MQTTTopics(NativeTopics):
             raise self._problem("certificates need a url that begins with mqtts:// (or ssl://)", "url")
         if self._component is not None:
             self._wait = min(self._wait, self._component.init_timeout * CONNECT_SHARE)
-        self._tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        self._tasks = await self._stack.enter_async_context(task_group())
         # Without a group it only publishes, and leaves nothing behind.
-        self._main = await (
-            self._session(settings.consumer) if settings.consumer else self._open(node_name(), clean=True)
+        group = settings.consumer
+        self._main = await self._stack.enter_async_context(
+            self._open(group or node_name(), settings.clean or not group)
         )
 
-    async def _session(self, client_id: str) -> Session:
-        async with self._opening:
-            if client_id not in self._sessions:
-                self._sessions[client_id] = await self._open(client_id, clean=self._settings.clean)
-            return self._sessions[client_id]
-
-    async def _open(self, client_id: str, *, clean: bool) -> Session:
+    @asynccontextmanager
+    async def _open(self, client_id: str, clean: bool) -> AsyncIterator[Session]:
         server = self._settings.url
         link = Link(server, client_id, self._tls, clean=clean, keep_alive=self._keep_alive, wait=self._wait)
         session = Session(server, client_id, link, clean=clean)
         await link.open()
-        self._stack.push_async_callback(session.link.close)
-        for work in (session.link.supervise(session.restored), session.tidy(self._patience)):
-            self._stack.callback(self._tasks.create_task(work, name="mqtt-session").cancel)
-        return session
+        works = (link.supervise(session.restored), session.tidy(self._patience))
+        running = [self._tasks.create_task(work, name="mqtt-session") for work in works]
+        try:
+            yield session
+        finally:
+            for each in running:
+                each.cancel()
+            await link.close()
+
+    @asynccontextmanager
+    async def _session(self, group: str) -> AsyncIterator[Session]:
+        """Give the session of a group; one that is not the component's lasts as long as somebody subscribes for it."""
+        if group == self._settings.consumer:
+            yield self._main
+            return
+        async with self._opening:
+            other = self._others.get(group)
+            if other is None:
+                stack = AsyncExitStack()
+                session = await stack.enter_async_context(self._open(group, self._settings.clean))
+                other = self._others[group] = _Other(session, stack)
+            other.users += 1
+        try:
+            yield other.session
+        finally:
+            other.users -= 1
+            if not other.users:
+                del self._others[group]
+                await other.stack.aclose()
 
     async def check(self) -> None:
         """Have the server answer: it does also where there is nothing to unsubscribe from."""
@@ -199,8 +229,7 @@ class MQTTTopics(NativeTopics):
     async def _joined(self, address: Address, options: SubscribeOptions) -> AsyncIterator[Source]:
         if UNCLEAN.search(address.label):
             raise BrokerError(f"MQTT has no such topic: {address.label!r}")
-        session = await self._session(options.group)
-        async with Delays() as delays:
+        async with self._session(options.group) as session, Delays() as delays:
             source = Source(session, address, delays)
             try:
                 await session.join(source)

@@ -386,7 +386,7 @@ async def test_killed_member(server: MQTTServer) -> None:
     assert inbox.bodies == [b"0", b"1", b"2"]
 
 
-async def test_more_than_there_is_room_for_comes_again(server: MQTTServer) -> None:
+async def test_more_than_there_is_room_for_comes_again(server: MQTTServer, caplog: pytest.LogCaptureFixture) -> None:
     """This server sends all it has at once."""
     gate = asyncio.Event()
 
@@ -399,6 +399,7 @@ async def test_more_than_there_is_room_for_comes_again(server: MQTTServer) -> No
         await node.publish_many(at("flood"), [text(number) for number in range(count)])
         gate.set()
         await eventually(lambda: _all_of(inbox, count))
+    assert "no room" in caplog.text
 
 
 def _all_of(inbox: Inbox, count: int) -> None:
@@ -521,7 +522,8 @@ def test_the_layout_is_a_setting() -> None:
     ("settings", "reason"),
     [
         ({}, "url"),
-        ({"url": "amqp://secret@h"}, "is no URL of an MQTT server"),
+        ({"url": "amqp://secret@h"}, "an MQTT URL is mqtt://user:password@host:port"),
+        ({"url": "mqtt://me:secret@h/path"}, "an MQTT URL is"),
         ({"url": "tcp://h", "qos": "0"}, "is 1 or 2, not '0'"),
         ({"url": "tcp://h", "retain": "perhaps"}, "not a boolean"),
         ({"url": "tcp://h", "sharedSubscriptions": "true"}, "layout: mesh"),
