@@ -30,7 +30,7 @@ __all__ = ["FAILURES", "Link"]
 
 logger = logging.getLogger("brokers.native.mqtt")
 
-AT_ONCE = 500  # Publishes without their confirmation; far fewer than there are packet ids.
+AT_ONCE = 500  # Publishes without their confirmation; far fewer than MQTT can number.
 READS = 100
 ANSWER_WAIT = 10.0
 GOODBYE_WAIT = 2.0
@@ -92,9 +92,13 @@ class Link:
         self._socket: Any = None
         self._writing = self._closed = False
         self._since, self._shorts, self._pauses = 0.0, 0, waits()
+        self._client = self._made(tls, clean, keep_alive)
+
+    def _made(self, tls: ssl.SSLContext | None, clean: bool, keep_alive: int) -> mqtt.Client:
+        server = self._server
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
-            client_id,
+            self._client_id,
             clean_session=clean,
             transport="websockets" if server.path else "tcp",
             reconnect_on_failure=False,
@@ -116,9 +120,9 @@ class Link:
             mid, all(each.value in (1, 2) for each in codes)
         )
         client.on_unsubscribe = lambda _, __, mid, ___, ____: self._answer(mid, True)
-        client.connect_timeout = wait
+        client.connect_timeout = self._wait
         client.connect_async(server.host, server.port, keep_alive)
-        self._client = client
+        return client
 
     # Life
 

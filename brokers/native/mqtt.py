@@ -16,7 +16,7 @@ headers        none in MQTT 3.1.1
 What the server sends before it is subscribed to, as it does with what an earlier process has not acknowledged, waits
 for its subscription. What a connection has brought again is not handed over again.
 
-Sources: OASIS, MQTT 3.1.1 (4.1 sessions, 4.4 redelivery with the same packet identifier and DUP); mosquitto.conf(5).
+Sources: OASIS, MQTT 3.1.1 (4.1 sessions, 4.4 redelivery under the same number, with DUP); mosquitto.conf(5).
 """
 
 from __future__ import annotations
