@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.mqtt import PORTS, MQTTServer, MQTTServerSettings, server_of
-from brokers.shared.settings import Reading, tls_of, url_options
+from brokers.shared.settings import Reading, layout_setting, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -38,12 +38,7 @@ class MQTTSettings(MQTTServerSettings):
         default="",
         example="mqtt://localhost:1883",
     )
-    layout: str = setting(
-        "layout",
-        "`native`: topics as every other program on the broker has them; `mesh`: on topics of the mesh's own.",
-        choice("native", "mesh"),
-        default="native",
-    )
+    layout: str = layout_setting()
     expiry: float = setting(
         "sessionExpiry", "How long a session outlives its connection; 60 s at least.", DURATION, default=7 * DAY
     )

@@ -34,6 +34,7 @@ AT_ONCE = 500  # Publishes without their confirmation; far fewer than MQTT can n
 READS = 100
 ANSWER_WAIT = 10.0
 GOODBYE_WAIT = 2.0
+NOWHERE = "brokermesh/check"  # Unsubscribing is answered also where there is nothing to unsubscribe from.
 GONE = "the server has closed it"
 # A connection that ends so soon, so often, although the server lets us in each time, is thrown out by another one.
 SHORT, FOUGHT, STEADY = 10.0, 5, 60.0
@@ -174,6 +175,8 @@ class Link:
             if self._shorts == FOUGHT:
                 self._tell_of_fight()
                 self._pauses = waits(LONGEST_TRUCE)
+            if self._is_fought:
+                self._give_up_unconfirmed()
             await asyncio.sleep(next(self._pauses))
         self._down.clear()
         while True:
@@ -193,6 +196,16 @@ class Link:
     def _is_fought(self) -> bool:
         return self._shorts >= FOUGHT
 
+    def _give_up_unconfirmed(self) -> None:
+        """Send nothing again: it may be what the server ends the connection for."""
+        for message in self._client.drop_out_messages():
+            future = self._confirmed.pop(message.mid, None)
+            if future is not None:
+                self._room.release()
+                if not future.done():
+                    future.set_exception(self._gone("it ends again and again"))
+                    future.exception()  # Whoever asked may have gone.
+
     def _tell_of_fight(self) -> None:
         text = (
             "MQTT at %s ends our connection again and again: another client connects as %r, and they throw each other "
@@ -202,13 +215,20 @@ class Link:
         logger.warning(text, self._server.shown, self._client_id)
 
     async def close(self) -> None:
-        """Say goodbye, so that the server closes, and wait for that a little; what was not confirmed fails."""
-        self._closed = True
-        if self.up.is_set():
-            self._client.disconnect()
-            with suppress(TimeoutError):
+        """Say goodbye, once the server has had what was said before; what it has not confirmed fails."""
+        try:
+            with suppress(TimeoutError, BrokerUnavailableError):
                 async with asyncio.timeout(GOODBYE_WAIT):
+                    # The library closes at once, perhaps with something unread: then the server may not read the rest.
+                    await self.check()
+                    self._closed = True
+                    self._client.disconnect()
                     await self._down.wait()
+        finally:
+            self._closed = True
+            self._end()
+
+    def _end(self) -> None:
         self._drop(None)
         for future in self._confirmed.values():
             self._room.release()
@@ -367,7 +387,7 @@ class Link:
             raise BrokerError(f"MQTT at {self._server.shown} does not let us subscribe to {wanted} with QoS 1")
 
     async def unsubscribe(self, wanted: str) -> None:
-        """Unsubscribe; of what was not subscribed to, that is only a question whether the server is there.
+        """Unsubscribe.
 
         Raises:
             BrokerUnavailableError: The connection broke, or there is none.
@@ -387,6 +407,10 @@ class Link:
             raise unavailable(f"MQTT at {self._server.shown}", TimeoutError()) from None
         finally:
             self._asked.pop(mid, None)
+
+    async def check(self) -> None:
+        """Have the server answer; raises as `unsubscribe` does."""
+        await self.unsubscribe(NOWHERE)
 
     def ack(self, mid: int, qos: int) -> None:
         """Say that a message of this connection is done with."""

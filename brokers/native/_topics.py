@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from brokers.shared.handling import run_handler
 from brokers.shared.limits import publish_each
+from brokers.shared.settings import layout_setting
 from mesh.adapter import ComponentAdapter
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, Message, SubscribeOptions, Topology
@@ -26,16 +27,11 @@ STOP_SECONDS = 5.0
 MAX_DELAYED = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # Without slots, so that a model may also have another parent, with its own.
 class NativeSettings:
     """What every component of this layout is told."""
 
-    layout: str = setting(
-        "layout",
-        "`native`: topics as every other program on the broker has them; `mesh`: on topics of the mesh's own.",
-        choice("native", "mesh"),
-        default="native",
-    )
+    layout: str = layout_setting()
     cloudevents: str = setting(
         "cloudevents",
         "How events are written if their publisher says nothing of it: `structured`, as one JSON object; `binary`, "

@@ -48,7 +48,6 @@ __all__ = ["MQTTNativeSettings", "MQTTTopics"]
 
 KEEP_ALIVE = 30
 PATIENCE = 60.0
-NOWHERE = "brokermesh/check"
 
 
 def _server(text: str) -> MQTTServer:
@@ -119,6 +118,8 @@ class MQTTTopics(NativeTopics):
         reassigns=False,
         frames=False,
         own_wildcards=True,
+        competing=False,
+        delay=True,
         layout="native",
         headers=False,
         publish_metadata=("retain",),
@@ -206,8 +207,8 @@ class MQTTTopics(NativeTopics):
                 await other.stack.aclose()
 
     async def check(self) -> None:
-        """Have the server answer: it does also where there is nothing to unsubscribe from."""
-        await self._main.link.unsubscribe(NOWHERE)
+        """Have the server answer."""
+        await self._main.link.check()
 
     async def publish(self, address: Address, message: Message) -> None:
         """Publish; the server confirms it."""

@@ -39,13 +39,12 @@ from tests.support.backends import skip_unless_chosen
 from tests.support.certificates import Authority
 from tests.support.contract import Inbox, no_tasks_besides, text
 from tests.support.eventually import eventually
-from tests.support.mqtt_server import MQTTServer, find_mosquitto
+from tests.support.mqtt_server import UNBOUNDED, MQTTServer, find_mosquitto
 from tests.support.processes import free_port
 from tests.support.proxy import Proxy
 from tests.support.reference.mqtt import ReferenceMQTT
 
 KEEP_ALIVE_30 = (30).to_bytes(2)
-SLOW = ("max_queued_messages 0", "max_inflight_messages 0")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -64,7 +63,7 @@ def _blocking() -> Any:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def server(_chosen: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MQTTServer]:
-    async with MQTTServer(tmp_path_factory.mktemp("mqtt") / "server", SLOW) as server:
+    async with MQTTServer(tmp_path_factory.mktemp("mqtt") / "server", UNBOUNDED) as server:
         yield server
 
 
@@ -315,10 +314,16 @@ async def test_what_is_at_work_when_the_connection_breaks_is_not_handed_over_aga
             gates[b"back"].set()
             await eventually(lambda: _has(inbox, b"3"))
             assert len([body for body in inbox.bodies if body[:4] in gates]) == 20
+            await eventually(lambda: _all_settled(inbox))
+            await node.check()  # Now the server has had that.
     async with topics(server.port, "cut") as node, node.subscribe(at("cut"), group("cut"), last := Inbox()):
         await node.publish(at("cut"), text("last"))
         await last.holds(1)
         assert last.bodies == [b"last"]
+
+
+def _all_settled(inbox: Inbox) -> None:
+    assert all(each.settled for each in inbox.deliveries)
 
 
 def _lost(caplog: pytest.LogCaptureFixture, times: int) -> None:
