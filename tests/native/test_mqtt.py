@@ -34,7 +34,7 @@ from mesh.errors import (
 )
 from mesh.registry import Registry
 from mesh.resources.component import Component, MetadataEntry
-from tests.http.harness import App, Backbone, component, gateway
+from tests.http.harness import App, Backbone, component, gateway, yaml
 from tests.support.backends import skip_unless_chosen
 from tests.support.certificates import Authority
 from tests.support.contract import Inbox, no_tasks_besides, text
@@ -476,6 +476,73 @@ def _gone(caplog: pytest.LogCaptureFixture, name: str) -> None:
     assert f"nothing subscribes to {name} any more" in caplog.text
 
 
+async def test_what_the_application_refuses_is_tried_again_and_then_a_dead_letter(
+    server: MQTTServer, tmp_path: Path
+) -> None:
+    """The letter is the message as it was; a batch tells of each entry what the server told."""
+    own = component("sensors", "pubsub.mqtt3", url=f"tcp://127.0.0.1:{server.port}") + yaml(
+        "Resiliency",
+        "retries",
+        {
+            "policies": {"retries": {"twice": {"policy": "constant", "duration": "50ms", "maxRetries": 2}}},
+            "targets": {"components": {"sensors": {"inbound": {"retry": "twice"}}}},
+        },
+    )
+    many = {"enabled": True, "maxMessagesCount": 10, "maxAwaitDurationMs": 10}
+    subscriptions = [
+        {"pubsubname": "sensors", "topic": "bad/x", "route": "/bad", "deadLetterTopic": "bad/dead"},
+        {"pubsubname": "sensors", "topic": "bad/dead", "route": "/dead"},
+        {"pubsubname": "sensors", "topic": "many/x", "route": "/many", "bulkSubscribe": many},
+    ]
+    event = '{ "specversion":"1.0", "id":"1","source":"/d","type":"t","data":1}'
+    async with (
+        App(subscriptions) as app,
+        gateway(Backbone("memory:"), tmp_path, app=app, app_id="bad", resources=own),
+    ):
+        app.answer("/bad", 500)
+        for body in (event, "no event"):
+            await publish_plainly(server, "bad/x", body)
+        [got, *_] = await app.until("/dead")
+        assert (got.body, len(app.at("/bad"))) == (event.encode(), 3)
+        await publish_plainly(server, "many/x", event)
+        [got] = await app.until("/many")
+        assert got.json["entries"][0]["metadata"]["retained"] == "false"
+    async with topics(server.port, "bad") as node, node.subscribe(at("bad/x"), group("bad"), last := Inbox()):
+        await node.publish(at("bad/x"), text("last"))
+        await last.holds(1)
+        assert last.bodies == [b"last"]
+
+
+async def test_what_is_retained_comes_once(server: MQTTServer) -> None:
+    """And not with each connection, while the server has the session."""
+    async with Proxy(server.port) as proxy, topics(proxy.port, "kept", retain=True) as node:
+        await node.publish(at("kept/x"), text("kept"))
+        async with node.subscribe(at("kept/+"), group("kept"), inbox := Inbox()):
+            await inbox.holds(1)
+            proxy.cut()
+            await node.publish(at("kept/y"), text("other"))
+            await inbox.holds(2)
+            await node.check()
+            assert [each.message.metadata["retained"] for each in inbox.deliveries] == ["true", "false"]
+            assert inbox.bodies == [b"kept", b"other"]
+
+
+async def test_server_that_has_forgotten_the_session(tmp_path: Path) -> None:
+    """It was killed before it had saved anything: members subscribe again."""
+    async with (
+        MQTTServer(tmp_path / "server") as server,
+        topics(server.port, "new") as node,
+        node.subscribe(at("new"), group("new"), inbox := Inbox()),
+    ):
+        await server.restart(kill=True)
+
+        async def arrives() -> None:
+            await node.publish(at("new"), text("again"))
+            assert inbox.deliveries
+
+        await eventually(arrives)
+
+
 # Topics
 
 
@@ -498,6 +565,9 @@ async def test_wildcards_are_the_server_s(server: MQTTServer) -> None:
 
 
 async def test_what_mqtt_lacks_is_refused(server: MQTTServer) -> None:
+    with pytest.raises(BrokerUnavailableError, match="is not reachable"):
+        async with MQTTTopics(MQTTNativeSettings(url=server_of("mqtt://a..b"))):
+            pytest.fail("entered")
     async with topics(server.port, "lacks") as node:
         for options in (SubscribeOptions("g", ordered=True), SubscribeOptions("g", ephemeral=True)):
             with pytest.raises(FeatureNotSupportedError, match="layout: mesh"):
@@ -707,3 +777,33 @@ async def test_session_goes_from_one_kind_to_the_other_and_back(server: MQTTServ
 
     await eventually(next_only)
     await asyncio.to_thread(taking.__exit__)
+
+
+async def test_members_of_both_kinds_share_a_topic(server: MQTTServer) -> None:
+    """They come and go: what is for one that is away waits in its session."""
+    name, count, inbox = "$share/mixed/mixed/x", 0, Inbox()
+    other = ReferenceMQTT(server.port, "mixed-0")
+
+    async def publish(node: MQTTTopics) -> None:
+        nonlocal count
+        for _ in range(20):
+            await node.publish(at("mixed/x"), text(json.dumps({"n": count})))
+            count += 1
+
+    async with topics(server.port) as device:
+        async with topics(server.port, "mixed-1") as node, node.subscribe(at(name), group("mixed-1"), inbox):
+            await publish(device)
+            await asyncio.to_thread(other.__enter__)
+            await asyncio.to_thread(other.subscribe, name)
+            await publish(device)
+        await publish(device)
+        async with topics(server.port, "mixed-1") as node, node.subscribe(at(name), group("mixed-1"), inbox):
+            await publish(device)
+
+            def all_came() -> None:
+                ours = [json.loads(body)["n"] for body in inbox.bodies]
+                assert sorted([*ours, *(each["n"] for each in other.got)]) == list(range(count))
+
+            await eventually(all_came)
+            assert other.got
+            await asyncio.to_thread(other.__exit__)

@@ -15,6 +15,8 @@ from typing import Any, Self
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.support.reference.envelope import enveloped
+
 __all__ = ["ReferenceMQTT"]
 
 
@@ -55,7 +57,7 @@ class ReferenceMQTT:
         self._client.loop_stop()
 
     def subscribe(self, topic: str) -> None:
-        self._topics.add(topic)
+        self._topics.add(topic.split("/", 2)[2] if topic.startswith("$share/") else topic)
         self._subscribed.clear()
         self._client.subscribe(topic, 1)
         assert self._subscribed.wait(30)
@@ -63,21 +65,8 @@ class ReferenceMQTT:
     def publish(self, topic: str, data: object, *, retain: bool = False) -> str:
         """Publish an event, and give its id."""
         identity = str(uuid.uuid4())
-        envelope = {
-            "data": data,
-            "datacontenttype": "application/json",
-            "id": identity,
-            "pubsubname": "pubsub",
-            "source": self._app_id,
-            "specversion": "1.0",
-            "time": "2026-01-01T00:00:00Z",
-            "topic": topic,
-            "traceid": "",
-            "traceparent": "",
-            "tracestate": "",
-            "type": "com.dapr.event.sent",
-        }
-        self._client.publish(topic, json.dumps(envelope), 1, retain).wait_for_publish(30)
+        body = enveloped(identity, self._app_id, "pubsub", topic, data)
+        self._client.publish(topic, body, 1, retain).wait_for_publish(30)
         return identity
 
     def _come(self, client: mqtt.Client, _: object, message: mqtt.MQTTMessage) -> None:
