@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from paho.mqtt.client import MQTTMessage, topic_matches_sub
 
 from brokers.native._paho import Link
 from brokers.native._topics import Delays, Taken
-from brokers.shared.mqtt import MQTTServer
+from brokers.shared.mqtt import UNCLEAN, MQTTServer
 from mesh.address import Address, encode_token
 from mesh.broker import Delivery, Message
 from mesh.errors import BrokerError, BrokerUnavailableError
@@ -28,6 +29,7 @@ MAX_HELD, MAX_HELD_BYTES = 5000, 64 * 1024 * 1024
 MAX_UNTAKEN = 10
 MAX_TOLD = 100
 SHARED = "$share/"
+_FILTER = re.compile(r"(?:\$share/[^/+#]+/(?=.)|(?!\$share/))((?:(?:\+|[^/+#]*)/)*(?:\+|#|[^/+#]*))", re.DOTALL)
 
 
 class _Held:
@@ -90,8 +92,18 @@ class Source:
 
     def __init__(self, session: Session, address: Address, delays: Delays) -> None:
         self.session, self.delays = session, delays
+        """Read what is subscribed to.
+
+        Raises:
+            BrokerError: MQTT has no such topic filter.
+        """
         self.wanted = address.label
-        _, _, self.pattern = self.wanted.split("/", 2) if self.wanted.startswith(SHARED) else ("", "", self.wanted)
+        found = _FILTER.fullmatch(self.wanted)
+        if found is None or UNCLEAN.search(self.wanted):
+            raise BrokerError(
+                f"{self.wanted!r} is no MQTT topic filter: '+' and '#' stand for whole levels, '#' for the last"
+            )
+        self.pattern = found[1]
         self.queue: deque[_Share] = deque()
         self.stopped = False
         self._address = address
@@ -243,7 +255,7 @@ class Session:
             else:
                 self._untaken.append(share)
         while True:
-            await self.link.up.wait()
+            await self.link.until_up()
             with suppress(BrokerUnavailableError):
                 await self.link.subscribe(source.wanted)
                 return

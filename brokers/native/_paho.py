@@ -353,6 +353,16 @@ class Link:
 
     # What is asked
 
+    async def until_up(self) -> None:
+        """Wait for the connection.
+
+        Raises:
+            BrokerUnavailableError: There will be none any more.
+        """
+        await self.up.wait()
+        if self._closed:
+            raise self._gone("it is closed")
+
     async def publish(self, topic: str, body: bytes, qos: int, *, retain: bool) -> None:
         """Publish; return once the server has confirmed it, by the connection of then or a later one.
 
@@ -361,9 +371,7 @@ class Link:
         """
         await self._room.acquire()
         try:
-            await self.up.wait()
-            if self._closed:
-                raise self._gone("it is closed")
+            await self.until_up()
             with NO_SUCH_MESSAGE:
                 info = self._client.publish(topic, body, qos, retain)
             while info.rc == mqtt.MQTT_ERR_QUEUE_SIZE:  # Its number is that of one which has waited for very long.
@@ -381,8 +389,7 @@ class Link:
             BrokerUnavailableError: The connection broke, or there is none.
             BrokerError: The server does not let us.
         """
-        with NO_SUCH_MESSAGE:
-            _, mid = self._client.subscribe(wanted, 1)
+        _, mid = self._client.subscribe(wanted, 1)
         if not await self._reply(mid):
             raise BrokerError(f"MQTT at {self._server.shown} does not let us subscribe to {wanted} with QoS 1")
 

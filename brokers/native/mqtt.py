@@ -38,7 +38,7 @@ from brokers.shared.settings import CONNECT_SHARE, node_name
 from brokers.shared.tls import TLSFiles
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
-from mesh.errors import BrokerError, ConfigError, PublishRejectedError
+from mesh.errors import ConfigError, PublishRejectedError
 from mesh.features import Features, not_in_layout
 from mesh.resources.settings import Kind, Setting, choice, ignored, refused, setting
 from mesh.tasks import task_group
@@ -228,13 +228,11 @@ class MQTTTopics(NativeTopics):
 
     @asynccontextmanager
     async def _joined(self, address: Address, options: SubscribeOptions) -> AsyncIterator[Source]:
-        if UNCLEAN.search(address.label):
-            raise BrokerError(f"MQTT has no such topic: {address.label!r}")
         async with self._session(options.group) as session, Delays() as delays:
             source = Source(session, address, delays)
             try:
                 await session.join(source)
                 yield source
             finally:
-                source.stopped = True
+                await source.stop()
                 await session.part(source)

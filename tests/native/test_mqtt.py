@@ -27,6 +27,7 @@ from brokers.shared.mqtt import server_of
 from mesh.address import Address, topic
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.errors import (
+    BrokerError,
     BrokerUnavailableError,
     ConfigError,
     FeatureNotSupportedError,
@@ -577,6 +578,35 @@ async def test_what_mqtt_lacks_is_refused(server: MQTTServer) -> None:
             await node.publish(at("x"), Message({"ce-id": "1"}, b""))
         with pytest.raises(PublishRejectedError):
             await node.publish(at("x/+"), text("x"))
+        for wrong in ("a/#/b", "a+/b", "#a", "$share/g", "$share//x", "$share/g/", "$share/+/x", "a\nb"):
+            with pytest.raises(BrokerError, match="is no MQTT topic filter"):
+                async with node.subscribe(at(wrong), group("lacks"), Inbox()):
+                    pytest.fail("entered")
+    with pytest.raises(BrokerUnavailableError):
+        async with node.subscribe(at("x"), group("lacks"), Inbox()):
+            pytest.fail("entered")
+
+
+@pytest.mark.parametrize("granted", [0x80, 0], ids=["refused", "with QoS 0"])
+async def test_server_that_does_not_let_us_subscribe(granted: int) -> None:
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x20\x02\x01\x00")
+        while head := await reader.read(2):
+            body = await reader.readexactly(head[1])
+            if head[0] == 0x82:
+                writer.write(b"\x90\x03" + body[:2] + bytes([granted]))
+            elif head[0] == 0xA2:
+                writer.write(b"\xb0\x02" + body[:2])
+        writer.close()
+
+    async with (
+        await asyncio.start_server(meet, "127.0.0.1", 0) as stranger,
+        topics(stranger.sockets[0].getsockname()[1], "denied") as node,
+    ):
+        with pytest.raises(BrokerError, match="does not let us subscribe to closed"):
+            async with node.subscribe(at("closed"), group("denied"), Inbox()):
+                pytest.fail("entered")
+        await node.check()
 
 
 # Settings
