@@ -176,7 +176,7 @@ class Link:
                 self._tell_of_fight()
                 self._pauses = waits(LONGEST_TRUCE)
             if self._is_fought:
-                self._give_up_unconfirmed()
+                self._forget_abandoned()
             await asyncio.sleep(next(self._pauses))
         self._down.clear()
         while True:
@@ -196,21 +196,21 @@ class Link:
     def _is_fought(self) -> bool:
         return self._shorts >= FOUGHT
 
-    def _give_up_unconfirmed(self) -> None:
-        """Send nothing again: it may be what the server ends the connection for."""
+    def _forget_abandoned(self) -> None:
+        """Do not send again what nobody waits for any more: it may be what the server ends the connection for."""
         for message in self._client.drop_out_messages():
             future = self._confirmed.pop(message.mid, None)
-            if future is not None:
+            if future is None or future.done():
                 self._room.release()
-                if not future.done():
-                    future.set_exception(self._gone("it ends again and again"))
-                    future.exception()  # Whoever asked may have gone.
+            else:  # It is kept for the next connection, under another number.
+                info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
+                self._confirmed[info.mid] = future
 
     def _tell_of_fight(self) -> None:
         text = (
-            "MQTT at %s ends our connection again and again: another client connects as %r, and they throw each other "
-            "out (or the server refuses what is sent). Give each instance a consumerID of its own, as with {podName}, "
-            "and have them share topics by the name $share/<group>/<topic>"
+            "MQTT at %s ends our connection again and again: another client connects as %r as well, so that they throw "
+            "each other out, or it refuses what is sent. Give each instance a consumerID of its own, as with "
+            "{podName}, and have them share topics by the name $share/<group>/<topic>"
         )
         logger.warning(text, self._server.shown, self._client_id)
 

@@ -12,8 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,27 @@ async def read_plainly(server: MQTTServer, name: str) -> AsyncIterator[Callable[
         await process.communicate()
 
 
+@asynccontextmanager
+async def stranger(
+    meet: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[int]:
+    """Listen as a server that is not ours; gives its port."""
+    async with asyncio.TaskGroup() as connections:
+
+        async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                await meet(reader, writer)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.create_task(hold(reader, writer))
+
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as listening:
+            yield listening.sockets[0].getsockname()[1]
+
+
 async def retained(server: MQTTServer, name: str) -> list[str]:
     command = ["mosquitto_sub", "-p", str(server.port), "-t", name, "-W", "1", "--retained-only"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, text=True)
@@ -204,11 +225,10 @@ async def test_one_connection_by_the_consumer_id(server: MQTTServer) -> None:
 
     async def watch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first.append(await reader.read(1024))
-        writer.close()
 
-    async with await asyncio.start_server(watch, "127.0.0.1", 0) as stranger:
+    async with stranger(watch) as port:
         with pytest.raises(BrokerUnavailableError, match="the connection was closed"):
-            async with topics(stranger.sockets[0].getsockname()[1], "shop"):
+            async with topics(port, "shop"):
                 pytest.fail("entered")
     assert first == [b"\x10\x10\x00\x04MQTT\x04\x00" + KEEP_ALIVE_30 + b"\x00\x04shop"]
     async with (
@@ -451,8 +471,30 @@ async def test_two_with_one_client_id_say_so_and_do_not_fight(
             await one.publish(at("twin"), text("alone"))
 
 
+async def test_what_a_server_ends_the_connection_for_is_not_sent_for_ever() -> None:
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x20\x02\x01\x00")
+        while head := await reader.read(2):
+            body = await reader.readexactly(head[1])
+            if b"poison" in body:
+                break
+            if head[0] & 0xF0 == 0x30:
+                at = 2 + int.from_bytes(body[:2])
+                writer.write(b"\x40\x02" + body[at : at + 2])
+
+    async with (
+        stranger(meet) as port,
+        topics(port, "ended") as node,
+    ):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await node.publish(at("poison"), text("x"))
+        async with asyncio.timeout(30):
+            await node.publish(at("other"), text("x"))
+
+
 def _told(caplog: pytest.LogCaptureFixture, count: int) -> None:
-    assert sum("throw each other out" in each.getMessage() for each in caplog.records) == count
+    assert sum("as well, so that they throw" in each.getMessage() for each in caplog.records) == count
 
 
 async def test_what_nobody_takes_does_not_hold_up_the_others(
@@ -597,11 +639,10 @@ async def test_server_that_does_not_let_us_subscribe(granted: int) -> None:
                 writer.write(b"\x90\x03" + body[:2] + bytes([granted]))
             elif head[0] == 0xA2:
                 writer.write(b"\xb0\x02" + body[:2])
-        writer.close()
 
     async with (
-        await asyncio.start_server(meet, "127.0.0.1", 0) as stranger,
-        topics(stranger.sockets[0].getsockname()[1], "denied") as node,
+        stranger(meet) as port,
+        topics(port, "denied") as node,
     ):
         with pytest.raises(BrokerError, match="does not let us subscribe to closed"):
             async with node.subscribe(at("closed"), group("denied"), Inbox()):
@@ -727,11 +768,10 @@ async def test_server_that_speaks_something_else_is_left(server: MQTTServer, cap
         writer.write(garbage[0] if len(garbage) == 1 else garbage.pop(0))
         while await reader.read(1024):
             pass
-        writer.close()
 
     async with (
-        await asyncio.start_server(meet, "127.0.0.1", 0) as stranger,
-        topics(stranger.sockets[0].getsockname()[1], "odd"),
+        stranger(meet) as port,
+        topics(port, "odd"),
     ):
         await eventually(lambda: _one(garbage))
     await no_tasks_besides(before)
