@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 from bindings._polled import AT_ONCE, polling
 from bindings._service import said
-from bindings.gcp._access import Access, GCPAdapter, GCPSettings
-from bindings.http import HTTPService
+from clients.gcp import Access, GCPAdapter, GCPSettings
+from clients.http import HTTPService
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
 from mesh.resources.settings import Kind, check_port, setting
 

@@ -29,7 +29,7 @@ TOKEN_URL = "https://oauth2.googleapis.com/token"
 TOKEN_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # Without slots, so that a model may inherit from another one as well.
 class GCPSettings:
     """What every component of Google Cloud has: the members of a service account's key file."""
 
