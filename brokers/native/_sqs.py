@@ -6,14 +6,14 @@ import asyncio
 import base64
 import logging
 import math
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 
+from brokers.native._held import Lanes
 from brokers.native._topics import Taken
 from brokers.shared.backoff import waits
 from brokers.shared.outage import Outage
@@ -22,7 +22,7 @@ from mesh.broker import Delivery, Message
 from mesh.errors import BrokerError, BrokerUnavailableError
 from mesh.tasks import task_group
 
-__all__ = ["Poll", "Queue", "QueueGoneError", "Source"]
+__all__ = ["Poll", "Queue", "Source"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +50,6 @@ class Arrived:
     message: Message
     attempt: int
     group: str
-
-
-class QueueGoneError(BrokerError):
-    """The queue was deleted; subscribed again, it is made again."""
-
-    retryable = True
 
 
 class Call(Protocol):
@@ -138,8 +132,7 @@ class Source:
             wanted: Is called when it waits.
         """
         self._queue, self._address, self.hidden, self._wanted = queue, address, hidden, wanted
-        self._ready: deque[Arrived] = deque()
-        self._busy: set[str] = set()
+        self._ready: Lanes[Arrived] = Lanes(lambda each: each.group)
         self._changed = asyncio.Event()
         self._failed: BrokerError | None = None
         self._stopping = False
@@ -173,17 +166,16 @@ class Source:
         """Take no more; what waits for room goes back."""
         self._stopping = True
         self._changed.set()
-        for each in self.held():
+        for each in self._ready.clear():
             await self._queue.hide(each, 0)
-        self._ready.clear()
 
-    def held(self) -> Sequence[Arrived]:
+    def held(self) -> Iterator[Arrived]:
         """Give what waits for room."""
-        return tuple(self._ready)
+        return iter(self._ready)
 
     def give(self, arrived: Arrived) -> None:
         """Hand it a message of its topic."""
-        self._ready.append(arrived)
+        self._ready.add(arrived)
         self.room = 0
         self._changed.set()
 
@@ -194,28 +186,17 @@ class Source:
 
     def _next(self, room: int) -> Sequence[Taken]:
         taken: list[Taken] = []
-        left: deque[Arrived] = deque()
-        for each in self._ready:
-            if len(taken) == room or each.group in self._busy:
-                left.append(each)
-                continue
-            if each.group:
-                self._busy.add(each.group)
+        for each in self._ready.begin(room):
             held = _Held(self, self._queue, each)
             taken.append(Taken(Delivery(each.message, self._address, each.attempt, held), held.release))
-        self._ready = left
         return taken
 
     async def settled(self, arrived: Arrived, *, again: bool) -> None:
         """Go on with a group: what came behind one that is tried again goes back, so that it comes after it."""
-        if not arrived.group:
-            return
         if again:
-            behind = [each for each in self._ready if each.group == arrived.group]
-            self._ready = deque(each for each in self._ready if each.group != arrived.group)
-            for each in behind:
+            for each in self._ready.behind(arrived):
                 await self._queue.hide(each, 0)
-        self._busy.discard(arrived.group)
+        self._ready.free(arrived)
         self._changed.set()
 
 
@@ -348,12 +329,13 @@ def _read(given: Mapping[str, Any]) -> tuple[str | None, Message]:
             for name, each in (attributes.items() if isinstance(attributes, dict) else ())
             if isinstance(each, dict)
         }
-        return told["TopicArn"].rpartition(":")[2], Message(headers, told["Message"].encode(), metadata=headers)
+        identity, body = str(told.get("MessageId") or given.get("MessageId")), told["Message"]
+        return told["TopicArn"].rpartition(":")[2], Message(headers, body.encode(), id=identity, metadata=headers)
     headers = {}
     for name, each in (given.get("MessageAttributes") or {}).items():
         binary = each.get("BinaryValue")
         headers[name] = str(each.get("StringValue", "")) if binary is None else binary.decode(errors="replace")
-    return None, Message(headers, body.encode(), metadata=headers)
+    return None, Message(headers, body.encode(), id=str(given.get("MessageId")), metadata=headers)
 
 
 def _text(kind: str, value: str) -> str:

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,9 +20,10 @@ from typing import Any, Self
 
 from botocore.exceptions import ClientError
 
+from brokers.native._held import GoneError
 from brokers.native._snssqs_entities import NO_QUEUE, NO_TOPIC, Entities
 from brokers.native._snssqs_settings import SNS, SQS, STS, SNSSQSSettings
-from brokers.native._sqs import Poll, Queue, QueueGoneError, Source
+from brokers.native._sqs import Poll, Queue, Source
 from brokers.native._topics import NativeTopics
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError
@@ -30,7 +31,7 @@ from brokers.shared.limits import check_size
 from brokers.shared.outage import Outage
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
-from mesh.errors import BrokerError, BrokerUnavailableError, FeatureNotSupportedError, PublishRejectedError
+from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 from mesh.features import Features
 from mesh.resources.component import Component
 
@@ -112,7 +113,7 @@ class SNSSQSTopics(NativeTopics):
         """Publish to SNS; while it is away, or has too much to do, again until cancelled.
 
         Raises:
-            FeatureNotSupportedError: The body is not text.
+            BrokerError: The body is not text, or empty.
         """
         asked = self._asked(message)
         for pause in waits():
@@ -129,17 +130,30 @@ class SNSSQSTopics(NativeTopics):
                 raise PublishRejectedError(str(error)) from error
             await asyncio.sleep(pause)
 
+    async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
+        """Publish several; with `fifo` one after the other, for their order."""
+        if not self._settings.fifo:
+            return await super().publish_many(address, messages)
+        results: list[BrokerError | None] = []
+        for each in messages:
+            try:
+                await self.publish(address, each)
+                results.append(None)
+            except BrokerError as error:
+                results.append(error)
+        return results
+
     def _asked(self, message: Message) -> dict[str, Any]:
         check_size(message.body, message.headers, FEATURES.max_message_bytes)
         if not message.body:
-            raise FeatureNotSupportedError(FEATURES.name, "messages without a body")
+            raise BrokerError(f"{FEATURES.name} take no message without a body")
         try:
             text = message.body.decode()
         except UnicodeDecodeError:
-            what = (
-                "bodies that are no text in UTF-8; without rawPayload such data travel in an envelope, as data_base64"
+            told = (
+                "take no body but text in UTF-8; without rawPayload other bytes travel in an envelope, as data_base64"
             )
-            raise FeatureNotSupportedError(FEATURES.name, what) from None
+            raise BrokerError(f"{FEATURES.name} {told}") from None
         asked: dict[str, Any] = {"Message": text}
         if attributes := {name: value for name, value in message.headers.items() if value}:
             asked["MessageAttributes"] = {
@@ -194,4 +208,4 @@ class SNSSQSTopics(NativeTopics):
         try:
             return await self._sqs.call(operation, passes=NO_QUEUE, QueueUrl=url, **arguments)
         except ClientError:
-            raise QueueGoneError(f"the SQS queue {url} is gone") from None
+            raise GoneError(f"the SQS queue {url} is gone") from None

@@ -124,6 +124,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "brokers.memory": (205, frozenset()),
     "brokers.mqtt": (245, frozenset({"mqtt5"})),
     "brokers.nats": (405, frozenset({"nats"})),
+    "brokers.native.gcp_pubsub": (670, frozenset()),
     "brokers.native.snssqs": (580, frozenset({"aiobotocore"})),
     "brokers.rabbitmq": (335, frozenset({"aiormq"})),
     "brokers.redis": (415, frozenset({"redis"})),
