@@ -120,6 +120,8 @@ class HTTPService(Steps):
         self, method: str, path: str, query: Mapping[str, str], data: bytes | None, more: Mapping[str, str] = {}
     ) -> Answer:
         headers = {**await self._headers(), **more}
+        if self._session.closed:
+            raise self._away(f"{self._name} at {self._url} is not asked any more")
         try:
             async with self._session.request(
                 method,

@@ -21,7 +21,9 @@ from brokers.embedded import EmbeddedBroker
 from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
 from brokers.mqtt import MQTTBroker
+from brokers.native.gcp_pubsub import GCPPubSubTopics
 from brokers.native.redis import RedisTopics
+from brokers.native.snssqs import SNSSQSTopics
 from brokers.nats import NatsBroker
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
@@ -68,7 +70,7 @@ def _features() -> list[Features]:
 
 def _native_features() -> list[Features]:
     """Give what each broker can do in the native layout."""
-    return [each.features for each in (RedisTopics,)]
+    return [each.features for each in (RedisTopics, SNSSQSTopics, GCPPubSubTopics)]
 
 
 def _features_table() -> str:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from brokers.native._pulled import MAX_ATTRIBUTE, Pulled
 from brokers.native._topics import NativeSettings, NativeTopics
 from brokers.shared.backoff import CONNECT_WAIT, waits
-from brokers.shared.errors import NotAdmittedError
+from brokers.shared.errors import NotAdmittedError, unavailable
 from brokers.shared.limits import check_size
 from brokers.shared.outage import Outage
 from clients.gcp import TOKEN_URL, GCPAdapter, GCPSettings
@@ -141,7 +141,7 @@ class GCPPubSubTopics(NativeTopics, GCPAdapter):
     """Topics of one project."""
 
     title = "Topics of Google Cloud Pub/Sub."
-    tested = "Google's emulator of Pub/Sub; never ran against the real service"
+    tested = "Google's own stand-in for Pub/Sub, and its emulator; never ran against the real service"
     settings = GCPPubSubSettings
     features = FEATURES
     told_group = True
@@ -153,6 +153,7 @@ class GCPPubSubTopics(NativeTopics, GCPAdapter):
             self.features = replace(FEATURES, ordering=True)
         self._service = PubSubService(settings, settings.endpoint, BrokerError, BrokerUnavailableError)
         self._outage = Outage(logger, "Google Cloud Pub/Sub", settings.endpoint)
+        self._left = False
         self._managing = asyncio.Lock()
         self._topics: set[str] = set()
 
@@ -163,11 +164,20 @@ class GCPPubSubTopics(NativeTopics, GCPAdapter):
         try:
             async with asyncio.timeout(CONNECT_WAIT):
                 await self.check()
-        except TimeoutError:
-            raise BrokerUnavailableError(f"Pub/Sub at {self._settings.endpoint} does not answer") from None
+        except TimeoutError as error:
+            raise unavailable(f"Pub/Sub at {self._settings.endpoint}", error) from error
+        self._stack.callback(self._leave)
+
+    def _leave(self) -> None:
+        self._left = True
+
+    def _check_open(self) -> None:
+        if self._left:
+            raise BrokerUnavailableError(f"the connection to {FEATURES.name} was closed")
 
     async def check(self) -> None:
         """Ask whether the service answers, and knows the credentials; whether the topic is there does not matter."""
+        self._check_open()
         answer = await self._service.get("topics", "mesh-check")
         if answer.status not in (200, 403, 404):
             raise NotAdmittedError(f"Pub/Sub answered {answer.reason()}")
@@ -273,6 +283,7 @@ class GCPPubSubTopics(NativeTopics, GCPAdapter):
 
     async def _publish(self, topic: str, messages: Sequence[Mapping[str, Any]]) -> None:
         for pause in waits():
+            self._check_open()
             try:
                 await self._topic(topic)
                 answer = await self._service.post("topics", topic, "publish", {"messages": messages})

@@ -26,7 +26,7 @@ from brokers.native._snssqs_settings import SNS, SQS, STS, SNSSQSSettings
 from brokers.native._sqs import Poll, Queue, Source
 from brokers.native._topics import NativeTopics
 from brokers.shared.backoff import CONNECT_WAIT, waits
-from brokers.shared.errors import NotAdmittedError
+from brokers.shared.errors import NotAdmittedError, unavailable
 from brokers.shared.limits import check_size
 from brokers.shared.outage import Outage
 from mesh.address import Address
@@ -72,6 +72,7 @@ class SNSSQSTopics(NativeTopics):
         super().__init__(settings)
         if settings.fifo:
             self.features = replace(FEATURES, ordering=True, dedup=True)
+        self._left = False
         self._polls: dict[str, tuple[Poll, asyncio.Task[None]]] = {}
 
     @classmethod
@@ -90,12 +91,21 @@ class SNSSQSTopics(NativeTopics):
         try:
             async with asyncio.timeout(CONNECT_WAIT):
                 await self.check()
-        except TimeoutError:
-            raise BrokerUnavailableError(f"Amazon SQS at {self._sqs.url} does not answer") from None
+        except TimeoutError as error:
+            raise unavailable(f"Amazon SQS at {self._sqs.url}", error) from error
+        self._stack.callback(self._leave)
         self._tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+
+    def _leave(self) -> None:
+        self._left = True
+
+    def _check_open(self) -> None:
+        if self._left:
+            raise BrokerUnavailableError(f"the connection to {FEATURES.name} was closed")
 
     async def check(self) -> None:
         """Ask whether the service answers, and knows the credentials."""
+        self._check_open()
         try:
             await self._sqs.probe("list_queues", MaxResults=1)
         except BrokerUnavailableError:
@@ -117,6 +127,7 @@ class SNSSQSTopics(NativeTopics):
         """
         asked = self._asked(message)
         for pause in waits():
+            self._check_open()
             try:
                 topic = await self._entities.topic(address.label)
                 await self._sns.call("publish", passes=NO_TOPIC, TopicArn=topic, **asked)

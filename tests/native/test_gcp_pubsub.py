@@ -1,6 +1,6 @@
 """Topics of Google Cloud Pub/Sub as every other program has them, read and written by plain HTTP.
 
-The server is Google's emulator.
+The server is Google's own stand-in.
 """
 
 from __future__ import annotations
@@ -349,7 +349,7 @@ async def test_a_subscription_that_is_deleted_ends(google: Google, group: str, o
         with pytest.raises(BrokerError, match="is gone") as found:
             async with broker.subscribe(orders, SubscribeOptions(group), Inbox()):
                 await google("DELETE", f"subscriptions/{group}-{orders.label}")
-                proxy.cut()  # The emulator does not tell a request that waits.
+                proxy.cut()  # Not every server tells a request that waits.
                 await asyncio.Event().wait()
         assert found.value.retryable
 
