@@ -58,6 +58,7 @@ from mesh.errors import (
     UnprovenError,
 )
 from mesh.event import encode_header_value, required_headers
+from mesh.large import carrying
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.packing import Packed, pack
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
@@ -120,7 +121,7 @@ class DurableInvocation:
     def __init__(self, block: Block, parts: Parts, components: Mapping[str, Opened]) -> None:
         """Use a connected backbone."""
         self._parts = parts
-        self._broker = parts.broker
+        self._broker = carrying(parts.broker)
         guard = parts.exchange.guard
         self._kept = None if guard is None else guard.kept
         self._store_of_records = LazyRecords(RECORDS, parts.records)
