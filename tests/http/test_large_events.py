@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from mesh.large import MAX_EVENT_BYTES
-from tests.http.harness import ANY, App, Backbone, Node, component, error, gateway
+from tests.http.harness import ANY, App, Backbone, Got, Node, component, error, gateway
 from tests.http.test_publish import info, resource
 from tests.support.eventually import eventually
 
@@ -31,10 +32,16 @@ SUBSCRIPTIONS = [
 async def node(module_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
     app = App(SUBSCRIPTIONS)
     app.answer("/dropped", body={"status": "DROP"})
+    app.answers["/bulk"] = _taken
     home, most = tmp_path_factory.mktemp("home"), 80 * MEBIBYTE
     async with app, gateway(module_backbone, home, app=app, resources=RESOURCES, max_body_bytes=most) as node:
         node.app = app  # type: ignore[attr-defined]
         yield node
+
+
+def _taken(got: Got, request: web.BaseRequest) -> web.Response:
+    statuses = [{"entryId": entry["entryId"], "status": "SUCCESS"} for entry in got.json["entries"]]
+    return web.json_response({"statuses": statuses})
 
 
 async def got(node: Node, path: str) -> Any:
