@@ -11,7 +11,9 @@ import pytest
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
 from mesh.errors import EventError, MessageTooLargeError
 from mesh.large import MAX_EVENT_BYTES, PARTS_HEADER, carrying
+from tests.contract.test_proofs import proofs
 from tests.support.contract import Inbox, Place, text
+from tests.support.guards import strict_guards
 
 HEADERS = {"ce-id": "1", "name": "value"}
 MEBIBYTE = 1024 * 1024
@@ -42,7 +44,9 @@ def large(broker: Broker) -> bytes:
 async def test_a_large_event_comes_as_it_was_published_to_every_group(place: Place) -> None:
     publisher, reader, another = await carriers(place, 3)
     inboxes = Taker(), Taker()
-    message = Message(HEADERS, large(publisher), id="an id")
+    guards, topic = strict_guards("test"), place.topic()
+    shop, stock = proofs(guards, "shop", place), proofs(guards, "stock", place)
+    message = shop.prove(topic, Message(HEADERS, large(publisher), id="an id"))
     async with (
         reader.subscribe(place.topic(), SubscribeOptions("g"), inboxes[0]),
         another.subscribe(place.topic(), SubscribeOptions("h"), inboxes[1]),
@@ -54,6 +58,8 @@ async def test_a_large_event_comes_as_it_was_published_to_every_group(place: Pla
     for inbox in inboxes:
         assert [each.message for each in inbox.deliveries if len(each.message.body) > MEBIBYTE] == [message]
         assert b"small" in inbox.bodies
+        [delivery] = [each for each in inbox.deliveries if len(each.message.body) > MEBIBYTE]
+        assert stock.publisher(delivery, lenient=False, letters=False) == "spiffe://public/ns/test/shop"
 
 
 @pytest.mark.on(*WITH_PARTS)

@@ -48,13 +48,15 @@ async def everything(shop: Node, orders: Node, app: App) -> None:
         assert saved.status == 204, saved
         assert (await node.get("/v1.0/state/statestore/k")).json == 1
     await shop.publish("placed", {"id": 1})
-    stored = await shop.request("POST", "/v1.0/invoke/orders/method/work", {"mesh-delivery": "durable"}, b"later")
+    await shop.publish("placed", {"id": 2, "more": "x" * 3_000_000})
+    stored = await shop.request("POST", "/v1.0/invoke/orders/method/work", {"mesh-delivery": "durable"}, large)
     assert stored.status == 202, stored
 
     await use_actors_and_jobs(shop, orders)
 
     def have_come() -> None:
-        assert {"/placed", "/job/soon", "/actors/thing/1/method/remind/soon"} <= {got.path for got in app.got}
+        assert {got.json["data"]["id"] for got in app.got if got.path == "/placed"} == {1, 2}
+        assert {"/job/soon", "/actors/thing/1/method/remind/soon"} <= {got.path for got in app.got}
 
     async def has_run() -> None:
         told = await shop.get(f"/v1.0/mesh/invocations/{stored.json['id']}")
