@@ -419,7 +419,7 @@ def _sizes() -> Sequence[Row]:
         (
             "an event",
             _size(large.MAX_EVENT_BYTES),
-            "the body limit, up to here; on MQTT and pluggable components the broker's, see its [page](brokers/README.md)",
+            "the body limit, up to here; MQTT and pluggable components have [their own](brokers/README.md)",
             "413, or 500 that names both sizes",
         ),
         ("the attributes of an event", "the broker's", "its [page](brokers/README.md)", "500 that names both sizes"),

@@ -95,7 +95,7 @@ def _service(server: Server) -> tuple[Any, Mesh]:
 
 
 async def _post(url: str, body: Any, **options: Any) -> tuple[int, bytes]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    data = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
     headers = {"Content-Type": "application/json"}
     async with aiohttp.ClientSession() as session, session.post(url, data=data, headers=headers, **options) as answer:
         return answer.status, await answer.read()
