@@ -73,8 +73,14 @@ class Bodies(Protocol):
             BrokerError: Not all of it is kept; what is expires.
         """
 
-    async def get(self, name: str, place: str, count: int) -> Sequence[bytes] | None:
+    async def get(self, name: str, place: str, count: int, size: int) -> Sequence[bytes] | None:
         """Read the parts of a body, in order; None when one of them is gone for good.
+
+        Args:
+            name: As it was kept.
+            place: What `put` gave, or what somebody says in its place.
+            count: How many parts it has.
+            size: Its bytes; what has more is another body, of which no more is read, and nothing given.
 
         Raises:
             BrokerError: They cannot be read now.
@@ -160,15 +166,21 @@ class _KeyValueBodies:
             raise PublishRejectedError(f"the event's body cannot be kept: {error}") from error
         return "kv"
 
-    async def get(self, name: str, place: str, count: int) -> Sequence[bytes] | None:
+    async def get(self, name: str, place: str, count: int, size: int) -> Sequence[bytes] | None:
         found: list[bytes | None] = [None] * count
+        left = size
 
         async def read(index: int) -> None:
+            nonlocal left
             async with self._at_once:
+                if left < 0:
+                    return
                 key = _part_key(name, count, index)
                 # A follower may not have what was just written.
                 entry = await self._store.get(key) or await self._store.get(key, strong=True)
-                found[index] = None if entry is None else entry.value
+                if entry is not None:
+                    found[index] = entry.value
+                    left -= len(entry.value)
 
         try:
             async with task_group() as tasks:
@@ -176,6 +188,8 @@ class _KeyValueBodies:
                     tasks.create_task(read(index), name="large-get")
         except StateError as error:
             raise BrokerError(f"the event's body cannot be read: {error}") from error
+        if left < 0:
+            return []
         return None if None in found else cast("list[bytes]", found)
 
 
@@ -300,7 +314,7 @@ class _Carrier:
         """
         try:
             async with asyncio.timeout(READ_SECONDS):
-                parts = await (await self._bodies(space)).get(claim.digest, claim.place, claim.count)
+                parts = await (await self._bodies(space)).get(claim.digest, claim.place, claim.count, claim.size)
         except TimeoutError:
             text = f"the event's body of {claim.size} bytes cannot be read: no answer within {READ_SECONDS:g} s"
             raise BrokerUnavailableError(text) from None

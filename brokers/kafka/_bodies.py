@@ -85,7 +85,7 @@ class KafkaBodies:
             for future in futures.values():
                 future.cancel()
 
-    async def get(self, name: str, place: str, count: int) -> Sequence[bytes] | None:
+    async def get(self, name: str, place: str, count: int, size: int) -> Sequence[bytes] | None:
         """Fetch the records from their partition's leader."""
         topic = await self._topic()
         partition, offsets = _read(place)
@@ -102,6 +102,8 @@ class KafkaBodies:
                     found.update({each.offset: each.value or b"" for each in read if each.offset in wanted})
                 if top > offset and offset not in found:
                     return None
+                if sum(map(len, found.values())) > size:
+                    return []
         return [found[offset] for offset in offsets]
 
     async def _fetch(self, topic: str, partition: int, offset: int) -> bytes | None:

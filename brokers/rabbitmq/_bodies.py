@@ -116,7 +116,7 @@ class RabbitMQBodies:
             raise BrokerUnavailableError(f"RabbitMQ does not hand out what the stream {self._name} stores") from None
         return found[0]
 
-    async def get(self, name: str, place: str, count: int) -> Sequence[bytes] | None:
+    async def get(self, name: str, place: str, count: int, size: int) -> Sequence[bytes] | None:
         """Read on from the mark until all parts are there."""
         text, _, identity = place.partition(":")
         if not text.isdecimal() or len(text) > len(str(1 << 62)):
@@ -124,15 +124,17 @@ class RabbitMQBodies:
         first, wanted = int(text), {str(index) for index in range(count)}
         found: dict[str, bytes] = {}
         begun = gone = False
+        left = size
 
         def take(offset: int, delivered: Delivered) -> bool:
-            nonlocal begun, gone
+            nonlocal begun, gone, left
             body, part = _told(delivered)
             if not begun:  # What is kept no longer is passed over.
                 begun, gone = True, (offset, body, part) != (first, identity, MARK)
-            elif body == identity and part in wanted:
-                found.setdefault(part, delivered.body)
-            return gone or len(found) == count
+            elif body == identity and part in wanted and part not in found:
+                found[part] = delivered.body
+                left -= len(delivered.body)
+            return gone or left < 0 or len(found) == count
 
         try:
             async with self._reading(first, take) as over:
@@ -141,6 +143,8 @@ class RabbitMQBodies:
             if error.reply_code != NOT_FOUND:
                 raise
             return None
+        if left < 0:
+            return []
         return None if gone else [found[str(index)] for index in range(count)]
 
     @asynccontextmanager

@@ -58,7 +58,6 @@ from mesh.errors import (
     UnprovenError,
 )
 from mesh.event import encode_header_value, required_headers
-from mesh.large import carrying
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.packing import Packed, pack
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
@@ -120,6 +119,8 @@ class DurableInvocation:
 
     def __init__(self, block: Block, parts: Parts, components: Mapping[str, Opened]) -> None:
         """Use a connected backbone."""
+        from mesh.large import carrying  # Who only names a block needs none of it.
+
         self._parts = parts
         self._broker = carrying(parts.broker)
         guard = parts.exchange.guard

@@ -32,7 +32,6 @@ from mesh.errors import (
     UnprovenError,
 )
 from mesh.expressions import compile_match
-from mesh.large import carrying
 from mesh.observed import observed_broker
 from mesh.registry import PUBSUB_ON_BACKBONE
 from mesh.resources.component import MetadataEntry
@@ -366,6 +365,8 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
     space = address.topic(caller.namespace, component.name, "x").space
     prefix = caller.namespace if component.namespaced else ""
     on_backbone = component.type == PUBSUB_ON_BACKBONE
+    from mesh.large import carrying  # Who only names a block needs none of it.
+
     broker = carrying(broker)
     await broker.declare(Topology(space=space))
     return PubSubComponent(

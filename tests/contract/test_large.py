@@ -129,6 +129,8 @@ async def test_a_body_that_is_gone_or_another_one_is_an_error_of_that_event_alon
         [*first[:2], "0" * 64, second[3]],
         [str(10 * MAX_EVENT_BYTES), *first[1:]],
         [first[0], "9999", *first[2:]],
+        ["100", "1", *first[2:]],  # Smaller than any of its parts.
+        [str(MEBIBYTE), *first[1:]],
         [*first[:3], "a blank"],
         ["-1", *first[1:]],
     ]
