@@ -301,7 +301,12 @@ class _Carrier:
         digest = await _hashed(message.body)
         whole, step = memoryview(message.body), min(PART_BYTES, self._room)
         parts = [whole[start : start + step] for start in range(0, size, step)]
-        place = await (await self._bodies(address.space)).put(digest, parts)
+        bodies = await self._bodies(address.space)
+        try:
+            place = await bodies.put(digest, parts)
+        except BaseException:  # Perhaps somebody deleted what they are kept in: the next one has it made again.
+            self._opened.pop(address.space, None)
+            raise
         claim = _Claim(size, len(parts), digest, place)
         return replace(message, headers={**message.headers, PARTS_HEADER: str(claim)}, body=b"")
 

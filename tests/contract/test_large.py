@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from brokers.nats import NatsBroker
+from mesh.address import encode_token
 from mesh.broker import Broker, Delivery, Message, SubscribeOptions
-from mesh.errors import EventError, MessageTooLargeError
-from mesh.large import MAX_EVENT_BYTES, PARTS_HEADER, carrying
+from mesh.errors import EventError, MessageTooLargeError, PublishRejectedError
+from mesh.large import MAX_EVENT_BYTES, PARTS_HEADER, bodies_name, carrying
 from tests.contract.test_proofs import proofs
 from tests.support.contract import Inbox, Place, text
 from tests.support.guards import strict_guards
@@ -141,6 +143,19 @@ async def test_a_body_that_is_gone_or_another_one_is_an_error_of_that_event_alon
             await broker.publish(place.topic("wrong"), Message({PARTS_HEADER: " ".join(claim)}, b""))
         await wrong.holds(len(claims))
     assert len(errors) == len(claims), errors
+
+
+@pytest.mark.on("nats")
+async def test_a_place_for_bodies_that_somebody_deleted_is_made_again(place: Place, broker: Broker) -> None:
+    """By the next event."""
+    (publisher,) = await carriers(place, 1)
+    message, bucket = Message(HEADERS, large(publisher)), encode_token(bodies_name(place.topic().space))
+    await publisher.publish(place.topic(), message)
+    assert isinstance(broker, NatsBroker)
+    await broker._connection.api(f"STREAM.DELETE.KV_{bucket}")
+    with pytest.raises(PublishRejectedError):
+        await publisher.publish(place.topic(), message)
+    await publisher.publish(place.topic(), message)
 
 
 @pytest.mark.on(*WITH_PARTS)

@@ -21,6 +21,7 @@ __all__ = ["APPS", "everything", "pair", "printed", "runs_once"]
 
 APPS = ("shop", "orders")
 NAMESPACE = "prod"
+LARGE = 5_000_000  # Bytes: more than any broker takes in a message.
 
 
 @asynccontextmanager
@@ -28,10 +29,11 @@ async def pair(url_of: dict[str, str], home: Path, resources: str = "") -> Async
     """Two gateways, each with the rights of its application; that of orders has the application, which hosts actors."""
     app = ActorApp({"entities": ["thing"]})
     app.subscriptions = [{"pubsubname": "pubsub", "topic": "placed", "route": "/placed"}]
+    given = {"resources": resources, "max_body_bytes": 2 * LARGE}
     async with (
         app,
-        gateway(Backbone(url_of["orders"], NAMESPACE), home, app=app, app_id="orders", resources=resources) as orders,
-        gateway(Backbone(url_of["shop"], NAMESPACE), home, app_id="shop", resources=resources) as shop,
+        gateway(Backbone(url_of["orders"], NAMESPACE), home, app=app, app_id="orders", **given) as orders,
+        gateway(Backbone(url_of["shop"], NAMESPACE), home, app_id="shop", **given) as shop,
     ):
         yield shop, orders, app
 
@@ -41,14 +43,14 @@ async def everything(shop: Node, orders: Node, app: App) -> None:
     app.got.clear()
     app.answer("/work", body={"done": True})
     assert (await shop.get("/v1.0/invoke/orders/method/work")).json == {"done": True}
-    large = b"x" * 3_000_000
+    large = b"x" * LARGE
     assert (await shop.request("POST", "/v1.0/invoke/orders/method/work", None, large)).status == 200
     for node in (shop, orders):
         saved = await node.post("/v1.0/state/statestore", [{"key": "k", "value": 1}], "application/json")
         assert saved.status == 204, saved
         assert (await node.get("/v1.0/state/statestore/k")).json == 1
     await shop.publish("placed", {"id": 1})
-    await shop.publish("placed", {"id": 2, "more": "x" * 3_000_000})
+    await shop.publish("placed", {"id": 2, "more": "x" * LARGE})
     stored = await shop.request("POST", "/v1.0/invoke/orders/method/work", {"mesh-delivery": "durable"}, large)
     assert stored.status == 202, stored
 
