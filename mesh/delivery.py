@@ -323,6 +323,11 @@ class Settlement:
             await delivery.complete()
         except EventError as error:
             return Attempt(Outcome.DROP, str(error))
+        except BrokerError:
+            raise
+        except Exception as error:  # As below.
+            logger.exception("%s: attempt %d failed", self._label, delivery.attempt)
+            return Attempt(Outcome.RETRY, f"internal error: {type(error).__name__}", broken=True)
         try:
             return await self._deliver(Arrival(delivery.message.headers, None, delivery))
         except (CircuitOpenError, IdentityAwayError):

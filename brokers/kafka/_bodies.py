@@ -137,7 +137,7 @@ def _read(place: str) -> tuple[int, list[int]]:
     for each in found[2].split(",") if found else ():
         first, _, last = each.partition("-")
         numbers = range(int(first), int(last or first) + 1)
-        if len(numbers) > MAX_PARTS:
+        if len(offsets) + len(numbers) > MAX_PARTS:
             return 0, []
         offsets += numbers
     return (int(found[1]) if found else 0), offsets

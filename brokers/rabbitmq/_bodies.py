@@ -38,6 +38,7 @@ AHEAD = 8  # Parts that the server sends before any of them is acknowledged.
 SEGMENT_BYTES = 128 * 1024 * 1024
 MARK_SECONDS = 10.0
 AGAIN_SECONDS = 0.25
+MAX_DIGITS = 18  # Of an offset, which has 63 bits.
 BODY, PART, MARK = "body", "part", "mark"
 OFFSET = "x-stream-offset"
 
@@ -119,7 +120,7 @@ class RabbitMQBodies:
     async def get(self, name: str, place: str, count: int, size: int) -> Sequence[bytes] | None:
         """Read on from the mark until all parts are there."""
         text, _, identity = place.partition(":")
-        if not text.isdecimal() or len(text) > len(str(1 << 62)):
+        if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
             return None
         first, wanted = int(text), {str(index) for index in range(count)}
         found: dict[str, bytes] = {}

@@ -137,7 +137,8 @@ async def test_a_body_that_is_gone_or_another_one_is_an_error_of_that_event_alon
         ["-1", *first[1:]],
     ]
     if broker.features.key_value is False:
-        claims.append([*first[:3], "0:999999"])
+        claims += [[*first[:3], f"0:{each}"] for each in ("9" * 15, "9" * 30, ",".join(["0-9999"] * 500))]
+        claims.append([*first[:3], f"{'9' * 30}:0"])
     async with publisher.subscribe(place.topic("wrong"), SubscribeOptions("wrong"), wrong):
         for claim in claims:
             await broker.publish(place.topic("wrong"), Message({PARTS_HEADER: " ".join(claim)}, b""))

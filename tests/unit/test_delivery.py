@@ -290,6 +290,14 @@ async def test_an_event_that_cannot_be_read_now_is_no_attempt() -> None:
     assert (run.numbers, run.dead, run.counted) == ([1], [], ["success"])
 
 
+async def test_what_fails_in_reading_an_event_is_an_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    """It has a delay, and is in the log."""
+    run, settled = Run(dead=True), Settled()
+    await run.settlement(InParts(settled, ValueError("ours")))
+    assert (settled.how, run.calls, run.counted) == ([("nack", 0.1)], 0, ["retry"])
+    assert "ValueError: ours" in caplog.text
+
+
 async def test_a_dead_letter_that_cannot_be_published_is_kept() -> None:
     """The event comes again."""
     run, settled = Run(DROP, dead=True), Settled()
