@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RabbitMQBodies"]
 
-AHEAD = 8  # Parts that the server sends before any of them is acknowledged.
+AHEAD = 8  # Parts that are on their way at once, in either direction.
 SEGMENT_BYTES = 128 * 1024 * 1024
 MARK_SECONDS = 10.0
 AGAIN_SECONDS = 0.25
@@ -62,12 +62,17 @@ class RabbitMQBodies:
 
     async def put(self, name: str, parts: Sequence[memoryview]) -> str:
         """Store a mark, find where it is, and store the parts behind it."""
-        identity = secrets.token_hex(12)
+        identity, permits = secrets.token_hex(12), asyncio.Semaphore(AHEAD)
+
+        async def store(index: int, part: memoryview) -> None:
+            async with permits:
+                await self._store(identity, str(index), bytes(part))
+
         try:
             offset = await self._begin(identity)
             async with task_group() as tasks:
                 for index, part in enumerate(parts):
-                    tasks.create_task(self._store(identity, str(index), bytes(part)), name="rabbitmq-body")
+                    tasks.create_task(store(index, part), name="rabbitmq-body")
         except (PublishRejectedError, RefusedError):
             self._declared = False  # Perhaps somebody deleted it; the next one makes it again.
             raise
