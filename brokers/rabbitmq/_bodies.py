@@ -166,6 +166,7 @@ class RabbitMQBodies:
                 over.set_result(None)
             else:
                 delivered.channel.ack_soon(delivered.tag)
+                delivered.channel.settled_at = 0.0  # It asks for more, and settles nothing that closing would wait for.
 
         def lost(_: asyncio.Future[None]) -> None:
             if not over.done():
