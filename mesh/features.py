@@ -36,10 +36,13 @@ class Features:
         embeds: Whether data travels as a part of one JSON object, and is written anew when that is read.
         layout: ``mesh`` = names and bytes are the mesh's own; ``native`` = they are as every other program there has
             them, so that topics are shared with these. Then an address is known by its ``label`` alone.
+        both_layouts: Whether its components can have the mesh's layout as well.
         headers: Whether ``Message.headers`` travel beside the body; otherwise they must be empty.
         expires: Whether the broker itself lets an event expire that was published with ``ttlInSeconds``.
         publish_metadata: What is read of ``Message.metadata``, ``*`` for all of it.
         subscribe_metadata: What is read of ``SubscribeOptions.metadata``.
+        own_wildcards: Whether the broker has wildcards of its own, which stand in a topic's name as it knows them.
+        competing: Whether several members of a group take part at once; otherwise the one that came last has all.
     """
 
     name: str
@@ -60,13 +63,18 @@ class Features:
     frames: bool = True
     embeds: bool = False
     layout: Literal["mesh", "native"] = "mesh"
+    both_layouts: bool = True
     headers: bool = True
     expires: bool = False
     publish_metadata: tuple[str, ...] = ()
     subscribe_metadata: tuple[str, ...] = ()
+    own_wildcards: bool = False
+    competing: bool = True
 
 
 def not_in_layout(features: Features, what: str) -> FeatureNotSupportedError:
     """Make the error of asking for what the native layout lacks; it says which line gives it."""
+    if not features.both_layouts:
+        return FeatureNotSupportedError(features.name, what)
     text = f"{what} in the native layout; the component's setting 'layout: mesh' has that, on topics of the mesh's own"
     return FeatureNotSupportedError(features.name, text)

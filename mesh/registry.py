@@ -73,6 +73,7 @@ EXTRAS = {
     "idna": "smtp",
     "jwt": "jwt",
     "mqtt5": "mqtt",
+    "paho": "mqtt",
     "opentelemetry": "telemetry",
     "nkeys": "nkeys",
     "pymongo": "mongodb",

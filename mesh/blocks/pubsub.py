@@ -378,6 +378,9 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
     space = address.topic(caller.namespace, component.name, "x").space
     prefix = caller.namespace if component.namespaced else ""
     on_backbone = component.type == PUBSUB_ON_BACKBONE
+    from mesh.large import carrying  # Who only names a block needs none of it.
+
+    broker = carrying(broker)
     await broker.declare(Topology(space=space))
     wire: Wire = MeshWire(broker.features, component.name)
     if broker.features.layout == "native":

@@ -25,20 +25,26 @@ from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
 from brokers.native._jetstream import JetStreamSettings
 from brokers.native._topics import NativeTopics
+from brokers.native.gcp_pubsub import GCPPubSubTopics
 from brokers.native.jetstream import JetStreamTopics
 from brokers.native.kafka import KafkaTopics
+from brokers.native.mqtt import MQTTNativeSettings, MQTTTopics
 from brokers.native.redis import RedisTopics
+from brokers.native.snssqs import SNSSQSTopics
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
+from brokers.shared.mqtt import server_of
 from mesh.broker import Broker, Features
 from mesh.resources.component import Component, MetadataEntry
 from tests.support.eventually import eventually
 from tests.support.kafka_server import MAKES_TOPICS, KafkaServer
-from tests.support.mqtt_server import MQTTServer
+from tests.support.moto_server import CREDENTIALS, MotoServer
+from tests.support.mqtt_server import UNBOUNDED, MQTTServer
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
 from tests.support.proxy import Proxy
+from tests.support.pubsub_server import PubSubServer
 from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
@@ -352,6 +358,24 @@ class NativeRedisBackend(NativeBackend):
     )
 
 
+class NativeSNSBackend(NativeBackend):
+    """moto's server."""
+
+    type, adapter = "pubsub.aws.snssqs", SNSSQSTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {**CREDENTIALS, "endpoint": f"http://127.0.0.1:{port}"}
+
+
+class NativePubSubBackend(NativeBackend):
+    """Google's own stand-in for Pub/Sub."""
+
+    type, adapter = "pubsub.gcp.pubsub", GCPPubSubTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"projectId": "shop", "endpoint": f"http://127.0.0.1:{port}"}
+
+
 class RabbitMQBackend(ServerBackend):
     """A RabbitMQ server."""
 
@@ -383,6 +407,21 @@ class MQTTBackend(ServerBackend):
 
     def unreachable(self, port: int) -> Broker:
         return MQTTBroker(MQTTConfig("127.0.0.1", port, username="user", password="secret", connect_wait=0.3))
+
+
+class NativeMQTTBackend(NativeBackend):
+    """Mosquitto, with topics as everybody has them; sessions outlive a test, and hold what it has left."""
+
+    type, adapter = "pubsub.mqtt3", MQTTTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"url": f"tcp://127.0.0.1:{port}"}
+
+    def broker_through(self, port: int) -> Broker:
+        return MQTTTopics(MQTTNativeSettings(url=server_of(f"tcp://127.0.0.1:{port}")), keep_alive=1)
+
+    def unreachable(self, port: int) -> Broker:
+        return MQTTTopics(MQTTNativeSettings(url=server_of(f"tcp://user:secret@127.0.0.1:{port}")), wait=0.3)
 
 
 class PluggableBackend:
@@ -453,10 +492,13 @@ BACKENDS = {
     "embedded": _embedded,
     "redis": partial(_server, RedisServer, RedisBackend),
     "redis-native": partial(_server, RedisServer, NativeRedisBackend),
+    "sns-native": partial(_server, MotoServer, NativeSNSBackend),
+    "gcp-native": partial(_server, PubSubServer, NativePubSubBackend),
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
     "kafka-native": partial(_server, partial(KafkaServer, config=MAKES_TOPICS), NativeKafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
+    "mqtt-native": partial(_server, partial(MQTTServer, settings=UNBOUNDED), NativeMQTTBackend),
     "pluggable": _pluggable,
 }
 _FEATURES: dict[str, Features] = {
@@ -466,10 +508,13 @@ _FEATURES: dict[str, Features] = {
     "embedded": EmbeddedBroker(Path()).features,
     "redis": RedisBroker(RedisConfig()).features,
     "redis-native": RedisTopics.features,
+    "sns-native": SNSSQSTopics.features,
+    "gcp-native": GCPPubSubTopics.features,
     "rabbitmq": RabbitMQBroker.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
     "kafka-native": replace(KafkaTopics.features, retention=True),
     "mqtt": MQTTBroker.features,
+    "mqtt-native": MQTTTopics.features,
     "pluggable": PluggableBroker.features,
 }
 
