@@ -1,0 +1,130 @@
+"""Messages as everybody on RabbitMQ has them: a body, properties by their names, headers.
+
+Source: Dapr 1.18 as it was seen on RabbitMQ; CloudEvents AMQP binding 3.1; www.rabbitmq.com/docs/sender-selected, /dlx.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import cast
+
+from aio_pika import DeliveryMode
+from aio_pika import Message as Made
+from aio_pika.abc import AbstractIncomingMessage, HeadersType
+
+from brokers.native._rabbitmq_settings import RabbitMQNativeSettings
+from brokers.rabbitmq._message import CONTENT_TYPES, MAX_NAME, MAX_SHORT, PREFIX, RESERVED
+from mesh.broker import NOTHING, Message
+from mesh.errors import EventError, MessageTooLargeError
+from mesh.values import parse_duration, parse_whole
+
+__all__ = ["PREFIX", "PUBLISH_METADATA", "decode", "encode", "times_delivered"]
+
+PUBLISH_METADATA = (
+    *("contentType", "correlationID", "messageID", "priority", "routingKey", "ttl", "ttlInSeconds", "type"),
+)
+TEXT = "text/plain"  # Whatever it is: programs there tell events of Dapr's by it.
+FIELD_BYTES = 8  # What a header takes beside its name and value.
+ROOM_BYTES = 4 * 1024  # For the other properties.
+TOLD = {"message_id": "messageid", "correlation_id": "correlationid", "content_type": "contenttype", "type": "type"}
+
+
+def encode(message: Message, settings: RabbitMQNativeSettings, frame_max: int) -> tuple[str, Made]:
+    """Give the routing key and the message.
+
+    Args:
+        message: What to publish.
+        settings: The component's.
+        frame_max: The largest frame in bytes, which all headers have to fit into.
+
+    Raises:
+        EventError: Its metadata cannot be.
+        MessageTooLargeError: Its headers are too large.
+    """
+    asked = {name.lower(): value for name, value in message.metadata.items() if value}
+    names = [name for name in message.headers if name.lower() != CONTENT_TYPES[1] and name not in RESERVED]
+    headers = {name: message.headers[name] for name in names}
+    size = sum([len(name) + len(value.encode()) + FIELD_BYTES for name, value in headers.items()])
+    if size > frame_max - ROOM_BYTES:
+        raise MessageTooLargeError(size, frame_max - ROOM_BYTES)
+    if wrong := next((name for name in names if len(name) > MAX_NAME), None):
+        raise EventError(f"the name {wrong[:40]!r}… is too long: a header of RabbitMQ has up to {MAX_NAME} bytes")
+    typed = next((value for name, value in message.headers.items() if name.lower() == CONTENT_TYPES[1]), TEXT)
+    identity = message.id if message.id and len(message.id.encode()) <= MAX_SHORT else None
+    made = Made(
+        message.body,
+        content_type=_short(asked, "contentType") or typed,
+        correlation_id=_short(asked, "correlationID"),
+        delivery_mode=DeliveryMode.NOT_PERSISTENT if settings.mode == 1 else DeliveryMode.PERSISTENT,
+        expiration=_expiration(asked, settings.ttl),
+        message_id=_short(asked, "messageID") or identity,
+        type=_short(asked, "type"),
+    )
+    # The library's own defaults are no property and no header at all on the wire.
+    made.headers = cast("HeadersType", headers or None)
+    made.priority = _priority(asked)
+    return _short(asked, "routingKey") or "", made
+
+
+def _short(asked: Mapping[str, str], name: str) -> str | None:
+    value = asked.get(name.lower())
+    if value is not None and len(value.encode()) > MAX_SHORT:
+        raise EventError(f"the metadata {name} is too long: RabbitMQ takes up to {MAX_SHORT} bytes")
+    return value
+
+
+def _expiration(asked: Mapping[str, str], default: float | None) -> float | None:
+    text = asked.get("ttlinseconds") or asked.get("ttl")
+    try:
+        return default if text is None else parse_duration(text, bare="s")
+    except ValueError as error:
+        raise EventError(f"the metadata ttlInSeconds: {error}") from None
+
+
+def _priority(asked: Mapping[str, str]) -> int | None:
+    try:
+        return parse_whole(asked["priority"], least=0, most=255) if "priority" in asked else None
+    except ValueError as error:
+        raise EventError(f"the metadata priority is {error}") from None
+
+
+def decode(found: AbstractIncomingMessage, *, tell: bool) -> Message:
+    """Read a message.
+
+    Args:
+        found: It, as it came.
+        tell: Whether the application is told its properties and headers.
+    """
+    texts = {name: text for name, value in found.headers.items() if (text := _text(value)) is not None}
+    flat = {name: texts[name] for name in texts if not isinstance(found.headers[name], list | dict)}
+    metadata = NOTHING
+    if tell:
+        properties = {name: getattr(found, attribute) for attribute, name in TOLD.items()}
+        all_told = {**{name: value for name, value in properties.items() if value}, **texts}
+        metadata = {f"metadata.{name}": value for name, value in all_told.items()}
+    if found.content_type:
+        flat.setdefault(CONTENT_TYPES[1], found.content_type)
+    return Message(flat, found.body, None, found.message_id, metadata)
+
+
+def _text(value: object) -> str | None:
+    match value:
+        case None:
+            return None
+        case str():
+            return value
+        case bytes() | bytearray():
+            return value.decode("utf-8", "replace")
+        case bool():
+            return "true" if value else "false"
+        case list() | dict():
+            return json.dumps(value, default=str)
+        case _:
+            return str(value)
+
+
+def times_delivered(found: AbstractIncomingMessage) -> int:
+    """Tell how often a message was delivered at least, this time included."""
+    count = found.headers.get("x-delivery-count")  # Quorum queues alone have it.
+    return max(2 if found.redelivered else 1, count + 1 if isinstance(count, int) else 1)

@@ -1,0 +1,230 @@
+"""RabbitMQ as Dapr's component has it: an exchange per topic, a queue per group and topic.
+
+============  ==========================================================================================
+ours          on RabbitMQ
+============  ==========================================================================================
+topic         the exchange of its name
+group         the queue ``<group>-<topic>``, bound with the routing keys that its subscription names
+attempt       what this member counted; else two where it was delivered before, or a quorum queue's count
+ack           ``basic.ack``; a lost one leads to redelivery
+nack(delay)   kept by the member for so long, then ``basic.nack`` with requeue; release: at once
+reject        ``basic.reject`` without requeue: to the queue's own dead letter exchange, if it has one
+confirmation  publisher confirm; on a reconnect what waits for one is sent again
+============  ==========================================================================================
+
+Two connections: the server stops reading from one that publishes when it is short of memory or disk, and acks must get
+through. A subscription has a channel of its own, and so has each declaration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import ClassVar, Self
+
+from aio_pika import Exchange
+from aio_pika import Message as Made
+from aiormq import DeliveryError
+
+from brokers.native._rabbitmq_client import Client
+from brokers.native._rabbitmq_message import PREFIX, PUBLISH_METADATA, encode
+from brokers.native._rabbitmq_places import NOT_FOUND, Places, check_name, waiting
+from brokers.native._rabbitmq_settings import SUBSCRIBE_METADATA, Asked, RabbitMQNativeSettings
+from brokers.native._rabbitmq_source import Line, Source
+from brokers.native._topics import NativeTopics
+from brokers.rabbitmq._config import ConfigReader, RabbitMQConfig
+from brokers.rabbitmq._refusals import RefusedError
+from brokers.rabbitmq._session import Reconnecting
+from brokers.shared.limits import check_size
+from brokers.shared.outage import Outage
+from mesh.address import Address
+from mesh.broker import Backlog, Features, Message, SubscribeOptions
+from mesh.errors import BrokerUnavailableError, PublishRejectedError
+from mesh.resources.component import Component
+from mesh.tasks import task_group
+
+__all__ = ["RabbitMQTopics"]
+
+logger = logging.getLogger("brokers.rabbitmq")
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # RabbitMQ 4's own limit, if nobody has set another one.
+MAX_PREFETCH = 65535
+CHANNELS = 16  # That publish: what is wrong with one topic ends the channel that it shares with few others.
+MAX_EXCHANGES = 10_000
+ANSWERS_WITHIN = 2.0
+AT_FAULT = 2  # Publishes in a row that ended their channel: the next one is tried alone.
+AGAIN = 5  # Attempts at a publish whose exchange ends whenever it is made.
+
+
+class RabbitMQTopics(NativeTopics):
+    """Topics on RabbitMQ."""
+
+    title = "Topics on RabbitMQ: an exchange each, and a queue for each group."
+    tested = "RabbitMQ 3.10"
+    settings = RabbitMQNativeSettings
+    layouts: ClassVar = {"mesh": "brokers.rabbitmq:RabbitMQBroker"}
+    _settings: RabbitMQNativeSettings
+    features = Features(
+        name="rabbitmq",
+        layout="native",
+        event_prefix=PREFIX,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        durable=True,
+        shared=True,
+        release_counts=True,
+        retention=False,
+        reassigns=False,
+        frames=False,
+        expires=True,
+        publish_metadata=PUBLISH_METADATA,
+        subscribe_metadata=SUBSCRIBE_METADATA,
+    )
+
+    def __init__(self, settings: RabbitMQNativeSettings, config: RabbitMQConfig) -> None:
+        """Prepare; entering connects."""
+        super().__init__(settings)
+        self._shown = config.shown
+        self._outage = Outage(logger, "RabbitMQ", config.shown)
+        self._publishing = Reconnecting(Client.open, config, "publishing", _as_it_is, self._outage)
+        self._consuming = Reconnecting(Client.open, config, "consuming", _as_it_is, self._outage)
+        self._places = Places(settings)
+        self._alone = asyncio.Lock()
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
+        reader = ConfigReader(component, cls.settings)
+        made = cls(reader.found, reader.config())
+        made._component = component
+        return made
+
+    async def _enter(self) -> None:
+        """Connect."""
+        for session in (self._publishing, self._consuming):
+            self._stack.push_async_callback(session.close)
+            await session.open()
+        tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        for session in (self._publishing, self._consuming):
+            self._stack.callback(tasks.create_task(session.keep(), name="rabbitmq-keep").cancel)
+
+    async def check(self) -> None:
+        """Ask the server for a sign of life, on both connections."""
+        for session in (self._publishing, self._consuming):
+            client = session.current()
+            try:
+                async with asyncio.timeout(ANSWERS_WITHIN), client.channel():
+                    pass
+            except TimeoutError:
+                text = f"RabbitMQ at {self._shown} does not answer, or takes no publishes"
+                raise BrokerUnavailableError(text) from None
+
+    def on_restored(self, callback: Callable[[], None]) -> None:
+        """Call back whenever both connections are back."""
+        self._outage.on_back(callback)
+
+    # Publishing
+
+    async def publish(self, address: Address, message: Message) -> None:
+        """Publish to the topic's exchange, which is made if it is not there; return once the server has it."""
+        topic = address.label
+        check_name(topic)
+        check_size(message.body, message.headers, MAX_MESSAGE_BYTES)
+        refused = 0
+        while True:
+            client = await self._publishing.live()
+            key, made = encode(message, self._settings, client.frame_max)
+            try:
+                await (self._publish if refused < AT_FAULT else self._publish_alone)(client, topic, key, made)
+                return
+            except RefusedError:  # Of this one or of another one's: its channel serves several.
+                refused += 1
+            except BrokerUnavailableError:
+                await asyncio.sleep(0)  # The next turn of the loop knows that it is lost.
+
+    async def _publish(self, client: Client, topic: str, key: str, made: Made) -> None:
+        found = client.exchanges.get(topic)
+        if found is None or (found.done() and (found.exception() is not None or found.result().channel.is_closed)):
+            if len(client.exchanges) >= MAX_EXCHANGES:
+                client.exchanges.clear()
+            found = client.exchanges[topic] = asyncio.ensure_future(client.ask(self._exchange(client, topic)))
+            found.add_done_callback(_retrieve)
+        await self._send(client, await asyncio.shield(found), key, made)
+
+    async def _exchange(self, client: Client, topic: str) -> Exchange:
+        """Make an exchange, and open the channel that publishes to it."""
+        await self._places.exchange(client, topic)
+        number = hash(topic) % CHANNELS
+        channel = client.channels.get(number)
+        if channel is None or channel.is_closed:
+            channel = await client.open_channel(confirms=True)
+            client.channels[number] = channel
+        return Exchange(channel, topic)
+
+    async def _send(self, client: Client, exchange: Exchange, key: str, made: Made) -> None:
+        try:
+            await client.ask(exchange.publish(made, key, mandatory=False), keep=False)
+        except DeliveryError as error:
+            raise PublishRejectedError(f"RabbitMQ at {self._shown} did not take it: a queue is full") from error
+        except (TypeError, ValueError) as error:
+            raise PublishRejectedError(f"RabbitMQ cannot carry it: {error}") from error
+
+    async def _publish_alone(self, client: Client, topic: str, key: str, made: Made) -> None:
+        """Publish over a channel of its own: the server closed the common one, and says not what for.
+
+        Raises:
+            PublishRejectedError: It was for this one.
+        """
+        async with self._alone:
+            for left in reversed(range(AGAIN)):
+                try:
+                    await self._places.exchange(client, topic)  # It may have ended, with its last queue.
+                    async with client.channel(confirms=True) as channel:
+                        await self._send(client, Exchange(channel, topic), key, made)
+                    return
+                except RefusedError as error:
+                    if error.reply_code != NOT_FOUND or not left:
+                        text = f"RabbitMQ at {self._shown} did not take it: {error.text}"
+                        raise PublishRejectedError(text) from error
+
+    # Subscriptions
+
+    def _limit(self, options: SubscribeOptions) -> int:
+        """Give the most deliveries at once."""
+        return 1 if self._settings.concurrency == "single" else options.max_in_flight
+
+    @asynccontextmanager
+    async def _joined(self, address: Address, options: SubscribeOptions) -> AsyncIterator[Source]:
+        """Consume from the group's queue."""
+        settings = self._settings
+        asked = Asked.read(address.label, options, settings)
+        prefetch = min(settings.prefetch or self._limit(options), MAX_PREFETCH)
+
+        async def open_line(source: Source) -> Line:
+            client = await self._consuming.live()
+            await self._places.subscription(client, address.label, asked, options)
+            return await Line.open(source, client, asked.queue, prefetch)
+
+        async with task_group() as tasks:
+            source = Source(address, open_line, tasks, tell=settings.tell)
+            try:
+                async with source.delays:
+                    await source.begin()
+                    yield source
+            finally:
+                await source.close()
+
+    async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
+        """Ask for the length of the group's queue."""
+        asked = Asked.read(address.label, options, self._settings)
+        return Backlog(await waiting(self._consuming.current(), asked.queue))
+
+
+async def _as_it_is(_: Client) -> None:
+    """Need nothing before a connection is used."""
+
+
+def _retrieve(answering: asyncio.Future[Exchange]) -> None:
+    if not answering.cancelled():
+        answering.exception()
