@@ -36,8 +36,7 @@ class Client:
     Attributes:
         closed: Resolved when it is over.
         error: Why; None while it is up.
-        channels: Those that publish, by their numbers.
-        exchanges: Those that are known to be there, each with the channel that publishes to it; or that are about to.
+        exchanges: Those that are known to be there, or are about to be, with the channel that publishes to them.
     """
 
     def __init__(self, raw: aio_pika.Connection, writer: asyncio.StreamWriter) -> None:
@@ -47,7 +46,8 @@ class Client:
         self._asked: set[asyncio.Future[Any]] = set()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: BrokerError | None = None
-        self.channels: dict[int, AbstractChannel] = {}
+        self._publisher: AbstractChannel | None = None
+        self._opening = asyncio.Lock()
         self.exchanges: dict[str, asyncio.Future[aio_pika.Exchange]] = {}
         raw.close_callbacks.add(self._note_closed)
         transport = raw.transport
@@ -141,8 +141,22 @@ class Client:
         if self.error is not None:
             raise again(self.error)
         channel = self._raw.channel(publisher_confirms=confirms)
-        await self.ask(channel.initialize())
+        opening = asyncio.ensure_future(channel.initialize())
+        try:
+            await self.ask(opening)
+        except asyncio.CancelledError:
+            closing = asyncio.ensure_future(_close_opened(channel, opening))
+            self._asked.add(closing)
+            closing.add_done_callback(self._forget)
+            raise
         return channel
+
+    async def publisher(self) -> AbstractChannel:
+        """Give the channel that publishes, with confirmation; another one if the server closed it."""
+        async with self._opening:
+            if self._publisher is None or self._publisher.is_closed:
+                self._publisher = await self.open_channel(confirms=True)
+            return self._publisher
 
     async def close_channel(self, channel: AbstractChannel) -> None:
         """Close a channel; does not raise."""
@@ -159,3 +173,10 @@ class Client:
             yield channel
         finally:
             await self.close_channel(channel)
+
+
+async def _close_opened(channel: AbstractChannel, opening: asyncio.Future[None]) -> None:
+    """Close a channel once it is open: whoever wanted it has gone."""
+    await asyncio.wait([opening])
+    if not channel.is_closed:
+        await channel.close()

@@ -6,6 +6,7 @@ Source: Dapr 1.18 as it was seen on RabbitMQ; CloudEvents AMQP binding 3.1; www.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from typing import cast
 
@@ -14,7 +15,7 @@ from aio_pika import Message as Made
 from aio_pika.abc import AbstractIncomingMessage, HeadersType
 
 from brokers.native._rabbitmq_settings import RabbitMQNativeSettings
-from brokers.rabbitmq._message import CONTENT_TYPES, MAX_NAME, MAX_SHORT, PREFIX, RESERVED
+from brokers.rabbitmq._message import MAX_NAME, MAX_SHORT, PREFIX, RESERVED
 from mesh.broker import NOTHING, Message
 from mesh.errors import EventError, MessageTooLargeError
 from mesh.values import parse_duration, parse_whole
@@ -24,6 +25,8 @@ __all__ = ["PREFIX", "PUBLISH_METADATA", "decode", "encode", "times_delivered"]
 PUBLISH_METADATA = (
     *("contentType", "correlationID", "messageID", "priority", "routingKey", "ttl", "ttlInSeconds", "type"),
 )
+CONTENT_TYPE = "content-type"
+NO_ID = "="  # The client library gives an id to what has none.
 TEXT = "text/plain"  # Whatever it is: programs there tell events of Dapr's by it.
 FIELD_BYTES = 8  # What a header takes beside its name and value.
 ROOM_BYTES = 4 * 1024  # For the other properties.
@@ -43,18 +46,17 @@ def encode(message: Message, settings: RabbitMQNativeSettings, frame_max: int) -
         MessageTooLargeError: Its headers are too large.
     """
     asked = {name.lower(): value for name, value in message.metadata.items() if value}
-    names = [name for name in message.headers if name.lower() != CONTENT_TYPES[1] and name not in RESERVED]
+    names = [name for name in message.headers if name != CONTENT_TYPE and name not in RESERVED]
     headers = {name: message.headers[name] for name in names}
     size = sum([len(name) + len(value.encode()) + FIELD_BYTES for name, value in headers.items()])
     if size > frame_max - ROOM_BYTES:
         raise MessageTooLargeError(size, frame_max - ROOM_BYTES)
     if wrong := next((name for name in names if len(name) > MAX_NAME), None):
         raise EventError(f"the name {wrong[:40]!r}… is too long: a header of RabbitMQ has up to {MAX_NAME} bytes")
-    typed = next((value for name, value in message.headers.items() if name.lower() == CONTENT_TYPES[1]), TEXT)
-    identity = message.id if message.id and len(message.id.encode()) <= MAX_SHORT else None
+    identity = message.id if message.id and len(message.id.encode()) <= MAX_SHORT else NO_ID + secrets.token_hex(8)
     made = Made(
         message.body,
-        content_type=_short(asked, "contentType") or typed,
+        content_type=_short(asked, "contentType") or message.headers.get(CONTENT_TYPE, TEXT),
         correlation_id=_short(asked, "correlationID"),
         delivery_mode=DeliveryMode.NOT_PERSISTENT if settings.mode == 1 else DeliveryMode.PERSISTENT,
         expiration=_expiration(asked, settings.ttl),
@@ -103,9 +105,10 @@ def decode(found: AbstractIncomingMessage, *, tell: bool) -> Message:
         properties = {name: getattr(found, attribute) for attribute, name in TOLD.items()}
         all_told = {**{name: value for name, value in properties.items() if value}, **texts}
         metadata = {f"metadata.{name}": value for name, value in all_told.items()}
-    if found.content_type:
-        flat.setdefault(CONTENT_TYPES[1], found.content_type)
-    return Message(flat, found.body, None, found.message_id, metadata)
+    if found.content_type and (found.content_type != TEXT or any(name.endswith("specversion") for name in flat)):
+        flat.setdefault(CONTENT_TYPE, found.content_type)
+    identity = None if (found.message_id or NO_ID).startswith(NO_ID) else found.message_id
+    return Message(flat, found.body, None, identity, metadata)
 
 
 def _text(value: object) -> str | None:

@@ -51,10 +51,8 @@ logger = logging.getLogger("brokers.rabbitmq")
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # RabbitMQ 4's own limit, if nobody has set another one.
 MAX_PREFETCH = 65535
-CHANNELS = 16  # That publish: what is wrong with one topic ends the channel that it shares with few others.
 MAX_EXCHANGES = 10_000
 ANSWERS_WITHIN = 2.0
-AT_FAULT = 2  # Publishes in a row that ended their channel: the next one is tried alone.
 AGAIN = 5  # Attempts at a publish whose exchange ends whenever it is made.
 
 
@@ -87,7 +85,7 @@ class RabbitMQTopics(NativeTopics):
         super().__init__(settings)
         self._shown = config.shown
         self._outage = Outage(logger, "RabbitMQ", config.shown)
-        self._publishing = Reconnecting(Client.open, config, "publishing", _as_it_is, self._outage)
+        self._publishing = Reconnecting(Client.open, config, "publishing", Client.publisher, self._outage)
         self._consuming = Reconnecting(Client.open, config, "consuming", _as_it_is, self._outage)
         self._places = Places(settings)
         self._alone = asyncio.Lock()
@@ -131,15 +129,15 @@ class RabbitMQTopics(NativeTopics):
         topic = address.label
         check_name(topic)
         check_size(message.body, message.headers, MAX_MESSAGE_BYTES)
-        refused = 0
+        publish = self._publish
         while True:
             client = await self._publishing.live()
             key, made = encode(message, self._settings, client.frame_max)
             try:
-                await (self._publish if refused < AT_FAULT else self._publish_alone)(client, topic, key, made)
+                await publish(client, topic, key, made)
                 return
-            except RefusedError:  # Of this one or of another one's: its channel serves several.
-                refused += 1
+            except RefusedError:  # Of this one or of another one's: all share a channel.
+                publish = self._publish_alone
             except BrokerUnavailableError:
                 await asyncio.sleep(0)  # The next turn of the loop knows that it is lost.
 
@@ -153,14 +151,9 @@ class RabbitMQTopics(NativeTopics):
         await self._send(client, await asyncio.shield(found), key, made)
 
     async def _exchange(self, client: Client, topic: str) -> Exchange:
-        """Make an exchange, and open the channel that publishes to it."""
+        """Make an exchange, and give it with the channel that publishes to it."""
         await self._places.exchange(client, topic)
-        number = hash(topic) % CHANNELS
-        channel = client.channels.get(number)
-        if channel is None or channel.is_closed:
-            channel = await client.open_channel(confirms=True)
-            client.channels[number] = channel
-        return Exchange(channel, topic)
+        return Exchange(await client.publisher(), topic)
 
     async def _send(self, client: Client, exchange: Exchange, key: str, made: Made) -> None:
         try:

@@ -56,7 +56,7 @@ class Reconnecting(Generic[_Single]):
         open_one: Callable[[str, int, RabbitMQConfig, str], Awaitable[_Single]],
         config: RabbitMQConfig,
         purpose: str,
-        prepare: Callable[[_Single], Awaitable[None]],
+        prepare: Callable[[_Single], Awaitable[object]],
         outage: Outage,
     ) -> None:
         """Prepare.
