@@ -37,6 +37,7 @@ class Features:
         layout: ``mesh`` = names and bytes are the mesh's own; ``native`` = they are as every other program there has
             them, so that topics are shared with these. Then an address is known by its ``label`` alone.
         headers: Whether ``Message.headers`` travel beside the body; otherwise they must be empty.
+        rejects: Whether the broker keeps what a delivery's ``reject`` gave up, among its own dead letters.
         expires: Whether the broker itself lets an event expire that was published with ``ttlInSeconds``.
         publish_metadata: What is read of ``Message.metadata``, ``*`` for all of it.
         subscribe_metadata: What is read of ``SubscribeOptions.metadata``.
@@ -61,6 +62,7 @@ class Features:
     embeds: bool = False
     layout: Literal["mesh", "native"] = "mesh"
     headers: bool = True
+    rejects: bool = False
     expires: bool = False
     publish_metadata: tuple[str, ...] = ()
     subscribe_metadata: tuple[str, ...] = ()

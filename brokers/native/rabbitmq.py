@@ -22,6 +22,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import ClassVar, Self
 
 from aio_pika import Exchange
@@ -83,6 +84,7 @@ class RabbitMQTopics(NativeTopics):
     def __init__(self, settings: RabbitMQNativeSettings, config: RabbitMQConfig) -> None:
         """Prepare; entering connects."""
         super().__init__(settings)
+        self.features = replace(type(self).features, rejects=settings.dead_letter and not settings.requeue)
         self._shown = config.shown
         self._outage = Outage(logger, "RabbitMQ", config.shown)
         self._publishing = Reconnecting(Client.open, config, "publishing", Client.publisher, self._outage)

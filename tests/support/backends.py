@@ -247,6 +247,46 @@ class RabbitMQBackend(ServerBackend):
         return RabbitMQBroker(RabbitMQConfig(hosts, user="user", password="secret", connect_wait=0.3))
 
 
+class RabbitMQNativeBackend(ServerBackend):
+    """RabbitMQ, with topics as everybody has them."""
+
+    receiving = b"(consuming)"
+
+    def broker(self) -> Broker:
+        return native_rabbitmq(self.url)
+
+    def broker_through(self, port: int) -> Broker:
+        return native_rabbitmq(f"amqp://127.0.0.1:{port}", heartBeat="1", reconnectWaitSeconds="0.2")
+
+    def unreachable(self, port: int) -> Broker:
+        return native_rabbitmq(f"amqp://user:secret@127.0.0.1:{port}?connection_timeout=300")
+
+
+def native_rabbitmq(url: str, **settings: str) -> Broker:
+    from dataclasses import replace
+
+    from brokers.native.rabbitmq import RabbitMQTopics
+    from mesh.resources.component import Component, MetadataEntry
+
+    def placed(address):
+        return replace(address, label=f"{address.space}.{address.label}")
+
+    class Placed(RabbitMQTopics):
+        async def publish(self, address, message):
+            await super().publish(placed(address), message)
+
+        async def backlog(self, address, options):
+            return await super().backlog(placed(address), options)
+
+        def _joined(self, address, options):
+            return super()._joined(placed(address), options)
+
+    metadata = {"connectionString": url, **settings}
+    return Placed.from_component(
+        Component(name="p", type="pubsub.rabbitmq", metadata=tuple(MetadataEntry(*each) for each in metadata.items()))
+    )
+
+
 class MQTTBackend(ServerBackend):
     """Mosquitto; topics are apart by their spaces, as those of other brokers are."""
 
@@ -330,6 +370,7 @@ BACKENDS = {
     "embedded": _embedded,
     "redis": partial(_server, RedisServer, RedisBackend),
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
+    "rabbitmq-native": partial(_server, RabbitMQServer, RabbitMQNativeBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
     "pluggable": _pluggable,
@@ -340,6 +381,7 @@ _FEATURES: dict[str, Features] = {
     "embedded": EmbeddedBroker(Path()).features,
     "redis": RedisBroker(RedisConfig()).features,
     "rabbitmq": RabbitMQBroker.features,
+    "rabbitmq-native": native_rabbitmq("amqp://127.0.0.1").features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
     "mqtt": MQTTBroker.features,
     "pluggable": PluggableBroker.features,
