@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 import aio_pika
 from aio_pika.abc import AbstractChannel
+from aiormq import DeliveryError
 from yarl import URL
 
 from brokers.rabbitmq._channel import cancels
@@ -26,6 +27,8 @@ from brokers.rabbitmq._refusals import again, is_foreign, reason_of
 from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Client"]
+
+ANSWER_SECONDS = 30.0
 
 _Answer = TypeVar("_Answer")
 
@@ -101,11 +104,12 @@ class Client:
 
         Args:
             answer: Who gives it.
-            keep: Whether it is left to come if the caller is cancelled; else it is given up.
+            keep: Whether it is left to come if the caller is cancelled, and bounded in time; else it is given up.
 
         Raises:
             RefusedError: The server closed the channel instead.
             BrokerUnavailableError: The connection broke, or the channel was closed before.
+            DeliveryError: The server did not take what was published.
         """
         if self.error is not None:
             if asyncio.iscoroutine(answer):
@@ -116,7 +120,10 @@ class Client:
         answering.add_done_callback(self._forget)
         before = cancels()
         try:
-            return await asyncio.shield(answering)
+            async with asyncio.timeout(ANSWER_SECONDS if keep else None):
+                return await asyncio.shield(answering)
+        except TimeoutError:
+            raise BrokerUnavailableError("the server does not answer") from None
         except asyncio.CancelledError as error:
             if cancels() > before:
                 if not keep:
@@ -124,7 +131,7 @@ class Client:
                 raise
             raise self._reason() from error
         except Exception as error:
-            if not is_foreign(error):
+            if not is_foreign(error) or isinstance(error, DeliveryError):
                 raise
             raise reason_of(error) from error
 

@@ -27,6 +27,7 @@ from typing import ClassVar, Self
 
 from aio_pika import Exchange
 from aio_pika import Message as Made
+from aio_pika.abc import AbstractChannel
 from aiormq import DeliveryError
 
 from brokers.native._rabbitmq_client import Client
@@ -38,11 +39,12 @@ from brokers.native._topics import NativeTopics
 from brokers.rabbitmq._config import ConfigReader, RabbitMQConfig
 from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Reconnecting
+from brokers.shared.backoff import waits
 from brokers.shared.limits import check_size
 from brokers.shared.outage import Outage
 from mesh.address import Address
 from mesh.broker import Backlog, Features, Message, SubscribeOptions
-from mesh.errors import BrokerUnavailableError, PublishRejectedError
+from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 
@@ -54,7 +56,16 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # RabbitMQ 4's own limit, if nobody has se
 MAX_PREFETCH = 65535
 MAX_EXCHANGES = 10_000
 ANSWERS_WITHIN = 2.0
+MOST_REFUSALS = 6  # For some seconds: a queue may be without a leader.
 AGAIN = 5  # Attempts at a publish whose exchange ends whenever it is made.
+
+
+class _NotTakenError(BrokerError):
+    """The server said that it has not stored it: a queue is full, or has lost its leader."""
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self.channel = channel
+        super().__init__("the server has not stored it")
 
 
 class RabbitMQTopics(NativeTopics):
@@ -131,17 +142,28 @@ class RabbitMQTopics(NativeTopics):
         topic = address.label
         check_name(topic)
         check_size(message.body, message.headers, MAX_MESSAGE_BYTES)
-        publish = self._publish
-        while True:
+        alone, refusals, shared = False, 0, None
+        for wait in waits():
             client = await self._publishing.live()
             key, made = encode(message, self._settings, client.frame_max)
             try:
-                await publish(client, topic, key, made)
-                return
+                await (self._publish_alone if alone else self._publish)(client, topic, key, made)
+            except _NotTakenError as error:
+                refusals += 1
+                if refusals > MOST_REFUSALS:
+                    raise PublishRejectedError(f"RabbitMQ at {self._shown} did not take it: a queue is full") from error
+                alone, shared = True, shared if alone else error.channel
             except RefusedError:  # Of this one or of another one's: all share a channel.
-                publish = self._publish_alone
+                alone = True
             except BrokerUnavailableError:
-                await asyncio.sleep(0)  # The next turn of the loop knows that it is lost.
+                pass
+            else:
+                if (
+                    shared is not None
+                ):  # What was wrong was with the channel: it goes on refusing after a leader's death.
+                    await client.close_channel(shared)
+                return
+            await asyncio.sleep(wait)
 
     async def _publish(self, client: Client, topic: str, key: str, made: Made) -> None:
         found = client.exchanges.get(topic)
@@ -161,12 +183,12 @@ class RabbitMQTopics(NativeTopics):
         try:
             await client.ask(exchange.publish(made, key, mandatory=False), keep=False)
         except DeliveryError as error:
-            raise PublishRejectedError(f"RabbitMQ at {self._shown} did not take it: a queue is full") from error
+            raise _NotTakenError(exchange.channel) from error
         except (TypeError, ValueError) as error:
             raise PublishRejectedError(f"RabbitMQ cannot carry it: {error}") from error
 
     async def _publish_alone(self, client: Client, topic: str, key: str, made: Made) -> None:
-        """Publish over a channel of its own: the server closed the common one, and says not what for.
+        """Publish over a channel of its own: what the common one has to do with it is not known.
 
         Raises:
             PublishRejectedError: It was for this one.
