@@ -25,6 +25,7 @@ class InMemoryStateStore(ComponentAdapter, KeyValueStateStore):
 
     tested = "in its own process"
     bound = True
+    volatile = True
     settings = InMemorySettings
     capabilities = (*CAPABILITIES, "QUERY_API")
 

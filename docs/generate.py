@@ -13,7 +13,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from brokers.embedded import EmbeddedBroker
 from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
 from brokers.mqtt import MQTTBroker
+from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
@@ -44,7 +45,7 @@ _MEANING: Mapping[str, str] = {
     "durable": "confirmed events outlive the broker's process",
     "shared": "other processes can take part",
     "ordering": "events of equal key in order",
-    "delay": "delayed retries are held by the broker",
+    "delay": "retries are delayed",
     "dedup": "a repeated publish with the same message id is stored once",
     "wildcard": "subscriptions with wildcards",
     "key_value": "key/value store, for `state.mesh`, `configuration.mesh` and `lock.mesh`",
@@ -54,6 +55,8 @@ _MEANING: Mapping[str, str] = {
     "retention": "a new group begins with the oldest event that is stored",
     "reassigns": "one delivery can go to another instance while its own lives",
     "frames": "can be the backbone: invocation, presence",
+    "headers": "messages have headers: binary mode, and proofs of who has published",
+    "expires": "the broker itself lets an event expire",
 }
 
 
@@ -63,8 +66,20 @@ def _features() -> list[Features]:
     return [embedded, *(each.features for each in adapters)]
 
 
+def _native_features() -> list[Features]:
+    """Give what each broker can do in the native layout."""
+    return [each.features for each in (RedisTopics,)]
+
+
 def _features_table() -> str:
-    brokers = _features()
+    return _table_of_features(_features())
+
+
+def _native_features_table() -> str:
+    return _table_of_features(_native_features())
+
+
+def _table_of_features(brokers: Sequence[Features]) -> str:
     lines = [
         f"| feature | {' | '.join(each.name for each in brokers)} |",
         f"| --- {'| --- ' * len(brokers)}|",
@@ -246,6 +261,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "api": api.table,
     "bindings": reference.bindings,
     "features": _features_table,
+    "native-features": _native_features_table,
     "flags": _flags_table,
     "ignored-flags": _ignored_table,
     "instead": _instead_table,

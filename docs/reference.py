@@ -20,6 +20,7 @@ DOCS = Path(__file__).parent
 FOLDER = DOCS / "components"
 _OWN = ("bindings", "brokers", "")
 _GUIDES = {"secretstores": "secrets"}
+_BROKERS = {"jetstream": "nats", "snssqs": "aws", "gcp_pubsub": "gcp"}  # Whose module has another name.
 _WHERE = {
     "nearest": "on the node itself, or on one that [hosts it](../hosting.md)",
     "local": "on the node itself: others have another one, unless one node [hosts it](../hosting.md)",
@@ -85,7 +86,7 @@ def actors() -> str:
     """Make the table of what each state store can keep of actors and jobs."""
     owners, timers = NEEDED["mesh:owners"], NEEDED["mesh:timers"]
     lines = [
-        "| type | state of actors | owners | reminders and jobs | tested with |",
+        "| type | state of actors | owners, durable calls, `deduplicate` | reminders and jobs | tested with |",
         "| --- | --- | --- | --- | --- |",
     ]
     together: dict[str, list[ComponentType]] = {}
@@ -95,7 +96,7 @@ def actors() -> str:
     for alike in together.values():
         kind = alike[0]
         names = ", ".join(f"[`{each.name}`](components/{kind.name}.md)" for each in alike)
-        cells = [_can(kind, needed) for needed in (STATE_NEEDS, owners, timers)]
+        cells = [_can(kind, STATE_NEEDS), _shared(kind, owners), _shared(kind, timers)]
         lines.append(f"| {names} | {' | '.join(cells)} | {_tested(kind)} |")
     return "\n".join(lines) + "\n"
 
@@ -110,6 +111,13 @@ def _can(kind: ComponentType, needed: Iterable[str]) -> str:
         return f"no {_words(missing)}"
     takes = [kind.abilities_with[each] for each in needed if each in kind.abilities_with]
     return f"with {', '.join(takes)}" if takes else "yes"
+
+
+def _shared(kind: ComponentType, needed: Iterable[str]) -> str:
+    """Tell whether it can keep the mesh's own records, which all nodes have to reach."""
+    if kind.placement != "local":
+        return _can(kind, needed)
+    return "no, is of one process" if Registry().load(kind.name).volatile else "with `MESH_SINGLE_HOST`"  # type: ignore[attr-defined]
 
 
 def _paged(kind: ComponentType) -> str:
@@ -138,28 +146,47 @@ def _page(alike: Sequence[ComponentType]) -> str:
     lines += [f"| operations run | {_WHERE[first.placement]} |"]
     lines += [f"| tested with | {first.tested or 'its adapter does not say'} |"]
     lines += ["", "```yaml", component_file(first, optional=False).rstrip(), "```", "", "## Settings", ""]
-    own = [each for each in first.settings or () if each.used]
+    lines += _settings(first)
+    for layout, other in first.layouts.items():
+        lines += ["", f"## With `layout: {layout}`", "", other.title, "", "| | |", "| --- | --- |"]
+        lines += [f"| abilities | {_words(other.abilities)} |"] * bool(other.abilities)
+        lines += [f"| tested with | {other.tested} |", "", *_settings(other, first)]
+    return "\n".join(lines) + "\n"
+
+
+def _settings(first: ComponentType, shown: ComponentType | None = None) -> Iterator[str]:
+    """Give the tables of settings; where some are shown already, of those that differ."""
+    lines: list[str] = []
+    before = set() if shown is None else {(each.name, each.told, each.ignored) for each in shown.all_settings}
+    own = [each for each in first.settings or () if each.used and (each.name, each.told, each.ignored) not in before]
     names = {each.name for each in own}
-    shared = [each for each in first.all_settings if each.used and each.name not in names]
-    lines += _table(own) if own else ["It has none of its own."]
-    if shared:
-        lines += ["", "Of every component of this kind:", "", *_table(shared)]
+    common = [
+        each
+        for each in first.all_settings
+        if each.used and each.name not in names and (each.name, each.told, each.ignored) not in before
+    ]
+    lines += (
+        _table(own) if own else ["It has none of its own." if shown is None else "Its settings are among those above."]
+    )
+    if common:
+        lines += ["", "Of every component of this kind:", "", *_table(common)]
     reasons: dict[str, list[str]] = {}
     for each in first.settings or ():
-        if not each.used:
+        if not each.used and (each.name, each.told, each.ignored) not in before:
             reason = each.ignored or f"it is refused: {each.refused} is not supported"
             reasons.setdefault(reason, []).append(f"`{each.name}`")
     if reasons:
         lines += ["", "| without effect | why |", "| --- | --- |"]
         lines += [f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items()]
-    return "\n".join(lines) + "\n"
+    yield from lines
 
 
 def _guides(kind: ComponentType) -> Iterator[str]:
     block = kind.name.partition(".")[0]
     yield f"{_GUIDES.get(block, block)}.md"
     if kind.provider.startswith("brokers."):
-        yield f"brokers/{kind.provider.partition(':')[0].split('.')[1]}.md"
+        module = kind.provider.partition(":")[0].split(".")
+        yield f"brokers/{_BROKERS.get(module[-1], module[-1]) if module[1] == 'native' else module[1]}.md"
 
 
 def _table(settings: Iterable[Setting]) -> list[str]:

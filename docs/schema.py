@@ -119,7 +119,11 @@ def _objects(root: _Schema, schema: _Schema) -> Iterator[_Schema]:
 def _conditions(kind: ComponentType) -> Iterator[_Schema]:
     """Say for a type of component which settings it has, and which it must have."""
     is_of_type = {"properties": {"spec": {"properties": {"type": {"const": kind.name}}, "required": ["type"]}}}
-    known = {name: each for each in kind.all_settings if not each.refused for name in each.names}
+    every = [*kind.all_settings, *(each for other in kind.layouts.values() for each in other.all_settings)]
+    known: dict[str, Setting] = {}
+    for each in every:
+        if not each.refused:
+            known |= {name: each for name in each.names if name not in known}
     if kind.settings is None:
         return
     usual = {"enum": list(known), "markdownEnumDescriptions": [_told(each) for each in known.values()]}

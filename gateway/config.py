@@ -101,6 +101,7 @@ class GatewayConfig:
         backbone: URL of the backbone; ``embedded:`` for the server this user's gateways share.
         backbone_timeout: Seconds that a backbone which is not there is waited for at start.
         home: ``MESH_HOME``: data of the embedded server and the registry of what runs.
+        single_host: ``MESH_SINGLE_HOST``: whether all gateways of the mesh are on this machine.
         drain: Seconds that calls, deliveries and requests in flight may take to finish on shutdown, all together.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_json: One JSON object a line.
@@ -116,6 +117,7 @@ class GatewayConfig:
 
     app_id: str
     home: Path
+    single_host: bool = False
     app_port: int | None = None
     app_host: str = "127.0.0.1"
     app_protocol: AppProtocol = "http"

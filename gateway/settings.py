@@ -115,6 +115,7 @@ class Reader:
             config.backbone,
             namespace_given=bool(self._namespace),
             home=config.home,
+            single_host=config.single_host,
             backbone_timeout=config.backbone_timeout,
             binding_seconds=config.app_binding_seconds,
             asks_config="config" not in config.init_endpoints_off,

@@ -9,7 +9,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["lock_file", "mesh_home", "write_private"]
+from mesh.errors import ConfigError, Problem
+from mesh.values import parse_bool
+
+__all__ = ["lock_file", "mesh_home", "single_host", "write_private"]
 
 
 def mesh_home(environ: Mapping[str, str]) -> Path:
@@ -21,6 +24,18 @@ def mesh_home(environ: Mapping[str, str]) -> Path:
     data = Path(environ.get("XDG_DATA_HOME", ""))
     # A relative XDG_DATA_HOME is to be ignored (XDG Base Directory Specification).
     return (data if data.is_absolute() else Path.home() / ".local" / "share") / "brokermesh"
+
+
+def single_host(environ: Mapping[str, str]) -> bool:
+    """Tell whether all nodes of the mesh are on this machine: MESH_SINGLE_HOST.
+
+    Raises:
+        ConfigError: It is no boolean.
+    """
+    try:
+        return parse_bool(environ.get("MESH_SINGLE_HOST") or "false", words=True)
+    except ValueError as error:
+        raise ConfigError(Problem(str(error), "MESH_SINGLE_HOST")) from None
 
 
 def write_private(path: Path, text: str | bytes) -> None:

@@ -102,10 +102,12 @@ class StateStore:
             ``KEYS`` for listing. Without ``TRANSACTIONAL``, ``write`` gets one item.
         max_transaction: The most items of a transaction; None = no limit.
         guards: Whether a transaction may have items that are only checked.
+        volatile: Whether what is in it is gone with this process, which nobody else sees.
     """
 
     capabilities: Sequence[str] = ()
     guards: bool = True
+    volatile: bool = False
     max_transaction: int | None = None
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:

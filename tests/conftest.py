@@ -46,6 +46,7 @@ SHARING = (
     "tests/contract/",
     "tests/faults/test_every_broker",
     "tests/faults/test_two_hosts",
+    "tests/e2e/test_every_broker",
     "tests/e2e/test_faststream",
 )
 # What tells how much of mesh/ is tested; elsewhere the same lines are run again, and to note each takes time.

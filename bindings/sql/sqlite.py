@@ -134,6 +134,7 @@ class SQLiteStateStore(SQLStateStore):
         super().__init__(
             settings, _dialect(name, settings.table, settings.metadata), settings.timeout, settings.clean_every
         )
+        self.volatile = file.path is None
         self._file = file
 
     @classmethod

@@ -24,7 +24,7 @@ from mesh.blocks.envelope import PublishOptions, build_binary
 from mesh.blocks.invocation import INVOKE, Answer, Call
 from mesh.blocks.topics import PUBLISH, Publish
 from mesh.errors import ComponentError, ConfigError, FeatureNotSupportedError, MeshError
-from mesh.home import mesh_home
+from mesh.home import mesh_home, single_host
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Context, Operation
 from mesh.registry import PUBSUB_ON_BACKBONE, Registry
@@ -473,7 +473,8 @@ def _url(broker: FastStreamBroker, kind: str) -> str:
 def _settings(app_id: str, namespace: str, backbone: str, pubsub: str, resources: Sequence[str | Path]) -> NodeSettings:
     """Read resources; declared subscriptions name HTTP paths, so they are not for us."""
     components = (Component(pubsub, PUBSUB_ON_BACKBONE),)
-    settings = NodeSettings(app_id, namespace, backbone, components=components, home=mesh_home(os.environ))
+    home, here = mesh_home(os.environ), single_host(os.environ)
+    settings = NodeSettings(app_id, namespace, backbone, components=components, home=home, single_host=here)
     if not resources:
         return settings
     from mesh.resources.loader import load_resources

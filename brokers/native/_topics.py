@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from brokers.shared.handling import run_handler
 from brokers.shared.limits import publish_each
+from brokers.shared.settings import layout_setting
 from mesh.adapter import ComponentAdapter
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, Message, SubscribeOptions, Topology
@@ -18,7 +19,7 @@ from mesh.errors import BrokerError
 from mesh.features import not_in_layout
 from mesh.frameless import Frameless
 from mesh.resources.settings import choice, setting
-from mesh.tasks import task_group
+from mesh.tasks import only_error, task_group
 
 __all__ = ["Delays", "NativeSettings", "NativeTopics", "Source", "Taken"]
 
@@ -26,16 +27,11 @@ STOP_SECONDS = 5.0
 MAX_DELAYED = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # Without slots, so that a model may also have another parent, with its own.
 class NativeSettings:
     """What every component of this layout is told."""
 
-    layout: str = setting(
-        "layout",
-        "`native`: topics as every other program on the broker has them; `mesh`: on topics of the mesh's own.",
-        choice("native", "mesh"),
-        default="native",
-    )
+    layout: str = layout_setting()
     cloudevents: str = setting(
         "cloudevents",
         "How events are written if their publisher says nothing of it: `structured`, as one JSON object; `binary`, "
@@ -190,7 +186,8 @@ class Delays:
     async def __aexit__(self, *exc_info: Any) -> None:
         """Do what is left, and wait for it."""
         self._ending.set()
-        await self._tasks.__aexit__(*exc_info)
+        with only_error():
+            await self._tasks.__aexit__(*exc_info)
 
     async def after(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         """Have something done later; it must not raise."""

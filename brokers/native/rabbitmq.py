@@ -83,6 +83,7 @@ class RabbitMQTopics(NativeTopics):
         max_message_bytes=MAX_MESSAGE_BYTES,
         durable=True,
         shared=True,
+        delay=True,
         release_counts=True,
         retention=False,
         reassigns=False,

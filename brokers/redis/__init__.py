@@ -31,6 +31,7 @@ Sources: redis.io (streams, XCLAIM, XPENDING, pub/sub, scripting with Lua, persi
 writes follows the write to the append-only file, except with ``everysec`` while an fsync is under way (aof.c).
 """
 
+from brokers.redis._config import RedisReader, RedisServerSettings, Sentinels
 from brokers.redis.broker import RedisBroker, RedisConfig
 
-__all__ = ["RedisBroker", "RedisConfig"]
+__all__ = ["RedisBroker", "RedisConfig", "RedisReader", "RedisServerSettings", "Sentinels"]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Reading, hosts_of, inbox_option, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Reading, hosts_of, inbox_option, layout_setting, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, DURATION, VERBATIM, Setting, ignored, setting, whole
 
-__all__ = ["RedisConfig", "RedisSettings", "Sentinels"]
+__all__ = ["RedisConfig", "RedisReader", "RedisServerSettings", "RedisSettings", "Sentinels"]
 
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
@@ -24,23 +24,8 @@ SHAPE = "redis://[user:password@]host[:port][/db]"
 
 
 @dataclass(frozen=True, slots=True)
-class RedisSettings:
-    """Settings of ``pubsub.redis``."""
-
-    ignored: ClassVar[tuple[Setting, ...]] = (
-        *ignored(
-            "there is no pool of connections",
-            *("poolSize", "poolTimeout", "minIdleConns", "maxConnAge", "idleTimeout", "idleCheckFrequency"),
-        ),
-        *ignored(
-            "the times and repetitions of commands are fixed",
-            *("redisMaxRetries", "redisMinRetryInterval", "redisMaxRetryInterval", "maxRetries", "maxRetryBackoff"),
-            *("dialTimeout", "readTimeout", "writeTimeout"),
-        ),
-        *ignored("how many events wait here, concurrency and maxInFlight of a subscription say", "queueDepth"),
-        *ignored("an event comes again after 15 s without a sign of life", "processingTimeout", "redeliverInterval"),
-        *ignored("what is handled is deleted, and what is not never is; streamTTL says for how long", "maxLenApprox"),
-    )
+class RedisServerSettings:
+    """How a component says where Redis is, and who logs in there."""
 
     host: str = setting(
         "redisHost",
@@ -60,7 +45,7 @@ class RedisSettings:
         "redisPassword", "Its password; if empty, nobody is logged in.", VERBATIM, secret=True
     )
     db: int = setting("redisDB", "The number of the database.", whole(), default=0)
-    kind: str = setting("redisType", "`node`; Redis Cluster is refused.", default="node")
+    kind: str = setting("redisType", "`node`, or `cluster` in the native layout.", default="node")
     tls: bool = setting("enableTLS", "Whether to use TLS.", BOOLEAN, default=False)
     unverified: bool = setting("insecureSkipTLSVerify", "Whether to accept any certificate.", BOOLEAN, default=False)
     ca: str | None = setting(
@@ -75,6 +60,28 @@ class RedisSettings:
     master: str = setting("sentinelMasterName", "What the Sentinels call the primary.", default="", example="mymaster")
     sentinel_username: str | None = setting("sentinelUsername", "A user of the Sentinels.", VERBATIM, example="shop")
     sentinel_password: str | None = setting("sentinelPassword", "Its password.", VERBATIM, secret=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings(RedisServerSettings):
+    """Settings of ``pubsub.redis``."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = (
+        *ignored(
+            "there is no pool of connections",
+            *("poolSize", "poolTimeout", "minIdleConns", "maxConnAge", "idleTimeout", "idleCheckFrequency"),
+        ),
+        *ignored(
+            "the times and repetitions of commands are fixed",
+            *("redisMaxRetries", "redisMinRetryInterval", "redisMaxRetryInterval", "maxRetries", "maxRetryBackoff"),
+            *("dialTimeout", "readTimeout", "writeTimeout"),
+        ),
+        *ignored("how many events wait here, concurrency and maxInFlight of a subscription say", "queueDepth"),
+        *ignored("an event comes again after 15 s without a sign of life", "processingTimeout", "redeliverInterval"),
+        *ignored("what is handled is deleted, and what is not never is; streamTTL says for how long", "maxLenApprox"),
+    )
+
+    layout: str = layout_setting()
     concurrency: int | None = setting(
         "concurrency",
         "Most events of a subscription at work at once at one instance; else what that says.",
@@ -187,28 +194,25 @@ class RedisConfig:
         return cls(**_Reader(component, RedisSettings).read())  # type: ignore[arg-type]  # its keys are our fields
 
 
-class _Reader(Reading[RedisSettings]):
-    """Reads the settings of ``pubsub.redis``."""
+_Settings = TypeVar("_Settings", bound=RedisServerSettings)
 
-    def read(self) -> dict[str, object]:
-        """Give the fields of the configuration."""
+
+class RedisReader(Reading[_Settings]):
+    """Reads how to reach the server, and what goes together."""
+
+    def server(self) -> dict[str, object]:
+        """Give the fields of the configuration that say so."""
         found = self.found
-        if (kind := found.kind.lower()) != "node":
-            self.wrong("redisType", f"must be 'node', not {kind!r}: Redis Cluster is not supported")
         if found.entra:
             self.wrong("useEntraID", "Entra ID is not supported")
-        fields: dict[str, object] = {
+        return {
             "username": found.username,
             "password": found.password,
             "db": found.db,
-            "max_in_flight": found.concurrency or None,
-            "max_age": found.ttl or None,
             "tls": self._tls(),
             "connect_wait": self.connect_wait,
             **self._place(),
         }
-        self.finish()
-        return fields
 
     def _place(self) -> dict[str, object]:
         found = self.found
@@ -225,11 +229,28 @@ class _Reader(Reading[RedisSettings]):
         if found.failover:
             known = found.sentinel_username, found.sentinel_password
             return {"sentinels": Sentinels(hosts, found.master, *known)}
+        return self._hosts(hosts)
+
+    def _hosts(self, hosts: tuple[tuple[str, int], ...]) -> dict[str, object]:
         if len(hosts) > 1:
-            self.wrong("redisHost", "is one host without 'failover': Redis Cluster is not supported")
+            self.wrong("redisHost", "is one host without 'failover': Redis Cluster needs 'layout: native'")
         return {"host": hosts[0][0], "port": hosts[0][1]}
 
     def _tls(self) -> ssl.SSLContext | None:
         if not self.found.tls:
             return None
         return self.tls("clientCert", "clientKey", ca="caCert", files=TLSFiles(verify=not self.found.unverified))
+
+
+class _Reader(RedisReader[RedisSettings]):
+    """Reads the settings of ``pubsub.redis`` with the mesh's layout."""
+
+    def read(self) -> dict[str, object]:
+        """Give the fields of the configuration."""
+        found = self.found
+        if (kind := found.kind.lower()) != "node":
+            self.wrong("redisType", f"must be 'node', not {kind!r}: Redis Cluster needs 'layout: native'")
+        limits = {"max_in_flight": found.concurrency or None, "max_age": found.ttl or None}
+        fields = {**self.server(), **limits}
+        self.finish()
+        return fields

@@ -9,14 +9,14 @@ import socket
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError, Problem
 from mesh.resources.component import Component
-from mesh.resources.settings import gather
+from mesh.resources.settings import choice, gather, setting
 from mesh.spelling import did_you_mean
 from mesh.values import parse_whole
 
@@ -25,6 +25,7 @@ __all__ = [
     "count_option",
     "hosts_of",
     "inbox_option",
+    "layout_setting",
     "node_name",
     "shown_hosts",
     "tls_of",
@@ -33,6 +34,12 @@ __all__ = [
 
 CONNECT_SHARE = 0.8  # Of the time for a component's start, so that what fails can still be told.
 _Model = TypeVar("_Model")
+
+
+def layout_setting() -> Any:
+    """Declare the setting by which a component's type has several adapters (``Registry.load``)."""
+    told = "`native`: topics as every other program on the broker has them; `mesh`: topics of the mesh's own."
+    return setting("layout", told, choice("native", "mesh"), default="native")
 
 
 def node_name(mark: str = "") -> str:

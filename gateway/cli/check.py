@@ -20,6 +20,7 @@ from mesh.blocks import BLOCKS
 from mesh.blocks.middleware import check_pipelines, scoped_in_pipelines
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.errors import ConfigError, MissingDependencyError, Problem, SecretError
+from mesh.home import single_host
 from mesh.node.components import (
     check_denied,
     check_installed,
@@ -30,6 +31,7 @@ from mesh.node.components import (
 )
 from mesh.node.runtime import check as check_node
 from mesh.node.settings import NONE_KNOWN, Secrets, wrong_values
+from mesh.node.without_place import without_place
 from mesh.registry import Registry
 from mesh.resources.component import (
     Component,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 
     from gateway.cli.security import Opening
     from gateway.config import GatewayConfig
+    from mesh.node.spec import NodeSettings
 
 __all__ = ["Findings", "check", "check_start", "parser", "run"]
 
@@ -214,14 +217,20 @@ def check(paths: Sequence[Path]) -> Findings:
         if not findings.apps:
             findings.warn(scoped_in_pipelines(findings.middleware, configuration))
     for _, config in findings.apps:
-        findings.add(_of_configuration(config))
+        problems, warnings = _of_node(config)
+        findings.add(problems)
+        findings.warn(warnings)
     findings.problems = ordered(findings.problems, findings.files)
     findings.warnings = ordered(findings.warnings, findings.files)
     return findings
 
 
-def _of_configuration(config: GatewayConfig) -> list[Problem]:
-    """Find what an application's Configuration denies, and what is wrong with its pipelines, in its scopes."""
+def _of_node(config: GatewayConfig) -> tuple[list[Problem], list[Problem]]:
+    """Find what an application's Configuration denies, and what is wrong with its pipelines, in its scopes.
+
+    Returns:
+        Problems, and warnings of what its backbone has no place for.
+    """
     found: list[Problem] = []
     try:
         settings = load_settings(config, [])
@@ -231,12 +240,21 @@ def _of_configuration(config: GatewayConfig) -> list[Problem]:
         try:
             settings = load_settings(replace(config, trust=None), [])
         except ConfigError:
-            return found
+            return _relative(found), []
     found += [
         *check_denied(settings.scoped, settings.configuration),
         *check_pipelines(settings.scoped, settings.not_for_it, settings.configuration),
     ]
-    return [replace(each, file=str(_shortened(Path(each.file))) if each.file else each.file) for each in found]
+    return _relative(found), _relative(_places(settings))
+
+
+def _places(settings: NodeSettings) -> list[Problem]:
+    of = settings.scoped, settings.subscriptions, settings.backbone
+    return without_place(*of, Registry(), single_host=settings.single_host)
+
+
+def _relative(problems: Sequence[Problem]) -> list[Problem]:
+    return [replace(each, file=str(_shortened(Path(each.file))) if each.file else each.file) for each in problems]
 
 
 def check_start(configs: Sequence[GatewayConfig]) -> Findings:
@@ -250,7 +268,7 @@ def check_start(configs: Sequence[GatewayConfig]) -> Findings:
         except ConfigError as error:
             findings.add(error.problems)
             continue
-        findings.warn(warnings)
+        findings.warn([*warnings, *_places(settings)])
         findings.add(check_node(settings, registry))
         secrets = _known_secrets(settings.scoped, settings.endpoints, registry, findings, sure=True)
         for component in settings.scoped:
@@ -376,7 +394,11 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     findings.add(check_types(components, BLOCKS))
     findings.add([problem for _, problem in check_together(looked.of(Component, "spec", "scopes"), BLOCKS)])
     findings.add(check_references(looked.of(Component, "auth"), looked.of(HTTPEndpoint, "auth"), stores))
-    findings.add(clashes(looked.of(Subscription, "metadata", "scopes")))
+    subscriptions = looked.of(Subscription, "metadata", "scopes")
+    findings.add(clashes(subscriptions))
+    if backbone := os.environ.get("MESH_BACKBONE"):
+        here = single_host(os.environ)
+        findings.warn(without_place(components, subscriptions, backbone, registry, single_host=here))
     misspelt, others = check_installed(components, BLOCKS, registry)
     findings.add(misspelt)
     findings.warn(others)  # Where the files are used, more may be installed.

@@ -155,6 +155,7 @@ def gateway_config(
     config = GatewayConfig(
         app_id=options.app_id or "",
         home=mesh_home(environ),
+        single_host=check.truth("MESH_SINGLE_HOST", environ.get("MESH_SINGLE_HOST")),
         app_port=check.port("--app-port", options.app_port),
         app_host=in_url(check.hosts("--app-channel-address", options.app_channel_address or _DEFAULT.app_host)[0]),
         app_protocol=_protocol(options, check),

@@ -101,6 +101,7 @@ class ActorService:
             questions.DeleteReminder: self._run_delete_reminder,
         }
         self._asked: tuple[Inbound, HostSettings] | None = None
+        self._refused = False
 
     @property
     def types(self) -> Mapping[str, HostedType]:
@@ -332,8 +333,9 @@ class ActorService:
                 settings = await ask_settings(inbound.application, self._app_id)
             self._asked = inbound, settings
         host = HTTPHost(inbound.application, self._asked[1])
+        marked = self._parts.marked() if self._refused else None
         return [
-            Held(f"actors {type_}", settings, self.serve(host, type_))
+            Held(f"actors {type_}", (settings, marked), self.serve(host, type_))
             for type_, settings in host.settings.types.items()
         ]
 
@@ -354,6 +356,7 @@ class ActorService:
             await self._records.opened()
         except RecordsMissingError as error:
             logger.warning("actors of type %s are not hosted: %s", type_, error)
+            self._refused = True  # Until another store is marked.
             yield
             return
         self._store.warn_of_none()

@@ -102,6 +102,7 @@ class EncryptedStateStore(StateStore):
         self.capabilities = tuple(each for each in store.capabilities if each != "QUERY_API")
         self.max_transaction = store.max_transaction
         self.guards = store.guards
+        self.volatile = store.volatile
         self.bound = getattr(store, "bound", False)
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:

@@ -121,7 +121,7 @@ class Jobs:
         self._kind = f"jobs.{self._app_id}"
         self._kept: JobTimers | None = None
         self._hosts = False  # Whether this node takes part in owning jobs.
-        self._has_told = False
+        self._has_told = self._refused = False
         self._way: _Way | None = None
         self._deadlines = Deadlines()
         self._asked: Mapping[str, Callable[[Operation], Awaitable[object]]] = {
@@ -289,7 +289,8 @@ class Jobs:
     async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Hand the application's jobs over."""
         policy = self._parts.policies.for_app(self._app_id)
-        return [Held("jobs", policy, self._served(inbound.application, policy), overlaps=True)]
+        made_of = policy, self._parts.marked() if self._refused else None
+        return [Held("jobs", made_of, self._served(inbound.application, policy), overlaps=True)]
 
     @asynccontextmanager
     async def _served(self, application: Application, policy: Policy) -> AsyncIterator[None]:
@@ -339,7 +340,8 @@ class Jobs:
                             async with asyncio.timeout(LOOK_SECONDS):
                                 await heard.wait()
             except RecordsMissingError:
-                return  # So nobody has any.
+                self._refused = True  # So nobody has any, until another store is marked.
+                return
             except MeshError as error:
                 logger.debug("jobs: %s", error)
                 await asyncio.sleep(AGAIN_SECONDS)

@@ -1,8 +1,8 @@
 """What the mesh itself must remember: outcomes of durable calls, what was handled already.
 
 One place holds it: the backbone's key/value where there is one, else the state store component that is
-marked ``actorStateStore: "true"``. With neither, the first use is refused with the line to add. Never a
-file that only one machine sees.
+marked ``actorStateStore: "true"``. With neither, the first use is refused with the line to add. A file is a
+place only where the user says that all nodes are on one machine (``MESH_SINGLE_HOST``). See ``mesh/node/places.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from msgspec.structs import replace
 
 from mesh import address
 from mesh.deadlines import Deadlines
-from mesh.errors import ConfigError, DeadlineExceededError, MeshError, RecordsMissingError, StateError
+from mesh.errors import (
+    ConfigError,
+    DeadlineExceededError,
+    MeshError,
+    RecordsMissingError,
+    StateError,
+    TooManyOperationsError,
+)
 from mesh.store import CAPABILITIES, MAX_PARALLEL, Item, StateStore, Stored
 
 if TYPE_CHECKING:
@@ -22,11 +29,31 @@ if TYPE_CHECKING:
     from mesh.broker import KeyValue, KeyValueProvider
     from mesh.resources.component import Component
 
-__all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "lacking", "missing", "on_backbone"]
+__all__ = ["RECORD_SECONDS", "LazyRecords", "Prefixed", "located", "missing", "no_place", "on_backbone", "unfit"]
 
 RECORD_SECONDS = 5.0  # What a delivery waits for, which no operation's deadline bounds.
-# What each needs of the store; without the expiry of sessions nobody would ever take over from an owner that is gone.
-NEEDED: Mapping[str, Sequence[str]] = {"mesh:owners": ("ETAG", "TTL"), "mesh:timers": ("ETAG", "KEYS", "TRANSACTIONAL")}
+# What each needs of the store. Without the expiry of sessions nobody would ever take over from an owner that is gone;
+# without that of the others what is remembered would never be forgotten. What is not named here is ``state.mesh``.
+NEEDED: Mapping[str, Sequence[str]] = {
+    "bindings": ("ETAG", "TTL"),
+    "mesh:deduplication": ("ETAG", "TTL"),
+    "mesh:invocations": ("ETAG", "TTL"),
+    "mesh:owners": ("ETAG", "TTL"),
+    "mesh:timers": ("ETAG", "KEYS", "TRANSACTIONAL"),
+}
+TITLES = {
+    "bindings": "what bindings have read",
+    "mesh:deduplication": "what `deduplicate` has seen",
+    "mesh:invocations": "durable calls",
+    "mesh:owners": "who owns actors, jobs and timers",
+    "mesh:timers": "jobs, reminders and timers",
+}
+NEEDED_BY_STATE = ("ETAG", "TTL", "TRANSACTIONAL")
+MARK = 'name: actorStateStore, value: "true"'
+EXAMPLE = (
+    "{apiVersion: dapr.io/v1alpha1, kind: Component, metadata: {name: records}, spec: {type: state.postgresql, "
+    'version: v1, metadata: [{name: connectionString, value: "host=… user=… password=… dbname=…"}, {' + MARK + "}]}}"
+)
 _T = TypeVar("_T")
 
 
@@ -66,8 +93,13 @@ class LazyRecords(StateStore):
         return await self._in_time(lambda store: store.get(key, strong=strong))
 
     async def write(self, items: Sequence[Item]) -> None:
-        """Do all or nothing; raises ``ConflictError``."""
-        await self._in_time(lambda store: store.write(items))
+        """Do all or nothing.
+
+        Raises:
+            ConflictError: Nothing was done.
+            TooManyOperationsError: The store takes fewer at once.
+        """
+        await self._in_time(lambda store: _written(store, items))
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """List keys."""
@@ -102,6 +134,12 @@ class LazyRecords(StateStore):
             return await self._deadlines.within(self._seconds, self._use, use)
         except DeadlineExceededError as error:  # The store is late, which says nothing about the application.
             raise StateError(f"{self._name}: {error}") from None
+
+
+async def _written(store: StateStore, items: Sequence[Item]) -> None:
+    if store.max_transaction is not None and len(items) > store.max_transaction:
+        raise TooManyOperationsError(len(items), store.max_transaction)
+    await store.write(items)
 
 
 class Prefixed(StateStore):
@@ -153,30 +191,67 @@ class Prefixed(StateStore):
         return replace(item, key=self._prefix + item.key)
 
 
-def lacking(name: str, component: str, store: StateStore) -> RecordsMissingError | None:
-    """Make the error of a marked store that cannot keep what is asked of it; None where it can.
+def unfit(name: str, component: Component, store: StateStore, *, single_host: bool) -> str:
+    """Say why a state store cannot keep what is asked of it; empty where it can.
 
     Args:
         name: What is remembered.
-        component: The store's name.
+        component: The store's.
         store: The store.
+        single_host: Whether all nodes are on this machine.
     """
-    needed = NEEDED.get(name, ("ETAG",))
-    found = [each for each in needed if each not in store.capabilities]
-    if not found:
-        return None
-    return RecordsMissingError(
-        f"the state store {component} is marked by actorStateStore, and cannot keep {name}: "
-        f"it has no {' and no '.join(found)}"
-    )
+    needed = NEEDED.get(name, NEEDED_BY_STATE)
+    if found := [each for each in needed if each not in store.capabilities]:
+        return f"it has no {' and no '.join(found)}"
+    if store.volatile:
+        return f"{component.type} is gone with this process"
+    if getattr(store, "bound", False) and not single_host:
+        return f"{component.type} is on this machine alone"
+    return ""
 
 
-def missing(what: str, backbone: str) -> RecordsMissingError:
-    """Make the error of a mesh that has no place to remember something in."""
-    return RecordsMissingError(
-        f"there is no place to keep {what}: {backbone} has no key/value store; mark a state store component that "
-        'every node reaches, by this line in its spec.metadata: - {name: actorStateStore, value: "true"}'
-    )
+def no_place(name: str) -> str:
+    """Say that something cannot be remembered."""
+    return f"there is no place to keep {TITLES.get(name, f'the state of {name}')}"
+
+
+def missing(
+    name: str, backbone: str, fit: Component | None, marked: Component | None, why: str, *, single_host: bool
+) -> RecordsMissingError:
+    """Make the error of a mesh that has no place to remember something in; it says what to write, and where.
+
+    Args:
+        name: What is remembered.
+        backbone: The broker, which has no key/value store.
+        fit: A state store of this node that could keep it, were it marked.
+        marked: The state store that is marked, and cannot keep it.
+        why: It cannot.
+        single_host: Whether it would be kept if all nodes were said to be on this machine.
+    """
+    text = f"{no_place(name)}: {backbone} has no key/value store"
+    instead = ""
+    if marked is not None:
+        text += f", and {located(marked)}, which is marked by actorStateStore, cannot keep it: {why}"
+        instead = f" instead of {marked.name}"
+    if fit is not None:
+        line = f"by this line in its spec.metadata{_at(fit)}: - {{{MARK}}}"
+        text += f"; mark the state store {fit.name}{instead}, if every node reaches it, {line}"
+    else:
+        text += (
+            f"; mark a state store that every node reaches{instead}, as this component of a resources folder: {EXAMPLE}"
+        )
+    if single_host:
+        text += "; or set MESH_SINGLE_HOST=true, if all gateways are on this machine"
+    return RecordsMissingError(text)
+
+
+def located(component: Component) -> str:
+    """Name a component, with where it stands."""
+    return component.name + _at(component)
+
+
+def _at(component: Component) -> str:
+    return f" ({component.file}:{component.line})" if component.file else ""
 
 
 async def on_backbone(component: Component, parts: Parts, instead: str) -> KeyValue:

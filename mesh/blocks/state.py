@@ -57,6 +57,7 @@ __all__ = [
     "Save",
     "Search",
     "StateStoreComponent",
+    "is_marked",
     "key_prefix",
 ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mesh.blocks.block import Block
 from mesh.errors import MissingDependencyError
@@ -41,6 +41,7 @@ class ComponentType:
         placement: Where operations run if nothing else is said; empty for a block that is never hosted.
         provider: What an entry point names; empty for what is on the backbone.
         needs: What to install, and how; empty = it can be used.
+        layouts: What it is with another ``layout``, by that.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ComponentType:
     placement: str = ""
     provider: str = ""
     needs: str = ""
+    layouts: Mapping[str, ComponentType] = field(default_factory=dict)
 
     @property
     def all_settings(self) -> tuple[Setting, ...]:
@@ -85,6 +87,7 @@ class ComponentType:
             "tested": self.tested,
             "needs": self.needs,
             "settings": [_setting(each) for each in self.all_settings],
+            "layouts": {name: each.described() for name, each in self.layouts.items()},
         }
 
 
@@ -124,8 +127,14 @@ def component_type(name: str, registry: Registry, blocks: Sequence[Block]) -> Co
         return ComponentType(name, block, _ON_BACKBONE, tested="every broker that can be a backbone")
     try:
         adapter = registry.load(name)
+        others = {layout: registry.load(name, layout) for layout in getattr(adapter, "layouts", ())}
     except MissingDependencyError as error:
         return ComponentType(name, block, settings=None, needs=str(error))
+    found = _of_adapter(name, block, adapter, registry)
+    return replace(found, layouts={key: _of_adapter(name, block, each, registry) for key, each in others.items()})
+
+
+def _of_adapter(name: str, block: Block | None, adapter: type, registry: Registry) -> ComponentType:
     hosted = block is not None and block.hosted
     entry = registry.find(name)
     depending: Mapping[str, str] = getattr(adapter, "capabilities_with", {})

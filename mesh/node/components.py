@@ -299,7 +299,11 @@ async def open_components(
 
 
 def in_order(components: Sequence[Component], blocks: Sequence[Block], problems: list[Problem]) -> list[Component]:
-    """Give components of the blocks' kinds, each after the secret store that it names; the rest is a problem."""
+    """Give components of the blocks' kinds, each after the secret store that it names; the rest is a problem.
+
+    Secret stores are before all others, so what waits for one keeps its place: state stores are before who remembers
+    something in them.
+    """
     order = {block.kind: number for number, block in enumerate(blocks) if block.kind is not None}
     waiting = sorted((each for each in components if each.block in order), key=lambda each: order[each.block])
     found: list[Component] = []
@@ -314,7 +318,7 @@ def in_order(components: Sequence[Component], blocks: Sequence[Block], problems:
             break
         found += ready
         waiting = [component for component in waiting if component not in ready]
-    return found
+    return sorted(found, key=lambda each: order[each.block])
 
 
 async def open_component(

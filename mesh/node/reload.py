@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mesh.application import Application
 from mesh.blocks.middleware import named_by
 from mesh.blocks.secrets import BLOCK as SECRETS
+from mesh.blocks.state import is_marked
 from mesh.errors import ConfigError, MeshError, MissingDependencyError, Problem
 from mesh.life import Life, Lives
 from mesh.node.components import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from mesh.blocks.block import Block, Parts
     from mesh.hosting import Hosting
     from mesh.node.inbound import Serve
+    from mesh.node.places import Places
     from mesh.pipeline import Handler, Pipeline
 
 __all__ = [
@@ -246,6 +248,7 @@ class Live:
         parts: Of the node.
         blocks: The table.
         components: What is open.
+        places: Where the mesh's own records are.
         endpoints: Services outside of the mesh.
         lives: Holds components open.
         hosting: Answers others.
@@ -261,6 +264,7 @@ class Live:
     parts: Parts
     blocks: Sequence[Block]
     components: Components
+    places: Places
     endpoints: Endpoints
     lives: Lives
     hosting: Hosting
@@ -374,7 +378,7 @@ class Live:
     def _together(self, fine: Sequence[Component], changed: Mapping[str, Step], kept: list[Problem]) -> list[Component]:
         """Give those that go together with what stays open; the rest is a problem."""
         entries = self.components.entries
-        stay = {name: each for name, each in entries.items() if name not in changed or self._holds_records(name)}
+        stay = {name: each for name, each in entries.items() if name not in changed or self.places.held_by(name)}
         others = [each for each in fine if each.name not in stay]
         refused = check_together([*(entry.component for entry in stay.values()), *others], self.blocks)
         for component, problem in refused:
@@ -413,15 +417,17 @@ class Live:
         else:
             await self.hosting.take(name)
 
-    def _holds_records(self, name: str) -> bool:
-        entry = self.components.entries.get(name)
-        remembers = entry is not None and getattr(entry.opened, "remembers", False)
-        return remembers and not self.parts.broker.features.key_value
-
     def _check_records(self, name: str, step: Step) -> None:
         """Refuse to change the store where the mesh's own records are: whoever has it open would keep the old one."""
-        if self._holds_records(name):
+        text = ""
+        if self.places.held_by(name):
             text = f"component {name} keeps the mesh's own records (actorStateStore), and needs a restart to change"
+        elif self.places.in_file and isinstance(step.after, Component) and is_marked(step.after):
+            text = (
+                f"component {name} is marked by actorStateStore, and needs a restart: until then the mesh's own "
+                "records are in a file of this machine (MESH_SINGLE_HOST)"
+            )
+        if text:
             raise ConfigError(Problem(text, "", step.resource.file, step.resource.line))
 
     def _check_passed(self, name: str, step: Step) -> None:

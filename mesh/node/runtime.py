@@ -24,15 +24,15 @@ from mesh.application import Application
 from mesh.blocks import BLOCKS
 from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
-from mesh.blocks.records import RECORD_SECONDS, LazyRecords, Prefixed, lacking, missing
+from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.remembered import Memory
-from mesh.broker import Broker, KeyValueProvider
+from mesh.broker import Broker
 from mesh.calls.exchange import Exchange
 from mesh.conditions import Conditions
 from mesh.errors import BrokerUnavailableError, ConfigError, Problem
 from mesh.host import Hosts
 from mesh.hosting import Hosting
-from mesh.life import Life, Lives
+from mesh.life import Lives
 from mesh.node.components import (
     Components,
     check_denied,
@@ -49,6 +49,7 @@ from mesh.node.description import ComponentDescription, NodeDescription
 from mesh.node.directory import Directory
 from mesh.node.health import ComponentStatus, Health
 from mesh.node.inbound import Serve, inbound
+from mesh.node.places import Places, file_component
 from mesh.node.reload import Endpoints, Live, OpenEndpoint, Resources, Told, sampling_ratio
 from mesh.node.settings import check_settings
 from mesh.node.spec import NodeSettings
@@ -63,7 +64,6 @@ from mesh.resources.resiliency import ResiliencyPolicies
 from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.steps import Steps
-from mesh.store import KeyValueStateStore, StateStore
 from mesh.streams import Streams
 from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both
@@ -125,6 +125,7 @@ class Runtime(Steps):
         self._health = Health(self._components)
         self._serve = Serve()
         self._parts: Parts
+        self._places: Places
         self._directory: Directory
         self._pipeline: Pipeline
         self._live: Live
@@ -162,6 +163,7 @@ class Runtime(Steps):
         address.app(settings.namespace, settings.app_id)  # Names that are too long are refused at start.
         self.broker = await self._connect()
         named = settings.namespace, settings.app_id
+        self._places = await enter(Places(self.broker, self._components, registry, settings))
         guard = await enter(proving(settings.trust, *named, registry, self._observer, self.conditions))
         self.exchange = await enter(Exchange(self.broker, guard=guard))
         self._directory = directory = Directory(self.exchange, settings.namespace)
@@ -177,16 +179,13 @@ class Runtime(Steps):
         self.services.update(here)
         policies = self._policy_of if settings.resiliencies else None
         self._pipeline = Pipeline(here, policy_of=policies, observer=self._observer, conditions=self.conditions)
-        answering = {
-            each.name: each.start(each, parts, self._of(each, "nearest", "backbone"))
-            for each in self._blocks
-            if each.hosted
-        }
+        hosted = [each for each in blocks if each.hosted]
+        answering = {each.name: each.start(each, parts, self._of(each, "nearest", "backbone")) for each in hosted}
         answer = Pipeline(answering, observer=self._observer).run
         entries = self._components.entries.values()
         if settings.host_only:
             tell_unanswered(entries)
-        hosting = Hosting(self.broker, self.exchange, settings.namespace, settings.app_id)
+        hosting = Hosting(self.broker, self.exchange, *named)
         answering_for = hosting.answering([entry.answer(answer, parts.tracing) for entry in entries if entry.hosted])
         await enter(drained_within(answering_for, self._grace, "operations of hosted components"))
         await enter(parts.later.run())  # What is owned is handed over before that ends.
@@ -197,6 +196,7 @@ class Runtime(Steps):
             parts=parts,
             blocks=self._blocks,
             components=self._components,
+            places=self._places,
             endpoints=Endpoints(parts, lives),
             lives=lives,
             hosting=hosting,
@@ -264,11 +264,11 @@ class Runtime(Steps):
             observer=self._observer,
             own_observer=settings.observer,
             stack=self._stack,
-            records=self._records,
+            records=self._places.open,
             owners=Owners(
                 self.broker,
                 self.exchange,
-                LazyRecords(OWNERS, self._records, RECORD_SECONDS),
+                LazyRecords(OWNERS, self._places.open, RECORD_SECONDS),
                 self.caller,
                 directory.node_id,
             ),
@@ -283,7 +283,7 @@ class Runtime(Steps):
                 proves=settings.trust is not None,
             ),
             memory=self._memory(),
-            marked=self._marked,
+            marked=self._places.marked,
             asks_config=settings.asks_config,
             binding_seconds=settings.binding_seconds,
         )
@@ -335,13 +335,14 @@ class Runtime(Steps):
         return told
 
     def _default_components(self) -> Sequence[Component]:
-        """Give what a node has when nobody configured anything: pub/sub and, where it can, state on the backbone."""
-        features, home = self.broker.features, self.settings.home
-        state = Component("statestore", STATE_ON_BACKBONE, (MetadataEntry("actorStateStore", "true"),))
-        if not features.key_value and home is not None:
-            file = home / "state" / f"{address.encode_token(self.settings.namespace)}.db"
-            logger.warning("%s has no key/value: statestore is kept in %s, on this machine", features.name, file)
-            state = Component("statestore", "state.sqlite", (MetadataEntry("connectionString", str(file)),))
+        """Give what a node has when nobody configured anything: pub/sub and state, on the backbone where it can."""
+        settings = self.settings
+        if self.broker.features.key_value:
+            state = Component("statestore", STATE_ON_BACKBONE, (MetadataEntry("actorStateStore", "true"),))
+        elif settings.single_host and settings.home is not None:
+            state = file_component(settings.home, settings.namespace)
+        else:  # Whoever uses it is told what to write.
+            state = Component("statestore", STATE_ON_BACKBONE)
         return (Component("pubsub", PUBSUB_ON_BACKBONE), state)
 
     def _of(self, block: Block, *placements: str) -> Mapping[str, Opened]:
@@ -350,31 +351,6 @@ class Runtime(Steps):
     def _policy_of(self, block: str, target: str) -> Policy:
         found = next(each for each in self._blocks if each.name == block)
         return found.policy(self._parts.policies, target)
-
-    async def _records(self, name: str, *, dotted: bool = False) -> StateStore:
-        """Open a store of the mesh's own: in the backbone, else in the state store that is marked for it.
-
-        Raises:
-            RecordsMissingError: There is neither, or the store lacks what it needs.
-        """
-        store = address.store(self.settings.namespace, name)
-        if self.broker.features.key_value:
-            return KeyValueStateStore(await cast("KeyValueProvider", self.broker).key_value(store, dotted=dotted))
-        for component, opened in self._components.all:
-            if getattr(opened, "remembers", False):
-                kept: StateStore = opened.store  # type: ignore[attr-defined]  # a state store's
-                if (error := lacking(name, component.name, kept)) is not None:
-                    raise error
-                # What can be scanned is also written in transactions; in braces, all of it is in one slot of a cluster.
-                return Prefixed(kept, f"mesh||{{{store}}}||" if dotted else f"mesh||{store}||")
-        raise missing(name, self.broker.features.name)
-
-    def _marked(self) -> tuple[str, StateStore, Life] | None:
-        """Give the state store that is marked for actors."""
-        for component, opened in self._components.all:
-            if getattr(opened, "marked", False):
-                return component.name, opened.store, self._parts.lives[component.name]  # type: ignore[attr-defined]
-        return None
 
     @property
     def backbone(self) -> str:

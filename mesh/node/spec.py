@@ -31,7 +31,9 @@ class NodeSettings:
         configuration: Merged.
         endpoints: Services outside of the mesh, in scope.
         namespace_given: Whether the namespace was set by the user (``keyPrefix: namespace`` asks).
-        home: Where the default state store keeps its file, on a backbone without key/value; None = there is none.
+        home: Where it keeps files of its own; None = it has none.
+        single_host: Whether all nodes are on this machine, so that a file holds what a backbone without key/value
+            cannot (``mesh/node/places.py``).
         observer: Is told of everything; in place of the node's own counters if it is such, else besides them.
         backbone_timeout: Seconds that a backbone which is not there is waited for at start.
         binding_seconds: How long the application may take to say whether it wants the events of a binding.
@@ -53,6 +55,7 @@ class NodeSettings:
     endpoints: Sequence[HTTPEndpoint] = ()
     namespace_given: bool = False
     home: Path | None = None
+    single_host: bool = False
     observer: Observer | None = None
     backbone_timeout: float = 5.0
     binding_seconds: float = 3.0

@@ -140,9 +140,10 @@ def test_the_host_alone_has_drivers_passwords_and_databases() -> None:
 
 @pytest.mark.parametrize("broker", ["rabbitmq", "kafka"])
 def test_gateways_share_a_folder_where_the_broker_keeps_no_state(broker: str) -> None:
-    """Their state outlives them, and one reads what the other has written."""
+    """Their state outlives them, and one reads what the other has written; that they are on one machine is said."""
     for app in APPLICATIONS:
         assert SERVICES[f"{app}-gateway-{broker}"]["volumes"] == [f"{broker}-state:/var/lib/mesh/state"]
+        assert SERVICES[f"{app}-gateway-{broker}"]["environment"]["MESH_SINGLE_HOST"] == "true"
 
 
 def test_dependencies_are_in_the_same_profile() -> None:

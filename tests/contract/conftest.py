@@ -24,6 +24,7 @@ WATCHED = (
     "brokers.kafka",
     "brokers.memory",
     "brokers.mqtt",
+    "brokers.native",
     "brokers.nats",
     "brokers.rabbitmq",
     "brokers.redis",
@@ -31,7 +32,7 @@ WATCHED = (
 # The embedded server is one of NATS, by the same adapter: what has nothing to do with how it is found, and how it comes
 # and goes, is tested on that.
 OF_EMBEDDED = ("backlog", "connection", "ephemeral", "faults", "key_value", "leaving", "publish", "subscribe")
-_FEATURE_NAMES = {each.name for each in fields(Features)}
+_FEATURE_NAMES = {each.name for each in fields(Features)} | {"native"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,9 +59,13 @@ def _fits(item: pytest.Item, features: Features) -> bool:
     for marker, wanted in (("requires", True), ("lacks", False)):
         for mark in item.iter_markers(marker):
             assert set(mark.args) <= _FEATURE_NAMES, mark.args
-            if not all(bool(getattr(features, name)) is wanted for name in mark.args):
+            if not all(_has(features, name) is wanted for name in mark.args):
                 return False
     return True
+
+
+def _has(features: Features, name: str) -> bool:
+    return features.layout == "native" if name == "native" else bool(getattr(features, name))
 
 
 async def _start(stack: AsyncExitStack, name: str, directory: Path) -> Backend:

@@ -30,6 +30,7 @@ async def test_adapter_is_a_broker_and_says_what_it_can(broker: Broker, backend_
     assert broker.features.max_message_bytes >= 64 * 1024
 
 
+@pytest.mark.lacks("native")
 async def test_every_node_has_an_inbox_of_its_own(broker: Broker, other: Broker) -> None:
     assert broker.inbox
     assert other.inbox

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import time
-from dataclasses import asdict
 
 import pytest
 
@@ -201,10 +200,12 @@ async def test_leaving_cancelled_at_any_step_loses_nothing(broker: Broker, other
 async def test_what_a_killed_process_held_goes_to_another_member(broker: Broker, place: Place, ordered: bool) -> None:
     if ordered and not broker.features.ordering:
         pytest.skip("not ordered")
-    options = SubscribeOptions("g", max_in_flight=3, ack_wait=1.0, ordered=ordered)
+    asked = {"group": "g", "max_in_flight": 3, "ack_wait": 1.0, "ordered": ordered}
+    options = SubscribeOptions(**asked)  # type: ignore[arg-type]  # its fields, by name
     topic = place.topic()
     inbox = Inbox()
-    arguments = [place.backend.url, json.dumps([topic.space, topic.name]), json.dumps(asdict(options))]
+    told = json.dumps([topic.space, topic.name, topic.label])
+    arguments = [place.backend.member_url, told, json.dumps(asked)]
     async with python("tests.support.member", arguments, place.backend.environ) as member:
         assert await member.line() == "ready"
         await broker.publish_many(topic, [text(number, key=str(number)) for number in range(10)])

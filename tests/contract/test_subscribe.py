@@ -77,7 +77,8 @@ async def test_nack_brings_another_attempt_and_counts_it(broker: Broker, place: 
         await broker.publish(place.topic(), text("x", id="the id"))
         await inbox.holds(4)
     assert [delivery.attempt for delivery in inbox.deliveries] == [1, 2, 3, 4]
-    assert {delivery.message.id for delivery in inbox.deliveries} == {"the id"}
+    if not place.native:
+        assert {delivery.message.id for delivery in inbox.deliveries} == {"the id"}
 
 
 @pytest.mark.requires("delay")
@@ -288,6 +289,7 @@ ODD_NAMES = [
 ]
 
 
+@pytest.mark.lacks("native")
 @pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
 async def test_topic_names_are_any_text(broker: Broker, place: Place, name: str) -> None:
     inbox, neighbour = Inbox(), Inbox()

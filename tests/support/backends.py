@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -20,10 +22,14 @@ from brokers.embedded_server import ServerAddress, join, read_status
 from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
+from brokers.native._topics import NativeTopics
+from brokers.native.rabbitmq import RabbitMQTopics
+from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
 from mesh.broker import Broker, Features
+from mesh.resources.component import Component, MetadataEntry
 from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer
 from tests.support.mqtt_server import MQTTServer
@@ -34,7 +40,7 @@ from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
 
-__all__ = ["BACKENDS", "Backend", "MissingServerError", "features_of", "skip_unless_chosen"]
+__all__ = ["BACKENDS", "Backend", "MissingServerError", "component_of", "features_of", "skip_unless_chosen"]
 
 
 START_WITHIN = 30.0  # Kafka answers late while the machine is busy.
@@ -54,6 +60,11 @@ def skip_unless_chosen(config: pytest.Config, broker: str, found: object) -> Non
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
 
 
+def component_of(kind: str, settings: Mapping[str, str]) -> Component:
+    """Make a component of a type, with texts as its settings."""
+    return Component("pubsub", kind, tuple(MetadataEntry(name, value) for name, value in settings.items()))
+
+
 class Backend(Protocol):
     """A running broker server.
 
@@ -61,11 +72,17 @@ class Backend(Protocol):
         url: As for ``backbone``; another process reaches it by this and ``environ``.
         environ: What such a process needs in its environment.
         port: Where it listens, for an adapter behind a proxy; None when there can be none.
+        native: Whether its adapters have the native layout.
+        member_url: What ``tests/support/member.py`` is told.
     """
 
     url: str
     environ: Mapping[str, str]
     port: int | None
+    native: bool
+
+    @property
+    def member_url(self) -> str: ...
 
     def broker(self) -> Broker:
         """Build an adapter; not entered yet."""
@@ -88,6 +105,9 @@ class Backend(Protocol):
 
 class MemoryBackend:
     """No server: the brokers of one hub."""
+
+    native = False
+    member_url = "memory:"
 
     url = "memory:"
     environ: Mapping[str, str] = {}
@@ -124,6 +144,7 @@ class ServerBackend:
 
     environ: Mapping[str, str] = {}
     receiving: bytes | None = None
+    native = False
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -133,11 +154,52 @@ class ServerBackend:
     def proxy(self) -> Proxy:
         return Proxy(self.port)
 
+    @property
+    def member_url(self) -> str:
+        return self.url
+
     def url_through(self, proxy: Proxy) -> str:
         return self.url.replace(f":{self.port}", f":{proxy.port}")
 
     async def restart(self, *, kill: bool) -> None:
         await self._server.restart(kill=kill)
+
+
+class NativeBackend(ServerBackend):
+    """A server whose topics are as everybody has them.
+
+    Attributes:
+        type: Of the component.
+        adapter: Of the type.
+        quick: Settings of one that is quick to notice silence.
+        stranger: Settings of one that gives up soon, and whose password is ``secret``.
+    """
+
+    native = True
+    type: str
+    adapter: type[NativeTopics]
+    quick: Mapping[str, str] = {}
+    stranger: Mapping[str, str] = {}
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        """Give those that say where it is."""
+        raise NotImplementedError
+
+    @property
+    def member_url(self) -> str:
+        return f"component:{json.dumps([self.type, dict(self.settings(self.port))])}"
+
+    def _broker(self, port: int, more: Mapping[str, str]) -> Broker:
+        return self.adapter.from_component(component_of(self.type, {**self.settings(port), **more}))
+
+    def broker(self) -> Broker:
+        return self._broker(self.port, {})
+
+    def broker_through(self, port: int) -> Broker:
+        return self._broker(port, self.quick)
+
+    def unreachable(self, port: int) -> Broker:
+        return self._broker(port, self.stranger)
 
 
 class NatsBackend(ServerBackend):
@@ -175,8 +237,9 @@ class KafkaBackend(ServerBackend):
 class EmbeddedBackend:
     """The embedded server of a MESH_HOME of its own; while it runs, a proxy reaches it as any NATS server."""
 
-    url = "embedded:"
+    url = member_url = "embedded:"
     port = None
+    native = False
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -231,6 +294,20 @@ class RedisBackend(ServerBackend):
         return RedisBroker(RedisConfig("127.0.0.1", port, username="user", password="secret", connect_wait=0.3))
 
 
+class NativeRedisBackend(NativeBackend):
+    """A redis-server, with topics as everybody has them."""
+
+    type, adapter = "pubsub.redis", RedisTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"redisHost": f"127.0.0.1:{port}"}
+
+    quick = MappingProxyType({"readTimeout": "1s", "dialTimeout": "1s"})
+    stranger = MappingProxyType(
+        {"redisUsername": "user", "redisPassword": "secret", "dialTimeout": "300ms", "readTimeout": "300ms"}
+    )
+
+
 class RabbitMQBackend(ServerBackend):
     """A RabbitMQ server."""
 
@@ -247,44 +324,16 @@ class RabbitMQBackend(ServerBackend):
         return RabbitMQBroker(RabbitMQConfig(hosts, user="user", password="secret", connect_wait=0.3))
 
 
-class RabbitMQNativeBackend(ServerBackend):
-    """RabbitMQ, with topics as everybody has them."""
+class NativeRabbitMQBackend(NativeBackend):
+    """A RabbitMQ server, with topics as everybody has them."""
 
-    receiving = b"(consuming)"
+    type, adapter = "pubsub.rabbitmq", RabbitMQTopics
 
-    def broker(self) -> Broker:
-        return native_rabbitmq(self.url)
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"hostname": f"127.0.0.1:{port}"}
 
-    def broker_through(self, port: int) -> Broker:
-        return native_rabbitmq(f"amqp://127.0.0.1:{port}", heartBeat="1", reconnectWaitSeconds="0.2")
-
-    def unreachable(self, port: int) -> Broker:
-        return native_rabbitmq(f"amqp://user:secret@127.0.0.1:{port}?connection_timeout=300")
-
-
-def native_rabbitmq(url: str, **settings: str) -> Broker:
-    from dataclasses import replace
-
-    from brokers.native.rabbitmq import RabbitMQTopics
-    from mesh.resources.component import Component, MetadataEntry
-
-    def placed(address):
-        return replace(address, label=f"{address.space}.{address.label}")
-
-    class Placed(RabbitMQTopics):
-        async def publish(self, address, message):
-            await super().publish(placed(address), message)
-
-        async def backlog(self, address, options):
-            return await super().backlog(placed(address), options)
-
-        def _joined(self, address, options):
-            return super()._joined(placed(address), options)
-
-    metadata = {"connectionString": url, **settings}
-    return Placed.from_component(
-        Component(name="p", type="pubsub.rabbitmq", metadata=tuple(MetadataEntry(*each) for each in metadata.items()))
-    )
+    quick = MappingProxyType({"heartBeat": "1s", "reconnectWaitSeconds": "200ms"})
+    stranger = MappingProxyType({"username": "user", "password": "secret"})
 
 
 class MQTTBackend(ServerBackend):
@@ -309,10 +358,11 @@ class PluggableBackend:
 
     environ: Mapping[str, str] = {}
     port = None
+    native = False
 
     def __init__(self, server: PluggableServer) -> None:
         self._server = server
-        self.url = f"pluggable:{server.path}"
+        self.url = self.member_url = f"pluggable:{server.path}"
 
     def broker(self) -> Broker:
         return contract_broker(self._server.path)
@@ -369,8 +419,9 @@ BACKENDS = {
     "nats": partial(_server, NatsServer, NatsBackend),
     "embedded": _embedded,
     "redis": partial(_server, RedisServer, RedisBackend),
+    "redis-native": partial(_server, RedisServer, NativeRedisBackend),
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
-    "rabbitmq-native": partial(_server, RabbitMQServer, RabbitMQNativeBackend),
+    "rabbitmq-native": partial(_server, RabbitMQServer, NativeRabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
     "pluggable": _pluggable,
@@ -380,8 +431,9 @@ _FEATURES: dict[str, Features] = {
     "nats": NatsBroker(NatsConfig(())).features,
     "embedded": EmbeddedBroker(Path()).features,
     "redis": RedisBroker(RedisConfig()).features,
+    "redis-native": RedisTopics.features,
     "rabbitmq": RabbitMQBroker.features,
-    "rabbitmq-native": native_rabbitmq("amqp://127.0.0.1").features,
+    "rabbitmq-native": RabbitMQTopics.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
     "mqtt": MQTTBroker.features,
     "pluggable": PluggableBroker.features,

@@ -33,8 +33,14 @@ class Place:
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     brokers: dict[Broker, AsyncExitStack] = field(default_factory=dict)
 
+    @property
+    def native(self) -> bool:
+        """Whether topics have no space of their own: what others write is there too."""
+        return getattr(self.backend, "native", False)
+
     def topic(self, name: str = "orders", *, pattern: bool = False) -> Address:
-        return address.topic("test", f"p{os.getpid()}-{self.number}", name, pattern=pattern)
+        own = f"p{os.getpid()}-{self.number}"
+        return address.topic("test", own, f"{own}.{name}" if self.native else name, pattern=pattern)
 
     @property
     def namespace(self) -> str:

@@ -14,6 +14,8 @@ from typing import cast
 
 from mesh.address import Address, Kind
 from mesh.broker import Broker, Delivery, SubscribeOptions
+from mesh.registry import Registry
+from tests.support.backends import component_of
 from tests.support.pluggable_server import contract_broker
 
 
@@ -21,13 +23,16 @@ def _broker(url: str) -> Broker:
     scheme, _, rest = url.partition(":")
     if scheme == "pluggable":
         return contract_broker(Path(rest))
+    if scheme == "component":
+        component = component_of(*json.loads(rest))
+        return cast("Broker", Registry().load(component.type).from_component(component))
     kind = "pubsub" if scheme == "mqtt" else "backbone"
     [found] = entry_points(group="mesh.components", name=f"{kind}.{scheme}")
     return cast("Broker", found.load().from_url(url))
 
 
 async def _main(url: str, address: str, options: str) -> None:
-    space, name = json.loads(address)
+    space, name, label = json.loads(address)
 
     async def hold(delivery: Delivery) -> None:
         print(delivery.message.body.decode(), flush=True)
@@ -35,7 +40,7 @@ async def _main(url: str, address: str, options: str) -> None:
 
     async with (
         _broker(url) as broker,
-        broker.subscribe(Address(Kind.TOPIC, space, name, name), SubscribeOptions(**json.loads(options)), hold),
+        broker.subscribe(Address(Kind.TOPIC, space, name, label), SubscribeOptions(**json.loads(options)), hold),
     ):
         print("ready", flush=True)
         await asyncio.Event().wait()

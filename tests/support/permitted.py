@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -28,10 +28,11 @@ async def pair(url_of: dict[str, str], home: Path, resources: str = "") -> Async
     """Two gateways, each with the rights of its application; that of orders has the application, which hosts actors."""
     app = ActorApp({"entities": ["thing"]})
     app.subscriptions = [{"pubsubname": "pubsub", "topic": "placed", "route": "/placed"}]
+    here: Any = {"resources": resources, "single_host": True}
     async with (
         app,
-        gateway(Backbone(url_of["orders"], NAMESPACE), home, app=app, app_id="orders", resources=resources) as orders,
-        gateway(Backbone(url_of["shop"], NAMESPACE), home, app_id="shop", resources=resources) as shop,
+        gateway(Backbone(url_of["orders"], NAMESPACE), home, app=app, app_id="orders", **here) as orders,
+        gateway(Backbone(url_of["shop"], NAMESPACE), home, app_id="shop", **here) as shop,
     ):
         yield shop, orders, app
 
@@ -88,13 +89,14 @@ async def runs_once(urls: dict[str, str], home: Path, resources: str = "") -> st
     Gives what the answer to a call that is not allowed says.
     """
     orders, shop = (Backbone(urls[app], NAMESPACE) for app in ("orders", "shop"))
+    here: Any = {"resources": resources, "single_host": True}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(cast("dict[str, object]", Exchange.__init__.__kwdefaults__), "ask_after", ASK_AFTER)
         async with (
             ActorApp({"entities": ["thing"]}) as app,
-            gateway(orders, home, app=app, app_id="orders", resources=resources),
-            gateway(orders, home, app=app, app_id="orders", resources=resources),
-            gateway(shop, home, app_id="shop", resources=resources) as caller,
+            gateway(orders, home, app=app, app_id="orders", **here),
+            gateway(orders, home, app=app, app_id="orders", **here),
+            gateway(shop, home, app_id="shop", **here) as caller,
         ):
 
             async def work(got: Got, request: object) -> web.Response:

@@ -183,9 +183,9 @@ def test_strangers_among_the_settings_of_a_broker(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("kind", "needed", "setting", "value", "said"),
     [
-        ("pubsub.redis", "redisHost: h", "poolSize", "5", "there is no pool of connections"),
-        ("pubsub.redis", "redisHost: h", "POOLSIZE", "5", "there is no pool of connections"),
-        ("pubsub.redis", "redisHost: h", "maxLenApprox", "0", "what is handled is deleted, and what is not never is"),
+        ("pubsub.redis", "redisHost: h", "poolSize", "5", "commands go together over one connection"),
+        ("pubsub.redis", "redisHost: h", "POOLSIZE", "5", "commands go together over one connection"),
+        ("pubsub.redis", "redisHost: h", "maxLenApprox", "9", None),
         ("pubsub.rabbitmq", "host: 'amqp://h'", "durable", "'false'", "queues and exchanges are made by the mesh"),
         ("pubsub.rabbitmq", "host: 'amqp://h'", "durable", "true", None),
         ("pubsub.rabbitmq", "host: 'amqp://h'", "autoAck", "true", "an event is acknowledged once it was handled"),
@@ -385,8 +385,8 @@ def _refers(kind: str, settings: dict[str, str | None], how: str = "secretKeyRef
         ("pubsub.redis", {"redisHost": None, "redisDB": "x"}, "9:5: spec.metadata[1] (redisDB): not a whole number"),
         (
             "pubsub.redis",
-            {"redisHost": "h", "redisPassword": None, "redisType": "cluster"},
-            "(redisType): must be 'nod",
+            {"redisHost": "h", "redisPassword": None, "redisType": "many"},
+            "(redisType): is node or cl",
         ),
         ("pubsub.kafka", {"brokers": "h", "saslPassword": None, "authType": "perhaps"}, "(authType): is one of none, "),
         ("pubsub.rabbitmq", {"host": None, "prefetchCount": "x"}, "(prefetchCount): not a whole number"),
@@ -661,13 +661,13 @@ def test_a_setting_that_is_missing_is_told_where_it_would_be(
 
 def test_what_the_start_says_of_subscriptions(capsys: pytest.CaptureFixture[str]) -> None:
     """Two to one topic that differ, if an application has both; metadata that nothing reads."""
-    for name, scope, metadata in (("a", "one, two", ""), ("b", "two", "queueType: quorum"), ("c", "three", "")):
+    for name, scope, metadata in (("a", "one, two", ""), ("b", "two", "colour: red"), ("c", "three", "")):
         _write(f"r/{name}.yaml", _SUBSCRIPTION.format(name=name, scope=scope, metadata=metadata))
     code, out, err = _checked(capsys, "r")
     assert (code, out.count("\n")) == (1, 1)
     assert out.startswith("r/b.yaml:1:1: a second subscription to the topic 't' of 'pubsub', beside 'a' (r/a.yaml:1): ")
     assert "warning: r/b.yaml:4:" in err
-    assert "the metadata 'queueType' has no effect here" in err
+    assert "the metadata 'colour' has no effect here" in err
 
 
 @pytest.mark.parametrize(
@@ -798,6 +798,71 @@ def test_template_is_checked_with_what_it_refers_to(capsys: pytest.CaptureFixtur
     _write("shop/dapr.yaml", "version: 1\napps: [{appDirPath: a, comand: [x]}]\n")
     code, out, _ = _checked(capsys, "shop")
     assert (code, out) == (1, "shop/dapr.yaml:2:24: apps[0].comand: unknown field; did you mean 'command'?\n")
+
+
+_PLACES = """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: statestore}
+spec: {type: state.mesh, version: v1}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: shared}
+spec: {type: %s, version: v1, metadata: [%s{name: actorStateStore, value: "%s"}]}
+---
+apiVersion: dapr.io/v2alpha1
+kind: Subscription
+metadata: {name: s}
+spec: {pubsubname: p, topic: t, routes: {default: /t}, metadata: {deduplicate: 1h}}
+"""
+_FILE, _REDIS = "{name: connectionString, value: a.db}, ", "{name: redisHost, value: 'localhost:6379'}, "
+_NEEDS = {
+    "a.yaml:4:14: spec.type: kafka has no key/value store: state.mesh takes a state store",
+    "a.yaml:11: deduplicate: kafka has no key/value store: it takes a state store",
+}
+_BOUND = {"a.yaml:9:91: spec.metadata[1] (actorStateStore): state.sqlite is no place that every node reaches"}
+
+
+@pytest.mark.parametrize(
+    ("store", "environ", "said"),
+    [
+        (("state.redis", _REDIS, "false"), {}, _NEEDS),
+        (("state.redis", _REDIS, "true"), {}, set()),
+        (("state.sqlite", _FILE, "true"), {}, _NEEDS | _BOUND),
+        (("state.sqlite", _FILE, "true"), {"MESH_SINGLE_HOST": "true"}, set()),
+        (("state.redis", _REDIS, "false"), {"MESH_SINGLE_HOST": "true"}, set()),
+        (("state.redis", _REDIS, "false"), {"MESH_BACKBONE": "redis://localhost"}, set()),
+        (("state.redis", _REDIS, "false"), {"MESH_BACKBONE": ""}, set()),
+        (("state.redis", _REDIS, "false"), {"MESH_BACKBONE": "kafak://localhost"}, set()),
+    ],
+)
+def test_what_has_no_place_on_a_backbone_without_key_value(
+    store: tuple[str, str, str],
+    environ: dict[str, str],
+    said: set[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is told, in a folder as in a template; and nobody is told who needs no place."""
+    for name, value in ({"MESH_BACKBONE": "kafka://localhost:9092"} | environ).items():
+        monkeypatch.setenv(name, value)
+    _write("r/a.yaml", _PLACES % store)
+    _write("dapr.yaml", "version: 1\napps: [{appID: app, appDirPath: ., command: [sh], resourcesPath: r}]\n")
+    for path in ("r", "dapr.yaml"):
+        code, _, err = _checked(capsys, path)
+        told = {line.removeprefix("warning: r/") for line in err.splitlines()}
+        assert code == 0
+        assert len(told) == len(said)
+        assert all(any(line.startswith(each) for line in told) for each in said)
+    _write("r/a.yaml", _COMPONENT.format(name="p", type="pubsub.mesh"))
+    assert _checked(capsys, "r", "dapr.yaml") == (0, "1 resource and 1 template are fine\n", "")
+
+
+def test_a_single_host_is_a_boolean(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESH_SINGLE_HOST", "perhaps")
+    _write("dapr.yaml", "version: 1\napps: [{appID: app, appDirPath: ., command: [sh]}]\n")
+    assert "MESH_SINGLE_HOST: not a boolean: 'perhaps'" in _checked(capsys, "dapr.yaml")[1]
 
 
 @pytest.mark.parametrize(

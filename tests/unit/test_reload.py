@@ -381,19 +381,15 @@ async def test_what_is_absent_is_told_for_as_long_as_it_is_wanted() -> None:
         assert [each.name for each in await runtime.health()] == ["s"]
 
 
-async def test_the_store_of_the_meshs_own_records_stays(tmp_path: Path) -> None:
-    """Where the backbone keeps none: whoever has records open would go on with the store before."""
+async def test_a_marked_store_changes(tmp_path: Path) -> None:
+    """Where the mesh's own records are on the backbone; else it stays, see ``test_a_store_is_marked_later``."""
 
     def store(name: str) -> Component:
         return component("s", "state.sqlite", connectionString=str(tmp_path / name), actorStateStore="true")
 
     async with node("memory:", unique("reload"), store("one")) as runtime:
-        if runtime.broker.features.key_value:
-            told = await reload(runtime, store("two"))
-            assert len(told.done) == 1
-        else:
-            told = await reload(runtime, store("two"))
-            assert "needs a restart to change" in str(told.kept)
+        told = await reload(runtime, store("two"))
+        assert len(told.done) == 1
 
 
 # A component that is hosted
@@ -413,9 +409,8 @@ async def test_two_stores_of_records() -> None:
         assert "and a (a.yaml:1) is marked already: detected duplicate actor state store" in str(told.kept[0])
         assert [each.name for each in runtime.description.components] == ["a"]
         told = await reload(runtime, store("a", "false"), store("b", "true"))
-        moved = runtime.broker.features.key_value  # Else the mark stays where records are, until a restart.
-        assert [each.name for each in runtime.description.components] == (["a", "b"] if moved else ["a"])
-        assert bool(told.kept) is not moved
+        assert [each.name for each in runtime.description.components] == ["a", "b"]
+        assert not told.kept
 
 
 @pytest.fixture

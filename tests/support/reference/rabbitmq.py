@@ -6,7 +6,6 @@ consumer.
 
 from __future__ import annotations
 
-import json
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -16,29 +15,16 @@ import pika
 import pika.exceptions
 from pika.adapters.blocking_connection import BlockingChannel
 
+from tests.support.reference.envelope import enveloped
+
 __all__ = ["Sidecar", "envelope", "publish"]
 
 WITHIN = 60.0
 
 
-def envelope(topic: str, data: object, *, app: str = "obs", pubsub: str = "rabbit") -> bytes:
-    """Write an event as it does: compact, with the names in order."""
-    trace = f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
-    members = {
-        "data": data,
-        "datacontenttype": "application/json",
-        "id": str(uuid.uuid4()),
-        "pubsubname": pubsub,
-        "source": app,
-        "specversion": "1.0",
-        "time": "2026-11-28T04:56:00Z",
-        "topic": topic,
-        "traceid": trace,
-        "traceparent": trace,
-        "tracestate": "",
-        "type": "com.dapr.event.sent",
-    }
-    return json.dumps(members, separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode()
+def envelope(topic: str, data: object) -> bytes:
+    """Write an event as it does."""
+    return enveloped(str(uuid.uuid4()), "obs", "rabbit", topic, data)
 
 
 def _exchange(channel: BlockingChannel, topic: str, deleted: bool) -> None:
