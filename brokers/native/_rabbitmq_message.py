@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 from aio_pika import DeliveryMode
@@ -56,7 +56,8 @@ def encode(message: Message, settings: RabbitMQNativeSettings, frame_max: int) -
     identity = message.id if message.id and len(message.id.encode()) <= MAX_SHORT else NO_ID + secrets.token_hex(8)
     made = Made(
         message.body,
-        content_type=_short(asked, "contentType") or message.headers.get(CONTENT_TYPE, TEXT),
+        content_type=_short(asked, "contentType")
+        or message.headers.get(CONTENT_TYPE, None if _is_binary(headers) else TEXT),
         correlation_id=_short(asked, "correlationID"),
         delivery_mode=DeliveryMode.NOT_PERSISTENT if settings.mode == 1 else DeliveryMode.PERSISTENT,
         expiration=_expiration(asked, settings.ttl),
@@ -67,6 +68,11 @@ def encode(message: Message, settings: RabbitMQNativeSettings, frame_max: int) -
     made.headers = cast("HeadersType", headers or None)
     made.priority = _priority(asked)
     return _short(asked, "routingKey") or "", made
+
+
+def _is_binary(headers: Iterable[str]) -> bool:
+    """Tell whether there are attributes of an event among them: then a content type says what its data are."""
+    return any(name.endswith("specversion") for name in headers)
 
 
 def _short(asked: Mapping[str, str], name: str) -> str | None:
@@ -105,7 +111,7 @@ def decode(found: AbstractIncomingMessage, *, tell: bool) -> Message:
         properties = {name: getattr(found, attribute) for attribute, name in TOLD.items()}
         all_told = {**{name: value for name, value in properties.items() if value}, **texts}
         metadata = {f"metadata.{name}": value for name, value in all_told.items()}
-    if found.content_type and (found.content_type != TEXT or any(name.endswith("specversion") for name in flat)):
+    if found.content_type and (found.content_type != TEXT or _is_binary(flat)):
         flat.setdefault(CONTENT_TYPE, found.content_type)
     identity = None if (found.message_id or NO_ID).startswith(NO_ID) else found.message_id
     return Message(flat, found.body, None, identity, metadata)

@@ -333,7 +333,9 @@ class NativeRabbitMQBackend(NativeBackend):
         return {"hostname": f"127.0.0.1:{port}"}
 
     quick = MappingProxyType({"heartBeat": "1s", "reconnectWaitSeconds": "200ms"})
-    stranger = MappingProxyType({"username": "user", "password": "secret"})
+
+    def unreachable(self, port: int) -> Broker:
+        return self._broker(port, {"connectionString": f"amqp://user:secret@127.0.0.1:{port}?connection_timeout=300"})
 
 
 class MQTTBackend(ServerBackend):
