@@ -21,6 +21,7 @@ from brokers.embedded import EmbeddedBroker
 from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
 from brokers.mqtt import MQTTBroker
+from brokers.native.rabbitmq import RabbitMQTopics
 from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker
 from brokers.rabbitmq import RabbitMQBroker
@@ -68,7 +69,7 @@ def _features() -> list[Features]:
 
 def _native_features() -> list[Features]:
     """Give what each broker can do in the native layout."""
-    return [each.features for each in (RedisTopics,)]
+    return [each.features for each in (RedisTopics, RabbitMQTopics)]
 
 
 def _features_table() -> str:

@@ -125,6 +125,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "brokers.mqtt": (245, frozenset({"mqtt5"})),
     "brokers.nats": (405, frozenset({"nats"})),
     "brokers.rabbitmq": (335, frozenset({"aiormq"})),
+    "brokers.native.rabbitmq": (360, frozenset({"aio_pika", "aiormq"})),
     "brokers.native.redis": (490, frozenset({"redis"})),
     "brokers.redis": (415, frozenset({"redis"})),
 }
