@@ -44,7 +44,7 @@ from brokers.shared.limits import check_size
 from brokers.shared.outage import Outage
 from mesh.address import Address
 from mesh.broker import Backlog, Features, Message, SubscribeOptions
-from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
+from mesh.errors import BrokerUnavailableError, PublishRejectedError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 
@@ -60,7 +60,7 @@ MOST_REFUSALS = 6  # For some seconds: a queue may be without a leader.
 AGAIN = 5  # Attempts at a publish whose exchange ends whenever it is made.
 
 
-class _NotTakenError(BrokerError):
+class _NotTakenError(Exception):
     """The server said that it has not stored it: a queue is full, or has lost its leader."""
 
     def __init__(self, channel: AbstractChannel) -> None:
