@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import cast
 
-from aio_pika import DeliveryMode
-from aio_pika import Message as Made
-from aio_pika.abc import AbstractIncomingMessage, HeadersType
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
 
 from brokers.native._rabbitmq_settings import RabbitMQNativeSettings
 from brokers.rabbitmq._message import MAX_NAME, MAX_SHORT, PREFIX, RESERVED
@@ -30,11 +28,16 @@ NO_ID = "="  # The client library gives an id to what has none.
 TEXT = "text/plain"  # Whatever it is: programs there tell events of Dapr's by it.
 FIELD_BYTES = 8  # What a header takes beside its name and value.
 ROOM_BYTES = 4 * 1024  # For the other properties.
-TOLD = {"message_id": "messageid", "correlation_id": "correlationid", "content_type": "contenttype", "type": "type"}
+TOLD = {
+    "message_id": "messageid",
+    "correlation_id": "correlationid",
+    "content_type": "contenttype",
+    "message_type": "type",
+}
 
 
-def encode(message: Message, settings: RabbitMQNativeSettings, frame_max: int) -> tuple[str, Made]:
-    """Give the routing key and the message.
+def encode(message: Message, settings: RabbitMQNativeSettings, frame_max: int) -> tuple[str, spec.Basic.Properties]:
+    """Give the routing key and the properties.
 
     Args:
         message: What to publish.
@@ -45,7 +48,7 @@ def encode(message: Message, settings: RabbitMQNativeSettings, frame_max: int) -
         EventError: Its metadata cannot be.
         MessageTooLargeError: Its headers are too large.
     """
-    asked = {name.lower(): value for name, value in message.metadata.items() if value}
+    asked = {name.lower(): value for name, value in message.metadata.items() if value} if message.metadata else {}
     names = [name for name in message.headers if name != CONTENT_TYPE and name not in RESERVED]
     headers = {name: message.headers[name] for name in names}
     size = sum([len(name) + len(value.encode()) + FIELD_BYTES for name, value in headers.items()])
@@ -54,19 +57,17 @@ def encode(message: Message, settings: RabbitMQNativeSettings, frame_max: int) -
     if wrong := next((name for name in names if len(name) > MAX_NAME), None):
         raise EventError(f"the name {wrong[:40]!r}… is too long: a header of RabbitMQ has up to {MAX_NAME} bytes")
     identity = message.id if message.id and len(message.id.encode()) <= MAX_SHORT else NO_ID + secrets.token_hex(8)
-    made = Made(
-        message.body,
+    made = spec.Basic.Properties(
         content_type=_short(asked, "contentType")
         or message.headers.get(CONTENT_TYPE, None if _is_binary(headers) else TEXT),
         correlation_id=_short(asked, "correlationID"),
-        delivery_mode=DeliveryMode.NOT_PERSISTENT if settings.mode == 1 else DeliveryMode.PERSISTENT,
+        delivery_mode=1 if settings.mode == 1 else 2,
         expiration=_expiration(asked, settings.ttl),
+        headers=headers or None,  # type: ignore[arg-type]  # a dictionary is invariant
         message_id=_short(asked, "messageID") or identity,
-        type=_short(asked, "type"),
+        message_type=_short(asked, "type"),
+        priority=_priority(asked),
     )
-    # The library's own defaults are no property and no header at all on the wire.
-    made.headers = cast("HeadersType", headers or None)
-    made.priority = _priority(asked)
     return _short(asked, "routingKey") or "", made
 
 
@@ -82,10 +83,11 @@ def _short(asked: Mapping[str, str], name: str) -> str | None:
     return value
 
 
-def _expiration(asked: Mapping[str, str], default: float | None) -> float | None:
+def _expiration(asked: Mapping[str, str], default: float | None) -> str | None:
     text = asked.get("ttlinseconds") or asked.get("ttl")
     try:
-        return default if text is None else parse_duration(text, bare="s")
+        seconds = default if text is None else parse_duration(text, bare="s")
+        return None if seconds is None else str(round(seconds * 1000))
     except ValueError as error:
         raise EventError(f"the metadata ttlInSeconds: {error}") from None
 
@@ -97,23 +99,25 @@ def _priority(asked: Mapping[str, str]) -> int | None:
         raise EventError(f"the metadata priority is {error}") from None
 
 
-def decode(found: AbstractIncomingMessage, *, tell: bool) -> Message:
+def decode(found: DeliveredMessage, *, tell: bool) -> Message:
     """Read a message.
 
     Args:
         found: It, as it came.
         tell: Whether the application is told its properties and headers.
     """
-    texts = {name: text for name, value in found.headers.items() if (text := _text(value)) is not None}
-    flat = {name: texts[name] for name in texts if not isinstance(found.headers[name], list | dict)}
+    said = found.header.properties
+    headers = said.headers or {}
+    texts = {name: text for name, value in headers.items() if (text := _text(value)) is not None}
+    flat = {name: texts[name] for name in texts if not isinstance(headers[name], list | dict)}
     metadata = NOTHING
     if tell:
-        properties = {name: getattr(found, attribute) for attribute, name in TOLD.items()}
+        properties = {name: getattr(said, attribute) for attribute, name in TOLD.items()}
         all_told = {**{name: value for name, value in properties.items() if value}, **texts}
         metadata = {f"metadata.{name}": value for name, value in all_told.items()}
-    if found.content_type and (found.content_type != TEXT or _is_binary(flat)):
-        flat.setdefault(CONTENT_TYPE, found.content_type)
-    identity = None if (found.message_id or NO_ID).startswith(NO_ID) else found.message_id
+    if said.content_type and (said.content_type != TEXT or _is_binary(flat)):
+        flat.setdefault(CONTENT_TYPE, said.content_type)
+    identity = None if (said.message_id or NO_ID).startswith(NO_ID) else said.message_id
     return Message(flat, found.body, None, identity, metadata)
 
 
@@ -133,7 +137,12 @@ def _text(value: object) -> str | None:
             return str(value)
 
 
-def times_delivered(found: AbstractIncomingMessage) -> int:
+def times_delivered(found: DeliveredMessage) -> int:
     """Tell how often a message was delivered at least, this time included."""
-    count = found.headers.get("x-delivery-count")  # Quorum queues alone have it.
+    count = (found.header.properties.headers or {}).get("x-delivery-count")  # Quorum queues alone have it.
     return max(2 if found.redelivered else 1, count + 1 if isinstance(count, int) else 1)
+
+
+def identity_of(found: DeliveredMessage) -> int:
+    """Tell a message from others, well enough to count attempts."""
+    return hash((found.header.properties.message_id, found.routing_key, found.body))

@@ -12,13 +12,17 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, Self
+from functools import partial
+from typing import Protocol, Self, cast
 
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+import aiormq
+from aio_pika.abc import AbstractChannel
+from aiormq.abc import DeliveredMessage
 
 from brokers.native._rabbitmq_client import Client
-from brokers.native._rabbitmq_message import decode, times_delivered
+from brokers.native._rabbitmq_message import decode, identity_of, times_delivered
 from brokers.native._topics import Delays, Taken
+from brokers.rabbitmq._refusals import ERRORS
 from brokers.shared.backoff import waits
 from mesh.address import Address
 from mesh.broker import Delivery
@@ -32,6 +36,13 @@ MAX_COUNTED = 10_000
 LONGEST_DELAY = 600.0  # RabbitMQ closes a channel that has had a delivery for 30 minutes.
 MAX_LINES = 20
 LINGER = 0.25
+
+
+class Settle(Protocol):
+    """A channel's way to settle by tag."""
+
+    def __call__(self, delivery_tag: int, *, wait: bool) -> Coroutine[None, None, None]:
+        """Send it; without ``wait``, not until it is written."""
 
 
 class Source:
@@ -140,10 +151,15 @@ class Source:
 class Line:
     """A channel that a queue's messages come over."""
 
-    def __init__(self, source: Source, client: Client, channel: AbstractChannel, prefetch: int) -> None:
+    def __init__(
+        self, source: Source, client: Client, channel: AbstractChannel, raw: aiormq.Channel, prefetch: int
+    ) -> None:
         self._source, self._client, self._channel, self._prefetch = source, client, channel, prefetch
-        self._queue: AbstractQueue
+        self._raw = raw
         self._tag = ""
+        self.ack: Settle = raw.basic_ack
+        self.nack: Settle = raw.basic_nack  # With requeue.
+        self.reject: Settle = partial(raw.basic_reject, requeue=False)
         self._ended = False
         self._unsettled = self._kept = 0
         self._all_settled = asyncio.Event()
@@ -154,14 +170,14 @@ class Line:
     async def open(cls, source: Source, client: Client, queue: str, prefetch: int) -> Self:
         """Consume from a queue."""
         channel = await client.open_channel()
-        line = cls(source, client, channel, prefetch)
         try:
+            raw = cast("aiormq.Channel", await channel.get_underlay_channel())
+            line = cls(source, client, channel, raw, prefetch)
             channel.close_callbacks.add(lambda *_: source.wake())
             await client.ask(channel.set_qos(prefetch_count=prefetch))
-            line._queue = await channel.get_queue(queue, ensure=False)
             line._tag = f"{queue}-{secrets.token_hex(8)}"
-            (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(lambda _: line._cancelled())
-            await client.ask(line._queue.consume(line._receive, consumer_tag=line._tag))
+            raw.on_consumer_cancel_callbacks.add(lambda _: line._cancelled())
+            await client.ask(raw.basic_consume(queue, line._receive, consumer_tag=line._tag))
         except BaseException:
             await client.close_channel(channel)
             raise
@@ -191,7 +207,7 @@ class Line:
         if not self.is_over:
             self._ended = True
             with suppress(BrokerError):
-                await self._client.ask(self._queue.cancel(self._tag))
+                await self._client.ask(self._raw.basic_cancel(self._tag))
 
     async def settled(self) -> None:
         """Wait until all that came is settled, or can not be any more."""
@@ -199,45 +215,48 @@ class Line:
 
     async def close(self) -> None:
         """Close the channel; what is unsettled goes back to the queue."""
+        self._all_settled.set()
         since = asyncio.get_running_loop().time() - self._settled_at
         if not self._channel.is_closed and since < LINGER:
             await asyncio.sleep(LINGER - since)  # The server drops settlements that a closed channel still keeps.
         await self._client.close_channel(self._channel)
 
-    async def _receive(self, found: AbstractIncomingMessage) -> None:
-        source = self._source
-        identity = hash((found.message_id, found.routing_key, found.body)) if found.redelivered else 0
-        attempt = max(times_delivered(found), source.counted.get(identity, 0) + 1 if found.redelivered else 1)
+    async def _receive(self, found: DeliveredMessage) -> None:
+        source, tag = self._source, cast("int", found.delivery_tag)
+        attempt = times_delivered(found)
+        if found.redelivered:
+            attempt = max(attempt, source.counted.get(identity_of(found), 0) + 1)
         delivery = Delivery(decode(found, tell=source.tell), source.address, attempt, _Settler(self, found, attempt))
         self._unsettled += 1
         self._all_settled.clear()
-        source.add(self, Taken(delivery, lambda: self.settle(found.nack)))
+        source.add(self, Taken(delivery, lambda: self.settle(self.nack, tag)))
 
-    async def settle(self, how: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def settle(self, how: Settle, tag: int) -> None:
         """Settle a delivery; nothing happens once the channel is lost, and it comes again."""
         try:
             if not self.is_lost:
-                with suppress(BrokerError):
-                    await self._client.ask(how())
                 self._settled_at = asyncio.get_running_loop().time()
+                sending = how(tag, wait=False)
+                with suppress(BrokerError), ERRORS:
+                    await (self._client.ask(sending) if self._raw.write_queue.full() else sending)
         finally:
             self._unsettled -= 1
             if not self._unsettled:
                 self._all_settled.set()
 
-    async def keep(self, found: AbstractIncomingMessage, attempt: int, delay: float) -> None:
+    async def keep(self, found: DeliveredMessage, attempt: int, delay: float) -> None:
         """Give a delivery back after some seconds."""
-        counted, identity = self._source.counted, hash((found.message_id, found.routing_key, found.body))
-        counted[identity] = attempt
+        counted, tag = self._source.counted, cast("int", found.delivery_tag)
+        counted[identity_of(found)] = attempt
         if len(counted) > MAX_COUNTED:
             counted.popitem(last=False)
         if delay <= 0:
-            await self.settle(found.nack)
+            await self.settle(self.nack, tag)
             return
 
         async def give_back() -> None:
             self._kept -= 1
-            await self.settle(found.nack)
+            await self.settle(self.nack, tag)
 
         self._kept += 1
         if self.is_clogged:
@@ -248,14 +267,15 @@ class Line:
 class _Settler:
     """Settles one delivery."""
 
-    __slots__ = ("_attempt", "_found", "_line")
+    __slots__ = ("_attempt", "_found", "_line", "_tag")
 
-    def __init__(self, line: Line, found: AbstractIncomingMessage, attempt: int) -> None:
+    def __init__(self, line: Line, found: DeliveredMessage, attempt: int) -> None:
         self._line, self._found, self._attempt = line, found, attempt
+        self._tag = cast("int", found.delivery_tag)
 
     async def ack(self) -> None:
         """Done with."""
-        await self._line.settle(self._found.ack)
+        await self._line.settle(self._line.ack, self._tag)
 
     async def nack(self, delay: float) -> None:
         """Again, after some seconds, which the member keeps."""
@@ -263,7 +283,7 @@ class _Settler:
 
     async def reject(self) -> None:
         """Never again: to the queue's dead letter exchange, if it has one."""
-        await self._line.settle(self._found.reject)
+        await self._line.settle(self._line.reject, self._tag)
 
     async def extend(self) -> None:
         """Nothing: the server waits for half an hour, and can not be told more."""

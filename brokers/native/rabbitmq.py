@@ -22,13 +22,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from aio_pika import Exchange
-from aio_pika import Message as Made
 from aio_pika.abc import AbstractChannel
-from aiormq import DeliveryError
+from aiormq import DeliveryError, spec
 
 from brokers.native._rabbitmq_client import Client
 from brokers.native._rabbitmq_message import PREFIX, PUBLISH_METADATA, encode
@@ -66,6 +64,16 @@ class _NotTakenError(Exception):
     def __init__(self, channel: AbstractChannel) -> None:
         self.channel = channel
         super().__init__("the server has not stored it")
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A message to publish."""
+
+    exchange: str
+    key: str
+    properties: spec.Basic.Properties
+    body: bytes
 
 
 class RabbitMQTopics(NativeTopics):
@@ -146,9 +154,10 @@ class RabbitMQTopics(NativeTopics):
         alone, refusals, shared = False, 0, None
         for wait in waits():
             client = await self._publishing.live()
-            key, made = encode(message, self._settings, client.frame_max)
+            key, said = encode(message, self._settings, client.frame_max)
+            made = _Made(topic, key, said, message.body)
             try:
-                await (self._publish_alone if alone else self._publish)(client, topic, key, made)
+                await (self._publish_alone if alone else self._publish)(client, made)
             except _NotTakenError as error:
                 refusals += 1
                 if refusals > MOST_REFUSALS:
@@ -166,29 +175,34 @@ class RabbitMQTopics(NativeTopics):
                 return
             await asyncio.sleep(wait)
 
-    async def _publish(self, client: Client, topic: str, key: str, made: Made) -> None:
+    async def _publish(self, client: Client, made: _Made) -> None:
+        topic = made.exchange
         found = client.exchanges.get(topic)
-        if found is None or (found.done() and (found.exception() is not None or found.result().channel.is_closed)):
+        if found is None or (found.done() and (found.exception() is not None or found.result().is_closed)):
             if len(client.exchanges) >= MAX_EXCHANGES:
                 client.exchanges.clear()
             found = client.exchanges[topic] = asyncio.ensure_future(client.ask(self._exchange(client, topic)))
             found.add_done_callback(_retrieve)
-        await self._send(client, await asyncio.shield(found), key, made)
+        await self._send(client, await asyncio.shield(found), made)
 
-    async def _exchange(self, client: Client, topic: str) -> Exchange:
-        """Make an exchange, and give it with the channel that publishes to it."""
+    async def _exchange(self, client: Client, topic: str) -> AbstractChannel:
+        """Make an exchange, and give the channel that publishes to it."""
         await self._places.exchange(client, topic)
-        return Exchange(await client.publisher(), topic)
+        return await client.publisher()
 
-    async def _send(self, client: Client, exchange: Exchange, key: str, made: Made) -> None:
+    async def _send(self, client: Client, channel: AbstractChannel, made: _Made) -> None:
+        raw = await channel.get_underlay_channel()
+        publishing = raw.basic_publish(
+            made.body, exchange=made.exchange, routing_key=made.key, properties=made.properties
+        )
         try:
-            await client.ask(exchange.publish(made, key, mandatory=False), keep=False)
+            await client.ask(publishing, keep=False)
         except DeliveryError as error:
-            raise _NotTakenError(exchange.channel) from error
+            raise _NotTakenError(channel) from error
         except (TypeError, ValueError) as error:
             raise PublishRejectedError(f"RabbitMQ cannot carry it: {error}") from error
 
-    async def _publish_alone(self, client: Client, topic: str, key: str, made: Made) -> None:
+    async def _publish_alone(self, client: Client, made: _Made) -> None:
         """Publish over a channel of its own: what the common one has to do with it is not known.
 
         Raises:
@@ -197,9 +211,9 @@ class RabbitMQTopics(NativeTopics):
         async with self._alone:
             for left in reversed(range(AGAIN)):
                 try:
-                    await self._places.exchange(client, topic)  # It may have ended, with its last queue.
+                    await self._places.exchange(client, made.exchange)  # It may have ended, with its last queue.
                     async with client.channel(confirms=True) as channel:
-                        await self._send(client, Exchange(channel, topic), key, made)
+                        await self._send(client, channel, made)
                     return
                 except RefusedError as error:
                     if error.reply_code != NOT_FOUND or not left:
@@ -243,6 +257,6 @@ async def _as_it_is(_: Client) -> None:
     """Need nothing before a connection is used."""
 
 
-def _retrieve(answering: asyncio.Future[Exchange]) -> None:
+def _retrieve(answering: asyncio.Future[AbstractChannel]) -> None:
     if not answering.cancelled():
         answering.exception()
