@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol, Self, cast
@@ -51,7 +51,8 @@ class Source:
     def __init__(
         self,
         address: Address,
-        open_line: Callable[[Source], Coroutine[None, None, Line]],
+        live: Callable[[], Awaitable[Client]],
+        open_line: Callable[[Source, Client], Awaitable[Line]],
         tasks: asyncio.TaskGroup,
         *,
         tell: bool,
@@ -59,7 +60,8 @@ class Source:
         self.address, self.tell, self.tasks = address, tell, tasks
         self.delays = Delays()
         self.counted: OrderedDict[int, int] = OrderedDict()
-        self._open_line = open_line
+        self._live, self._open_line = live, open_line
+        self._opening: asyncio.Task[None] | None = None
         self._taken: deque[tuple[Line, Taken]] = deque()
         self._changed = asyncio.Event()
         self._stopped = False
@@ -67,15 +69,20 @@ class Source:
         self._lines: set[Line] = set()
 
     async def begin(self) -> None:
-        """Open the first channel, through lost connections; raises what the server refuses."""
-        while True:
-            with suppress(BrokerUnavailableError):
-                await self._next()
-                return
-            await asyncio.sleep(0)
+        """Open the first channel, through lost connections.
 
-    async def _next(self) -> None:
-        self._line = line = await self._open_line(self)
+        Raises:
+            BrokerError: The server refuses, or there will be no connection any more.
+        """
+        for wait in waits():
+            client = await self._live()
+            with suppress(BrokerUnavailableError):
+                await self._next(client)
+                return
+            await asyncio.sleep(wait)
+
+    async def _next(self, client: Client) -> None:
+        self._line = line = await self._open_line(self, client)
         self._lines.add(line)
 
     def add(self, line: Line, taken: Taken) -> None:
@@ -100,20 +107,27 @@ class Source:
         return ()
 
     async def _go_on(self) -> None:
-        """Go on over another channel."""
-        told = ""
+        """Go on over another channel, unless stopped meanwhile."""
         await self._retire(self._line)
+        self._opening = self.tasks.create_task(self._open_next(), name="rabbitmq-open")
+        await asyncio.wait([self._opening])
+        if not self._opening.cancelled():
+            self._opening.result()
+
+    async def _open_next(self) -> None:
+        told = ""
         for wait in waits():
+            client = await self._live()
             try:
-                await self._next()
+                await self._next(client)
                 return
             except BrokerUnavailableError:
-                await asyncio.sleep(0)
+                pass
             except BrokerError as error:
                 if str(error) != told:
                     told = str(error)
                     logger.warning("cannot go on with %s: %s", self.address.label, error)
-                await asyncio.sleep(wait)
+            await asyncio.sleep(wait)
 
     async def _retire(self, line: Line) -> None:
         """Have no more come over a channel, and close it once all is settled that did."""
@@ -134,6 +148,8 @@ class Source:
         """Ask for no more, and give back what nobody has begun."""
         self._stopped = True
         self._changed.set()
+        if self._opening is not None:
+            self._opening.cancel()
         if self._lines:
             await self._line.end()
         while self._taken:
@@ -244,6 +260,10 @@ class Line:
             if not self._unsettled:
                 self._all_settled.set()
 
+    def forget(self, found: DeliveredMessage) -> None:
+        """Count no further attempts."""
+        self._source.counted.pop(identity_of(found), None)
+
     async def keep(self, found: DeliveredMessage, attempt: int, delay: float) -> None:
         """Give a delivery back after some seconds."""
         counted, tag = self._source.counted, cast("int", found.delivery_tag)
@@ -275,6 +295,8 @@ class _Settler:
 
     async def ack(self) -> None:
         """Done with."""
+        if self._attempt > 1:
+            self._line.forget(self._found)
         await self._line.settle(self._line.ack, self._tag)
 
     async def nack(self, delay: float) -> None:

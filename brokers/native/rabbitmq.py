@@ -168,9 +168,7 @@ class RabbitMQTopics(NativeTopics):
             except BrokerUnavailableError:
                 pass
             else:
-                if (
-                    shared is not None
-                ):  # What was wrong was with the channel: it goes on refusing after a leader's death.
+                if shared is not None:  # It is at fault: it goes on refusing after the death of a queue's leader.
                     await client.close_channel(shared)
                 return
             await asyncio.sleep(wait)
@@ -233,13 +231,12 @@ class RabbitMQTopics(NativeTopics):
         asked = Asked.read(address.label, options, settings)
         prefetch = min(settings.prefetch or self._limit(options), MAX_PREFETCH)
 
-        async def open_line(source: Source) -> Line:
-            client = await self._consuming.live()
+        async def open_line(source: Source, client: Client) -> Line:
             await self._places.subscription(client, address.label, asked, options)
             return await Line.open(source, client, asked.queue, prefetch)
 
         async with task_group() as tasks:
-            source = Source(address, open_line, tasks, tell=settings.tell)
+            source = Source(address, self._consuming.live, open_line, tasks, tell=settings.tell)
             try:
                 async with source.delays:
                     await source.begin()
