@@ -50,7 +50,7 @@ __all__ = ["RabbitMQTopics"]
 
 logger = logging.getLogger("brokers.rabbitmq")
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # RabbitMQ 4's own limit, if nobody has set another one.
+MAX_MESSAGE_BYTES = 65 * 1024 * 1024  # The largest body of a gateway, and its envelope; the server may take less.
 MAX_PREFETCH = 65535
 MAX_EXCHANGES = 10_000
 ANSWERS_WITHIN = 2.0
