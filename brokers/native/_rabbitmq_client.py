@@ -14,9 +14,9 @@ for each message take as long as all the rest.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import aio_pika
 from aio_pika.abc import AbstractChannel
@@ -50,6 +50,7 @@ class Client:
         self._raw = raw
         self._writer = writer
         self._asked: set[asyncio.Future[Any]] = set()
+        self._sending: set[asyncio.Task[Any]] = set()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: BrokerError | None = None
         self._publisher: AbstractChannel | None = None
@@ -81,6 +82,11 @@ class Client:
             raise
         return cls(raw, writer)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is over."""
+        return self.error is not None
+
     def _note_closed(self, _: object, error: BaseException | None) -> None:
         self.fail(reason_of(error))
 
@@ -89,8 +95,8 @@ class Client:
         if self.error is None:
             self.error = error
             self._writer.transport.abort()
-            for answering in list(self._asked):
-                answering.cancel()
+            for each in (*self._asked, *self._sending):
+                each.cancel()
             self.closed.set_result(None)
 
     abort = fail
@@ -102,17 +108,38 @@ class Client:
                 await self._raw.close()
         self.fail(BrokerUnavailableError("the connection is closed"))
 
-    async def ask(self, answer: Awaitable[_Answer], *, keep: bool = True) -> _Answer:
-        """Await an answer of the library's.
-
-        Args:
-            answer: Who gives it.
-            keep: Whether it is left to come if the caller is cancelled, and bounded in time; else it is given up.
+    async def send(self, sending: Coroutine[Any, Any, object]) -> None:
+        """Await what the library gives up if its caller is cancelled, without harm: a publish.
 
         Raises:
             RefusedError: The server closed the channel instead.
             BrokerUnavailableError: The connection broke, or the channel was closed before.
-            DeliveryError: The server did not take what was published.
+            DeliveryError: The server did not take it.
+        """
+        task, before = cast("asyncio.Task[Any]", asyncio.current_task()), cancels()
+        if self.error is not None:
+            sending.close()
+            raise again(self.error)
+        self._sending.add(task)
+        try:
+            await sending
+        except asyncio.CancelledError as error:
+            if (task.uncancel() if self.is_lost else task.cancelling()) > before:  # Not by `fail` alone.
+                raise
+            raise self._reason() from error
+        except Exception as error:
+            if not is_foreign(error) or isinstance(error, DeliveryError):
+                raise
+            raise reason_of(error) from error
+        finally:
+            self._sending.discard(task)
+
+    async def ask(self, answer: Awaitable[_Answer]) -> _Answer:
+        """Await an answer of the library's, which is left to come if the caller is cancelled.
+
+        Raises:
+            RefusedError: The server closed the channel instead.
+            BrokerUnavailableError: The connection broke, or the channel was closed before, or there is no answer.
         """
         if self.error is not None:
             if asyncio.iscoroutine(answer):
@@ -123,18 +150,16 @@ class Client:
         answering.add_done_callback(self._forget)
         before = cancels()
         try:
-            async with asyncio.timeout(ANSWER_SECONDS if keep else None):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 return await asyncio.shield(answering)
         except TimeoutError:
             raise BrokerUnavailableError("the server does not answer") from None
         except asyncio.CancelledError as error:
             if cancels() > before:
-                if not keep:
-                    answering.cancel()
                 raise
             raise self._reason() from error
         except Exception as error:
-            if not is_foreign(error) or isinstance(error, DeliveryError):
+            if not is_foreign(error):
                 raise
             raise reason_of(error) from error
 

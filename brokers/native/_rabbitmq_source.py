@@ -206,7 +206,7 @@ class Line:
     @property
     def is_lost(self) -> bool:
         """Whether nothing of it can be settled any more."""
-        return self._channel.is_closed or self._client.error is not None
+        return self._channel.is_closed or self._client.is_lost
 
     @property
     def is_over(self) -> bool:

@@ -194,7 +194,7 @@ class RabbitMQTopics(NativeTopics):
             made.body, exchange=made.exchange, routing_key=made.key, properties=made.properties
         )
         try:
-            await client.ask(publishing, keep=False)
+            await client.send(publishing)
         except DeliveryError as error:
             raise _NotTakenError(channel) from error
         except (TypeError, ValueError) as error:
