@@ -213,14 +213,15 @@ class PubSub:
         condition = self._parts.inbound.conditions.of("event", label)
         condition.resource = policy.resource
         condition.advice = 'the answer {"status":"DROP"} or 404 ends it, see docs/pubsub.md'
+        give_up = consumer.dead_letter if letters else consumer.reject if component.broker.features.rejects else None
         settlement = Settlement(
             deliver,
             retry=policy.retry,
-            dead_letter=consumer.dead_letter if subscription.dead_letter_topic else None,
+            dead_letter=give_up,
             count=consumer.count,
             ack_wait=settings.options.ack_wait,
             condition=condition,
-            counted=self._counts(label, policy.retry, dead_letter=subscription.dead_letter_topic is not None),
+            counted=self._counts(label, policy.retry, dead_letter=give_up is not None),
         )
         where = component.address(subscription.topic, pattern=component.broker.features.wildcard)
         subscribed = component.broker.subscribe(where, settings.options, settlement)

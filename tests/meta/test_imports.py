@@ -130,6 +130,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "brokers.native.gcp_pubsub": (670, frozenset()),
     "brokers.native.snssqs": (580, frozenset({"aiobotocore"})),
     "brokers.rabbitmq": (335, frozenset({"aiormq"})),
+    "brokers.native.rabbitmq": (360, frozenset({"aio_pika", "aiormq"})),
     "brokers.native.redis": (490, frozenset({"redis"})),
     "brokers.redis": (415, frozenset({"redis"})),
 }

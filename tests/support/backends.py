@@ -29,6 +29,7 @@ from brokers.native.gcp_pubsub import GCPPubSubTopics
 from brokers.native.jetstream import JetStreamTopics
 from brokers.native.kafka import KafkaTopics
 from brokers.native.mqtt import MQTTNativeSettings, MQTTTopics
+from brokers.native.rabbitmq import RabbitMQTopics
 from brokers.native.redis import RedisTopics
 from brokers.native.snssqs import SNSSQSTopics
 from brokers.nats import NatsBroker, NatsConfig
@@ -392,6 +393,20 @@ class RabbitMQBackend(ServerBackend):
         return RabbitMQBroker(RabbitMQConfig(hosts, user="user", password="secret", connect_wait=0.3))
 
 
+class NativeRabbitMQBackend(NativeBackend):
+    """A RabbitMQ server, with topics as everybody has them."""
+
+    type, adapter = "pubsub.rabbitmq", RabbitMQTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"hostname": f"127.0.0.1:{port}"}
+
+    quick = MappingProxyType({"heartBeat": "1s", "reconnectWaitSeconds": "200ms"})
+
+    def unreachable(self, port: int) -> Broker:
+        return self._broker(port, {"connectionString": f"amqp://user:secret@127.0.0.1:{port}?connection_timeout=300"})
+
+
 class MQTTBackend(ServerBackend):
     """Mosquitto; topics are apart by their spaces, as those of other brokers are."""
 
@@ -495,6 +510,7 @@ BACKENDS = {
     "sns-native": partial(_server, MotoServer, NativeSNSBackend),
     "gcp-native": partial(_server, PubSubServer, NativePubSubBackend),
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
+    "rabbitmq-native": partial(_server, RabbitMQServer, NativeRabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
     "kafka-native": partial(_server, partial(KafkaServer, config=MAKES_TOPICS), NativeKafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
@@ -511,6 +527,7 @@ _FEATURES: dict[str, Features] = {
     "sns-native": SNSSQSTopics.features,
     "gcp-native": GCPPubSubTopics.features,
     "rabbitmq": RabbitMQBroker.features,
+    "rabbitmq-native": RabbitMQTopics.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
     "kafka-native": replace(KafkaTopics.features, retention=True),
     "mqtt": MQTTBroker.features,
