@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import logging
 import ssl
 from collections import deque
@@ -205,7 +206,7 @@ class Client:
                         await self._redis.ping()
             except (*LOST, RedisError) as error:
                 silent = isinstance(error, TimeoutError | asyncio.TimeoutError)
-                made = unavailable(f"Redis at {self.shown}", asyncio.TimeoutError() if silent else error)
+                made = unavailable(f"Redis at {self.shown}", builtins.TimeoutError() if silent else error)
                 refused = isinstance(error, AuthenticationError | NoPermissionError)
                 raise (NotAdmittedError(str(made)) if refused else made) from error
             async with task_group() as tasks:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FRAMES_EXCHANGE",
+    "NOT_FOUND",
     "Queue",
     "Space",
     "count",

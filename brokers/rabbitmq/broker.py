@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from brokers.rabbitmq._config import RabbitMQConfig, RabbitMQSettings
 from brokers.rabbitmq._consumer import Subscription
 from brokers.rabbitmq._frames import Inbox, Listening, Serving, frame_key, inbox_target
+from brokers.rabbitmq._inspection import Inspection
 from brokers.rabbitmq._message import PREFIX, TOPIC, encode
 from brokers.rabbitmq._names import FRAMES, exchange_name, lane_of, routing_key
 from brokers.rabbitmq._publisher import Publisher
@@ -36,7 +37,7 @@ logger = logging.getLogger("brokers.rabbitmq")
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
-class RabbitMQBroker(Adapter):
+class RabbitMQBroker(Inspection, Adapter):
     """Two connections to RabbitMQ: one publishes, one consumes."""
 
     title = "Events in queues of RabbitMQ."

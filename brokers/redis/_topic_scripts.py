@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, script
 
-__all__ = ["ALIVE", "BACKLOG", "DECLARE", "DROP", "JOIN", "PUBLISH", "SPACE", "TRIM"]
+__all__ = ["ALIVE", "BACKLOG", "DECLARE", "DROP", "JOIN", "PUBLISH", "REMOVE", "SPACE", "TRIM"]
 
 # A space: its limits (KEYS[1]), the topics in it, and the groups by "<group> <pattern>".
 SPACE = """
@@ -193,6 +193,19 @@ for _, name in ipairs(redis.call('SMEMBERS', topics)) do
   end
 end
 return {waiting, taken, oldest}
+""",
+    flags=EVEN_OUT_OF_MEMORY,
+)
+
+# KEYS: space, stream. ARGV: the id of an entry, which is deleted, for every group.
+REMOVE = script(
+    """
+local entry, size = redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1])[1], 0
+if not entry then return 0 end
+for _, text in ipairs(entry[2]) do size = size + #text end
+redis.call('XDEL', KEYS[2], ARGV[1])
+if (redis.call('HGET', KEYS[1], 'max_bytes') or '') ~= '' then redis.call('HINCRBY', KEYS[1], 'bytes', -size) end
+return 1
 """,
     flags=EVEN_OUT_OF_MEMORY,
 )
