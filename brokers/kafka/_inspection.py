@@ -7,10 +7,11 @@ lists. So a topic's other groups get them as ever, and the broker lets go of the
 
 from __future__ import annotations
 
+import asyncio
 import bisect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from brokers.kafka._cluster import EARLIEST, LATEST, Cluster, error_of
 from brokers.kafka._group import Lost, Membership, NewRound
@@ -18,14 +19,16 @@ from brokers.kafka._names import group_name, topic_name
 from brokers.kafka._records import fetch_request, fetched, message_of, records
 from mesh.address import Address
 from mesh.broker import SubscribeOptions
-from mesh.errors import BrokerError, PublishRejectedError
+from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 from mesh.inspection import Letter, Pile, Standing
 
 __all__ = ["DLQ_GROUP", "Inspection", "Taken"]
 
 DLQ_GROUP = "mesh-dlq"
 NO_GROUP = "Dead"
+COORDINATOR_WITHIN = 10.0
 MAX_NOTE = 4000  # A broker takes 4,096 bytes by default.
+_T = TypeVar("_T")
 
 
 class Taken:
@@ -125,10 +128,7 @@ class _Records:
         if self._ends or not partitions:
             return
         begins = await self._cluster.offsets(self._topic, dict.fromkeys(partitions, EARLIEST))
-        try:
-            kept = await self._group.committed(partitions)
-        except (Lost, NewRound) as error:
-            raise self._cluster.unavailable(f"the group {DLQ_GROUP} is in use") from error
+        kept = await self._patiently(lambda: self._group.committed(partitions))
         for number, begin in begins.items():
             offset, note = kept.get(number, (begin, ""))
             self._taken[number] = taken = Taken(offset, note)
@@ -175,4 +175,18 @@ class _Records:
                 f"too many records of {self._topic} were taken out of order to be remembered one by one: "
                 "take those before them as well, then it is one number"
             )
-        await self._group.commit({int(number): (taken.before, taken.note)})
+        note = {int(number): (taken.before, taken.note)}
+        await self._patiently(lambda: self._group.commit(note))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask the group's coordinator, which a cluster may have yet to choose."""
+        deadline = asyncio.get_running_loop().time() + COORDINATOR_WITHIN
+        while True:
+            try:
+                return await ask()
+            except (Lost, NewRound) as error:
+                raise self._cluster.unavailable(f"somebody takes part in the group {DLQ_GROUP}") from error
+            except BrokerUnavailableError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            await self._cluster.pause()

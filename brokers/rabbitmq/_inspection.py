@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import blake2s
 
 from aiormq import spec
@@ -18,10 +18,10 @@ from aiormq import spec
 from brokers.rabbitmq._channel import TAG, Channel, Delivered
 from brokers.rabbitmq._connection import Connection
 from brokers.rabbitmq._message import decode
-from brokers.rabbitmq._names import exchange_name, queue_name
+from brokers.rabbitmq._names import exchange_name
 from brokers.rabbitmq._refusals import ERRORS, RefusedError
 from brokers.rabbitmq._session import Session
-from brokers.rabbitmq._topology import NOT_FOUND, Space, count_on, exists
+from brokers.rabbitmq._topology import NOT_FOUND, PRECONDITION_FAILED, Space, count_on, exists, group_queues
 from brokers.rabbitmq._unclaimed import MAX_BYTES, SILENCE_LIMIT, dialled, topic_of
 from mesh.address import Address
 from mesh.broker import SubscribeOptions, Topology
@@ -30,26 +30,43 @@ from mesh.inspection import Letter, Pile, Standing
 
 __all__ = ["Inspection"]
 
+BACK_WAIT = 0.02
+
 
 class Inspection:
     """The part of the adapter that looks on."""
 
     _session: Session
 
+    def _space(self, topology: Topology) -> Space:
+        raise NotImplementedError
+
     async def inspect(self, address: Address, options: SubscribeOptions | None) -> Standing:
         """Look at a space's exchange, and at the queue of a group; see ``Inspectable``."""
         connection, exchange = self._session.current(), exchange_name(address.space)
-        place, there, refused = f"exchange {exchange}", None, list[str]()
+        place, there, differs, refused = f"exchange {exchange}", None, "", list[str]()
         with ERRORS:
             try:
                 found = await exists(connection, spec.Exchange.Declare(exchange=exchange, passive=True))
                 if options is not None:
-                    queue = queue_name(address, options.group)
-                    there = await exists(connection, spec.Queue.Declare(queue=queue, passive=True))
+                    there, differs = await self._group(connection, address, options)
             except RefusedError as error:
                 found = False
                 refused.append(str(error))
-        return Standing(place, exists=found, group=there, refused=tuple(refused))
+        return Standing(place, exists=found, group=there, differs=differs, refused=tuple(refused))
+
+    async def _group(self, connection: Connection, address: Address, options: SubscribeOptions) -> tuple[bool, str]:
+        """Look for a group's queue; one that is there is declared once more, which the server refuses if it differs."""
+        queue = group_queues(self._space(Topology(address.space)), address, options)[0]
+        if not await exists(connection, spec.Queue.Declare(queue=queue.name, passive=True)):
+            return False, ""
+        try:
+            async with connection.channel(queue.declared):
+                return True, ""
+        except RefusedError as error:
+            if error.reply_code != PRECONDITION_FAILED:
+                raise
+            return True, error.text
 
     @asynccontextmanager
     async def letters(self, address: Address) -> AsyncIterator[Pile]:
@@ -68,7 +85,7 @@ class _Unclaimed:
         self._connection, self._queue, self._topic = connection, queue, topic
         self._found: deque[Delivered] = deque()
         self._bytes = 0
-        self._seen = 0
+        self._seen = self._removed = 0
         self._changed = asyncio.Event()
         self._tags: dict[str, deque[int]] = {}
         self._channel: Channel | None = None
@@ -129,6 +146,7 @@ class _Unclaimed:
         if self._channel is None or self._channel.error is not None or not tags:
             raise BrokerError(f"the letter {letter.id} is not held any more, and goes back to its queue")
         await self._channel.ack(tags.pop())
+        self._removed += 1
 
     async def settled(self) -> None:
         """Return once the server has stored what was removed; see ``_unclaimed``."""
@@ -147,6 +165,12 @@ class _Unclaimed:
         if self._channel is not None:
             await self.settled()
             self._channel.close()
-        self._channel, self._seen, self._bytes = None, 0, 0
+            with suppress(TimeoutError):  # Until it is there again, but for what others have taken meanwhile.
+                async with asyncio.timeout(SILENCE_LIMIT):
+                    while True:
+                        if await self._waiting() >= self._seen - self._removed:
+                            break
+                        await asyncio.sleep(BACK_WAIT)
+        self._channel, self._seen, self._removed, self._bytes = None, 0, 0, 0
         self._found.clear()
         self._tags.clear()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FRAMES_EXCHANGE",
     "NOT_FOUND",
+    "PRECONDITION_FAILED",
     "Queue",
     "Space",
     "count",

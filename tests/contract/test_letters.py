@@ -110,4 +110,4 @@ async def test_a_group_of_the_other_order_differs(broker: Broker, place: Place) 
     async with broker.subscribe(where, SubscribeOptions("g", ordered=True), inbox := Inbox()):
         await inbox.holds(1)
         found = await broker.inspect(where, SubscribeOptions("g"))
-    assert "ordered=True, wanted False" in found.differs
+    assert "ordered" in found.differs
