@@ -5,7 +5,7 @@ Two protocols beside ``Broker``, both optional. Neither makes or changes a topic
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -77,11 +77,11 @@ class Pile(Protocol):
         Nobody else misses one for it: groups get what they would have got.
         """
 
-    async def remove(self, letter: Letter) -> None:
-        """Take one away that was given: it is not given again, and where the broker can, it is no more.
+    async def remove(self, letters: Sequence[Letter]) -> None:
+        """Take some away that were given: they are not given again, and where the broker can, they are no more.
 
         Raises:
-            BrokerError: It is not known whether it was; it may be given again.
+            BrokerError: It is not known whether all of them were; they may be given again.
         """
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -166,17 +166,18 @@ class _Records:
             return raw or b""
         return b""
 
-    async def remove(self, letter: Letter) -> None:
-        number, _, offset = letter.id.partition(":")
-        taken = self._taken[int(number)]
-        taken.add(int(offset))
-        if len(taken.note) > MAX_NOTE:
+    async def remove(self, letters: Sequence[Letter]) -> None:
+        for each in letters:
+            number, _, offset = each.id.partition(":")
+            self._taken[int(number)].add(int(offset))
+        touched = {int(each.id.partition(":")[0]) for each in letters}
+        if any(len(self._taken[number].note) > MAX_NOTE for number in touched):
             raise PublishRejectedError(
                 f"too many records of {self._topic} were taken out of order to be remembered one by one: "
                 "take those before them as well, then it is one number"
             )
-        note = {int(number): (taken.before, taken.note)}
-        await self._patiently(lambda: self._group.commit(note))
+        notes = {number: (self._taken[number].before, self._taken[number].note) for number in touched}
+        await self._patiently(lambda: self._group.commit(notes))
 
     async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         """Ask the group's coordinator, which a cluster may have yet to choose."""

@@ -95,8 +95,8 @@ class _Stream:
                 yield Letter(found, message_of(entry[1]), int(found.partition("-")[0]) / 1000)
                 after = f"({found}"
 
-    async def remove(self, letter: Letter) -> None:
-        await self._ask("XDEL", self._key, letter.id)
+    async def remove(self, letters: Sequence[Letter]) -> None:
+        await self._ask("XDEL", self._key, *(each.id for each in letters))
 
 
 def _id(entry: Any) -> str:

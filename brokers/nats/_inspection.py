@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -14,6 +14,7 @@ from brokers.nats._consumer import consumer_name, parted, stream_of
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions, Topology
 from mesh.inspection import Letter, Pile, Standing
+from mesh.tasks import task_group
 
 __all__ = ["NO_LANE", "Inspection", "differences", "lanes_of", "stream_config", "subject_of"]
 
@@ -142,7 +143,12 @@ class _Subject:
             yield Letter(str(number), message, unix_time(found["time"]))
             number += 1
 
-    async def remove(self, letter: Letter) -> None:
+    async def remove(self, letters: Sequence[Letter]) -> None:
+        async with task_group() as tasks:
+            for each in letters:
+                tasks.create_task(self._remove(each), name="nats-remove")
+
+    async def _remove(self, letter: Letter) -> None:
         answer = await self._ask("STREAM.MSG.DELETE", {"seq": int(letter.id), "no_erase": True})
         if cast("JSON", answer.get("error") or {}).get("err_code") != GONE:
             check_api(answer, f"message {letter.id} of stream {self._stream}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import blake2s
 
@@ -141,12 +141,13 @@ class _Unclaimed:
             if self._bytes >= MAX_BYTES:
                 self._connection.pause()
 
-    async def remove(self, letter: Letter) -> None:
-        tags = self._tags.get(letter.id)
-        if self._channel is None or self._channel.error is not None or not tags:
-            raise BrokerError(f"the letter {letter.id} is not held any more, and goes back to its queue")
-        await self._channel.ack(tags.pop())
-        self._removed += 1
+    async def remove(self, letters: Sequence[Letter]) -> None:
+        for each in letters:
+            tags = self._tags.get(each.id)
+            if self._channel is None or self._channel.error is not None or not tags:
+                raise BrokerError(f"the letter {each.id} is not held any more, and goes back to its queue")
+            await self._channel.ack(tags.pop())
+            self._removed += 1
 
     async def settled(self) -> None:
         """Return once the server has stored what was removed; see ``_unclaimed``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -84,5 +84,5 @@ class _Stream:
                 yield Letter(found, parse_message(fields), int(found.partition("-")[0]) / 1000)
                 after = b"(" + entry
 
-    async def remove(self, letter: Letter) -> None:
-        await self._commands.run(REMOVE, [self._space, self._key], letter.id)
+    async def remove(self, letters: Sequence[Letter]) -> None:
+        await self._commands.run(REMOVE, [self._space, self._key], *(each.id for each in letters))

@@ -197,13 +197,15 @@ return {waiting, taken, oldest}
     flags=EVEN_OUT_OF_MEMORY,
 )
 
-# KEYS: space, stream. ARGV: the id of an entry, which is deleted, for every group.
+# KEYS: space, stream. ARGV: ids of entries, which are deleted, for every group.
 REMOVE = script(
     """
-local entry, size = redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1])[1], 0
-if not entry then return 0 end
-for _, text in ipairs(entry[2]) do size = size + #text end
-redis.call('XDEL', KEYS[2], ARGV[1])
+local size = 0
+for _, id in ipairs(ARGV) do
+  local entry = redis.call('XRANGE', KEYS[2], id, id)[1]
+  for _, text in ipairs(entry and entry[2] or {}) do size = size + #text end
+  redis.call('XDEL', KEYS[2], id)
+end
 if (redis.call('HGET', KEYS[1], 'max_bytes') or '') ~= '' then redis.call('HINCRBY', KEYS[1], 'bytes', -size) end
 return 1
 """,

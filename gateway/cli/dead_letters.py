@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from mesh.address import matches
 from mesh.blocks.wire import DEAD_LETTER_HEADERS
-from mesh.errors import BrokerUnavailableError, ConfigError, EventError, ExpressionError, MeshError
+from mesh.errors import BrokerError, BrokerUnavailableError, ConfigError, EventError, ExpressionError, MeshError
 from mesh.event import decode_header_value, members_of
 from mesh.inspection import Letters
 
@@ -28,6 +28,7 @@ REASON, ATTEMPTS, TOPIC = DEAD_LETTER_HEADERS
 KAFKA_TOPIC = "__topic"
 PUBLISH_WITHIN = 30.0
 MAX_SHOWN = 4096
+TOGETHER, TOGETHER_BYTES = 32, 1024 * 1024
 _OF_LETTERS = ("mesh-dead-letter-", "mesh-passed-")  # The latter: that a node has moved it (``mesh/trust/kept.py``).
 
 
@@ -181,8 +182,9 @@ async def replay(
     Raises:
         MeshError: One could not be published or taken away; those before it were sent back.
     """
-    outcome, prefix = Outcome(), component.broker.features.event_prefix
+    outcome = Outcome()
     async with letters_of(component).letters(component.address(topic)) as pile:
+        work = _Replay(component, topic, pile, outcome, done)
         async for letter in chosen.among(pile, component, topic):
             target = origin(component, letter.message) or given
             if not target:
@@ -200,16 +202,52 @@ async def replay(
             if target == topic:
                 outcome.leave("it would go back to the dead letter topic itself")
                 continue
-            try:
-                async with asyncio.timeout(PUBLISH_WITHIN):
-                    await component.broker.publish(where, sent_back(letter.message, topic, letter, prefix))
-            except TimeoutError as error:
-                told = f"{component.name}/{target} took no event within {PUBLISH_WITHIN:g} s; {outcome.done} sent back"
-                raise BrokerUnavailableError(told) from error
-            await pile.remove(letter)
-            outcome.done += 1
-            done(outcome.done)
+            await work.add(where, letter)
+        await work.flush()
     return outcome
+
+
+class _Replay:
+    """Sends letters back, some of one topic together."""
+
+    def __init__(
+        self, component: PubSubComponent, topic: str, pile: Pile, outcome: Outcome, done: Callable[[int], None]
+    ) -> None:
+        self._component, self._topic, self._pile, self._outcome, self._done = component, topic, pile, outcome, done
+        self._where: Address | None = None
+        self._letters: list[Letter] = []
+        self._bytes = 0
+
+    async def add(self, where: Address, letter: Letter) -> None:
+        if self._where != where:
+            await self.flush()
+        self._where = where
+        self._letters.append(letter)
+        self._bytes += len(letter.message.body)
+        if len(self._letters) >= TOGETHER or self._bytes >= TOGETHER_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Publish what there is, then take away what is confirmed; raises for the first that is not."""
+        letters, where = self._letters, self._where
+        self._letters, self._bytes = [], 0
+        if where is None or not letters:
+            return
+        component, prefix = self._component, self._component.broker.features.event_prefix
+        messages = [sent_back(each.message, self._topic, each, prefix) for each in letters]
+        try:
+            async with asyncio.timeout(PUBLISH_WITHIN):
+                results = await component.broker.publish_many(where, messages)
+        except TimeoutError as error:
+            told = f"{component.name}/{where.label} took no event within {PUBLISH_WITHIN:g} s"
+            raise BrokerUnavailableError(f"{told}; {self._outcome.done} were sent back before") from error
+        stored = [letter for letter, error in zip(letters, results, strict=True) if error is None]
+        if stored:
+            await self._pile.remove(stored)
+        self._outcome.done += len(stored)
+        self._done(self._outcome.done)
+        for failed in filter(None, results):
+            raise BrokerError(f"{component.name}/{where.label}: {failed}; {self._outcome.done} were sent back")
 
 
 def _is_of(declared: Address, where: Address) -> bool:
@@ -225,7 +263,7 @@ async def purge(
         async for letter in chosen.among(pile, component, topic):
             if most is not None and outcome.done >= most:
                 break
-            await pile.remove(letter)
+            await pile.remove([letter])
             outcome.done += 1
             done(outcome.done)
     return outcome

@@ -224,6 +224,6 @@ class _Progress:
             sys.stderr.write("\r\x1b[K")
 
     def __call__(self, done: int) -> None:
-        if self._told and done % 50 == 0:
+        if self._told:
             sys.stderr.write(f"\r\x1b[K{done} {self._said}")
             sys.stderr.flush()

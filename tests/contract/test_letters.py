@@ -59,13 +59,13 @@ async def test_what_is_taken_is_gone_and_the_rest_stays(broker: Broker, other: B
     async with _letters(broker).letters(where) as pile:
         async for each in pile:
             if int(each.message.body[2:]) in (1, 2, 5):
-                await pile.remove(each)
+                await pile.remove([each])
     assert _numbers(await _all(other, where)) == [0, 3, 4, 6, 7, 8, 9, 10, 11]
     await broker.publish(where, _message(12))
     async with _letters(other).letters(where) as pile:
         assert await pile.count() == 10
         async for each in pile:
-            await pile.remove(each)
+            await pile.remove([each])
     assert await _all(broker, where) == []
     async with _letters(broker).letters(where) as pile:
         assert await pile.count() == 0
