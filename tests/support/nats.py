@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import sys
@@ -12,13 +13,19 @@ from pathlib import Path
 
 from tests.support.server import Server
 
-__all__ = ["NatsServer", "find_nats_server"]
+__all__ = ["NatsServer", "find_nats_cli", "find_nats_server"]
 
 
 def find_nats_server() -> str | None:
     """Give the path of the server of our own environment, or else of PATH."""
     own = Path(sys.executable).parent / "nats-server"
     return str(own) if own.exists() else shutil.which("nats-server")
+
+
+def find_nats_cli() -> str | None:
+    """Give the path of the command line client; `tests/provision/nats-cli.sh` puts it there."""
+    cache = Path(os.environ.get("BROKERMESH_SDKS") or Path.home() / ".cache/brokermesh-tests/sdks")
+    return next((str(path) for path in sorted(cache.glob("nats-cli-*/nats"))), None) or shutil.which("nats")
 
 
 class NatsServer(Server):

@@ -1,39 +1,45 @@
-"""Google's emulator of Pub/Sub, where it is installed: no package registry has it."""
+"""A server that answers as Google's Pub/Sub does: its own fake, by gRPC and REST (tests/support/pubsub)."""
 
 from __future__ import annotations
 
-import shutil
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support.processes import free_port
 from tests.support.server import Server
 
 __all__ = ["PubSubServer"]
 
 
 class PubSubServer(Server):
-    """What it had is gone when it ends."""
+    """What it had is gone when it ends.
 
-    title = "Google's emulator of Pub/Sub"
+    Attributes:
+        grpc_port: Where it speaks gRPC.
+    """
+
+    title = "the server of Pub/Sub"
 
     def __init__(self, directory: Path) -> None:
         """Prepare; entering starts it."""
         super().__init__(directory)
-        gcloud, java = shutil.which("gcloud"), shutil.which("java")
-        found = sorted(Path(gcloud).resolve().parents[1].glob("platform/pubsub-emulator/lib/*.jar")) if gcloud else []
-        if java is None or not found:
-            raise FileNotFoundError(f"{self.title} is not installed: gcloud components install pubsub-emulator")
-        self._command = (java, "-Xmx256m", "-jar", str(found[0]), "--host=127.0.0.1", f"--port={self.port}")
+        cache = Path(os.environ.get("BROKERMESH_SDKS") or Path.home() / ".cache/brokermesh-tests/sdks")
+        built = max(cache.glob("pubsub-*/pubsub"), key=lambda path: path.stat().st_mtime, default=None)
+        if built is None:
+            raise FileNotFoundError(f"{self.title} is not installed: tests/provision/pubsub.sh")
+        self._binary = built
+        self.grpc_port = free_port()
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Where it answers by REST."""
         return f"http://127.0.0.1:{self.port}"
 
     def command(self) -> Sequence[str]:
         """Give its command line."""
-        return self._command
+        return (str(self._binary), str(self.port), str(self.grpc_port))
 
     def answers(self) -> bool:
         """Ask whether it listens."""

@@ -1,4 +1,4 @@
-"""A real RabbitMQ server of a test's own."""
+"""Real RabbitMQ servers of a test's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.support.processes import free_port
 from tests.support.server import Server
 
-__all__ = ["RabbitMQServer", "find_rabbitmq_server"]
+__all__ = ["RabbitMQCluster", "RabbitMQServer", "find_rabbitmq_server"]
 
 EPMD_WITHIN = 30.0
 GREETING = b"AMQP\0\0\x09\x01"
@@ -93,11 +93,14 @@ class RabbitMQServer(Server):
         (self.directory / "rabbitmq.conf").write_text(CONFIG.format(port=self.port) + self._config)
         (self.directory / "enabled_plugins").write_text("[].\n")
         self._offer_no_plugins()
+        self._map_names()
+        return (str(self._binary),)
+
+    def _map_names(self) -> None:
         if self._epmd is None:
             number = self._environ["ERL_EPMD_PORT"]
             self._epmd = self.run((shutil.which("epmd") or "epmd", "-port", number, "-address", "127.0.0.1"))
             _wait_for_port(int(number))
-        return (str(self._binary),)
 
     def _offer_no_plugins(self) -> None:
         """Leave only the server's own parts where it looks for plugins: it reads them all, at each start."""
@@ -137,6 +140,70 @@ class RabbitMQServer(Server):
         if epmd is not None:
             epmd.kill()
             epmd.wait()
+
+
+class _Member(RabbitMQServer):
+    """One of a cluster, whose names the first one maps."""
+
+    def join(self, cluster: RabbitMQServer, first: RabbitMQServer) -> None:
+        """Have it join the first one, when it starts for the first time."""
+        self._environ["ERL_EPMD_PORT"] = cluster._environ["ERL_EPMD_PORT"]
+        self._cluster = f"cluster_{cluster.port}".encode()
+        self._config += f"cluster_name = {self._cluster.decode()}\n"
+        if self is not first:
+            for number, node in enumerate((first, self), 1):
+                self._config += f"cluster_formation.classic_config.nodes.{number} = {node._node}\n"
+
+    def _map_names(self) -> None:
+        cookie = self.directory / ".erlang.cookie"
+        if not cookie.exists():
+            cookie.touch(mode=0o600)
+            cookie.write_text("OFTESTS")
+
+
+class RabbitMQCluster(RabbitMQServer):
+    """Servers that share their queues; one may be killed, and what is in quorum queues goes on.
+
+    Attributes:
+        servers: Each of them, which may be ended and started again by itself.
+    """
+
+    def __init__(self, directory: Path, nodes: int = 3, config: str = "") -> None:
+        """Prepare; entering starts them.
+
+        Args:
+            directory: An empty directory.
+            nodes: How many.
+            config: Further lines for each ``rabbitmq.conf``.
+        """
+        super().__init__(directory)
+        self.servers = [_Member(directory / f"node{number}", config) for number in range(1, nodes + 1)]
+        self._formed = False
+        for server in self.servers:
+            server.join(self, self.servers[0])
+
+    async def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(self._map_names)
+        if not self._formed:
+            for server in self.servers:  # Two that join at a time wait for each other's lock, for seconds.
+                await server.start()
+            self._formed = True
+            return
+        # After an orderly end each waits for those that ended after it.
+        async with asyncio.TaskGroup() as tasks:
+            for server in self.servers:
+                tasks.create_task(server.start())
+
+    async def _end(self, *, force: bool) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for server in self.servers:
+                tasks.create_task(server._end(force=force))
+
+    def end(self) -> None:
+        for server in self.servers:
+            server.end()
+        super().end()
 
 
 def _wait_for_port(number: int) -> None:

@@ -17,6 +17,8 @@ types.define_composite = (def) => {
 };
 const rhea = require("rhea");
 
+const BATCH = 0x80013700;
+
 // An address may be a whole URL.
 function path(address) {
   return address.replace(/^amqps?:\/\/[^/]+\//, "");
@@ -78,6 +80,7 @@ function serve(id, port, key, { manage, put, opened, largest }) {
     if (name !== "$cbs" && !managing(name)) allowed(context, receiver, name);
   });
   container.on("message", (context) => {
+    if (context.delivery.format === BATCH) context.message = rhea.message.decode(context.message); // Of others it does so itself.
     const name = path(context.receiver.target.address);
     if (name === "$cbs") putToken(context, key);
     else if (managing(name)) manage(context, name.replace(/\/?\$management$/, ""));
@@ -88,8 +91,13 @@ function serve(id, port, key, { manage, put, opened, largest }) {
   return container;
 }
 
+// A batch is a message with one encoded message in each of its sections.
+function messages({ message, delivery }) {
+  return delivery.format === BATCH ? [].concat(message.body.content).map((each) => rhea.message.decode(each)) : [message];
+}
+
 function whenLost(container, done) {
   for (const end of ["sender_close", "disconnected", "connection_close", "session_close"]) container.on(end, done);
 }
 
-module.exports = { answer, path, rhea, serve, types, whenLost };
+module.exports = { answer, messages, path, rhea, serve, types, whenLost };

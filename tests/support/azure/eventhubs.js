@@ -5,7 +5,7 @@
 // Usage: node eventhubs.js PORT KEY
 
 const crypto = require("crypto");
-const { answer, path, serve, types, whenLost } = require("./amqp.js");
+const { answer, messages, path, serve, types, whenLost } = require("./amqp.js");
 
 const [port, key] = [Number(process.argv[2]), process.argv[3]];
 const PARTITIONS = ["0", "1"];
@@ -62,13 +62,13 @@ function dispatch(link) {
 
 function put(context, name) {
   const { of, partition } = place(name);
-  const sent = context.message;
-  const wanted = (sent.message_annotations || {})["x-opt-partition-key"];
+  const batch = messages(context);
+  const wanted = (context.message.message_annotations || {})["x-opt-partition-key"];
   of.turn += 1;
   const hashed = wanted === undefined ? of.turn : crypto.createHash("md5").update(String(wanted)).digest()[0];
   const names = partitionsOf(path(name).split("/")[0]);
   const events = of.partitions.get(partition || names[hashed % names.length]);
-  events.push({ sent, number: events.length, enqueued: Date.now() });
+  for (const sent of batch) events.push({ sent, number: events.length, enqueued: Date.now() });
   for (const link of reading.keys()) dispatch(link);
 }
 

@@ -1,18 +1,26 @@
-// Queues of Azure Service Bus over AMQP 1.0 without TLS, by Microsoft's "AMQP 1.0 in Azure Service Bus: protocol guide":
+// Queues and topics of Azure Service Bus over AMQP 1.0 without TLS, by Microsoft's "AMQP 1.0 in Azure Service Bus: protocol guide":
 // tokens by $cbs, messages that are locked by whom they were sent to, settled by their outcome, renewed by $management.
-// Every name that does not begin with "none" is a queue.
+// Every name that does not begin with "none" is a queue. TOPIC/Subscriptions/NAME is a subscription from when it is first
+// read, and what is sent to its topic goes to all; what is rejected or not taken is in NAME/$DeadLetterQueue.
 // Usage: node servicebus.js PORT KEY LOCK_MILLISECONDS
 
 const crypto = require("crypto");
-const { answer, path, rhea, serve, types, whenLost } = require("./amqp.js");
+const { answer, messages, path, rhea, serve, types, whenLost } = require("./amqp.js");
 
 const [port, key, lockTime] = [Number(process.argv[2]), process.argv[3], Number(process.argv[4])];
 const MOST_DELIVERIES = 10;
 const queues = new Map();
 
-function queue(name) {
+function queue(given) {
+  const name = given.toLowerCase();
   if (!queues.has(name)) queues.set(name, { name, waiting: [], locked: new Map(), links: new Set(), number: 0 });
   return queues.get(name);
+}
+
+function targets(name) {
+  const subscription = new RegExp(`^${name.toLowerCase().replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}/subscriptions/[^/]+$`);
+  const found = Array.from(queues.values()).filter((each) => subscription.test(each.name));
+  return found.length ? found : [queue(name)];
 }
 
 function late(message) {
@@ -59,10 +67,17 @@ function unlock(of, tag, failed) {
   message.deliveries += failed ? 1 : 0;
   if (message.deliveries >= MOST_DELIVERIES) {
     console.error(`${of.name}: message ${message.number} is given up: it was delivered ${message.deliveries} times`);
+    bury(of, message, { DeadLetterReason: "MaxDeliveryCountExceeded", DeadLetterErrorDescription: `It was delivered ${message.deliveries} times.` });
     return;
   }
   of.waiting.unshift(message);
   dispatch(of);
+}
+
+function bury(of, message, why) {
+  if (message && !of.name.endsWith("/$deadletterqueue")) {
+    put(queue(`${of.name}/$deadletterqueue`), { ...message.sent, application_properties: { ...message.sent.application_properties, ...why } });
+  }
 }
 
 function put(of, sent) {
@@ -100,28 +115,28 @@ function manage(context, of) {
 
 const container = serve("servicebus", port, key, {
   manage: (context, name) => manage(context, queue(name)),
-  put: (context, name) => put(queue(name), context.message),
+  put: (context, name) => messages(context).forEach((message) => targets(name).forEach((each) => put(each, message))),
   opened: (sender, name) => {
     sender.given = sender.delivery_count;
     queue(name).links.add(sender);
   },
 });
 container.on("sendable", ({ sender }) => {
-  const of = queues.get(path(sender.source.address));
+  const of = queues.get(path(sender.source.address).toLowerCase());
   if (of) dispatch(of);
 });
 for (const [outcome, what] of [
   ["accepted", (of, tag) => taken(of, tag)],
-  ["rejected", (of, tag) => taken(of, tag)],
+  ["rejected", (of, tag, { error }) => bury(of, taken(of, tag), (error && error.info) || {})],
   ["released", (of, tag) => unlock(of, tag, false)],
   ["modified", (of, tag) => unlock(of, tag, true)],
 ]) {
   container.on(outcome, ({ sender, delivery }) => {
     if (delivery.remote_state.constructor.composite_type !== outcome) return; // What is modified is told of as released, too.
-    const of = queues.get(path(sender.source.address));
+    const of = queues.get(path(sender.source.address).toLowerCase());
     const state = rhea.message[outcome](outcome === "modified" ? { delivery_failed: true } : {});
     delivery.update(true, state.described()); // Whoever settles waits for what came of it.
-    if (of) what(of, delivery.tag);
+    if (of) what(of, delivery.tag, delivery.remote_state);
   });
 }
 whenLost(container, () => {

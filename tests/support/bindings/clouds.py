@@ -146,7 +146,7 @@ async def pubsub(**more: object) -> AsyncIterator[tuple[PubSub, dict[str, str]]]
     """Give a client, and settings of a component that uses a topic and a subscription that are there."""
     try:
         PubSubServer(Path())
-    except FileNotFoundError as error:  # Nothing that a script may install.
+    except FileNotFoundError as error:  # It is left out where there is no Go.
         pytest.skip(str(error))
     server = await shared("pubsub", PubSubServer)
     name = unique("queue")
