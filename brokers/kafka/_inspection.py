@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ DLQ_GROUP = "mesh-dlq"
 NO_GROUP = "Dead"
 COORDINATOR_WITHIN = 10.0
 MAX_NOTE = 4000  # A broker takes 4,096 bytes by default.
+_NOTE = re.compile(r"\d{1,19}(-\d{1,19})?(,\d{1,19}(-\d{1,19})?)*", re.ASCII)
 _T = TypeVar("_T")
 
 
@@ -43,12 +45,12 @@ class Taken:
         """
         self.before = before
         self._ranges: list[list[int]] = []
-        for part in filter(None, note.split(",")):
-            first, _, last = part.partition("-")
-            if not (first.isdecimal() and (last or first).isdecimal()):
-                self._ranges = []
-                break
-            self._ranges.append([int(first), int(last or first)])
+        if _NOTE.fullmatch(note):
+            for part in note.split(","):
+                first, _, last = part.partition("-")
+                self._ranges.append([int(first), int(last or first)])
+        if any(first > last for first, last in self._ranges):
+            self._ranges = []
         self._join()
 
     def __contains__(self, offset: int) -> bool:
