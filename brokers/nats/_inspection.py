@@ -16,7 +16,7 @@ from mesh.broker import Message, SubscribeOptions, Topology
 from mesh.inspection import Letter, Pile, Standing
 from mesh.tasks import task_group
 
-__all__ = ["NO_LANE", "Inspection", "differences", "lanes_of", "stream_config", "subject_of"]
+__all__ = ["NO_LANE", "Inspection", "Subject", "differences", "lanes_of", "may_publish", "stream_config", "subject_of"]
 
 LANES = 16
 NO_LANE = "_"
@@ -57,6 +57,11 @@ def differences(config: Mapping[str, object], wanted: JSON) -> str:
     return ", ".join(f"{key} is {config.get(key)!r} and should be {wanted[key]!r}" for key in different)
 
 
+async def may_publish(connection: Connection, subject: str) -> None:
+    """Ask whether one may publish to a subject, and store nothing; raises ``RightMissingError``."""
+    await connection.call(subject, b"", {"Nats-Expected-Stream": "-"}, refusable=True)
+
+
 class Inspection:
     """The part of the adapter that looks on."""
 
@@ -81,8 +86,7 @@ class Inspection:
         there: bool | None = None
         try:
             if options is None:
-                expects = {"Nats-Expected-Stream": "-"}
-                await self._connection.call(subject_of(address, None), b"", expects, refusable=True)
+                await may_publish(self._connection, subject_of(address, None))
             else:
                 there, other = await self._group(stream, address, options)
                 differs = "; ".join(filter(None, (differs, other)))
@@ -106,10 +110,10 @@ class Inspection:
     @asynccontextmanager
     async def letters(self, address: Address) -> AsyncIterator[Pile]:
         """Go through a topic's messages; what is removed is deleted from the stream, for every group."""
-        yield _Subject(self._connection, stream_of(address.space), f"{address.space}.*.{address.name}")
+        yield Subject(self._connection, stream_of(address.space), f"{address.space}.*.{address.name}")
 
 
-class _Subject:
+class Subject:
     """The messages of a subject."""
 
     def __init__(self, connection: Connection, stream: str, subject: str) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.cli.opening import Looked, add_options
 from gateway.cli.parsing import Parser, UsageError
-from gateway.cli.terminal import note, show, show_document, show_members, show_records
-from mesh.errors import ConfigError, ExpressionError
+from gateway.cli.terminal import complain, note, show, show_document, show_members, show_records
+from mesh.errors import ConfigError, ExpressionError, MeshError
 
 if TYPE_CHECKING:
     import argparse
@@ -100,11 +100,12 @@ async def _list(looked: Looked, found: argparse.Namespace) -> int:
     await looked.read_secrets(looked.stores)
     records: list[dict[str, Any]] = []
     for (pubsub, topic), of in piles.items():
-        async with asyncio.timeout(COUNT_WITHIN), looked.pubsub(_component(looked, pubsub)) as component:
-            from gateway.cli.dead_letters import letters_of
-
-            async with letters_of(component).letters(component.address(topic)) as pile:
-                count = await pile.count()
+        count = None
+        try:
+            async with asyncio.timeout(COUNT_WITHIN):
+                count = await _counted(looked, pubsub, topic)
+        except (MeshError, TimeoutError) as error:
+            complain(f"{pubsub}/{topic}: {str(error) or f'it did not answer within {COUNT_WITHIN:g} s'}")
         records.append({"pubsub": pubsub, "topic": topic, "letters": count, "of": list(dict.fromkeys(of))})
     if found.output == "table":
         if not records:
@@ -112,7 +113,17 @@ async def _list(looked: Looked, found: argparse.Namespace) -> int:
             return 0
         records = [{**each, "of": ", ".join(each["of"])} for each in records]
     show_records(records, found.output, _PILES)
-    return 0
+    return int(any(each["letters"] is None for each in records))
+
+
+async def _counted(looked: Looked, pubsub: str, topic: str) -> int:
+    from gateway.cli.dead_letters import letters_of
+
+    async with (
+        looked.pubsub(_component(looked, pubsub)) as component,
+        letters_of(component).letters(component.address(topic)) as pile,
+    ):
+        return await pile.count()
 
 
 def _component(looked: Looked, name: str) -> Any:

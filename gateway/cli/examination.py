@@ -240,8 +240,10 @@ class _Visit:
         if any(each.what == "letters" and each.name == topic for each in self.found):
             return
         where, broker = opened.address(topic), opened.broker
-        if isinstance(broker, Inspectable):
-            await self._standing(broker, where, None, topic)
+        standing = await self._standing(broker, where, None, topic) if isinstance(broker, Inspectable) else None
+        if standing is not None and not standing.exists:
+            self._add("letters", topic, "ok", "0 dead letters", letters=0)
+            return
         if not isinstance(broker, Letters):
             told = f"{broker.features.name} does not keep what nobody has subscribed to, so none can be counted"
             self._add("letters", topic, "note", told)

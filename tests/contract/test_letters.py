@@ -54,6 +54,7 @@ async def test_letters_are_seen_and_stay(broker: Broker, other: Broker, place: P
 
 async def test_what_is_taken_is_gone_and_the_rest_stays(broker: Broker, other: Broker, place: Place) -> None:
     """Taken out of order, and by several at different times; whoever looks later sees what is left, and what is new."""
+    _letters(broker)
     where = place.topic()
     await broker.publish_many(where, [_message(number) for number in range(12)])
     async with _letters(broker).letters(where) as pile:
@@ -72,6 +73,7 @@ async def test_what_is_taken_is_gone_and_the_rest_stays(broker: Broker, other: B
 
 
 async def test_a_group_misses_nothing_that_was_looked_at(broker: Broker, other: Broker, place: Place) -> None:
+    _letters(broker)
     where, inbox = place.topic(), Inbox()
     await broker.publish_many(where, [_message(number) for number in range(5)])
     assert len(await _all(other, where)) == 5
