@@ -247,6 +247,32 @@ async def test_a_stream_of_nats_that_differs(
     assert any("max_age is 60000000000 and should be 604800000000000" in each for each in problems)
 
 
+async def test_jetstream_without_a_stream(folder: Folder, nats_server: NatsServer) -> None:
+    """Nothing makes a stream for a topic unless the component says so; a consumer that is there may differ."""
+    address = nats_server.address
+    settings = {"natsURL": f"nats://all:all@{address}", "durableName": "shop"}
+    folder.write(settings, type_="pubsub.jetstream")
+    _, checks = await folder.checks()
+    problems = [(each["name"], each["told"], each["next"]) for each in checks if each["status"] == "problem"]
+    assert problems == [
+        (topic, f"{place} is not there", f"make it on the broker: nothing makes {place} by itself")
+        for topic in ("orders", "failed")
+        for place in [f"a stream with the subject {topic}"]
+    ]
+    client = await nats.connect(nats_server.url, user="all", password="all")
+    jetstream = client.jetstream()
+    await jetstream.add_stream(name="shop", subjects=["orders", "failed", "other"])
+    code, checks = await folder.checks()
+    assert code == 0
+    await jetstream.add_consumer("shop", durable_name="shop", filter_subject="other", ack_policy="explicit")
+    found = await folder.problem()
+    assert "filter_subject is 'other' and should be 'orders'" in found["told"]
+    await jetstream.publish("failed", b"{}")
+    await client.close()
+    _, checks = await folder.checks()
+    assert [each["letters"] for each in checks if each["what"] == "letters"] == [1]
+
+
 async def test_nothing_runs(folder: Folder) -> None:
     """The embedded backbone is not started for being looked at."""
     folder.write({}, type_="pubsub.mesh")
