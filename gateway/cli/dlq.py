@@ -97,7 +97,7 @@ async def _list(looked: Looked, found: argparse.Namespace) -> int:
     if found.topic is not None:
         wanted = found.pubsub, found.topic
         piles = {wanted: piles.get(wanted, [])}
-    await looked.read_secrets(looked.stores)
+    await looked.read_secrets()
     records: list[dict[str, Any]] = []
     for (pubsub, topic), of in piles.items():
         count = None
@@ -146,7 +146,7 @@ async def _one(looked: Looked, found: argparse.Namespace) -> int:
         raise UsageError(f"--where: {error}", "mesh dlq") from None
     chosen = Chosen(frozenset(found.id), where)
     work = {"show": _show, "replay": _replay, "purge": _purge}[found.what]
-    await looked.read_secrets(looked.stores)
+    await looked.read_secrets()
     async with looked.pubsub(_component(looked, found.pubsub)) as component:
         return await work(looked, component, chosen, found)
 

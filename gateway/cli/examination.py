@@ -82,11 +82,7 @@ async def examine(
         finished += 1
         done(finished, len(visits))
 
-    try:
-        async with asyncio.timeout(within):
-            await looked.read_secrets(looked.stores)
-    except TimeoutError:
-        looked.away |= {each.name: "it does not answer" for each in looked.stores if each.name not in looked.secrets}
+    await looked.read_secrets(within)
     async with asyncio.TaskGroup() as tasks:
         for each in visits:
             tasks.create_task(visit(each), name="doctor-visit")
@@ -130,6 +126,9 @@ class _Visit:
             self._add(what, title, "problem", str(error), step)
         except (MeshError, OSError) as error:
             self._add(what, title, "problem", str(error) or type(error).__name__, f"see {self._place}")
+        except Exception as error:  # noqa: BLE001 - an adapter's own, which is no reason to look at nothing else
+            told = f"its adapter failed: {type(error).__name__}: {error}"
+            self._add(what, title, "problem", told, f"report it with the adapter of {self._place}")
 
     def _add(self, what: Any, name: str, status: Status, told: str, step: str = "", **numbers: Any) -> None:
         self.found.append(Check(self._name, what, name, status, told, step, **numbers))

@@ -5,6 +5,7 @@ No node takes part in the mesh, nothing is declared, and no application is neede
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Looked", "add_options"]
 
+SECRETS_WITHIN = 15.0
 NO_APP = "app"  # What stands for one in templates, where nobody in particular is meant.
 
 
@@ -133,19 +135,22 @@ class Looked:
         tokens = TemplateTokens(self.app_id or NO_APP, self.namespace, os.environ.get("POD_NAME"))
         return component.resolved(tokens, os.environ, self.secrets.get(store, {}))
 
-    async def read_secrets(self, stores: Sequence[Component]) -> None:
-        """Read what components refer to, from each of these stores in turn; what fails is noted."""
-        for store in stores:
+    async def read_secrets(self, within: float = SECRETS_WITHIN) -> None:
+        """Read what components refer to, from each store in turn, which has so many seconds; what fails is noted."""
+        for store in self.stores:
             users = [each for each in self.components if each.auth_secret_store == store.name]
             refs = {ref for each in users for ref in each.secret_refs()}
             if not refs:
                 continue
-            found: dict[SecretRef, str] = self.secrets.setdefault(store.name, {})
+            found: dict[SecretRef, str] = {}
             try:
                 adapter: Any = self.registry.load(store.type)
-                async with adapter.from_component(self.resolved(store)) as opened:
+                async with asyncio.timeout(within), adapter.from_component(self.resolved(store)) as opened:
                     for ref in refs:
                         found |= _part(ref, await _secret(opened, ref))
+                self.secrets[store.name] = found
+            except TimeoutError:
+                self.away[store.name] = f"it did not answer within {within:g} s"
             except MeshError as error:
                 self.away[store.name] = str(error)
 
