@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -249,6 +250,7 @@ class _Visit:
             return
         async with broker.letters(where) as pile:
             count = await pile.count()
-        step = f"mesh dlq show {opened.name} {topic}" if count else ""
+        where_from = [word for path in self._looked.paths for word in ("-d", path)]
+        step = shlex.join(["mesh", "dlq", "show", opened.name, topic, *where_from]) if count else ""
         told = f"{count} dead letter{'' if count == 1 else 's'}"
         self._add("letters", topic, "problem" if count else "ok", told, step, letters=count)

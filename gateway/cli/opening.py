@@ -62,6 +62,7 @@ class Looked:
         backbone: Its URL.
         components: In the order in which they can be opened.
         subscriptions: Declared ones.
+        paths: Where all of them stand.
         registry: What is installed.
         secrets: What was read, by store.
         away: Why a store could not be read, by its name.
@@ -72,6 +73,7 @@ class Looked:
     backbone: str
     components: tuple[Component, ...]
     subscriptions: tuple[Subscription, ...]
+    paths: tuple[str, ...] = ()
     registry: Registry = field(default_factory=Registry)
     secrets: dict[str, dict[SecretRef, str]] = field(default_factory=dict)
     away: dict[str, str] = field(default_factory=dict)
@@ -95,7 +97,14 @@ class Looked:
         if not components:  # As for a gateway without any.
             components = [Component("pubsub", PUBSUB_ON_BACKBONE)]
         backbone = found.backbone or os.environ.get("MESH_BACKBONE") or DEFAULT_BACKBONE
-        return cls(found.app_id or "", namespace or "default", backbone, tuple(components), subscriptions)
+        return cls(
+            found.app_id or "",
+            namespace or "default",
+            backbone,
+            tuple(components),
+            subscriptions,
+            tuple(found.resources_path),
+        )
 
     @property
     def shown(self) -> str:

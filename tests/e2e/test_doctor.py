@@ -187,11 +187,11 @@ async def test_a_group_is_behind_and_letters_wait(folder: Folder, redis: RedisSe
     await client.xadd("failed", {"data": "{}"})
     found = await folder.problem()
     assert (found["what"], found["name"], found["letters"]) == ("letters", "failed", 1)
-    assert (found["told"], found["next"]) == ("1 dead letter", "mesh dlq show pubsub failed")
+    assert (found["told"], found["next"]) == ("1 dead letter", f"mesh dlq show pubsub failed -d {folder.path}")
     code, text = await folder.ask()
     assert code == 1
     assert text.splitlines()[-2:] == [
-        "next, pubsub letters failed:  mesh dlq show pubsub failed",
+        f"next, pubsub letters failed:  mesh dlq show pubsub failed -d {folder.path}",
         "1 problem",
     ]
 
