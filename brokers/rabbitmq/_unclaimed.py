@@ -88,7 +88,7 @@ class _Mover:
         self._found: deque[tuple[Delivered, str]] = deque()
         self._found_bytes = 0
         self._seen = 0
-        self._moved = 0
+        self._staying = 0
         self._changed = asyncio.Event()
         self._channel: Channel
 
@@ -105,7 +105,7 @@ class _Mover:
         await self._channel.call(spec.Basic.Consume(queue=space.unclaimed, consumer_tag=second))
         await self._channel.call(spec.Basic.Cancel(consumer_tag=second))
         self._channel.settled_at = 0.0
-        return self._seen - self._moved
+        return self._staying  # Not what came at the end, and was seen too late to be moved: the next time finds that.
 
     async def _move_all(self, count: int) -> None:
         while self._found or self._seen < count:
@@ -134,19 +134,22 @@ class _Mover:
             self._found_bytes += len(delivered.body)
             if self._found_bytes >= MAX_BYTES:
                 self._connection.pause()
+        else:
+            self._staying += 1
 
     async def _move(self, delivered: Delivered, topic: str) -> None:
         lane = delivered.key.partition(".")[0]
         queue = self._queues.get("*") or self._queues.get(lane)
         if queue is None:
-            return  # It has no lane of ours.
+            self._staying += 1  # It has no lane of ours.
+            return
         message, _ = decode(delivered.properties, delivered.body)
         try:
             properties = encode(message, stored=True, extra={TOPIC: topic})
             await self._publisher.store("", queue, properties, message.body, refusals=0)
         except (PublishRejectedError, MessageTooLargeError):  # Full, or an event of others that does not fit.
+            self._staying += 1
             return
-        self._moved += 1
         await self._channel.ack(delivered.tag)
 
 
