@@ -23,6 +23,7 @@ from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
 from brokers.native._topics import NativeTopics
+from brokers.native.pulsar import PulsarTopics
 from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
@@ -35,6 +36,7 @@ from tests.support.mqtt_server import MQTTServer
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
 from tests.support.proxy import Proxy
+from tests.support.pulsar_server import PulsarServer
 from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
@@ -307,6 +309,17 @@ class NativeRedisBackend(NativeBackend):
     )
 
 
+class NativePulsarBackend(NativeBackend):
+    """A standalone Pulsar."""
+
+    type, adapter = "pubsub.pulsar", PulsarTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"host": f"127.0.0.1:{port}"}
+
+    stranger = MappingProxyType({"token": "secret", "dialTimeout": "500ms"})
+
+
 class RabbitMQBackend(ServerBackend):
     """A RabbitMQ server."""
 
@@ -410,6 +423,7 @@ BACKENDS = {
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
+    "pulsar-native": partial(_server, PulsarServer, NativePulsarBackend),
     "pluggable": _pluggable,
 }
 _FEATURES: dict[str, Features] = {
@@ -421,6 +435,7 @@ _FEATURES: dict[str, Features] = {
     "rabbitmq": RabbitMQBroker.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
     "mqtt": MQTTBroker.features,
+    "pulsar-native": PulsarTopics.features,
     "pluggable": PluggableBroker.features,
 }
 
