@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
+import shutil
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any, TypeVar
 
 import pulsar
@@ -122,14 +124,15 @@ class Client:
         """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
         return _Reader(component, PulsarSettings).client()
 
-    def _made(self, directory: str) -> Any:
+    def _made(self, directory: Path) -> Any:
         """Make the library's client; it reads files."""
         found = self.settings
 
         def file_of(name: str, text: str | None) -> str:
             if text is None or PEM not in text:
                 return text or ""
-            path = Path(directory, name)
+            directory.mkdir(0o700, exist_ok=True)
+            path = directory / name
             path.touch(0o600)
             path.write_text(text)
             return str(path)
@@ -311,13 +314,13 @@ class Client:
 
 
 @asynccontextmanager
-async def _directory() -> AsyncIterator[str]:
-    """Make a directory for keys: the library reads them from files."""
-    made = await asyncio.to_thread(TemporaryDirectory)
+async def _directory() -> AsyncIterator[Path]:
+    """Name a directory for keys, which the library reads from files; it is made when there are some."""
+    path = Path(gettempdir(), f"brokermesh-{secrets.token_hex(16)}")
     try:
-        yield made.name
+        yield path
     finally:
-        await asyncio.shield(asyncio.to_thread(made.cleanup))
+        await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
 
 def _is_connected(each: Any) -> bool:

@@ -45,7 +45,7 @@ from mesh.values import parse_duration
 
 __all__ = ["PulsarTopics"]
 
-MAX_MESSAGE_BYTES = 5 * 1024 * 1024  # What a broker takes by default.
+MAX_MESSAGE_BYTES = 5 * 1024 * 1024 - 10 * 1024  # What a broker takes by default, less what it adds.
 PARTITIONS_SECONDS = 60.0  # Between two looks for new partitions.
 
 
@@ -64,6 +64,7 @@ class PulsarTopics(NativeTopics):
         delay=True,
         release_counts=True,
         retention=False,
+        attempts=False,
         reassigns=False,
         frames=False,
         layout="native",

@@ -313,6 +313,7 @@ class NativePulsarBackend(NativeBackend):
     """A standalone Pulsar."""
 
     type, adapter = "pubsub.pulsar", PulsarTopics
+    patient = True  # Its client's keep-alive is 30 s.
 
     def settings(self, port: int) -> Mapping[str, str]:
         return {"host": f"127.0.0.1:{port}"}
