@@ -23,6 +23,7 @@ from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
 from brokers.native._topics import NativeTopics
+from brokers.native.amqp import AMQPTopics
 from brokers.native.pulsar import PulsarTopics
 from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker, NatsConfig
@@ -30,6 +31,7 @@ from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
 from mesh.broker import Broker, Features
 from mesh.resources.component import Component, MetadataEntry
+from tests.support.artemis_server import PASSWORD, USER, ArtemisServer
 from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer
 from tests.support.mqtt_server import MQTTServer
@@ -321,6 +323,18 @@ class NativePulsarBackend(NativeBackend):
     stranger = MappingProxyType({"token": "secret", "dialTimeout": "500ms"})
 
 
+class NativeAMQPBackend(NativeBackend):
+    """ActiveMQ Artemis."""
+
+    type, adapter = "pubsub.solace.amqp", AMQPTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"url": f"amqp://127.0.0.1:{port}", "username": USER, "password": PASSWORD}
+
+    quick = MappingProxyType({"idleTimeout": "1s", "dialTimeout": "1s"})
+    stranger = MappingProxyType({"username": "user", "password": "secret", "dialTimeout": "300ms"})
+
+
 class RabbitMQBackend(ServerBackend):
     """A RabbitMQ server."""
 
@@ -424,6 +438,7 @@ BACKENDS = {
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
+    "amqp-native": partial(_server, ArtemisServer, NativeAMQPBackend),
     "pulsar-native": partial(_server, PulsarServer, NativePulsarBackend),
     "pluggable": _pluggable,
 }
@@ -436,6 +451,7 @@ _FEATURES: dict[str, Features] = {
     "rabbitmq": RabbitMQBroker.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
     "mqtt": MQTTBroker.features,
+    "amqp-native": AMQPTopics.features,
     "pulsar-native": PulsarTopics.features,
     "pluggable": PluggableBroker.features,
 }
