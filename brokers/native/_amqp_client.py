@@ -6,6 +6,7 @@ import asyncio
 import logging
 import ssl
 import time
+from asyncio import FIRST_COMPLETED
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -25,6 +26,7 @@ __all__ = ["Client", "Config", "LinkRefusedError", "Receiver", "Wire"]
 logger = logging.getLogger("brokers.amqp")
 
 CLOSE_SECONDS = 1.0
+DRAIN_SECONDS = 2.0
 MAX_SENDERS = 1000  # Of one connection; beyond, the one that was used least recently is closed.
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024  # Of what somebody else sends.
 MAX_FRAME_BYTES = 64 * 1024
@@ -70,12 +72,15 @@ class Receiver:
 
     Attributes:
         ended: Why there comes no more; set once.
+        drained: Done once nothing more is on its way; after `Wire.drain`.
     """
 
     def __init__(self, link: Any, take: Callable[[bytes, Any], None]) -> None:
         """Note what to do with each message, and its delivery."""
-        self.link, self.take = link, take
-        self.ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self.link, self.take, self.draining = link, take, False
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Exception] = loop.create_future()
+        self.drained: asyncio.Future[None] = loop.create_future()
 
 
 class Wire(asyncio.Protocol):
@@ -182,6 +187,10 @@ class Wire(asyncio.Protocol):
                 self.opened.set_result(None)
         elif kind == Event.LINK_REMOTE_OPEN and event.link.is_sender:
             self._on_sender(event.link)
+        elif kind == Event.LINK_FLOW and event.link.is_receiver:
+            found = self._receivers.get(event.link.name)
+            if found is not None and found.draining and not event.link.draining() and not found.drained.done():
+                found.drained.set_result(None)
         elif kind in (Event.LINK_REMOTE_CLOSE, Event.LINK_REMOTE_DETACH):
             self._on_link_end(event.link)
         elif kind == Event.CONNECTION_REMOTE_CLOSE:
@@ -314,11 +323,21 @@ class Wire(asyncio.Protocol):
             delivery.settle()
             self.turn()
 
-    def detach(self, receiver: Receiver) -> None:
-        """Go, and leave the subscription there."""
+    async def drain(self, receiver: Receiver) -> None:
+        """Take the credit back, and wait until nothing more is on its way: who goes earlier leaves it with nobody."""
+        if self.lost.done() or not receiver.link.credit:
+            return
+        receiver.draining = True
+        receiver.link.drain(0)
+        self.turn()
+        waiting: list[asyncio.Future[Any]] = [receiver.drained, receiver.ended]
+        await asyncio.wait(waiting, timeout=DRAIN_SECONDS, return_when=FIRST_COMPLETED)
+
+    def detach(self, receiver: Receiver, *, shared: bool) -> None:
+        """Go, and leave a subscription there."""
         self._receivers.pop(receiver.link.name, None)
         if not self.lost.done():
-            receiver.link.detach()
+            receiver.link.detach() if shared else receiver.link.close()
             self.turn()
 
     async def close(self) -> None:
@@ -418,12 +437,12 @@ class Client:
             await self._there.wait()
 
     async def check(self) -> None:
-        """Raise ``BrokerUnavailableError`` while there is no connection."""
-        wire = self._wire
-        if not self._open or wire is None:
-            raise unavailable(f"AMQP at {self.config.shown}")
-        if wire.lost.done():
-            raise unavailable(f"AMQP at {self.config.shown}", wire.lost.result())
+        """Wait for a connection, not for long; raises ``BrokerUnavailableError``."""
+        try:
+            async with asyncio.timeout(self.config.connect_wait):
+                await self.wire()
+        except TimeoutError as error:
+            raise unavailable(f"AMQP at {self.config.shown}", error) from error
 
     async def until_sent(self, address: str, body: bytes) -> tuple[Any, Any]:
         """Send a message until the server says what became of it; else as `Wire.send`."""

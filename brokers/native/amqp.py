@@ -40,7 +40,7 @@ from brokers.shared.limits import check_size
 from brokers.shared.settings import Reading
 from mesh.address import Address
 from mesh.broker import Delivery, Features, Message, SubscribeOptions
-from mesh.errors import FeatureNotSupportedError, PublishRejectedError, TopologyMismatchError
+from mesh.errors import BrokerUnavailableError, FeatureNotSupportedError, PublishRejectedError, TopologyMismatchError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, VERBATIM, Setting, choice, ignored, lasting, setting
 from mesh.tasks import task_group
@@ -234,7 +234,10 @@ class _Member:
     async def attend(self) -> None:
         """Be there, on one connection after another."""
         while True:
-            wire = self._wire = await self._client.wire()
+            try:
+                wire = self._wire = await self._client.wire()
+            except BrokerUnavailableError:  # The adapter is left, and this with it.
+                return
             self._asked = 0
 
             def take(body: bytes, delivery: Any, wire: Wire = wire) -> None:
@@ -246,7 +249,7 @@ class _Member:
                 ended = await asyncio.shield(link.ended)
             finally:
                 self._link = None
-                wire.detach(link)
+                wire.detach(link, shared=self._shared)
             if isinstance(ended, LinkRefusedError):
                 shown = self._client.config.shown
                 raise TopologyMismatchError(f"nothing can be taken from {self._source} at {shown}: {ended}")
@@ -282,8 +285,7 @@ class _Member:
         self.stopping = True
         self._wake.set()
         if self._link is not None and self._wire is not None:
-            self._link.link.drain(0)
-            self._wire.turn()
+            await self._wire.drain(self._link)
         while self._ready:
             await self._ready.popleft().release()
 
@@ -329,7 +331,7 @@ def _mark(made: proton.Message, message: Message) -> None:
 
 
 def _message(made: proton.Message) -> Message:
-    found: Mapping[Any, Any] = made.properties
+    found: Mapping[Any, Any] | None = made.properties
     metadata = {str(name): value if isinstance(value, str) else _text(value) for name, value in (found or {}).items()}
     if (content_type := str(made.content_type or "")) not in ("", "None"):
         metadata.setdefault("content-type", content_type)
