@@ -72,6 +72,8 @@ class Receiver:
 
     Attributes:
         ended: Why there comes no more; set once.
+        opened: Done once the server has it.
+        either: The first two.
         drained: Done once nothing more is on its way; after `Wire.drain`.
     """
 
@@ -80,7 +82,9 @@ class Receiver:
         self.link, self.take, self.draining = link, take, False
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Exception] = loop.create_future()
+        self.opened: asyncio.Future[None] = loop.create_future()
         self.drained: asyncio.Future[None] = loop.create_future()
+        self.either: tuple[asyncio.Future[Any], ...] = self.opened, self.ended
 
 
 class Wire(asyncio.Protocol):
@@ -119,6 +123,7 @@ class Wire(asyncio.Protocol):
         self._sent: dict[str, asyncio.Future[Any]] = {}
         self._senders: OrderedDict[str, tuple[Any, asyncio.Future[None]]] = OrderedDict()
         self._receivers: dict[str, Receiver] = {}
+        self._asked: tuple[Any, asyncio.Future[None]] | None = None
 
     # What asyncio calls.
 
@@ -187,6 +192,15 @@ class Wire(asyncio.Protocol):
                 self.opened.set_result(None)
         elif kind == Event.LINK_REMOTE_OPEN and event.link.is_sender:
             self._on_sender(event.link)
+        elif kind == Event.LINK_REMOTE_OPEN:
+            found = self._receivers.get(event.link.name)
+            if found is not None and event.link.remote_source.address is not None and not found.opened.done():
+                found.opened.set_result(None)
+        elif kind == Event.SESSION_REMOTE_OPEN:
+            if self._asked is not None and event.session == self._asked[0]:
+                self._asked[1].set_result(None)
+                self._asked = None
+                event.session.close()
         elif kind == Event.LINK_FLOW and event.link.is_receiver:
             found = self._receivers.get(event.link.name)
             if found is not None and found.draining and not event.link.draining() and not found.drained.done():
@@ -195,7 +209,7 @@ class Wire(asyncio.Protocol):
             self._on_link_end(event.link)
         elif kind == Event.CONNECTION_REMOTE_CLOSE:
             self.end(_error(event.connection.remote_condition, "the server closes the connection"))
-        elif kind == Event.SESSION_REMOTE_CLOSE:
+        elif kind == Event.SESSION_REMOTE_CLOSE and event.session == self._session:
             self.end(_error(event.session.remote_condition, "the server closes the session"))
         elif kind in (Event.TRANSPORT_ERROR, Event.TRANSPORT_TAIL_CLOSED):
             condition = self._transport.condition
@@ -245,7 +259,8 @@ class Wire(asyncio.Protocol):
             self._timer.cancel()
         _fail(self.opened, error)
         lost = ConnectionError(str(error))
-        for future in (*self._sent.values(), *(opened for _, opened in self._senders.values())):
+        links = *self._senders.values(), *filter(None, [self._asked])
+        for future in (*self._sent.values(), *(opened for _, opened in links)):
             _fail(future, lost)
         for receiver in self._receivers.values():
             if not receiver.ended.done():
@@ -286,6 +301,20 @@ class Wire(asyncio.Protocol):
             return cast("tuple[Any, Any]", await future)
         finally:
             self._sent.pop(tag, None)
+
+    async def ask(self) -> None:
+        """Have the server answer: by a session, which is closed at once.
+
+        Raises:
+            ConnectionError: The connection was lost first.
+        """
+        if self.lost.done():
+            raise ConnectionError(str(self.lost.result()))
+        if self._asked is None:
+            self._asked = self._connection.session(), asyncio.get_running_loop().create_future()
+            self._asked[0].open()
+            self.turn()
+        await asyncio.shield(self._asked[1])
 
     def receive(self, name: str, address: str, *, shared: bool, take: Callable[[bytes, Any], None]) -> Receiver:
         """Open a link that brings messages, as soon as there is credit.
@@ -437,10 +466,12 @@ class Client:
             await self._there.wait()
 
     async def check(self) -> None:
-        """Wait for a connection, not for long; raises ``BrokerUnavailableError``."""
+        """Have the server answer, but not wait for it for long; raises ``BrokerUnavailableError``."""
         try:
             async with asyncio.timeout(self.config.connect_wait):
-                await self.wire()
+                while True:
+                    with suppress(ConnectionError):
+                        return await (await self.wire()).ask()
         except TimeoutError as error:
             raise unavailable(f"AMQP at {self.config.shown}", error) from error
 

@@ -167,7 +167,7 @@ class AMQPTopics(NativeTopics):
         await self._stack.enter_async_context(self._client.connected())
 
     async def check(self) -> None:
-        """Look whether there is a connection; its heartbeats tell."""
+        """Have the server answer."""
         await self._client.check()
 
     def on_restored(self, callback: Callable[[], None]) -> None:
@@ -208,6 +208,7 @@ class AMQPTopics(NativeTopics):
         async with task_group() as tasks:
             attending = tasks.create_task(member.attend(), name="amqp-attend")
             try:
+                await member.there.wait()  # What is published from now on is for this group.
                 async with member.delays:
                     yield member
             finally:
@@ -229,6 +230,7 @@ class _Member:
         self._asked = 0
         self._ready: deque[Taken] = deque()
         self._wake = asyncio.Event()
+        self.there = asyncio.Event()
         self.stopping = False
 
     async def attend(self) -> None:
@@ -244,8 +246,11 @@ class _Member:
                 self._take(wire, body, delivery)
 
             link = self._link = wire.receive(self._name, self._source, shared=self._shared, take=take)
-            self._wake.set()
             try:
+                await asyncio.wait(link.either, return_when=asyncio.FIRST_COMPLETED)
+                if link.opened.done():
+                    self.there.set()
+                self._wake.set()
                 ended = await asyncio.shield(link.ended)
             finally:
                 self._link = None
