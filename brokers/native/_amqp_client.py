@@ -270,6 +270,10 @@ class Wire(asyncio.Protocol):
 
     # What the adapter asks for.
 
+    def _check(self) -> None:
+        if self.lost.done():
+            raise ConnectionError(str(self.lost.result()))
+
     async def send(self, address: str, body: bytes) -> tuple[Any, Any]:
         """Send an encoded message; give its outcome, and the condition of it.
 
@@ -277,8 +281,7 @@ class Wire(asyncio.Protocol):
             ConnectionError: The connection was lost first.
             LinkRefusedError: Nothing can be sent there.
         """
-        if self.lost.done():
-            raise ConnectionError(str(self.lost.result()))
+        self._check()
         if address not in self._senders:
             link = self._session.sender(f"{address}!{self._tags}")
             link.target.address = link.source.address = address
@@ -290,6 +293,7 @@ class Wire(asyncio.Protocol):
         link, opened = self._senders[address]
         self._senders.move_to_end(address)
         await asyncio.shield(opened)
+        self._check()
         self._tags += 1
         tag = str(self._tags)
         future = self._sent[tag] = asyncio.get_running_loop().create_future()
@@ -308,8 +312,7 @@ class Wire(asyncio.Protocol):
         Raises:
             ConnectionError: The connection was lost first.
         """
-        if self.lost.done():
-            raise ConnectionError(str(self.lost.result()))
+        self._check()
         if self._asked is None:
             self._asked = self._connection.session(), asyncio.get_running_loop().create_future()
             self._asked[0].open()
