@@ -21,6 +21,7 @@ from mesh.errors import BrokerError
 from mesh.features import Features
 
 __all__ = [
+    "NOTHING",
     "Backlog",
     "Measurable",
     "Broker",

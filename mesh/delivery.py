@@ -40,6 +40,7 @@ from mesh.conditions import Condition
 from mesh.errors import BrokerError, CircuitOpenError, DeadlineExceededError, IdentityAwayError, MeshError
 from mesh.operation import Arrival
 from mesh.policies import Retry
+from mesh.tasks import task_group
 
 __all__ = [
     "NOT_BEFORE_HEADER",
@@ -236,7 +237,7 @@ class Settlement:
     @asynccontextmanager
     async def extending(self) -> AsyncIterator[None]:
         """Keep extending what is being worked on."""
-        async with asyncio.TaskGroup() as tasks:
+        async with task_group() as tasks:
             extending = tasks.create_task(self._extend(), name="delivery-extend")
             try:
                 yield

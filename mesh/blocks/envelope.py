@@ -39,6 +39,7 @@ from mesh.telemetry import is_traceparent, is_tracestate
 from mesh.values import parse_instant
 
 __all__ = [
+    "CONTENT_TYPE",
     "OVERRIDE",
     "OVERRIDES",
     "Envelope",

@@ -89,9 +89,9 @@ class Installed(Registry):
     def find(self, name: str) -> EntryPoint | None:
         return EntryPoint(name, "", "") if name == "bindings.queue" else super().find(name)
 
-    def load(self, name: str) -> type:
+    def load(self, name: str, layout: str = "") -> type:
         made: Any = SimpleNamespace(from_component=lambda _: Queue(None), settings=NoSettings)
-        return cast("type", made) if name == "bindings.queue" else super().load(name)
+        return cast("type", made) if name == "bindings.queue" else super().load(name, layout)
 
 
 class App:

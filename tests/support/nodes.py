@@ -54,9 +54,9 @@ class MemoryMesh(Registry):
         """Find a test's type as well."""
         return EntryPoint(name, "", "") if name in self._made else super().find(name)
 
-    def load(self, name: str) -> type:
+    def load(self, name: str, layout: str = "") -> type:
         """Give what is of this mesh."""
-        return cast("type", self._made[name]) if name in self._made else super().load(name)
+        return cast("type", self._made[name]) if name in self._made else super().load(name, layout)
 
 
 def node(

@@ -72,10 +72,10 @@ class Toys(Registry):
             },
         }
 
-    def load(self, name: str) -> type:
+    def load(self, name: str, layout: str = "") -> type:
         """Give ours by themselves: a test's module cannot be imported by its name."""
         found = {"state.toy": Toy, "state.other": OtherToy}.get(name)
-        return super().load(name) if found is None else found
+        return super().load(name, layout) if found is None else found
 
 
 def test_a_type_is_told_by_its_declarations() -> None:

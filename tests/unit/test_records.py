@@ -308,10 +308,10 @@ async def test_a_single_host_without_the_library(tmp_path: Path) -> None:
     """What to install is told at the first use."""
 
     class Bare(Installed):
-        def load(self, name: str) -> type:
+        def load(self, name: str, layout: str = "") -> type:
             if name == "state.sqlite":
                 raise MissingDependencyError("it needs a package")
-            return super().load(name)
+            return super().load(name, layout)
 
     mine = component("mine", "state.mesh")
     settings = NodeSettings("app", "ns", "plain:", components=[mine], home=tmp_path, single_host=True)

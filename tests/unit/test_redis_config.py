@@ -120,8 +120,8 @@ def test_component_with_tls() -> None:
     ("settings", "problem"),
     [
         ({}, "redisHost is missing"),
-        ({"redisHost": "h", "redisType": "cluster"}, "Redis Cluster is not supported"),
-        ({"redisHost": "a:1,b:2"}, "Redis Cluster is not supported"),
+        ({"redisHost": "h", "redisType": "cluster"}, "Redis Cluster needs 'layout: native'"),
+        ({"redisHost": "a:1,b:2"}, "Redis Cluster needs 'layout: native'"),
         ({"redisHost": "h", "failover": "true"}, "needs sentinelMasterName"),
         ({"redisHost": "h", "useEntraID": "true"}, "Entra ID is not supported"),
         ({"redisHost": "h:x"}, "is host:port"),

@@ -48,8 +48,8 @@ class Joining(MemoryBroker):
 
 
 class JoiningRegistry(Registry):
-    def load(self, name: str) -> type:
-        return Joining if name == "backbone.memory" else super().load(name)
+    def load(self, name: str, layout: str = "") -> type:
+        return Joining if name == "backbone.memory" else super().load(name, layout)
 
 
 class App:
@@ -190,8 +190,8 @@ class _Installed(Registry):
     def find(self, name: str) -> EntryPoint | None:
         return super().find("state.in-memory" if name == "state.toy" else name)
 
-    def load(self, name: str) -> type:
-        return _Store if name == "state.toy" else super().load(name)
+    def load(self, name: str, layout: str = "") -> type:
+        return _Store if name == "state.toy" else super().load(name, layout)
 
 
 @pytest.mark.parametrize(("value", "told"), [("3", True), ("0", False)])
@@ -273,8 +273,8 @@ async def test_what_is_wrong_with_a_backbone_names_where_it_came_from(url: str, 
 
 
 class EndlessRegistry(Registry):
-    def load(self, name: str) -> type:
-        return Endless if name == "secretstores.local.env" else super().load(name)
+    def load(self, name: str, layout: str = "") -> type:
+        return Endless if name == "secretstores.local.env" else super().load(name, layout)
 
 
 async def test_a_start_that_does_not_end_says_what_it_waited_for() -> None:

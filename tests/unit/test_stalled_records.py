@@ -45,8 +45,8 @@ class Remembering(MemoryBroker):
 
 
 class RememberingRegistry(Registry):
-    def load(self, name: str) -> type:
-        return Remembering if name == "backbone.memory" else super().load(name)
+    def load(self, name: str, layout: str = "") -> type:
+        return Remembering if name == "backbone.memory" else super().load(name, layout)
 
 
 async def test_records_that_do_not_answer_hold_no_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
