@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -24,10 +24,8 @@ from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
 from brokers.native._jetstream import JetStreamSettings
 from brokers.native._topics import NativeTopics
-from brokers.native.amqp import AMQPTopics
 from brokers.native.jetstream import JetStreamTopics
 from brokers.native.mqtt import MQTTNativeSettings, MQTTTopics
-from brokers.native.pulsar import PulsarTopics
 from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
@@ -332,30 +330,6 @@ class NativeRedisBackend(NativeBackend):
     )
 
 
-class NativePulsarBackend(NativeBackend):
-    """A standalone Pulsar."""
-
-    type, adapter = "pubsub.pulsar", PulsarTopics
-    patient = True  # Its client's keep-alive is 30 s.
-
-    def settings(self, port: int) -> Mapping[str, str]:
-        return {"host": f"127.0.0.1:{port}"}
-
-    stranger = MappingProxyType({"token": "secret", "dialTimeout": "500ms"})
-
-
-class NativeAMQPBackend(NativeBackend):
-    """ActiveMQ Artemis."""
-
-    type, adapter = "pubsub.solace.amqp", AMQPTopics
-
-    def settings(self, port: int) -> Mapping[str, str]:
-        return {"url": f"amqp://127.0.0.1:{port}", "username": USER, "password": PASSWORD}
-
-    quick = MappingProxyType({"idleTimeout": "1s", "dialTimeout": "1s"})
-    stranger = MappingProxyType({"username": "user", "password": "secret", "dialTimeout": "300ms"})
-
-
 class RabbitMQBackend(ServerBackend):
     """A RabbitMQ server."""
 
@@ -475,8 +449,6 @@ BACKENDS = {
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
-    "amqp-native": partial(_server, ArtemisServer, NativeAMQPBackend),
-    "pulsar-native": partial(_server, PulsarServer, NativePulsarBackend),
     "mqtt-native": partial(_server, partial(MQTTServer, settings=UNBOUNDED), NativeMQTTBackend),
     "pluggable": _pluggable,
 }
@@ -490,11 +462,44 @@ _FEATURES: dict[str, Features] = {
     "rabbitmq": RabbitMQBroker.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
     "mqtt": MQTTBroker.features,
-    "amqp-native": AMQPTopics.features,
-    "pulsar-native": PulsarTopics.features,
     "mqtt-native": MQTTTopics.features,
     "pluggable": PluggableBroker.features,
 }
+
+# Their clients need not be there: one is built with a C compiler.
+with suppress(ModuleNotFoundError):
+    from brokers.native.pulsar import PulsarTopics
+
+    class NativePulsarBackend(NativeBackend):
+        """A standalone Pulsar."""
+
+        type, adapter = "pubsub.pulsar", PulsarTopics
+        patient = True  # Its client's keep-alive is 30 s.
+
+        def settings(self, port: int) -> Mapping[str, str]:
+            return {"host": f"127.0.0.1:{port}"}
+
+        stranger = MappingProxyType({"token": "secret", "dialTimeout": "500ms"})
+
+    BACKENDS["pulsar-native"] = partial(_server, PulsarServer, NativePulsarBackend)
+    _FEATURES["pulsar-native"] = PulsarTopics.features
+
+with suppress(ModuleNotFoundError):
+    from brokers.native.amqp import AMQPTopics
+
+    class NativeAMQPBackend(NativeBackend):
+        """ActiveMQ Artemis."""
+
+        type, adapter = "pubsub.solace.amqp", AMQPTopics
+
+        def settings(self, port: int) -> Mapping[str, str]:
+            return {"url": f"amqp://127.0.0.1:{port}", "username": USER, "password": PASSWORD}
+
+        quick = MappingProxyType({"idleTimeout": "1s", "dialTimeout": "1s"})
+        stranger = MappingProxyType({"username": "user", "password": "secret", "dialTimeout": "300ms"})
+
+    BACKENDS["amqp-native"] = partial(_server, ArtemisServer, NativeAMQPBackend)
+    _FEATURES["amqp-native"] = AMQPTopics.features
 
 
 def features_of(name: str) -> Features:
