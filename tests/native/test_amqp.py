@@ -136,15 +136,18 @@ async def test_a_queue_is_shared_with_others(server: ArtemisServer) -> None:
     """Each message goes to one of them."""
     made, topic = component_of("pubsub.solace.amqp", settings(server)), address.topic("t", "t", "queue:both")
     inbox = Inbox()
-    async with amqp.AMQPTopics.from_component(made) as broker:
-        async with asyncio.TaskGroup() as tasks, broker.subscribe(topic, SubscribeOptions("g"), inbox):
-            theirs = tasks.create_task(other(server, "queue://both", count=5))
-            count = 0
-            while not theirs.done():
-                await broker.publish(topic, Message({}, b"%d" % count))
-                count += 1
-            taken = [base64.b64decode(body) for body, *_ in (await theirs)[1:]]
-            await inbox.holds(count - len(taken))
+    async with (
+        amqp.AMQPTopics.from_component(made) as broker,
+        asyncio.TaskGroup() as tasks,
+        broker.subscribe(topic, SubscribeOptions("g"), inbox),
+    ):
+        theirs = tasks.create_task(other(server, "queue://both", count=5))
+        count = 0
+        while not theirs.done():
+            await broker.publish(topic, Message({}, b"%d" % count))
+            count += 1
+        taken = [base64.b64decode(body) for body, *_ in (await theirs)[1:]]
+        await inbox.holds(count - len(taken))
     assert sorted(map(int, [*inbox.bodies, *taken])) == list(range(count))
 
 
