@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from brokers.redis import RedisBroker, RedisConfig
 from brokers.shared.mqtt import server_of
 from mesh.broker import Broker, Features
 from mesh.resources.component import Component, MetadataEntry
+from tests.support.artemis_server import PASSWORD, USER, ArtemisServer
 from tests.support.eventually import eventually
 from tests.support.kafka_server import MAKES_TOPICS, KafkaServer
 from tests.support.moto_server import CREDENTIALS, MotoServer
@@ -46,6 +47,7 @@ from tests.support.nats import NatsServer, find_nats_server
 from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
 from tests.support.proxy import Proxy
 from tests.support.pubsub_server import PubSubServer
+from tests.support.pulsar_server import PulsarServer
 from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
@@ -534,6 +536,41 @@ _FEATURES: dict[str, Features] = {
     "mqtt-native": MQTTTopics.features,
     "pluggable": PluggableBroker.features,
 }
+
+# Their clients need not be there: one is built with a C compiler.
+with suppress(ModuleNotFoundError):
+    from brokers.native.pulsar import PulsarTopics
+
+    class NativePulsarBackend(NativeBackend):
+        """A standalone Pulsar."""
+
+        type, adapter = "pubsub.pulsar", PulsarTopics
+        patient = True  # Its client's keep-alive is 30 s.
+
+        def settings(self, port: int) -> Mapping[str, str]:
+            return {"host": f"127.0.0.1:{port}"}
+
+        stranger = MappingProxyType({"token": "secret", "dialTimeout": "500ms"})
+
+    BACKENDS["pulsar-native"] = partial(_server, PulsarServer, NativePulsarBackend)
+    _FEATURES["pulsar-native"] = PulsarTopics.features
+
+with suppress(ModuleNotFoundError):
+    from brokers.native.amqp import AMQPTopics
+
+    class NativeAMQPBackend(NativeBackend):
+        """ActiveMQ Artemis."""
+
+        type, adapter = "pubsub.solace.amqp", AMQPTopics
+
+        def settings(self, port: int) -> Mapping[str, str]:
+            return {"url": f"amqp://127.0.0.1:{port}", "username": USER, "password": PASSWORD}
+
+        quick = MappingProxyType({"idleTimeout": "1s", "dialTimeout": "1s"})
+        stranger = MappingProxyType({"username": "user", "password": "secret", "dialTimeout": "300ms"})
+
+    BACKENDS["amqp-native"] = partial(_server, ArtemisServer, NativeAMQPBackend)
+    _FEATURES["amqp-native"] = AMQPTopics.features
 
 
 def features_of(name: str) -> Features:
