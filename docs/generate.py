@@ -21,8 +21,6 @@ from brokers.embedded import EmbeddedBroker
 from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
 from brokers.mqtt import MQTTBroker
-from brokers.native.jetstream import JetStreamTopics
-from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
@@ -68,7 +66,12 @@ def _features() -> list[Features]:
 
 def _native_features() -> list[Features]:
     """Give what each broker can do in the native layout."""
-    return [each.features for each in (JetStreamTopics, RedisTopics)]
+    registry = Registry()
+    adapters = dict.fromkeys(
+        registry.load(name) for name in registry.types() if name.startswith("pubsub.") and registry.find(name)
+    )
+    found = [each.features for each in adapters if hasattr(each, "features")]
+    return [each for each in found if each.layout == "native"]
 
 
 def _features_table() -> str:

@@ -25,15 +25,17 @@ from brokers.mqtt import MQTTBroker, MQTTConfig
 from brokers.native._jetstream import JetStreamSettings
 from brokers.native._topics import NativeTopics
 from brokers.native.jetstream import JetStreamTopics
+from brokers.native.mqtt import MQTTNativeSettings, MQTTTopics
 from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
+from brokers.shared.mqtt import server_of
 from mesh.broker import Broker, Features
 from mesh.resources.component import Component, MetadataEntry
 from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer
-from tests.support.mqtt_server import MQTTServer
+from tests.support.mqtt_server import UNBOUNDED, MQTTServer
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
 from tests.support.proxy import Proxy
@@ -359,6 +361,21 @@ class MQTTBackend(ServerBackend):
         return MQTTBroker(MQTTConfig("127.0.0.1", port, username="user", password="secret", connect_wait=0.3))
 
 
+class NativeMQTTBackend(NativeBackend):
+    """Mosquitto, with topics as everybody has them; sessions outlive a test, and hold what it has left."""
+
+    type, adapter = "pubsub.mqtt3", MQTTTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"url": f"tcp://127.0.0.1:{port}"}
+
+    def broker_through(self, port: int) -> Broker:
+        return MQTTTopics(MQTTNativeSettings(url=server_of(f"tcp://127.0.0.1:{port}")), keep_alive=1)
+
+    def unreachable(self, port: int) -> Broker:
+        return MQTTTopics(MQTTNativeSettings(url=server_of(f"tcp://user:secret@127.0.0.1:{port}")), wait=0.3)
+
+
 class PluggableBackend:
     """A component of a third party; topics are apart by their spaces, as those of other brokers are."""
 
@@ -430,6 +447,7 @@ BACKENDS = {
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
+    "mqtt-native": partial(_server, partial(MQTTServer, settings=UNBOUNDED), NativeMQTTBackend),
     "pluggable": _pluggable,
 }
 _FEATURES: dict[str, Features] = {
@@ -442,6 +460,7 @@ _FEATURES: dict[str, Features] = {
     "rabbitmq": RabbitMQBroker.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
     "mqtt": MQTTBroker.features,
+    "mqtt-native": MQTTTopics.features,
     "pluggable": PluggableBroker.features,
 }
 
