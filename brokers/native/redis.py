@@ -46,7 +46,7 @@ __all__ = ["RedisTopics"]
 
 logger = logging.getLogger("brokers.redis")
 
-MAX_MESSAGE_BYTES = 256 * 1024 * 1024  # Half of what a server takes by default.
+MAX_MESSAGE_BYTES = 65 * 1024 * 1024  # A gateway's largest body, and its envelope; a server takes 512 MB.
 LOOK_AT = 100
 FREE_MS = 24 * 3600 * 1000  # Idle for so long, an entry is anybody's.
 LEAVE_SECONDS = 2.0

@@ -258,6 +258,8 @@ async def test_no_more_than_max_in_flight_are_handled_at_once(
 )
 async def test_patterns(broker: Broker, place: Place, pattern: str, matching: list[str], others: list[str]) -> None:
     inbox = Inbox()
+    if place.native:  # A name of theirs may not have such parts.
+        matching = [name for name in matching if "" not in name.split(".")]
     names = [name for name in [*others, *matching] if name]
     async with broker.subscribe(place.topic(pattern, pattern=True), SubscribeOptions("g"), inbox):
         for name in names:

@@ -22,9 +22,13 @@ from brokers.embedded_server import ServerAddress, join, read_status
 from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
+from brokers.native._jetstream import JetStreamSettings
 from brokers.native._topics import NativeTopics
+from brokers.native.gcp_pubsub import GCPPubSubTopics
+from brokers.native.jetstream import JetStreamTopics
 from brokers.native.mqtt import MQTTNativeSettings, MQTTTopics
 from brokers.native.redis import RedisTopics
+from brokers.native.snssqs import SNSSQSTopics
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
@@ -33,10 +37,12 @@ from mesh.broker import Broker, Features
 from mesh.resources.component import Component, MetadataEntry
 from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer
+from tests.support.moto_server import CREDENTIALS, MotoServer
 from tests.support.mqtt_server import UNBOUNDED, MQTTServer
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
 from tests.support.proxy import Proxy
+from tests.support.pubsub_server import PubSubServer
 from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
@@ -216,6 +222,23 @@ class NatsBackend(ServerBackend):
         return NatsBroker(NatsConfig((f"nats://127.0.0.1:{port}",), user="user", password="secret", connect_wait=0.3))
 
 
+class NativeNatsBackend(NativeBackend):
+    """A nats-server, with subjects as everybody has them; the streams are made."""
+
+    type, adapter = "pubsub.jetstream", JetStreamTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"natsURL": f"nats://127.0.0.1:{port}", "createStream": "true"}
+
+    def broker_through(self, port: int) -> Broker:
+        quick = NatsConfig((f"nats://127.0.0.1:{port}",), ping_interval=0.3)
+        return JetStreamTopics(JetStreamSettings(creates=True), quick)
+
+    def unreachable(self, port: int) -> Broker:
+        away = NatsConfig((f"nats://127.0.0.1:{port}",), user="user", password="secret", connect_wait=0.3)
+        return JetStreamTopics(JetStreamSettings(), away)
+
+
 class KafkaBackend(ServerBackend):
     """Apache Kafka."""
 
@@ -307,6 +330,24 @@ class NativeRedisBackend(NativeBackend):
     stranger = MappingProxyType(
         {"redisUsername": "user", "redisPassword": "secret", "dialTimeout": "300ms", "readTimeout": "300ms"}
     )
+
+
+class NativeSNSBackend(NativeBackend):
+    """moto's server."""
+
+    type, adapter = "pubsub.aws.snssqs", SNSSQSTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {**CREDENTIALS, "endpoint": f"http://127.0.0.1:{port}"}
+
+
+class NativePubSubBackend(NativeBackend):
+    """Google's own stand-in for Pub/Sub."""
+
+    type, adapter = "pubsub.gcp.pubsub", GCPPubSubTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"projectId": "shop", "endpoint": f"http://127.0.0.1:{port}"}
 
 
 class RabbitMQBackend(ServerBackend):
@@ -421,9 +462,12 @@ async def _embedded(directory: Path) -> AsyncIterator[Backend]:
 BACKENDS = {
     "memory": _memory,
     "nats": partial(_server, NatsServer, NatsBackend),
+    "nats-native": partial(_server, NatsServer, NativeNatsBackend),
     "embedded": _embedded,
     "redis": partial(_server, RedisServer, RedisBackend),
     "redis-native": partial(_server, RedisServer, NativeRedisBackend),
+    "sns-native": partial(_server, MotoServer, NativeSNSBackend),
+    "gcp-native": partial(_server, PubSubServer, NativePubSubBackend),
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
@@ -433,9 +477,12 @@ BACKENDS = {
 _FEATURES: dict[str, Features] = {
     "memory": MemoryBroker().features,
     "nats": NatsBroker(NatsConfig(())).features,
+    "nats-native": JetStreamTopics.features,
     "embedded": EmbeddedBroker(Path()).features,
     "redis": RedisBroker(RedisConfig()).features,
     "redis-native": RedisTopics.features,
+    "sns-native": SNSSQSTopics.features,
+    "gcp-native": GCPPubSubTopics.features,
     "rabbitmq": RabbitMQBroker.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
     "mqtt": MQTTBroker.features,
