@@ -541,6 +541,8 @@ async def test_what_is_retained_comes_once(server: MQTTServer) -> None:
         await node.publish(at("kept/x"), text("kept"))
         async with node.subscribe(at("kept/+"), group("kept"), inbox := Inbox()):
             await inbox.holds(1)
+            await eventually(lambda: _all_settled(inbox))
+            await node.check()  # Now the server has had that.
             proxy.cut()
             await node.publish(at("kept/y"), text("other"))
             await inbox.holds(2)
