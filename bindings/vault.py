@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import orjson
 
-from bindings.http import Answer, HTTPService
 from bindings.secrets import read_all
+from brokers.clients.http import Answer, HTTPService
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.secrets import MULTIPLE_VALUES
 from mesh.errors import ConfigError, SecretError, SecretStoreAwayError

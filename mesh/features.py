@@ -36,6 +36,7 @@ class Features:
         embeds: Whether data travels as a part of one JSON object, and is written anew when that is read.
         layout: ``mesh`` = names and bytes are the mesh's own; ``native`` = they are as every other program there has
             them, so that topics are shared with these. Then an address is known by its ``label`` alone.
+        both_layouts: Whether its components can have the mesh's layout as well.
         headers: Whether ``Message.headers`` travel beside the body; otherwise they must be empty.
         rejects: Whether the broker keeps what a delivery's ``reject`` gave up, among its own dead letters.
         expires: Whether the broker itself lets an event expire that was published with ``ttlInSeconds``.
@@ -63,6 +64,7 @@ class Features:
     frames: bool = True
     embeds: bool = False
     layout: Literal["mesh", "native"] = "mesh"
+    both_layouts: bool = True
     headers: bool = True
     rejects: bool = False
     expires: bool = False
@@ -74,5 +76,7 @@ class Features:
 
 def not_in_layout(features: Features, what: str) -> FeatureNotSupportedError:
     """Make the error of asking for what the native layout lacks; it says which line gives it."""
+    if not features.both_layouts:
+        return FeatureNotSupportedError(features.name, what)
     text = f"{what} in the native layout; the component's setting 'layout: mesh' has that, on topics of the mesh's own"
     return FeatureNotSupportedError(features.name, text)

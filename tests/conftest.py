@@ -57,6 +57,7 @@ MODULES = (
     "tests/contract/",
     "tests/grpc/",
     "tests/http/",
+    "tests/native/",
     "tests/trust/",
     "tests/unit/",  # Many stand on what a module of theirs alone imports, and to hand out each by itself costs, too.
     "tests/compose/",

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import orjson
 
-from bindings.aws._session import AWSAdapter, AWSSettings
 from bindings.conversation._service import number, sides, usage_of
+from brokers.clients.aws import AWSAdapter, AWSSettings
 from mesh.blocks.conversation import (
     Choice,
     ConversationAwayError,

@@ -29,8 +29,8 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from bindings.aws._session import LIBRARY_ERRORS, AWSAdapter, AWSSettings, broken, busy, code_of, reason_of
 from bindings.remote import RemoteStateStore, conditional, conflict, merged, uncertain
+from brokers.clients.aws import LIBRARY_ERRORS, AWSAdapter, AWSSettings, broken, busy, code_of, reason_of
 from mesh.errors import FeatureNotSupportedError, MeshError, Problem, StateError, StateLimitError
 from mesh.resources.component import Component
 from mesh.resources.settings import setting

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bindings.aws._session import AWSAdapter, AWSSettings
 from bindings.secrets import json_values, read_all
+from brokers.clients.aws import AWSAdapter, AWSSettings
 from mesh.blocks.secrets import MULTIPLE_VALUES
 from mesh.errors import SecretError, SecretStoreAwayError
 from mesh.resources.settings import BOOLEAN, setting

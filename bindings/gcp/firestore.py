@@ -18,9 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from bindings.gcp._access import Access, GCPAdapter, GCPSettings
-from bindings.http import Answer, HTTPService
 from bindings.remote import PARALLEL, RemoteStateStore, conditional, conflict, merged, must_be_absent, uncertain
+from brokers.clients.gcp import Access, GCPAdapter, GCPSettings
+from brokers.clients.http import Answer, HTTPService
 from mesh.errors import InvalidEtagError, MeshError, StateError, StateLimitError
 from mesh.resources.settings import BOOLEAN, Kind, check_port, setting
 from mesh.store import MAX_PARALLEL, Item, Stored

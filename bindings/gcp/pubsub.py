@@ -4,47 +4,30 @@ A message that is handled is leased for 20 seconds, which are renewed until the 
 acknowledged. What a reader that was killed held comes again when they are over. Messages of one ordering key are
 handed over one after the other.
 
-Google's client of asyncio needs gRPC's own threads, so this asks the REST interface.
-
 Source: Dapr 1.18, the GCP Pub/Sub binding; Pub/Sub's REST reference, v1.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 from bindings._polled import AT_ONCE, polling
 from bindings._service import said
-from bindings.gcp._access import Access, GCPAdapter, GCPSettings
-from bindings.http import HTTPService
+from brokers.clients.gcp import GCPAdapter, GCPSettings
+from brokers.clients.gcp_pubsub import PubSubService, endpoint_setting
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
-from mesh.resources.settings import Kind, check_port, setting
+from mesh.resources.settings import setting
 
 __all__ = ["PubSubBinding"]
 
-URL = "https://pubsub.googleapis.com"
-MAX_CONNECTIONS = 128  # Each reading holds one, waiting.
-ANSWER_SECONDS = 30.0
-PULL_SECONDS = 120.0  # The service answers earlier, with no messages.
 IDLE_SECONDS = 0.1  # Asked for messages, the service waits itself.
 LEASE_SECONDS = 20
 RENEW_SECONDS = 4.0  # A subscription's own lease has at least ten.
-
-
-def _url(text: str) -> str:
-    if not text.startswith(("https://", "http://")):
-        text = f"http://{text}"  # As an emulator is named.
-    if "@" in text or "?" in text:
-        raise ValueError("is an http:// or https:// URL, or host:port, without credentials")
-    check_port(text)
-    return text.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +40,7 @@ class PubSubSettings(GCPSettings):
     subscription: str | None = setting(
         "subscription", "Name of the subscription that messages are taken from.", example="shop-orders", suggested=True
     )
-    endpoint: str = setting(
-        "endpoint",
-        "URL of the service, or host and port of an emulator, where nobody logs in.",
-        Kind("URL, or host:port", _url),
-        default=URL,
-    )
+    endpoint: str = endpoint_setting()
 
 
 class PubSubBinding(GCPAdapter):
@@ -72,42 +50,18 @@ class PubSubBinding(GCPAdapter):
     tested = "Google's own stand-in for Pub/Sub; never ran against the real service"
     settings = PubSubSettings
     operations = ("create",)
-    _service: HTTPService
 
     def __init__(self, settings: PubSubSettings) -> None:
         """Prepare; entering connects."""
         super().__init__(settings)
-        self._access = Access(settings, BindingError, partial(BindingError, retryable=True))
+        self._service = PubSubService(settings, settings.endpoint, BindingError, partial(BindingError, retryable=True))
+        self.ask = self._service.ask
         self.directions = ("input", "output") if settings.subscription else ("output",)
 
     async def _enter(self) -> None:
-        settings: PubSubSettings = self._settings
-        alone = settings.client_email is None and settings.endpoint.startswith("http://")
-        if not alone:
-            await self._access.open()
-        if self._access.project is None:
+        await self._stack.enter_async_context(self._service)
+        if self._service.project is None:
             raise self._problem("no project is known: set project_id")
-        service = HTTPService(
-            "Pub/Sub",
-            settings.endpoint,
-            _nobody if alone else self._access.headers,
-            partial(BindingError, retryable=True),
-            seconds=None,
-            connections=MAX_CONNECTIONS,
-        )
-        self._service = await self._stack.enter_async_context(service)
-
-    async def ask(self, kind: str, name: str, operation: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Ask something of a topic or a subscription."""
-        path = f"/v1/projects/{self._access.project}/{kind}/{quote(name, safe='')}:{operation}"
-        try:
-            async with asyncio.timeout(PULL_SECONDS if operation == "pull" else ANSWER_SECONDS):
-                answer = await self._service.post(path, body)
-        except TimeoutError:
-            raise BindingError(f"Pub/Sub, {operation} with {name!r}: no answer in time", retryable=True) from None
-        if answer.status != 200 or not isinstance(answer.body, dict):
-            raise BindingError(f"Pub/Sub, {operation} with {name!r}: {answer.reason()}")
-        return answer.body
 
     async def invoke(self, asked: Invoke) -> None:
         """Publish the data as they are."""
@@ -168,10 +122,6 @@ class _Source:
 
     async def _lease(self, message: Mapping[str, Any], seconds: int) -> None:
         await self._ask("modifyAckDeadline", {"ackIds": [message["ackId"]], "ackDeadlineSeconds": seconds})
-
-
-async def _nobody() -> Mapping[str, str]:
-    return {}
 
 
 def _as_go(instant: str) -> str:

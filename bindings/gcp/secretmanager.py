@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bindings.gcp._access import Access, GCPAdapter, GCPSettings
-from bindings.http import Answer, HTTPService
 from bindings.secrets import read_all
+from brokers.clients.gcp import Access, GCPAdapter, GCPSettings
+from brokers.clients.http import Answer, HTTPService
 from mesh.errors import SecretError, SecretStoreAwayError
 from mesh.resources.settings import setting
 

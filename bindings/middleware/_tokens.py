@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote_plus, urlencode
 
-from bindings.http import Answer
 from bindings.middleware._service import Asked
+from brokers.clients.http import Answer
 from mesh.middleware import MiddlewareError
 
 __all__ = ["AuthStyle", "Token", "TokenEndpoint", "spaced"]

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -24,10 +25,13 @@ from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
 from brokers.native._jetstream import JetStreamSettings
 from brokers.native._topics import NativeTopics
+from brokers.native.gcp_pubsub import GCPPubSubTopics
 from brokers.native.jetstream import JetStreamTopics
+from brokers.native.kafka import KafkaTopics
 from brokers.native.mqtt import MQTTNativeSettings, MQTTTopics
 from brokers.native.rabbitmq import RabbitMQTopics
 from brokers.native.redis import RedisTopics
+from brokers.native.snssqs import SNSSQSTopics
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
@@ -35,11 +39,13 @@ from brokers.shared.mqtt import server_of
 from mesh.broker import Broker, Features
 from mesh.resources.component import Component, MetadataEntry
 from tests.support.eventually import eventually
-from tests.support.kafka_server import KafkaServer
+from tests.support.kafka_server import MAKES_TOPICS, KafkaServer
+from tests.support.moto_server import CREDENTIALS, MotoServer
 from tests.support.mqtt_server import UNBOUNDED, MQTTServer
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
 from tests.support.proxy import Proxy
+from tests.support.pubsub_server import PubSubServer
 from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
@@ -255,6 +261,30 @@ class KafkaBackend(ServerBackend):
         return Proxy(self._server.proxied_port, self._server.proxy_port)
 
 
+class NativeKafkaBackend(NativeBackend):
+    """Apache Kafka, which makes topics when they are asked for."""
+
+    type, adapter = "pubsub.kafka", KafkaTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"brokers": f"127.0.0.1:{port}", "authType": "none", "initialOffset": "oldest", "sessionTimeout": "4s"}
+
+    quick = MappingProxyType({"sessionTimeout": "2s", "readTimeout": "1s"})
+    stranger = MappingProxyType(
+        {
+            "authType": "password",
+            "saslUsername": "user",
+            "saslPassword": "secret",
+            "disableTls": "true",
+            "dialTimeout": "300ms",
+        }
+    )
+
+    def proxy(self) -> Proxy:
+        assert isinstance(self._server, KafkaServer)
+        return Proxy(self._server.proxied_port, self._server.proxy_port)
+
+
 class EmbeddedBackend:
     """The embedded server of a MESH_HOME of its own; while it runs, a proxy reaches it as any NATS server."""
 
@@ -327,6 +357,24 @@ class NativeRedisBackend(NativeBackend):
     stranger = MappingProxyType(
         {"redisUsername": "user", "redisPassword": "secret", "dialTimeout": "300ms", "readTimeout": "300ms"}
     )
+
+
+class NativeSNSBackend(NativeBackend):
+    """moto's server."""
+
+    type, adapter = "pubsub.aws.snssqs", SNSSQSTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {**CREDENTIALS, "endpoint": f"http://127.0.0.1:{port}"}
+
+
+class NativePubSubBackend(NativeBackend):
+    """Google's own stand-in for Pub/Sub."""
+
+    type, adapter = "pubsub.gcp.pubsub", GCPPubSubTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"projectId": "shop", "endpoint": f"http://127.0.0.1:{port}"}
 
 
 class RabbitMQBackend(ServerBackend):
@@ -459,9 +507,12 @@ BACKENDS = {
     "embedded": _embedded,
     "redis": partial(_server, RedisServer, RedisBackend),
     "redis-native": partial(_server, RedisServer, NativeRedisBackend),
+    "sns-native": partial(_server, MotoServer, NativeSNSBackend),
+    "gcp-native": partial(_server, PubSubServer, NativePubSubBackend),
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
     "rabbitmq-native": partial(_server, RabbitMQServer, NativeRabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
+    "kafka-native": partial(_server, partial(KafkaServer, config=MAKES_TOPICS), NativeKafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
     "mqtt-native": partial(_server, partial(MQTTServer, settings=UNBOUNDED), NativeMQTTBackend),
     "pluggable": _pluggable,
@@ -473,9 +524,12 @@ _FEATURES: dict[str, Features] = {
     "embedded": EmbeddedBroker(Path()).features,
     "redis": RedisBroker(RedisConfig()).features,
     "redis-native": RedisTopics.features,
+    "sns-native": SNSSQSTopics.features,
+    "gcp-native": GCPPubSubTopics.features,
     "rabbitmq": RabbitMQBroker.features,
     "rabbitmq-native": RabbitMQTopics.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
+    "kafka-native": replace(KafkaTopics.features, retention=True),
     "mqtt": MQTTBroker.features,
     "mqtt-native": MQTTTopics.features,
     "pluggable": PluggableBroker.features,

@@ -98,6 +98,12 @@ class HTTPService(Steps):
         """
         return await self._ask("GET", path, query, None)
 
+    async def request(self, method: str, path: str, body: object = None) -> Answer:
+        """Ask by any verb, with a JSON value unless it is None; raises as `post`."""
+        if body is None:
+            return await self._ask(method, path, {}, None)
+        return await self._ask(method, path, {}, orjson.dumps(body), {"Content-Type": "application/json"})
+
     async def post(self, path: str, body: object) -> Answer:
         """Ask for something with a JSON value.
 
@@ -114,6 +120,8 @@ class HTTPService(Steps):
         self, method: str, path: str, query: Mapping[str, str], data: bytes | None, more: Mapping[str, str] = {}
     ) -> Answer:
         headers = {**await self._headers(), **more}
+        if self._session.closed:
+            raise self._away(f"{self._name} at {self._url} is not asked any more")
         try:
             async with self._session.request(
                 method,

@@ -22,14 +22,14 @@ from mesh.errors import ConfigError, MeshError
 from mesh.resources.component import Component
 from mesh.resources.settings import Setting, ignored, setting
 
-__all__ = ["Access", "GCPAdapter", "GCPSettings"]
+__all__ = ["TOKEN_URL", "Access", "GCPAdapter", "GCPSettings"]
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 TOKEN_URL = "https://oauth2.googleapis.com/token"
 TOKEN_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # Without slots, so that a model may inherit from another one as well.
 class GCPSettings:
     """What every component of Google Cloud has: the members of a service account's key file."""
 

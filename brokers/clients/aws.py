@@ -64,7 +64,7 @@ def _url(text: str) -> str:
     return str(URL.parse(text))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # Without slots, so that a model may inherit from another one as well.
 class AWSSettings:
     """What every component of AWS has; those of one service inherit from it."""
 

@@ -1,0 +1,1 @@
+"""Clients of services that brokers and bindings have in common: as whom they ask, and how."""
