@@ -21,9 +21,6 @@ from brokers.embedded import EmbeddedBroker
 from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
 from brokers.mqtt import MQTTBroker
-from brokers.native.gcp_pubsub import GCPPubSubTopics
-from brokers.native.redis import RedisTopics
-from brokers.native.snssqs import SNSSQSTopics
 from brokers.nats import NatsBroker
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
@@ -32,10 +29,9 @@ from docs.limits import TABLES, table
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
 from gateway.cli.reference import INSTEAD
 from gateway.metrics.table import ABSENT, METRICS
-from mesh.blocks import BLOCKS as _BLOCKS
 from mesh.broker import Features
-from mesh.node.catalogue import component_type
 from mesh.registry import Registry
+from mesh.resources.settings import declared_by
 
 __all__ = ["BLOCKS", "changes", "main", "pages", "rendered"]
 
@@ -70,7 +66,12 @@ def _features() -> list[Features]:
 
 def _native_features() -> list[Features]:
     """Give what each broker can do in the native layout."""
-    return [each.features for each in (RedisTopics, SNSSQSTopics, GCPPubSubTopics)]
+    registry = Registry()
+    adapters = dict.fromkeys(
+        registry.load(name) for name in registry.types() if name.startswith("pubsub.") and registry.find(name)
+    )
+    found = [each.features for each in adapters if hasattr(each, "features")]
+    return [each for each in found if each.layout == "native"]
 
 
 def _features_table() -> str:
@@ -132,9 +133,9 @@ def _ignored_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ignored_settings(kind: str) -> str:
+def _ignored_settings(kind: str, layout: str = "") -> str:
     reasons: dict[str, list[str]] = {}
-    for each in component_type(kind, Registry(), _BLOCKS).settings or ():
+    for each in declared_by(Registry().load(kind, layout)) or ():
         if each.ignored:
             reasons.setdefault(each.ignored, []).append(f"`{each.name}`")
     lines = ["| accepted, without effect | why |", "| --- | --- |"]
@@ -278,9 +279,10 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "actor-moves": _actor_moves_table,
     "actor-record": _actor_record_table,
     "fault-times": _fault_times_table,
+    "ignored-settings-nats": partial(_ignored_settings, "pubsub.nats", "mesh"),
     **{
         f"ignored-settings-{kind.partition('.')[2]}": partial(_ignored_settings, kind)
-        for kind in ("pubsub.nats", "pubsub.redis", "pubsub.rabbitmq", "pubsub.kafka", "pubsub.mqtt")
+        for kind in ("pubsub.redis", "pubsub.rabbitmq", "pubsub.kafka", "pubsub.mqtt")
     },
     **{f"limits-{name}": partial(table, name) for name in TABLES},
 }

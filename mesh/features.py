@@ -41,6 +41,8 @@ class Features:
         expires: Whether the broker itself lets an event expire that was published with ``ttlInSeconds``.
         publish_metadata: What is read of ``Message.metadata``, ``*`` for all of it.
         subscribe_metadata: What is read of ``SubscribeOptions.metadata``.
+        own_wildcards: Whether the broker has wildcards of its own, which stand in a topic's name as it knows them.
+        competing: Whether several members of a group take part at once; otherwise the one that came last has all.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Features:
     expires: bool = False
     publish_metadata: tuple[str, ...] = ()
     subscribe_metadata: tuple[str, ...] = ()
+    own_wildcards: bool = False
+    competing: bool = True
 
 
 def not_in_layout(features: Features, what: str) -> FeatureNotSupportedError:

@@ -72,6 +72,7 @@ EXTRAS = {
     "idna": "smtp",
     "jwt": "jwt",
     "mqtt5": "mqtt",
+    "paho": "mqtt",
     "opentelemetry": "telemetry",
     "nkeys": "nkeys",
     "pymongo": "mongodb",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
-from urllib.parse import unquote, urlsplit
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Reading, tls_of, url_options
+from brokers.shared.mqtt import PORTS, MQTTServer, MQTTServerSettings, server_of
+from brokers.shared.settings import Reading, layout_setting, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
@@ -17,17 +17,14 @@ from mesh.resources.settings import BOOLEAN, DURATION, Setting, choice, ignored,
 __all__ = ["DAY", "MQTTConfig", "MQTTSettings"]
 
 DAY = 24 * 3600.0
-PORTS = {"mqtt": 1883, "tcp": 1883, "mqtts": 8883, "ssl": 8883, "tls": 8883, "tcps": 8883}
-SECURE = frozenset({"mqtts", "ssl", "tls", "tcps"})
-SHAPE = "an MQTT URL is mqtt://user:password@host:port, or mqtts://…"
 URL_OPTIONS = (*TLS_OPTIONS, "mqttVersion", "topicPrefix")
 VERSIONS = ("", "5", "3.1.1")
 MAX_EXPIRY = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class MQTTSettings:
-    """Settings of ``pubsub.mqtt3``."""
+class MQTTSettings(MQTTServerSettings):
+    """Settings of ``pubsub.mqtt3`` with the mesh's layout."""
 
     ignored: ClassVar[tuple[Setting, ...]] = (
         *ignored("the mesh retries alike on every broker, see Resiliency", "backOffMaxRetries"),
@@ -41,22 +38,7 @@ class MQTTSettings:
         default="",
         example="mqtt://localhost:1883",
     )
-    retain: bool = setting(
-        "retain", "Whether the server keeps the last message of a topic for later subscribers.", BOOLEAN, default=False
-    )
-    clean: bool = setting(
-        "cleanSession",
-        "Whether sessions end with their instance; what comes while none is connected is lost.",
-        BOOLEAN,
-        default=False,
-    )
-    ca: str | None = setting(
-        "caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.", example="ca.pem"
-    )
-    certificate: str | None = setting(
-        "clientCert", "The client's certificate, a PEM text or a path.", example="client.pem"
-    )
-    key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
+    layout: str = layout_setting()
     expiry: float = setting(
         "sessionExpiry", "How long a session outlives its connection; 60 s at least.", DURATION, default=7 * DAY
     )
@@ -138,7 +120,7 @@ class MQTTConfig:
         """
         rest, _, query = url.partition("?")
         options = url_options("MQTT", query, URL_OPTIONS)
-        fields = _server(rest)
+        fields = _fields(server_of(rest))
         files = tls_of(options, None if fields.pop("secure") else "mqtts")
         fields["tls"] = None if files is None else files.context()
         version = options.get("mqttVersion", "")
@@ -156,22 +138,8 @@ class MQTTConfig:
         return cls(**_Reader(component, MQTTSettings).read())  # type: ignore[arg-type]  # its keys are our fields
 
 
-def _server(url: str) -> dict[str, object]:
-    """Read a URL without options; Dapr's components write ``tcp`` and ``ssl`` for the scheme."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or PORTS[parts.scheme]
-    except (KeyError, ValueError):  # Its text may hold a part of the password.
-        raise ConfigError(SHAPE) from None
-    if not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
-        raise ConfigError(SHAPE)
-    return {
-        "host": parts.hostname,
-        "port": port,
-        "username": unquote(parts.username) if parts.username else None,
-        "password": unquote(parts.password) if parts.password else None,
-        "secure": parts.scheme in SECURE,
-    }
+def _fields(server: MQTTServer) -> dict[str, object]:
+    return {each: getattr(server, each) for each in ("host", "port", "username", "password", "secure")}
 
 
 def _checked_prefix(text: str) -> str:
@@ -209,7 +177,7 @@ class _Reader(Reading[MQTTSettings]):
 
     def _server(self) -> dict[str, object]:
         try:
-            return _server(self.found.url) if self.found.url else {}
+            return _fields(server_of(self.found.url)) if self.found.url else {}
         except ConfigError as error:
             self.wrong("url", str(error))
             return {}

@@ -7,15 +7,13 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from brokers.shared.mqtt import UNCLEAN
 from mesh.address import Address, Kind, encode_token
 from mesh.errors import BrokerError, FeatureNotSupportedError, PublishRejectedError
 
 __all__ = ["Filter", "filter_of", "is_clean", "label_of", "topic_of"]
 
 MAX_TOPIC_BYTES = 65535
-# What MQTT strings may not, or should not hold: control characters and those that Unicode never assigns.
-_UNASSIGNED = "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
-_UNCLEAN = re.compile(f"[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef{_UNASSIGNED}]")
 _ESCAPE = re.compile(r"=([0-9A-F]{6})")
 _SHARED = re.compile(r"\$(?:share|queue)/([^/+#]+)/(.+)", re.DOTALL)
 
@@ -42,7 +40,7 @@ class Filter:
 
 def is_clean(text: str) -> bool:
     """Tell whether a server takes this text as it is."""
-    return not _UNCLEAN.search(text)
+    return not UNCLEAN.search(text)
 
 
 def _is_escape(match: re.Match[str]) -> bool:
@@ -54,7 +52,7 @@ def _escape(label: str) -> str:
     """Write what MQTT does not allow as ``=XXXXXX``, and ``=`` where it would read as that."""
     if "=" in label:
         label = _ESCAPE.sub(lambda m: f"=00003D{m[1]}" if _is_escape(m) else m[0], label)
-    return _UNCLEAN.sub(lambda m: f"={ord(m[0]):06X}", label)
+    return UNCLEAN.sub(lambda m: f"={ord(m[0]):06X}", label)
 
 
 def _unescape(topic: str) -> str:

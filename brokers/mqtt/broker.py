@@ -46,6 +46,7 @@ class MQTTBroker(Frameless, Adapter):
         retention=False,
         reassigns=False,
         frames=False,
+        own_wildcards=True,
     )
 
     def __init__(self, config: MQTTConfig) -> None:

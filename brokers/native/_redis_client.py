@@ -42,10 +42,12 @@ __all__ = ["BLOCK_SECONDS", "Client", "NativeRedisSettings"]
 logger = logging.getLogger("brokers.redis")
 
 BLOCK_SECONDS = 5.0  # A reading command waits for entries for so long.
+AGAIN_SECONDS = 0.2
 AT_ONCE = 500  # Commands of one write to the server.
 LOST = (ConnectionError, TimeoutError, ClusterError, OSError, asyncio.TimeoutError)
 NOT_NOW = ("BUSY ", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "UNBLOCKED")
 _T = TypeVar("_T")
+_Waiting = tuple[tuple[Any, ...], asyncio.Future[Any] | None]  # A command, and who waits for its reply.
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Client:
         self.settings, self._hosts, self._tls, self._connect_wait = settings, hosts, tls, connect_wait
         self.shown = f"{'redis' if tls is None else 'rediss'}://{shown_hosts(hosts)}"
         self.outage = Outage(logger, "Redis", self.shown)
-        self._waiting: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._some = asyncio.Event()
         self._open = False
         self._redis: Any = None
@@ -219,7 +221,8 @@ class Client:
                     working.cancel()
         finally:
             while self._waiting:
-                _refuse(self._waiting.popleft()[1], ConnectionError("the connection is closed"))
+                if (future := self._waiting.popleft()[1]) is not None:
+                    _refuse(future, ConnectionError("the connection is closed"))
             for each in (self._redis, self._reader):
                 with suppress(*LOST, RedisError):
                     await each.aclose()
@@ -231,20 +234,29 @@ class Client:
             self._some.clear()
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
-                batch = [each for each in batch if not each[1].done()]
+                commands = _together([each for each in batch if each[1] is None or not each[1].done()])
                 pipeline = self._redis.pipeline(transaction=False)
-                for command, _ in batch:
+                for command, _ in commands:
                     pipeline.execute_command(*command)
                 try:
                     with heeding_cancellation():
                         results: list[Any] = await pipeline.execute(raise_on_error=False)
                 except (*LOST, RedisError) as error:
-                    results = [error] * len(batch)
-                for (_, future), result in zip(batch, results, strict=True):
-                    if isinstance(result, Exception):
+                    results = [error] * len(commands)
+                for (command, future), result in zip(commands, results, strict=True):
+                    if future is None:
+                        if isinstance(result, LOST):
+                            await asyncio.sleep(AGAIN_SECONDS)
+                            self._waiting.append((command, None))
+                    elif isinstance(result, Exception):
                         _refuse(future, result)
                     elif not future.done():
                         future.set_result(result)
+
+    def ack(self, key: str, group: str, entry: str) -> None:
+        """Acknowledge an entry soon, as soon as the server is there."""
+        self._waiting.append((("XACK", key, group, entry), None))
+        self._some.set()
 
     async def once(self, *command: Any) -> Any:
         """Send a command and return its reply; raises what redis-py raises."""
@@ -255,26 +267,20 @@ class Client:
         self._some.set()
         return await future
 
-    async def call(self, *command: Any, given_up: Callable[[], bool] = lambda: False) -> Any:
+    async def call(self, *command: Any) -> Any:
         """Send a command until it is answered; the caller bounds it in time.
-
-        Args:
-            command: Its words.
-            given_up: Whether it is not to be repeated any more; then None is given.
 
         Raises:
             BrokerUnavailableError: The connection was closed for good.
             ResponseError: The server refuses it.
         """
-        return await self._until_answered(lambda: self.once(*command), given_up)
+        return await self._until_answered(lambda: self.once(*command))
 
     async def read(self, *command: Any) -> Any:
         """Send a command that the server answers late, on a connection of its own; else as `call`."""
         return await self._until_answered(lambda: self._reader.execute_command(*command))
 
-    async def _until_answered(
-        self, ask: Callable[[], Awaitable[_T]], given_up: Callable[[], bool] = lambda: False
-    ) -> _T | None:
+    async def _until_answered(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         lost = object()
         try:
             for wait in waits():
@@ -292,12 +298,20 @@ class Client:
                     return result
                 if not self._open:
                     break
-                if given_up():
-                    return None
                 await asyncio.sleep(wait)
         finally:
             self.outage.forget(lost)
         raise unavailable(f"Redis at {self.shown}")
+
+
+def _together(batch: Sequence[_Waiting]) -> list[_Waiting]:
+    """Make one command of what acknowledges several entries of a group, before all others."""
+    acks: dict[tuple[Any, ...], list[Any]] = {}
+    for command, _ in batch:
+        if command[0] == "XACK":
+            acks.setdefault(command[:3], []).extend(command[3:])
+    others = [each for each in batch if each[0][0] != "XACK"]
+    return [*(((*begin, *entries), None) for begin, entries in acks.items()), *others]
 
 
 def _refuse(future: asyncio.Future[Any], error: Exception) -> None:

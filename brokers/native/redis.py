@@ -46,7 +46,7 @@ __all__ = ["RedisTopics"]
 
 logger = logging.getLogger("brokers.redis")
 
-MAX_MESSAGE_BYTES = 256 * 1024 * 1024  # Half of what a server takes by default.
+MAX_MESSAGE_BYTES = 65 * 1024 * 1024  # A gateway's largest body, and its envelope; a server takes 512 MB.
 LOOK_AT = 100
 FREE_MS = 24 * 3600 * 1000  # Idle for so long, an entry is anybody's.
 LEAVE_SECONDS = 2.0
@@ -224,9 +224,9 @@ class _Member:
             name, least = consumer or self.name, int(idle * 1000)
             await self.client.once("XCLAIM", self.key, self._group, name, least, entry, *options, "JUSTID")
 
-    async def ack(self, entry: str) -> None:
-        """Settle an entry; one whose server is away comes again, if it is away for longer than this member."""
-        await self.client.call("XACK", self.key, self._group, entry, given_up=lambda: self.stopping)
+    def ack(self, entry: str) -> None:
+        """Settle an entry; one whose server is away for longer than this member is comes again."""
+        self.client.ack(self.key, self._group, entry)
 
     async def free(self, entry: str, attempt: int) -> None:
         """Give an entry back, which ``attempt`` attempts were made at."""
@@ -279,10 +279,10 @@ class _Settler:
         self._member, self._entry, self._message, self._attempt = member, entry, message, attempt
 
     async def ack(self) -> None:
-        await self._member.ack(self._entry)
+        self._member.ack(self._entry)
 
     async def reject(self) -> None:
-        await self._member.ack(self._entry)
+        self._member.ack(self._entry)
 
     async def extend(self) -> None:
         member = self._member  # One that was too late has it no more: whoever claimed it since is not idle for so long.

@@ -25,7 +25,17 @@ from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
 from mesh.tasks import heeding_cancellation
 
-__all__ = ["TOO_MANY_CONSUMERS", "Answer", "Connection", "RightMissingError", "check_api", "error_code", "unix_time"]
+__all__ = [
+    "JSON",
+    "TOO_MANY_CONSUMERS",
+    "Answer",
+    "Connection",
+    "NoStreamError",
+    "RightMissingError",
+    "check_api",
+    "error_code",
+    "unix_time",
+]
 
 logger = logging.getLogger("brokers.nats")
 
@@ -36,6 +46,7 @@ CLOSE_WAIT = 5.0
 NO_LEADER = 10008
 TOO_MANY_CONSUMERS = 10026
 IN_PROCESS = 10158
+OVERDUE = 2.0
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024
 # What the server says to wrong credentials; its protocol has no codes, these texts are the client's way, too.
 REFUSALS = ("authorization violation", "authentication expired", "authentication revoked")
@@ -61,13 +72,15 @@ class Answer(msgspec.Struct, frozen=True):
 class Connection:
     """One connection to NATS."""
 
-    def __init__(self, servers: list[str], options: Mapping[str, object]) -> None:
+    def __init__(self, servers: list[str], options: Mapping[str, object], api: str = "$JS.API") -> None:
         """Prepare; ``open`` connects.
 
         Args:
             servers: Their URLs, without credentials.
             options: The client's.
+            api: What the subjects of the JetStream API begin with.
         """
+        self.prefix = api
         self.client = NatsClient()
         self.shown = ", ".join(servers)
         self._servers = servers
@@ -259,6 +272,15 @@ class Connection:
             if waiting is not None and not waiting.done():
                 waiting.set_result(None)
 
+    async def repeat_overdue(self) -> None:
+        """Repeat what is overdue, for ever: a member of a cluster that ends takes along what it has not answered."""
+        before: frozenset[str] = frozenset()
+        while True:
+            await asyncio.sleep(OVERDUE)
+            waiting = self.waiting if self.clustered else frozenset()
+            self.repeat(before & waiting)
+            before = waiting
+
     def _fail_waiting(self) -> None:
         """Tell every waiting call that its answer may have been lost."""
         for waiting in list(self._waiting.values()):
@@ -359,23 +381,32 @@ class Connection:
         """Call the JetStream API; give its JSON answer, errors included; see `call`."""
         body = b"" if request is None else orjson.dumps(request)
         while True:
-            answer = await self.call(f"$JS.API.{subject}", body, refusable=refusable)
+            answer = await self.call(f"{self.prefix}.{subject}", body, refusable=refusable)
             if answer.status != "503":
                 found = cast("JSON", orjson.loads(answer.body))
                 if error_code(found) != NO_LEADER:
                     return found
             await asyncio.sleep(STARTING_WAIT)  # JetStream is still starting behind the server, or elects its leader.
 
-    async def store(self, subject: str, body: bytes, headers: dict[str, str] | None, *, repeat: bool = True) -> JSON:
-        """Publish into a stream; return its PubAck.
+    async def store(
+        self,
+        subject: str,
+        body: bytes,
+        headers: dict[str, str] | None,
+        *,
+        repeat: bool = True,
+        refusable: bool = False,
+    ) -> JSON:
+        """Publish into a stream; return its PubAck; see `call`.
 
         Raises:
+            NoStreamError: No stream takes it.
             PublishRejectedError: The server said no; ``args[1]`` is its error.
         """
         while True:
-            answer = await self.call(subject, body, headers, repeat=repeat)
+            answer = await self.call(subject, body, headers, repeat=repeat, refusable=refusable)
             if answer.status == "503":
-                await self._check_stored(subject)
+                await self._check_stored(subject, refusable=refusable)
             else:
                 ack = cast("JSON", orjson.loads(answer.body))
                 if "error" not in ack:
@@ -400,11 +431,14 @@ class Connection:
         headers = {**told, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"}
         return cast("int", (await self.store(subject, body, headers, repeat=False))["seq"])
 
-    async def _check_stored(self, subject: str) -> None:
+    async def _check_stored(self, subject: str, *, refusable: bool) -> None:
         """Tell a stream that is still starting from one that does not exist."""
-        found = await self.api("STREAM.NAMES", {"subject": subject})
+        try:
+            found = await self.api("STREAM.NAMES", {"subject": subject}, refusable=refusable)
+        except RightMissingError as error:
+            raise NoStreamError(f"no stream on NATS at {self.shown} takes {subject} now, and {error}") from None
         if "error" not in found and not found.get("streams"):
-            raise PublishRejectedError(f"no stream on NATS at {self.shown} takes {subject}: it was never declared")
+            raise NoStreamError(f"no stream on NATS at {self.shown} takes {subject}: it was never declared")
 
 
 def errors_of(server: str) -> map_errors:
@@ -428,6 +462,10 @@ def errors_of(server: str) -> map_errors:
 
 class RightMissingError(BrokerError):
     """The user may not send to a subject; nothing was done."""
+
+
+class NoStreamError(PublishRejectedError):
+    """No stream has the subject; nothing was stored."""
 
 
 class StoreRefusedError(PublishRejectedError):

@@ -11,20 +11,20 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import RawCredentials
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Reading, count_option, inbox_option, url_options
+from brokers.shared.settings import Reading, count_option, inbox_option, layout_setting, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.registry import needs
 from mesh.resources.component import Component
 from mesh.resources.settings import Setting, ignored, setting, whole
 
-__all__ = ["NatsConfig", "NatsSettings"]
+__all__ = ["ConnectionSettings", "NatsConfig", "NatsSettings"]
 
 DEFAULT_PORT = 4222
 DEFAULT_NAME = "brokermesh"
@@ -46,8 +46,29 @@ _AT_ONCE = f"{_MADE}; maxInFlight of a subscription says how many events are wor
 
 
 @dataclass(frozen=True, slots=True)
-class NatsSettings:
-    """Settings of ``pubsub.jetstream``."""
+class ConnectionSettings:
+    """How a component reaches NATS, in both layouts."""
+
+    url: str = setting(
+        "natsURL",
+        "The servers, and the options of a backbone URL.",
+        required=True,
+        default="",
+        example="nats://localhost:4222",
+    )
+    token: str | None = setting("token", "The server's token, if it asks for one.", secret=True)
+    jwt: str = setting("jwt", "A user's JWT; `seedKey` goes with it.", default="", secret=True)
+    seed: str = setting("seedKey", "The private nkey of the user; `jwt` goes with it.", default="", secret=True)
+    certificate: str | None = setting(
+        "tls_client_cert", "The client's certificate, a path or a PEM text.", example="client.pem"
+    )
+    key: str | None = setting("tls_client_key", "Its private key, a path or a PEM text.", secret=True)
+    name: str | None = setting("name", "The connection's name in the server's reports.", example="shop")
+
+
+@dataclass(frozen=True, slots=True)
+class NatsSettings(ConnectionSettings):
+    """Settings of ``pubsub.jetstream`` with topics of the mesh's own."""
 
     ignored: ClassVar[tuple[Setting, ...]] = (
         *ignored(
@@ -65,21 +86,7 @@ class NatsSettings:
         *ignored(_MADE, "apiPrefix", "domain", "streamName"),
     )
 
-    url: str = setting(
-        "natsURL",
-        "The servers, and the options of a backbone URL.",
-        required=True,
-        default="",
-        example="nats://localhost:4222",
-    )
-    token: str | None = setting("token", "The server's token, if it asks for one.", secret=True)
-    jwt: str = setting("jwt", "A user's JWT; `seedKey` goes with it.", default="", secret=True)
-    seed: str = setting("seedKey", "The private nkey of the user; `jwt` goes with it.", default="", secret=True)
-    certificate: str | None = setting(
-        "tls_client_cert", "The client's certificate, a path or a PEM text.", example="client.pem"
-    )
-    key: str | None = setting("tls_client_key", "Its private key, a path or a PEM text.", secret=True)
-    name: str | None = setting("name", "The connection's name in the server's reports.", example="shop")
+    layout: str = layout_setting()
     replicas: int = setting("replicas", "Copies of each stream, on a cluster: 1, 3 or 5.", whole(), default=0)
 
 
@@ -175,7 +182,19 @@ class NatsConfig:
             MissingDependencyError: It has an nkey, and nkeys is not installed.
         """
         settings = Reading(component, NatsSettings)
-        found = settings.found
+        config = cls.of(settings)
+        config = replace(config, replicas=settings.found.replicas or config.replicas)
+        settings.finish()
+        return config
+
+    @classmethod
+    def of(cls, settings: Reading[Any]) -> Self:
+        """Read what has `ConnectionSettings`; what is wrong is noted there.
+
+        Raises:
+            MissingDependencyError: It has an nkey, and nkeys is not installed.
+        """
+        found: ConnectionSettings = settings.found
         config, files = cls(()), None
         try:
             if found.url:
@@ -193,19 +212,16 @@ class NatsConfig:
         tls = None
         if files is not None or found.certificate or found.key:
             tls = settings.tls("tls_client_cert", "tls_client_key", files=files)
-        named = config.name if config.name != DEFAULT_NAME else f"{DEFAULT_NAME} {component.name}"
-        config = replace(
+        named = config.name if config.name != DEFAULT_NAME else f"{DEFAULT_NAME} {settings.component.name}"
+        return replace(
             config,
             token=found.token or config.token,
             jwt=jwt or config.jwt,
             seed=seed or config.seed,
             tls=tls,
-            replicas=found.replicas or config.replicas,
             name=found.name or named,
             connect_wait=settings.connect_wait,
         )
-        settings.finish()
-        return config
 
 
 def _servers(text: str) -> tuple[tuple[str, ...], set[tuple[str, str | None]]]:

@@ -13,13 +13,13 @@ import orjson
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from brokers.nats._client import JSON, TOO_MANY_CONSUMERS, Connection, check_api, error_code
+from brokers.nats._client import JSON, TOO_MANY_CONSUMERS, Connection, check_api, error_code, unix_time
 from brokers.shared.handling import run_handler
 from mesh.address import Address, encode_token
-from mesh.broker import Delivery, Handler, Message
+from mesh.broker import Backlog, Delivery, Handler, Message
 from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
 
-__all__ = ["Consumer", "consumer_name", "parted", "stream_of"]
+__all__ = ["Consumer", "NatsSettler", "attempt_of", "backlog_of", "consumer_name", "parted", "stream_of"]
 
 logger = logging.getLogger("brokers.nats")
 
@@ -162,7 +162,7 @@ class Consumer:
     async def release(self) -> None:
         """Release what waits for its turn, or came to a task that was cancelled before its first step."""
         while self._not_begun:
-            await _NatsSettler(self._connection, self._not_begun.popitem()[0]).nack(0.0)
+            await NatsSettler(self._connection, self._not_begun.popitem()[0]).nack(0.0)
 
     def _ask_anew(self) -> None:
         """Forget what was asked for: the server has, too."""
@@ -224,7 +224,7 @@ class Consumer:
             self._asked -= 1
         if self._stopping or self._in_flight >= self._max_in_flight:
             # More than there is room for comes when a request was taken for lost, and was only late.
-            await _NatsSettler(self._connection, message.reply).nack(0.0 if self._stopping else EXCESS_WAIT)
+            await NatsSettler(self._connection, message.reply).nack(0.0 if self._stopping else EXCESS_WAIT)
             return
         tasks = cast("asyncio.TaskGroup", self._tasks)
         self._in_flight += 1
@@ -255,7 +255,7 @@ class Consumer:
                         await permits.acquire()
                     break
                 except TimeoutError:
-                    await _NatsSettler(self._connection, message.reply).extend()
+                    await NatsSettler(self._connection, message.reply).extend()
         finally:
             self._queued.discard(task)
         try:
@@ -270,8 +270,8 @@ class Consumer:
         delivery = Delivery(
             Message(headers, message.data, id=identity),
             self._address_of(message.subject),
-            _attempt(message.reply),
-            _NatsSettler(self._connection, message.reply),
+            attempt_of(message.reply),
+            NatsSettler(self._connection, message.reply),
         )
         try:
             await run_handler(self._handler, delivery, delivery.nack)
@@ -288,13 +288,26 @@ def parted(headers: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
     return own, None if identity is None else identity[identity.find(" ") + 1 :]
 
 
-def _attempt(reply: str) -> int:
+def attempt_of(reply: str) -> int:
     """Read the delivery count from ``$JS.ACK.<stream>.<consumer>.<count>…`` (or the longer form with domain)."""
     tokens = reply.split(".")
     return int(tokens[4] if len(tokens) == 9 else tokens[6])
 
 
-class _NatsSettler:
+async def backlog_of(connection: Connection, stream: str, name: str, subject: str, what: str) -> Backlog:
+    """Ask for a consumer, and for the time of the first message that is not settled."""
+    answer = await connection.api(f"CONSUMER.INFO.{stream}.{name}")
+    check_api(answer, f"cannot look at {what}")
+    waiting, taken = cast("int", answer["num_pending"]), cast("int", answer["num_ack_pending"])
+    if not waiting + taken:
+        return Backlog(0, 0)
+    first = cast("dict[str, int]", answer["ack_floor"])["stream_seq"] + 1
+    stored = await connection.api(f"STREAM.MSG.GET.{stream}", {"seq": first, "next_by_subj": subject})
+    told = cast("JSON", stored.get("message", {})).get("time")
+    return Backlog(waiting, taken, None if told is None else unix_time(cast("str", told)))
+
+
+class NatsSettler:
     """Settles by publishing to the delivery's reply subject."""
 
     __slots__ = ("_connection", "_reply")

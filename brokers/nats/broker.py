@@ -21,10 +21,9 @@ from brokers.nats._client import (
     RightMissingError,
     check_api,
     error_code,
-    unix_time,
 )
 from brokers.nats._config import NatsConfig, NatsSettings
-from brokers.nats._consumer import Consumer, consumer_name, stream_of
+from brokers.nats._consumer import Consumer, backlog_of, consumer_name, stream_of
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
 from brokers.shared.adapter import Adapter
@@ -49,7 +48,6 @@ NO_LANE = "_"
 DEDUP_WINDOW_NS = 120 * 1_000_000_000
 TRIM_INTERVAL = 60.0
 SWEEP_INTERVAL = 60.0
-OVERDUE = 2.0
 # The server's own limit is 1,000 since 2.15. A whole mesh shares the stream of a component, and an ordered group has 17
 # consumers for each topic.
 MAX_CONSUMERS = 10_000
@@ -114,7 +112,7 @@ class NatsBroker(Adapter):
         self.inbox = connection.client.new_inbox()
         await connection.subscribe(f"{self.inbox}.*", self._receive)
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
-        for work in (self._trim(), self._sweep(), self._ask_again()):
+        for work in (self._trim(), self._sweep(), connection.repeat_overdue()):
             self._stack.callback(tasks.create_task(work, name="nats-work").cancel)
 
     @staticmethod
@@ -258,16 +256,9 @@ class NatsBroker(Adapter):
         return Backlog(sum(each.waiting for each in found), sum(each.taken or 0 for each in found), oldest)
 
     async def _backlog(self, address: Address, subject: str, options: SubscribeOptions) -> Backlog:
-        stream = stream_of(address.space)
-        answer = await self._connection.api(f"CONSUMER.INFO.{stream}.{consumer_name(options.group, subject)}")
-        check_api(answer, f"cannot look at group {options.group!r} of {address}")
-        waiting, taken = cast("int", answer["num_pending"]), cast("int", answer["num_ack_pending"])
-        if not waiting + taken:
-            return Backlog(0, 0)
-        first = cast("dict[str, int]", answer["ack_floor"])["stream_seq"] + 1
-        stored = await self._connection.api(f"STREAM.MSG.GET.{stream}", {"seq": first, "next_by_subj": subject})
-        told = cast("JSON", stored.get("message", {})).get("time")
-        return Backlog(waiting, taken, None if told is None else unix_time(cast("str", told)))
+        name = consumer_name(options.group, subject)
+        what = f"group {options.group!r} of {address}"
+        return await backlog_of(self._connection, stream_of(address.space), name, subject, what)
 
     def _consumer(
         self,
@@ -309,15 +300,6 @@ class NatsBroker(Adapter):
             await asyncio.sleep(SWEEP_INTERVAL * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             for store in list(self._stores.values()):
                 await store.sweeper.sweep_if_due()
-
-    async def _ask_again(self) -> None:
-        """Repeat what is overdue: a member of a cluster that ends takes along what it has not answered."""
-        before: frozenset[str] = frozenset()
-        while True:
-            await asyncio.sleep(OVERDUE)
-            waiting = self._connection.waiting if self._connection.clustered else frozenset()
-            self._connection.repeat(before & waiting)
-            before = waiting
 
     # Frames
 

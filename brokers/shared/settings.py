@@ -21,6 +21,7 @@ from mesh.spelling import did_you_mean
 from mesh.values import parse_whole
 
 __all__ = [
+    "CONNECT_SHARE",
     "Reading",
     "count_option",
     "hosts_of",

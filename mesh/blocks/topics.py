@@ -206,7 +206,8 @@ def is_raw(metadata: Mapping[str, str]) -> bool:
 
 def capabilities(features: Features) -> Sequence[str]:
     """Give what metadata tells of a component on a broker."""
-    return ("SUBSCRIBE_WILDCARDS", "BULK_PUBSUB") if features.wildcard else ("BULK_PUBSUB",)
+    wildcards = features.wildcard or features.own_wildcards
+    return ("SUBSCRIBE_WILDCARDS", "BULK_PUBSUB") if wildcards else ("BULK_PUBSUB",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,12 @@ from urllib.parse import quote
 
 import pytest
 
+from brokers.native.jetstream import JetStreamTopics
 from brokers.nats import NatsBroker
 from brokers.nats._config import CREDENTIALS
+from mesh import address
 from mesh.broker import SubscribeOptions
-from mesh.errors import BrokerUnavailableError
+from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.registry import Registry
 from tests.support.certificates import Authority
@@ -52,11 +54,16 @@ def by_component(**settings: str) -> NatsBroker:
     return NatsBroker.from_component(component("pubsub.jetstream", **settings))
 
 
+def native(**settings: str) -> JetStreamTopics:
+    return JetStreamTopics.from_component(component("pubsub.jetstream", createStream="true", **settings))
+
+
 async def test_password(tmp_path: Path) -> None:
     async with running(tmp_path, f'authorization {{ user: "a@b", password: "{PASSWORD}" }}') as host:
         url = f"nats://a%40b:{quote(PASSWORD, safe='')}@{host}"
         await works(lambda: by_url(url))
         await works(lambda: by_component(natsURL=url))
+        await works(lambda: native(natsURL=url))
         await refused(by_url(f"nats://a%40b:hush@{host}"), "Authorization Violation", "hush")
         await refused(by_url(f"nats://{host}"), "Authorization Violation")
 
@@ -65,6 +72,8 @@ async def test_token(tmp_path: Path) -> None:
     async with running(tmp_path, 'authorization { token: "to ken" }') as host:
         await works(lambda: by_url(f"nats://to%20ken@{host}"))
         await works(lambda: by_component(natsURL=f"nats://{host}", token="to ken"))
+        await works(lambda: native(natsURL=f"nats://{host}", token="to ken"))
+        await refused(native(natsURL=f"nats://{host}", token="hush"), "Authorization Violation", "hush")
         await refused(by_url(f"nats://hush@{host}"), "Authorization Violation", "hush")
         await refused(by_component(natsURL=f"nats://{host}", token="hush"), "Authorization Violation", "hush")
 
@@ -94,6 +103,7 @@ async def test_jwt_of_an_operator_s_account(tmp_path: Path) -> None:
     async with running(tmp_path, operator.config) as host:
         await works(lambda: by_url(f"nats://{host}?creds={tmp_path / 'user.creds'}"))
         await works(lambda: by_component(natsURL=f"nats://{host}", jwt=jwt, seedKey=seed))
+        await works(lambda: native(natsURL=f"nats://{host}", jwt=jwt, seedKey=seed))
         other_jwt, other_seed = another.user()
         for wrong in ((other_jwt, other_seed), (jwt, other_seed)):
             broker = by_component(natsURL=f"nats://{host}", jwt=wrong[0], seedKey=wrong[1])
@@ -109,6 +119,7 @@ async def test_tls(tmp_path: Path, authority: Authority) -> None:
             await works(lambda url=f"{scheme}://u:secret@{host}?cacertfile={authority.path}": by_url(url))
         await works(lambda: by_url(f"tls://u:secret@{host}?verify=verify_none"))
         await works(lambda: by_component(natsURL=f"tls://u:secret@{host}?cacertfile={authority.path}"))
+        await works(lambda: native(natsURL=f"tls://u:secret@{host}?cacertfile={authority.path}"))
         for scheme in ("tls", "nats"):  # The server asks for TLS in both cases.
             await refused(by_url(f"{scheme}://u:secret@{host}"), "unable to get local issuer", "secret")
 
@@ -202,3 +213,29 @@ async def test_login_is_repeated_after_a_restart(kind: str, tmp_path: Path, auth
                 assert set(inbox.bodies) == {b"before", b"after"}
 
             await eventually(both_came)
+
+
+async def test_what_a_user_of_a_stream_may_not_do_is_told(tmp_path: Path) -> None:
+    """Publishing needs no more than the subject; what lacks a right is told at once, with the subject."""
+    may = 'permissions { publish: ["orders", "only"], subscribe: ["_INBOX.>"] }'
+    users = f"authorization {{ users: [ {{ user: app, password: x, {may} }}, {{ user: all, password: x }} ] }}"
+    async with running(tmp_path, users) as host:
+        async with native(natsURL=f"nats://all:x@{host}") as maker:
+            await maker.publish(TOPIC, text("1"))
+        async with asyncio.timeout(60), native(natsURL=f"nats://app:x@{host}") as broker:
+            await broker.publish(TOPIC, text("2"))
+            with pytest.raises(BrokerError, match="may not send to another"):
+                await broker.publish(address.topic("test", "secured", "another"), text("3"))
+            with pytest.raises(PublishRejectedError, match="no stream"):
+                await broker.publish(address.topic("test", "secured", "only"), text("4"))
+            with pytest.raises(BrokerError, match=r"may not send to \$JS\.API\.STREAM\.NAMES"):
+                async with broker.subscribe(TOPIC, SubscribeOptions("g"), Inbox()):
+                    pytest.fail("entered")
+
+
+async def test_an_account_without_jetstream_is_told(tmp_path: Path) -> None:
+    accounts = "accounts { A { users: [ { user: u, password: x } ] } }"
+    async with running(tmp_path, accounts) as host:
+        with pytest.raises(BrokerError, match="JetStream on NATS at"):
+            async with native(natsURL=f"nats://u:x@{host}"):
+                pytest.fail("entered")

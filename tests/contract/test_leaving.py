@@ -53,6 +53,7 @@ async def test_closing_on_purpose_is_no_loss(place: Place, caplog: pytest.LogCap
     assert not [each.getMessage() for each in caplog.records if each.levelno > logging.INFO]
 
 
+@pytest.mark.requires("competing")
 @pytest.mark.parametrize("ordered", [False, True], ids=["unordered", "ordered"])
 async def test_leaving_loses_nothing_and_the_rest_goes_to_others_at_once(
     broker: Broker, other: Broker, place: Place, ordered: bool

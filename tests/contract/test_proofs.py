@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from mesh.blocks.envelope import PublishOptions, build_binary, build_structured
@@ -32,6 +33,7 @@ def _proofs(guards: Guards, app_id: str, place: Place) -> Proofs:
     return Proofs(guard.kept, Caller("test", app_id), True, place.topic().space, "", TopicScopes())
 
 
+@pytest.mark.requires("headers")
 async def test_it_arrives_as_it_was_signed(broker: Broker, place: Place, inbox: Inbox) -> None:
     guards, prefix, held = strict_guards("test"), broker.features.event_prefix, {"baggage": "x=1"}
     shop, stock = _proofs(guards, "shop", place), _proofs(guards, "stock", place)

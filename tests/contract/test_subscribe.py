@@ -19,6 +19,7 @@ async def publish(broker: Broker, place: Place, count: int, topic: str = "orders
     assert await broker.publish_many(place.topic(topic), [text(number) for number in range(count)]) == [None] * count
 
 
+@pytest.mark.requires("competing")
 async def test_members_of_a_group_share_its_messages(broker: Broker, other: Broker, place: Place) -> None:
     one, two = Inbox(), Inbox()
     options = SubscribeOptions("g", max_in_flight=5)
@@ -197,6 +198,7 @@ async def test_delivery_without_a_sign_of_life_goes_to_another_member(
     assert working.deliveries[0].attempt >= 2
 
 
+@pytest.mark.requires("competing")
 async def test_extended_delivery_is_not_handed_out_again(broker: Broker, other: Broker, place: Place) -> None:
     async def work(delivery: Delivery) -> None:
         for _ in range(9):
@@ -256,6 +258,8 @@ async def test_no_more_than_max_in_flight_are_handled_at_once(
 )
 async def test_patterns(broker: Broker, place: Place, pattern: str, matching: list[str], others: list[str]) -> None:
     inbox = Inbox()
+    if place.native:  # A name of theirs may not have such parts.
+        matching = [name for name in matching if "" not in name.split(".")]
     names = [name for name in [*others, *matching] if name]
     async with broker.subscribe(place.topic(pattern, pattern=True), SubscribeOptions("g"), inbox):
         for name in names:

@@ -34,7 +34,11 @@ COMPONENTS: Mapping[str, tuple[str, str, Mapping[str, str]]] = {
         "pubsub.kafka",
         {"brokers": "{host}:{port}", "authType": "none", "consumerGroup": "group1", "disableTls": '"true"'},
     ),
-    "jetstream": ("nats", "pubsub.jetstream", {"natsURL": "nats://{host}:{port}", "streamName": "my-stream"}),
+    "jetstream": (
+        "nats",
+        "pubsub.jetstream",
+        {"natsURL": "nats://{host}:{port}", "streamName": "my-stream", "createStream": '"true"'},
+    ),
     "mqtt-pubsub": ("mqtt", "pubsub.mqtt3", {"url": "tcp://{host}:{port}", "qos": "1", "cleanSession": '"false"'}),
     "local": ("", "pubsub.in-memory", {}),
     "pubsub": ("", "pubsub.mesh", {}),

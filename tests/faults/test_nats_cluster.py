@@ -14,9 +14,11 @@ import psutil
 import pytest
 from nats.aio.msg import Msg
 
-from brokers.nats import NatsBroker
+from brokers.native._jetstream import JetStreamSettings
+from brokers.native.jetstream import JetStreamTopics
+from brokers.nats import NatsBroker, NatsConfig
 from mesh import address
-from mesh.broker import SubscribeOptions, Topology, Write
+from mesh.broker import Broker, SubscribeOptions, Topology, Write
 from mesh.errors import BrokerError
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
@@ -24,6 +26,7 @@ from tests.support.nats import NatsServer, find_nats_server
 from tests.support.processes import free_port
 
 TOPIC = address.topic("test", "cluster", "orders")
+STREAM = TOPIC.space.replace(".", "_")
 WRITERS = 8
 ENOUGH = 500  # Events that are confirmed before the death, and after it.
 ELECTED_WITHIN = 60.0  # nats-server takes up to 9 seconds to notice, and may need further votes on a busy machine.
@@ -47,7 +50,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[list[NatsServer]]:
 class Load:
     """Events that are published one after the other by several at once."""
 
-    def __init__(self, broker: NatsBroker) -> None:
+    def __init__(self, broker: Broker) -> None:
         self.confirmed: set[bytes] = set()
         self._broker = broker
         self._over = asyncio.Event()
@@ -82,9 +85,11 @@ class Load:
         await eventually(check, ELECTED_WITHIN)
 
 
-async def leader(broker: NatsBroker, servers: Sequence[NatsServer]) -> NatsServer:
-    """Find who leads the topic's stream."""
-    info = await broker._connection.api(f"STREAM.INFO.{TOPIC.space.replace('.', '_')}")
+async def leader(
+    broker: NatsBroker | JetStreamTopics, servers: Sequence[NatsServer], stream: str = STREAM
+) -> NatsServer:
+    """Find who leads a stream."""
+    info = await broker._connection.api(f"STREAM.INFO.{stream}")
     return next(server for server in servers if server.name == info["cluster"]["leader"])  # type: ignore[index]
 
 
@@ -113,6 +118,42 @@ async def test_nothing_confirmed_is_lost_with_the_leader(cluster: list[NatsServe
         assert entry.value == b"v"
 
 
+async def test_nothing_confirmed_is_lost_with_the_leader_of_a_users_stream(cluster: list[NatsServer]) -> None:
+    """Neither to a consumer that is pulled from, nor to one that pushes, whose members are on several servers."""
+    config = NatsConfig.from_url(f"nats://{','.join(server.address for server in cluster)}")
+    pulled, pushed = Inbox(), Inbox()
+    pulls = JetStreamSettings(creates=True, copies=3)
+    pushes = JetStreamSettings(durable="shared", queue="shared", ack_wait=2.0)
+    async with JetStreamTopics(pulls, config) as one, JetStreamTopics(pushes, config) as other:
+        load = Load(one)
+
+        async def made() -> None:  # All three have found each other.
+            try:
+                await one.publish(TOPIC, text("first"))
+            except BrokerError as error:
+                raise AssertionError from error
+
+        await eventually(made, ELECTED_WITHIN)
+        async with (
+            one.subscribe(TOPIC, SubscribeOptions("g"), pulled),
+            other.subscribe(TOPIC, SubscribeOptions("shared"), pushed),
+            load.running(),
+        ):
+            await load.goes_on()
+            await (await leader(one, cluster, TOPIC.label)).kill()
+            await load.goes_on()
+        async with (
+            one.subscribe(TOPIC, SubscribeOptions("g"), pulled),
+            other.subscribe(TOPIC, SubscribeOptions("shared"), pushed),
+        ):
+
+            def all_there() -> None:
+                assert not load.confirmed - set(pulled.bodies)
+                assert not load.confirmed - set(pushed.bodies)
+
+            await eventually(all_there, ELECTED_WITHIN)
+
+
 async def test_event_that_waits_for_a_quorum_is_stored_once(cluster: list[NatsServer]) -> None:
     async with NatsBroker.from_url(f"nats://{cluster[0].address}?replicas=3") as node:
         await node.declare(Topology(TOPIC.space))
@@ -131,7 +172,7 @@ async def test_event_that_waits_for_a_quorum_is_stored_once(cluster: list[NatsSe
                 process.send_signal(signal.SIGCONT)
         async with asyncio.timeout(ELECTED_WITHIN):
             await publishing
-        info = await node._connection.api(f"STREAM.INFO.{TOPIC.space.replace('.', '_')}")
+        info = await node._connection.api(f"STREAM.INFO.{STREAM}")
         assert info["state"]["messages"] == 2  # type: ignore[index]
 
 

@@ -28,8 +28,15 @@ async def mosquitto(tmp_path: Path) -> AsyncIterator[MQTTServer]:
 
 
 def resources(port: int, **settings: str) -> str:
-    """The backbone's own pub/sub, and one on MQTT as Dapr's documentation writes it."""
-    named = {"url": f"tcp://127.0.0.1:{port}", "qos": "1", "retain": "false", "cleanSession": "false", **settings}
+    """The backbone's own pub/sub, and one on MQTT, on topics of the mesh's own."""
+    named = {
+        "layout": "mesh",
+        "url": f"tcp://127.0.0.1:{port}",
+        "qos": "1",
+        "retain": "false",
+        "cleanSession": "false",
+        **settings,
+    }
     return component("pubsub", "pubsub.mesh") + component("sensors", "pubsub.mqtt3", **named)
 
 

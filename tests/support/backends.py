@@ -22,16 +22,20 @@ from brokers.embedded_server import ServerAddress, join, read_status
 from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
+from brokers.native._jetstream import JetStreamSettings
 from brokers.native._topics import NativeTopics
+from brokers.native.jetstream import JetStreamTopics
+from brokers.native.mqtt import MQTTNativeSettings, MQTTTopics
 from brokers.native.redis import RedisTopics
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
+from brokers.shared.mqtt import server_of
 from mesh.broker import Broker, Features
 from mesh.resources.component import Component, MetadataEntry
 from tests.support.eventually import eventually
 from tests.support.kafka_server import KafkaServer
-from tests.support.mqtt_server import MQTTServer
+from tests.support.mqtt_server import UNBOUNDED, MQTTServer
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
 from tests.support.proxy import Proxy
@@ -214,6 +218,23 @@ class NatsBackend(ServerBackend):
         return NatsBroker(NatsConfig((f"nats://127.0.0.1:{port}",), user="user", password="secret", connect_wait=0.3))
 
 
+class NativeNatsBackend(NativeBackend):
+    """A nats-server, with subjects as everybody has them; the streams are made."""
+
+    type, adapter = "pubsub.jetstream", JetStreamTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"natsURL": f"nats://127.0.0.1:{port}", "createStream": "true"}
+
+    def broker_through(self, port: int) -> Broker:
+        quick = NatsConfig((f"nats://127.0.0.1:{port}",), ping_interval=0.3)
+        return JetStreamTopics(JetStreamSettings(creates=True), quick)
+
+    def unreachable(self, port: int) -> Broker:
+        away = NatsConfig((f"nats://127.0.0.1:{port}",), user="user", password="secret", connect_wait=0.3)
+        return JetStreamTopics(JetStreamSettings(), away)
+
+
 class KafkaBackend(ServerBackend):
     """Apache Kafka."""
 
@@ -340,6 +361,21 @@ class MQTTBackend(ServerBackend):
         return MQTTBroker(MQTTConfig("127.0.0.1", port, username="user", password="secret", connect_wait=0.3))
 
 
+class NativeMQTTBackend(NativeBackend):
+    """Mosquitto, with topics as everybody has them; sessions outlive a test, and hold what it has left."""
+
+    type, adapter = "pubsub.mqtt3", MQTTTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"url": f"tcp://127.0.0.1:{port}"}
+
+    def broker_through(self, port: int) -> Broker:
+        return MQTTTopics(MQTTNativeSettings(url=server_of(f"tcp://127.0.0.1:{port}")), keep_alive=1)
+
+    def unreachable(self, port: int) -> Broker:
+        return MQTTTopics(MQTTNativeSettings(url=server_of(f"tcp://user:secret@127.0.0.1:{port}")), wait=0.3)
+
+
 class PluggableBackend:
     """A component of a third party; topics are apart by their spaces, as those of other brokers are."""
 
@@ -404,23 +440,27 @@ async def _embedded(directory: Path) -> AsyncIterator[Backend]:
 BACKENDS = {
     "memory": _memory,
     "nats": partial(_server, NatsServer, NatsBackend),
+    "nats-native": partial(_server, NatsServer, NativeNatsBackend),
     "embedded": _embedded,
     "redis": partial(_server, RedisServer, RedisBackend),
     "redis-native": partial(_server, RedisServer, NativeRedisBackend),
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
+    "mqtt-native": partial(_server, partial(MQTTServer, settings=UNBOUNDED), NativeMQTTBackend),
     "pluggable": _pluggable,
 }
 _FEATURES: dict[str, Features] = {
     "memory": MemoryBroker().features,
     "nats": NatsBroker(NatsConfig(())).features,
+    "nats-native": JetStreamTopics.features,
     "embedded": EmbeddedBroker(Path()).features,
     "redis": RedisBroker(RedisConfig()).features,
     "redis-native": RedisTopics.features,
     "rabbitmq": RabbitMQBroker.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
     "mqtt": MQTTBroker.features,
+    "mqtt-native": MQTTTopics.features,
     "pluggable": PluggableBroker.features,
 }
 

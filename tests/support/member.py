@@ -26,8 +26,9 @@ def _broker(url: str) -> Broker:
     if scheme == "component":
         component = component_of(*json.loads(rest))
         return cast("Broker", Registry().load(component.type).from_component(component))
-    kind = "pubsub" if scheme == "mqtt" else "backbone"
-    [found] = entry_points(group="mesh.components", name=f"{kind}.{scheme}")
+    if scheme == "mqtt":
+        return cast("Broker", Registry().load("pubsub.mqtt", "mesh").from_url(url))
+    [found] = entry_points(group="mesh.components", name=f"backbone.{scheme}")
     return cast("Broker", found.load().from_url(url))
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 
 from tests.support.server import Server
 
-__all__ = ["MQTTServer", "find_mosquitto"]
+__all__ = ["UNBOUNDED", "MQTTServer", "find_mosquitto"]
 
 SAVES_WITHIN = 20.0
 # An MQTT 5 CONNECT without a client id, with a clean start; and how the answer begins.
 CONNECT, CONNACK = b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x05\x00\x00\x00", b"\x20"
 # By default the server keeps 1,000 messages of a session, and drops what is more.
 SETTINGS = ("max_queued_messages 0",)
+# It sends all of a session at once, also before any of that is acknowledged.
+UNBOUNDED = (*SETTINGS, "max_inflight_messages 0")
 
 
 def find_mosquitto() -> str | None:

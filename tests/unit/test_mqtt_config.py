@@ -25,7 +25,7 @@ def component(**settings: str) -> Component:
 
 
 def test_both_types_are_there() -> None:
-    assert Registry().load("pubsub.mqtt3") is Registry().load("pubsub.mqtt") is MQTTBroker
+    assert Registry().load("pubsub.mqtt3", "mesh") is Registry().load("pubsub.mqtt", "mesh") is MQTTBroker
 
 
 def test_metadata_of_tutorials() -> None:
