@@ -53,7 +53,10 @@ class SNSSQSSettings(NativeSettings, AWSSettings):
         "secretKey", "The secret part of the access key.", secret=True, aliases=("awsSecretKey", "awsSecret")
     )
     account: str | None = setting(
-        "accountId", "The account of topics and queues; without it that of the credentials.", Kind("account", _account)
+        "accountId",
+        "The account of topics and queues; without it that of the credentials.",
+        Kind("account", _account),
+        example="123456789012",
     )
     group: str = setting(
         "consumerID", "The consumer group, and the name of its SQS queue; by default the application's id."
