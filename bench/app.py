@@ -100,15 +100,19 @@ class App:
 class _Protocol(asyncio.Protocol):
     def __init__(self, app: App) -> None:
         self._app = app
-        self._buffer = b""
+        self._parts: list[bytes] = []
+        self._size = self._needed = 0
         self._transport: asyncio.WriteTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        if self._buffer:
-            data = self._buffer + data
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size < self._needed:  # In the middle of a large body.
+            return
+        data, self._needed = b"".join(self._parts), 0
         while data:
             end = data.find(b"\r\n\r\n")
             if end < 0:
@@ -116,6 +120,7 @@ class _Protocol(asyncio.Protocol):
             found = _LENGTH.search(data, 0, end + 2)
             size = end + 4 + (int(found[1]) if found is not None else 0)
             if len(data) < size:
+                self._needed = size
                 break
             path = data[data.find(b" ") + 1 : data.find(b" HTTP/")]
             if path.startswith(b"/events/"):
@@ -133,7 +138,7 @@ class _Protocol(asyncio.Protocol):
             else:
                 self._transport.write(MISSING)
             data = data[size:]
-        self._buffer = data
+        self._parts, self._size = [data] if data else [], len(data)
 
 
 async def main(options: dict[str, object]) -> None:

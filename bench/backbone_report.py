@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.backbones import Measured
+from bench.backbones import LARGE, Measured
 from bench.measure import Row
 from bench.native import CLIENTS, client_of
 from bench.report import Goal, figures, machine, verdicts
@@ -57,6 +57,8 @@ HOW = """\
   an application that holds the first 64 until all are stored; CPU counts from the first publish on. **At 500/s**:
   latency from the call that publishes to the application. Bare: aiohttp's low-level server with the native client,
   and the native client with aiohttp's client, 64 at once. *Per core* is events by CPU seconds of the gateway.
+- **large events**: POST of JSON of that size, by 8 clients at once or by 4; time runs until the application has had
+  all that was published. What does not go into a message of this broker goes in parts.
 - **invoke**: GET and POST of small JSON in turn, through two gateways, over this backbone and over NATS in the same
   rounds; the clients of most brokers have no calls, so the other neighbour is the direct call. Goals count at
   500/s; at saturation, with 32 connections, latency is queueing.
@@ -134,6 +136,9 @@ def _goals(measured: Measured) -> list[Goal]:
     if name != "rabbitmq":
         cost = rows[f"{name} HTTP deliver", "gateway"].cpu_sum
         found.append(Goal(f"{name}: delivered per core of gateway", 4000, 1e6 / cost, "events/s", least=True))
+    if name == "nats":
+        rate = rows[f"{name} large events", "1 MiB"].per_second * LARGE["1 MiB"][0] / 1e6
+        found.append(Goal("nats: events of 1 MiB, from publisher to application", 60, rate, "MB/s", least=True))
     calls = rows[f"{name} invoke at 500/s", f"gateways over {name}"]
     if name == "kafka":
         found.append(Goal("kafka: p50 of an invocation at 500/s", 15, calls.latencies[0], "ms"))

@@ -26,6 +26,8 @@ CLIENT_SECONDS = 12.0  # Rounds go on until then: those of a fast client are sho
 SETTLE_SECONDS = 5.0
 PUBLISH = "/v1.0/publish/pubsub/d"
 CALL = "/v1.0/invoke/callee/method/echo"
+LARGE = {"1 MiB": (1024 * 1024, 8), "16 MiB": (16 * 1024 * 1024, 4)}  # And how many clients publish at once.
+LARGE_PATH = "/events/large"
 EVENT_WORKS = ("HTTP publish", "HTTP deliver", "HTTP publish to deliver at 500/s")
 
 
@@ -52,6 +54,7 @@ async def measure(name: str, stage: Stage, plan: Plan) -> Measured:
         rows = [
             *await _clients(name, url, stage, plan),
             *await _events(name, url, stage, plan),
+            *await _large(name, url, stage, plan),
             *await _calls(name, url, stage, plan),
         ]
     return Measured(name, rows, (before, os.getloadavg()[0]))
@@ -201,6 +204,40 @@ async def _latencies(app: Peer, count: int) -> list[float]:
         if len(latencies) > count or time.monotonic() > deadline:
             raise BenchError(f"{count} events were published, {len(latencies)} delivered")
         await asyncio.sleep(0.02)
+
+
+async def _large(name: str, url: str, stage: Stage, plan: Plan) -> list[Row]:
+    """Publish large events by HTTP until all of them were delivered by HTTP."""
+    async with AsyncExitStack() as stack:
+        app = await stage.peer("app", subscriptions=[{"pubsubname": "pubsub", "topic": "l", "route": LARGE_PATH}])
+        more = ("--max-body-size", "32Mi")
+        gateways = [
+            await stage.gateway("publisher", backbone=url, further=more),
+            await stage.gateway("subscriber", app.http_port, backbone=url, further=more),
+        ]
+        stack.push_async_callback(stage.stop, *gateways, app)
+        rows = {title: Row(f"{name} large events", title) for title in LARGE}
+        for title, (size, clients) in LARGE.items():
+            event = b'{"data":"%b"}' % (b"x" * (size - len(b'{"data":""}')))
+            client = Client(gateways[0].http_port, [post("/v1.0/publish/pubsub/l", event)], [204])
+            await stack.enter_async_context(client.connected(clients))
+            await _large_round(app, client, gateways, plan.seconds / 2)
+            for _ in range(plan.rounds):
+                rows[title].samples.append(await _large_round(app, client, gateways, plan.seconds))
+            rows[title].rss = {gateway.name: gateway.rss() for gateway in gateways}
+        note("  " + _rates(rows.values()))
+        return [*rows.values()]
+
+
+async def _large_round(app: Peer, client: Client, gateways: Sequence[Process], seconds: float) -> Sample:
+    await app.ask(do="time", on=False)  # It counts anew.
+    use, started = _Use(*gateways), time.perf_counter()
+    count = (await client.saturate(seconds)).count
+    while (told := await app.ask(do="counts"))["counts"] != {LARGE_PATH: count}:
+        if time.perf_counter() - started > DRAIN_SECONDS:
+            raise BenchError(f"the application counted {told['counts']}, {count} were published")
+        await asyncio.sleep(0.02)
+    return _sample(count, time.perf_counter() - started, (), use.of(count))
 
 
 async def _calls(name: str, url: str, stage: Stage, plan: Plan) -> list[Row]:

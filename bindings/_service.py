@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from clients.http import Answer, HTTPService
+from brokers.clients.http import Answer, HTTPService
 from mesh.blocks.binding_contract import BindingError
 
 __all__ = ["JSON", "MAX_SAID", "Service", "is_service", "protected", "safe", "said"]

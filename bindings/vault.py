@@ -16,7 +16,7 @@ from urllib.parse import quote
 import orjson
 
 from bindings.secrets import read_all
-from clients.http import Answer, HTTPService
+from brokers.clients.http import Answer, HTTPService
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.secrets import MULTIPLE_VALUES
 from mesh.errors import ConfigError, SecretError, SecretStoreAwayError

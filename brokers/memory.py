@@ -45,12 +45,14 @@ from mesh.errors import (
     TopologyMismatchError,
 )
 from mesh.key_value import MemoryKeyValue
+from mesh.large import MAX_EVENT_BYTES
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 
 __all__ = ["MemoryBroker", "MemoryHub"]
 
 MAX_STORED_BYTES = 256 * 1024 * 1024
+MAX_HEADER_BYTES = 1024 * 1024
 DEDUP_WINDOW = 120.0
 MAX_DEDUP_IDS = 100_000
 
@@ -141,7 +143,7 @@ class MemoryBroker:
     settings = MemorySettings
     features = Features(
         name="memory",
-        max_message_bytes=1024 * 1024,
+        max_message_bytes=MAX_EVENT_BYTES,  # In one process nothing is written anew.
         ordering=True,
         delay=True,
         dedup=True,
@@ -197,6 +199,7 @@ class MemoryBroker:
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message in every matching group's queue."""
         await self.check()
+        check_size(b"", message.headers, MAX_HEADER_BYTES)
         check_size(message.body, message.headers, self.features.max_message_bytes)
         space = self._hub.spaces.get(address.space)
         if space is None:

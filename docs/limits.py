@@ -28,7 +28,7 @@ from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from gateway.routes.jobs import MAX_LISTED
-from mesh import address, conditions, delivery, flow, host, key_value, pipeline, policies, store, telemetry
+from mesh import address, conditions, delivery, flow, host, key_value, large, pipeline, policies, store, telemetry
 from mesh.blocks import (
     actors,
     configuration,
@@ -416,7 +416,19 @@ def _http() -> Sequence[Row]:
 
 def _sizes() -> Sequence[Row]:
     return (
-        ("an event with its headers", "the broker's", "its [page](brokers/README.md)", "500 that names both sizes"),
+        (
+            "an event",
+            _size(large.MAX_EVENT_BYTES),
+            "the body limit, up to here; MQTT and pluggable components have [their own](brokers/README.md)",
+            "413, or 500 that names both sizes",
+        ),
+        ("the attributes of an event", "the broker's", "its [page](brokers/README.md)", "500 that names both sizes"),
+        (
+            "events above the broker's own limit that a subscriber's gateway has in memory, for each component",
+            f"{_size(large.IN_HAND_BYTES)}, or one event",
+            NONE,
+            "the others wait",
+        ),
         ("a value of `state.mesh`", "the broker's", "its [page](brokers/README.md)", "500"),
         ("a key of `state.mesh`, with its prefix", _size(key_value.MAX_KEY_BYTES), NONE, "500"),
         (

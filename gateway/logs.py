@@ -27,7 +27,7 @@ BURST = 100
 LINES_A_MINUTE = 6
 MAX_MESSAGE = 16_384
 TOLD_SECONDS = 10.0
-OURS = ("mesh", "gateway", "brokers", "bindings", "clients")
+OURS = ("mesh", "gateway", "brokers", "bindings")
 # The lines of calls that somebody asked for.
 UNBOUNDED = frozenset({"gateway.api", "gateway.spans"})
 # Changes of state come with counts, and each matters; but callers choose targets and paths, and could fill a disk.

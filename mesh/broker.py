@@ -131,6 +131,14 @@ class Delivery:
         """``ack``, ``nack`` or ``reject`` once settled."""
         return self._settled
 
+    async def complete(self) -> None:
+        """Have all of ``message``, of which a part may be elsewhere (``mesh/large.py``); may be repeated.
+
+        Raises:
+            EventError: It is gone for good.
+            BrokerError: It cannot be read now.
+        """
+
     def _claim(self, how: str) -> bool:
         if self._settled is None:
             self._settled = how

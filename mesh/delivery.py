@@ -6,9 +6,11 @@ fetch → expired? → rule (CEL) → call the application → settle:
 what happened                          what follows
 =====================================  ======================================================
 success                                ack
-drop (``DROP``, 404, no rule, expired) dead letter if one is configured, else ack; counted
+drop (``DROP``, 404, no rule, expired, dead letter if one is configured, else ack; counted
+its body gone)
 retry (``RETRY``, other status, time)  the next attempt by policy; with none left, dead letter
 the application does not listen        wait for it, holding the delivery; no attempt is counted
+its body cannot be read now            again, some seconds later; no attempt is counted
 its time has not come (``delay``)      the broker holds it until then
 anything of ours fails on the way      retry: it is an attempt that failed
 =====================================  ======================================================
@@ -37,7 +39,14 @@ import msgspec
 
 from mesh.broker import Delivery
 from mesh.conditions import Condition
-from mesh.errors import BrokerError, CircuitOpenError, DeadlineExceededError, IdentityAwayError, MeshError
+from mesh.errors import (
+    BrokerError,
+    CircuitOpenError,
+    DeadlineExceededError,
+    EventError,
+    IdentityAwayError,
+    MeshError,
+)
 from mesh.operation import Arrival
 from mesh.policies import Retry
 from mesh.tasks import task_group
@@ -218,7 +227,7 @@ class Settlement:
         Args:
             deliver: One attempt, through the inbound pipeline.
             retry: The inbound policy's.
-            dead_letter: Publishes a delivery with a reason and the number of attempts; None drops.
+            dead_letter: Publishes a delivery with a reason and the number of attempts, or settles it; None drops.
             count: Counts an outcome by name.
             ack_wait: The broker's patience in seconds; a third of it is the rhythm of extensions.
             condition: Of the subscription, which it names in logs.
@@ -281,6 +290,11 @@ class Settlement:
                     logger.debug("%s: %s", self._label, error)
                     await delivery.nack(BREAKER_RETRY)
                     return
+                except BrokerError as error:  # Nor was it here: the event cannot be read now.
+                    made -= 1
+                    self._condition.repeats(made + 1, BREAKER_RETRY, str(error))
+                    await delivery.nack(BREAKER_RETRY)
+                    return
                 self._count(attempt.outcome)
                 if attempt.outcome is Outcome.SUCCESS:
                     self._condition.works(repeated=made > 1)
@@ -301,7 +315,20 @@ class Settlement:
                 self._counted.note(identity, number, made)
 
     async def _attempt(self, delivery: Delivery) -> Attempt:
-        """Make one attempt; whatever fails in it, ours or the application's, is an attempt that failed."""
+        """Make one attempt; whatever fails in it, ours or the application's, is an attempt that failed.
+
+        Raises:
+            BrokerError: The event cannot be read now.
+        """
+        try:
+            await delivery.complete()
+        except EventError as error:
+            return Attempt(Outcome.DROP, str(error))
+        except BrokerError:
+            raise
+        except Exception as error:  # As below.
+            logger.exception("%s: attempt %d failed", self._label, delivery.attempt)
+            return Attempt(Outcome.RETRY, f"internal error: {type(error).__name__}", broken=True)
         try:
             return await self._deliver(Arrival(delivery.message.headers, None, delivery))
         except (CircuitOpenError, IdentityAwayError):
@@ -338,4 +365,5 @@ class Settlement:
             self._count("dead_letter")
         elif attempt.outcome is Outcome.DROP:
             self._count("dropped")
-        await delivery.ack()
+        if delivery.settled is None:
+            await delivery.ack()

@@ -292,7 +292,7 @@ class MessageTooLargeError(BrokerError):
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
         self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
-        super().__init__(f"message of {size_bytes} bytes is over the limit of {limit_bytes} bytes")
+        super().__init__(f"message of {size_bytes} bytes is over the limit of {limit_bytes} bytes; send less")
 
 
 class TopologyMismatchError(BrokerError):

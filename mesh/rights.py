@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mesh import address
 from mesh.blocks.durable import CALLS
+from mesh.large import bodies_name
 from mesh.registry import (
     CONFIGURATION_ON_BACKBONE,
     LOCK_ON_BACKBONE,
@@ -98,11 +99,13 @@ def rights_of(
     stores = [OUTCOMES, "mesh:deduplication", "bindings", OWNERS, TIMERS]
     stores += [name for name, kind in named if kind == STATE_ON_BACKBONE]
     stores += [f"{kind.partition('.')[0]}:{name}" for name, kind in named if kind in kept]
+    pubsub = tuple(name for name, kind in named if kind == PUBSUB_ON_BACKBONE)
+    large = [bodies_name(address.topic(namespace, name, "x").space) for name in (*pubsub, CALLS)]
     return Rights(
         namespace,
         app_id,
         tuple(calls),
-        tuple(name for name, kind in named if kind == PUBSUB_ON_BACKBONE),
-        tuple(address.store(namespace, name) for name in stores),
+        pubsub,
+        (*(address.store(namespace, name) for name in stores), *large),
         tuple(name for name, kind in named if kind.partition(".")[0] != "pubsub"),
     )

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import orjson
 
-from clients.aws import AWSAdapter
+from brokers.clients.aws import AWSAdapter
 from mesh.blocks.binding_contract import BindingError
 from mesh.errors import MeshError
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import orjson
 
 from bindings.conversation._service import number, sides, usage_of
-from clients.aws import AWSAdapter, AWSSettings
+from brokers.clients.aws import AWSAdapter, AWSSettings
 from mesh.blocks.conversation import (
     Choice,
     ConversationAwayError,

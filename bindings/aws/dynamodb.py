@@ -30,7 +30,7 @@ from botocore.exceptions import (
 )
 
 from bindings.remote import RemoteStateStore, conditional, conflict, merged, uncertain
-from clients.aws import LIBRARY_ERRORS, AWSAdapter, AWSSettings, broken, busy, code_of, reason_of
+from brokers.clients.aws import LIBRARY_ERRORS, AWSAdapter, AWSSettings, broken, busy, code_of, reason_of
 from mesh.errors import FeatureNotSupportedError, MeshError, Problem, StateError, StateLimitError
 from mesh.resources.component import Component
 from mesh.resources.settings import setting

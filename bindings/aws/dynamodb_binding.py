@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bindings.aws._binding import AWSBinding
-from clients.aws import AWSSettings
+from brokers.clients.aws import AWSSettings
 from mesh.blocks.binding_contract import BindingError, Invoke
 from mesh.resources.settings import setting
 

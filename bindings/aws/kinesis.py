@@ -26,7 +26,7 @@ from botocore.exceptions import ClientError
 
 from bindings._in_order import InOrder, Notes, patiently
 from bindings.aws._binding import AWSBinding
-from clients.aws import AWSSettings
+from brokers.clients.aws import AWSSettings
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Reading
 from mesh.ownership.turns import in_turn
 from mesh.resources.settings import Setting, ignored, setting

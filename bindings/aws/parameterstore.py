@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from clients.aws import AWSAdapter, AWSSettings
+from brokers.clients.aws import AWSAdapter, AWSSettings
 from mesh.errors import SecretError, SecretStoreAwayError
 from mesh.resources.settings import setting
 

@@ -30,7 +30,7 @@ from bindings._objects import (
     time_to_live,
 )
 from bindings._parts import FILE_BYTES, Budget, begun, encoded, pieces
-from clients.aws import AWSAdapter, AWSSettings
+from brokers.clients.aws import AWSAdapter, AWSSettings
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked, Streamed
 from mesh.errors import MeshError
 from mesh.resources.settings import BOOLEAN, Kind, check_port, setting

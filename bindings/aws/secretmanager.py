@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bindings.secrets import json_values, read_all
-from clients.aws import AWSAdapter, AWSSettings
+from brokers.clients.aws import AWSAdapter, AWSSettings
 from mesh.blocks.secrets import MULTIPLE_VALUES
 from mesh.errors import SecretError, SecretStoreAwayError
 from mesh.resources.settings import BOOLEAN, setting

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bindings._data import sendable, text_of
 from bindings.aws._binding import AWSBinding
-from clients.aws import AWSSettings
+from brokers.clients.aws import AWSSettings
 from mesh.blocks.binding_contract import BindingError, Invoke
 from mesh.resources.settings import setting
 

@@ -11,7 +11,7 @@ import orjson
 
 from bindings._data import sendable
 from bindings.aws._binding import AWSBinding, object_of, ordered
-from clients.aws import AWSSettings
+from brokers.clients.aws import AWSSettings
 from mesh.blocks.binding_contract import BindingError, Invoke
 from mesh.resources.settings import setting
 

@@ -20,7 +20,7 @@ from typing import Any
 from bindings._data import sendable
 from bindings._in_order import patiently
 from bindings.aws._binding import AWSBinding, ordered
-from clients.aws import AWSSettings
+from brokers.clients.aws import AWSSettings
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Reading
 from mesh.errors import MeshError
 from mesh.resources.settings import setting

@@ -19,7 +19,7 @@ import orjson
 
 from bindings.crypto._keys import Key, key_from_jwk
 from bindings.crypto._provider import LocalProvider
-from clients.http import HTTPService
+from brokers.clients.http import HTTPService
 from mesh.errors import ConfigError, CryptoAwayError, CryptoError
 from mesh.resources.settings import DURATION, LIMIT, setting
 

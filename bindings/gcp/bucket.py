@@ -37,7 +37,7 @@ from bindings._objects import (
     time_to_live,
 )
 from bindings._parts import FILE_BYTES, Budget, encoded, pieces
-from clients.gcp import Access, GCPAdapter, GCPSettings
+from brokers.clients.gcp import Access, GCPAdapter, GCPSettings
 from mesh.blocks.binding_contract import BindingError, Invoke, Invoked, Streamed
 from mesh.resources.settings import LIMIT, URL, setting
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bindings.remote import PARALLEL, RemoteStateStore, conditional, conflict, merged, must_be_absent, uncertain
-from clients.gcp import Access, GCPAdapter, GCPSettings
-from clients.http import Answer, HTTPService
+from brokers.clients.gcp import Access, GCPAdapter, GCPSettings
+from brokers.clients.http import Answer, HTTPService
 from mesh.errors import InvalidEtagError, MeshError, StateError, StateLimitError
 from mesh.resources.settings import BOOLEAN, Kind, check_port, setting
 from mesh.store import MAX_PARALLEL, Item, Stored

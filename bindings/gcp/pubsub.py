@@ -18,8 +18,8 @@ from typing import Any
 
 from bindings._polled import AT_ONCE, polling
 from bindings._service import said
-from clients.gcp import GCPAdapter, GCPSettings
-from clients.gcp_pubsub import PubSubService, endpoint_setting
+from brokers.clients.gcp import GCPAdapter, GCPSettings
+from brokers.clients.gcp_pubsub import PubSubService, endpoint_setting
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
 from mesh.resources.settings import setting
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bindings.secrets import read_all
-from clients.gcp import Access, GCPAdapter, GCPSettings
-from clients.http import Answer, HTTPService
+from brokers.clients.gcp import Access, GCPAdapter, GCPSettings
+from brokers.clients.http import Answer, HTTPService
 from mesh.errors import SecretError, SecretStoreAwayError
 from mesh.resources.settings import setting
 

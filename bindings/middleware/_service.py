@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from bindings._service import is_service
-from clients.http import Answer, HTTPService
+from brokers.clients.http import Answer, HTTPService
 from mesh.errors import MeshError
 from mesh.middleware import MiddlewareError
 from mesh.resources.settings import Kind

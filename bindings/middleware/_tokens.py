@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import quote_plus, urlencode
 
 from bindings.middleware._service import Asked
-from clients.http import Answer
+from brokers.clients.http import Answer
 from mesh.middleware import MiddlewareError
 
 __all__ = ["AuthStyle", "Token", "TokenEndpoint", "spaced"]

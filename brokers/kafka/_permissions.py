@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from urllib.parse import quote
 
+from brokers.kafka._bodies import bodies_topic
 from brokers.kafka._frames_topic import TOPIC
 from brokers.kafka._names import group_name, topic_name
 from mesh import address
@@ -34,6 +35,7 @@ def permissions(rights: Rights) -> str:
     lines += [
         _line(rights, _MAKE, "topic", space),
         _line(rights, _ALL, "topic", topic_name(own.text)),
+        _line(rights, _ALL, "topic", bodies_topic(own.space)),
         *(_line(rights, ("Read",), "group", group_name(own, rights.app_id, ordered=each)) for each in (False, True)),
     ]
     for app in rights.calls:

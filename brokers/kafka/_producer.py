@@ -44,7 +44,7 @@ class _Batch:
         self.builder = new_batch()
         self.size = 0
         self.closed = False
-        self.futures: list[asyncio.Future[None]] = []
+        self.futures: list[asyncio.Future[int]] = []
         self.unknown_since: float | None = None
 
 
@@ -91,10 +91,8 @@ class Producer:
         self._bytes = 0
         self._closed = False
 
-    def add(
-        self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers
-    ) -> asyncio.Future[None]:
-        """Put a message into a batch; the future tells what came of it."""
+    def add(self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers) -> asyncio.Future[int]:
+        """Put a message into a batch; the future tells its offset, -1 where an earlier try has stored it."""
         if self._closed:
             raise self._cluster.unavailable("closed")
         lane = self._lanes.get((topic, partition))
@@ -109,7 +107,7 @@ class Producer:
             batch = _Batch()
             added = batch.builder.append(0, now, key, value, headers)
             lane.batches.append(batch)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         batch.futures.append(future)
         batch.size += added.size
         self._bytes += added.size
@@ -185,16 +183,16 @@ class Producer:
         response = await self._cluster.call(leader, request, self._purpose)
         again = False
         for topic, partitions in response.topics:
-            for partition, code, *_ in partitions:
-                again |= self._note(self._lanes[topic, partition], error_of(code))
+            for partition, code, offset, *_ in partitions:
+                again |= self._note(self._lanes[topic, partition], error_of(code), offset)
         return again
 
-    def _note(self, lane: _Lane, failure: type[kafka.KafkaError] | None) -> bool:
+    def _note(self, lane: _Lane, failure: type[kafka.KafkaError] | None, offset: int) -> bool:
         """Take what came of a partition's first batch; tell whether it must be sent again."""
         batch = lane.batches[0]
         if failure is None or failure is kafka.DuplicateSequenceNumber:
             lane.sequence = lane.sequence + len(batch.futures) & MAX_SEQUENCE
-            self._settle(lane, None)
+            self._settle(lane, None, -1 if failure is not None else offset)
             return False
         if issubclass(failure, _NEW_IDENTITY):
             logger.warning("%s of %s-%s: sending again", failure.__name__, lane.topic, lane.partition)
@@ -209,15 +207,15 @@ class Producer:
         self._settle(lane, PublishRejectedError(reason))  # Its number is free for the next one.
         return False
 
-    def _settle(self, lane: _Lane, error: BrokerError | None) -> None:
+    def _settle(self, lane: _Lane, error: BrokerError | None, offset: int = -1) -> None:
         batch = lane.batches.popleft()
         self._bytes -= batch.size
         if self._bytes <= MAX_WAITING_BYTES:
             self._room.set()
-        for future in batch.futures:
+        for index, future in enumerate(batch.futures):
             if not future.done():
                 if error is None:
-                    future.set_result(None)
+                    future.set_result(offset if offset < 0 else offset + index)
                 else:
                     future.set_exception(error)
                     future.exception()  # Whoever waited may be gone.

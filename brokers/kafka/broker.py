@@ -16,11 +16,13 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from brokers.kafka._background import background
+from brokers.kafka._bodies import KafkaBodies
 from brokers.kafka._cluster import EARLIEST, LATEST, Cluster, error_of
 from brokers.kafka._config import KafkaConfig, KafkaSettings
 from brokers.kafka._consumer import Consumer
 from brokers.kafka._frames import Frames
 from brokers.kafka._group import Lost, Membership, NewRound
+from brokers.kafka._inspection import NO_GROUP, Inspection
 from brokers.kafka._names import group_name, topic_name
 from brokers.kafka._producer import Headers, Producer
 from brokers.kafka._records import ID
@@ -40,6 +42,7 @@ from mesh.errors import (
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:
+    from mesh.large import Bodies
     from mesh.rights import Rights
 
 __all__ = ["KafkaBroker"]
@@ -47,7 +50,6 @@ __all__ = ["KafkaBroker"]
 TAKE_PART_WITHIN = 10.0  # The first node of a cluster makes a topic.
 STAY_FOR_MESSAGES = 512
 ROUND_SECONDS = 1.0
-NO_GROUP = "Dead"
 NO_SUCH_GROUP = 69
 
 
@@ -75,7 +77,7 @@ class _Sticky:
         return self.partition
 
 
-class KafkaBroker(Adapter):
+class KafkaBroker(Inspection, Adapter):
     """A node on a Kafka cluster."""
 
     title = "Events in topics of Apache Kafka."
@@ -208,7 +210,7 @@ class KafkaBroker(Adapter):
             sticky = self._sticky[topic] = _Sticky(partitions)
         return sticky.next(partitions, count)
 
-    async def _add(self, address: Address, message: Message, unkeyed: int | None = None) -> asyncio.Future[None]:
+    async def _add(self, address: Address, message: Message, unkeyed: int | None = None) -> asyncio.Future[int]:
         """Hand a message to the producer; one without a key goes to a partition that is given, or chosen now."""
         size = self._limit(message)
         producer = self._open()
@@ -229,7 +231,7 @@ class KafkaBroker(Adapter):
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several: in as few batches as they fit in."""
         results: list[BrokerError | None] = [None] * len(messages)
-        futures: dict[int, asyncio.Future[None]] = {}
+        futures: dict[int, asyncio.Future[int]] = {}
         if not messages:
             return results
         try:
@@ -252,6 +254,10 @@ class KafkaBroker(Adapter):
             for future in futures.values():
                 future.cancel()
         return results
+
+    async def bodies(self, space: str, seconds: float | None) -> Bodies:
+        """Keep large bodies in a topic beside those of a space."""
+        return KafkaBodies(self._cluster, self._open(), await self._space(space), seconds)
 
     @asynccontextmanager
     async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:

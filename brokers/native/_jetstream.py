@@ -94,7 +94,7 @@ class JetStreamSettings(NativeSettings, ConnectionSettings):
     at_once: int = setting(
         "maxAckPending",
         "Most unsettled deliveries of a group; else any number, and of a push consumer 1,000.",
-        whole(1),
+        whole(),
         default=0,
         example="1000",
     )

@@ -14,11 +14,11 @@ from functools import partial
 from itertools import islice
 from typing import Any, Self
 
+from brokers.clients.gcp_pubsub import PubSubService
 from brokers.native._held import GoneError, Lanes
 from brokers.native._topics import Delays, Taken
 from brokers.shared.backoff import waits
 from brokers.shared.outage import Outage
-from clients.gcp_pubsub import PubSubService
 from mesh.address import Address
 from mesh.broker import Delivery, Message
 from mesh.errors import BrokerError, BrokerUnavailableError

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from brokers.clients.aws import AWSAdapter, AWSSettings
 from brokers.native._topics import NativeSettings
-from clients.aws import AWSAdapter, AWSSettings
 from mesh.errors import BrokerError, BrokerUnavailableError, Problem
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, LIMIT_SECONDS, Kind, Setting, choice, ignored, setting, whole

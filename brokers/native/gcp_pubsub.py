@@ -17,14 +17,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from brokers.clients.gcp import TOKEN_URL, GCPAdapter, GCPSettings
+from brokers.clients.gcp_pubsub import PubSubService, endpoint_setting
 from brokers.native._pulled import MAX_ATTRIBUTE, Pulled
 from brokers.native._topics import NativeSettings, NativeTopics
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, unavailable
 from brokers.shared.limits import check_size
 from brokers.shared.outage import Outage
-from clients.gcp import TOKEN_URL, GCPAdapter, GCPSettings
-from clients.gcp_pubsub import PubSubService, endpoint_setting
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
 from mesh.errors import (

@@ -131,7 +131,11 @@ class Channel:
         answer: Awaitable[object]
         if isinstance(method, spec.Basic.Consume):
             answer = self._raw.basic_consume(
-                method.queue, self._deliver, no_ack=method.no_ack, consumer_tag=method.consumer_tag
+                method.queue,
+                self._deliver,
+                no_ack=method.no_ack,
+                arguments=method.arguments,
+                consumer_tag=method.consumer_tag,
             )
         else:
             answer = self._raw.rpc(method)

@@ -15,7 +15,7 @@ from mesh.rights import ALL, CALLS, Rights
 
 __all__ = ["permissions"]
 
-_SPACE = "(:groups|:unclaimed|:dead|:lock)?$"  # Of what a component has but for the queues of its groups.
+_SPACE = "(:groups|:unclaimed|:dead|:lock|:bodies)?$"  # Of what a component has but for the queues of its groups.
 
 
 def permissions(rights: Rights) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from aiormq import spec
 
@@ -25,7 +26,7 @@ from mesh.address import matches
 from mesh.errors import BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
 from mesh.tasks import task_group
 
-__all__ = ["claim"]
+__all__ = ["MAX_BYTES", "SILENCE_LIMIT", "claim", "dialled", "topic_of"]
 
 LOCKED = 405
 LOCK_WAIT = 0.02
@@ -41,14 +42,25 @@ async def claim(session: Session, publisher: Publisher, space: Space, pattern: s
     Raises:
         BrokerUnavailableError: The connection broke; it can be done again.
     """
+    async with dialled(session, f"{space.exchange}:lock") as connection:
+        return await _Mover(connection, publisher, pattern, queues).run(space)
+
+
+@asynccontextmanager
+async def dialled(session: Session, lock: str) -> AsyncIterator[Connection]:
+    """Give a connection of one's own, whose owner is the only one who looks into a space's unclaimed events.
+
+    Raises:
+        BrokerUnavailableError: There is none.
+    """
     try:
         async with asyncio.timeout(DIAL_WAIT):
             connection = await session.dial()
     except (OSError, RefusedError) as error:
         raise BrokerUnavailableError(f"cannot look for events that no group has: {error}") from error
     try:
-        await _lock(connection, f"{space.exchange}:lock")
-        return await _Mover(connection, publisher, pattern, queues).run(space)
+        await _lock(connection, lock)
+        yield connection
     finally:
         await connection.close()
 
@@ -76,7 +88,7 @@ class _Mover:
         self._found: deque[tuple[Delivered, str]] = deque()
         self._found_bytes = 0
         self._seen = 0
-        self._moved = 0
+        self._staying = 0
         self._changed = asyncio.Event()
         self._channel: Channel
 
@@ -93,7 +105,7 @@ class _Mover:
         await self._channel.call(spec.Basic.Consume(queue=space.unclaimed, consumer_tag=second))
         await self._channel.call(spec.Basic.Cancel(consumer_tag=second))
         self._channel.settled_at = 0.0
-        return self._seen - self._moved
+        return self._staying  # Not what came at the end, and was seen too late to be moved: the next time finds that.
 
     async def _move_all(self, count: int) -> None:
         while self._found or self._seen < count:
@@ -122,19 +134,22 @@ class _Mover:
             self._found_bytes += len(delivered.body)
             if self._found_bytes >= MAX_BYTES:
                 self._connection.pause()
+        else:
+            self._staying += 1
 
     async def _move(self, delivered: Delivered, topic: str) -> None:
         lane = delivered.key.partition(".")[0]
         queue = self._queues.get("*") or self._queues.get(lane)
         if queue is None:
-            return  # It has no lane of ours.
+            self._staying += 1  # It has no lane of ours.
+            return
         message, _ = decode(delivered.properties, delivered.body)
         try:
             properties = encode(message, stored=True, extra={TOPIC: topic})
             await self._publisher.store("", queue, properties, message.body, refusals=0)
         except (PublishRejectedError, MessageTooLargeError):  # Full, or an event of others that does not fit.
+            self._staying += 1
             return
-        self._moved += 1
         await self._channel.ack(delivered.tag)
 
 

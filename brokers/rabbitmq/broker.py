@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from brokers.rabbitmq._bodies import RabbitMQBodies
 from brokers.rabbitmq._config import RabbitMQConfig, RabbitMQSettings
 from brokers.rabbitmq._consumer import Subscription
 from brokers.rabbitmq._frames import Inbox, Listening, Serving, frame_key, inbox_target
+from brokers.rabbitmq._inspection import Inspection
 from brokers.rabbitmq._message import PREFIX, TOPIC, encode
 from brokers.rabbitmq._names import FRAMES, exchange_name, lane_of, routing_key
 from brokers.rabbitmq._publisher import Publisher
@@ -27,6 +29,7 @@ from mesh.errors import BrokerError
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:
+    from mesh.large import Bodies
     from mesh.rights import Rights
 
 __all__ = ["RabbitMQBroker"]
@@ -36,7 +39,7 @@ logger = logging.getLogger("brokers.rabbitmq")
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
-class RabbitMQBroker(Adapter):
+class RabbitMQBroker(Inspection, Adapter):
     """Two connections to RabbitMQ: one publishes, one consumes."""
 
     title = "Events in queues of RabbitMQ."
@@ -117,6 +120,10 @@ class RabbitMQBroker(Adapter):
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several: sent in order, confirmed as the server gets to them."""
         return await publish_each(self.publish, address, messages)
+
+    async def bodies(self, space: str, seconds: float | None) -> Bodies:
+        """Keep large bodies in a stream beside a space's queues."""
+        return RabbitMQBodies(self._session, self._publisher, space, seconds)
 
     async def _declared(self, name: str) -> Space:
         """Give a space that was declared here, or elsewhere and as usual."""

@@ -13,7 +13,7 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self, cast
@@ -40,6 +40,7 @@ IDLE_SECONDS = 1.9  # Below what servers keep (gunicorn 2 s, Node and uvicorn 5 
 MAX_IDLE = 1024  # As many as are busy at once in a burst of reminders or jobs: to connect costs more than a call.
 MAX_HEAD_BYTES = 256 * 1024
 MAX_BUFFERED_BYTES = 512 * 1024
+APART_BYTES = 64 * 1024  # A larger body is not copied behind its head.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f\ud800-\udc7f\udd00-\udfff]")
 
@@ -272,14 +273,15 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def begin(self, data: bytes, *, head_only: bool) -> ClientResponse:
-        """Send a request's head, with its body if it is whole; give the answer to come."""
+    def begin(self, data: Sequence[bytes], *, head_only: bool) -> ClientResponse:
+        """Send a request's head, and its body if it is whole; give the answer to come."""
         self.heard = False
         self._head_only = head_only
         response = self._response = ClientResponse(self, asyncio.get_running_loop().create_future())
         if self._transport is None:
             raise ResponseError("the connection was closed")
-        self._transport.write(data)
+        for each in data:
+            self._transport.write(each)
         return response
 
     def end(self) -> None:
@@ -454,7 +456,9 @@ class HTTPClient:
             connection.end()
             connection.close()
 
-    def _head(self, method: str, target: str, headers: Headers, whole: bytes | None, length: int | None) -> bytes:
+    def _head(
+        self, method: str, target: str, headers: Headers, whole: bytes | None, length: int | None
+    ) -> Sequence[bytes]:
         if _UNSAFE_TARGET.search(target) or TOKEN.fullmatch(method) is None:
             raise ResponseError(f"not a request target: {method[:20]!r} {target!r}")
         lines = [f"{method} {target} HTTP/1.1", self._host_field]
@@ -463,7 +467,10 @@ class HTTPClient:
             lines.append("Transfer-Encoding: chunked")
         elif length or whole is None or method not in ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"):
             lines.append(f"Content-Length: {length}")
-        return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + (whole or b"")
+        head = "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n"
+        if whole is not None and len(whole) > APART_BYTES:
+            return head, whole
+        return (head + (whole or b""),)
 
 
 async def _upload(connection: _Connection, body: AsyncIterator[bytes], length: int | None) -> None:

@@ -119,8 +119,10 @@ class DurableInvocation:
 
     def __init__(self, block: Block, parts: Parts, components: Mapping[str, Opened]) -> None:
         """Use a connected backbone."""
+        from mesh.large import carrying  # Who only names a block needs none of it.
+
         self._parts = parts
-        self._broker = parts.broker
+        self._broker = carrying(parts.broker)
         guard = parts.exchange.guard
         self._kept = None if guard is None else guard.kept
         self._store_of_records = LazyRecords(RECORDS, parts.records)

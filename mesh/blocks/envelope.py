@@ -344,7 +344,7 @@ def _read_binary(headers: Mapping[str, str], body: bytes, pubsub: str, topic: st
     rest = orjson.dumps(attributes, option=orjson.OPT_SORT_KEYS)
     data = _data(_placement(attributes.get("datacontenttype") or "application/json"), body)
     expires_at = _expiry(attributes.get("expiration"))
-    return Envelope(data + b"," + rest[1:], *_trace(traceparent, tracestate), expires_at)
+    return Envelope(b"".join((data, b",", rest[1:])), *_trace(traceparent, tracestate), expires_at)
 
 
 def _data(where: Placement, body: bytes) -> bytes:
@@ -356,7 +356,7 @@ def _data(where: Placement, body: bytes) -> bytes:
             if not body.isascii():
                 body.decode()
             return b'{"data":' + (body or b"null")
-    return b'{"data_base64":"' + base64.b64encode(body) + b'"'
+    return b"".join((b'{"data_base64":"', base64.b64encode(body), b'"'))
 
 
 def wrap_raw(body: bytes, *, pubsub: str, topic: str, traceparent: str) -> bytes:

@@ -27,7 +27,7 @@ STRUCTURED = b'{"id":"1","source":"s","type":"t","data":{ "a": 1e3}, "more": "\\
 REASON = {"mesh-dead-letter-reason": "a%20b", "mesh-dead-letter-attempts": "1", "mesh-dead-letter-topic": "orders"}
 
 
-def _proofs(guards: Guards, app_id: str, place: Place) -> Proofs:
+def proofs(guards: Guards, app_id: str, place: Place) -> Proofs:
     guard = guards(app_id)
     assert guard is not None
     return Proofs(guard.kept, Caller("test", app_id), True, place.topic().space, "", TopicScopes())
@@ -36,7 +36,7 @@ def _proofs(guards: Guards, app_id: str, place: Place) -> Proofs:
 @pytest.mark.requires("headers")
 async def test_it_arrives_as_it_was_signed(broker: Broker, place: Place, inbox: Inbox) -> None:
     guards, prefix, held = strict_guards("test"), broker.features.event_prefix, {"baggage": "x=1"}
-    shop, stock = _proofs(guards, "shop", place), _proofs(guards, "stock", place)
+    shop, stock = proofs(guards, "shop", place), proofs(guards, "stock", place)
     orders, letters = place.topic(), place.topic("letters")
     parts = [build_binary(OPTIONS, kind, body, prefix) for kind, body in BINARY.items()]
     parts += [build_structured(OPTIONS, STRUCTURED, prefix), ({}, b"raw"), ({"mesh-not-before": "0"}, b"due")]

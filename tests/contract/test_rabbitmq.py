@@ -160,6 +160,22 @@ async def test_new_group_takes_its_topic_only(place: Place, raw: Connection) -> 
     assert {delivery.attempt for delivery in (*one.deliveries, *other.deliveries)} == {1}
 
 
+async def test_what_is_published_while_a_group_begins_comes_to_it(place: Place, inbox: Inbox) -> None:
+    """Also what lies where nobody's events are just when those have been looked through."""
+    publisher, reader = await place.connect(), await place.connect()
+    messages = [text(number) for number in range(20)] + [Message({}, bytes(3_500_000))]
+
+    async def publish() -> None:
+        for message in messages:
+            await publisher.publish(place.topic(), message)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(publish())
+        async with reader.subscribe(place.topic(), SubscribeOptions("g"), inbox):
+            await inbox.holds(len(messages))
+    assert {len(body) for body in inbox.bodies} == {1, 2, 3_500_000}
+
+
 async def test_two_new_members_at_once_get_everything_once(place: Place) -> None:
     one, other = await place.connect(), await place.connect()
     await one.publish_many(place.topic(), [text(number) for number in range(500)])

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("mesh", "brokers", "bindings", "clients", "gateway")
+PACKAGES = ("mesh", "brokers", "bindings", "gateway")
 _FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -21,6 +21,7 @@ __all__ = ["APPS", "everything", "pair", "printed", "runs_once"]
 
 APPS = ("shop", "orders")
 NAMESPACE = "prod"
+LARGE = 5_000_000  # Bytes: more than any broker takes in a message.
 
 
 @asynccontextmanager
@@ -28,7 +29,7 @@ async def pair(url_of: dict[str, str], home: Path, resources: str = "") -> Async
     """Two gateways, each with the rights of its application; that of orders has the application, which hosts actors."""
     app = ActorApp({"entities": ["thing"]})
     app.subscriptions = [{"pubsubname": "pubsub", "topic": "placed", "route": "/placed"}]
-    here: Any = {"resources": resources, "single_host": True}
+    here: Any = {"resources": resources, "single_host": True, "max_body_bytes": 2 * LARGE}
     async with (
         app,
         gateway(Backbone(url_of["orders"], NAMESPACE), home, app=app, app_id="orders", **here) as orders,
@@ -42,20 +43,22 @@ async def everything(shop: Node, orders: Node, app: App) -> None:
     app.got.clear()
     app.answer("/work", body={"done": True})
     assert (await shop.get("/v1.0/invoke/orders/method/work")).json == {"done": True}
-    large = b"x" * 3_000_000
+    large = b"x" * LARGE
     assert (await shop.request("POST", "/v1.0/invoke/orders/method/work", None, large)).status == 200
     for node in (shop, orders):
         saved = await node.post("/v1.0/state/statestore", [{"key": "k", "value": 1}], "application/json")
         assert saved.status == 204, saved
         assert (await node.get("/v1.0/state/statestore/k")).json == 1
     await shop.publish("placed", {"id": 1})
-    stored = await shop.request("POST", "/v1.0/invoke/orders/method/work", {"mesh-delivery": "durable"}, b"later")
+    await shop.publish("placed", {"id": 2, "more": "x" * LARGE})
+    stored = await shop.request("POST", "/v1.0/invoke/orders/method/work", {"mesh-delivery": "durable"}, large)
     assert stored.status == 202, stored
 
     await use_actors_and_jobs(shop, orders)
 
     def have_come() -> None:
-        assert {"/placed", "/job/soon", "/actors/thing/1/method/remind/soon"} <= {got.path for got in app.got}
+        assert {got.json["data"]["id"] for got in app.got if got.path == "/placed"} == {1, 2}
+        assert {"/job/soon", "/actors/thing/1/method/remind/soon"} <= {got.path for got in app.got}
 
     async def has_run() -> None:
         told = await shop.get(f"/v1.0/mesh/invocations/{stored.json['id']}")
@@ -89,7 +92,7 @@ async def runs_once(urls: dict[str, str], home: Path, resources: str = "") -> st
     Gives what the answer to a call that is not allowed says.
     """
     orders, shop = (Backbone(urls[app], NAMESPACE) for app in ("orders", "shop"))
-    here: Any = {"resources": resources, "single_host": True}
+    here: Any = {"resources": resources, "single_host": True, "max_body_bytes": 2 * LARGE}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(cast("dict[str, object]", Exchange.__init__.__kwdefaults__), "ask_after", ASK_AFTER)
         async with (

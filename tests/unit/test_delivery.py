@@ -26,6 +26,7 @@ from mesh.delivery import (
 from mesh.errors import (
     AppUnreachableError,
     BrokerUnavailableError,
+    EventError,
     IdentityAwayError,
     PermissionDeniedError,
     StateError,
@@ -256,6 +257,45 @@ async def test_what_may_be_proven_soon_is_no_attempt() -> None:
         await run.settlement(settled.delivery(number, "m"))
     assert settled.how == [*[("nack", 5.0)] * 8, "ack"]
     assert (run.numbers, run.dead, run.counted) == ([1] * 9, [], ["success"])
+
+
+class InParts(Delivery):
+    """One whose body is elsewhere, and what comes of reading it."""
+
+    def __init__(self, settled: Settled, *found: Exception | None) -> None:
+        super().__init__(Message({}, b"", id="m"), address.topic("n", "c", "t"), 1, settled)
+        self.found = list(found)
+
+    async def complete(self) -> None:
+        if (error := self.found.pop(0)) is not None:
+            raise error
+
+
+@pytest.mark.parametrize(("dead", "counted"), [(False, ["drop", "dropped"]), (True, ["drop", "dead_letter"])])
+async def test_an_event_whose_body_is_gone_is_dropped_with_the_reason(dead: bool, counted: list[str]) -> None:
+    """The application is not asked."""
+    run, settled = Run(dead=dead), Settled()
+    await run.settlement(InParts(settled, EventError("its body is gone")))
+    assert (settled.how, run.calls, run.counted) == (["ack"], 0, counted)
+    assert run.dead == [("its body is gone", 1)] * dead
+
+
+async def test_an_event_that_cannot_be_read_now_is_no_attempt() -> None:
+    """However often that is, it does not go to the dead letter topic."""
+    run, settled = Run(SUCCESS, dead=True), Settled()
+    for _ in range(8):
+        await run.settlement(InParts(settled, BrokerUnavailableError("away")))
+    await run.settlement(InParts(settled, None))
+    assert settled.how == [*[("nack", 5.0)] * 8, "ack"]
+    assert (run.numbers, run.dead, run.counted) == ([1], [], ["success"])
+
+
+async def test_what_fails_in_reading_an_event_is_an_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    """It has a delay, and is in the log."""
+    run, settled = Run(dead=True), Settled()
+    await run.settlement(InParts(settled, ValueError("ours")))
+    assert (settled.how, run.calls, run.counted) == ([("nack", 0.1)], 0, ["retry"])
+    assert "ValueError: ours" in caplog.text
 
 
 async def test_a_dead_letter_that_cannot_be_published_is_kept() -> None:

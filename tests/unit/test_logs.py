@@ -75,7 +75,7 @@ configure_logging(GatewayConfig("app", Path(), log_level=asked))
 for _ in range(switches):
     switch_level(asked)
 print("---")
-for name in ("mesh.node", "gateway.app", "brokers.nats", "bindings.aws", "clients.aws", "botocore.parsers", "hpack"):
+for name in ("mesh.node.runtime", "gateway.app", "brokers.nats", "bindings.aws._session", "botocore.parsers", "hpack"):
     logging.getLogger(name).debug("low")
     logging.getLogger(name).info("usual")
     logging.getLogger(name).warning("high")

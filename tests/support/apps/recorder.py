@@ -142,7 +142,7 @@ async def _ready(request: web.Request) -> web.Response:
 
 def application() -> web.Application:
     recorder = Recorder()
-    app = web.Application()
+    app = web.Application(client_max_size=128 * 1024 * 1024)
     app.router.add_get("/ready", _ready)
     app.router.add_get("/dapr/subscribe", _subscribe)
     app.router.add_post("/events/{kind}", recorder.event)

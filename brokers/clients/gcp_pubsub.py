@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from clients.gcp import Access, GCPSettings
-from clients.http import Answer, HTTPService
+from brokers.clients.gcp import Access, GCPSettings
+from brokers.clients.http import Answer, HTTPService
 from mesh.errors import MeshError
 from mesh.resources.settings import Kind, check_port, setting
 from mesh.steps import Steps
