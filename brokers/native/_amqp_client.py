@@ -128,8 +128,11 @@ class Wire(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Begin, if this is wanted still."""
         self._socket = transport
+        if self.lost.done():
+            self._socket.abort()
+            return
         self._tick()
 
     def data_received(self, data: bytes) -> None:
@@ -266,7 +269,7 @@ class Wire(asyncio.Protocol):
             if not receiver.ended.done():
                 receiver.ended.set_result(lost)
         if self._socket is not None:
-            self._socket.abort() if isinstance(error, TimeoutError) else self._socket.close()
+            self._socket.abort()  # Who is silent would not let it be closed.
 
     # What the adapter asks for.
 
