@@ -142,7 +142,7 @@ class Wire(asyncio.Protocol):
             if room <= 0:
                 self.end(ConnectionError("it says what is no AMQP 1.0"))
                 return
-            with self._fatal():
+            with suppress(Exception):  # The engine notes it, and says so by an event.
                 self._transport.push(data[:room])
             data = data[room:]
             self.turn()
@@ -167,9 +167,6 @@ class Wire(asyncio.Protocol):
             self._transport.tick(time.monotonic())
             self.turn()
             self._timer = asyncio.get_running_loop().call_later(self._every, self._tick)
-
-    def _fatal(self) -> Any:
-        return suppress(Exception)  # The engine notes it, and says so by an event.
 
     def turn(self) -> None:
         """Heed what the engine says, and write what it has for the server."""
@@ -418,6 +415,7 @@ class Client:
                 self._there.set()
                 staying.cancel()
                 await asyncio.wait([staying])
+                wire.end(ConnectionError("it was closed"))  # The task may not have begun.
 
     async def _connect(self) -> Wire:
         config = self.config
