@@ -32,8 +32,8 @@ class AMQPSettings(NativeSettings):
     url: str = setting(
         "url", "Where the server is: `amqp://`, or `amqps://` with TLS.", required=True, default="", secret=True
     )
-    username: str | None = setting("username", "Who logs in.", VERBATIM, example="shop")
-    password: str | None = setting("password", "Its password.", VERBATIM, secret=True)
+    username: str | None = setting("username", "Who logs in.", VERBATIM, example="shop", suggested=True)
+    password: str | None = setting("password", "Its password.", VERBATIM, secret=True, suggested=True)
     anonymous: bool = setting("anonymous", "Whether nobody logs in.", BOOLEAN, default=False)
     ca: str | None = setting(
         "caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.", example="ca.pem"

@@ -15,6 +15,7 @@ from brokers.memory import MemoryBroker
 from mesh.address import Address
 from mesh.blocks.topic_scopes import TopicScopes
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish, PubSubComponent
+from mesh.blocks.wire import MeshWire
 from mesh.broker import Message
 from mesh.conditions import Conditions
 from mesh.deadlines import SWEEP_INTERVAL, Deadlines
@@ -291,7 +292,8 @@ async def test_another_attempt_of_a_publish_is_no_other_event() -> None:
             seen.extend(messages)
             return [BrokerUnavailableError("away") for _ in messages]
 
-    component = PubSubComponent("pubsub", Refusing(), TopicScopes(), "g", "ns")
+    wire = MeshWire(Refusing.features, "pubsub")
+    component = PubSubComponent("pubsub", Refusing(), wire, TopicScopes(), "g", "ns")
 
     class PubSub:
         async def run(self, operation: Operation) -> object:
