@@ -25,7 +25,7 @@ Source: FastStream 0.7.8, its documented API (subscribers, publishers, middlewar
 """
 
 from brokers.faststream._application import Reply
-from brokers.faststream._mesh import Answered, Mesh
-from brokers.faststream._message import IncomingCall, MeshMessage
+from brokers.faststream._mesh import Mesh
+from brokers.faststream._message import Answered, IncomingCall, MeshMessage
 
 __all__ = ["Answered", "IncomingCall", "Mesh", "MeshMessage", "Reply"]
