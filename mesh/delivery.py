@@ -227,7 +227,7 @@ class Settlement:
         Args:
             deliver: One attempt, through the inbound pipeline.
             retry: The inbound policy's.
-            dead_letter: Publishes a delivery with a reason and the number of attempts; None drops.
+            dead_letter: Publishes a delivery with a reason and the number of attempts, or settles it; None drops.
             count: Counts an outcome by name.
             ack_wait: The broker's patience in seconds; a third of it is the rhythm of extensions.
             condition: Of the subscription, which it names in logs.
@@ -365,4 +365,5 @@ class Settlement:
             self._count("dead_letter")
         elif attempt.outcome is Outcome.DROP:
             self._count("dropped")
-        await delivery.ack()
+        if delivery.settled is None:
+            await delivery.ack()

@@ -38,6 +38,7 @@ class Features:
             them, so that topics are shared with these. Then an address is known by its ``label`` alone.
         both_layouts: Whether its components can have the mesh's layout as well.
         headers: Whether ``Message.headers`` travel beside the body; otherwise they must be empty.
+        rejects: Whether the broker keeps what a delivery's ``reject`` gave up, among its own dead letters.
         expires: Whether the broker itself lets an event expire that was published with ``ttlInSeconds``.
         publish_metadata: What is read of ``Message.metadata``, ``*`` for all of it.
         subscribe_metadata: What is read of ``SubscribeOptions.metadata``.
@@ -65,6 +66,7 @@ class Features:
     layout: Literal["mesh", "native"] = "mesh"
     both_layouts: bool = True
     headers: bool = True
+    rejects: bool = False
     expires: bool = False
     publish_metadata: tuple[str, ...] = ()
     subscribe_metadata: tuple[str, ...] = ()

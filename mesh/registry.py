@@ -65,6 +65,7 @@ EXTRAS = {
     "cassandra": "cassandra",
     "bson": "mongodb",
     "cryptography": "encryption",
+    "fastavro": "avro",
     "faststream": "faststream",
     "google": "gcp",
     "grpc": "pluggable",

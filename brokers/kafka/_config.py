@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Reading, count_option, hosts_of, shown_hosts, tls_of, url_options
+from brokers.shared.settings import Reading, count_option, hosts_of, layout_setting, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, DURATION, VERBATIM, Setting, ignored, refused, setting, whole
 
-__all__ = ["KafkaConfig", "KafkaSettings"]
+if TYPE_CHECKING:
+    from aiokafka.abc import AbstractTokenProvider
+
+__all__ = ["ConnectionSettings", "KafkaConfig", "KafkaReading", "KafkaSettings"]
 
 DEFAULT_PORT = 9092
 MECHANISMS = {"PLAIN": "PLAIN", "PLAINTEXT": "PLAIN", "SHA-256": "SCRAM-SHA-256", "SHA-512": "SCRAM-SHA-512"}
@@ -22,39 +25,32 @@ MECHANISMS |= {name: name for name in ("SCRAM-SHA-256", "SCRAM-SHA-512")}
 URL_OPTIONS = (*TLS_OPTIONS, "mechanism", "partitions", "replicas")
 
 AUTH_TYPES = ("none", "password", "mtls", "certificate")
+_Settings = TypeVar("_Settings", bound="ConnectionSettings")
 
 
-@dataclass(frozen=True, slots=True)
-class KafkaSettings:
-    """Settings of ``pubsub.kafka``."""
+# Of no effect in either layout.
+_IGNORED = (
+    *ignored("it is agreed with the broker", "version"),
+    *ignored("a publish is retried until its deadline", "producerRetryMax"),
+    *ignored("a publish waits for all replicas", "producerRequiredAcks", anyway=("all", "-1")),
+    *ignored("the mesh retries alike on every broker, see Resiliency", "consumeRetryEnabled", "consumeRetryInterval"),
+    *ignored(
+        "what is fetched is bounded by bytes, and the times are fixed",
+        *("channelBufferSize", "consumerFetchMin", "consumerFetchDefault", "writeTimeout"),
+        *("clientConnectionTopicMetadataRefreshInterval", "clientConnectionKeepAliveInterval"),
+    ),
+    *refused(
+        "the login of AWS IAM",
+        *("awsRegion", "awsAccessKey", "awsSecretKey", "awsSessionToken", "awsIamRoleArn", "awsStsSessionName"),
+    ),
+)
 
-    ignored: ClassVar[tuple[Setting, ...]] = (
-        *ignored("it is agreed with the broker", "version"),
-        *ignored("batches are not compressed", "compression", anyway=("none",)),
-        *ignored("a publish is retried until its deadline", "producerRetryMax"),
-        *ignored("a publish waits for all replicas", "producerRequiredAcks", anyway=("all", "-1")),
-        *ignored("a new group begins with the oldest event", "initialOffset", anyway=("oldest",)),
-        *ignored("it is a sixth of sessionTimeout", "heartbeatInterval"),
-        *ignored(
-            "the mesh retries alike on every broker, see Resiliency", "consumeRetryEnabled", "consumeRetryInterval"
-        ),
-        *ignored("the mesh gives out partitions", "consumerGroupRebalanceStrategy"),
-        *ignored(
-            "what is fetched is bounded by bytes, and the times are fixed",
-            *("channelBufferSize", "consumerFetchMin", "consumerFetchDefault", "dialTimeout", "readTimeout"),
-            *("writeTimeout", "clientConnectionTopicMetadataRefreshInterval", "clientConnectionKeepAliveInterval"),
-        ),
-        *ignored("headers are the mesh's own", "escapeHeaders", "excludeHeaderMetaRegex", anyway=("false",)),
-        *refused(
-            "OpenID Connect",
-            *("oidcTokenEndpoint", "oidcClientID", "oidcClientSecret", "oidcScopes", "oidcExtensions"),
-        ),
-        *refused(
-            "Avro with a schema registry",
-            *("schemaRegistryURL", "schemaRegistryAPIKey", "schemaRegistryAPISecret", "schemaCachingEnabled"),
-            *("useAvroJson", "schemaLatestVersionCacheTTL"),
-        ),
-    )
+
+@dataclass(frozen=True)
+class ConnectionSettings:
+    """What both layouts of ``pubsub.kafka`` read alike; without slots, so that it can be one of two bases."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = _IGNORED
 
     brokers: str = setting(
         "brokers",
@@ -98,6 +94,32 @@ class KafkaSettings:
         whole(),
         example="1000000",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings(ConnectionSettings):
+    """Settings of ``pubsub.kafka`` with ``layout: mesh``."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = (
+        *_IGNORED,
+        *ignored("batches are not compressed", "compression", anyway=("none",)),
+        *ignored("a new group begins with the oldest event", "initialOffset", anyway=("oldest",)),
+        *ignored("it is a sixth of sessionTimeout", "heartbeatInterval"),
+        *ignored("the times are fixed", "dialTimeout", "readTimeout"),
+        *ignored("the mesh gives out partitions", "consumerGroupRebalanceStrategy"),
+        *ignored("headers are the mesh's own", "escapeHeaders", "excludeHeaderMetaRegex", anyway=("false",)),
+        *refused(
+            "OpenID Connect in this layout",
+            *("oidcTokenEndpoint", "oidcClientID", "oidcClientSecret", "oidcScopes", "oidcExtensions"),
+        ),
+        *refused(
+            "Avro with a schema registry in this layout",
+            *("schemaRegistryURL", "schemaRegistryAPIKey", "schemaRegistryAPISecret", "schemaCachingEnabled"),
+            *("useAvroJson", "schemaLatestVersionCacheTTL"),
+        ),
+    )
+
+    layout: str = layout_setting()
     session: float = setting(
         "sessionTimeout", "Time until the partitions of a member that died go to others.", DURATION, default=6.0
     )
@@ -112,6 +134,7 @@ class KafkaConfig:
         username: For SASL; None for none.
         password: Goes with ``username``.
         mechanism: ``PLAIN``, ``SCRAM-SHA-256`` or ``SCRAM-SHA-512``.
+        tokens: Gives those to log in with instead, by OAUTHBEARER; None for none.
         tls: TLS context; None for plain TCP.
         client_id: The connection's name in the broker's reports.
         connect_wait: Seconds that an attempt to connect may take.
@@ -126,6 +149,7 @@ class KafkaConfig:
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     mechanism: str = "PLAIN"
+    tokens: AbstractTokenProvider | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     client_id: str = "brokermesh"
     connect_wait: float = CONNECT_WAIT
@@ -142,15 +166,18 @@ class KafkaConfig:
 
     def connection_options(self) -> dict[str, object]:
         """Give the client's options for a connection."""
-        protocol = ("" if self.username is None else "SASL_") + ("PLAINTEXT" if self.tls is None else "SSL")
+        sasl = self.mechanism if self.username is not None else None
+        sasl = "OAUTHBEARER" if self.tokens is not None else sasl
+        protocol = ("" if sasl is None else "SASL_") + ("PLAINTEXT" if self.tls is None else "SSL")
         return {
             "client_id": self.client_id,
             "request_timeout_ms": 600_000,  # Ours are shorter, one by one.
             "ssl_context": self.tls,
             "security_protocol": protocol,
-            "sasl_mechanism": self.mechanism if self.username is not None else None,
+            "sasl_mechanism": sasl,
             "sasl_plain_username": self.username,
             "sasl_plain_password": self.password,
+            "sasl_oauth_token_provider": self.tokens,
         }
 
     @classmethod
@@ -194,33 +221,37 @@ class KafkaConfig:
         Raises:
             ConfigError: Holds every setting that is wrong, located.
         """
-        reader = _Reader(component, KafkaSettings)
-        return cls(**reader.read())  # type: ignore[arg-type]  # its keys are our fields
+        reader = _MeshReading(component, KafkaSettings)
+        fields = reader.read() | {"session_timeout": reader.found.session}
+        reader.finish()
+        return cls(**fields)  # type: ignore[arg-type]  # its keys are our fields
 
 
-class _Reader(Reading[KafkaSettings]):
-    """Reads the settings of ``pubsub.kafka``."""
+class KafkaReading(Reading[_Settings]):
+    """Reads how to reach the cluster that a ``pubsub.kafka`` is on.
+
+    Attributes:
+        auth_types: The ways to log in.
+    """
+
+    auth_types: ClassVar[tuple[str, ...]] = AUTH_TYPES
 
     def read(self) -> dict[str, object]:
-        """Give the fields of the configuration."""
+        """Give fields of the configuration; ``finish`` raises what is wrong."""
         found, kind = self.found, self._auth_type()
         fields: dict[str, object] = {
             "brokers": self._brokers(),
             "tls": self._tls(kind),
             "connect_wait": self.connect_wait,
             "client_id": found.client_id,
-            "session_timeout": found.session,
         }
         if kind == "password":
             fields |= self._login()
         limit = found.max_message_bytes
         if limit is not None and limit > 64 * 1024:  # Dapr's default of 1,024 has never limited anything either.
             fields["max_message_bytes"] = limit
-        if self.text("initialOffset").lower() not in ("", "newest", "oldest"):
-            self.wrong("initialOffset", "is 'newest' or 'oldest'")
         if self.text("producerRequiredAcks").lower() not in ("", "all", "-1", "1", "0", "leader", "none"):
             self.wrong("producerRequiredAcks", "is 'all'; this adapter always waits for all")
-        self.finish()
         return fields
 
     def _brokers(self) -> tuple[tuple[str, int], ...]:
@@ -234,8 +265,8 @@ class _Reader(Reading[KafkaSettings]):
     def _auth_type(self) -> str:
         found = self.found
         kind = found.auth.lower() or ("password" if found.username or found.auth_required else "none")
-        if kind not in AUTH_TYPES:
-            self.wrong("authType", f"is one of {', '.join(AUTH_TYPES)}, not {kind!r}")
+        if kind not in self.auth_types:
+            self.wrong("authType", f"is one of {', '.join(self.auth_types)}, not {kind!r}")
         return kind
 
     def _login(self) -> dict[str, object]:
@@ -253,7 +284,19 @@ class _Reader(Reading[KafkaSettings]):
         ours = found.certificate or found.key
         if found.without_tls or (kind == "none" and not found.ca and not ours):
             return None
-        if kind in ("mtls", "certificate") and not ours:
+        if kind == "mtls" and not ours:
             self.wrong("authType", f"{kind!r} needs clientCert and clientKey")
+        if kind == "certificate" and not (ours or found.ca):
+            self.wrong("authType", f"{kind!r} needs caCert, or clientCert and clientKey")
         files = TLSFiles(verify=not found.unverified)
         return self.tls("clientCert", "clientKey", ca="caCert", files=files)
+
+
+class _MeshReading(KafkaReading[KafkaSettings]):
+    """Reads the settings of ``layout: mesh``."""
+
+    def read(self) -> dict[str, object]:
+        """Give fields of the configuration."""
+        if self.text("initialOffset").lower() not in ("", "newest", "oldest"):
+            self.wrong("initialOffset", "is 'newest' or 'oldest'")
+        return KafkaReading.read(self)

@@ -22,6 +22,7 @@ from brokers.kafka._config import KafkaConfig, KafkaSettings
 from brokers.kafka._consumer import Consumer
 from brokers.kafka._frames import Frames
 from brokers.kafka._group import Lost, Membership, NewRound
+from brokers.kafka._inspection import NO_GROUP, Inspection
 from brokers.kafka._names import group_name, topic_name
 from brokers.kafka._producer import Headers, Producer
 from brokers.kafka._records import ID
@@ -49,7 +50,6 @@ __all__ = ["KafkaBroker"]
 TAKE_PART_WITHIN = 10.0  # The first node of a cluster makes a topic.
 STAY_FOR_MESSAGES = 512
 ROUND_SECONDS = 1.0
-NO_GROUP = "Dead"
 NO_SUCH_GROUP = 69
 
 
@@ -77,7 +77,7 @@ class _Sticky:
         return self.partition
 
 
-class KafkaBroker(Adapter):
+class KafkaBroker(Inspection, Adapter):
     """A node on a Kafka cluster."""
 
     title = "Events in topics of Apache Kafka."

@@ -58,7 +58,10 @@ class _Settler(NatsSettler):
     async def _send(self, body: bytes) -> None:
         if body != b"+WPI":
             self._member.unsettled.pop(self._reply, None)
-        await super()._send(body)
+        connection = self._connection
+        if connection.connected.is_set():
+            with suppress(BrokerUnavailableError):  # As without a connection, the delivery comes again.
+                await connection.send(self._reply, body)
 
     async def extend(self) -> None:
         self.seen = time.monotonic()
@@ -182,8 +185,10 @@ class Member:
 
     def _taken(self, now: float, message: Msg, attempt: int, settler: _Settler) -> Taken:
         settler.hand(now)
-        headers = {name: value for name, value in (message.headers or {}).items() if not name.startswith("Nats-")}
-        identity = (message.headers or {}).get("Nats-Msg-Id")
+        headers = dict(message.headers or ())
+        identity = headers.pop("Nats-Msg-Id", None)
+        if headers:
+            headers = {name: value for name, value in headers.items() if not name.startswith("Nats-")}
         address = self._address
         if self._is_pattern:
             name = ".".join(map(encode_token, message.subject.split(".")))

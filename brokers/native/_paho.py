@@ -36,6 +36,7 @@ ANSWER_WAIT = 10.0
 GOODBYE_WAIT = 2.0
 NOWHERE = "brokermesh/check"  # Unsubscribing is answered also where there is nothing to unsubscribe from.
 GONE = "the server has closed it"
+OURS = ConnectionError("we have closed it")
 # A connection that ends so soon, so often, although the server lets us in each time, is thrown out by another one.
 SHORT, FOUGHT, STEADY = 10.0, 5, 60.0
 LONGEST_TRUCE = 30.0
@@ -239,8 +240,9 @@ class Link:
 
     def again(self) -> None:
         """End the connection, and make another one: the server sends what is not acknowledged once more."""
-        self._since = -STEADY  # This end is ours.
-        self._drop(OSError("to have again what there was no room for"))
+        logger.info("MQTT at %s: connects again, to have what there was no room for", self._server.shown)
+        self._since = -STEADY
+        self._drop(OURS)
 
     def _drop(self, error: BaseException | None) -> None:
         """End the connection without a word."""
@@ -332,7 +334,7 @@ class Link:
                 future.exception()
         if self.up.is_set():
             self.up.clear()
-            if not self._closed and not self._is_fought:  # Else it is told already, and lasts.
+            if cause is not OURS and not self._closed and not self._is_fought:  # The latter is told already, and lasts.
                 self.outage.lost(GONE if str(cause) == "Unspecified error" else cause)
             self._down.set()
 

@@ -41,7 +41,7 @@ class NativeSettings:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # One is made for each delivery: a frozen one takes twice as long.
 class Taken:
     """One delivery.
 

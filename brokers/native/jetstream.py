@@ -33,6 +33,7 @@ from typing import ClassVar, Self, cast
 import orjson
 
 from brokers.native._jetstream import JetStreamSettings, stream_named, subject_of, wanted_consumer
+from brokers.native._jetstream_inspection import Inspection
 from brokers.native._jetstream_member import Member
 from brokers.native._topics import NativeTopics, Source
 from brokers.nats._client import JSON, Connection, NoStreamError, RightMissingError, check_api, error_code
@@ -56,11 +57,9 @@ MAX_KNOWN = 4096
 ASKED_WAIT = 1.0
 NO_STREAM = 10059
 DEDUP_WINDOW_NS = 120 * 1_000_000_000
-# Other programs' subjects are in none of these: the mesh's streams, key/value and object stores.
-OWN_STREAMS = ("mesh_", "KV_", "OBJ_")
 
 
-class JetStreamTopics(NativeTopics):
+class JetStreamTopics(Inspection, NativeTopics):
     """A user's streams."""
 
     title = "Events in streams of NATS JetStream."
@@ -161,14 +160,8 @@ class JetStreamTopics(NativeTopics):
             BrokerError: There are several, or it cannot be made.
         """
         connection, settings = self._connection, self._settings
-        found = await connection.api("STREAM.NAMES", {"subject": subject}, refusable=True)
-        check_api(found, f"cannot look for the stream of {subject}")
-        named = [name for name in cast("list[str]", found.get("streams") or []) if not name.startswith(OWN_STREAMS)]
-        if len(named) > 1:
-            several = ", ".join(sorted(named)[:5])
-            raise BrokerError(f"{subject} is in several streams ({several}…): name one of them as streamName")
-        if named:
-            return named[0]
+        if (stream := await self._found(subject)) is not None:
+            return stream
         where = f"no stream on NATS at {connection.shown} has the subject {subject!r}"
         if not settings.creates:
             raise NoStreamError(

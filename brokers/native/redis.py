@@ -27,12 +27,13 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import orjson
 from redis.exceptions import RedisError, ResponseError
 
 from brokers.native._redis_client import BLOCK_SECONDS, LOST, Client, NativeRedisSettings
+from brokers.native._redis_inspection import Inspection, message_of, pairs
 from brokers.native._topics import Delays, NativeTopics, Source, Taken
 from brokers.shared.limits import check_size
 from brokers.shared.settings import node_name
@@ -52,7 +53,7 @@ FREE_MS = 24 * 3600 * 1000  # Idle for so long, an entry is anybody's.
 LEAVE_SECONDS = 2.0
 
 
-class RedisTopics(NativeTopics):
+class RedisTopics(Inspection, NativeTopics):
     """Streams of a Redis server or cluster."""
 
     title = "Events in Redis streams, as other programs write and read them."
@@ -115,7 +116,7 @@ class RedisTopics(NativeTopics):
     async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
         """Ask for the group, and for the time of its oldest entry that is not settled."""
         groups = await self._client.call("XINFO", "GROUPS", address.label)
-        found = next((each for each in map(_pairs, groups) if each["name"] == options.group.encode()), None)
+        found = next((each for each in map(pairs, groups) if each["name"] == options.group.encode()), None)
         if found is None:
             raise TopologyMismatchError(f"the stream {address.label} has no group {options.group!r}")
         waiting, taken = found.get("lag") or 0, found["pending"]
@@ -206,7 +207,7 @@ class _Member:
             self._wake.set()
 
     def _taken(self, entry: bytes, fields: Sequence[bytes], attempt: int) -> Taken:
-        return self.handed(entry.decode(), _message(fields), attempt)
+        return self.handed(entry.decode(), message_of(fields), attempt)
 
     def handed(self, entry: str, message: Message, attempt: int) -> Taken:
         """Make a delivery."""
@@ -303,24 +304,6 @@ class _Settler:
 
     async def release(self) -> None:
         await self._member.free(self._entry, self._attempt - 1)
-
-
-def _message(fields: Sequence[bytes]) -> Message:
-    found = dict(zip(fields[::2], fields[1::2], strict=True))
-    body = found.get(b"data")
-    if body is None:
-        texts = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in found.items()}
-        return Message({}, orjson.dumps(texts))
-    beside: object = None
-    with suppress(orjson.JSONDecodeError):
-        beside = orjson.loads(found.get(b"metadata", b"null"))
-    metadata = {name: str(value) for name, value in beside.items()} if isinstance(beside, dict) else {}
-    return Message(metadata, body, metadata.get("partitionKey"), metadata=metadata)
-
-
-def _pairs(flat: Any) -> dict[str, Any]:
-    items = list(flat.items()) if isinstance(flat, dict) else list(zip(flat[::2], flat[1::2], strict=True))
-    return {(name.decode() if isinstance(name, bytes) else name): value for name, value in items}
 
 
 def _range(key: str, after: bytes) -> tuple[object, ...]:

@@ -296,13 +296,14 @@ def attempt_of(reply: str) -> int:
 
 async def backlog_of(connection: Connection, stream: str, name: str, subject: str, what: str) -> Backlog:
     """Ask for a consumer, and for the time of the first message that is not settled."""
-    answer = await connection.api(f"CONSUMER.INFO.{stream}.{name}")
+    answer = await connection.api(f"CONSUMER.INFO.{stream}.{name}", refusable=True)
     check_api(answer, f"cannot look at {what}")
     waiting, taken = cast("int", answer["num_pending"]), cast("int", answer["num_ack_pending"])
     if not waiting + taken:
         return Backlog(0, 0)
     first = cast("dict[str, int]", answer["ack_floor"])["stream_seq"] + 1
-    stored = await connection.api(f"STREAM.MSG.GET.{stream}", {"seq": first, "next_by_subj": subject})
+    asked: JSON = {"seq": first, "next_by_subj": subject}
+    stored = await connection.api(f"STREAM.MSG.GET.{stream}", asked, refusable=True)
     told = cast("JSON", stored.get("message", {})).get("time")
     return Backlog(waiting, taken, None if told is None else unix_time(cast("str", told)))
 

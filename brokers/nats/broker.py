@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -24,6 +23,7 @@ from brokers.nats._client import (
 )
 from brokers.nats._config import NatsConfig, NatsSettings
 from brokers.nats._consumer import Consumer, backlog_of, consumer_name, stream_of
+from brokers.nats._inspection import NO_LANE, Inspection, differences, lanes_of, stream_config, subject_of
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim
 from brokers.shared.adapter import Adapter
@@ -42,10 +42,7 @@ __all__ = ["NatsBroker", "NatsConfig"]
 logger = logging.getLogger("brokers.nats")
 
 INBOX = r"_INBOX(?:\.[^\s.*>]+)+"
-LANES = 16
 LOOKS_AT_ONCE = 6
-NO_LANE = "_"
-DEDUP_WINDOW_NS = 120 * 1_000_000_000
 TRIM_INTERVAL = 60.0
 SWEEP_INTERVAL = 60.0
 # The server's own limit is 1,000 since 2.15. A whole mesh shares the stream of a component, and an ordered group has 17
@@ -59,7 +56,7 @@ EXPIRED_MARKER_NS = 100 * 365 * 24 * 3600 * 1_000_000_000
 UPDATE_WAIT = 5.0
 
 
-class NatsBroker(Adapter):
+class NatsBroker(Inspection, Adapter):
     """A connection to NATS with JetStream."""
 
     title = "Events in streams of NATS JetStream."
@@ -140,18 +137,7 @@ class NatsBroker(Adapter):
 
     async def declare(self, topology: Topology) -> None:
         """Create a space's stream, or check that it is as wanted."""
-        max_age_ns = int((topology.max_age or 0) * 1e9)
-        wanted: JSON = {
-            "name": stream_of(topology.space),
-            "subjects": [f"{topology.space}.>"],
-            "retention": "limits",
-            "discard": "new",
-            "storage": "file",
-            "max_age": max_age_ns,
-            "max_bytes": -1 if topology.max_bytes is None else topology.max_bytes,
-            "num_replicas": self._config.replicas or topology.replicas,
-            "duplicate_window": min(DEDUP_WINDOW_NS, max_age_ns or DEDUP_WINDOW_NS),
-        }
+        wanted = stream_config(topology, self._config.replicas)
         await self._ensure_stream(wanted, {"max_consumers": MAX_CONSUMERS})
         self._spaces.add(topology.space)
 
@@ -168,9 +154,7 @@ class NatsBroker(Adapter):
         if "error" in existing:
             check_api(answer, f"cannot create stream {name} on NATS at {self._connection.shown}")
         config = cast("JSON", existing["config"])
-        different = [key for key, value in wanted.items() if config.get(key, False) != value]
-        if different:
-            sides = ", ".join(f"{key} is {config.get(key)!r} and should be {wanted[key]!r}" for key in different)
+        if sides := differences(config, wanted):
             raise TopologyMismatchError(
                 f"stream {name} on NATS at {self._connection.shown} differs: {sides}; "
                 "change it there, or the component's settings here"
@@ -199,7 +183,7 @@ class NatsBroker(Adapter):
         if message.id is not None:
             headers["Nats-Msg-Id"] = f"{address.name} {message.id}"  # NATS compares it over the whole space.
         check_size(message.body, headers, self.features.max_message_bytes)
-        await self._connection.store(_subject(address, message.key), message.body, headers)
+        await self._connection.store(subject_of(address, message.key), message.body, headers)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Store several: sent in order, confirmed as the server gets to them."""
@@ -208,7 +192,7 @@ class NatsBroker(Adapter):
     @asynccontextmanager
     async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:
         """Pull for a durable consumer (17 of them when ordered)."""
-        lanes = [NO_LANE, *map(str, range(LANES))] if options.ordered else ["*"]
+        lanes = lanes_of(options)
         await self._check_order(address, options)
         permits = asyncio.Semaphore(options.max_in_flight) if options.ordered else None
         consumers = [self._consumer(address, lane, options, handler, permits) for lane in lanes]
@@ -242,7 +226,7 @@ class NatsBroker(Adapter):
 
     async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
         """Ask for the group's consumers, and for the time of the first message that is not settled."""
-        lanes = [NO_LANE, *map(str, range(LANES))] if options.ordered else ["*"]
+        lanes = lanes_of(options)
         permits = asyncio.Semaphore(LOOKS_AT_ONCE)
 
         async def look(lane: str) -> Backlog:
@@ -379,11 +363,6 @@ class NatsBroker(Adapter):
         if (bucket, dotted) not in self._stores:
             self._stores[bucket, dotted] = NatsKeyValue(self._connection, bucket, dotted=dotted)
         return self._stores[bucket, dotted]
-
-
-def _subject(address: Address, key: str | None) -> str:
-    lane = NO_LANE if key is None else str(zlib.crc32(key.encode()) % LANES)
-    return f"{address.space}.{lane}.{address.name}"
 
 
 @lru_cache(maxsize=4096)

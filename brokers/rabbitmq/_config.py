@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 from urllib.parse import unquote
 
 from brokers.rabbitmq._names import PLAIN
@@ -18,36 +18,19 @@ from mesh.errors import ConfigError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, SECONDS, VERBATIM, Setting, choice, ignored, setting, whole
 
-__all__ = ["RabbitMQConfig", "RabbitMQSettings"]
+__all__ = ["ConfigReader", "ConnectionSettings", "RabbitMQConfig", "RabbitMQSettings"]
 
 PORTS = {"amqp": 5672, "amqps": 5671}
 SHAPE = "a RabbitMQ URL is amqp://user:password@host:port/vhost, or amqps://…"
 URL_OPTIONS = (*TLS_OPTIONS, "auth_mechanism", "connection_timeout", "heartbeat", "inbox")
-
+_Settings = TypeVar("_Settings", bound="ConnectionSettings")
 
 _QUEUES = "queues and exchanges are made by the mesh, and are durable"
 
 
-@dataclass(frozen=True, slots=True)
-class RabbitMQSettings:
-    """Settings of ``pubsub.rabbitmq``."""
-
-    ignored: ClassVar[tuple[Setting, ...]] = (
-        *ignored(
-            "the mesh retries alike on every broker, see Resiliency",
-            *("backOffDuration", "backOffInitialInterval", "backOffMaxInterval", "backOffMaxRetries", "backOffPolicy"),
-            *("backOffMultiplier", "backOffRandomizationFactor"),
-        ),
-        *ignored("what failed is retried, see Resiliency", "requeueInFailure", anyway=("true",)),
-        *ignored("an event is acknowledged once it was handled", "autoAck", anyway=("false",)),
-        *ignored(_QUEUES, "durable", anyway=("true",)),
-        *ignored(_QUEUES, "deletedWhenUnused", anyway=("false",)),
-        *ignored(f"{_QUEUES}: events are stored", "deliveryMode", anyway=("2",)),
-        *ignored("an exchange has its kind from the mesh", "exchangeKind", anyway=("fanout",)),
-        *ignored("every publish is confirmed", "publisherConfirm", anyway=("true",)),
-        *ignored("deadLetterTopic of a subscription says where", "enableDeadLetter", anyway=("false",)),
-        *ignored("properties of messages are not passed on", "publishMessagePropertiesToMetadata", anyway=("false",)),
-    )
+@dataclass(frozen=True)
+class ConnectionSettings:
+    """Where the server is, and who we are: the same in every layout."""
 
     url: str = setting(
         "connectionString",
@@ -83,6 +66,36 @@ class RabbitMQSettings:
         example="2s",
     )
     name: str | None = setting("clientName", "Name of the connections in the server's reports.", example="shop")
+
+
+@dataclass(frozen=True, slots=True)
+class RabbitMQSettings(ConnectionSettings):
+    """Settings of ``pubsub.rabbitmq``."""
+
+    ignored: ClassVar[tuple[Setting, ...]] = (
+        *ignored(
+            "the mesh retries alike on every broker, see Resiliency",
+            *("backOffDuration", "backOffInitialInterval", "backOffMaxInterval", "backOffMaxRetries", "backOffPolicy"),
+            *("backOffMultiplier", "backOffRandomizationFactor"),
+        ),
+        *ignored("what failed is retried, see Resiliency", "requeueInFailure", anyway=("true",)),
+        *ignored("an event is acknowledged once it was handled", "autoAck", anyway=("false",)),
+        *ignored(_QUEUES, "durable", anyway=("true",)),
+        *ignored(_QUEUES, "deletedWhenUnused", anyway=("false",)),
+        *ignored(f"{_QUEUES}: events are stored", "deliveryMode", anyway=("2",)),
+        *ignored("an exchange has its kind from the mesh", "exchangeKind", anyway=("fanout",)),
+        *ignored("every publish is confirmed", "publisherConfirm", anyway=("true",)),
+        *ignored("deadLetterTopic of a subscription says where", "enableDeadLetter", anyway=("false",)),
+        *ignored("properties of messages are not passed on", "publishMessagePropertiesToMetadata", anyway=("false",)),
+    )
+
+    layout: str = setting(
+        "layout",
+        "`mesh`: on topics of the mesh's own; `native`, if it is not set: topics as every other program has them.",
+        choice("native", "mesh"),
+        default="native",
+        example="mesh",
+    )
     prefetch: int | None = setting(
         "prefetchCount",
         "Most events of a subscription at work at once at one instance; else what that says.",
@@ -198,15 +211,30 @@ class RabbitMQConfig:
         Raises:
             ConfigError: Holds every setting that is wrong, located.
         """
-        reader = _Reader(component, RabbitMQSettings)
-        config, files = reader.server()
-        return replace(config, **reader.read(config, files))  # type: ignore[arg-type]  # its keys are our fields
+        reader = ConfigReader(component, RabbitMQSettings)
+        found = reader.found
+        return replace(
+            reader.config(),
+            max_age=found.ttl,
+            max_bytes=found.max_bytes or None,
+            max_events=found.max_events or None,
+            max_in_flight=1 if found.concurrency == "single" else found.prefetch or None,
+        )
 
 
-class _Reader(Reading[RabbitMQSettings]):
+class ConfigReader(Reading[_Settings]):
     """Reads the settings of ``pubsub.rabbitmq``."""
 
-    def server(self) -> tuple[RabbitMQConfig, TLSFiles | None]:
+    def config(self) -> RabbitMQConfig:
+        """Give how to reach the server.
+
+        Raises:
+            ConfigError: Holds every setting that is wrong, located.
+        """
+        config, files = self._server()
+        return replace(config, **self._fields(config, files))  # type: ignore[arg-type]  # its keys are its fields
+
+    def _server(self) -> tuple[RabbitMQConfig, TLSFiles | None]:
         """Read where the server is: one URL, or its parts."""
         found, url = self.found, self.found.url
         setting = next((name for name in ("connectionString", "host") if self.text(name)), "hostname")
@@ -220,7 +248,7 @@ class _Reader(Reading[RabbitMQSettings]):
             self.wrong(setting, str(error))
             return RabbitMQConfig(()), None
 
-    def read(self, config: RabbitMQConfig, files: TLSFiles | None) -> dict[str, object]:
+    def _fields(self, config: RabbitMQConfig, files: TLSFiles | None) -> dict[str, object]:
         """Give the fields of the configuration, beside those that the URL gives."""
         found = self.found
         heartbeat = config.heartbeat if found.heartbeat is None else max(1, round(found.heartbeat))
@@ -231,10 +259,6 @@ class _Reader(Reading[RabbitMQSettings]):
             "external": config.external if found.external is None else found.external,
             "heartbeat": heartbeat,
             "max_backoff": found.reconnect or config.max_backoff,
-            "max_age": found.ttl,
-            "max_bytes": found.max_bytes or None,
-            "max_events": found.max_events or None,
-            "max_in_flight": 1 if found.concurrency == "single" else found.prefetch or None,
             "connect_wait": min(config.connect_wait, self.connect_wait),
             "tls": None if files is None else self.tls("clientCert", "clientKey", ca="caCert", files=files),
         }

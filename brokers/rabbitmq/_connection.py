@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import quote
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pamqp.base import Frame
     from pamqp.common import FieldTable
 
-__all__ = ["Connection"]
+__all__ = ["CLOSE_WAIT", "Connected", "Connection", "connected", "logging_in", "properties_of", "url_of"]
 
 CLOSE_WAIT = 2.0
 HIGH_WATER_BYTES = 1024 * 1024
@@ -41,7 +41,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 _library.addFilter(_is_news)
 
 
-class _Connected(aiormq.TransportFactory):
+class Connected(aiormq.TransportFactory):
     """Hands over a socket that is connected already."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,6 +59,49 @@ class _Client(aiormq.Connection):
 
     HEARTBEAT_GRACE_MULTIPLIER = 2
     FRAME_BUFFER_SIZE = 0
+
+
+async def connected(host: str, port: int, config: RabbitMQConfig) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a socket, which nobody has logged in on.
+
+    Raises:
+        OSError: The server cannot be reached.
+    """
+    goodbye = None if config.tls is None else CLOSE_WAIT
+    try:
+        reader, writer = await asyncio.open_connection(host, port, ssl=config.tls, ssl_shutdown_timeout=goodbye)
+    except UnicodeError as error:  # It cannot be the name of a host.
+        raise OSError(str(error)) from error
+    writer.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
+    return reader, writer
+
+
+def properties_of(config: RabbitMQConfig, purpose: str) -> FieldTable:
+    """Give what the server's reports say of a connection."""
+    return {"product": "brokermesh", "connection_name": f"{config.name} ({purpose})"}
+
+
+@contextmanager
+def logging_in(writer: asyncio.StreamWriter, config: RabbitMQConfig) -> Iterator[None]:
+    """Drop the socket when a client cannot log in on it, and say why in our words.
+
+    Raises:
+        RefusedError: The server does not let us in.
+        OSError: It hung up.
+    """
+    try:
+        yield
+    except BaseException as error:
+        writer.transport.abort()
+        if isinstance(error, aiormq.AuthenticationError | aiormq.ProbableAuthenticationError):
+            raise RefusedError(ACCESS_REFUSED, str(error)) from error
+        if isinstance(error, aiormq.InvalidFrameError):  # It answers ``connection.open`` with ``connection.close``.
+            raise RefusedError(NOT_ALLOWED, f"the virtual host {config.vhost!r} cannot be used") from error
+        if isinstance(error, StopAsyncIteration):  # It was closed while the client's reader began to read.
+            raise ConnectionResetError("the server closed the connection") from error
+        if is_foreign(error) and not isinstance(error, OSError):
+            raise ConnectionResetError(str(error)) from error
+        raise
 
 
 class Connection:
@@ -88,32 +131,15 @@ class Connection:
             RefusedError: The server does not let us in.
             OSError: It cannot be reached, or hung up.
         """
-        goodbye = None if config.tls is None else CLOSE_WAIT
-        try:
-            reader, writer = await asyncio.open_connection(host, port, ssl=config.tls, ssl_shutdown_timeout=goodbye)
-        except UnicodeError as error:  # It cannot be the name of a host.
-            raise OSError(str(error)) from error
-        writer.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
-        properties: FieldTable = {"product": "brokermesh", "connection_name": f"{config.name} ({purpose})"}
-        try:
+        reader, writer = await connected(host, port, config)
+        with logging_in(writer, config):
             raw = _Client(
-                _settings(host, port, config),
-                transport_factory=_Connected(reader, writer),
-                client_properties=properties,
+                url_of(host, port, config),
+                transport_factory=Connected(reader, writer),
+                client_properties=properties_of(config, purpose),
             )
-            raw.vhost = config.vhost
+            raw.vhost = config.vhost  # The library's own reading of a URL leaves some characters encoded.
             await raw.connect()
-        except BaseException as error:
-            writer.transport.abort()
-            if isinstance(error, aiormq.AuthenticationError | aiormq.ProbableAuthenticationError):
-                raise RefusedError(ACCESS_REFUSED, str(error)) from error
-            if isinstance(error, aiormq.InvalidFrameError):  # It answers ``connection.open`` with ``connection.close``.
-                raise RefusedError(NOT_ALLOWED, f"the virtual host {config.vhost!r} cannot be used") from error
-            if isinstance(error, StopAsyncIteration):  # It was closed while the client's reader began to read.
-                raise ConnectionResetError("the server closed the connection") from error
-            if is_foreign(error) and not isinstance(error, OSError):
-                raise ConnectionResetError(str(error)) from error
-            raise
         return cls(raw, writer)
 
     @asynccontextmanager
@@ -231,9 +257,10 @@ class Connection:
             self.closed.set_result(None)
 
 
-def _settings(host: str, port: int, config: RabbitMQConfig) -> str:
+def url_of(host: str, port: int, config: RabbitMQConfig) -> str:
     """Write the URL that aiormq reads settings from."""
     login = f"{quote(config.user, safe='')}:{quote(config.password, safe='')}"
     place = f"[{host}]" if ":" in host else host
     mechanism = "external" if config.external else "plain"
-    return f"amqp://{login}@{place}:{port}/?heartbeat={config.heartbeat}&auth={mechanism}"
+    vhost = quote(config.vhost, safe="")
+    return f"amqp://{login}@{place}:{port}/{vhost}?heartbeat={config.heartbeat}&auth={mechanism}"

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from typing import Generic, Protocol, TypeVar
 
 from brokers.rabbitmq._channel import Channel
 from brokers.rabbitmq._config import RabbitMQConfig
@@ -16,7 +17,7 @@ from brokers.shared.errors import NotAdmittedError, cause_of, unavailable
 from brokers.shared.outage import Outage
 from mesh.errors import BrokerError, BrokerUnavailableError
 
-__all__ = ["Attachment", "Session"]
+__all__ = ["Attachment", "Reconnecting", "Session"]
 
 logger = logging.getLogger("brokers.rabbitmq")
 
@@ -26,23 +27,53 @@ SETTINGS_ARE_WRONG = frozenset({403, 530})  # Login refused; no such virtual hos
 Prepare = Callable[[Connection], Awaitable[None]]
 
 
-class Session:
+class Single(Protocol):
+    """One connection.
+
+    Attributes:
+        closed: Resolved when it is over.
+        error: Why; None while it is up.
+    """
+
+    closed: asyncio.Future[None]
+    error: BrokerError | None
+
+    async def close(self) -> None:
+        """Close it, and let go of it; idempotent."""
+
+    def abort(self, error: BrokerError) -> None:
+        """Drop it at once."""
+
+
+_Single = TypeVar("_Single", bound=Single)
+
+
+class Reconnecting(Generic[_Single]):
     """One connection after another, each made ready before anybody gets it."""
 
-    def __init__(self, config: RabbitMQConfig, purpose: str, prepare: Prepare, outage: Outage) -> None:
+    def __init__(
+        self,
+        open_one: Callable[[str, int, RabbitMQConfig, str], Awaitable[_Single]],
+        config: RabbitMQConfig,
+        purpose: str,
+        prepare: Callable[[_Single], Awaitable[object]],
+        outage: Outage,
+    ) -> None:
         """Prepare.
 
         Args:
+            open_one: Connects to a host and a port; raises RefusedError, or OSError.
             config: Where to, and as whom.
             purpose: For the connection's name on the server.
             prepare: Makes a connection ready; what it raises ends that connection.
             outage: Is told when it is lost, and when it is back.
         """
+        self._open_one = open_one
         self._config = config
         self._prepare = prepare
         self._outage = outage
         self._purpose = purpose
-        self._connection: Connection | None = None
+        self._connection: _Single | None = None
         self._ready = asyncio.Event()  # There is a connection, or there never will be.
         self._closed = False
         self._turn = 0
@@ -69,6 +100,7 @@ class Session:
             connection = self._connection
             if connection is not None:
                 await asyncio.shield(connection.closed)
+                await connection.close()
                 self._outage.lost(connection.error, self)
             self._ready.clear()
             if loop.time() - since > STEADY:
@@ -98,7 +130,7 @@ class Session:
         """Wait, from time to time longer."""
         await asyncio.sleep(next(self._waits))
 
-    async def dial(self) -> Connection:
+    async def dial(self) -> _Single:
         """Open one more connection, for the caller alone.
 
         Raises:
@@ -106,9 +138,9 @@ class Session:
             OSError: It cannot be reached.
         """
         host, port = self._config.hosts[self._turn % len(self._config.hosts)]
-        return await Connection.open(host, port, self._config, self._purpose)
+        return await self._open_one(host, port, self._config, self._purpose)
 
-    async def _make_ready(self, connection: Connection) -> None:
+    async def _make_ready(self, connection: _Single) -> None:
         try:
             await self._prepare(connection)
         except BaseException:
@@ -131,12 +163,12 @@ class Session:
             await connection.close()
 
     @property
-    def connection(self) -> Connection | None:
+    def connection(self) -> _Single | None:
         """The connection, if there is one now."""
         connection = self._connection
         return None if connection is None or connection.error is not None else connection
 
-    def current(self) -> Connection:
+    def current(self) -> _Single:
         """Give the connection.
 
         Raises:
@@ -147,7 +179,7 @@ class Session:
             raise self._unavailable(self._last_error)
         return connection
 
-    async def live(self) -> Connection:
+    async def live(self) -> _Single:
         """Wait for the connection.
 
         Raises:
@@ -163,6 +195,14 @@ class Session:
     def _unavailable(self, error: Exception | None = None) -> BrokerUnavailableError:
         made = unavailable(f"RabbitMQ at {self._config.shown}", None if self._closed else error)
         return NotAdmittedError(str(made)) if _is_final(error) else made
+
+
+class Session(Reconnecting[Connection]):
+    """One connection of the mesh's own layout after another."""
+
+    def __init__(self, config: RabbitMQConfig, purpose: str, prepare: Prepare, outage: Outage) -> None:
+        """Prepare."""
+        super().__init__(Connection.open, config, purpose, prepare, outage)
 
 
 def _is_final(error: Exception | None) -> bool:

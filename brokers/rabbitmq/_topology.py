@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FRAMES_EXCHANGE",
+    "NOT_FOUND",
+    "PRECONDITION_FAILED",
     "Queue",
     "Space",
     "count",

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from aiormq import spec
 
@@ -25,7 +26,7 @@ from mesh.address import matches
 from mesh.errors import BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
 from mesh.tasks import task_group
 
-__all__ = ["claim"]
+__all__ = ["MAX_BYTES", "SILENCE_LIMIT", "claim", "dialled", "topic_of"]
 
 LOCKED = 405
 LOCK_WAIT = 0.02
@@ -41,14 +42,25 @@ async def claim(session: Session, publisher: Publisher, space: Space, pattern: s
     Raises:
         BrokerUnavailableError: The connection broke; it can be done again.
     """
+    async with dialled(session, f"{space.exchange}:lock") as connection:
+        return await _Mover(connection, publisher, pattern, queues).run(space)
+
+
+@asynccontextmanager
+async def dialled(session: Session, lock: str) -> AsyncIterator[Connection]:
+    """Give a connection of one's own, whose owner is the only one who looks into a space's unclaimed events.
+
+    Raises:
+        BrokerUnavailableError: There is none.
+    """
     try:
         async with asyncio.timeout(DIAL_WAIT):
             connection = await session.dial()
     except (OSError, RefusedError) as error:
         raise BrokerUnavailableError(f"cannot look for events that no group has: {error}") from error
     try:
-        await _lock(connection, f"{space.exchange}:lock")
-        return await _Mover(connection, publisher, pattern, queues).run(space)
+        await _lock(connection, lock)
+        yield connection
     finally:
         await connection.close()
 

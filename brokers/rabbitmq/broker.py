@@ -13,6 +13,7 @@ from brokers.rabbitmq._bodies import RabbitMQBodies
 from brokers.rabbitmq._config import RabbitMQConfig, RabbitMQSettings
 from brokers.rabbitmq._consumer import Subscription
 from brokers.rabbitmq._frames import Inbox, Listening, Serving, frame_key, inbox_target
+from brokers.rabbitmq._inspection import Inspection
 from brokers.rabbitmq._message import PREFIX, TOPIC, encode
 from brokers.rabbitmq._names import FRAMES, exchange_name, lane_of, routing_key
 from brokers.rabbitmq._publisher import Publisher
@@ -38,7 +39,7 @@ logger = logging.getLogger("brokers.rabbitmq")
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
-class RabbitMQBroker(Adapter):
+class RabbitMQBroker(Inspection, Adapter):
     """Two connections to RabbitMQ: one publishes, one consumes."""
 
     title = "Events in queues of RabbitMQ."

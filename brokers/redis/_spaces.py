@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -53,24 +54,32 @@ class Spaces:
         """
         if self._max_age is not None:
             topology = replace(topology, max_age=self._max_age)
-        wanted = {
-            "max_age": "" if topology.max_age is None else f"{topology.max_age:.15g}",
+        wanted = self.wanted(topology)
+        pairs = [text for pair in wanted.items() for text in pair]
+        found = cast("list[bytes]", await self.commands.run(DECLARE, [topology.space], *pairs))
+        if sides := self.sides(wanted, found):
+            raise TopologyMismatchError(
+                f"space {topology.space} differs: {sides}; change its hash there, or the component's settings here"
+            )
+        self._declared[topology.space] = topology
+
+    def wanted(self, topology: Topology) -> dict[str, str]:
+        """Give the fields that a space's hash has to have."""
+        max_age = topology.max_age if self._max_age is None else self._max_age
+        return {
+            "max_age": "" if max_age is None else f"{max_age:.15g}",
             "max_bytes": "" if topology.max_bytes is None else str(topology.max_bytes),
             "replicas": str(topology.replicas),
         }
-        pairs = [text for pair in wanted.items() for text in pair]
-        found = cast("list[bytes]", await self.commands.run(DECLARE, [topology.space], *pairs))
-        sides = [
+
+    @staticmethod
+    def sides(wanted: Mapping[str, str], found: Sequence[bytes]) -> str:
+        """Name both sides of what is not as wanted; empty = all of it is."""
+        return ", ".join(
             f"{name} is {there.decode() or None} and should be {here or None}"
             for (name, here), there in zip(wanted.items(), found, strict=True)
             if there.decode() != here
-        ]
-        if sides:
-            raise TopologyMismatchError(
-                f"space {topology.space} differs: {', '.join(sides)}; "
-                "change its hash there, or the component's settings here"
-            )
-        self._declared[topology.space] = topology
+        )
 
     async def declare_again(self, space: str) -> bool:
         """Declare once more what the server has lost; tell whether it was declared here."""

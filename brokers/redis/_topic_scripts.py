@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from brokers.redis._scripts import EVEN_OUT_OF_MEMORY, script
 
-__all__ = ["ALIVE", "BACKLOG", "DECLARE", "DROP", "JOIN", "PUBLISH", "SPACE", "TRIM"]
+__all__ = ["ALIVE", "BACKLOG", "DECLARE", "DROP", "JOIN", "PUBLISH", "REMOVE", "SPACE", "TRIM"]
 
 # A space: its limits (KEYS[1]), the topics in it, and the groups by "<group> <pattern>".
 SPACE = """
@@ -193,6 +193,21 @@ for _, name in ipairs(redis.call('SMEMBERS', topics)) do
   end
 end
 return {waiting, taken, oldest}
+""",
+    flags=EVEN_OUT_OF_MEMORY,
+)
+
+# KEYS: space, stream. ARGV: ids of entries, which are deleted, for every group.
+REMOVE = script(
+    """
+local size = 0
+for _, id in ipairs(ARGV) do
+  local entry = redis.call('XRANGE', KEYS[2], id, id)[1]
+  for _, text in ipairs(entry and entry[2] or {}) do size = size + #text end
+  redis.call('XDEL', KEYS[2], id)
+end
+if (redis.call('HGET', KEYS[1], 'max_bytes') or '') ~= '' then redis.call('HINCRBY', KEYS[1], 'bytes', -size) end
+return 1
 """,
     flags=EVEN_OUT_OF_MEMORY,
 )

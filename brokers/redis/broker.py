@@ -18,10 +18,11 @@ from brokers.redis._consumer import Consumer
 from brokers.redis._entries import channel_of, group_id, id_key, message_fields, stream_of
 from brokers.redis._frames import Frames
 from brokers.redis._group_scripts import ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEASE
+from brokers.redis._inspection import Inspection
 from brokers.redis._kv import DELETE, DELETE_EACH, PUT, PUT_EACH, SCAN, RedisKeyValue
 from brokers.redis._scripts import FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE
 from brokers.redis._spaces import UNDECLARED, Spaces
-from brokers.redis._topic_scripts import BACKLOG, DECLARE, DROP, JOIN, PUBLISH, TRIM
+from brokers.redis._topic_scripts import BACKLOG, DECLARE, DROP, JOIN, PUBLISH, REMOVE, TRIM
 from brokers.redis._wire import Argument, Command, Reply, ReplyError, ask
 from brokers.shared.adapter import Adapter
 from brokers.shared.limits import AT_ONCE, check_size
@@ -46,13 +47,13 @@ DEDUP_WINDOW_MS = 120_000
 FULL = -2
 SCRIPTS = (
     *(ACK_IN_ORDER, EXTEND, LOOK, NACK, RELEASE),
-    *(BACKLOG, DECLARE, DROP, JOIN, PUBLISH, TRIM),
+    *(BACKLOG, DECLARE, DROP, JOIN, PUBLISH, REMOVE, TRIM),
     *(FETCH_BODY, SEND, SEND_LARGE, SERVE, UNSERVE),
     *(DELETE, DELETE_EACH, PUT, PUT_EACH, SCAN),
 )
 
 
-class RedisBroker(Adapter):
+class RedisBroker(Inspection, Adapter):
     """A connection to a Redis server."""
 
     title = "Events in Redis streams."

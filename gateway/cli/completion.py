@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["parser", "run"]
 
 _APP_ID_OPTIONS = ("-a", "--app-id", "-i", "--publish-app-id")
-_TAKES_APP_ID = ("invoke", "publish", "components", "stop", "jobs", "actors")
-_FIRST = {"jobs": "list show delete run", "actors": "list show deactivate"}
+_TAKES_APP_ID = ("invoke", "publish", "components", "stop", "jobs", "actors", "doctor", "dlq")
+_FIRST = {"jobs": "list show delete run", "actors": "list show deactivate", "dlq": "list show replay purge"}
 
 _BASH = """\
 # bash completion for mesh; to use it: source <(mesh completion bash)

@@ -27,6 +27,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "host": ("host", "answer for components on the mesh, without an application"),
     "actors": ("actors", "list who hosts actors, show one, or deactivate one"),
     "check": ("check", "check resources and templates"),
+    "doctor": ("doctor", "compare resources with what is on their brokers and stores"),
+    "dlq": ("dlq", "look at dead letters, send them back, or delete them"),
     "components": ("components", "list the components of running gateways"),
     "component": ("component", "list the types of components, and write a file of one"),
     "jobs": ("jobs", "list, show, delete or run the jobs of an application"),

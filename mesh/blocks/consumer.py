@@ -271,6 +271,11 @@ class Consumer:
             letter = component.wire.sign(component.proofs.move, where, letter)
         await component.broker.publish(where, letter)
 
+    @staticmethod
+    async def reject(delivery: Delivery, reason: str, attempts: int) -> None:
+        """Leave a message that no dead letter topic takes to the broker's own dead letters."""
+        await delivery.reject()
+
 
 def judge(status: int, answer: bytes) -> Attempt:
     """Read an application's answer to a delivery."""

@@ -47,9 +47,10 @@ if TYPE_CHECKING:
     from mesh.life import Life
     from mesh.operation import Operation
     from mesh.policies import Policy, Retry
+    from mesh.registry import Registry
     from mesh.resources.component import Component
 
-__all__ = ["BLOCK", "PubSub"]
+__all__ = ["BLOCK", "PubSub", "broker_of", "component_on"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ MAX_TOPICS = 500
 LEAVE_SECONDS = 10.0
 AGAIN_SECONDS = 1.0
 MAX_LETTERED = 1000
+GROUP_SETTINGS = ("consumerID",)
 
 
 class PubSub:
@@ -213,14 +215,15 @@ class PubSub:
         condition = self._parts.inbound.conditions.of("event", label)
         condition.resource = policy.resource
         condition.advice = 'the answer {"status":"DROP"} or 404 ends it, see docs/pubsub.md'
+        give_up = consumer.dead_letter if letters else consumer.reject if component.broker.features.rejects else None
         settlement = Settlement(
             deliver,
             retry=policy.retry,
-            dead_letter=consumer.dead_letter if subscription.dead_letter_topic else None,
+            dead_letter=give_up,
             count=consumer.count,
             ack_wait=settings.options.ack_wait,
             condition=condition,
-            counted=self._counts(label, policy.retry, dead_letter=subscription.dead_letter_topic is not None),
+            counted=self._counts(label, policy.retry, dead_letter=give_up is not None),
         )
         where = component.address(subscription.topic, pattern=component.broker.features.wildcard)
         subscribed = component.broker.subscribe(where, settings.options, settlement)
@@ -357,31 +360,27 @@ def _routes(subscription: Subscription) -> list[Route]:
     return routes
 
 
-async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
-    """Open a pub/sub component.
+def broker_of(component: Component, app_id: str, registry: Registry) -> tuple[Broker, str]:
+    """Make the broker of a component that is not on the backbone, which is not entered yet, and name its group.
 
     Raises:
         ConfigError: Its settings are wrong.
     """
-    caller = parts.caller
-    broker = parts.broker
-    groups: Sequence[str] = ("consumerID",)
-    if component.type != PUBSUB_ON_BACKBONE:
-        adapter = parts.registry.load(component.type, component.known("layout"))
-        groups = getattr(adapter, "group_settings", groups)
-        if getattr(adapter, "told_group", False) and not component.setting(groups[0]):
-            given = MetadataEntry(groups[0], caller.app_id)
-            component = replace(component, metadata=(*component.metadata, given))
-        built: Broker = adapter.from_component(component)  # type: ignore[attr-defined]  # as entry points promise
-        broker = observed_broker(await parts.stack.enter_async_context(built), parts.own_observer, component.name)
-    guard, scopes = parts.exchange.guard, TopicScopes.from_component(component)
-    space = address.topic(caller.namespace, component.name, "x").space
-    prefix = caller.namespace if component.namespaced else ""
-    on_backbone = component.type == PUBSUB_ON_BACKBONE
-    from mesh.large import carrying  # Who only names a block needs none of it.
+    adapter = registry.load(component.type, component.known("layout"))
+    groups: Sequence[str] = getattr(adapter, "group_settings", GROUP_SETTINGS)
+    if getattr(adapter, "told_group", False) and not component.setting(groups[0]):
+        given = MetadataEntry(groups[0], app_id)
+        component = replace(component, metadata=(*component.metadata, given))
+    built: Broker = adapter.from_component(component)  # type: ignore[attr-defined]  # as entry points promise
+    return built, _group(component, groups, app_id)
 
-    broker = carrying(broker)
-    await broker.declare(Topology(space=space))
+
+def _group(component: Component, settings: Sequence[str], app_id: str) -> str:
+    return next(filter(None, map(component.setting, settings)), app_id)
+
+
+def component_on(broker: Broker, component: Component, namespace: str, group: str) -> PubSubComponent:
+    """Describe a component on its broker, which is entered, for whoever proves and counts nothing."""
     wire: Wire = MeshWire(broker.features, component.name)
     if broker.features.layout == "native":
         mode = component.setting("cloudevents") or "structured"  # The adapter has read it, and refused another one.
@@ -390,14 +389,33 @@ async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
         name=component.name,
         broker=broker,
         wire=wire,
-        scopes=scopes,
-        group=next(filter(None, map(component.setting, groups)), caller.app_id),
-        namespace=caller.namespace,
-        topic_prefix=prefix,
-        tracing=parts.tracing,
-        observer=parts.observer,
-        proofs=None if guard is None else Proofs(guard.kept, caller, on_backbone, space, prefix, scopes),
+        scopes=TopicScopes.from_component(component),
+        group=group,
+        namespace=namespace,
+        topic_prefix=namespace if component.namespaced else "",
     )
+
+
+async def open_pubsub(component: Component, parts: Parts) -> PubSubComponent:
+    """Open a pub/sub component.
+
+    Raises:
+        ConfigError: Its settings are wrong.
+    """
+    caller, broker = parts.caller, parts.broker
+    group = _group(component, GROUP_SETTINGS, caller.app_id)
+    on_backbone = component.type == PUBSUB_ON_BACKBONE
+    if not on_backbone:
+        built, group = broker_of(component, caller.app_id, parts.registry)
+        broker = observed_broker(await parts.stack.enter_async_context(built), parts.own_observer, component.name)
+    space = address.topic(caller.namespace, component.name, "x").space
+    from mesh.large import carrying  # Who only names a block needs none of it.
+
+    broker = carrying(broker)
+    await broker.declare(Topology(space=space))
+    made, guard = component_on(broker, component, caller.namespace, group), parts.exchange.guard
+    proofs = None if guard is None else Proofs(guard.kept, caller, on_backbone, space, made.topic_prefix, made.scopes)
+    return replace(made, tracing=parts.tracing, observer=parts.observer, proofs=proofs)
 
 
 BLOCK = Block(

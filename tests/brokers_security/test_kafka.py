@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from brokers.kafka import KafkaBroker, KafkaConfig
+from brokers.native.kafka import KafkaTopics
 from tests.support.certificates import Authority
 from tests.support.kafka_server import KafkaServer, find_kafka
 from tests.support.security import component, missing, reaches, refused, works
@@ -97,6 +98,23 @@ async def test_tls(server: KafkaServer, authority: Authority) -> None:
     await works(lambda: by_component(server, "TLS", authType="none", caCert=authority.text))
     await refused(by_url(server, "TLS"), "unable to get local issuer certificate")
     await refused(by_component(server, "TLS", authType="password", saslUsername="u", saslPassword="hush"), "issuer")
+
+
+async def test_the_native_layout_logs_in_alike(server: KafkaServer, authority: Authority) -> None:
+    """What reads, writes and asks does; what is wrong is told at the start."""
+
+    def native(listener: str, **settings: str) -> KafkaTopics:
+        brokers = f"127.0.0.1:{server.listeners[listener]}"
+        return KafkaTopics.from_component(component("pubsub.kafka", brokers=brokers, **settings))
+
+    user = authority.issue("mesh")
+    texts = {"clientCert": user.certificate.read_text(), "clientKey": user.key.read_text(), "caCert": authority.text}
+    login = {"authType": "password", "saslUsername": "mesh", "saslMechanism": "SHA-512", "caCert": authority.text}
+    for made in (native("SASLTLS", saslPassword=PASSWORD, **login), native("MUTUAL", authType="mtls", **texts)):
+        async with made:
+            await made.check()
+    await refused(native("SASLTLS", saslPassword="hush", **login), "Authent", "hush")
+    await refused(native("TLS", authType="password", saslUsername="u", saslPassword="hush"), "issuer", "hush")
 
 
 async def test_mutual_tls(server: KafkaServer, authority: Authority, tmp_path: Path) -> None:

@@ -233,6 +233,27 @@ async def test_what_a_user_of_a_stream_may_not_do_is_told(tmp_path: Path) -> Non
                     pytest.fail("entered")
 
 
+async def test_the_rights_that_the_page_names_are_enough(tmp_path: Path) -> None:
+    """For an application that publishes to one subject of a stream, and reads it."""
+    stream = ("STREAM.NAMES", "STREAM.INFO.S", "STREAM.MSG.GET.S")
+    consumer = ("CONSUMER.INFO.S.*", "CONSUMER.CREATE.S.*.orders", "CONSUMER.MSG.NEXT.S.*")
+    subjects = ["orders", "$JS.ACK.S.>", *(f"$JS.API.{each}" for each in (*stream, *consumer))]
+    quoted = ", ".join(f'"{each}"' for each in subjects)
+    may = f'permissions {{ publish: [{quoted}], subscribe: ["_INBOX.>"] }}'
+    users = f"authorization {{ users: [ {{ user: app, password: x, {may} }}, {{ user: all, password: x }} ] }}"
+    async with running(tmp_path, users) as host:
+        async with native(natsURL=f"nats://all:x@{host}", streamName="S") as maker:
+            await maker.publish(TOPIC, text("1"))
+        for more in ({}, {"streamName": "S"}):
+            inbox = Inbox()
+            options = SubscribeOptions(f"g{len(more)}")
+            async with asyncio.timeout(60), native(natsURL=f"nats://app:x@{host}", **more) as broker:
+                async with broker.subscribe(TOPIC, options, inbox):
+                    await broker.publish(TOPIC, text("2"))
+                    await inbox.holds(2)
+                assert (await broker.backlog(TOPIC, options)).waiting == 0
+
+
 async def test_an_account_without_jetstream_is_told(tmp_path: Path) -> None:
     accounts = "accounts { A { users: [ { user: u, password: x } ] } }"
     async with running(tmp_path, accounts) as host:

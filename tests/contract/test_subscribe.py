@@ -338,6 +338,7 @@ async def test_patterns_are_refused(broker: Broker, place: Place, inbox: Inbox) 
 
 
 @pytest.mark.requires("ordering")
+@pytest.mark.lacks("native")
 async def test_group_whose_options_differ_is_a_mismatch(broker: Broker, other: Broker, place: Place) -> None:
     inbox = Inbox()
     async with broker.subscribe(place.topic(), SubscribeOptions("g", ordered=False), inbox):

@@ -125,11 +125,13 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "brokers.kafka": (320, frozenset({"aiokafka"})),
     "brokers.memory": (205, frozenset()),
     "brokers.native.jetstream": (415, frozenset({"nats"})),
+    "brokers.native.kafka": (365, frozenset({"aiokafka"})),
     "brokers.native.mqtt": (360, frozenset({"paho"})),
     "brokers.nats": (405, frozenset({"nats"})),
     "brokers.native.gcp_pubsub": (670, frozenset()),
     "brokers.native.snssqs": (580, frozenset({"aiobotocore"})),
     "brokers.rabbitmq": (335, frozenset({"aiormq"})),
+    "brokers.native.rabbitmq": (360, frozenset({"aio_pika", "aiormq"})),
     "brokers.native.redis": (490, frozenset({"redis"})),
     "brokers.redis": (415, frozenset({"redis"})),
 }

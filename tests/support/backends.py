@@ -7,7 +7,8 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,9 @@ from brokers.native._jetstream import JetStreamSettings
 from brokers.native._topics import NativeTopics
 from brokers.native.gcp_pubsub import GCPPubSubTopics
 from brokers.native.jetstream import JetStreamTopics
+from brokers.native.kafka import KafkaTopics
 from brokers.native.mqtt import MQTTNativeSettings, MQTTTopics
+from brokers.native.rabbitmq import RabbitMQTopics
 from brokers.native.redis import RedisTopics
 from brokers.native.snssqs import SNSSQSTopics
 from brokers.nats import NatsBroker, NatsConfig
@@ -35,14 +38,16 @@ from brokers.redis import RedisBroker, RedisConfig
 from brokers.shared.mqtt import server_of
 from mesh.broker import Broker, Features
 from mesh.resources.component import Component, MetadataEntry
+from tests.support.artemis_server import PASSWORD, USER, ArtemisServer
 from tests.support.eventually import eventually
-from tests.support.kafka_server import KafkaServer
+from tests.support.kafka_server import MAKES_TOPICS, KafkaServer
 from tests.support.moto_server import CREDENTIALS, MotoServer
 from tests.support.mqtt_server import UNBOUNDED, MQTTServer
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
 from tests.support.proxy import Proxy
 from tests.support.pubsub_server import PubSubServer
+from tests.support.pulsar_server import PulsarServer
 from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
@@ -258,6 +263,30 @@ class KafkaBackend(ServerBackend):
         return Proxy(self._server.proxied_port, self._server.proxy_port)
 
 
+class NativeKafkaBackend(NativeBackend):
+    """Apache Kafka, which makes topics when they are asked for."""
+
+    type, adapter = "pubsub.kafka", KafkaTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"brokers": f"127.0.0.1:{port}", "authType": "none", "initialOffset": "oldest", "sessionTimeout": "4s"}
+
+    quick = MappingProxyType({"sessionTimeout": "2s", "readTimeout": "1s"})
+    stranger = MappingProxyType(
+        {
+            "authType": "password",
+            "saslUsername": "user",
+            "saslPassword": "secret",
+            "disableTls": "true",
+            "dialTimeout": "300ms",
+        }
+    )
+
+    def proxy(self) -> Proxy:
+        assert isinstance(self._server, KafkaServer)
+        return Proxy(self._server.proxied_port, self._server.proxy_port)
+
+
 class EmbeddedBackend:
     """The embedded server of a MESH_HOME of its own; while it runs, a proxy reaches it as any NATS server."""
 
@@ -366,6 +395,20 @@ class RabbitMQBackend(ServerBackend):
         return RabbitMQBroker(RabbitMQConfig(hosts, user="user", password="secret", connect_wait=0.3))
 
 
+class NativeRabbitMQBackend(NativeBackend):
+    """A RabbitMQ server, with topics as everybody has them."""
+
+    type, adapter = "pubsub.rabbitmq", RabbitMQTopics
+
+    def settings(self, port: int) -> Mapping[str, str]:
+        return {"hostname": f"127.0.0.1:{port}"}
+
+    quick = MappingProxyType({"heartBeat": "1s", "reconnectWaitSeconds": "200ms"})
+
+    def unreachable(self, port: int) -> Broker:
+        return self._broker(port, {"connectionString": f"amqp://user:secret@127.0.0.1:{port}?connection_timeout=300"})
+
+
 class MQTTBackend(ServerBackend):
     """Mosquitto; topics are apart by their spaces, as those of other brokers are."""
 
@@ -469,7 +512,9 @@ BACKENDS = {
     "sns-native": partial(_server, MotoServer, NativeSNSBackend),
     "gcp-native": partial(_server, PubSubServer, NativePubSubBackend),
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
+    "rabbitmq-native": partial(_server, RabbitMQServer, NativeRabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
+    "kafka-native": partial(_server, partial(KafkaServer, config=MAKES_TOPICS), NativeKafkaBackend),
     "mqtt": partial(_server, MQTTServer, MQTTBackend),
     "mqtt-native": partial(_server, partial(MQTTServer, settings=UNBOUNDED), NativeMQTTBackend),
     "pluggable": _pluggable,
@@ -484,11 +529,48 @@ _FEATURES: dict[str, Features] = {
     "sns-native": SNSSQSTopics.features,
     "gcp-native": GCPPubSubTopics.features,
     "rabbitmq": RabbitMQBroker.features,
+    "rabbitmq-native": RabbitMQTopics.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
+    "kafka-native": replace(KafkaTopics.features, retention=True),
     "mqtt": MQTTBroker.features,
     "mqtt-native": MQTTTopics.features,
     "pluggable": PluggableBroker.features,
 }
+
+# Their clients need not be there: one is built with a C compiler.
+with suppress(ModuleNotFoundError):
+    from brokers.native.pulsar import PulsarTopics
+
+    class NativePulsarBackend(NativeBackend):
+        """A standalone Pulsar."""
+
+        type, adapter = "pubsub.pulsar", PulsarTopics
+        patient = True  # Its client's keep-alive is 30 s.
+
+        def settings(self, port: int) -> Mapping[str, str]:
+            return {"host": f"127.0.0.1:{port}"}
+
+        stranger = MappingProxyType({"token": "secret", "dialTimeout": "500ms"})
+
+    BACKENDS["pulsar-native"] = partial(_server, PulsarServer, NativePulsarBackend)
+    _FEATURES["pulsar-native"] = PulsarTopics.features
+
+with suppress(ModuleNotFoundError):
+    from brokers.native.amqp import AMQPTopics
+
+    class NativeAMQPBackend(NativeBackend):
+        """ActiveMQ Artemis."""
+
+        type, adapter = "pubsub.solace.amqp", AMQPTopics
+
+        def settings(self, port: int) -> Mapping[str, str]:
+            return {"url": f"amqp://127.0.0.1:{port}", "username": USER, "password": PASSWORD}
+
+        quick = MappingProxyType({"idleTimeout": "1s", "dialTimeout": "1s"})
+        stranger = MappingProxyType({"username": "user", "password": "secret", "dialTimeout": "300ms"})
+
+    BACKENDS["amqp-native"] = partial(_server, ArtemisServer, NativeAMQPBackend)
+    _FEATURES["amqp-native"] = AMQPTopics.features
 
 
 def features_of(name: str) -> Features:

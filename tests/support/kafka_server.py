@@ -24,7 +24,7 @@ from tests.support.server import Server
 if TYPE_CHECKING:
     from aiokafka.admin import AIOKafkaAdminClient
 
-__all__ = ["OAUTH", "KafkaCluster", "KafkaServer", "find_kafka"]
+__all__ = ["MAKES_TOPICS", "OAUTH", "KafkaCluster", "KafkaServer", "find_kafka"]
 
 CONFIG = """\
 process.roles=broker,controller
@@ -69,6 +69,8 @@ listener.name.{name}.oauthbearer.sasl.oauthbearer.expected.audience={audience}
 listener.name.{name}.oauthbearer.sasl.jaas.config=\
 org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;
 """
+# Of a broker that makes topics when they are asked for.
+MAKES_TOPICS = "auto.create.topics.enable=true\nnum.partitions=4\n"
 CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
 _formatted: dict[str, bytes] = {}
 

@@ -1,0 +1,112 @@
+"""What a member of a consumer group has of one partition: what is next, what is unsettled, and who waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Held", "Partition"]
+
+WINDOW = 1000  # Offsets from the lowest that is unsettled: so many may come again after a crash.
+WINDOW_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A record that is unsettled.
+
+    Attributes:
+        record: As the client gives it.
+        attempt: Which one is next, or now.
+        waits: Whether it may be handed out when its turn comes; otherwise it is handed out, or about to be.
+        timer: What brings it back later.
+    """
+
+    record: Any
+    attempt: int = 1
+    waits: bool = True
+    timer: asyncio.TimerHandle | None = None
+
+
+class Partition:
+    """One partition, for as long as it is this member's, and until somebody else had it.
+
+    Records of one key follow each other, and those without a key do; in no order, each is for itself.
+
+    Attributes:
+        at: Topic and number, as the client names them.
+        next: The offset that is fetched next.
+        committed: The offset that the group has there; None = nothing is committed.
+        live: Whether it is this member's now.
+    """
+
+    def __init__(self, at: Any, position: int, committed: int | None, *, ordered: bool) -> None:
+        """Begin at a position."""
+        self.at, self.next, self.committed = at, position, committed
+        self.live = False
+        self._ordered = ordered
+        self._unsettled: dict[int, Held] = {}
+        self._lanes: dict[bytes | int | None, deque[Held]] = {}
+        self._bytes = 0
+
+    @property
+    def low(self) -> int:
+        """The lowest offset that is unsettled: what is committed."""
+        return next(iter(self._unsettled), self.next)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more is to be fetched until some is settled."""
+        return self.next - self.low >= WINDOW or self._bytes >= WINDOW_BYTES
+
+    def goes_on_from(self, committed: int | None) -> bool:
+        """Tell whether this is all still true of what the group has committed, and note that."""
+        if committed is None or self.committed is None:
+            return committed is self.committed
+        if self.committed <= committed <= self.low:  # What is below is settled, whoever has committed it.
+            self.committed = committed
+            return True
+        return False
+
+    def _lane(self, record: Any) -> bytes | int | None:
+        key: bytes | int | None = record.key if self._ordered else record.offset
+        return key
+
+    def admit(self, records: Sequence[Any]) -> Iterator[Held]:
+        """Take what was fetched; give those whose turn it is."""
+        for record in records:
+            held = Held(record)
+            self._unsettled[record.offset] = held
+            self._bytes += len(record.value or b"")
+            self.next = record.offset + 1
+            lane = self._lanes.setdefault(self._lane(record), deque())
+            lane.append(held)
+            if len(lane) == 1:
+                yield held
+
+    def settle(self, held: Held) -> Held | None:
+        """Be done with a record; give the one whose turn it is then."""
+        record = held.record
+        if self._unsettled.pop(record.offset, None) is None:
+            return None
+        self._bytes -= len(record.value or b"")
+        key = self._lane(record)
+        lane = self._lanes[key]
+        lane.popleft()
+        if lane:
+            return lane[0]
+        del self._lanes[key]
+        return None
+
+    def heads(self) -> Iterator[Held]:
+        """Give those whose turn it is and that nobody has."""
+        return (lane[0] for lane in self._lanes.values() if lane[0].waits)
+
+    def forget(self) -> None:
+        """Bring nothing back any more."""
+        for held in self._unsettled.values():
+            if held.timer is not None:
+                held.timer.cancel()

@@ -1,0 +1,128 @@
+"""What is on Redis for a topic in the native layout, and the entries of its stream one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import orjson
+from redis.exceptions import NoPermissionError, ResponseError
+
+from brokers.native._redis_client import Client
+from mesh.address import Address
+from mesh.broker import Message, SubscribeOptions
+from mesh.errors import PublishRejectedError, TopologyMismatchError
+from mesh.inspection import Letter, Pile, Standing
+
+__all__ = ["Inspection", "message_of", "pairs"]
+
+PAGE = 16  # An entry may have 256 MiB.
+NOBODY = "mesh-doctor"
+
+
+class Inspection:
+    """The part of the adapter that looks on."""
+
+    _client: Client
+
+    async def inspect(self, address: Address, options: SubscribeOptions | None) -> Standing:
+        """Look at a stream, and at a group on it; see ``Inspectable``.
+
+        Rights are asked for by commands whose ids are none: the server refuses who may not give a command before it
+        reads what the command says, and nothing is done.
+        """
+        key, refused = address.label, []
+        probes: list[tuple[Any, ...]] = [("XADD", key, "0-0", "", "")]
+        if options is not None:
+            group = options.group
+            probes = [
+                ("XGROUP", "CREATE", key, group, "-", "MKSTREAM"),
+                ("XREADGROUP", "GROUP", group, NOBODY, "STREAMS", key, "-"),
+                ("XACK", key, group, "0-0"),
+                ("XPENDING", key, group),
+                ("XCLAIM", key, group, NOBODY, 0, "-"),
+            ]
+        for probe in probes:
+            try:
+                await self._client.read(*probe)  # One by one: acknowledgements of the other connection go together.
+            except NoPermissionError as error:
+                refused.append(f"{probe[0]} on {key}: {error}")
+            except ResponseError as error:
+                if str(error).startswith("WRONGTYPE"):
+                    return Standing(f"stream {key}", exists=True, differs=_no_stream(key))
+        try:
+            groups = await self._client.call("XINFO", "GROUPS", key)
+        except NoPermissionError as error:
+            return Standing(f"stream {key}", exists=True, refused=(*refused, f"XINFO on {key}: {error}"))
+        except ResponseError:  # There is no such key.
+            return Standing(f"stream {key}", exists=False, refused=tuple(refused))
+        names = [pairs(each)["name"].decode(errors="replace") for each in groups]
+        there = None if options is None else options.group in names
+        return Standing(f"stream {key}", exists=True, group=there, refused=tuple(refused))
+
+    @asynccontextmanager
+    async def letters(self, address: Address) -> AsyncIterator[Pile]:
+        """Go through a stream; what is removed is deleted from it, for every group."""
+        yield _Stream(self._client, address.label)
+
+
+class _Stream:
+    """The entries of a stream."""
+
+    def __init__(self, client: Client, key: str) -> None:
+        self._client, self._key = client, key
+
+    async def _ask(self, *command: Any) -> Any:
+        try:
+            return await self._client.call(*command)
+        except ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                raise TopologyMismatchError(_no_stream(self._key)) from error
+            raise PublishRejectedError(f"Redis refuses {command[0]} on {self._key}: {error}") from error
+
+    async def count(self) -> int:
+        return int(await self._ask("XLEN", self._key))
+
+    async def __aiter__(self) -> AsyncIterator[Letter]:
+        newest = await self._ask("XREVRANGE", self._key, "+", "-", "COUNT", 1)
+        if not newest:
+            return
+        last, after = _id(newest[0]), "-"
+        while entries := await self._ask("XRANGE", self._key, after, last, "COUNT", PAGE):
+            for entry in entries:
+                found = _id(entry)
+                yield Letter(found, message_of(entry[1]), int(found.partition("-")[0]) / 1000)
+                after = f"({found}"
+
+    async def remove(self, letters: Sequence[Letter]) -> None:
+        await self._ask("XDEL", self._key, *(each.id for each in letters))
+
+
+def _id(entry: Any) -> str:
+    found: bytes = entry[0]
+    return found.decode()
+
+
+def _no_stream(key: str) -> str:
+    return f"the key {key} is no stream, as the topic has to be"
+
+
+def message_of(fields: Sequence[bytes]) -> Message:
+    """Read an entry; what somebody else has put there is read as well as it can be."""
+    found = dict(zip(fields[::2], fields[1::2], strict=True))
+    body = found.get(b"data")
+    if body is None:
+        texts = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in found.items()}
+        return Message({}, orjson.dumps(texts))
+    beside: object = None
+    with suppress(orjson.JSONDecodeError):
+        beside = orjson.loads(found.get(b"metadata", b"null"))
+    metadata = {name: str(value) for name, value in beside.items()} if isinstance(beside, dict) else {}
+    return Message(metadata, body, metadata.get("partitionKey"), metadata=metadata)
+
+
+def pairs(flat: Any) -> dict[str, Any]:
+    """Read names and values that the server gives in turn."""
+    items = list(flat.items()) if isinstance(flat, dict) else list(zip(flat[::2], flat[1::2], strict=True))
+    return {(name.decode() if isinstance(name, bytes) else name): value for name, value in items}

@@ -1,0 +1,240 @@
+"""``mesh dlq``: dead letters of pub/sub components, without their applications."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from gateway.cli.opening import Looked, add_options
+from gateway.cli.parsing import Parser, UsageError
+from gateway.cli.terminal import complain, note, show, show_document, show_members, show_records
+from mesh.errors import ConfigError, ExpressionError, MeshError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from gateway.cli.dead_letters import Chosen, Outcome
+    from mesh.blocks.topics import PubSubComponent
+
+__all__ = ["parser", "run"]
+
+COUNT_WITHIN = 60.0
+PAGE, MAX_PAGE = 20, 1000
+_PILES = {"pubsub": "PUBSUB", "topic": "TOPIC", "letters": "LETTERS", "of": "DEAD LETTERS OF"}
+_LETTERS = {
+    "id": "ID",
+    "stored": "STORED",
+    "topic": "FROM",
+    "attempts": "ATTEMPTS",
+    "size": "BYTES",
+    "reason": "REASON",
+}
+
+
+def parser() -> Parser:
+    """Describe the command line."""
+    made = Parser(
+        "mesh dlq",
+        description="Look at dead letters, send them back to the topics they are from, or delete them.",
+        epilog="mesh dlq list -d resources                             how many there are, by topic\n"
+        "mesh dlq show orders-pubsub failed -d resources        the oldest of one topic\n"
+        "mesh dlq show orders-pubsub failed --id 17-0 -d resources\n"
+        "mesh dlq replay orders-pubsub failed --where 'event.data.total > 100' -d resources\n"
+        "mesh dlq purge orders-pubsub failed --all -d resources",
+    )
+    made.add_argument("what", choices=("list", "show", "replay", "purge"), metavar="list|show|replay|purge")
+    made.add_argument("pubsub", nargs="?", metavar="PUBSUB", help="the component")
+    made.add_argument("topic", nargs="?", metavar="TOPIC", help="the dead letter topic")
+    made.add_argument("--all", action="store_true", help="replay, purge: all of them")
+    made.add_argument("--id", action="append", default=[], metavar="ID", help="this one; may be given several times")
+    made.add_argument("--where", metavar="CEL", help="those whose event fits, as in a subscription's rules")
+    made.add_argument("--topic", dest="given", metavar="TOPIC", help="replay: where those go that do not say it")
+    made.add_argument("-n", "--limit", type=int, default=PAGE, metavar="N", help=f"show: how many ({PAGE})")
+    made.add_argument("-y", "--yes", action="store_true", help="purge: without a question")
+    add_options(made)
+    made.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="how it is written")
+    return made
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command."""
+    found = parser().parse(words)
+    _check(found)
+    looked = Looked.read(found)
+    return asyncio.run(_list(looked, found) if found.what == "list" else _one(looked, found))
+
+
+def _check(found: argparse.Namespace) -> None:
+    def wrong(text: str) -> UsageError:
+        return UsageError(text, "mesh dlq")
+
+    what = found.what
+    ways = [name for name, given in (("--all", found.all), ("--id", found.id), ("--where", found.where)) if given]
+    if what != "list" and found.topic is None:
+        raise wrong(f"{what} needs a component and its dead letter topic")
+    if what in ("replay", "purge") and len(ways) != 1:
+        raise wrong(f"{what} needs one of --all, --id and --where")
+    if ways and (what == "list" or (what == "show" and (found.all or len(ways) > 1))):
+        raise wrong(f"{what} does not go with {' and '.join(ways)}")
+    if found.given is not None and what != "replay":
+        raise wrong("--topic belongs to: mesh dlq replay")
+    if found.yes and what != "purge":
+        raise wrong("--yes belongs to: mesh dlq purge")
+    if not 1 <= found.limit <= MAX_PAGE:
+        raise wrong(f"--limit is from 1 to {MAX_PAGE}")
+    if what == "purge" and not found.yes and not sys.stdin.isatty():
+        raise wrong("purge asks before it deletes; where nobody can answer, --yes says so")
+
+
+async def _list(looked: Looked, found: argparse.Namespace) -> int:
+    piles: dict[tuple[str, str], list[str]] = {}
+    for each in looked.subscriptions:
+        if each.dead_letter_topic is not None and found.pubsub in (None, each.pubsub):
+            piles.setdefault((each.pubsub, each.dead_letter_topic), []).append(each.topic)
+    if found.topic is not None:
+        wanted = found.pubsub, found.topic
+        piles = {wanted: piles.get(wanted, [])}
+    await looked.read_secrets()
+    records: list[dict[str, Any]] = []
+    for (pubsub, topic), of in piles.items():
+        count = None
+        try:
+            async with asyncio.timeout(COUNT_WITHIN):
+                count = await _counted(looked, pubsub, topic)
+        except (MeshError, TimeoutError) as error:
+            complain(f"{pubsub}/{topic}: {str(error) or f'it did not answer within {COUNT_WITHIN:g} s'}")
+        records.append({"pubsub": pubsub, "topic": topic, "letters": count, "of": list(dict.fromkeys(of))})
+    if found.output == "table":
+        if not records:
+            note("no subscription here has a dead letter topic; to look at any: mesh dlq show PUBSUB TOPIC")
+            return 0
+        records = [{**each, "of": ", ".join(each["of"])} for each in records]
+    show_records(records, found.output, _PILES)
+    return int(any(each["letters"] is None for each in records))
+
+
+async def _counted(looked: Looked, pubsub: str, topic: str) -> int:
+    from gateway.cli.dead_letters import letters_of
+
+    async with (
+        looked.pubsub(_component(looked, pubsub)) as component,
+        letters_of(component).letters(component.address(topic)) as pile,
+    ):
+        return await pile.count()
+
+
+def _component(looked: Looked, name: str) -> Any:
+    found = next((each for each in looked.components if each.name == name and each.block == "pubsub"), None)
+    if found is None:
+        names = ", ".join(each.name for each in looked.components if each.block == "pubsub") or "none"
+        raise ConfigError(
+            f"there is no pub/sub component {name!r} here (there are: {names}); --resources-path names files"
+        )
+    return found
+
+
+async def _one(looked: Looked, found: argparse.Namespace) -> int:
+    from gateway.cli.dead_letters import Chosen
+    from mesh.expressions import compile_match
+
+    try:
+        where = None if found.where is None else compile_match(found.where)
+    except ExpressionError as error:
+        raise UsageError(f"--where: {error}", "mesh dlq") from None
+    chosen = Chosen(frozenset(found.id), where)
+    work = {"show": _show, "replay": _replay, "purge": _purge}[found.what]
+    await looked.read_secrets()
+    async with looked.pubsub(_component(looked, found.pubsub)) as component:
+        return await work(looked, component, chosen, found)
+
+
+async def _show(looked: Looked, component: PubSubComponent, chosen: Chosen, found: argparse.Namespace) -> int:
+    from gateway.cli.dead_letters import described, letters_of
+
+    records: list[dict[str, Any]] = []
+    async with letters_of(component).letters(component.address(found.topic)) as pile:
+        async for letter in chosen.among(pile, component, found.topic):
+            records.append(described(component, letter, found.topic))
+            if len(records) >= found.limit:
+                break
+    if found.id and len(records) < len(set(found.id)):
+        raise ConfigError(f"{component.name}/{found.topic} has no letter {' or '.join(found.id)}")
+    if found.output == "table" and found.id:
+        for each in records:
+            show_members({**each, "stored": _time(each["stored"])}, "table")
+        return 0
+    if found.output == "table":
+        records = [{**each, "stored": _time(each["stored"])} for each in records]
+    show_records(records, found.output, _LETTERS)
+    return 0
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+async def _replay(looked: Looked, component: PubSubComponent, chosen: Chosen, found: argparse.Namespace) -> int:
+    from gateway.cli.dead_letters import replay
+
+    wildcard = component.broker.features.wildcard
+    declared = [
+        component.address(each.topic, pattern=wildcard)
+        for each in looked.subscriptions
+        if each.pubsub == component.name and each.dead_letter_topic == found.topic
+    ]
+    with _Progress("sent back") as tell:
+        outcome = await replay(component, found.topic, chosen, found.given or "", declared, tell)
+    return _told(outcome, found, "replayed", "sent back")
+
+
+async def _purge(looked: Looked, component: PubSubComponent, chosen: Chosen, found: argparse.Namespace) -> int:
+    from gateway.cli.dead_letters import letters_of, purge
+
+    most = None
+    if not found.yes:
+        most = 0
+        async with letters_of(component).letters(component.address(found.topic)) as pile:
+            async for _ in chosen.among(pile, component, found.topic):
+                most += 1
+        question = f"delete {most} dead letter{'' if most == 1 else 's'} of {component.name}/{found.topic}? [y/N] "
+        if not most or (await asyncio.to_thread(input, question)).strip().lower() not in ("y", "yes"):
+            note("nothing is deleted")
+            return int(bool(most))
+    with _Progress("deleted") as tell:
+        outcome = await purge(component, found.topic, chosen, most, tell)
+    return _told(outcome, found, "purged", "deleted")
+
+
+def _told(outcome: Outcome, found: argparse.Namespace, name: str, said: str) -> int:
+    left = sum(outcome.left.values())
+    if found.id and outcome.done + left < len(set(found.id)):
+        raise ConfigError(
+            f"{found.pubsub}/{found.topic} has not all of the letters {', '.join(found.id)}; {outcome.done} {said}"
+        )
+    if not show_document({name: outcome.done, "left": left, "why": outcome.left}, found.output):
+        show(f"{outcome.done} {said}")
+        for why, count in outcome.left.items():
+            note(f"{count} left: {why}")
+    return int(bool(left))
+
+
+class _Progress:
+    """Tells on a terminal how far it is."""
+
+    def __init__(self, said: str) -> None:
+        self._said, self._told = said, sys.stderr.isatty()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._told:
+            sys.stderr.write("\r\x1b[K")
+
+    def __call__(self, done: int) -> None:
+        if self._told:
+            sys.stderr.write(f"\r\x1b[K{done} {self._said}")
+            sys.stderr.flush()

@@ -1,0 +1,93 @@
+"""What a broker may tell beside what a node needs of it: for ``mesh doctor`` and ``mesh dlq``.
+
+Two protocols beside ``Broker``, both optional. Neither makes or changes a topic or a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from mesh.address import Address
+from mesh.broker import Message, SubscribeOptions
+
+__all__ = ["Inspectable", "Letter", "Letters", "Pile", "Standing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a topic has on its broker, and a group on it.
+
+    Attributes:
+        place: What holds the topic, in the broker's own words, such as ``stream orders``.
+        exists: Whether that is there; where it is made by the first publish or subscription, it need not be.
+        group: Whether the group is there; None = nobody asked, or the broker does not tell.
+        differs: What is there in another form than is needed: both sides; empty = nothing.
+        refused: What the broker does not let this user do, in the broker's words.
+        needed: Whether nothing makes the place when it is needed: somebody has to.
+    """
+
+    place: str
+    exists: bool
+    group: bool | None = None
+    differs: str = ""
+    refused: tuple[str, ...] = ()
+    needed: bool = False
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A broker that can be looked at."""
+
+    async def inspect(self, address: Address, options: SubscribeOptions | None) -> Standing:
+        """Tell what is there of a topic, and of a group on it, and what this user may not do with them.
+
+        Raises:
+            BrokerError: It cannot be known now.
+        """
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """A message of a topic, as it lies there.
+
+    Attributes:
+        id: Which one, among those of its topic; as the broker names it, and the same each time.
+        message: What it holds.
+        stored: Unix time in seconds at which the broker has stored it; None = it does not say.
+    """
+
+    id: str
+    message: Message
+    stored: float | None = None
+
+
+class Pile(Protocol):
+    """The messages of a topic, to be gone through once."""
+
+    async def count(self) -> int:
+        """Tell how many there are, as far as the broker knows without reading them."""
+
+    def __aiter__(self) -> AsyncIterator[Letter]:
+        """Give those that were there when it began, oldest first; only few of them are in memory.
+
+        Nobody else misses one for it: groups get what they would have got.
+        """
+
+    async def remove(self, letters: Sequence[Letter]) -> None:
+        """Take some away that were given: they are not given again, and where the broker can, they are no more.
+
+        Raises:
+            BrokerError: It is not known whether all of them were; they may be given again.
+        """
+
+
+@runtime_checkable
+class Letters(Protocol):
+    """A broker whose topics can be gone through, and be taken from, without a group's knowledge."""
+
+    def letters(self, address: Address) -> AbstractAsyncContextManager[Pile]:
+        """Go through a topic; left, what was not removed is as it was."""

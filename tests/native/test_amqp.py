@@ -1,0 +1,205 @@
+"""``pubsub.solace.amqp``: what stands on an AMQP 1.0 server, together with a client of another process, and TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mesh import address
+from mesh.broker import Message, SubscribeOptions
+from mesh.errors import BrokerUnavailableError, ConfigError
+from tests.http.harness import App, Backbone, component, gateway
+from tests.support.artemis_server import PASSWORD, USER, ArtemisServer, find_artemis
+from tests.support.backends import component_of
+from tests.support.contract import Inbox
+
+amqp = pytest.importorskip("brokers.native.amqp")
+
+# Another program, on Proton's own loop: it sends what it reads, or prints what it takes.
+OTHER = """
+import base64, json, sys
+from proton import Message
+from proton.utils import BlockingConnection
+asked = json.loads(sys.argv[1])
+connection = BlockingConnection(asked["url"], timeout=30, allowed_mechs="PLAIN")
+if "publish" in asked:
+    sender = connection.create_sender(asked["address"])
+    for body, properties, content_type in asked["publish"]:
+        message = Message(base64.b64decode(body), inferred=True, durable=True, properties=properties)
+        if content_type:
+            message.content_type = content_type
+        sender.send(message)
+else:
+    receiver = connection.create_receiver(asked["address"], credit=asked["count"])
+    print(json.dumps("ready"), flush=True)
+    for _ in range(asked["count"]):
+        found = receiver.receive(30)
+        receiver.accept()
+        body = base64.b64encode(bytes(found.body)).decode()
+        marks = [found.durable, found.priority, found.ttl, str(found.content_type or "")]
+        print(json.dumps([body, found.properties or {}, marks]), flush=True)
+connection.close()
+"""
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ArtemisServer]:
+    if find_artemis() is None:
+        missing = "ActiveMQ Artemis is not installed: make provision"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    async with ArtemisServer(tmp_path_factory.mktemp("artemis")) as server:
+        yield server
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    return Backbone("memory:")
+
+
+def command(server: ArtemisServer, at: str, **asked: Any) -> list[str]:
+    return [sys.executable, "-c", OTHER, json.dumps({"url": server.url, "address": at, **asked})]
+
+
+async def other(server: ArtemisServer, at: str, **asked: Any) -> list[Any]:
+    """Run the other program; give what it says."""
+    told = command(server, at, **asked)
+    done = await asyncio.to_thread(subprocess.run, told, check=True, timeout=60, capture_output=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def settings(server: ArtemisServer) -> dict[str, str]:
+    return {"url": f"amqp://127.0.0.1:{server.port}", "username": USER, "password": PASSWORD}
+
+
+def resources(server: ArtemisServer) -> str:
+    return component("shop", "pubsub.solace.amqp", **settings(server))
+
+
+def subscribed(topic: str, *, letters: str = "", **metadata: str) -> dict[str, object]:
+    more = {"deadLetterTopic": letters} if letters else {}
+    route = f"/{topic.removeprefix('queue:')}"
+    return {"pubsubname": "shop", "topic": topic, "route": route, "metadata": metadata, **more}
+
+
+async def test_a_message_is_what_others_expect(server: ArtemisServer, backbone: Backbone, tmp_path: Path) -> None:
+    """One data section; metadata are application properties; what the header has a place for stands there."""
+    async with gateway(backbone, tmp_path, app_id="obs", resources=resources(server)) as node:
+        path = "/v1.0/publish/shop/queue:written?metadata."
+        await node.post(f"{path}rawPayload=true&metadata.foo=bar", b"\x89PNG", "application/octet-stream")
+        await node.post(f"{path}ttlInSeconds=600&metadata.priority=7", {"a": 1}, "application/json")
+        await node.post(f"{path}cloudevents=binary", {"b": 1}, "application/json")
+    _, event, raw, binary = await other(server, "queue://written", count=3)  # By priority.
+    assert base64.b64decode(raw[0]) == b"\x89PNG"
+    assert raw[1] == {"rawPayload": "true", "foo": "bar"}
+    assert raw[2][0] is True
+    told = json.loads(base64.b64decode(event[0]))
+    assert (told["data"], told["source"]) == ({"a": 1}, "obs")
+    assert event[2][:3] == [True, 7, 600.0]
+    assert (json.loads(base64.b64decode(binary[0])), binary[1]["cloudEvents_source"]) == ({"b": 1}, "obs")
+    assert binary[2][3] == "application/json"
+
+
+async def test_others_messages_reach_the_application(server: ArtemisServer, backbone: Backbone, tmp_path: Path) -> None:
+    """From a topic and from a queue; what is no event is a dead letter."""
+    app = App([subscribed("mixed", letters="refused"), subscribed("refused", rawPayload="true"), subscribed("queue:q")])
+    async with app, gateway(backbone, tmp_path, app=app, resources=resources(server)):
+        attributes = {"cloudEvents_specversion": "1.0", "cloudEvents_id": "9", "cloudEvents_source": "/till"}
+        bodies: list[tuple[bytes, dict[str, object], str]] = [
+            (b'{ "order" : 7 }', {"Foo": "bar", "n": 5}, ""),
+            (b'{"sum":3}', {**attributes, "cloudEvents_type": "sold"}, "application/json"),
+            (b"hello", {"from": "till"}, ""),
+        ]
+        told = [(base64.b64encode(body).decode(), *rest) for body, *rest in bodies]
+        await other(server, "topic://mixed", publish=told)
+        await other(server, "queue://q", publish=told[:1])
+        plain, binary = sorted(await app.until("/mixed", 2), key=lambda each: "foo" not in each.headers)
+        [letter] = await app.until("/refused")
+        [queued] = await app.until("/q")
+    assert (plain.body, plain.headers["foo"], plain.headers["n"]) == (b'{ "order" : 7 }', "bar", "5")
+    assert queued.body == plain.body
+    assert (binary.json["id"], binary.json["source"], binary.json["data"]) == ("9", "/till", {"sum": 3})
+    assert base64.b64decode(letter.json["data_base64"]) == b"hello"
+    assert (letter.headers["from"], letter.headers["mesh-dead-letter-topic"]) == ("till", "mixed")
+
+
+async def test_a_queue_is_shared_with_others(server: ArtemisServer) -> None:
+    """Each message goes to one of them."""
+    made, topic = component_of("pubsub.solace.amqp", settings(server)), address.topic("t", "t", "queue:both")
+    inbox = Inbox()
+    async with (
+        amqp.AMQPTopics.from_component(made) as broker,
+        asyncio.TaskGroup() as tasks,
+        broker.subscribe(topic, SubscribeOptions("g"), inbox),
+    ):
+        theirs = tasks.create_task(other(server, "queue://both", count=5))
+        count = 0
+        while not theirs.done():
+            await broker.publish(topic, Message({}, b"%d" % count))
+            count += 1
+        taken = [base64.b64decode(body) for body, *_ in (await theirs)[1:]]
+        await inbox.holds(count - len(taken))
+    assert sorted(map(int, [*inbox.bodies, *taken])) == list(range(count))
+
+
+async def test_a_group_keeps_its_place_while_nobody_is_there(server: ArtemisServer) -> None:
+    """A subscription is durable, and one of its own for each group."""
+    made, topic = component_of("pubsub.solace.amqp", settings(server)), address.topic("t", "t", "kept")
+    async with amqp.AMQPTopics.from_component(made) as broker:
+        for group in ("g", "h"):
+            async with broker.subscribe(topic, SubscribeOptions(group), Inbox()):
+                pass
+        await broker.publish(topic, Message({}, b"meanwhile"))
+        for group in ("g", "h"):
+            inbox = Inbox()
+            async with broker.subscribe(topic, SubscribeOptions(group), inbox):
+                await inbox.holds(1)
+            assert inbox.bodies == [b"meanwhile"]
+
+
+async def test_a_wrong_password_is_told_as_what_it_is(server: ArtemisServer) -> None:
+    made = component_of("pubsub.solace.amqp", {**settings(server), "password": "no-s3cret"})
+    with pytest.raises(BrokerUnavailableError) as raised:
+        async with amqp.AMQPTopics.from_component(made):
+            pytest.fail("entered")
+    assert type(raised.value).__name__ == "NotAdmittedError"
+    assert "no-s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"url": "amqp://localhost"}, "username"),
+        ({"url": "http://localhost", "anonymous": "true"}, "amqps://"),
+        ({"url": "amqp://localhost", "anonymous": "true", "caCert": "ca.pem"}, "caCert"),
+        ({"url": "amqp://localhost:99999", "anonymous": "true"}, "port"),
+        ({"url": "amqp://localhost", "anonymous": "true", "layout": "mesh"}, "layout"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(told: dict[str, str], expected: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        amqp.AMQPTopics.from_component(component_of("pubsub.solace.amqp", told))
+    assert expected in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("topic", "expected"),
+    [
+        ("orders", ("topic://orders", False)),
+        ("topic:orders", ("topic://orders", False)),
+        ("topic://orders", ("topic://orders", False)),
+        ("queue:orders", ("queue://orders", True)),
+        ("queue://orders", ("queue://orders", True)),
+    ],
+)
+def test_where_a_topic_is(topic: str, expected: tuple[str, bool]) -> None:
+    assert amqp.AMQPSettings(url="amqp://localhost").address(topic) == expected
