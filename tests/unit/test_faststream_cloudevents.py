@@ -77,6 +77,19 @@ def test_the_package_reads_what_is_written() -> None:
     assert (read.get_attributes(), read.get_data()) == (given.get_attributes(), {"a": 1})
 
 
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("2026-01-02t03:04:05z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2016-12-31T23:59:60Z", datetime(2016, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        ("2026-01-02T03:04:05.123456789+01:00", datetime(2026, 1, 2, 2, 4, 5, 123_456, UTC)),
+    ],
+)
+def test_each_time_that_an_event_may_have_is_read(time: str, expected: datetime) -> None:
+    made: Any = cloudevent_of(Event("1", "s", "t", time=time), None, CloudEvent)
+    assert made.get_time() == expected
+
+
 def test_what_is_none_is_refused() -> None:
     assert not any(map(is_cloudevent, ({}, b"", CloudEvent, Event("1", "s", "t"))))
     with pytest.raises(EventError, match=r"specversion.*1\.0.*0\.3"):
