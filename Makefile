@@ -12,6 +12,7 @@ PYTEST_ARGS ?=
 # Of the core, in whole runs only: its limit stands in pyproject.toml.
 COVERAGE = $(if $(PYTEST_ARGS),,--cov mesh --cov-report term:skip-covered)
 STAMP := $(VENV)/.installed
+BUILT := $(VENV)/.built
 # The tests start some thousand processes of ours, which would each compile all that they import.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -32,23 +33,28 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install $$(test -t 1 || echo -q) --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+# The one library that is built here: only who checks and tests needs it.
+$(BUILT): $(STAMP) tests/provision/proton.bash
+	@bash tests/provision/proton.bash $(BIN)/python
+	@touch $@
+
 demo: $(STAMP) ## run hello-world on the embedded broker
 	@command -v node >/dev/null || { echo "error: the demo's second application needs Node.js 18 or later (apt-get install nodejs)"; exit 1; }
 	$(BIN)/mesh run -f examples/hello-world
 
-quick: $(STAMP) ## for every change: check, the unit tests, the contract, gRPC and HTTP on memory and NATS
+quick: $(BUILT) ## for every change: check, the unit tests, the contract, gRPC and HTTP on memory and NATS
 	@$(MAKE) --no-print-directory -j 2 static quick-tests
 
 # No servers here that work beside the tests, and each process spends seconds on reading them all.
 quick-tests: WORKERS = 9
-quick-tests: $(STAMP)
+quick-tests: $(BUILT)
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS) --broker memory --broker nats -m "not costly" \
 		tests/meta tests/unit tests/trust tests/contract tests/grpc tests/http
 
 check: static ## lint, types, import rules, docs
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/meta
 
-static: $(STAMP)
+static: $(BUILT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -67,7 +73,7 @@ faults-report: $(STAMP) ## measure what faults do, and write the tables of docs/
 provision: ## install the servers that the tests start, where they are missing
 	@for script in tests/provision/*.sh; do bash $$script || exit 1; done
 
-test: $(STAMP) ## everything, with real servers
+test: $(BUILT) ## everything, with real servers
 	@$(MAKE) --no-print-directory -j 2 static provision # One takes a processor, the other mostly loads.
 	$(BIN)/python -m pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS) tests
 

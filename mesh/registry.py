@@ -49,6 +49,8 @@ EXTRAS = {
     "aiobotocore": "aws",
     "aiokafka": "kafka",
     "aiormq": "rabbitmq",
+    "proton": "amqp",
+    "pulsar": "pulsar",
     "aiosmtplib": "smtp",
     "apprise": "apprise",
     "asyncssh": "sftp",

@@ -128,8 +128,11 @@ class Wire(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Begin, if this is wanted still."""
         self._socket = transport
+        if self.lost.done():
+            self._socket.abort()
+            return
         self._tick()
 
     def data_received(self, data: bytes) -> None:
@@ -139,7 +142,7 @@ class Wire(asyncio.Protocol):
             if room <= 0:
                 self.end(ConnectionError("it says what is no AMQP 1.0"))
                 return
-            with self._fatal():
+            with suppress(Exception):  # The engine notes it, and says so by an event.
                 self._transport.push(data[:room])
             data = data[room:]
             self.turn()
@@ -164,9 +167,6 @@ class Wire(asyncio.Protocol):
             self._transport.tick(time.monotonic())
             self.turn()
             self._timer = asyncio.get_running_loop().call_later(self._every, self._tick)
-
-    def _fatal(self) -> Any:
-        return suppress(Exception)  # The engine notes it, and says so by an event.
 
     def turn(self) -> None:
         """Heed what the engine says, and write what it has for the server."""
@@ -266,7 +266,7 @@ class Wire(asyncio.Protocol):
             if not receiver.ended.done():
                 receiver.ended.set_result(lost)
         if self._socket is not None:
-            self._socket.abort() if isinstance(error, TimeoutError) else self._socket.close()
+            self._socket.abort()  # Who is silent would not let it be closed.
 
     # What the adapter asks for.
 
@@ -415,6 +415,7 @@ class Client:
                 self._there.set()
                 staying.cancel()
                 await asyncio.wait([staying])
+                wire.end(ConnectionError("it was closed"))  # The task may not have begun.
 
     async def _connect(self) -> Wire:
         config = self.config

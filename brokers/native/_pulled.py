@@ -114,19 +114,22 @@ class Pulled:
 
     async def _pull(self) -> None:
         pauses = waits()
+        failing = False
         while True:
             if not self._room or len(self._ready) >= MAX_READY:
                 self._wanted.clear()
                 await self._wanted.wait()
                 continue
             try:
-                asked = {"maxMessages": self._room}
+                # What failed may have been an answer that was too large: one message never is.
+                asked = {"maxMessages": 1 if failing else self._room}
                 answer = await self._service.post("subscriptions", self._name, "pull", asked)
                 if answer.status == 404:
                     raise GoneError(f"the subscription {self._name!r} of Pub/Sub is gone")
                 given = self._service.taken(answer, f"pull from {self._name!r}").get("receivedMessages") or ()
             except BrokerUnavailableError as error:
                 self._outage.lost(error, self)
+                failing = True
                 await asyncio.sleep(next(pauses))
                 continue
             except BrokerError as error:
@@ -134,7 +137,7 @@ class Pulled:
                 self._changed.set()
                 return
             self._outage.back(self)
-            pauses = waits()
+            failing, pauses = False, waits()
             for each in given:
                 try:
                     self._ready.add(_read(each))

@@ -1,7 +1,7 @@
 """aio-pika's connection, as somebody who must not lose anything can use it.
 
-aio-pika is used as it is, without its robust connections: these know one host, restore what they remember in an order
-of their own, and leave whoever waits for the lost connection to find out. What is added here is small:
+aio-pika is used as it is, without its robust connections: these know one host, declare from memory what they restore,
+and what the server refuses then ends all of it (docs/adr/0060-rabbitmq-native-client.md). What is added here is small:
 
 - The end of a connection ends whoever waits for it, with one error: the library lets some of them wait for ever.
 - Whoever is cancelled leaves an answer to come: the library closes a channel when a call on it is cancelled.

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from brokers.native._snssqs_settings import SNS, SQS, STS, SNSSQSSettings
 from mesh.address import Address
-from mesh.errors import BrokerError, TopologyMismatchError
+from mesh.errors import BrokerError, BrokerUnavailableError, TopologyMismatchError
 
 __all__ = ["NO_QUEUE", "NO_TOPIC", "Entities"]
 
@@ -124,9 +124,17 @@ class Entities:
             asked = await self._sqs.manage("get_queue_attributes", QueueUrl=url, AttributeNames=["Policy"])
             attributes = asked.get("Attributes") or {}
 
-    async def _subscriptions(self, topic: str) -> list[str]:
-        pages = self._sns.pages("list_subscriptions_by_topic", TopicArn=topic)
-        return [str(each["Endpoint"]) async for page in pages for each in page["Subscriptions"]]
+    async def _subscribed(self, topic: str, queue: str | None = None) -> bool:
+        """Tell whether a queue is subscribed to a topic, or anything is."""
+        seconds = self._settings.manage_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                async for page in self._sns.pages("list_subscriptions_by_topic", TopicArn=topic):
+                    if any(queue in (None, each["Endpoint"]) for each in page["Subscriptions"]):
+                        return True
+        except TimeoutError:
+            raise BrokerUnavailableError(f"AWS sns, list subscriptions by topic: no answer in {seconds:g} s") from None
+        return False
 
     async def bind(self, topic: str, label: str) -> str:
         """Have a group's queue get a topic's messages; gives its URL."""
@@ -140,7 +148,7 @@ class Entities:
         if not self._settings.unmanaged:
             await self._admit(url, arn, topic, attributes)
             await self._sns.manage("subscribe", TopicArn=topic, Protocol="sqs", Endpoint=arn)
-        elif arn not in await self._subscriptions(topic):
+        elif not await self._subscribed(topic, arn):
             raise BrokerError(f"{arn} is not subscribed to {topic}, and disableEntityManagement is set")
         return url, attributes
 
@@ -148,7 +156,7 @@ class Entities:
         """See that dead letters are kept: SNS drops what nobody is subscribed to."""
         topic = await self.topic(letters.label)
         async with self._managing:
-            if await self._subscriptions(topic):
+            if await self._subscribed(topic):
                 return
             if self._settings.unmanaged:
                 text = f"nothing is subscribed to {topic}, so letters would be lost, and disableEntityManagement is set"

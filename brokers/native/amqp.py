@@ -24,9 +24,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
-from urllib.parse import unquote, urlsplit
 
 import orjson
 import proton
@@ -34,97 +32,20 @@ from proton import Delivery as Outcome
 from proton import ProtonException
 
 from brokers.native._amqp_client import Client, Config, LinkRefusedError, Receiver, Wire
-from brokers.native._topics import Delays, NativeSettings, NativeTopics, Source, Taken
-from brokers.shared.backoff import CONNECT_WAIT
+from brokers.native._amqp_settings import AMQPSettings, Reader
+from brokers.native._topics import Delays, NativeTopics, Source, Taken
 from brokers.shared.limits import check_size
-from brokers.shared.settings import Reading
 from mesh.address import Address
 from mesh.broker import Delivery, Features, Message, SubscribeOptions
 from mesh.errors import BrokerUnavailableError, FeatureNotSupportedError, PublishRejectedError, TopologyMismatchError
 from mesh.resources.component import Component
-from mesh.resources.settings import BOOLEAN, VERBATIM, Setting, choice, ignored, lasting, setting
 from mesh.tasks import task_group
 from mesh.values import parse_whole
 
 __all__ = ["AMQPSettings", "AMQPTopics"]
 
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
-PORTS = {"amqp": 5672, "amqps": 5671}
 HIGHEST_PRIORITY = 9
-
-
-@dataclass(frozen=True)
-class AMQPSettings(NativeSettings):
-    """Settings of ``pubsub.solace.amqp``."""
-
-    ignored: ClassVar[tuple[Setting, ...]] = ignored(
-        "a connection is made anew at once, and then ever more slowly",
-        *("backOffPolicy", "backOffDuration", "backOffInitialInterval", "backOffMaxInterval"),
-    )
-
-    layout: str = setting(
-        "layout", "`native`: topics as every other program on the broker has them.", choice("native"), default="native"
-    )
-    url: str = setting(
-        "url", "Where the server is: `amqp://`, or `amqps://` with TLS.", required=True, default="", secret=True
-    )
-    username: str | None = setting("username", "Who logs in.", VERBATIM, example="shop")
-    password: str | None = setting("password", "Its password.", VERBATIM, secret=True)
-    anonymous: bool = setting("anonymous", "Whether nobody logs in.", BOOLEAN, default=False)
-    ca: str | None = setting(
-        "caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.", example="ca.pem"
-    )
-    certificate: str | None = setting(
-        "clientCert", "The client's certificate, a PEM text or a path.", example="client.pem"
-    )
-    key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
-    topics: str = setting("topicAddressPrefix", "What stands before a topic's name.", default="topic://")
-    queues: str = setting(
-        "queueAddressPrefix", "What stands before the name of a queue, as of `queue:orders`.", default="queue://"
-    )
-    idle: float = setting(
-        "idleTimeout", "How long the server may be silent until the connection is lost.", lasting(), default=30.0
-    )
-    dial: float = setting("dialTimeout", "How long an attempt to connect may take.", lasting(), default=CONNECT_WAIT)
-
-    def address(self, topic: str) -> tuple[str, bool]:
-        """Give a topic's address, and whether it is a queue's."""
-        kind, colon, name = topic.partition(":")
-        if colon and kind in ("queue", "topic") and not name.startswith("//"):
-            return (f"{self.queues}{name}", True) if kind == "queue" else (f"{self.topics}{name}", False)
-        if self.queues and topic.startswith(self.queues):
-            return topic, True
-        return (topic if self.topics and topic.startswith(self.topics) else f"{self.topics}{topic}"), False
-
-
-class _Reader(Reading[AMQPSettings]):
-    def config(self) -> Config:
-        """Give how to connect."""
-        found = self.found
-        parts = urlsplit(found.url)
-        tls, host, port = None, "", None
-        try:
-            host, port = parts.hostname or "", parts.port
-        except ValueError:
-            self.wrong("url", "names a port that there cannot be")
-        if found.url and (parts.scheme not in PORTS or not host):
-            self.wrong("url", "is amqp://host:port or amqps://host:port")
-        if parts.scheme == "amqps":
-            tls = self.tls("clientCert", "clientKey", ca="caCert")
-        else:
-            for name, value in (("caCert", found.ca), ("clientCert", found.certificate), ("clientKey", found.key)):
-                if value:
-                    self.wrong(name, "needs a url that begins with amqps://")
-        user = found.username or unquote(parts.username or "") or None
-        password = found.password or unquote(parts.password or "") or None
-        if found.anonymous:
-            user = password = None
-        elif user is None:
-            problem = self.component.missing("the setting username is missing; without a user, set anonymous: true")
-            self.problems.append(problem)
-        self.finish()
-        connect_wait = min(self.connect_wait, found.dial)
-        return Config(host, port or PORTS[parts.scheme], tls, user, password, found.idle, connect_wait)
 
 
 class AMQPTopics(NativeTopics):
@@ -157,7 +78,7 @@ class AMQPTopics(NativeTopics):
     @classmethod
     def from_component(cls, component: Component) -> Self:
         """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
-        reader = _Reader(component, cls.settings)
+        reader = Reader(component, cls.settings)
         config = reader.config()
         made = cls(reader.found, config)
         made._component = component

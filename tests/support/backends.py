@@ -25,13 +25,11 @@ from brokers.memory import MemoryBroker, MemoryHub
 from brokers.mqtt import MQTTBroker, MQTTConfig
 from brokers.native._jetstream import JetStreamSettings
 from brokers.native._topics import NativeTopics
-from brokers.native.gcp_pubsub import GCPPubSubTopics
 from brokers.native.jetstream import JetStreamTopics
 from brokers.native.kafka import KafkaTopics
 from brokers.native.mqtt import MQTTNativeSettings, MQTTTopics
 from brokers.native.rabbitmq import RabbitMQTopics
 from brokers.native.redis import RedisTopics
-from brokers.native.snssqs import SNSSQSTopics
 from brokers.nats import NatsBroker, NatsConfig
 from brokers.rabbitmq import RabbitMQBroker, RabbitMQConfig
 from brokers.redis import RedisBroker, RedisConfig
@@ -41,12 +39,10 @@ from mesh.resources.component import Component, MetadataEntry
 from tests.support.artemis_server import PASSWORD, USER, ArtemisServer
 from tests.support.eventually import eventually
 from tests.support.kafka_server import MAKES_TOPICS, KafkaServer
-from tests.support.moto_server import CREDENTIALS, MotoServer
 from tests.support.mqtt_server import UNBOUNDED, MQTTServer
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.pluggable_server import PluggableServer, contract_broker, pluggable
 from tests.support.proxy import Proxy
-from tests.support.pubsub_server import PubSubServer
 from tests.support.pulsar_server import PulsarServer
 from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import RedisServer
@@ -361,24 +357,6 @@ class NativeRedisBackend(NativeBackend):
     )
 
 
-class NativeSNSBackend(NativeBackend):
-    """moto's server."""
-
-    type, adapter = "pubsub.aws.snssqs", SNSSQSTopics
-
-    def settings(self, port: int) -> Mapping[str, str]:
-        return {**CREDENTIALS, "endpoint": f"http://127.0.0.1:{port}"}
-
-
-class NativePubSubBackend(NativeBackend):
-    """Google's own stand-in for Pub/Sub."""
-
-    type, adapter = "pubsub.gcp.pubsub", GCPPubSubTopics
-
-    def settings(self, port: int) -> Mapping[str, str]:
-        return {"projectId": "shop", "endpoint": f"http://127.0.0.1:{port}"}
-
-
 class RabbitMQBackend(ServerBackend):
     """A RabbitMQ server."""
 
@@ -509,8 +487,6 @@ BACKENDS = {
     "embedded": _embedded,
     "redis": partial(_server, RedisServer, RedisBackend),
     "redis-native": partial(_server, RedisServer, NativeRedisBackend),
-    "sns-native": partial(_server, MotoServer, NativeSNSBackend),
-    "gcp-native": partial(_server, PubSubServer, NativePubSubBackend),
     "rabbitmq": partial(_server, RabbitMQServer, RabbitMQBackend),
     "rabbitmq-native": partial(_server, RabbitMQServer, NativeRabbitMQBackend),
     "kafka": partial(_server, KafkaServer, KafkaBackend),
@@ -526,8 +502,6 @@ _FEATURES: dict[str, Features] = {
     "embedded": EmbeddedBroker(Path()).features,
     "redis": RedisBroker(RedisConfig()).features,
     "redis-native": RedisTopics.features,
-    "sns-native": SNSSQSTopics.features,
-    "gcp-native": GCPPubSubTopics.features,
     "rabbitmq": RabbitMQBroker.features,
     "rabbitmq-native": RabbitMQTopics.features,
     "kafka": KafkaBroker(KafkaConfig(())).features,
