@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from brokers.faststream._message import JSON, Delivered, IncomingCall, MeshMessage, encode, last_of_each
 from mesh.application import BindingAnswer, Headers, Kind
 from mesh.errors import EventError, HandlerFailedError
-from mesh.event import from_structured
 
 __all__ = ["FastStreamApplication", "Reply", "Subscriber"]
 
@@ -96,7 +95,7 @@ class FastStreamApplication:
         """
         raw = Delivered(path, body)
         try:
-            raw.message = message = MeshMessage.of_event(raw, from_structured(body), last_of_each(headers))
+            raw.message = message = MeshMessage.delivered(raw, body, last_of_each(headers))
         except EventError:
             return DROP
         try:

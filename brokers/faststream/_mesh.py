@@ -9,21 +9,32 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
-import orjson
-from faststream import BaseMiddleware, ContextRepo, PublishCommand
+from faststream import BaseMiddleware, ContextRepo, PublishCommand, StreamMessage
 
 from brokers.faststream._application import FastStreamApplication
-from brokers.faststream._message import EVENT_PREFIX, MeshMessage, decode, encode, parse
+from brokers.faststream._cloudevents import is_cloudevent
+from brokers.faststream._message import (
+    ATTRIBUTES,
+    EVENT_PREFIX,
+    Answered,
+    MeshMessage,
+    as_event,
+    decoder_of,
+    encode,
+    parse,
+    structured,
+)
 from mesh.address import decode_token, encode_token
-from mesh.blocks.envelope import PublishOptions, build_binary
+from mesh.blocks.envelope import PublishOptions
 from mesh.blocks.invocation import INVOKE, Answer, Call
 from mesh.blocks.topics import PUBLISH, Publish
 from mesh.errors import ComponentError, ConfigError, FeatureNotSupportedError, MeshError
+from mesh.event import is_structured
 from mesh.home import mesh_home, single_host
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Context, Operation
@@ -33,13 +44,12 @@ from mesh.resources.subscription import Subscription
 from mesh.tasks import task_group
 from mesh.telemetry import BAGGAGE
 
-__all__ = ["Answered", "Mesh"]
+__all__ = ["Mesh"]
 
 logger = logging.getLogger("brokers.faststream")
 
 SCHEMES = {"nats": "nats", "rabbit": "amqp", "kafka": "kafka", "redis": "redis"}
 PARTITION_KEY = EVENT_PREFIX + "partitionkey"
-ATTRIBUTES = ("id", "source", "type", "subject")
 DEFAULT_CALL_SECONDS = 60.0
 
 
@@ -53,25 +63,6 @@ class FastStreamBroker(Protocol):
     publisher: Callable[..., Any]
     publish: Callable[..., Awaitable[Any]]
     add_middleware: Callable[..., None]
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What another application answered.
-
-    Attributes:
-        status: The HTTP status.
-        headers: By lower-case name; of several the last.
-        body: All of it.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        """Give the body as Python."""
-        return orjson.loads(self.body)
 
 
 class Mesh:
@@ -144,9 +135,12 @@ class Mesh:
         dead_letter: str | None = None,
         ordered: bool = False,
         max_in_flight: int = 64,
+        metadata: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Any:
         """Subscribe to a topic; use it as FastStream's ``@broker.subscriber(...)``.
+
+        A handler whose body is a class of the package ``cloudevents`` gets the event, any other its data.
 
         Args:
             topic: May hold wildcards where the backbone has them.
@@ -154,20 +148,21 @@ class Mesh:
             dead_letter: The topic for what fails for good; None = it is retried for as long as it is stored.
             ordered: Events of equal key come one after another.
             max_in_flight: Most events handled at once by this instance.
+            metadata: What else a subscription's metadata may say, as ``rawPayload``.
             **options: Passed to FastStream (``title``, ``description``, ``dependencies``…).
         """
         component = pubsub or self._pubsub
         path = self.address(topic, pubsub=component)
         if path in self._application.topics:
             raise ConfigError(f"topic {component}/{topic} is subscribed to already")
-        metadata = {"maxInFlight": str(max_in_flight), "ordered": str(ordered).lower()}
+        said = {"maxInFlight": str(max_in_flight), "ordered": str(ordered).lower(), **(metadata or {})}
         self._subscriptions.append(
             Subscription(
                 "",
                 component,
                 topic,
                 default_path=path,
-                metadata=metadata,
+                metadata=said,
                 dead_letter_topic=dead_letter,
                 origin="PROGRAMMATIC",
             )
@@ -191,14 +186,16 @@ class Mesh:
         return made
 
     def _subscriber(self, address: str, options: dict[str, Any]) -> Any:
-        options = {"parser": parse, "decoder": decode, **options}
+        options = {"parser": parse, "decoder": decoder_of(lambda: made), **options}
+        where: dict[str, Any] = {}
         if self._kind == "kafka":  # A pattern that no topic's name can match: a name would make the topic.
-            return self._broker.subscriber(pattern=re.escape(address), **options)
-        if self._kind == "rabbit":
+            where["pattern"] = re.escape(address)
+        elif self._kind == "rabbit":
             from faststream.rabbit import RabbitQueue
 
-            return self._broker.subscriber(RabbitQueue(address, durable=True, auto_delete=True), **options)
-        return self._broker.subscriber(address, **options)
+            where["queue"] = RabbitQueue(address, durable=True, auto_delete=True)
+        made = self._broker.subscriber(*(() if where else (address,)), **where, **options)
+        return made
 
     def publisher(
         self,
@@ -230,6 +227,7 @@ class Mesh:
         key: str | None = None,
         ttl: float | None = None,
         content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
         **attributes: str | None,
     ) -> None:
         """Publish an event; return once the backbone has confirmed that it is stored.
@@ -237,35 +235,41 @@ class Mesh:
         Through a broken connection it waits for the next one, 30 s at the most.
 
         Args:
-            data: Bytes and text go as they are, models and all else as JSON.
+            data: Bytes and text go as they are, an event of the package ``cloudevents`` as the event that it is,
+                models and all else as JSON.
             topic: Where to.
             pubsub: The component.
             key: Events of equal key keep their order for ordered subscriptions.
             ttl: Seconds until it is not delivered any more; None for never.
             content_type: Of ``data``; None = by its Python type.
+            metadata: What else a publish says, as ``rawPayload``, and what the component's broker is told.
             **attributes: ``type``, ``id``, ``source``, ``subject`` of the event.
 
         Raises:
-            ConfigError: There is no such component, or an attribute is unknown.
+            ConfigError: There is no such component, or an attribute is unknown, or given beside an event.
             BrokerError: It was not stored.
+            EventError: ``data`` is an event that is not valid.
         """
         unknown = attributes.keys() - set(ATTRIBUTES)
         if unknown:
             raise ConfigError(f"no attribute of an event can be set by {', '.join(sorted(unknown))}")
+        if is_cloudevent(data) and (content_type is not None or any(attributes.values())):
+            raise ConfigError("a CloudEvent has its attributes itself: give none beside it")
         if self._runtime is None:
             given = {EVENT_PREFIX + name: value for name, value in attributes.items() if value is not None}
             given |= {} if key is None else {PARTITION_KEY: key}
             given |= {} if content_type is None else {EVENT_PREFIX + "datacontenttype": content_type}
             await self._broker.publish(data, self.address(topic, pubsub=pubsub), headers=given)
             return
-        body, media = encode(data)
-        metadata = {f"cloudevent.{name}": value for name, value in attributes.items() if value is not None}
+        said = {f"cloudevent.{name}": value for name, value in attributes.items() if value is not None}
+        said |= metadata or {}
         if ttl is not None:
-            metadata["ttlInSeconds"] = f"{ttl}s"
+            said["ttlInSeconds"] = f"{ttl}s"
         if key is not None:
-            metadata["partitionKey"] = key
+            said["partitionKey"] = key
+        body, media = encode(data)
         context = Context(self._runtime.caller, None, *self._trace())
-        asked = Publish(topic, body, content_type or media, metadata)
+        asked = Publish(topic, body, content_type or media, said)
         try:
             await self._runtime.run(Operation(PUBLISH, pubsub or self._pubsub, asked, context))
         except ComponentError as error:
@@ -408,31 +412,34 @@ class Mesh:
         component, topic = where
         given = command.headers
         if self._runtime is None:  # FastStream's TestBroker: the event goes to its subscribers.
-            options = self._test_options(component, topic, command)
-            command.add_headers(options, override=False)
+            as_event(command, PublishOptions(self._settings.app_id, component, topic))
             return await call_next(command)
         key = given.get(PARTITION_KEY, getattr(command, "key", None))
+        media = given.get("content-type")
+        whole = media if is_structured(media) else None
+        own = {name: given[EVENT_PREFIX + name] for name in ATTRIBUTES if EVENT_PREFIX + name in given}
         for body in (command.body, *getattr(command, "extra_bodies", ())):  # Several for publish_batch.
             await self.publish(
                 body,
                 topic,
                 pubsub=component,
                 key=key.decode() if isinstance(key, bytes) else key,
-                **{name: given[EVENT_PREFIX + name] for name in ATTRIBUTES if EVENT_PREFIX + name in given},
+                content_type=whole,
+                **({} if whole or is_cloudevent(body) else own),
             )
         return None
 
-    def _test_options(self, component: str, topic: str, command: PublishCommand) -> dict[str, str]:
-        options = PublishOptions(self._settings.app_id, component, topic)
-        return build_binary(options, encode(command.body)[1], b"null", EVENT_PREFIX)[0]
-
 
 class _Publishing(BaseMiddleware):
-    """Hands over to the mesh what is published to its topics."""
+    """Hands over to the mesh what is published to its topics, and writes events that handlers return."""
 
     def __init__(self, msg: object, /, *, context: Any, mesh: Mesh) -> None:
         super().__init__(msg, context=context)
         self._mesh = mesh
+
+    async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: StreamMessage[Any]) -> Any:
+        """Handle."""
+        return structured(await call_next(msg))
 
     async def publish_scope(self, call_next: Callable[[PublishCommand], Awaitable[Any]], cmd: PublishCommand) -> Any:
         """Publish."""

@@ -22,6 +22,7 @@ CLIENTS = {
     "asyncpg",
     "asyncssh",
     "cassandra",
+    "cloudevents",
     "faststream",
     "grpc",
     "mqtt5",

@@ -255,9 +255,22 @@ async def test_what_a_handler_raises_is_told(handler: Any, reason: str) -> None:
         await _posted(handler)
 
 
-@pytest.mark.parametrize("body", [b"{}", b"[]", b'{"specversion":"1.0","source":"s","type":"t"}', b"no"])
-async def test_what_is_no_event_is_dropped(body: bytes) -> None:
-    assert await _posted(_nothing, body) == DROP
+async def test_an_event_that_is_none_is_dropped() -> None:
+    assert await _posted(_nothing, b'{"specversion":"1.0","source":"s","type":"t"}') == DROP
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"), [(b'{"order": 7}', {"order": 7}), (b"{}", {}), (b"[]", b"[]"), (b"\x00no", b"\x00no")]
+)
+async def test_what_other_programs_write_is_data(body: bytes, expected: object) -> None:
+    """As a gateway hands them over: any JSON object, or bytes."""
+    taken: list[object] = []
+
+    async def take(body: Any, message: Annotated[MeshMessage, Context("message")]) -> None:
+        taken.extend((body, message.event, message.attempt))
+
+    assert await _posted(take, body) == SUCCESS
+    assert taken == [expected, None, 3]
 
 
 @pytest.mark.parametrize(
