@@ -30,7 +30,7 @@ COMPONENTS: Mapping[str, tuple[str, str, Mapping[str, str]]] = {
     "messagebus": ("redis", "pubsub.redis", {"redisHost": "{host}:{port}", "redisPassword": '""'}),
     "order-pub-sub": ("rabbitmq", "pubsub.rabbitmq", {"host": "amqp://{host}:{port}"}),
     "kafka-pubsub": (
-        "kafka",
+        "kafka-native",  # Its server makes topics that are asked for, as brokers do unless told otherwise.
         "pubsub.kafka",
         {"brokers": "{host}:{port}", "authType": "none", "consumerGroup": "group1", "disableTls": '"true"'},
     ),
