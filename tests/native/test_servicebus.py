@@ -17,6 +17,7 @@ import pytest_asyncio
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 
+from brokers.native._held import GoneError
 from brokers.native.servicebus import ServiceBusTopics
 from brokers.shared.errors import NotAdmittedError
 from mesh import address
@@ -257,3 +258,11 @@ async def test_refusals(server: ServiceBusServer, group: str, orders: Address) -
             asked = SubscribeOptions(group, metadata={"requireSessions": "true"})
             async with broker.subscribe(orders, asked, Inbox()):
                 pass
+
+
+async def test_a_subscription_that_is_not_there(server: ServiceBusServer, group: str) -> None:
+    missing = address.topic("test", "shop", unique("none"))
+    async with broker_of(server.connection) as broker:
+        with pytest.raises(GoneError, match="is not there"):
+            async with asyncio.timeout(20), broker.subscribe(missing, SubscribeOptions(group), Inbox()):
+                await asyncio.Event().wait()
