@@ -11,8 +11,8 @@ from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.storage.blob.aio import BlobServiceClient
 
 from bindings._service import safe
-from bindings.azure._amqp import secrets_of
 from bindings.azure._client import CONNECT_SECONDS, READ_SECONDS, RETRIES
+from brokers.clients.azure_amqp import secrets_of
 from mesh.blocks.binding_contract import BindingError
 
 __all__ = ["CheckpointPlace", "checkpoints"]

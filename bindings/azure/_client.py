@@ -6,7 +6,7 @@ import copy
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 from azure.core.exceptions import (
@@ -18,47 +18,17 @@ from azure.core.exceptions import (
 )
 from azure.core.pipeline.transport import AioHttpTransport
 
-from bindings.azure._identity import AzureSettings, check_identity, make_credential
 from bindings.remote import RemoteStateStore, uncertain
-from mesh.adapter import ComponentAdapter
+from brokers.clients.azure import CONNECT_SECONDS, READ_SECONDS, AzureAdapter
 from mesh.errors import StateError, StateLimitError
-from mesh.resources.component import Component
 from mesh.store import Item
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "RETRIES", "AzureAdapter", "AzureStateStore", "Transport", "failures"]
 
-CONNECT_SECONDS = 5
-READ_SECONDS = 10
 RETRIES = 0
-TOKEN_RETRIES = 2
 MAX_CONNECTIONS = 32
 MAX_REASON = 300
 _REFUSED = (400, 413)
-
-
-class AzureAdapter(ComponentAdapter):
-    """An adapter that asks as an identity of Microsoft Entra ID, unless its settings have a key."""
-
-    def __init__(self, settings: AzureSettings) -> None:
-        """Prepare; entering connects."""
-        super().__init__(settings)
-        self._settings: Any = settings
-
-    @classmethod
-    def from_component(cls, component: Component) -> Self:
-        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
-        made = super().from_component(component)
-        check_identity(made._settings, component)
-        return made
-
-    async def _identity(self) -> Any:
-        """Make what gives tokens."""
-        options = {"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "retry_total": TOKEN_RETRIES}
-        try:
-            credential = await make_credential(self._settings, **options)
-        except (OSError, ValueError) as error:
-            raise self._problem(f"there are no credentials for Azure: {error}") from None
-        return await self._stack.enter_async_context(credential)
 
 
 class AzureStateStore(AzureAdapter, RemoteStateStore):

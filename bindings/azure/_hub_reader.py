@@ -13,8 +13,8 @@ import msgspec
 from azure.eventhub import EventData
 
 from bindings._in_order import AGAIN_SECONDS, LONGEST_WAIT, InOrder, Notes
-from bindings.azure._amqp import plain, texts
 from bindings.azure._checkpoints import CheckpointPlace, checkpoints
+from brokers.clients.azure_amqp import plain, texts
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading
 from mesh.errors import MeshError
 from mesh.ownership.turns import in_turn

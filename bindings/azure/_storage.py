@@ -21,8 +21,8 @@ from bindings.azure._client import (
     Transport,
     failures,
 )
-from bindings.azure._identity import AzureSettings
 from bindings.remote import conditional, conflict
+from brokers.clients.azure import AzureSettings
 from mesh.resources.settings import Kind, setting
 from mesh.store import Item
 

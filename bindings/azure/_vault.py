@@ -19,7 +19,7 @@ from azure.core.exceptions import (
 )
 from azure.keyvault.secrets.aio import SecretClient
 
-from bindings.azure._identity import AzureSettings, check_identity, make_credential
+from brokers.clients.azure import AzureSettings, check_identity, make_credential
 from mesh.adapter import ComponentAdapter
 from mesh.errors import MeshError
 from mesh.resources.component import Component

@@ -25,8 +25,8 @@ from azure.cosmos.aio import CosmosClient
 from azure.cosmos.exceptions import CosmosBatchOperationError
 
 from bindings.azure._client import CONNECT_SECONDS, READ_SECONDS, RETRIES, AzureStateStore, Transport, failures
-from bindings.azure._identity import AzureSettings
 from bindings.remote import conditional, conflict, merged
+from brokers.clients.azure import AzureSettings
 from mesh.blocks import matching
 from mesh.errors import BadArgumentError, ConfigError, FeatureNotSupportedError, StateError, StateLimitError
 from mesh.query import All, Compare, Filter, Queried, Query

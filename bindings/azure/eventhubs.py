@@ -30,12 +30,12 @@ from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub.exceptions import AuthenticationError, EventDataError
 
 from bindings._service import safe
-from bindings.azure._amqp import connection_kind, secrets_of
 from bindings.azure._checkpoints import CheckpointPlace
 from bindings.azure._client import AzureAdapter
 from bindings.azure._hub_reader import HubReader
-from bindings.azure._identity import AzureSettings
 from bindings.azure._storage import account_kind, key_kind
+from brokers.clients.azure import AzureSettings
+from brokers.clients.azure_amqp import connection_kind, secrets_of
 from mesh.blocks.binding_contract import BindingError, Invoke, Reading
 from mesh.errors import ConfigError
 from mesh.resources.component import Component

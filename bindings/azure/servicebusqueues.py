@@ -10,64 +10,40 @@ Source: Dapr 1.18, the Azure Service Bus Queues binding; the documentation of Az
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
 
 from azure.core.exceptions import AzureError
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
-from azure.servicebus.exceptions import (
-    OperationTimeoutError,
-    ServiceBusCommunicationError,
-    ServiceBusConnectionError,
-    ServiceBusError,
-    ServiceBusServerBusyError,
-)
 
 from bindings._polled import polling
-from bindings._service import safe, said
-from bindings.azure._amqp import connection_kind, plain, secrets_of, texts
+from bindings._service import safe
 from bindings.azure._client import AzureAdapter
-from bindings.azure._identity import AzureSettings
+from brokers.clients.azure import AzureSettings
+from brokers.clients.azure_amqp import secrets_of, texts
+from brokers.clients.servicebus import (
+    AWAY,
+    BUSY_WAIT_SECONDS,
+    MAX_TTL,
+    WAIT_SECONDS,
+    closed,
+    connection_setting,
+    make_message,
+    namespace_setting,
+    properties_of,
+    told,
+)
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
 from mesh.resources.settings import Kind, Setting, ignored, setting, whole
-from mesh.values import parse_instant, parse_whole
 
 __all__ = ["ServiceBusQueueBinding"]
 
 MAX_SENDERS = 8
-MAX_TTL = 2**31 - 1
 MAX_HANDLERS = 100  # Where none are said.
-WAIT_SECONDS = 1.0  # Less than a request is given when it is left: one that is cancelled breaks the connection.
-BUSY_WAIT_SECONDS = 0.1  # What is settled waits for it.
-CLOSE_SECONDS = 5.0
-_AWAY = (ServiceBusConnectionError, ServiceBusCommunicationError, ServiceBusServerBusyError, OperationTimeoutError)
 _ALIASES = {"id": "MessageId", "correlationID": "CorrelationId"}
-# Of a message, in the library's words.
-_TEXTS = {
-    "MessageId": "message_id",
-    "CorrelationId": "correlation_id",
-    "SessionId": "session_id",
-    "Label": "subject",
-    "ReplyTo": "reply_to",
-    "To": "to",
-    "PartitionKey": "partition_key",
-    "ContentType": "content_type",
-    "ReplyToSessionId": "reply_to_session_id",
-}
-_SCHEDULED = "ScheduledEnqueueTimeUtc"
-_TOLD = {
-    "DeliveryCount": "delivery_count",
-    "LockToken": "lock_token",
-    "SequenceNumber": "sequence_number",
-    "EnqueuedTimeUtc": "enqueued_time_utc",
-    "LockedUntilUtc": "locked_until_utc",
-}
 _TRACE = ("traceparent", "tracestate", "baggage")
 
 
@@ -75,18 +51,8 @@ _TRACE = ("traceparent", "tracestate", "baggage")
 class ServiceBusQueueSettings(AzureSettings):
     """Settings of ``bindings.azure.servicebusqueues``."""
 
-    connection: str | None = setting(
-        "connectionString",
-        "How it is connected to, and as whom; without it, as an identity of Microsoft Entra ID.",
-        connection_kind,
-        secret=True,
-        suggested=True,
-    )
-    namespace: str | None = setting(
-        "namespaceName",
-        "Host name of the namespace, where there is no connection string.",
-        example="shop.servicebus.windows.net",
-    )
+    connection: str | None = connection_setting()
+    namespace: str | None = namespace_setting()
     queue: str = setting(
         "queueName", "Name of the queue, which must be there.", Kind("text", str.lower), required=True, example="orders"
     )
@@ -164,7 +130,7 @@ class ServiceBusQueueBinding(AzureAdapter):
             yield
         except (AzureError, OSError, ValueError, RuntimeError) as error:
             reason = safe(str(error).partition("\n")[0] or type(error).__name__, secrets_of(self._settings.connection))
-            raise BindingError(f"{shown}: {reason}", retryable=isinstance(error, (*_AWAY, OSError))) from None
+            raise BindingError(f"{shown}: {reason}", retryable=isinstance(error, (*AWAY, OSError))) from None
 
     async def invoke(self, asked: Invoke) -> None:
         """Send the data as they are."""
@@ -181,7 +147,7 @@ class ServiceBusQueueBinding(AzureAdapter):
                 with self.failures():
                     yield sender
             except BaseException:
-                await _closed(sender)
+                await closed(sender)
                 raise
             self._idle.append(sender)
 
@@ -197,13 +163,7 @@ class ServiceBusQueueBinding(AzureAdapter):
             async with polling(_Source(self, receiver, settings), reading):
                 yield
         finally:
-            await _closed(receiver)
-
-
-async def _closed(used: ServiceBusReceiver | ServiceBusSender) -> None:
-    with suppress(ServiceBusError, OSError, ValueError, RuntimeError, TimeoutError):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await used.close()
+            await closed(receiver)
 
 
 class _Source:
@@ -255,60 +215,13 @@ class _Source:
 
 
 def _message(asked: Invoke, ttl: int | None) -> ServiceBusMessage:
-    """Make a message: what of the metadata is no field of it is a property of its own."""
-    fields: dict[str, Any] = {}
-    properties: dict[str | bytes, Any] = {}
-    for name, value in asked.metadata.items():
-        known = _ALIASES.get(name, name)
-        if known in _TEXTS:
-            if value or known == "SessionId":
-                fields.setdefault(_TEXTS[known], value)
-        elif known == _SCHEDULED:
-            fields["scheduled_enqueue_time_utc"] = _time(value)
-        elif known.casefold() != "ttlinseconds" and value:
-            properties[known] = value
+    metadata = {_ALIASES.get(name, name): value for name, value in asked.metadata.items()}
     try:
-        text = said(asked.metadata, "ttlInSeconds")
-        seconds = parse_whole(text, least=1, most=MAX_TTL) if text else ttl
+        return make_message(asked.data, metadata, ttl)
     except ValueError as error:
-        raise BindingError(f"ttlInSeconds is {error}") from None
-    if seconds is not None:
-        fields["time_to_live"] = timedelta(seconds=seconds)
-    if {"session_id", "partition_key"} <= fields.keys() and fields["session_id"] != fields["partition_key"]:
-        raise BindingError("SessionId and PartitionKey are equal where there are both")
-    try:
-        return ServiceBusMessage(asked.data, application_properties=properties, **fields)
-    except ValueError as error:
-        raise BindingError(f"the message cannot be sent: {error}") from None
-
-
-def _time(text: str) -> datetime:
-    try:
-        return datetime.fromtimestamp(parse_instant(text), UTC)
-    except ValueError:
-        pass
-    try:
-        return parsedate_to_datetime(text)
-    except ValueError:
-        raise BindingError(f"{_SCHEDULED} is a time as of RFC 3339 or RFC 1123") from None
+        raise BindingError(str(error)) from None
 
 
 def _told(message: ServiceBusReceivedMessage) -> Mapping[str, str]:
-    told: dict[str, str] = {}
-    for name, value in (message.application_properties or {}).items():
-        shown, text = plain(name), plain(value)
-        if isinstance(shown, str) and isinstance(text, str) and shown not in _TRACE:
-            told[shown] = text
-    for ours, theirs in {**_TEXTS, **_TOLD, _SCHEDULED: "scheduled_enqueue_time_utc"}.items():
-        value = getattr(message, theirs)
-        if value is not None:
-            told[ours] = _instant(value) if isinstance(value, datetime) else str(plain(value))
-    return told
-
-
-def _instant(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
-
-
-for _name in ("azure.servicebus", "uamqp"):
-    logging.getLogger(_name).setLevel(logging.ERROR)  # Below, it writes each lost connection and frame.
+    own = {name: value for name, value in properties_of(message).items() if name not in _TRACE}
+    return {**own, **told(message)}

@@ -44,7 +44,9 @@ function lock(of, link, message) {
   const until = Date.now() + lockTime;
   const held = { message, timer: setTimeout(() => unlock(of, tag, true), lockTime) };
   of.locked.set(tag.toString("hex"), held);
+  const given = (message.sent.message_annotations || {})["x-opt-partition-key"];
   const annotations = {
+    ...(given && { "x-opt-partition-key": given }),
     "x-opt-sequence-number": types.wrap_long(message.number),
     "x-opt-enqueued-time": types.wrap_timestamp(message.enqueued),
     "x-opt-locked-until": types.wrap_timestamp(until),

@@ -11,16 +11,21 @@ import binascii
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from azure.identity import AzureAuthorityHosts
 from azure.identity.aio import CertificateCredential, ClientSecretCredential, DefaultAzureCredential
 
+from mesh.adapter import ComponentAdapter
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
 from mesh.resources.settings import choice, setting
 
-__all__ = ["AzureSettings", "check_identity", "make_credential"]
+__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "AzureAdapter", "AzureSettings", "check_identity", "make_credential"]
+
+CONNECT_SECONDS = 5
+READ_SECONDS = 10
+TOKEN_RETRIES = 2
 
 _CLOUDS = {"AZUREPUBLICCLOUD": None, "AZURECHINACLOUD": "china", "AZUREUSGOVERNMENTCLOUD": "government"}
 _AUTHORITIES = {"china": AzureAuthorityHosts.AZURE_CHINA, "government": AzureAuthorityHosts.AZURE_GOVERNMENT}
@@ -116,3 +121,28 @@ def _certificate(settings: AzureSettings, options: dict[str, Any]) -> Certificat
         )
     except ValueError:  # Its text is the library's.
         raise ValueError("the certificate with its key cannot be read, or has another password") from None
+
+
+class AzureAdapter(ComponentAdapter):
+    """An adapter that asks as an identity of Microsoft Entra ID, unless its settings have a key."""
+
+    def __init__(self, settings: AzureSettings) -> None:
+        """Prepare; entering connects."""
+        super().__init__(settings)
+        self._settings: Any = settings
+
+    @classmethod
+    def from_component(cls, component: Component) -> Self:
+        """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
+        made = super().from_component(component)
+        check_identity(made._settings, component)
+        return made
+
+    async def _identity(self) -> Any:
+        """Make what gives tokens."""
+        options = {"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "retry_total": TOKEN_RETRIES}
+        try:
+            credential = await make_credential(self._settings, **options)
+        except (OSError, ValueError) as error:
+            raise self._problem(f"there are no credentials for Azure: {error}") from None
+        return await self._stack.enter_async_context(credential)
