@@ -158,7 +158,7 @@ class _Member:
         self._ready: deque[Taken] = deque()
         self._wake = asyncio.Event()
         self._asked = asyncio.Event()
-        self._room = 1
+        self._room = 0  # For how many there is room; zero while nobody waits for one.
         self.stopping = False
         self.delayed: set[str] = set()
 
@@ -183,6 +183,7 @@ class _Member:
             self._room = room
             self._asked.set()
             await self._wake.wait()
+        self._room = 0
         return [self._ready.popleft() for _ in range(min(room, len(self._ready)))]
 
     async def stop(self) -> None:
@@ -194,7 +195,7 @@ class _Member:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            command = ("GROUP", self._group, self.name, "COUNT", self._room, "BLOCK", int(BLOCK_SECONDS * 1000))
+            command = ("GROUP", self._group, self.name, "COUNT", self._room or 1, "BLOCK", int(BLOCK_SECONDS * 1000))
             try:
                 found = await self.client.read("XREADGROUP", *command, "STREAMS", self.key, ">")
             except ResponseError as error:
@@ -245,16 +246,15 @@ class _Member:
         every = min(self.client.settings.redeliver, max(0.25, self.patience / 3))
         while True:
             await asyncio.sleep(every)
-            if len(self._ready) >= LOOK_AT:
-                continue
             try:
-                await self._look()
+                if self._room:  # Else it would keep from others what it has no hands for, perhaps because of that.
+                    await self._look(self._room)
             except ResponseError as error:
                 logger.debug("%s: %s", self.key, error)  # Reading says it.
 
-    async def _look(self) -> None:
+    async def _look(self, most: int) -> None:
         least = int(self.patience * 1000)
-        pending = await self.client.call("XPENDING", self.key, self._group, "IDLE", least, "-", "+", LOOK_AT)
+        pending = await self.client.call("XPENDING", self.key, self._group, "IDLE", least, "-", "+", min(most, LOOK_AT))
         times = {entry: count for entry, _, _, count in pending}
         if not times:
             return
