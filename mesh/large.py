@@ -368,7 +368,7 @@ class _WholePile:
             if (claim := letter.message.headers.get(PARTS_HEADER)) is not None:
                 with suppress(EventError):  # Its body is gone; its header stays, and says that it had one.
                     whole = await self._carrier.whole(self._space, letter.message, _Claim.read(claim))
-                    letter = replace(letter, message=whole)  # noqa: PLW2901 - the same one
+                    letter = replace(letter, message=whole)
             yield letter
 
 

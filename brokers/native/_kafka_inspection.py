@@ -54,7 +54,7 @@ class Inspection:
     async def _group(self, topic: str, name: str, refused: list[str]) -> tuple[bool, str]:
         """Tell whether a group has to do with a topic, and how its members differ from what this one would be."""
         found = await self._cluster.ask(FindCoordinatorRequest(name, 0))
-        code, strategy, members = found.error_code, "", ()
+        code, strategy, members = found.error_code, "", list[Any]()
         if code == 0:
             response = await self._cluster.call(found.coordinator_id, DescribeGroupsRequest([name]))
             code, _, _, _, strategy, members = response.groups[0]
