@@ -44,7 +44,13 @@ from mesh.inspection import Letter, Letters, Pile
 from mesh.tasks import task_group
 
 __all__ = [
-    *("MAX_EVENT_BYTES", "PARTS_HEADER", "Bodies", "BodiesProvider", "bodies_name", "carrying", "whole_letters"),
+    "MAX_EVENT_BYTES",
+    "PARTS_HEADER",
+    "Bodies",
+    "BodiesProvider",
+    "bodies_name",
+    "carrying",
+    "whole_letters",
 ]
 
 PARTS_HEADER = "mesh-in-parts"
