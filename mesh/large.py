@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -40,9 +40,18 @@ from mesh.errors import (
     PublishRejectedError,
     StateError,
 )
+from mesh.inspection import Letter, Letters, Pile
 from mesh.tasks import task_group
 
-__all__ = ["MAX_EVENT_BYTES", "PARTS_HEADER", "Bodies", "BodiesProvider", "bodies_name", "carrying"]
+__all__ = [
+    "MAX_EVENT_BYTES",
+    "PARTS_HEADER",
+    "Bodies",
+    "BodiesProvider",
+    "bodies_name",
+    "carrying",
+    "whole_letters",
+]
 
 PARTS_HEADER = "mesh-in-parts"
 MAX_EVENT_BYTES = 65 * 1024 * 1024  # The largest body that a gateway is made for, and its event's attributes.
@@ -351,3 +360,38 @@ def carrying(broker: Broker) -> Broker:
     if not has_place or not ours or features.max_message_bytes >= MAX_EVENT_BYTES:
         return broker
     return cast("Broker", _Carrier(broker))
+
+
+class _WholePile:
+    """A topic's messages with their bodies; see ``Pile``."""
+
+    def __init__(self, pile: Pile, carrier: _Carrier, space: str) -> None:
+        self._carrier, self._space, self._pile = carrier, space, pile
+        self.count, self.remove = pile.count, pile.remove
+
+    async def __aiter__(self) -> AsyncIterator[Letter]:
+        async for letter in self._pile:
+            if (claim := letter.message.headers.get(PARTS_HEADER)) is not None:
+                with suppress(EventError):  # Its body is gone; its header stays, and says that it had one.
+                    whole = await self._carrier.whole(self._space, letter.message, _Claim.read(claim))
+                    letter = replace(letter, message=whole)
+            yield letter
+
+
+class _WholeLetters:
+    def __init__(self, broker: Letters, carrier: _Carrier) -> None:
+        self._broker, self._carrier = broker, carrier
+
+    @asynccontextmanager
+    async def letters(self, address: Address) -> AsyncIterator[Pile]:
+        async with self._broker.letters(address) as pile:
+            yield _WholePile(pile, self._carrier, address.space)
+
+
+def whole_letters(broker: Letters) -> Letters:
+    """Give what goes through topics of an entered broker, with each body whole; one at a time is in memory.
+
+    A message whose body is gone is as it lies there: without one, and with ``PARTS_HEADER``.
+    """
+    carried = carrying(cast("Broker", broker))
+    return _WholeLetters(broker, carried) if isinstance(carried, _Carrier) else broker

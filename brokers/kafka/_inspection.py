@@ -19,11 +19,11 @@ from brokers.kafka._group import Lost, Membership, NewRound
 from brokers.kafka._names import group_name, topic_name
 from brokers.kafka._records import fetch_request, fetched, message_of, records
 from mesh.address import Address
-from mesh.broker import SubscribeOptions
+from mesh.broker import Message, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 from mesh.inspection import Letter, Pile, Standing
 
-__all__ = ["DLQ_GROUP", "Inspection", "Taken"]
+__all__ = ["DLQ_GROUP", "Inspection", "Records", "Taken"]
 
 DLQ_GROUP = "mesh-dlq"
 NO_GROUP = "Dead"
@@ -112,16 +112,17 @@ class Inspection:
         group = Membership(self._cluster, DLQ_GROUP, topic)
         try:
             await self._cluster.refresh(topic)
-            yield _Records(self._cluster, group, topic)
+            yield Records(self._cluster, group, topic, message_of)
         finally:
             await group.close()
 
 
-class _Records:
-    """The records of a topic that were not taken."""
+class Records:
+    """The records of a topic that were not taken; a ``Pile``."""
 
-    def __init__(self, cluster: Cluster, group: Membership, topic: str) -> None:
-        self._cluster, self._group, self._topic = cluster, group, topic
+    def __init__(self, cluster: Cluster, group: Membership, topic: str, read: Callable[[Any], Message]) -> None:
+        """Prepare; ``read`` makes a message of a record."""
+        self._cluster, self._group, self._topic, self._read = cluster, group, topic, read
         self._taken: dict[int, Taken] = {}
         self._ends: dict[int, int] = {}
 
@@ -139,6 +140,7 @@ class _Records:
         self._ends = await self._cluster.offsets(self._topic, dict.fromkeys(partitions, LATEST))
 
     async def count(self) -> int:
+        """See ``Pile``."""
         await self._look()
         return sum(max(0, end - self._taken[each].before - len(self._taken[each])) for each, end in self._ends.items())
 
@@ -150,7 +152,7 @@ class _Records:
                 found, top = records(await self._fetch(number, at), at)
                 for record in found:
                     if record.offset < end and record.offset not in self._taken[number]:
-                        yield Letter(f"{number}:{record.offset}", message_of(record), record.timestamp / 1000)
+                        yield Letter(f"{number}:{record.offset}", self._read(record), record.timestamp / 1000)
                 if top <= at:
                     return
                 at = top
@@ -169,6 +171,7 @@ class _Records:
         return b""
 
     async def remove(self, letters: Sequence[Letter]) -> None:
+        """See ``Pile``."""
         for each in letters:
             number, _, offset = each.id.partition(":")
             self._taken[int(number)].add(int(offset))

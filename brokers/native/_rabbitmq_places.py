@@ -19,7 +19,7 @@ from brokers.rabbitmq._refusals import RefusedError
 from mesh.broker import SubscribeOptions
 from mesh.errors import FeatureNotSupportedError, TopologyMismatchError
 
-__all__ = ["NOT_FOUND", "Places", "check_name", "waiting"]
+__all__ = ["ACCESS_REFUSED", "NOT_FOUND", "Places", "check_name", "waiting"]
 
 logger = logging.getLogger("brokers.rabbitmq")
 
@@ -142,7 +142,6 @@ class Places:
 
     async def _subscription(self, client: Client, topic: str, asked: Asked, options: SubscribeOptions) -> None:
         settings = self._settings
-        arguments: dict[str, Value] = dict(asked.arguments)
         await self.exchange(client, topic)
         if options.dead_letters is not None:  # Nobody may have subscribed to them yet.
             letters = options.dead_letters.label
@@ -154,8 +153,22 @@ class Places:
             await self._ensure(client, _Place(dlx, True, self._unused, "fanout"))
             lazy: dict[str, Value] = {**lengths(settings), "x-queue-mode": "lazy"}
             await self._queue(client, dlq, dlx, ("",), lazy, durable=True)
-            arguments["x-dead-letter-exchange"] = dlx
-        await self._queue(client, asked.queue, topic, asked.keys, arguments)
+        await self._queue(client, asked.queue, topic, asked.keys, self._arguments(asked))
+
+    def _arguments(self, asked: Asked) -> dict[str, Value]:
+        letters = {"x-dead-letter-exchange": f"dlx-{asked.queue}"} if self._settings.dead_letter else {}
+        return {**asked.arguments, **letters}
+
+    async def queue(self, client: Client, asked: Asked) -> None:
+        """See that a subscription's queue, which is there, would do; nothing is bound.
+
+        Raises:
+            TopologyMismatchError: It would not.
+            RefusedError: It may not be used.
+        """
+        settings = self._settings
+        arguments = self._arguments(asked)
+        await self._ensure(client, _Place(asked.queue, settings.durable, settings.deleted is True, arguments=arguments))
 
     async def _queue(
         self,

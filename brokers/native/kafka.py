@@ -39,6 +39,7 @@ from msgspec.structs import replace as changed
 from brokers.kafka._cluster import Cluster
 from brokers.kafka._config import KafkaConfig
 from brokers.native._kafka_group import REBALANCE_SECONDS, Member, end_consumer
+from brokers.native._kafka_inspection import Inspection
 from brokers.native._kafka_producer import Producer, client_options, find_topic
 from brokers.native._kafka_settings import NativeKafkaSettings, read
 from brokers.native._topics import NativeTopics
@@ -70,7 +71,7 @@ STRATEGIES = {
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
-class KafkaTopics(NativeTopics):
+class KafkaTopics(Inspection, NativeTopics):
     """Topics of a Kafka cluster."""
 
     title = "Events in topics of Apache Kafka."

@@ -29,6 +29,7 @@ from aio_pika.abc import AbstractChannel
 from aiormq import DeliveryError, spec
 
 from brokers.native._rabbitmq_client import Client
+from brokers.native._rabbitmq_inspection import Inspection
 from brokers.native._rabbitmq_message import PREFIX, PUBLISH_METADATA, encode
 from brokers.native._rabbitmq_places import NOT_FOUND, Places, check_name, waiting
 from brokers.native._rabbitmq_settings import SUBSCRIBE_METADATA, Asked, RabbitMQNativeSettings
@@ -76,12 +77,13 @@ class _Made:
     body: bytes
 
 
-class RabbitMQTopics(NativeTopics):
+class RabbitMQTopics(Inspection, NativeTopics):
     """Topics on RabbitMQ."""
 
     title = "Topics on RabbitMQ: an exchange each, and a queue for each group."
     tested = "RabbitMQ 3.10"
     settings = RabbitMQNativeSettings
+    told_group = True  # Whose queue dead letters lie in.
     layouts: ClassVar = {"mesh": "brokers.rabbitmq:RabbitMQBroker"}
     _settings: RabbitMQNativeSettings
     features = Features(

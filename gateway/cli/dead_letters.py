@@ -14,6 +14,7 @@ from mesh.blocks.wire import DEAD_LETTER_HEADERS
 from mesh.errors import BrokerError, BrokerUnavailableError, ConfigError, EventError, ExpressionError, MeshError
 from mesh.event import decode_header_value, members_of
 from mesh.inspection import Letters
+from mesh.large import PARTS_HEADER, carrying, whole_letters
 
 if TYPE_CHECKING:
     from mesh.address import Address
@@ -33,7 +34,7 @@ _OF_LETTERS = ("mesh-dead-letter-", "mesh-passed-")  # The latter: that a node h
 
 
 def letters_of(component: PubSubComponent) -> Letters:
-    """Give what goes through topics.
+    """Give what goes through topics, with each event whole.
 
     Raises:
         ConfigError: The broker keeps nothing that could be gone through.
@@ -44,7 +45,7 @@ def letters_of(component: PubSubComponent) -> Letters:
             f"{component.name}: {broker.features.name} does not keep what nobody has subscribed to; subscribe to the "
             "dead letter topic, or use another broker for it"
         )
-    return broker
+    return whole_letters(broker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,9 @@ async def replay(
     async with letters_of(component).letters(component.address(topic)) as pile:
         work = _Replay(component, topic, pile, outcome, done)
         async for letter in chosen.among(pile, component, topic):
+            if PARTS_HEADER in letter.message.headers:
+                outcome.leave("its event was too large for a message, and its body is gone")
+                continue
             target = origin(component, letter.message) or given
             if not target:
                 outcome.leave("it does not say which topic it is from: --topic says where it goes")
@@ -214,6 +218,7 @@ class _Replay:
         self, component: PubSubComponent, topic: str, pile: Pile, outcome: Outcome, done: Callable[[int], None]
     ) -> None:
         self._component, self._topic, self._pile, self._outcome, self._done = component, topic, pile, outcome, done
+        self._broker = carrying(component.broker)
         self._where: Address | None = None
         self._letters: list[Letter] = []
         self._bytes = 0
@@ -237,7 +242,7 @@ class _Replay:
         messages = [sent_back(each.message, self._topic, each, prefix) for each in letters]
         try:
             async with asyncio.timeout(PUBLISH_WITHIN):
-                results = await component.broker.publish_many(where, messages)
+                results = await self._broker.publish_many(where, messages)
         except TimeoutError as error:
             told = f"{component.name}/{where.label} took no event within {PUBLISH_WITHIN:g} s"
             raise BrokerUnavailableError(f"{told}; {self._outcome.done} were sent back before") from error

@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mesh.blocks.consumer import SubscriptionSettings, is_broadcast
-from mesh.errors import BrokerError, BrokerUnavailableError, ConfigError, MeshError, TopologyMismatchError
+from mesh.errors import (
+    BrokerError,
+    BrokerUnavailableError,
+    ConfigError,
+    FeatureNotSupportedError,
+    MeshError,
+    TopologyMismatchError,
+)
 from mesh.inspection import Inspectable, Letters
 from mesh.registry import BACKBONE_TYPES
 from mesh.scopes import in_scope
@@ -183,6 +190,8 @@ class _Visit:
             standing = await self._standing(opened.broker, where, options if known else None, subscription.topic)
             if standing is not None and known and standing.group:
                 await self._group(opened, where, options, app)
+                if standing.letters:
+                    await self._letters(opened, standing.letters)
             elif standing is not None and standing.exists and known:
                 told = "nobody has subscribed with it yet; a gateway of the application makes it"
                 self._add("group", f"{options.group} of {subscription.topic}", "note", told)
@@ -248,8 +257,12 @@ class _Visit:
             told = f"{broker.features.name} does not keep what nobody has subscribed to, so none can be counted"
             self._add("letters", topic, "note", told)
             return
-        async with broker.letters(where) as pile:
-            count = await pile.count()
+        try:
+            async with broker.letters(where) as pile:
+                count = await pile.count()
+        except FeatureNotSupportedError as error:
+            self._add("letters", topic, "note", str(error))
+            return
         where_from = [word for path in self._looked.paths for word in ("-d", path)]
         step = shlex.join(["mesh", "dlq", "show", opened.name, topic, *where_from]) if count else ""
         told = f"{count} dead letter{'' if count == 1 else 's'}"

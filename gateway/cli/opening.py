@@ -175,7 +175,8 @@ class Looked:
         Raises:
             MeshError: It cannot be opened.
         """
-        closed, app = self.resolved(component), app_id or self.app_id
+        apps = self.apps(component.name)
+        closed, app = self.resolved(component), app_id or (apps[0] if len(apps) == 1 else "")
         if component.type == PUBSUB_ON_BACKBONE:
             broker, group = self.on_backbone(), closed.setting("consumerID") or app
         else:

@@ -23,6 +23,7 @@ from mesh.blocks.pubsub import broker_of, component_on
 from mesh.blocks.topics import PubSubComponent
 from mesh.broker import Message, Topology
 from mesh.inspection import Letters
+from mesh.large import carrying, whole_letters
 from mesh.registry import Registry
 from mesh.resources.component import Component, MetadataEntry
 from tests.e2e.test_doctor import COMPONENT, SUBSCRIPTION
@@ -143,6 +144,19 @@ async def test_look_send_back_and_count(case: Case) -> None:
     assert (code, out) == (0, "2 sent back\n")
     assert sorted(await case.numbers("orders")) == [0, 1, 2, 3]
     assert (await case.json("list"))[1][0]["letters"] == 0
+
+
+async def test_a_letter_that_is_too_large_for_a_message(case: Case) -> None:
+    """It is shown with its event, chosen by it, and goes back with it."""
+    large, address = case.letter(7), case.component.address
+    large = replace(large, body=large.body.replace(b'"number":7', b'"number":7,"more":"' + b"x" * 1_500_000 + b'"'))
+    await carrying(case.component.broker).publish(address("failed"), large)
+    _, [found] = await case.json("show", "pubsub", "failed")
+    assert (found["size"], found["truncated"]) == (len(large.body), True)
+    assert (await case.json("replay", "pubsub", "failed", "--where", "event.data.number == 7"))[1]["replayed"] == 1
+    assert isinstance(case.component.broker, Letters)
+    async with whole_letters(case.component.broker).letters(address("orders")) as pile:
+        assert [each.message.body for each in [each async for each in pile]] == [large.body]
 
 
 async def test_where_letters_may_go(case: Case) -> None:

@@ -19,10 +19,12 @@ from kafka.admin import KafkaAdminClient
 
 from brokers.native._kafka_producer import partition_of
 from brokers.native.kafka import KafkaTopics
+from gateway.cli import main
 from mesh import address
 from mesh.address import Address
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError, TopologyMismatchError
+from tests.e2e.test_doctor import COMPONENT, SUBSCRIPTION
 from tests.http import harness
 from tests.support.contract import Inbox
 from tests.support.eventually import eventually
@@ -613,3 +615,42 @@ async def test_events_of_other_programs_reach_the_application(server: KafkaServe
     [other] = [json.loads(body) for body in events if body != b'{"j":1}']
     assert (other["id"], other["source"], other["type"], other["data"]) == ("1", "s", "t", 7)
     assert raw.json["data_base64"] == "AHJhdw=="
+
+
+async def test_doctor_and_dlq(server: KafkaServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A letter as Dapr's sidecars write it goes back where it is from, with its key, and is no letter any more."""
+    entries = json.dumps([{"name": "brokers", "value": server.bootstrap}, {"name": "authType", "value": "none"}])
+    resources = COMPONENT.format(name="pubsub", type="pubsub.kafka", settings=entries) + SUBSCRIPTION
+    (tmp_path / "all.yaml").write_text(resources)
+
+    async def run(*words: str) -> tuple[int, Any]:
+        capsys.readouterr()
+        code = await asyncio.to_thread(main, [*words, "-d", str(tmp_path), "-a", "shop", "-o", "json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    async def checks() -> dict[tuple[str, str], Any]:
+        return {(each["what"], each["name"]): each for each in (await run("doctor"))[1]["checks"]}
+
+    found = await checks()
+    assert found["topic", "orders"]["status"] == "note"
+    headers = [("__topic", b"orders"), ("__offset", b"7"), ("color", b"red")]
+    await asyncio.to_thread(write, server, "failed", {"value": b'{"data":1}', "key": b"k", "headers": headers})
+    async with topics(server.bootstrap, initialOffset="oldest") as ours:
+        options = SubscribeOptions("shop", dead_letters=at("failed"))
+        async with ours.subscribe(at("orders"), options, inbox := Inbox()):
+            found = await checks()
+            assert found["letters", "failed"]["letters"] == 1
+            assert (found["topic", "orders"]["status"], found["group", "shop of orders"]["status"]) == ("ok", "ok")
+            code, [shown] = await run("dlq", "show", "pubsub", "failed")
+            assert (code, shown["topic"], shown["size"]) == (0, "orders", 10)
+            assert await run("dlq", "replay", "pubsub", "failed", "--all") == (0, {"replayed": 1, "left": 0, "why": {}})
+            await inbox.holds(1)
+            assert (await checks())["letters", "failed"]["letters"] == 0
+        other = topics(server.bootstrap, consumerGroupRebalanceStrategy="sticky")
+        async with ours.subscribe(at("orders"), options, Inbox()), other:
+            assert (
+                "gives out partitions by 'range', wanted 'sticky'"
+                in (await other.inspect(at("orders"), options)).differs
+            )
+    message = inbox.deliveries[0].message
+    assert (message.body, message.key, dict(message.headers)) == (b'{"data":1}', "k", {"color": "red"})

@@ -379,7 +379,7 @@ class NativeRabbitMQBackend(NativeBackend):
     type, adapter = "pubsub.rabbitmq", RabbitMQTopics
 
     def settings(self, port: int) -> Mapping[str, str]:
-        return {"hostname": f"127.0.0.1:{port}"}
+        return {"hostname": f"127.0.0.1:{port}", "consumerID": "g"}
 
     quick = MappingProxyType({"heartBeat": "1s", "reconnectWaitSeconds": "200ms"})
 
