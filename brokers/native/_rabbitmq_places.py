@@ -146,8 +146,12 @@ class Places:
         if options.dead_letters is not None:  # Nobody may have subscribed to them yet.
             letters = options.dead_letters.label
             await self.exchange(client, letters)
-            kept = Asked.read(letters, SubscribeOptions(options.group), settings)
-            await self._queue(client, kept.queue, letters, ("",), kept.arguments)
+            await self._group(client, letters, Asked.read(letters, SubscribeOptions(options.group), settings))
+        await self._group(client, topic, asked)
+
+    async def _group(self, client: Client, topic: str, asked: Asked) -> None:
+        """See that a group's queue is there, and bound, and what takes that which it rejects."""
+        settings = self._settings
         if settings.dead_letter:
             dlx, dlq = f"dlx-{asked.queue}", f"dlq-{asked.queue}"
             await self._ensure(client, _Place(dlx, True, self._unused, "fanout"))

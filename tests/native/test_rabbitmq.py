@@ -410,6 +410,18 @@ async def test_dead_letters_are_kept_before_anybody_asks(server: RabbitMQServer,
     assert (inbox.bodies, dict(inbox.deliveries[0].message.headers)) == ([b"letter"], {"mesh-dead-letter-reason": "it"})
 
 
+async def test_dead_letters_that_were_kept_are_taken_later(server: RabbitMQServer, topic: str) -> None:
+    """The queue that kept them is what a subscription to them would have made, with its own dead letters."""
+    letters, inbox = f"{topic}-letters", Inbox()
+    async with topics(server.url, enableDeadLetter="true") as ours:
+        options = SubscribeOptions(GROUP, dead_letters=at(letters))
+        async with ours.subscribe(at(topic), options, Inbox()):
+            await ours.publish(at(letters), Message({}, b"kept"))
+        async with ours.subscribe(at(letters), OPTIONS, inbox):
+            await inbox.holds(1)
+    assert inbox.bodies == [b"kept"]
+
+
 async def test_what_the_server_does_not_take_is_refused_alone(server: RabbitMQServer, topic: str) -> None:
     """And what was under way beside it arrives, and what comes after it."""
     async with topics(server.url) as ours, ours.subscribe(at(topic), OPTIONS, inbox := Inbox()):
