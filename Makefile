@@ -67,7 +67,7 @@ contract: $(STAMP) ## the contract suite: make contract BROKER=nats
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/contract $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
 
 faults-report: $(STAMP) ## measure what faults do, and write the tables of docs/guarantees.md
-	MESH_FAULT_REPORT=docs/faults.json CI=true $(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 -k "every_broker or killed_twice or one_chain or clock_that_jumps" tests/faults
+	MESH_FAULT_REPORT=docs/faults.json CI=true $(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 -k "every_broker or every_native_broker or killed_twice or one_chain or clock_that_jumps" tests/faults
 	$(BIN)/python -m docs.generate
 
 provision: ## install the servers that the tests start, where they are missing

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.backbones import LARGE, Measured
+from bench.backbones import EVENT_WORKS, LARGE, NATIVE_LAYOUT, Measured
 from bench.measure import Row
 from bench.native import CLIENTS, client_of
 from bench.report import Goal, figures, machine, verdicts
@@ -56,7 +56,8 @@ HOW = """\
 - **HTTP publish**: POST of 200 bytes of JSON over 32 kept connections. **HTTP deliver**: these events, posted to
   an application that holds the first 64 until all are stored; CPU counts from the first publish on. **At 500/s**:
   latency from the call that publishes to the application. Bare: aiohttp's low-level server with the native client,
-  and the native client with aiohttp's client, 64 at once. *Per core* is events by CPU seconds of the gateway.
+  and the native client with aiohttp's client, 64 at once. *Native layout*: gateways over NATS, whose component has this
+  broker's own topics. *Per core* is events by CPU seconds of the gateway.
 - **large events**: POST of JSON of that size, by 8 clients at once or by 4; time runs until the application has had
   all that was published. What does not go into a message of this broker goes in parts.
 - **invoke**: GET and POST of small JSON in turn, through two gateways, over this backbone and over NATS in the same
@@ -133,6 +134,12 @@ def _goals(measured: Measured) -> list[Goal]:
             mine.per_second / other.per_second for mine, other in zip(ours.samples, theirs.samples, strict=True)
         )
         found.append(Goal(f"{name}: {work}, adapter by {native}", 80, rate * 100, "%", least=True))
+    for work in EVENT_WORKS[:2]:
+        ours, theirs = rows[f"{name} {work}", NATIVE_LAYOUT], rows[f"{name} {work}", "gateway"]
+        rate = statistics.median(
+            mine.per_second / other.per_second for mine, other in zip(ours.samples, theirs.samples, strict=True)
+        )
+        found.append(Goal(f"{name}: {work}, native layout by the mesh's own", 90, rate * 100, "%", least=True))
     if name != "rabbitmq":
         cost = rows[f"{name} HTTP deliver", "gateway"].cpu_sum
         found.append(Goal(f"{name}: delivered per core of gateway", 4000, 1e6 / cost, "events/s", least=True))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bench.app import ECHO_BODY
@@ -17,7 +18,7 @@ from bench.native import ADAPTER, CLIENTS, client_of
 from bench.processes import Gateway, Peer, Process, Stage
 from bench.works import DRAIN_SECONDS, EVENT, RATE, paced
 
-__all__ = ["PLAN", "QUICK_PLAN", "Measured", "measure"]
+__all__ = ["EVENT_WORKS", "NATIVE_LAYOUT", "PLAN", "QUICK_PLAN", "Measured", "measure"]
 
 PLAN = Plan(rounds=4, seconds=0.8, rate_seconds=1.0, events=12_000)
 QUICK_PLAN = Plan(rounds=2, seconds=0.3, rate_seconds=0.4, events=2_000)
@@ -28,6 +29,7 @@ PUBLISH = "/v1.0/publish/pubsub/d"
 CALL = "/v1.0/invoke/callee/method/echo"
 LARGE = {"1 MiB": (1024 * 1024, 8), "16 MiB": (16 * 1024 * 1024, 4)}  # And how many clients publish at once.
 LARGE_PATH = "/events/large"
+NATIVE_LAYOUT = "native layout"
 EVENT_WORKS = ("HTTP publish", "HTTP deliver", "HTTP publish to deliver at 500/s")
 
 
@@ -117,6 +119,24 @@ def _stamped() -> Iterator[bytes]:
         yield post(PUBLISH, EVENT.replace("{", f'{{"sent":{int(time.perf_counter() * 1e9)},', 1).encode())
 
 
+def _native_layout(name: str, url: str, folder: Path) -> Path:
+    """Write a component on a broker's own topics, for gateways whose backbone is this stage's."""
+    host = url.partition("://")[2].rpartition("@")[2]
+    kind, settings = {
+        "kafka": ("pubsub.kafka", {"brokers": host, "authType": "none", "initialOffset": "oldest"}),
+        "nats": ("pubsub.jetstream", {"natsURL": url, "createStream": "true"}),
+        "rabbitmq": ("pubsub.rabbitmq", {"connectionString": url}),
+        "redis": ("pubsub.redis", {"redisHost": host}),
+    }[name]
+    entries = "".join(f"  - {{name: {key}, value: {value!r}}}\n" for key, value in settings.items())
+    folder.mkdir()
+    (folder / "pubsub.yaml").write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: pubsub}\n"
+        f"spec:\n  type: {kind}\n  version: v1\n  metadata:\n{entries}"
+    )
+    return folder
+
+
 @dataclass(frozen=True)
 class _Line:
     """Two processes: one publishes what it gets by HTTP, the other delivers it by HTTP."""
@@ -128,8 +148,9 @@ class _Line:
 
 
 async def _events(name: str, url: str, stage: Stage, plan: Plan) -> list[Row]:
-    """Publish by HTTP and deliver the same events by HTTP: with gateways, and with aiohttp and the native client."""
+    """Publish by HTTP and deliver the same events by HTTP: in both layouts, and with aiohttp and the native client."""
     native = CLIENTS[name][0]
+    resources = _native_layout(name, url, stage.directory / f"native-{name}")
     route, bare_route = "/events/gateway", "/events/bare"
     options = {"client": native, "url": url, "topic": "line"}
     async with AsyncExitStack() as stack:
@@ -138,6 +159,11 @@ async def _events(name: str, url: str, stage: Stage, plan: Plan) -> list[Row]:
             "gateway": _Line(
                 await stage.gateway("publisher", backbone=url),
                 await stage.gateway("subscriber", app.http_port, backbone=url),
+                route,
+            ),
+            NATIVE_LAYOUT: _Line(
+                await stage.gateway("native-publisher", resources=resources),
+                await stage.gateway("native-subscriber", app.http_port, resources=resources),
                 route,
             ),
             f"bare: aiohttp + {client_of(native).title}": _Line(

@@ -163,16 +163,17 @@ def _faults() -> dict[str, dict[str, Mapping[str, object]]]:
     return found
 
 
-def _by_broker(heading: str, rows: Mapping[str, Mapping[str, str]]) -> str:
-    """Make a table of texts by row and broker."""
-    names = [each.name for each in _features() if any(each.name in row for row in rows.values())]
+def _by_broker(heading: str, rows: Mapping[str, Mapping[str, str]], suffix: str = "") -> str:
+    """Make a table of texts by row and broker; a suffix tells the native layout."""
+    known = [f"{each.name}{suffix}" for each in _features()]
+    names = [name for name in known if any(name in row for row in rows.values())]
     lines = [f"| {heading} | {' | '.join(names)} |", f"| --- {'| --- ' * len(names)}|"]
     for name, row in rows.items():
         lines.append(f"| {name} | {' | '.join(row.get(broker, '–') for broker in names)} |")
     return "\n".join(lines) + "\n"
 
 
-def _faults_table() -> str:
+def _faults_table(suffix: str = "") -> str:
     rows = {
         fault: {
             broker: f"{row['confirmed']:,} / {row['missing']} / {row['duplicates']}"
@@ -181,7 +182,8 @@ def _faults_table() -> str:
         }
         for fault, by_broker in _faults().items()
     }
-    return _by_broker("what fails, under load", {fault: row for fault, row in rows.items() if row})
+    there = {fault: row for fault, row in rows.items() if any(name.endswith("-native") == bool(suffix) for name in row)}
+    return _by_broker("what fails, under load", there, suffix)
 
 
 def _calls_table() -> str:
@@ -264,6 +266,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "api": api.table,
     "bindings": reference.bindings,
     "features": _features_table,
+    "native-faults": partial(_faults_table, "-native"),
     "native-features": _native_features_table,
     "flags": _flags_table,
     "ignored-flags": _ignored_table,

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 import pytest_asyncio
 
 from mesh.resources.component import Component
-from tests.support.backends import BACKENDS, Backend, MissingServerError
+from tests.http.harness import component as component_text
+from tests.support.backends import BACKENDS, Backend, MissingServerError, NativeBackend
 from tests.support.eventually import eventually, eventually_sync
 from tests.support.load import Publishing
 from tests.support.mesh import AppProcess, GatewayProcess, running_below
@@ -227,6 +229,33 @@ class Site:
         )
 
 
+class NativeSite(Site):
+    """A broker's server beside an embedded backbone: the component ``pubsub`` has topics on it."""
+
+    def gateway(
+        self,
+        app_id: str,
+        app: AppProcess | None = None,
+        url: str | None = None,
+        arguments: Sequence[str] = (),
+        http_port: int | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> GatewayProcess:
+        """Prepare a gateway with the component."""
+        backend = cast("NativeBackend", self.backend)
+        folder = self.home / "resources"
+        folder.mkdir(exist_ok=True)
+        (folder / "pubsub.yaml").write_text(component_text("pubsub", backend.type, **backend.settings(backend.port)))
+        return GatewayProcess(
+            app_id,
+            self.home,
+            app=app,
+            http_port=http_port,
+            arguments=[*arguments, "--resources-path", str(folder)],
+            environ={"NAMESPACE": self.namespace, **(environ or {})},
+        )
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def server(server_name: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
     """A broker's server, for all tests here."""
@@ -242,7 +271,8 @@ async def server(server_name: str, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def site(server_name: str, server: Backend, mesh_home: Path) -> Site:
     """A mesh of its own on each broker."""
-    return Site(server_name, server, mesh_home, f"faults{os.getpid()}-{next(_numbers)}")
+    kind = NativeSite if server.native else Site
+    return kind(server_name, server, mesh_home, f"faults{os.getpid()}-{next(_numbers)}")
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ async def test_the_broker_is_killed_twice(site: Site, figures: Figures) -> None:
 
 async def test_the_subscribers_gateway_is_killed_twice(site: Site, figures: Figures) -> None:
     """What it had in flight comes again."""
-    many = [{**ORDERS[0], "metadata": {"maxInFlight": "400"}}]
+    many = [{**ORDERS[0], "metadata": {"maxInFlight": "400", "ordered": "false"}}]
     async with (
         AppProcess(site.home, subscriptions=many) as app,
         site.gateway("publisher") as publisher,
