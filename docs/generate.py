@@ -46,6 +46,7 @@ _MEANING: Mapping[str, str] = {
     "delay": "retries are delayed",
     "dedup": "a repeated publish with the same message id is stored once",
     "wildcard": "subscriptions with wildcards",
+    "own_wildcards": "subscriptions with wildcards of the broker's own",
     "key_value": "key/value store, for `state.mesh`, `configuration.mesh` and `lock.mesh`",
     "ephemeral": "broadcast subscriptions",
     "attempts": "a delivery that another member had before tells so by its attempt",
@@ -71,7 +72,7 @@ def _native_features() -> list[Features]:
         registry.load(name) for name in registry.types() if name.startswith("pubsub.") and registry.find(name)
     )
     found = [each.features for each in adapters if hasattr(each, "features")]
-    return [each for each in found if each.layout == "native"]
+    return [*{each.name: each for each in found if each.layout == "native"}.values()]
 
 
 def _features_table() -> str:
