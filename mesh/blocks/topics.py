@@ -207,7 +207,8 @@ def is_raw(metadata: Mapping[str, str]) -> bool:
 def capabilities(features: Features) -> Sequence[str]:
     """Give what metadata tells of a component on a broker."""
     wildcards = features.wildcard or features.own_wildcards
-    return ("SUBSCRIBE_WILDCARDS", "BULK_PUBSUB") if wildcards else ("BULK_PUBSUB",)
+    told = {"SUBSCRIBE_WILDCARDS": wildcards, "MESSAGE_TTL": features.expires, "BULK_PUBSUB": True}
+    return tuple(name for name, so in told.items() if so)
 
 
 @dataclass(frozen=True, slots=True)
