@@ -183,7 +183,7 @@ def seconds_until(scheduled: str) -> float:
     """Give the seconds until a ``mesh-not-before`` time; negative once it has passed, or if it is malformed."""
     try:
         return int(scheduled) / 1000 - time.time()
-    except ValueError:
+    except (OverflowError, ValueError):
         return -1.0
 
 
@@ -221,6 +221,7 @@ class Settlement:
         ack_wait: float,
         condition: Condition,
         counted: Counted | None = None,
+        scheduled: bool = True,
     ) -> None:
         """Prepare a handler.
 
@@ -232,6 +233,7 @@ class Settlement:
             ack_wait: The broker's patience in seconds; a third of it is the rhythm of extensions.
             condition: Of the subscription, which it names in logs.
             counted: What is known of attempts from before this subscription; None = nothing.
+            scheduled: Whether a message may say when its time comes; not where others write them too.
         """
         self._deliver = deliver
         self._retry = retry
@@ -241,6 +243,7 @@ class Settlement:
         self._condition = condition
         self._label = condition.label
         self._counted = counted or Counted(retry, dead_letter=dead_letter is not None)
+        self._scheduled = scheduled
         self._working: set[Delivery] = set()
 
     @asynccontextmanager
@@ -273,7 +276,7 @@ class Settlement:
 
     async def _settle(self, delivery: Delivery) -> None:
         identity, number = delivery.message.id, delivery.attempt
-        scheduled = delivery.message.headers.get(NOT_BEFORE_HEADER)
+        scheduled = delivery.message.headers.get(NOT_BEFORE_HEADER) if self._scheduled else None
         if scheduled is not None and (hold := seconds_until(scheduled)) > 0:
             self._counted.note(identity, number, 0)
             await delivery.nack(min(hold, LONGEST_HOLD))

@@ -43,6 +43,8 @@ logger = logging.getLogger("brokers.redis")
 
 BLOCK_SECONDS = 5.0  # A reading command waits for entries for so long.
 AGAIN_SECONDS = 0.2
+BATCH_BYTES = 1024 * 1024
+SLOWEST = 1024 * 1024  # Bytes a second, of a line that is not taken for lost.
 AT_ONCE = 500  # Commands of one write to the server.
 LOST = (ConnectionError, TimeoutError, ClusterError, OSError, asyncio.TimeoutError)
 NOT_NOW = ("BUSY ", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "UNBLOCKED")
@@ -75,7 +77,7 @@ class NativeRedisSettings(NativeSettings, RedisServerSettings):
     )
     processing: float | None = setting(
         "processingTimeout",
-        "How long an event may be without a sign of life from whoever has it, until another takes it; 15 s.",
+        "How long an event may be without a sign of life from whoever has it, until another takes it; 15 s at least.",
         lasting(),
         example="15s",
     )
@@ -141,6 +143,7 @@ class Client:
         self.outage = Outage(logger, "Redis", self.shown)
         self._waiting: deque[_Waiting] = deque()
         self._some = asyncio.Event()
+        self._told: set[str] = set()
         self._open = False
         self._redis: Any = None
         self._reader: Any = None
@@ -150,7 +153,7 @@ class Client:
         """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
         return _Reader(component, NativeRedisSettings).client()
 
-    def _made(self, reply_seconds: float) -> Any:
+    def _made(self, reply_seconds: float | None) -> Any:
         """Make a client of redis-py."""
         settings = self.settings
         options: dict[str, Any] = {
@@ -198,7 +201,7 @@ class Client:
         Raises:
             BrokerUnavailableError: There is nobody, or it does not let this node in.
         """
-        self._redis = _plain(self._made(self.settings.read))
+        self._redis = _plain(self._made(None))
         self._reader = _plain(self._made(self.settings.read + BLOCK_SECONDS))
         try:
             try:
@@ -221,8 +224,7 @@ class Client:
                     working.cancel()
         finally:
             while self._waiting:
-                if (future := self._waiting.popleft()[1]) is not None:
-                    _refuse(future, ConnectionError("the connection is closed"))
+                _refuse(self._waiting.popleft()[1], ConnectionError("the connection is closed"))
             for each in (self._redis, self._reader):
                 with suppress(*LOST, RedisError):
                     await each.aclose()
@@ -233,25 +235,49 @@ class Client:
             await self._some.wait()
             self._some.clear()
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
-                commands = _together([each for each in batch if each[1] is None or not each[1].done()])
+                commands, size = self._next()
                 pipeline = self._redis.pipeline(transaction=False)
                 for command, _ in commands:
                     pipeline.execute_command(*command)
                 try:
-                    with heeding_cancellation():
-                        results: list[Any] = await pipeline.execute(raise_on_error=False)
+                    # The library's own limit is for all of it, however large.
+                    async with asyncio.timeout(self.settings.read + size / SLOWEST):
+                        with heeding_cancellation():
+                            results: list[Any] = await pipeline.execute(raise_on_error=False)
                 except (*LOST, RedisError) as error:
                     results = [error] * len(commands)
+                except BaseException:
+                    for _, future in commands:
+                        _refuse(future, ConnectionError("the connection is closed"))
+                    raise
                 for (command, future), result in zip(commands, results, strict=True):
-                    if future is None:
-                        if isinstance(result, LOST):
-                            await asyncio.sleep(AGAIN_SECONDS)
-                            self._waiting.append((command, None))
-                    elif isinstance(result, Exception):
+                    if not isinstance(result, Exception):
+                        if future is not None and not future.done():
+                            future.set_result(result)
+                    elif future is not None:
                         _refuse(future, result)
-                    elif not future.done():
-                        future.set_result(result)
+                    elif isinstance(result, LOST) or str(result).startswith(NOT_NOW):
+                        await asyncio.sleep(AGAIN_SECONDS)
+                        self._waiting.append((command, None))
+                    elif str(result) not in self._told:
+                        self._told.add(str(result))
+                        text = "Redis at %s refuses XACK on %s, so what is handled comes again: %s"
+                        logger.warning(text, self.shown, command[1], result)
+
+    def _next(self) -> tuple[list[_Waiting], int]:
+        """Take what is sent together, and give its bytes: some, or one large command."""
+        batch: list[_Waiting] = []
+        size = 0
+        while self._waiting and len(batch) < AT_ONCE:
+            command, future = self._waiting[0]
+            bytes_ = sum(len(word) for word in command if isinstance(word, bytes))
+            if batch and size + bytes_ > BATCH_BYTES:
+                break
+            self._waiting.popleft()
+            if future is None or not future.done():
+                batch.append((command, future))
+                size += bytes_
+        return _together(batch), size
 
     def ack(self, key: str, group: str, entry: str) -> None:
         """Acknowledge an entry soon, as soon as the server is there."""
@@ -314,8 +340,8 @@ def _together(batch: Sequence[_Waiting]) -> list[_Waiting]:
     return [*(((*begin, *entries), None) for begin, entries in acks.items()), *others]
 
 
-def _refuse(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
+def _refuse(future: asyncio.Future[Any] | None, error: Exception) -> None:
+    if future is not None and not future.done():
         future.set_exception(error)
         future.exception()  # Perhaps nobody waits for it any more.
 

@@ -51,6 +51,13 @@ MAX_MESSAGE_BYTES = 65 * 1024 * 1024  # A gateway's largest body, and its envelo
 LOOK_AT = 100
 FREE_MS = 24 * 3600 * 1000  # Idle for so long, an entry is anybody's.
 LEAVE_SECONDS = 2.0
+# A read that was given up may be served still: its entry must not end with the consumer.
+END = """
+if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
+  return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+end
+return 0
+"""
 
 
 class RedisTopics(Inspection, NativeTopics):
@@ -133,10 +140,10 @@ class RedisTopics(Inspection, NativeTopics):
 
     @asynccontextmanager
     async def _joined(self, address: Address, options: SubscribeOptions) -> AsyncIterator[Source]:
-        async with Delays() as delays:
-            member = _Member(self._client, address, options, delays)
-            await member.begin()
-            async with task_group() as tasks:
+        member = _Member(self._client, address, options)
+        await member.begin()
+        try:
+            async with member.delays, task_group() as tasks:
                 work = member.read(), member.keep(), member.look()
                 working = [tasks.create_task(each, name="redis-member") for each in work]
                 try:
@@ -144,17 +151,20 @@ class RedisTopics(Inspection, NativeTopics):
                 finally:
                     for task in working:
                         task.cancel()
+        finally:
             await member.leave()
 
 
 class _Member:
     """A consumer of a group on one stream."""
 
-    def __init__(self, client: Client, address: Address, options: SubscribeOptions, delays: Delays) -> None:
-        self.client, self.delays = client, delays
+    def __init__(self, client: Client, address: Address, options: SubscribeOptions) -> None:
+        self.client, self.delays = client, Delays()
         self._address, self._group = address, options.group
         self.key, self.name = address.label, f"{options.group}@{node_name()}"
-        self.patience = client.settings.processing or options.ack_wait
+        self.patience = max(
+            client.settings.processing or 0.0, options.ack_wait
+        )  # Signs of life come as the latter says.
         self._ready: deque[Taken] = deque()
         self._wake = asyncio.Event()
         self._asked = asyncio.Event()
@@ -270,7 +280,7 @@ class _Member:
                 while pending := await self.client.once(*listing):
                     for entry, _, _, count in pending:
                         await self.free(entry.decode(), count - 1)
-                await self.client.once("XGROUP", "DELCONSUMER", self.key, self._group, self.name)
+                await self.client.once("EVAL", END, 1, self.key, self._group, self.name)
 
 
 class _Settler:

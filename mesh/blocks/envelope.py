@@ -44,6 +44,7 @@ __all__ = [
     "OVERRIDES",
     "Envelope",
     "PublishOptions",
+    "as_json",
     "build_binary",
     "build_enveloped",
     "build_structured",
@@ -150,12 +151,7 @@ def build_binary(
     JSON that does not parse goes as a JSON string, as Dapr sends it; what is no UTF-8 either, as it is.
     """
     datacontenttype = content_type or "text/plain"
-    if _placement(datacontenttype) is Placement.JSON:
-        try:
-            orjson.loads(body)
-        except orjson.JSONDecodeError:
-            with suppress(UnicodeDecodeError):
-                body = orjson.dumps(body.decode())
+    body = as_json(datacontenttype, body)
     encode = encode_header_value
     headers = required_headers(new_id(), options.app_id, DEFAULT_TYPE, prefix)
     headers[prefix + "datacontenttype"] = encode(datacontenttype)
@@ -174,6 +170,17 @@ def build_binary(
         if not headers.get(prefix + "tracestate"):
             headers.pop(prefix + "tracestate", None)
     return headers, body
+
+
+def as_json(datacontenttype: str | None, body: bytes) -> bytes:
+    """Give data that are said to be JSON, and are not, as a JSON string: what stands in an envelope must not end it."""
+    if _placement(datacontenttype or "application/json") is Placement.JSON:
+        try:
+            orjson.loads(body)
+        except orjson.JSONDecodeError:
+            with suppress(UnicodeDecodeError):
+                return orjson.dumps(body.decode())
+    return body
 
 
 def _rfc3339(seconds: float) -> str:

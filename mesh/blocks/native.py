@@ -25,7 +25,7 @@ from mesh.broker import Delivery, Features, Message
 from mesh.errors import EventError, FeatureNotSupportedError
 from mesh.event import encode_header_value, from_structured, is_structured, media_type, to_headers
 from mesh.features import not_in_layout
-from mesh.telemetry import is_traceparent
+from mesh.telemetry import BAGGAGE, is_baggage, is_traceparent
 
 __all__ = ["ContentMode", "NativeWire"]
 
@@ -36,9 +36,11 @@ OWN = "mesh-"
 PREFIXES = ("ce_", "ce-", "cloudEvents:", "cloudEvents_")
 MAX_TOLD_BYTES = 16 * 1024
 # What the call to the application says itself, or what would change how it is read, or by whom.
+UNTOLD_FAMILIES = ("dapr-", "x-forwarded-")
 UNTOLD = frozenset(
     (
-        *("connection", "content-encoding", "content-length", "content-type", "dapr-api-token", "expect", "host"),
+        *("authorization", "cookie", "forwarded"),
+        *("connection", "content-encoding", "content-length", "content-type", "expect", "host"),
         *("keep-alive", "proxy-authorization", "proxy-connection", "pubsubname", "te", "traceparent", "tracestate"),
         *("trailer", "transfer-encoding", "upgrade"),
     )
@@ -163,18 +165,23 @@ class NativeWire:
     def _binary(self, message: Message, topic: str, prefix: str) -> Envelope:
         size = len(prefix)
         headers = {f"ce-{name[size:]}": value for name, value in message.headers.items() if name.startswith(prefix)}
+        for name in ("ce-data", "ce-data_base64"):  # These are no attributes.
+            headers.pop(name, None)
         if content_type := self._content_type(message):
             headers.setdefault("ce-datacontenttype", encode_header_value(content_type))
-        return envelope.read(headers, message.body, pubsub=self._pubsub, topic=topic, prefix="ce-")
+        body = message.body and envelope.as_json(headers.get("ce-datacontenttype"), message.body)
+        return envelope.read(headers, body, pubsub=self._pubsub, topic=topic, prefix="ce-")
 
     def told(self, message: Message) -> Mapping[str, str]:
         """Give what the broker tells of a message, as far as it can stand in headers, and is not said otherwise."""
-        found = letter_headers(message)
+        found: dict[str, str] = {}
         room = MAX_TOLD_BYTES
-        for name, value in message.metadata.items():
-            lowered = name.lower()
-            ours = lowered.startswith(OWN) and not lowered.startswith(_LETTER)
-            if ours or lowered in UNTOLD or not _TOKEN.match(name):
+        for name, value in (letter_headers(message) | dict(message.metadata)).items():
+            folded = name.lower().replace("_", "-")  # Servers of some kinds make no difference between these.
+            ours = folded.startswith(OWN) and not folded.startswith(_LETTER)
+            if ours or folded.startswith(UNTOLD_FAMILIES) or folded in UNTOLD or not _TOKEN.match(name):
+                continue
+            if folded == BAGGAGE and not is_baggage(value):
                 continue
             text = value if _PLAIN.match(value) else encode_header_value(value)
             room -= len(name) + len(text)

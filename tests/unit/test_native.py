@@ -172,6 +172,23 @@ def test_binary_mode_of_any_binding(prefix: str) -> None:
     assert (event["data"], event["datacontenttype"]) == ({"t": 21}, "application/json")
 
 
+@pytest.mark.parametrize(
+    ("body", "data"),
+    [
+        (b"hello", "hello"),
+        (b'1,"expiration":"2001-01-01T00:00:00Z","x":2', '1,"expiration":"2001-01-01T00:00:00Z","x":2'),
+        (b"", None),
+        (b"7", 7),
+    ],
+    ids=["text", "members", "nothing", "number"],
+)
+def test_data_of_others_stay_data(body: bytes, data: object) -> None:
+    """Whatever they are: they add no members, and an attribute is not taken for them."""
+    headers = {"ce_specversion": "1.0", "ce_id": "7", "ce_source": "/x", "ce_type": "t", "ce_data": "forged"}
+    event = orjson.loads(got(Message(headers, body)).body)
+    assert (event["data"], event.get("x"), event.get("expiration")) == (data, None, None)
+
+
 def test_octets_of_others_arrive_as_they_are() -> None:
     """Where the broker tells their type; in a batch, whose entries are JSON, as base64."""
     message = Message({"content-type": "application/octet-stream"}, b"\x00\xff")
@@ -194,12 +211,21 @@ def test_applications_are_told_what_the_broker_says() -> None:
         "content-type": "x",
         "dapr-api-token": "forged",
         "mesh-proven-by": "forged",
+        "mesh_proven_by": "forged",
+        "Dapr-Caller-App-Id": "forged",
+        "Authorization": "forged",
+        "x_forwarded_for": "forged",
+        "baggage": "no\tbaggage",
+        "mesh-dead-letter-reason": "a\r\nb",
         "no token": "x",
         "empty": "",
     }
     told = WIRE.told(Message({}, b"", metadata=metadata))
+    assert told.pop("mesh-dead-letter-reason") == "a%0D%0Ab"
     assert told == {"__offset": "7", "Foo": "bar", "text": "gr%C3%B6%C3%9Fe%0D%0AX-Evil:%201", "empty": ""}
-    assert len(WIRE.told(Message({}, b"", metadata={f"n{n}": "v" * 1000 for n in range(100)}))) < 20
+    much = {f"n{n}": "v" * 1000 for n in range(100)}
+    told = WIRE.told(Message({"mesh-dead-letter-reason": "a\r\nb"}, b"", metadata=much))
+    assert (len(told) < 20, told["mesh-dead-letter-reason"]) == (True, "a%0D%0Ab")
 
 
 def test_dead_letters_are_copies() -> None:
