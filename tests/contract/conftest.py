@@ -32,6 +32,9 @@ WATCHED = (
 # The embedded server is one of NATS, by the same adapter: what has nothing to do with how it is found, and how it comes
 # and goes, is tested on that.
 OF_EMBEDDED = ("backlog", "connection", "ephemeral", "faults", "key_value", "leaving", "publish", "subscribe")
+# Whose servers take long to start again, or whose faults are tested in tests/native: what is of the contract alone.
+OF_OTHERS = ("backlog", "letters", "publish", "subscribe")
+OTHERS = ("pulsar-native", "amqp-native", "mqtt-native")
 _FEATURE_NAMES = {each.name for each in fields(Features)} | {"native"}
 
 
@@ -51,6 +54,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = [name for name in chosen if name in on]
     if metafunc.module.__name__.rpartition(".test_")[2] not in OF_EMBEDDED:
         chosen = [name for name in chosen if name != "embedded"]
+    if metafunc.module.__name__.rpartition(".test_")[2] not in OF_OTHERS and not metafunc.config.getoption("--broker"):
+        chosen = [name for name in chosen if name not in OTHERS]
     names = [name for name in BACKENDS if name in chosen and _fits(metafunc.definition, features_of(name))]
     metafunc.parametrize("backend_name", names, scope="session")
 
