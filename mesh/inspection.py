@@ -1,6 +1,6 @@
 """What a broker may tell beside what a node needs of it: for ``mesh doctor`` and ``mesh dlq``.
 
-Two protocols beside ``Broker``, both optional. Neither makes or changes a topic or a group.
+Three protocols beside ``Broker``, all optional. None makes or changes a topic or a group.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
 
-__all__ = ["Inspectable", "Letter", "Letters", "Pile", "Standing"]
+__all__ = ["Inspectable", "Letter", "Letters", "Onlooking", "Pile", "Standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +93,11 @@ class Letters(Protocol):
 
     def letters(self, address: Address) -> AbstractAsyncContextManager[Pile]:
         """Go through a topic; left, what was not removed is as it was."""
+
+
+@runtime_checkable
+class Onlooking(Protocol):
+    """A broker to which connecting takes something away from others, such as a session of the same name."""
+
+    def look_only(self) -> None:
+        """Take nothing from anybody, and leave nothing, once it is entered; called before that."""

@@ -21,6 +21,7 @@ from mesh.blocks.pubsub import broker_of, component_on
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.errors import BrokerUnavailableError, ConfigError, MeshError, SecretError
 from mesh.home import mesh_home
+from mesh.inspection import Onlooking
 from mesh.node.components import in_order
 from mesh.registry import PUBSUB_ON_BACKBONE, Registry
 from mesh.resources.component import Component, SecretRef, TemplateTokens
@@ -181,6 +182,8 @@ class Looked:
             broker, group = self.on_backbone(), closed.setting("consumerID") or app
         else:
             broker, group = broker_of(closed, app, self.registry)
+            if isinstance(broker, Onlooking):
+                broker.look_only()
         async with broker:
             await broker.check()
             yield component_on(broker, closed, self.namespace, group)
