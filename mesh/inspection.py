@@ -97,7 +97,10 @@ class Letters(Protocol):
 
 @runtime_checkable
 class Onlooking(Protocol):
-    """A broker to which connecting takes something away from others, such as a session of the same name."""
+    """A broker that behaves otherwise for who takes no part: for ``mesh doctor`` and ``mesh dlq``."""
 
-    def look_only(self) -> None:
-        """Take nothing from anybody, and leave nothing, once it is entered; called before that."""
+    def as_onlooker(self) -> None:
+        """Take nothing from anybody and leave nothing by connecting, and refuse to publish what nobody would get.
+
+        Called before it is entered.
+        """

@@ -25,12 +25,13 @@ from brokers.native._rabbitmq_settings import Asked, RabbitMQNativeSettings
 from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Reconnecting
 from mesh.address import Address
-from mesh.broker import Message, SubscribeOptions
+from mesh.broker import ROUTING_HEADER, Message, SubscribeOptions
 from mesh.errors import BrokerError, FeatureNotSupportedError, TopologyMismatchError
+from mesh.event import decode_header_value
 from mesh.inspection import Letter, Pile, Standing
 from mesh.resources.component import Component
 
-__all__ = ["Inspection"]
+__all__ = ["Inspection", "is_there"]
 
 OF_SERVER = "dlq-"
 REASON = "mesh-dead-letter-reason"
@@ -52,7 +53,7 @@ class Inspection:
         asked = None if options is None else Asked.read(topic, options, self._settings)
         exists, there, differs = False, None if asked is None else False, ""
         try:
-            exists = await _is_there(client, topic)
+            exists = await is_there(client, topic)
             if exists:
                 await self._places.exchange(client, topic)
             if asked is not None and await _found(client, asked.queue) is not None:
@@ -90,7 +91,8 @@ class Inspection:
             await pile.close()
 
 
-async def _is_there(client: Client, exchange: str) -> bool:
+async def is_there(client: Client, exchange: str) -> bool:
+    """Tell whether there is an exchange of that name."""
     try:
         async with client.channel() as channel:
             await client.ask(channel.declare_exchange(exchange, passive=True))
@@ -182,6 +184,8 @@ def _message(found: DeliveredMessage, *, tell: bool) -> Message:
     headers = {name: text for name, text in message.headers.items() if not name.startswith(_OF_DEATH)}
     asked = {"correlationID": said.correlation_id, "type": said.message_type}
     metadata = {name: text for name, text in asked.items() if text}
+    if routed := message.headers.get(ROUTING_HEADER):
+        metadata["routingKey"] = decode_header_value(routed)
     if origin := message.headers.get("x-first-death-exchange"):
         metadata["__topic"] = origin
         headers.setdefault(REASON, message.headers.get("x-first-death-reason", ""))

@@ -183,7 +183,7 @@ class Looked:
         else:
             broker, group = broker_of(closed, app, self.registry)
             if isinstance(broker, Onlooking):
-                broker.look_only()
+                broker.as_onlooker()
         async with broker:
             await broker.check()
             yield component_on(broker, closed, self.namespace, group)

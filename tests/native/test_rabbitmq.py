@@ -20,6 +20,7 @@ from brokers.native.rabbitmq import RabbitMQTopics
 from gateway.cli import main
 from mesh import address
 from mesh.address import Address
+from mesh.blocks.pubsub import component_on
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.errors import (
     BrokerError,
@@ -704,3 +705,42 @@ async def test_doctor_and_dlq(server: RabbitMQServer, tmp_path: Path, capsys: py
             await inbox.holds(2)
     assert sorted(inbox.bodies) == [b'{"data":{"n":1}}', b'{"data":{"n":2}}']
     assert not any("death" in name or "dead" in name for each in inbox.deliveries for name in each.message.headers)
+
+
+async def test_letter_goes_back_where_a_queue_takes_it_alone(
+    server: RabbitMQServer, topic: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its routing key; what no queue takes, or has no exchange, stays a letter, and nothing is made for it."""
+    entries = json.dumps([{"name": "connectionString", "value": server.url}])
+    resources = COMPONENT.format(name="pubsub", type="pubsub.rabbitmq", settings=entries) + SUBSCRIPTION
+    (tmp_path / "all.yaml").write_text(resources.replace("orders", topic).replace("failed", f"{topic}-failed"))
+    failed = at(f"{topic}-failed")
+
+    async def replay(*words: str) -> tuple[int, Any]:
+        capsys.readouterr()
+        words = ("dlq", "replay", "pubsub", failed.label, *words, "-d", str(tmp_path), "-a", "shop", "-o", "json")
+        code = await asyncio.to_thread(main, words)
+        return code, json.loads(capsys.readouterr().out)
+
+    keyed = SubscribeOptions("shop", dead_letters=failed, metadata={"routingKey": "eu"})
+    async with topics(server.url) as ours:
+        made = component_on(ours, component("pubsub.rabbitmq"), "default", "shop")
+        async with ours.subscribe(at(topic), keyed, inbox := Inbox()):
+            await ours.publish(at(topic), Message({}, b'{"data":{"n":1}}', metadata={"routingKey": "eu"}))
+            await inbox.holds(1)
+            letter = made.wire.letter(inbox.deliveries[0].message, "it", 1, topic, "shop")
+            await ours.publish(failed, letter)
+            await ours.publish(failed, Message({"mesh-dead-letter-topic": topic}, b'{"data":{"n":2}}', id="lost"))
+            code, told = await replay("--all")
+            assert (code, told["replayed"], told["left"]) == (1, 1, 1)
+            assert "no queue takes from the exchange" in next(iter(told["why"]))
+            await inbox.holds(2)
+        assert inbox.bodies == [b'{"data":{"n":1}}'] * 2
+        assert not any(name.startswith("mesh-dead") for name in inbox.deliveries[1].message.headers)
+        lost = Message({}, b'{"data":{"n":3}}', id="silent")
+        await ours.publish(failed, lost)
+        code, told = await replay("--id", "silent", "--topic", f"{topic}-typo")
+        assert (code, told["replayed"], told["left"]) == (1, 0, 1)
+        assert "has no exchange" in next(iter(told["why"]))
+    assert await in_thread(get, server.url, f"shop-{topic}-failed")
+    assert "no exchange" in refusal(server.url, lambda channel: channel.exchange_declare(f"{topic}-typo", passive=True))
