@@ -7,10 +7,8 @@ given back to their place; who consumes such a queue is not stolen from.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from hashlib import blake2s
 
 import aiormq
 from aio_pika.abc import AbstractChannel
@@ -22,6 +20,7 @@ from brokers.native._rabbitmq_client import ANSWER_SECONDS, Client
 from brokers.native._rabbitmq_message import decode
 from brokers.native._rabbitmq_places import ACCESS_REFUSED, NOT_FOUND, Places, check_name
 from brokers.native._rabbitmq_settings import Asked, RabbitMQNativeSettings
+from brokers.rabbitmq._inspection import Tags
 from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Reconnecting
 from mesh.address import Address
@@ -124,7 +123,7 @@ class _Queue:
     def __init__(self, client: Client, queue: str, *, tell: bool) -> None:
         self._client, self._queue, self._tell = client, queue, tell
         self._channel: AbstractChannel | None = None
-        self._tags: dict[str, deque[int]] = {}
+        self._tags = Tags()
 
     async def count(self) -> int:
         """See ``Pile``."""
@@ -148,8 +147,7 @@ class _Queue:
             got = await self._client.ask(raw.basic_get(self._queue, timeout=ANSWER_SECONDS))
             if got.delivery_tag is None:  # The rest expired, or somebody else holds it.
                 return
-            identity = got.header.properties.message_id or blake2s(got.body, digest_size=12).hexdigest()
-            self._tags.setdefault(identity, deque()).append(got.delivery_tag)
+            identity = self._tags.add(got.header.properties.message_id, got.body, got.delivery_tag)
             sent = got.header.properties.timestamp
             yield Letter(identity, _message(got, tell=self._tell), None if sent is None else sent.timestamp())
 
@@ -158,10 +156,10 @@ class _Queue:
         channel = self._channel
         raw = None if channel is None else await channel.get_underlay_channel()
         for each in letters:
-            tags = self._tags.get(each.id)
-            if channel is None or raw is None or channel.is_closed or not tags:
+            tag = self._tags.take(each.id)
+            if channel is None or raw is None or channel.is_closed or tag is None:
                 raise BrokerError(f"the letter {each.id} is not held any more, and goes back to its queue")
-            await self._client.ask(raw.basic_ack(tags.pop()))
+            await self._client.ask(raw.basic_ack(tag))
         if channel is not None:
             await _declared(self._client, channel, self._queue)
 
