@@ -29,6 +29,7 @@ class Standing:
         differs: What is there in another form than is needed: both sides; empty = nothing.
         refused: What the broker does not let this user do, in the broker's words.
         needed: Whether nothing makes the place when it is needed: somebody has to.
+        unknown: What of it cannot be known without changing something; empty = nothing.
         letters: As what topic the group's dead letters are gone through that the broker puts away; empty = it does not.
     """
 
@@ -38,6 +39,7 @@ class Standing:
     differs: str = ""
     refused: tuple[str, ...] = ()
     needed: bool = False
+    unknown: str = ""
     letters: str = ""
 
 

@@ -220,7 +220,11 @@ class _Visit:
             else:
                 self._add("topic", topic, "note", f"{found.place} is not there yet; it is made when it is needed")
         elif not found.differs and not found.refused:
-            self._add("topic", topic, "ok", f"{found.place} is as it should be")
+            told = f"{found.place} is as it should be"
+            if found.unknown:
+                self._add("topic", topic, "note", f"{told}; {found.unknown}")
+            else:
+                self._add("topic", topic, "ok", told)
         return found
 
     async def _group(self, opened: PubSubComponent, where: Address, options: SubscribeOptions, app: str) -> None:

@@ -262,8 +262,13 @@ async def test_jetstream_without_a_stream(folder: Folder, nats_server: NatsServe
     client = await nats.connect(nats_server.url, user="all", password="all")
     jetstream = client.jetstream()
     await jetstream.add_stream(name="shop", subjects=["orders", "failed", "other"])
+    listening = [await client.subscribe(subject) for subject in ("orders", "failed")]
+    await client.flush()
     code, checks = await folder.checks()
     assert code == 0
+    assert any("whether this user may publish there is not known" in each["told"] for each in checks)
+    await client.flush()
+    assert [each.pending_msgs for each in listening] == [0, 0], "whoever listens to a subject must not get the question"
     await jetstream.add_consumer("shop", durable_name="shop", filter_subject="other", ack_policy="explicit")
     found = await folder.problem()
     assert "filter_subject is 'other' and should be 'orders'" in found["told"]
