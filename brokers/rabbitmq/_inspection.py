@@ -25,12 +25,13 @@ from brokers.rabbitmq._topology import NOT_FOUND, PRECONDITION_FAILED, Space, co
 from brokers.rabbitmq._unclaimed import MAX_BYTES, SILENCE_LIMIT, dialled, topic_of
 from mesh.address import Address
 from mesh.broker import SubscribeOptions, Topology
-from mesh.errors import BrokerError
+from mesh.errors import BrokerError, BrokerUnavailableError
 from mesh.inspection import Letter, Pile, Standing
 
 __all__ = ["Inspection", "Tags"]
 
 BACK_WAIT = 0.02
+SETTLE_WITHIN = 5.0
 
 
 class Inspection:
@@ -74,7 +75,12 @@ class Inspection:
         unclaimed = Space(Topology(address.space)).unclaimed
         async with dialled(self._session, f"{exchange_name(address.space)}:lock") as connection:
             pile = _Unclaimed(connection, unclaimed, address.name)
-            yield pile
+            try:
+                yield pile
+            except BaseException:
+                with suppress(BrokerError):  # What came first is told.
+                    await pile.settled()
+                raise
             await pile.settled()
 
 
@@ -181,15 +187,24 @@ class _Unclaimed:
             self._removed += 1
 
     async def settled(self) -> None:
-        """Return once the server has stored what was removed; see ``_unclaimed``."""
+        """Return once the server has stored what was removed; see ``_unclaimed``.
+
+        Raises:
+            BrokerError: It is not known whether it has.
+        """
         channel = self._channel
         if channel is None or channel.error is not None:
             return
         self._connection.resume()
         second = TAG + "-2"
-        await channel.call(spec.Basic.Cancel(consumer_tag=TAG))
-        await channel.call(spec.Basic.Consume(queue=self._queue, consumer_tag=second))
-        await channel.call(spec.Basic.Cancel(consumer_tag=second))
+        try:
+            async with asyncio.timeout(SETTLE_WITHIN):
+                await channel.call(spec.Basic.Cancel(consumer_tag=TAG))
+                await channel.call(spec.Basic.Consume(queue=self._queue, consumer_tag=second))
+                await channel.call(spec.Basic.Cancel(consumer_tag=second))
+        except TimeoutError:
+            told = f"RabbitMQ did not say within {SETTLE_WITHIN:g} s that what was removed is gone: it may be back"
+            raise BrokerUnavailableError(told) from None
         channel.settled_at = 0.0
 
     async def _close(self) -> None:

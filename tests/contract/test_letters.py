@@ -102,6 +102,23 @@ async def test_letters_of_one_id_are_told_apart(broker: Broker, other: Broker, p
     )
 
 
+async def test_what_was_taken_before_an_error_is_gone(broker: Broker, other: Broker, place: Place) -> None:
+    """A failure of who goes through it brings back nothing that was removed before."""
+    _letters(broker)
+    where = place.topic()
+    await _kept(broker, where)
+    await broker.publish_many(where, [_message(number) for number in range(4)])
+    removed = list[Letter]()
+    with pytest.raises(ZeroDivisionError):
+        async with _letters(broker).letters(where) as pile:
+            async for each in pile:
+                await pile.remove([each])
+                removed.append(each)
+                if len(removed) == 3:
+                    raise ZeroDivisionError
+    assert _numbers([*removed, *await _all(other, where)]) == [0, 1, 2, 3]
+
+
 async def test_a_group_misses_nothing_that_was_looked_at(broker: Broker, other: Broker, place: Place) -> None:
     _letters(broker)
     where, inbox = place.topic(), Inbox()
