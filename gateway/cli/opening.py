@@ -64,6 +64,7 @@ class Looked:
         components: In the order in which they can be opened.
         subscriptions: Declared ones.
         paths: Where all of them stand.
+        given: The backbone's URL, if an option gave it; else empty.
         registry: What is installed.
         secrets: What was read, by store.
         away: Why a store could not be read, by its name.
@@ -75,6 +76,7 @@ class Looked:
     components: tuple[Component, ...]
     subscriptions: tuple[Subscription, ...]
     paths: tuple[str, ...] = ()
+    given: str = ""
     registry: Registry = field(default_factory=Registry)
     secrets: dict[str, dict[SecretRef, str]] = field(default_factory=dict)
     away: dict[str, str] = field(default_factory=dict)
@@ -105,12 +107,22 @@ class Looked:
             tuple(components),
             subscriptions,
             tuple(found.resources_path),
+            found.backbone or "",
         )
 
     @property
     def shown(self) -> str:
         """The backbone, to be shown."""
         return without_credentials(self.backbone) if "://" in self.backbone else self.backbone
+
+    def words(self, app: str) -> list[str]:
+        """Give the options with which another command looks at the same; a URL with a password is left out."""
+        found = [word for path in self.paths for word in ("-d", path)]
+        if app:
+            found += ["-a", app]
+        if self.given and self.given == self.shown:
+            found += ["-b", self.given]
+        return found
 
     def apps(self, name: str) -> Sequence[str]:
         """Give the applications that subscribe by a component, as far as files say; one is empty if none is known."""
@@ -133,8 +145,8 @@ class Looked:
             raise BrokerUnavailableError("nothing runs on the embedded backbone: no gateway has started it")
         return cast("Broker", adapter.from_url(self.backbone))
 
-    def resolved(self, component: Component) -> Component:
-        """Close a component's references.
+    def resolved(self, component: Component, app: str = "") -> Component:
+        """Close a component's references, for an application if one is known.
 
         Raises:
             ConfigError: Something has no value; or its secret store could not be read.
@@ -142,7 +154,7 @@ class Looked:
         store = component.auth_secret_store or ""
         if store in self.away and component.secret_refs():
             raise ConfigError(component.problem(f"its secret store {store} could not be read"))
-        tokens = TemplateTokens(self.app_id or NO_APP, self.namespace, os.environ.get("POD_NAME"))
+        tokens = TemplateTokens(app or self.app_id or NO_APP, self.namespace, os.environ.get("POD_NAME"))
         return component.resolved(tokens, os.environ, self.secrets.get(store, {}))
 
     async def read_secrets(self, within: float = SECRETS_WITHIN) -> None:
@@ -177,7 +189,8 @@ class Looked:
             MeshError: It cannot be opened.
         """
         apps = self.apps(component.name)
-        closed, app = self.resolved(component), app_id or (apps[0] if len(apps) == 1 else "")
+        app = app_id or (apps[0] if len(apps) == 1 else "")
+        closed = self.resolved(component, app)
         if component.type == PUBSUB_ON_BACKBONE:
             broker, group = self.on_backbone(), closed.setting("consumerID") or app
         else:

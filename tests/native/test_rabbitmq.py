@@ -744,3 +744,24 @@ async def test_letter_goes_back_where_a_queue_takes_it_alone(
         assert "has no exchange" in next(iter(told["why"]))
     assert await in_thread(get, server.url, f"shop-{topic}-failed")
     assert "no exchange" in refusal(server.url, lambda channel: channel.exchange_declare(f"{topic}-typo", passive=True))
+
+
+async def test_doctor_counts_each_groups_letters(
+    server: RabbitMQServer, topic: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two applications with one dead letter topic have a queue each, and the next step names the application."""
+    entries = json.dumps([{"name": "connectionString", "value": server.url}])
+    resources = COMPONENT.format(name="pubsub", type="pubsub.rabbitmq", settings=entries) + SUBSCRIPTION
+    resources = resources.replace("orders", topic).replace("failed", f"{topic}-failed")
+    (tmp_path / "all.yaml").write_text(f"{resources}scopes: [shop, payments]\n")
+    failed = at(f"{topic}-failed")
+    async with topics(server.url) as ours:
+        for group in ("shop", "payments"):
+            async with ours.subscribe(at(topic), SubscribeOptions(group, dead_letters=failed), Inbox()):
+                await ours.publish(failed, Message({}, b"a letter"))
+    assert await asyncio.to_thread(main, ["doctor", "-d", str(tmp_path), "-o", "json"]) == 1
+    letters = [each for each in json.loads(capsys.readouterr().out)["checks"] if each["what"] == "letters"]
+    assert [(each["letters"], each["next"]) for each in letters] == [
+        (count, f"mesh dlq show pubsub {failed.label} -d {tmp_path} -a {app}")
+        for count, app in ((2, "shop"), (1, "payments"))
+    ]
