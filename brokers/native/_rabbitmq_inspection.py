@@ -7,6 +7,7 @@ given back to their place; who consumes such a queue is not stolen from.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -32,7 +33,10 @@ from mesh.resources.component import Component
 
 __all__ = ["Inspection", "is_there"]
 
+logger = logging.getLogger("brokers.rabbitmq")
+
 OF_SERVER = "dlq-"
+NEAR_LIMIT = 10  # RabbitMQ 4 drops what was given back 20 times; a policy may say less.
 REASON = "mesh-dead-letter-reason"
 _OF_DEATH = ("x-first-death-", "x-last-death-", "x-death", "x-delivery-count")
 
@@ -124,6 +128,7 @@ class _Queue:
         self._client, self._queue, self._tell = client, queue, tell
         self._channel: AbstractChannel | None = None
         self._tags = Tags()
+        self._warned = False
 
     async def count(self) -> int:
         """See ``Pile``."""
@@ -148,8 +153,21 @@ class _Queue:
             if got.delivery_tag is None:  # The rest expired, or somebody else holds it.
                 return
             identity = self._tags.add(got.header.properties.message_id, got.body, got.delivery_tag)
+            self._warn(got)
             sent = got.header.properties.timestamp
             yield Letter(identity, _message(got, tell=self._tell), None if sent is None else sent.timestamp())
+
+    def _warn(self, got: DeliveredMessage) -> None:
+        """Tell, once, that a quorum queue counts looks, and may let go what was looked at too often."""
+        count = (got.header.properties.headers or {}).get("x-delivery-count")
+        if not self._warned and isinstance(count, int) and count >= NEAR_LIMIT:
+            self._warned = True
+            logger.warning(
+                "queue %s on RabbitMQ counts each look as a delivery, and a letter has had %d: beyond its limit, "
+                "20 on RabbitMQ 4 unless a policy sets it, the server drops a letter or moves it on",
+                self._queue,
+                count,
+            )
 
     async def remove(self, letters: Sequence[Letter]) -> None:
         """See ``Pile``."""

@@ -765,3 +765,26 @@ async def test_doctor_counts_each_groups_letters(
         (count, f"mesh dlq show pubsub {failed.label} -d {tmp_path} -a {app}")
         for count, app in ((2, "shop"), (1, "payments"))
     ]
+
+
+async def test_looks_at_a_quorum_queue_are_counted(
+    server: RabbitMQServer, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever looks often is told, before the server would let go of a letter."""
+    queue = f"{GROUP}-{topic}"
+    with other(server.url) as channel:
+        channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+        channel.basic_publish("", queue, b"a letter")
+    async with topics(server.url, consumerID=GROUP) as ours:
+
+        async def look() -> None:
+            async with ours.letters(at(topic)) as pile:
+                assert [each.message.body async for each in pile] == [b"a letter"]
+
+        await eventually(look, WITHIN)
+        for _ in range(5):
+            await look()
+        assert "counts each look as a delivery" not in caplog.text
+        for _ in range(6):
+            await look()
+        assert "counts each look as a delivery" in caplog.text
