@@ -270,15 +270,11 @@ def _is_of(declared: Address, where: Address) -> bool:
     return declared.name == where.name or (declared.is_pattern and matches(declared.name, where.name))
 
 
-async def purge(
-    component: PubSubComponent, topic: str, chosen: Chosen, most: int | None, done: Callable[[int], None]
-) -> Outcome:
-    """Delete letters, oldest first; ``most`` = as many as were counted before, of which its user knows."""
+async def purge(component: PubSubComponent, topic: str, chosen: Chosen, done: Callable[[int], None]) -> Outcome:
+    """Delete letters, oldest first."""
     outcome = Outcome()
     async with letters_of(component).letters(component.address(topic)) as pile:
         async for letter in chosen.among(pile, component, topic):
-            if most is not None and outcome.done >= most:
-                break
             await pile.remove([letter])
             outcome.done += 1
             done(outcome.done)

@@ -191,20 +191,18 @@ async def _replay(looked: Looked, component: PubSubComponent, chosen: Chosen, fo
 
 
 async def _purge(looked: Looked, component: PubSubComponent, chosen: Chosen, found: argparse.Namespace) -> int:
-    from gateway.cli.dead_letters import letters_of, purge
+    from gateway.cli.dead_letters import Chosen, letters_of, purge
 
-    most = None
     if not found.yes:
-        most = 0
         async with letters_of(component).letters(component.address(found.topic)) as pile:
-            async for _ in chosen.among(pile, component, found.topic):
-                most += 1
+            seen = frozenset([each.id async for each in chosen.among(pile, component, found.topic)])
+        chosen, most = Chosen(seen), len(seen)  # What comes while the question stands is not what it is about.
         question = f"delete {most} dead letter{'' if most == 1 else 's'} of {component.name}/{found.topic}? [y/N] "
         if not most or (await asyncio.to_thread(input, question)).strip().lower() not in ("y", "yes"):
             note("nothing is deleted")
             return int(bool(most))
     with _Progress("deleted") as tell:
-        outcome = await purge(component, found.topic, chosen, most, tell)
+        outcome = await purge(component, found.topic, chosen, tell)
     return _told(outcome, found, "purged", "deleted")
 
 
