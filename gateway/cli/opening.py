@@ -175,6 +175,8 @@ class Looked:
                 self.away[store.name] = f"it did not answer within {within:g} s"
             except MeshError as error:
                 self.away[store.name] = str(error)
+            except Exception as error:  # noqa: BLE001 - an adapter's own, which is no reason to look at nothing else
+                self.away[store.name] = f"its adapter failed: {type(error).__name__}: {error}"
 
     @property
     def stores(self) -> Sequence[Component]:

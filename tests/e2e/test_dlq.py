@@ -265,6 +265,10 @@ async def test_what_is_not_there(case: Case) -> None:
     code, _, err = await case.run("show", "pubsub", "failed", "--id", "7")
     assert code == 1
     assert "pubsub/failed has no letter 7" in err
+    assert await case.json("purge", "pubsub", "failed", "--id", "7", "--yes") == (
+        1,
+        {"purged": 0, "left": 0, "why": {}},
+    )
     code, out, _ = await case.run("replay", "pubsub", "never", "--all")
     assert (code, out) == (0, "0 sent back\n")
 

@@ -242,6 +242,26 @@ async def test_a_store_and_a_secret_that_are_not_there(folder: Folder, redis: Re
     assert found["state"]["next"].endswith("mesh check reads it as a gateway does")
 
 
+async def test_a_store_that_fails_in_its_own_way(
+    folder: Folder, redis: RedisServer, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever an adapter raises is a problem of its component alone, and the document is written."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("bindings.local.FileSecretStore.from_component", fail)
+    store = COMPONENT.format(name="vault", type="secretstores.local.file", settings="[{name: secretsFile, value: no}]")
+    secret = "[{name: redisHost, secretKeyRef: {name: host, key: host}}]"
+    state = COMPONENT.format(name="state", type="state.redis", settings=secret).rstrip("-\n")
+    folder.write({"redisHost": f"127.0.0.1:{redis.port}"}, more=f"{store}{state}\nauth: {{secretStore: vault}}\n")
+    code, checks = await folder.checks()
+    found = {each["component"]: each for each in checks if each["what"] == "component"}
+    assert (code, found["pubsub"]["status"]) == (1, "ok")
+    assert "its adapter failed: ZeroDivisionError: a bug" in found["vault"]["told"]
+    assert found["state"]["status"] == "problem"
+
+
 async def test_it_takes_too_long(folder: Folder) -> None:
     """A server that takes connections, and says nothing, costs as much time as it is given."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
