@@ -22,6 +22,7 @@ from brokers.native._rabbitmq_message import decode
 from brokers.native._rabbitmq_places import ACCESS_REFUSED, NOT_FOUND, Places, check_name
 from brokers.native._rabbitmq_settings import Asked, RabbitMQNativeSettings
 from brokers.rabbitmq._inspection import Tags
+from brokers.rabbitmq._message import MAX_SHORT
 from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Reconnecting
 from mesh.address import Address
@@ -200,8 +201,9 @@ def _message(found: DeliveredMessage, *, tell: bool) -> Message:
     headers = {name: text for name, text in message.headers.items() if not name.startswith(_OF_DEATH)}
     asked = {"correlationID": said.correlation_id, "type": said.message_type}
     metadata = {name: text for name, text in asked.items() if text}
-    if routed := message.headers.get(ROUTING_HEADER):
-        metadata["routingKey"] = decode_header_value(routed)
+    routed = decode_header_value(message.headers.get(ROUTING_HEADER, ""))
+    if routed and len(routed.encode()) <= MAX_SHORT:  # Whoever may write letters may write that.
+        metadata["routingKey"] = routed
     if origin := message.headers.get("x-first-death-exchange"):
         metadata["__topic"] = origin
         headers.setdefault(REASON, message.headers.get("x-first-death-reason", ""))

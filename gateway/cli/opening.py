@@ -146,7 +146,7 @@ class Looked:
         return cast("Broker", adapter.from_url(self.backbone))
 
     def resolved(self, component: Component, app: str = "") -> Component:
-        """Close a component's references, for an application if one is known.
+        """Close a component's references, for an application: the one that is given, or the only one that scopes name.
 
         Raises:
             ConfigError: Something has no value; or its secret store could not be read.
@@ -154,7 +154,8 @@ class Looked:
         store = component.auth_secret_store or ""
         if store in self.away and component.secret_refs():
             raise ConfigError(component.problem(f"its secret store {store} could not be read"))
-        tokens = TemplateTokens(app or self.app_id or NO_APP, self.namespace, os.environ.get("POD_NAME"))
+        only = component.scopes[0] if len(component.scopes) == 1 else NO_APP
+        tokens = TemplateTokens(app or self.app_id or only, self.namespace, os.environ.get("POD_NAME"))
         return component.resolved(tokens, os.environ, self.secrets.get(store, {}))
 
     async def read_secrets(self, within: float = SECRETS_WITHIN) -> None:

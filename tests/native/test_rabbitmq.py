@@ -738,6 +738,10 @@ async def test_letter_goes_back_where_a_queue_takes_it_alone(
             await inbox.holds(2)
         assert inbox.bodies == [b'{"data":{"n":1}}'] * 2
         assert not any(name.startswith("mesh-dead") for name in inbox.deliveries[1].message.headers)
+        long = {"mesh-dead-letter-topic": topic, "mesh-dead-letter-routing-key": "k" * 300}
+        await ours.publish(failed, Message(long, b'{"data":{"n":4}}', id="long"))
+        code, told = await replay("--id", "long")
+        assert (code, told["left"]) == (1, 1)
         lost = Message({}, b'{"data":{"n":3}}', id="silent")
         await ours.publish(failed, lost)
         code, told = await replay("--id", "silent", "--topic", f"{topic}-typo")
