@@ -22,6 +22,8 @@ from mesh.features import Features
 
 __all__ = [
     "NOTHING",
+    "ROUTING",
+    "ROUTING_HEADER",
     "Backlog",
     "Measurable",
     "Broker",
@@ -45,6 +47,9 @@ __all__ = [
 
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
+# Metadata of a delivery that no application is told: how it was routed, where a topic's name does not say it all. And
+# the header in which its dead letter keeps it, so that it can be sent back.
+ROUTING, ROUTING_HEADER = "mesh-routing-key", "mesh-dead-letter-routing-key"
 
 
 class Message(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """What a broker may tell beside what a node needs of it: for ``mesh doctor`` and ``mesh dlq``.
 
-Two protocols beside ``Broker``, both optional. Neither makes or changes a topic or a group.
+Three protocols beside ``Broker``, all optional. None makes or changes a topic or a group.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
 
-__all__ = ["Inspectable", "Letter", "Letters", "Pile", "Standing"]
+__all__ = ["Inspectable", "Letter", "Letters", "Onlooking", "Pile", "Standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Standing:
         differs: What is there in another form than is needed: both sides; empty = nothing.
         refused: What the broker does not let this user do, in the broker's words.
         needed: Whether nothing makes the place when it is needed: somebody has to.
+        unknown: What of it cannot be known without changing something; empty = nothing.
         letters: As what topic the group's dead letters are gone through that the broker puts away; empty = it does not.
     """
 
@@ -38,6 +39,7 @@ class Standing:
     differs: str = ""
     refused: tuple[str, ...] = ()
     needed: bool = False
+    unknown: str = ""
     letters: str = ""
 
 
@@ -93,3 +95,14 @@ class Letters(Protocol):
 
     def letters(self, address: Address) -> AbstractAsyncContextManager[Pile]:
         """Go through a topic; left, what was not removed is as it was."""
+
+
+@runtime_checkable
+class Onlooking(Protocol):
+    """A broker that behaves otherwise for who takes no part: for ``mesh doctor`` and ``mesh dlq``."""
+
+    def as_onlooker(self) -> None:
+        """Take nothing from anybody and leave nothing by connecting, and refuse to publish what nobody would get.
+
+        Called before it is entered.
+        """

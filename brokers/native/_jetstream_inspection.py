@@ -9,16 +9,20 @@ from typing import cast
 
 from brokers.native._jetstream import JetStreamSettings, check_consumer, wanted_consumer
 from brokers.nats._client import JSON, Connection, NoStreamError, RightMissingError, check_api
-from brokers.nats._inspection import Subject, may_publish
+from brokers.nats._inspection import Subject, known
 from mesh.address import Address
 from mesh.broker import SubscribeOptions
-from mesh.errors import BrokerError, TopologyMismatchError
+from mesh.errors import BrokerError, FeatureNotSupportedError, TopologyMismatchError
 from mesh.inspection import Letter, Pile, Standing
 
 __all__ = ["OWN_STREAMS", "Inspection"]
 
 # Other programs' subjects are in none of these: the mesh's streams, key/value and object stores.
 OWN_STREAMS = ("mesh_", "KV_", "OBJ_")
+
+
+class _SeveralError(BrokerError):
+    """A subject is in several streams."""
 
 
 class Inspection:
@@ -38,13 +42,13 @@ class Inspection:
         """
         if named:
             answer = await self._connection.api(f"STREAM.INFO.{named}", refusable=True)
-            return None if "error" in answer else named
+            return None if known(answer, f"stream {named}") is None else named
         found = await self._connection.api("STREAM.NAMES", {"subject": subject}, refusable=True)
         check_api(found, f"cannot look for the stream of {subject}")
         names = [each for each in cast("list[str]", found.get("streams") or []) if not each.startswith(OWN_STREAMS)]
         if len(names) > 1:
             several = ", ".join(sorted(names)[:5])
-            raise BrokerError(f"{subject} is in several streams ({several}…): name one of them as streamName")
+            raise _SeveralError(f"{subject} is in several streams ({several}…): name one of them as streamName")
         return names[0] if names else None
 
     async def inspect(self, address: Address, options: SubscribeOptions | None) -> Standing:
@@ -57,21 +61,22 @@ class Inspection:
             if stream is None:
                 return Standing(place, exists=False, needed=not self._settings.creates)
             place, there, differs = f"stream {stream}", None, ""
-            if options is None:
-                await may_publish(self._connection, subject)
-            else:
+            if options is not None:
                 there, differs = await self._group(stream, subject, options)
         except RightMissingError as error:
             return Standing(place, exists=False, refused=(str(error),))
-        except BrokerError as error:
+        except (_SeveralError, FeatureNotSupportedError) as error:
             return Standing(place, exists=True, differs=str(error))
-        return Standing(place, exists=True, group=there, differs=differs)
+        # Whatever is sent there to ask for the right reaches who listens to the subject, before any stream refuses it.
+        unknown = "" if options is not None else "whether this user may publish there is not known"
+        return Standing(place, exists=True, group=there, differs=differs, unknown=unknown)
 
     async def _group(self, stream: str, subject: str, options: SubscribeOptions) -> tuple[bool, str]:
         wanted = wanted_consumer(self._settings, subject, options, "")
         name = wanted["name"]
         found = await self._connection.api(f"CONSUMER.INFO.{stream}.{name}", refusable=True)
-        if "error" in found:  # A request that says nothing of a consumer makes none.
+        if known(found, f"consumer {name} of stream {stream}") is None:
+            # A request that says nothing of a consumer makes none.
             await self._connection.api(f"CONSUMER.CREATE.{stream}.{name}.{subject}", cast("JSON", {}), refusable=True)
             return False, ""
         try:

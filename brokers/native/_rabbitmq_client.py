@@ -108,8 +108,8 @@ class Client:
                 await self._raw.close()
         self.fail(BrokerUnavailableError("the connection is closed"))
 
-    async def send(self, sending: Coroutine[Any, Any, object]) -> None:
-        """Await what the library gives up if its caller is cancelled, without harm: a publish.
+    async def send(self, sending: Coroutine[Any, Any, object]) -> object:
+        """Await what the library gives up if its caller is cancelled, without harm: a publish; give its confirmation.
 
         Raises:
             RefusedError: The server closed the channel instead.
@@ -122,7 +122,7 @@ class Client:
             raise again(self.error)
         self._sending.add(task)
         try:
-            await sending
+            return await sending
         except asyncio.CancelledError as error:
             if (task.uncancel() if self.is_lost else task.cancelling()) > before:  # Not by `fail` alone.
                 raise

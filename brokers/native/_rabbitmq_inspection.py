@@ -7,10 +7,9 @@ given back to their place; who consumes such a queue is not stolen from.
 
 from __future__ import annotations
 
-from collections import deque
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from hashlib import blake2s
 
 import aiormq
 from aio_pika.abc import AbstractChannel
@@ -22,17 +21,23 @@ from brokers.native._rabbitmq_client import ANSWER_SECONDS, Client
 from brokers.native._rabbitmq_message import decode
 from brokers.native._rabbitmq_places import ACCESS_REFUSED, NOT_FOUND, Places, check_name
 from brokers.native._rabbitmq_settings import Asked, RabbitMQNativeSettings
+from brokers.rabbitmq._inspection import Tags
+from brokers.rabbitmq._message import MAX_SHORT
 from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Reconnecting
 from mesh.address import Address
-from mesh.broker import Message, SubscribeOptions
+from mesh.broker import ROUTING_HEADER, Message, SubscribeOptions
 from mesh.errors import BrokerError, FeatureNotSupportedError, TopologyMismatchError
+from mesh.event import decode_header_value
 from mesh.inspection import Letter, Pile, Standing
 from mesh.resources.component import Component
 
-__all__ = ["Inspection"]
+__all__ = ["Inspection", "is_there"]
+
+logger = logging.getLogger("brokers.rabbitmq")
 
 OF_SERVER = "dlq-"
+NEAR_LIMIT = 10  # RabbitMQ 4 drops what was given back 20 times; a policy may say less.
 REASON = "mesh-dead-letter-reason"
 _OF_DEATH = ("x-first-death-", "x-last-death-", "x-death", "x-delivery-count")
 
@@ -52,7 +57,7 @@ class Inspection:
         asked = None if options is None else Asked.read(topic, options, self._settings)
         exists, there, differs = False, None if asked is None else False, ""
         try:
-            exists = await _is_there(client, topic)
+            exists = await is_there(client, topic)
             if exists:
                 await self._places.exchange(client, topic)
             if asked is not None and await _found(client, asked.queue) is not None:
@@ -90,7 +95,8 @@ class Inspection:
             await pile.close()
 
 
-async def _is_there(client: Client, exchange: str) -> bool:
+async def is_there(client: Client, exchange: str) -> bool:
+    """Tell whether there is an exchange of that name."""
     try:
         async with client.channel() as channel:
             await client.ask(channel.declare_exchange(exchange, passive=True))
@@ -122,7 +128,8 @@ class _Queue:
     def __init__(self, client: Client, queue: str, *, tell: bool) -> None:
         self._client, self._queue, self._tell = client, queue, tell
         self._channel: AbstractChannel | None = None
-        self._tags: dict[str, deque[int]] = {}
+        self._tags = Tags()
+        self._warned = False
 
     async def count(self) -> int:
         """See ``Pile``."""
@@ -146,20 +153,32 @@ class _Queue:
             got = await self._client.ask(raw.basic_get(self._queue, timeout=ANSWER_SECONDS))
             if got.delivery_tag is None:  # The rest expired, or somebody else holds it.
                 return
-            identity = got.header.properties.message_id or blake2s(got.body, digest_size=12).hexdigest()
-            self._tags.setdefault(identity, deque()).append(got.delivery_tag)
+            identity = self._tags.add(got.header.properties.message_id, got.body, got.delivery_tag)
+            self._warn(got)
             sent = got.header.properties.timestamp
             yield Letter(identity, _message(got, tell=self._tell), None if sent is None else sent.timestamp())
+
+    def _warn(self, got: DeliveredMessage) -> None:
+        """Tell, once, that a quorum queue counts looks, and may let go what was looked at too often."""
+        count = (got.header.properties.headers or {}).get("x-delivery-count")
+        if not self._warned and isinstance(count, int) and count >= NEAR_LIMIT:
+            self._warned = True
+            logger.warning(
+                "queue %s on RabbitMQ counts each look as a delivery, and a letter has had %d: beyond its limit, "
+                "20 on RabbitMQ 4 unless a policy sets it, the server drops a letter or moves it on",
+                self._queue,
+                count,
+            )
 
     async def remove(self, letters: Sequence[Letter]) -> None:
         """See ``Pile``."""
         channel = self._channel
         raw = None if channel is None else await channel.get_underlay_channel()
         for each in letters:
-            tags = self._tags.get(each.id)
-            if channel is None or raw is None or channel.is_closed or not tags:
+            tag = self._tags.take(each.id)
+            if channel is None or raw is None or channel.is_closed or tag is None:
                 raise BrokerError(f"the letter {each.id} is not held any more, and goes back to its queue")
-            await self._client.ask(raw.basic_ack(tags.pop()))
+            await self._client.ask(raw.basic_ack(tag))
         if channel is not None:
             await _declared(self._client, channel, self._queue)
 
@@ -182,6 +201,9 @@ def _message(found: DeliveredMessage, *, tell: bool) -> Message:
     headers = {name: text for name, text in message.headers.items() if not name.startswith(_OF_DEATH)}
     asked = {"correlationID": said.correlation_id, "type": said.message_type}
     metadata = {name: text for name, text in asked.items() if text}
+    routed = decode_header_value(message.headers.get(ROUTING_HEADER, ""))
+    if routed and len(routed.encode()) <= MAX_SHORT:  # Whoever may write letters may write that.
+        metadata["routingKey"] = routed
     if origin := message.headers.get("x-first-death-exchange"):
         metadata["__topic"] = origin
         headers.setdefault(REASON, message.headers.get("x-first-death-reason", ""))

@@ -14,7 +14,7 @@ from aiormq.abc import DeliveredMessage
 
 from brokers.native._rabbitmq_settings import RabbitMQNativeSettings
 from brokers.rabbitmq._message import MAX_NAME, MAX_SHORT, PREFIX, RESERVED
-from mesh.broker import NOTHING, Message
+from mesh.broker import NOTHING, ROUTING, Message
 from mesh.errors import EventError, MessageTooLargeError
 from mesh.values import parse_duration, parse_whole
 
@@ -110,11 +110,13 @@ def decode(found: DeliveredMessage, *, tell: bool) -> Message:
     headers = said.headers or {}
     texts = {name: text for name, value in headers.items() if (text := _text(value)) is not None}
     flat = {name: texts[name] for name in texts if not isinstance(headers[name], list | dict)}
-    metadata = NOTHING
+    metadata: Mapping[str, str] = NOTHING
     if tell:
         properties = {name: getattr(said, attribute) for attribute, name in TOLD.items()}
         all_told = {**{name: value for name, value in properties.items() if value}, **texts}
         metadata = {f"metadata.{name}": value for name, value in all_told.items()}
+    if found.routing_key:
+        metadata = {**metadata, ROUTING: found.routing_key}
     if said.content_type and (said.content_type != TEXT or _is_binary(flat)):
         flat.setdefault(CONTENT_TYPE, said.content_type)
     identity = None if (said.message_id or NO_ID).startswith(NO_ID) else said.message_id

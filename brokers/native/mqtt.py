@@ -144,10 +144,15 @@ class MQTTTopics(NativeTopics):
         super().__init__(settings)
         self._keep_alive, self._wait, self._patience = keep_alive, wait, patience
         self._tls: ssl.SSLContext | None = None
+        self._onlooker = False
         self._main: Session
         self._tasks: asyncio.TaskGroup
         self._opening = asyncio.Lock()
         self._others: dict[str, _Other] = {}
+
+    def as_onlooker(self) -> None:
+        """Connect under a client id that nobody has, as who has it would be thrown out; its session leaves nothing."""
+        self._onlooker = True
 
     async def _enter(self) -> None:
         settings = self._settings
@@ -165,7 +170,7 @@ class MQTTTopics(NativeTopics):
             self._wait = min(self._wait, self._component.init_timeout * CONNECT_SHARE)
         self._tasks = await self._stack.enter_async_context(task_group())
         # Without a group it only publishes, and leaves nothing behind.
-        group = settings.consumer
+        group = "" if self._onlooker else settings.consumer
         self._main = await self._stack.enter_async_context(
             self._open(group or node_name(), settings.clean or not group)
         )

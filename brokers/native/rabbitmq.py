@@ -27,9 +27,10 @@ from typing import ClassVar, Self
 
 from aio_pika.abc import AbstractChannel
 from aiormq import DeliveryError, spec
+from aiormq.abc import DeliveredMessage
 
 from brokers.native._rabbitmq_client import Client
-from brokers.native._rabbitmq_inspection import Inspection
+from brokers.native._rabbitmq_inspection import Inspection, is_there
 from brokers.native._rabbitmq_message import PREFIX, PUBLISH_METADATA, encode
 from brokers.native._rabbitmq_places import NOT_FOUND, Places, check_name, waiting
 from brokers.native._rabbitmq_settings import SUBSCRIBE_METADATA, Asked, RabbitMQNativeSettings
@@ -112,6 +113,7 @@ class RabbitMQTopics(Inspection, NativeTopics):
         self._publishing = Reconnecting(Client.open, config, "publishing", Client.publisher, self._outage)
         self._consuming = Reconnecting(Client.open, config, "consuming", _as_it_is, self._outage)
         self._places = Places(settings)
+        self._onlooker = False
         self._alone = asyncio.Lock()
 
     @classmethod
@@ -121,6 +123,10 @@ class RabbitMQTopics(Inspection, NativeTopics):
         made = cls(reader.found, reader.config())
         made._component = component
         return made
+
+    def as_onlooker(self) -> None:
+        """Make no exchange, and take no message as published that no queue takes; see ``Onlooking``."""
+        self._onlooker = True
 
     async def _enter(self) -> None:
         """Connect."""
@@ -187,16 +193,29 @@ class RabbitMQTopics(Inspection, NativeTopics):
 
     async def _exchange(self, client: Client, topic: str) -> AbstractChannel:
         """Make an exchange, and give the channel that publishes to it."""
-        await self._places.exchange(client, topic)
+        await self._ready(client, topic)
         return await client.publisher()
+
+    async def _ready(self, client: Client, topic: str) -> None:
+        if not self._onlooker:
+            await self._places.exchange(client, topic)
+        elif not await is_there(client, topic):
+            raise PublishRejectedError(f"RabbitMQ at {self._shown} has no exchange {topic!r}, so nobody would get it")
 
     async def _send(self, client: Client, channel: AbstractChannel, made: _Made) -> None:
         raw = await channel.get_underlay_channel()
         publishing = raw.basic_publish(
-            made.body, exchange=made.exchange, routing_key=made.key, properties=made.properties
+            made.body,
+            exchange=made.exchange,
+            routing_key=made.key,
+            properties=made.properties,
+            mandatory=self._onlooker,
         )
         try:
-            await client.send(publishing)
+            if isinstance(await client.send(publishing), DeliveredMessage):  # It was returned.
+                bound = f"with the routing key {made.key!r}" if made.key else "without a routing key"
+                told = f"no queue takes from the exchange {made.exchange!r} what is published {bound}"
+                raise PublishRejectedError(f"RabbitMQ at {self._shown} did not take it: {told}")
         except DeliveryError as error:
             raise _NotTakenError(channel) from error
         except (TypeError, ValueError) as error:
@@ -211,7 +230,7 @@ class RabbitMQTopics(Inspection, NativeTopics):
         async with self._alone:
             for left in reversed(range(AGAIN)):
                 try:
-                    await self._places.exchange(client, made.exchange)  # It may have ended, with its last queue.
+                    await self._ready(client, made.exchange)  # It may have ended, with its last queue.
                     async with client.channel(confirms=True) as channel:
                         await self._send(client, channel, made)
                     return

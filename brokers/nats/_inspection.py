@@ -16,7 +16,17 @@ from mesh.broker import Message, SubscribeOptions, Topology
 from mesh.inspection import Letter, Pile, Standing
 from mesh.tasks import task_group
 
-__all__ = ["NO_LANE", "Inspection", "Subject", "differences", "lanes_of", "may_publish", "stream_config", "subject_of"]
+__all__ = [
+    "NO_LANE",
+    "Inspection",
+    "Subject",
+    "differences",
+    "known",
+    "lanes_of",
+    "may_publish",
+    "stream_config",
+    "subject_of",
+]
 
 LANES = 16
 NO_LANE = "_"
@@ -62,6 +72,16 @@ async def may_publish(connection: Connection, subject: str) -> None:
     await connection.call(subject, b"", {"Nats-Expected-Stream": "-"}, refusable=True)
 
 
+def known(answer: JSON, what: str) -> JSON | None:
+    """Give what the server says of something; None if that is not there, which 404 alone says.
+
+    Raises:
+        BrokerError: It says something else.
+    """
+    error = cast("JSON", answer.get("error") or {})
+    return None if error.get("code") == NOT_FOUND else check_api(answer, what)
+
+
 class Inspection:
     """The part of the adapter that looks on."""
 
@@ -77,7 +97,8 @@ class Inspection:
         stream, refused = stream_of(address.space), list[str]()
         place, config = f"stream {stream}", None
         try:
-            config = (await self._connection.api(f"STREAM.INFO.{stream}", refusable=True)).get("config")
+            found = known(await self._connection.api(f"STREAM.INFO.{stream}", refusable=True), place)
+            config = None if found is None else found["config"]
         except RightMissingError as error:
             refused.append(str(error))
         if config is None:
@@ -100,7 +121,7 @@ class Inspection:
             subject = f"{address.space}.{lane}.{address.name}"
             name = consumer_name(options.group, subject)
             answer = await self._connection.api(f"CONSUMER.INFO.{stream}.{name}", refusable=True)
-            found[ordered] = "error" not in answer
+            found[ordered] = known(answer, f"consumer {name} of stream {stream}") is not None
             if ordered == options.ordered:
                 await self._connection.api(f"CONSUMER.CREATE.{stream}.{name}.{subject}", {}, refusable=True)
         other = not options.ordered

@@ -8,7 +8,7 @@ queue is its own.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import blake2s
@@ -25,12 +25,13 @@ from brokers.rabbitmq._topology import NOT_FOUND, PRECONDITION_FAILED, Space, co
 from brokers.rabbitmq._unclaimed import MAX_BYTES, SILENCE_LIMIT, dialled, topic_of
 from mesh.address import Address
 from mesh.broker import SubscribeOptions, Topology
-from mesh.errors import BrokerError
+from mesh.errors import BrokerError, BrokerUnavailableError
 from mesh.inspection import Letter, Pile, Standing
 
-__all__ = ["Inspection"]
+__all__ = ["Inspection", "Tags"]
 
 BACK_WAIT = 0.02
+SETTLE_WITHIN = 5.0
 
 
 class Inspection:
@@ -74,8 +75,45 @@ class Inspection:
         unclaimed = Space(Topology(address.space)).unclaimed
         async with dialled(self._session, f"{exchange_name(address.space)}:lock") as connection:
             pile = _Unclaimed(connection, unclaimed, address.name)
-            yield pile
+            try:
+                yield pile
+            except BaseException:
+                with suppress(BrokerError):  # What came first is told.
+                    await pile.settled()
+                raise
             await pile.settled()
+
+
+class Tags:
+    """Delivery tags of letters that are held, by ids that each has alone: several messages may have one id."""
+
+    def __init__(self) -> None:
+        """Hold none."""
+        self._tags: dict[str, int | None] = {}
+        self._same: Counter[str] = Counter()
+
+    def add(self, identity: str | None, body: bytes, tag: int) -> str:
+        """Give the id of one more letter: its own, or of its body; the second of these is ``id#2``."""
+        found = identity or blake2s(body, digest_size=12).hexdigest()
+        self._same[found] += 1
+        name = found if self._same[found] == 1 else f"{found}#{self._same[found]}"
+        while name in self._tags:  # Another one has that as its own id.
+            self._same[found] += 1
+            name = f"{found}#{self._same[found]}"
+        self._tags[name] = tag
+        return name
+
+    def take(self, identity: str) -> int | None:
+        """Give a letter's tag, once."""
+        tag = self._tags.get(identity)
+        if tag is not None:
+            self._tags[identity] = None
+        return tag
+
+    def clear(self) -> None:
+        """Hold none any more."""
+        self._tags.clear()
+        self._same.clear()
 
 
 class _Unclaimed:
@@ -87,7 +125,7 @@ class _Unclaimed:
         self._bytes = 0
         self._seen = self._removed = 0
         self._changed = asyncio.Event()
-        self._tags: dict[str, deque[int]] = {}
+        self._tags = Tags()
         self._channel: Channel | None = None
 
     async def _waiting(self) -> int:
@@ -127,8 +165,7 @@ class _Unclaimed:
             if self._bytes < MAX_BYTES:
                 self._connection.resume()
             message, _ = decode(delivered.properties, delivered.body)
-            identity = message.id or blake2s(delivered.body, digest_size=12).hexdigest()
-            self._tags.setdefault(identity, deque()).append(delivered.tag)
+            identity = self._tags.add(message.id, delivered.body, delivered.tag)
             sent = delivered.properties.timestamp
             yield Letter(identity, message, None if sent is None else sent.timestamp())
 
@@ -143,22 +180,31 @@ class _Unclaimed:
 
     async def remove(self, letters: Sequence[Letter]) -> None:
         for each in letters:
-            tags = self._tags.get(each.id)
-            if self._channel is None or self._channel.error is not None or not tags:
+            tag = self._tags.take(each.id)
+            if self._channel is None or self._channel.error is not None or tag is None:
                 raise BrokerError(f"the letter {each.id} is not held any more, and goes back to its queue")
-            await self._channel.ack(tags.pop())
+            await self._channel.ack(tag)
             self._removed += 1
 
     async def settled(self) -> None:
-        """Return once the server has stored what was removed; see ``_unclaimed``."""
+        """Return once the server has stored what was removed; see ``_unclaimed``.
+
+        Raises:
+            BrokerError: It is not known whether it has.
+        """
         channel = self._channel
         if channel is None or channel.error is not None:
             return
         self._connection.resume()
         second = TAG + "-2"
-        await channel.call(spec.Basic.Cancel(consumer_tag=TAG))
-        await channel.call(spec.Basic.Consume(queue=self._queue, consumer_tag=second))
-        await channel.call(spec.Basic.Cancel(consumer_tag=second))
+        try:
+            async with asyncio.timeout(SETTLE_WITHIN):
+                await channel.call(spec.Basic.Cancel(consumer_tag=TAG))
+                await channel.call(spec.Basic.Consume(queue=self._queue, consumer_tag=second))
+                await channel.call(spec.Basic.Cancel(consumer_tag=second))
+        except TimeoutError:
+            told = f"RabbitMQ did not say within {SETTLE_WITHIN:g} s that what was removed is gone: it may be back"
+            raise BrokerUnavailableError(told) from None
         channel.settled_at = 0.0
 
     async def _close(self) -> None:

@@ -11,7 +11,15 @@ from msgspec.structs import replace
 
 from mesh.address import matches
 from mesh.blocks.wire import DEAD_LETTER_HEADERS
-from mesh.errors import BrokerError, BrokerUnavailableError, ConfigError, EventError, ExpressionError, MeshError
+from mesh.errors import (
+    BrokerError,
+    BrokerUnavailableError,
+    ConfigError,
+    EventError,
+    ExpressionError,
+    MeshError,
+    PublishRejectedError,
+)
 from mesh.event import decode_header_value, members_of
 from mesh.inspection import Letters
 from mesh.large import PARTS_HEADER, carrying, whole_letters
@@ -233,7 +241,7 @@ class _Replay:
             await self.flush()
 
     async def flush(self) -> None:
-        """Publish what there is, then take away what is confirmed; raises for the first that is not."""
+        """Publish what there is, then take away what is confirmed; raises for the first that is not, unless refused."""
         letters, where = self._letters, self._where
         self._letters, self._bytes = [], 0
         if where is None or not letters:
@@ -252,6 +260,9 @@ class _Replay:
         self._outcome.done += len(stored)
         self._done(self._outcome.done)
         for failed in filter(None, results):
+            if isinstance(failed, PublishRejectedError):  # Of this one; others may go.
+                self._outcome.leave(f"{component.name}/{where.label}: {failed}")
+                continue
             raise BrokerError(f"{component.name}/{where.label}: {failed}; {self._outcome.done} were sent back")
 
 
@@ -259,15 +270,11 @@ def _is_of(declared: Address, where: Address) -> bool:
     return declared.name == where.name or (declared.is_pattern and matches(declared.name, where.name))
 
 
-async def purge(
-    component: PubSubComponent, topic: str, chosen: Chosen, most: int | None, done: Callable[[int], None]
-) -> Outcome:
-    """Delete letters, oldest first; ``most`` = as many as were counted before, of which its user knows."""
+async def purge(component: PubSubComponent, topic: str, chosen: Chosen, done: Callable[[int], None]) -> Outcome:
+    """Delete letters, oldest first."""
     outcome = Outcome()
     async with letters_of(component).letters(component.address(topic)) as pile:
         async for letter in chosen.among(pile, component, topic):
-            if most is not None and outcome.done >= most:
-                break
             await pile.remove([letter])
             outcome.done += 1
             done(outcome.done)

@@ -103,6 +103,7 @@ class _Visit:
     def __init__(self, looked: Looked, component: Component | None, max_lag: int | None) -> None:
         self._looked, self._component, self._max_lag = looked, component, max_lag
         self._name = BACKBONE if component is None else component.name
+        self._counted: set[tuple[str, str]] = set()
         self.found: list[Check] = []
 
     @property
@@ -191,14 +192,16 @@ class _Visit:
             if standing is not None and known and standing.group:
                 await self._group(opened, where, options, app)
                 if standing.letters:
-                    await self._letters(opened, standing.letters)
+                    await self._letters(opened, standing.letters, app)
+            elif standing is not None and standing.exists and known and standing.group is None:
+                self._add("group", f"{options.group} of {subscription.topic}", "note", "not known")
             elif standing is not None and standing.exists and known:
                 told = "nobody has subscribed with it yet; a gateway of the application makes it"
                 self._add("group", f"{options.group} of {subscription.topic}", "note", told)
             elif standing is not None and not known and not is_broadcast(subscription):
                 self._add("group", f"of {subscription.topic}", "note", "not known: --app-id says whose is meant")
         if subscription.dead_letter_topic is not None:
-            await self._letters(opened, subscription.dead_letter_topic)
+            await self._letters(opened, subscription.dead_letter_topic, app)
 
     async def _standing(
         self, broker: Inspectable, where: Address, options: SubscribeOptions | None, topic: str
@@ -220,7 +223,11 @@ class _Visit:
             else:
                 self._add("topic", topic, "note", f"{found.place} is not there yet; it is made when it is needed")
         elif not found.differs and not found.refused:
-            self._add("topic", topic, "ok", f"{found.place} is as it should be")
+            told = f"{found.place} is as it should be"
+            if found.unknown:
+                self._add("topic", topic, "note", f"{told}; {found.unknown}")
+            else:
+                self._add("topic", topic, "ok", told)
         return found
 
     async def _group(self, opened: PubSubComponent, where: Address, options: SubscribeOptions, app: str) -> None:
@@ -245,13 +252,19 @@ class _Visit:
         else:
             self._add("group", name, "ok", told, **numbers)
 
-    async def _letters(self, opened: PubSubComponent, topic: str) -> None:
-        if any(each.what == "letters" and each.name == topic for each in self.found):
+    async def _letters(self, opened: PubSubComponent, topic: str, app: str) -> None:
+        # Where queues alone keep anything, each group has letters of its own.
+        group = opened.group if getattr(opened.broker, "told_group", False) else ""
+        if (group, topic) in self._counted:
             return
+        self._counted.add((group, topic))
         where, broker = opened.address(topic), opened.broker
         standing = await self._standing(broker, where, None, topic) if isinstance(broker, Inspectable) else None
         if standing is not None and not standing.exists:
-            self._add("letters", topic, "ok", "0 dead letters", letters=0)
+            if standing.refused:
+                self._add("letters", topic, "note", "not known: a right is missing")
+            else:
+                self._add("letters", topic, "ok", "0 dead letters", letters=0)
             return
         if not isinstance(broker, Letters):
             told = f"{broker.features.name} does not keep what nobody has subscribed to, so none can be counted"
@@ -263,7 +276,11 @@ class _Visit:
         except FeatureNotSupportedError as error:
             self._add("letters", topic, "note", str(error))
             return
-        where_from = [word for path in self._looked.paths for word in ("-d", path)]
-        step = shlex.join(["mesh", "dlq", "show", opened.name, topic, *where_from]) if count else ""
-        told = f"{count} dead letter{'' if count == 1 else 's'}"
+        except BrokerUnavailableError:
+            raise
+        except BrokerError as error:
+            self._add("letters", topic, "problem", f"not known: {error}", f"see {self._place}")
+            return
+        step = shlex.join(["mesh", "dlq", "show", opened.name, topic, *self._looked.words(app)]) if count else ""
+        told = f"{count} dead letter{'' if count == 1 else 's'}" + (f" of {group}" if group else "")
         self._add("letters", topic, "problem" if count else "ok", told, step, letters=count)

@@ -21,6 +21,7 @@ from mesh.blocks.pubsub import broker_of, component_on
 from mesh.blocks.secrets import BLOCK as SECRETS
 from mesh.errors import BrokerUnavailableError, ConfigError, MeshError, SecretError
 from mesh.home import mesh_home
+from mesh.inspection import Onlooking
 from mesh.node.components import in_order
 from mesh.registry import PUBSUB_ON_BACKBONE, Registry
 from mesh.resources.component import Component, SecretRef, TemplateTokens
@@ -63,6 +64,7 @@ class Looked:
         components: In the order in which they can be opened.
         subscriptions: Declared ones.
         paths: Where all of them stand.
+        given: The backbone's URL, if an option gave it; else empty.
         registry: What is installed.
         secrets: What was read, by store.
         away: Why a store could not be read, by its name.
@@ -74,6 +76,7 @@ class Looked:
     components: tuple[Component, ...]
     subscriptions: tuple[Subscription, ...]
     paths: tuple[str, ...] = ()
+    given: str = ""
     registry: Registry = field(default_factory=Registry)
     secrets: dict[str, dict[SecretRef, str]] = field(default_factory=dict)
     away: dict[str, str] = field(default_factory=dict)
@@ -104,12 +107,22 @@ class Looked:
             tuple(components),
             subscriptions,
             tuple(found.resources_path),
+            found.backbone or "",
         )
 
     @property
     def shown(self) -> str:
         """The backbone, to be shown."""
         return without_credentials(self.backbone) if "://" in self.backbone else self.backbone
+
+    def words(self, app: str) -> list[str]:
+        """Give the options with which another command looks at the same; a URL with a password is left out."""
+        found = [word for path in self.paths for word in ("-d", path)]
+        if app:
+            found += ["-a", app]
+        if self.given and self.given == self.shown:
+            found += ["-b", self.given]
+        return found
 
     def apps(self, name: str) -> Sequence[str]:
         """Give the applications that subscribe by a component, as far as files say; one is empty if none is known."""
@@ -132,8 +145,8 @@ class Looked:
             raise BrokerUnavailableError("nothing runs on the embedded backbone: no gateway has started it")
         return cast("Broker", adapter.from_url(self.backbone))
 
-    def resolved(self, component: Component) -> Component:
-        """Close a component's references.
+    def resolved(self, component: Component, app: str = "") -> Component:
+        """Close a component's references, for an application: the one that is given, or the only one that scopes name.
 
         Raises:
             ConfigError: Something has no value; or its secret store could not be read.
@@ -141,7 +154,8 @@ class Looked:
         store = component.auth_secret_store or ""
         if store in self.away and component.secret_refs():
             raise ConfigError(component.problem(f"its secret store {store} could not be read"))
-        tokens = TemplateTokens(self.app_id or NO_APP, self.namespace, os.environ.get("POD_NAME"))
+        only = component.scopes[0] if len(component.scopes) == 1 else NO_APP
+        tokens = TemplateTokens(app or self.app_id or only, self.namespace, os.environ.get("POD_NAME"))
         return component.resolved(tokens, os.environ, self.secrets.get(store, {}))
 
     async def read_secrets(self, within: float = SECRETS_WITHIN) -> None:
@@ -162,6 +176,8 @@ class Looked:
                 self.away[store.name] = f"it did not answer within {within:g} s"
             except MeshError as error:
                 self.away[store.name] = str(error)
+            except Exception as error:  # noqa: BLE001 - an adapter's own, which is no reason to look at nothing else
+                self.away[store.name] = f"its adapter failed: {type(error).__name__}: {error}"
 
     @property
     def stores(self) -> Sequence[Component]:
@@ -176,11 +192,14 @@ class Looked:
             MeshError: It cannot be opened.
         """
         apps = self.apps(component.name)
-        closed, app = self.resolved(component), app_id or (apps[0] if len(apps) == 1 else "")
+        app = app_id or (apps[0] if len(apps) == 1 else "")
+        closed = self.resolved(component, app)
         if component.type == PUBSUB_ON_BACKBONE:
             broker, group = self.on_backbone(), closed.setting("consumerID") or app
         else:
             broker, group = broker_of(closed, app, self.registry)
+            if isinstance(broker, Onlooking):
+                broker.as_onlooker()
         async with broker:
             await broker.check()
             yield component_on(broker, closed, self.namespace, group)

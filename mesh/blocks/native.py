@@ -21,7 +21,7 @@ from mesh.address import Address
 from mesh.blocks import envelope
 from mesh.blocks.envelope import CONTENT_TYPE, Envelope, PublishOptions
 from mesh.blocks.wire import Sign, letter_headers, letter_of
-from mesh.broker import Delivery, Features, Message
+from mesh.broker import ROUTING, ROUTING_HEADER, Delivery, Features, Message
 from mesh.errors import EventError, FeatureNotSupportedError
 from mesh.event import encode_header_value, from_structured, is_structured, media_type, to_headers
 from mesh.features import not_in_layout
@@ -193,4 +193,7 @@ class NativeWire:
         """Make a message's dead letter: what the broker told of it goes along."""
         metadata = {**message.metadata, "pubsubName": self._pubsub}
         made = letter_of(message, reason, attempts, topic, group)
-        return replace(made, metadata=metadata, headers=made.headers if self._features.headers else {})
+        headers = dict(made.headers) if self._features.headers else {}
+        if headers and (routed := metadata.pop(ROUTING, "")):
+            headers[ROUTING_HEADER] = encode_header_value(routed)
+        return replace(made, metadata=metadata, headers=headers)

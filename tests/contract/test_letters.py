@@ -81,6 +81,44 @@ async def test_what_is_taken_is_gone_and_the_rest_stays(broker: Broker, other: B
         assert await pile.count() == 0
 
 
+async def test_letters_of_one_id_are_told_apart(broker: Broker, other: Broker, place: Place) -> None:
+    """Each has an id of its own, and the one that is removed is the one that is gone."""
+    _letters(broker)
+    where = place.topic()
+    await _kept(broker, where)
+    for number in range(3):
+        await broker.publish(where, Message({}, b"\x00\xff%d" % number, id=None if broker.features.dedup else "same"))
+    found = await _all(broker, where)
+    assert len({each.id for each in found}) == 3
+    async with _letters(other).letters(where) as pile:
+        async for each in pile:
+            if each.id == found[1].id:
+                kept = each.message.body
+                later = each
+            if each.id == found[2].id:
+                await pile.remove([later])
+    assert sorted(each.message.body for each in await _all(broker, where)) == sorted(
+        each.message.body for each in found if each.message.body != kept
+    )
+
+
+async def test_what_was_taken_before_an_error_is_gone(broker: Broker, other: Broker, place: Place) -> None:
+    """A failure of who goes through it brings back nothing that was removed before."""
+    _letters(broker)
+    where = place.topic()
+    await _kept(broker, where)
+    await broker.publish_many(where, [_message(number) for number in range(4)])
+    removed = list[Letter]()
+    with pytest.raises(ZeroDivisionError):
+        async with _letters(broker).letters(where) as pile:
+            async for each in pile:
+                await pile.remove([each])
+                removed.append(each)
+                if len(removed) == 3:
+                    raise ZeroDivisionError
+    assert _numbers([*removed, *await _all(other, where)]) == [0, 1, 2, 3]
+
+
 async def test_a_group_misses_nothing_that_was_looked_at(broker: Broker, other: Broker, place: Place) -> None:
     _letters(broker)
     where, inbox = place.topic(), Inbox()

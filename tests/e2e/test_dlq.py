@@ -202,6 +202,30 @@ async def test_delete(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "delete 2 dead letters of pubsub/failed? [y/N]" in out
 
 
+async def test_what_comes_while_it_asks_stays(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is about the letters that were there: also when one of them has gone meanwhile."""
+    await case.put(case.letter(0), case.letter(1))
+    loop, broker, where = asyncio.get_running_loop(), case.component.broker, case.component.address("failed")
+
+    async def change() -> None:
+        assert isinstance(broker, Letters)
+        async with broker.letters(where) as pile:
+            async for each in pile:
+                await pile.remove([each])
+                break
+        await case.put(case.letter(2))
+
+    def answer(question: str) -> str:
+        assert "delete 2 dead letters" in question
+        asyncio.run_coroutine_threadsafe(change(), loop).result(30)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert await case.json("purge", "pubsub", "failed", "--all") == (0, {"purged": 1, "left": 0, "why": {}})
+    assert await case.numbers("failed") == [2]
+
+
 async def test_killed_in_the_middle_nothing_is_lost(case: Case) -> None:
     """Each letter is in the topic or still a letter, at any moment; another run sends the rest back."""
     broker, words = case.component.broker, [*MESH, "dlq", "replay", "pubsub", "failed", "--all", "-d", str(case.folder)]
@@ -241,6 +265,10 @@ async def test_what_is_not_there(case: Case) -> None:
     code, _, err = await case.run("show", "pubsub", "failed", "--id", "7")
     assert code == 1
     assert "pubsub/failed has no letter 7" in err
+    assert await case.json("purge", "pubsub", "failed", "--id", "7", "--yes") == (
+        1,
+        {"purged": 0, "left": 0, "why": {}},
+    )
     code, out, _ = await case.run("replay", "pubsub", "never", "--all")
     assert (code, out) == (0, "0 sent back\n")
 

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from gateway.cli import main
 from gateway.cli.examination import Check
+from gateway.cli.opening import Looked
 from tests.support.nats import NatsServer
 from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer, find_redis_server
@@ -88,9 +89,10 @@ class Folder:
         text = COMPONENT.format(name="pubsub", type=type_, settings=listed)
         self.file.write_text(text + SUBSCRIPTION + ("---\n" + more if more else ""))
 
-    async def ask(self, *words: str) -> tuple[int, str]:
+    async def ask(self, *words: str, app: str = "shop") -> tuple[int, str]:
         self._capsys.readouterr()
-        code = await asyncio.to_thread(main, ["doctor", "-d", str(self.path), "-a", "shop", *words])
+        whose = ["-a", app] if app else []
+        code = await asyncio.to_thread(main, ["doctor", "-d", str(self.path), *whose, *words])
         return code, self._capsys.readouterr().out
 
     async def checks(self, *words: str) -> tuple[int, list[dict[str, Any]]]:
@@ -187,13 +189,43 @@ async def test_a_group_is_behind_and_letters_wait(folder: Folder, redis: RedisSe
     await client.xadd("failed", {"data": "{}"})
     found = await folder.problem()
     assert (found["what"], found["name"], found["letters"]) == ("letters", "failed", 1)
-    assert (found["told"], found["next"]) == ("1 dead letter", f"mesh dlq show pubsub failed -d {folder.path}")
+    assert (found["told"], found["next"]) == ("1 dead letter", f"mesh dlq show pubsub failed -d {folder.path} -a shop")
     code, text = await folder.ask()
     assert code == 1
     assert text.splitlines()[-2:] == [
-        f"next, pubsub letters failed:  mesh dlq show pubsub failed -d {folder.path}",
+        f"next, pubsub letters failed:  mesh dlq show pubsub failed -d {folder.path} -a shop",
         "1 problem",
     ]
+
+
+async def test_letters_that_cannot_be_counted(folder: Folder, redis: RedisServer, client: Redis) -> None:
+    """Their number is unknown then, which is not none."""
+    await client.xadd("failed", {"data": "{}"})
+    await client.execute_command("ACL", "SETUSER", "blind", "on", ">blind", "~*", "+@all", "-xinfo", "-xlen", "-type")
+    folder.write({"redisHost": f"127.0.0.1:{redis.port}", "redisUsername": "blind", "redisPassword": "blind"})
+    code, checks = await folder.checks()
+    assert code == 1
+    assert [each["letters"] for each in checks if each["what"] == "letters"] == [None]
+
+
+async def test_whose_application_scopes_name(folder: Folder, redis: RedisServer, client: Redis) -> None:
+    """``{appID}`` in a setting is that one, as in its gateway; and the next step names it."""
+    folder.write({"redisHost": f"127.0.0.1:{redis.port}", "consumerID": "of-{appID}"})
+    folder.file.write_text(folder.file.read_text() + "scopes: [payments]\n")
+    await client.xgroup_create("orders", "of-payments", mkstream=True)
+    await client.xadd("failed", {"data": "{}"})
+    checks = json.loads((await folder.ask("-o", "json", app=""))[1])["checks"]
+    assert [each["name"] for each in checks if each["what"] == "group"] == ["of-payments of orders"]
+    assert [each["next"] for each in checks if each["what"] == "letters"] == [
+        f"mesh dlq show pubsub failed -d {folder.path} -a payments"
+    ]
+
+
+def test_a_url_with_a_password_is_not_printed(tmp_path: Path) -> None:
+    """A next step has the backbone's URL where that says nothing secret."""
+    for url, told in (("nats://host:1", ["-b", "nats://host:1"]), ("nats://a:b@host:1", [])):
+        looked = Looked("", "default", url, (), (), (str(tmp_path),), url)
+        assert looked.words("shop") == ["-d", str(tmp_path), "-a", "shop", *told]
 
 
 async def test_a_store_and_a_secret_that_are_not_there(folder: Folder, redis: RedisServer, client: Redis) -> None:
@@ -208,6 +240,26 @@ async def test_a_store_and_a_secret_that_are_not_there(folder: Folder, redis: Re
     assert found["vault"]["status"] == found["state"]["status"] == "problem"
     assert "its secret store vault could not be read" in found["state"]["told"]
     assert found["state"]["next"].endswith("mesh check reads it as a gateway does")
+
+
+async def test_a_store_that_fails_in_its_own_way(
+    folder: Folder, redis: RedisServer, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever an adapter raises is a problem of its component alone, and the document is written."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("bindings.local.FileSecretStore.from_component", fail)
+    store = COMPONENT.format(name="vault", type="secretstores.local.file", settings="[{name: secretsFile, value: no}]")
+    secret = "[{name: redisHost, secretKeyRef: {name: host, key: host}}]"
+    state = COMPONENT.format(name="state", type="state.redis", settings=secret).rstrip("-\n")
+    folder.write({"redisHost": f"127.0.0.1:{redis.port}"}, more=f"{store}{state}\nauth: {{secretStore: vault}}\n")
+    code, checks = await folder.checks()
+    found = {each["component"]: each for each in checks if each["what"] == "component"}
+    assert (code, found["pubsub"]["status"]) == (1, "ok")
+    assert "its adapter failed: ZeroDivisionError: a bug" in found["vault"]["told"]
+    assert found["state"]["status"] == "problem"
 
 
 async def test_it_takes_too_long(folder: Folder) -> None:
@@ -262,8 +314,13 @@ async def test_jetstream_without_a_stream(folder: Folder, nats_server: NatsServe
     client = await nats.connect(nats_server.url, user="all", password="all")
     jetstream = client.jetstream()
     await jetstream.add_stream(name="shop", subjects=["orders", "failed", "other"])
+    listening = [await client.subscribe(subject) for subject in ("orders", "failed")]
+    await client.flush()
     code, checks = await folder.checks()
     assert code == 0
+    assert any("whether this user may publish there is not known" in each["told"] for each in checks)
+    await client.flush()
+    assert [each.pending_msgs for each in listening] == [0, 0], "whoever listens to a subject must not get the question"
     await jetstream.add_consumer("shop", durable_name="shop", filter_subject="other", ack_policy="explicit")
     found = await folder.problem()
     assert "filter_subject is 'other' and should be 'orders'" in found["told"]

@@ -24,6 +24,7 @@ from blockbuster import BlockBuster
 from brokers.mqtt import MQTTBroker
 from brokers.native.mqtt import MQTTNativeSettings, MQTTTopics
 from brokers.shared.mqtt import server_of
+from gateway.cli import main
 from mesh.address import Address, topic
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.errors import (
@@ -35,6 +36,7 @@ from mesh.errors import (
 )
 from mesh.registry import Registry
 from mesh.resources.component import Component, MetadataEntry
+from tests.e2e.test_doctor import COMPONENT
 from tests.http.harness import App, Backbone, component, gateway, yaml
 from tests.support.backends import skip_unless_chosen
 from tests.support.certificates import Authority
@@ -858,3 +860,24 @@ async def test_members_of_both_kinds_share_a_topic(server: MQTTServer) -> None:
             await eventually(all_came)
             assert other.got
             await asyncio.to_thread(other.__exit__)
+
+
+@pytest.mark.parametrize("consumer", ["", "looked-at-{appID}"])
+async def test_doctor_takes_no_session_away(
+    server: MQTTServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], consumer: str
+) -> None:
+    """Who has the client id stays connected, whether the file names it or the application does."""
+    settings = {"url": server.url, "consumerID": consumer} if consumer else {"url": server.url}
+    entries = json.dumps([{"name": name, "value": value} for name, value in settings.items()])
+    (tmp_path / "all.yaml").write_text(COMPONENT.format(name="pubsub", type="pubsub.mqtt3", settings=entries))
+    client_id, log = consumer.replace("{appID}", "shop") or "shop", server.directory / "output.log"
+    before = log.stat().st_size
+    async with topics(server.port, client_id) as ours, ours.subscribe(at("looked/at"), group(client_id), Inbox()):
+        words = ["doctor", "-d", str(tmp_path), "-a", "shop", "-o", "json"]
+        assert await asyncio.to_thread(main, words) == 0
+        assert json.loads(capsys.readouterr().out)["checks"][0]["told"] == "reachable"
+        await ours.check()
+        logged = log.read_bytes()[before:].decode()
+    names = re.findall(r"New client connected from \S+ as (\S+) \(p\d, c(\d)", logged)
+    assert [(name, clean) for name, clean in names if not name.startswith("mesh-")] == [(client_id, "0")]
+    assert [clean for name, clean in names if name.startswith("mesh-")] == ["1"]

@@ -20,6 +20,7 @@ from brokers.native.rabbitmq import RabbitMQTopics
 from gateway.cli import main
 from mesh import address
 from mesh.address import Address
+from mesh.blocks.pubsub import component_on
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.errors import (
     BrokerError,
@@ -696,7 +697,7 @@ async def test_doctor_and_dlq(server: RabbitMQServer, tmp_path: Path, capsys: py
         assert (code, told["replayed"]) == (0, 1)
         code, told, _ = await run("dlq", "replay", "pubsub", "failed", "--all")
         assert (code, told["replayed"]) == (0, 1)
-        async with topics(server.url) as plain, plain.subscribe(at("failed"), SubscribeOptions("shop"), Inbox()):
+        async with ours.subscribe(at("failed"), SubscribeOptions("shop"), Inbox()):
             code, _, err = await run("dlq", "show", "pubsub", "failed")
         assert code == 1
         assert "queue shop-failed on RabbitMQ has consumers (1)" in err
@@ -704,3 +705,94 @@ async def test_doctor_and_dlq(server: RabbitMQServer, tmp_path: Path, capsys: py
             await inbox.holds(2)
     assert sorted(inbox.bodies) == [b'{"data":{"n":1}}', b'{"data":{"n":2}}']
     assert not any("death" in name or "dead" in name for each in inbox.deliveries for name in each.message.headers)
+
+
+async def test_letter_goes_back_where_a_queue_takes_it_alone(
+    server: RabbitMQServer, topic: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its routing key; what no queue takes, or has no exchange, stays a letter, and nothing is made for it."""
+    settings = {"connectionString": server.url, "exchangeKind": "direct"}
+    entries = json.dumps([{"name": name, "value": value} for name, value in settings.items()])
+    resources = COMPONENT.format(name="pubsub", type="pubsub.rabbitmq", settings=entries) + SUBSCRIPTION
+    (tmp_path / "all.yaml").write_text(resources.replace("orders", topic).replace("failed", f"{topic}-failed"))
+    failed = at(f"{topic}-failed")
+
+    async def replay(*words: str) -> tuple[int, Any]:
+        capsys.readouterr()
+        words = ("dlq", "replay", "pubsub", failed.label, *words, "-d", str(tmp_path), "-a", "shop", "-o", "json")
+        code = await asyncio.to_thread(main, words)
+        return code, json.loads(capsys.readouterr().out)
+
+    keyed = SubscribeOptions("shop", dead_letters=failed, metadata={"routingKey": "eu"})
+    async with topics(server.url, exchangeKind="direct") as ours:
+        made = component_on(ours, component("pubsub.rabbitmq"), "default", "shop")
+        async with ours.subscribe(at(topic), keyed, inbox := Inbox()):
+            await ours.publish(at(topic), Message({}, b'{"data":{"n":1}}', metadata={"routingKey": "eu"}))
+            await inbox.holds(1)
+            letter = made.wire.letter(inbox.deliveries[0].message, "it", 1, topic, "shop")
+            await ours.publish(failed, letter)
+            await ours.publish(failed, Message({"mesh-dead-letter-topic": topic}, b'{"data":{"n":2}}', id="lost"))
+            code, told = await replay("--all")
+            assert (code, told["replayed"], told["left"]) == (1, 1, 1)
+            assert "no queue takes from the exchange" in next(iter(told["why"]))
+            await inbox.holds(2)
+        assert inbox.bodies == [b'{"data":{"n":1}}'] * 2
+        assert not any(name.startswith("mesh-dead") for name in inbox.deliveries[1].message.headers)
+        long = {"mesh-dead-letter-topic": topic, "mesh-dead-letter-routing-key": "k" * 300}
+        await ours.publish(failed, Message(long, b'{"data":{"n":4}}', id="long"))
+        code, told = await replay("--id", "long")
+        assert (code, told["left"]) == (1, 1)
+        lost = Message({}, b'{"data":{"n":3}}', id="silent")
+        await ours.publish(failed, lost)
+        code, told = await replay("--id", "silent", "--topic", f"{topic}-typo")
+        assert (code, told["replayed"], told["left"]) == (1, 0, 1)
+        assert "has no exchange" in next(iter(told["why"]))
+    assert await in_thread(get, server.url, f"shop-{topic}-failed")
+    assert "no exchange" in refusal(server.url, lambda channel: channel.exchange_declare(f"{topic}-typo", passive=True))
+
+
+async def test_doctor_counts_each_groups_letters(
+    server: RabbitMQServer, topic: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two applications with one dead letter topic have a queue each, and the next step names the application."""
+    entries = json.dumps([{"name": "connectionString", "value": server.url}])
+    resources = COMPONENT.format(name="pubsub", type="pubsub.rabbitmq", settings=entries) + SUBSCRIPTION
+    resources = resources.replace("orders", topic).replace("failed", f"{topic}-failed")
+    (tmp_path / "all.yaml").write_text(f"{resources}scopes: [shop, payments]\n")
+    failed = at(f"{topic}-failed")
+    async with topics(server.url) as ours:
+        for group in ("shop", "payments"):
+            async with ours.subscribe(at(topic), SubscribeOptions(group, dead_letters=failed), Inbox()):
+                await ours.publish(failed, Message({}, b"a letter"))
+    assert await asyncio.to_thread(main, ["doctor", "-d", str(tmp_path), "-o", "json"]) == 1
+    letters = [each for each in json.loads(capsys.readouterr().out)["checks"] if each["what"] == "letters"]
+    assert [(each["letters"], each["next"]) for each in letters] == [
+        (count, f"mesh dlq show pubsub {failed.label} -d {tmp_path} -a {app}")
+        for count, app in ((2, "shop"), (1, "payments"))
+    ]
+
+
+async def test_looks_at_a_quorum_queue_are_counted(
+    server: RabbitMQServer, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever looks often is told, before the server would let go of a letter."""
+    queue = f"{GROUP}-{topic}"
+    with other(server.url) as channel:
+        channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+        channel.basic_publish("", queue, b"a letter")
+    async with topics(server.url, consumerID=GROUP) as ours:
+
+        async def look() -> None:
+            try:
+                async with ours.letters(at(topic)) as pile:
+                    assert [each.message.body async for each in pile] == [b"a letter"]
+            except BrokerError as error:  # For a moment the server takes the last look for a consumer.
+                raise AssertionError(str(error)) from None
+
+        await eventually(look, WITHIN)
+        for _ in range(5):
+            await eventually(look, WITHIN)
+        assert "counts each look as a delivery" not in caplog.text
+        for _ in range(6):
+            await eventually(look, WITHIN)
+        assert "counts each look as a delivery" in caplog.text
