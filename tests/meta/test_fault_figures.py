@@ -11,6 +11,8 @@ from tests.meta.sources import ROOT
 # Called with the fault's name as first argument, or with fault=…
 NOTED = r"figures\.fault\(\s*|\.during\(|\bfault="
 SERVERS = ("nats", "redis", "rabbitmq", "kafka")
+# tests/faults/test_every_native_broker.py has these of test_every_broker.py.
+NATIVE = ("the broker is killed", "the subscriber's gateway is killed", "the publisher's gateway is killed")
 
 
 def _rows() -> dict[tuple[str, str], dict[str, Any]]:
@@ -30,7 +32,8 @@ def test_every_fault_is_measured_on_every_broker() -> None:
     everywhere = _faults("every_broker") | _faults("actors") | _faults("clocks")
     embedded = _faults("delivery_faults") | _faults("actors_embedded") | _faults("actors") | _faults("clocks")
     wanted = {(fault, server) for fault in everywhere for server in SERVERS}
-    assert set(_rows()) == wanted | {(fault, "embedded") for fault in embedded}
+    native = {(fault, f"{server}-native") for fault in NATIVE for server in SERVERS}
+    assert set(_rows()) == wanted | native | {(fault, "embedded") for fault in embedded}
 
 
 def test_nothing_is_missing() -> None:
