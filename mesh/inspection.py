@@ -60,11 +60,13 @@ class Letter(msgspec.Struct, frozen=True):
         id: Which one, among those of its topic; as the broker names it, and the same each time.
         message: What it holds.
         stored: Unix time in seconds at which the broker has stored it; None = it does not say.
+        altered: Why the message is not all that lies there, so that it cannot go elsewhere as it was; empty = it is.
     """
 
     id: str
     message: Message
     stored: float | None = None
+    altered: str = ""
 
 
 class Pile(Protocol):

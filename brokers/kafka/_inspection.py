@@ -117,6 +117,20 @@ class Inspection:
             await group.close()
 
 
+def _altered(record: Any) -> str:
+    """Say what of a record a message cannot hold."""
+    if record.value is None:
+        return "its record has no value, which is not the same as an empty one"
+    if len(dict(record.headers)) < len(record.headers):
+        return "its record has several headers of one name"
+    try:
+        for value in (record.key or b"", *(value for _, value in record.headers)):
+            value.decode()
+    except (AttributeError, UnicodeDecodeError):  # The former: a header without a value.
+        return "its record has a key or a header that is no text"
+    return ""
+
+
 class Records:
     """The records of a topic that were not taken; a ``Pile``."""
 
@@ -152,7 +166,8 @@ class Records:
                 found, top = records(await self._fetch(number, at), at)
                 for record in found:
                     if record.offset < end and record.offset not in self._taken[number]:
-                        yield Letter(f"{number}:{record.offset}", self._read(record), record.timestamp / 1000)
+                        name, message = f"{number}:{record.offset}", self._read(record)
+                        yield Letter(name, message, record.timestamp / 1000, _altered(record))
                 if top <= at:
                     return
                 at = top

@@ -30,6 +30,8 @@ KAFKA_TOPIC = "__topic"
 PUBLISH_WITHIN = 30.0
 MAX_SHOWN = 4096
 TOGETHER, TOGETHER_BYTES = 32, 1024 * 1024
+# What a delivery told besides: other names are other programs' own.
+_OF_DELIVERIES = frozenset({KAFKA_TOPIC, "__partition", "__offset", "__timestamp", "pubsubName"})
 _OF_LETTERS = ("mesh-dead-letter-", "mesh-passed-")  # The latter: that a node has moved it (``mesh/trust/kept.py``).
 
 
@@ -130,8 +132,7 @@ def sent_back(message: Message, topic: str, letter: Letter, prefix: str) -> Mess
     """
 
     def kept(name: str) -> bool:
-        told = name.startswith("__") and name != "__key"  # By the broker, of where it was.
-        return not told and not name.startswith(_OF_LETTERS)
+        return name not in _OF_DELIVERIES and not name.startswith(_OF_LETTERS)
 
     headers = {name: value for name, value in message.headers.items() if kept(name)}
     metadata = {name: value for name, value in message.metadata.items() if kept(name)}
@@ -189,6 +190,9 @@ async def replay(
         async for letter in chosen.among(pile, component, topic):
             if PARTS_HEADER in letter.message.headers:
                 outcome.leave("its event was too large for a message, and its body is gone")
+                continue
+            if letter.altered:
+                outcome.leave(letter.altered)
                 continue
             target = origin(component, letter.message) or given
             if not target:

@@ -646,6 +646,13 @@ async def test_doctor_and_dlq(server: KafkaServer, tmp_path: Path, capsys: pytes
             assert await run("dlq", "replay", "pubsub", "failed", "--all") == (0, {"replayed": 1, "left": 0, "why": {}})
             await inbox.holds(1)
             assert (await checks())["letters", "failed"]["letters"] == 0
+            binary = {"value": b"{}", "key": b"\xff", "headers": headers[:1]}
+            await asyncio.to_thread(write, server, "failed", binary)
+            why = {"its record has a key or a header that is no text": 1}
+            assert await run("dlq", "replay", "pubsub", "failed", "--all") == (
+                1,
+                {"replayed": 0, "left": 1, "why": why},
+            )
         other = topics(server.bootstrap, consumerGroupRebalanceStrategy="sticky")
         async with ours.subscribe(at("orders"), options, Inbox()), other:
             assert (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from brokers.kafka._inspection import Taken
-from gateway.cli.dead_letters import sent_back
+from gateway.cli.dead_letters import TOPIC, sent_back
 from mesh.address import Address
 from mesh.blocks.wire import letter_of
 from mesh.broker import Delivery, Message
@@ -37,10 +37,11 @@ def test_the_proof_of_a_publisher_holds_again(tmp_path: Path) -> None:
 
 def test_what_a_broker_told_is_not_published() -> None:
     """The place that a letter was read at is not the event's; a key is."""
-    told = {"__key": "k", "__offset": "3", "__topic": "letters", "mesh-dead-letter-topic": "orders", "trace": "t"}
-    message = Message({"ce_partitionkey": "a%20b"}, b"", metadata=told)
+    told = {"__offset": "3", "__partition": "1", "__timestamp": "5", "__topic": "letters", "pubsubName": "pubsub"}
+    own = {"__key": "k", "__TypeId__": "com.shop.Order", "trace": "t"}
+    message = Message({"ce_partitionkey": "a%20b", **own, **told}, b"", metadata={**told, **own, TOPIC: "orders"})
     back = sent_back(message, "letters", Letter("0:3", message), "ce_")
-    assert (back.metadata, back.key) == ({"__key": "k", "trace": "t"}, "a b")
+    assert (back.headers, back.metadata, back.key) == ({"ce_partitionkey": "a%20b", **own}, own, "a b")
 
 
 def test_taken_records_are_known_again() -> None:
