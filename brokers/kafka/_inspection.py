@@ -28,6 +28,7 @@ __all__ = ["DLQ_GROUP", "Inspection", "Records", "Taken"]
 DLQ_GROUP = "mesh-dlq"
 NO_GROUP = "Dead"
 COORDINATOR_WITHIN = 10.0
+EMPTY_FETCHES = 5  # One may be so although there is more; each waits a second.
 MAX_NOTE = 4000  # A broker takes 4,096 bytes by default.
 _NOTE = re.compile(r"\d{1,19}(-\d{1,19})?(,\d{1,19}(-\d{1,19})?)*", re.ASCII)
 _T = TypeVar("_T")
@@ -161,15 +162,19 @@ class Records:
     async def __aiter__(self) -> AsyncIterator[Letter]:
         await self._look()
         for number, end in sorted(self._ends.items()):
-            at = self._taken[number].before
+            at, empty = self._taken[number].before, 0
             while at < end:
                 found, top = records(await self._fetch(number, at), at)
                 for record in found:
                     if record.offset < end and record.offset not in self._taken[number]:
                         name, message = f"{number}:{record.offset}", self._read(record)
                         yield Letter(name, message, record.timestamp / 1000, _altered(record))
-                if top <= at:
-                    return
+                empty = empty + 1 if top <= at else 0
+                if empty == EMPTY_FETCHES:
+                    raise BrokerError(
+                        f"topic {self._topic} on Kafka: partition {number} ends at offset {end}, but nothing from "
+                        f"offset {at} on is read"
+                    )
                 at = top
 
     async def _fetch(self, number: int, offset: int) -> bytes:

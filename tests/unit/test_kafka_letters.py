@@ -12,6 +12,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from brokers.kafka._cluster import LATEST
 from brokers.kafka._inspection import Records
 from brokers.kafka._records import message_of
+from mesh.errors import BrokerError
 
 
 def batch(*written: tuple[bytes | None, bytes | None, list[tuple[str, Any]]]) -> bytes:
@@ -81,3 +82,16 @@ async def test_what_a_message_cannot_hold_is_told(
     """So that it is not sent back as another record."""
     [letter] = [each async for each in pile(Cluster(1, fetch=lambda number: batch((key, value, headers))))]
     assert letter.altered == why
+
+
+async def test_a_partition_that_gives_nothing_at_first() -> None:
+    """It is asked again, and the partitions behind it are not left out."""
+    answers = {0: [b"", b"", batch((None, b"a", []))], 1: [batch((None, b"b", []))]}
+    found = [each.id async for each in pile(Cluster(1, 1, fetch=lambda number: answers[number].pop(0)))]
+    assert found == ["0:0", "1:0"]
+
+
+async def test_a_partition_that_gives_nothing() -> None:
+    """Nobody takes what was seen for all there is."""
+    with pytest.raises(BrokerError, match="partition 0 ends at offset 3, but nothing from offset 0 on is read"):
+        [each async for each in pile(Cluster(3))]
