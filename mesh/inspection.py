@@ -1,6 +1,6 @@
 """What a broker may tell beside what a node needs of it: for ``mesh doctor`` and ``mesh dlq``.
 
-Two protocols beside ``Broker``, both optional. Neither makes or changes a topic or a group.
+Optional protocols beside ``Broker``. None of them makes or changes a topic or a group.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
 
-__all__ = ["Inspectable", "Letter", "Letters", "Pile", "Standing"]
+__all__ = ["Inspectable", "Letter", "Letters", "Pile", "Remembering", "Standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,18 @@ class Pile(Protocol):
 
         Raises:
             BrokerError: It is not known whether all of them were; they may be given again.
+        """
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A pile that only remembers what was taken away, and has little room to."""
+
+    async def check(self, letters: Sequence[Letter]) -> None:
+        """See whether some could be taken away, before they are sent anywhere.
+
+        Raises:
+            BrokerError: They could not.
         """
 
 

@@ -66,6 +66,13 @@ class Taken:
         bisect.insort(self._ranges, [first, first if last is None else last])
         self._join()
 
+    def joined(self, other: Taken) -> Taken:
+        """Give what is taken by one or the other."""
+        both = Taken(max(self.before, other.before))
+        both._ranges = [list(each) for each in (*self._ranges, *other._ranges)]
+        both._join()
+        return both
+
     def _join(self) -> None:
         joined: list[list[int]] = []
         for first, last in sorted(self._ranges):
@@ -190,19 +197,34 @@ class Records:
             return raw or b""
         return b""
 
+    async def check(self, letters: Sequence[Letter]) -> None:
+        """See ``Remembering``."""
+        await self._with(letters)
+
     async def remove(self, letters: Sequence[Letter]) -> None:
         """See ``Pile``."""
+        taken = await self._with(letters)
+        notes = {number: (each.before, each.note) for number, each in taken.items()}
+        await self._patiently(lambda: self._group.commit(notes))
+        self._taken.update(taken)
+
+    async def _with(self, letters: Sequence[Letter]) -> dict[int, Taken]:
+        """Add some to what is kept now of their partitions: somebody else may have taken some, too."""
+        touched: dict[int, list[int]] = {}
         for each in letters:
             number, _, offset = each.id.partition(":")
-            self._taken[int(number)].add(int(offset))
-        touched = {int(each.id.partition(":")[0]) for each in letters}
-        if any(len(self._taken[number].note) > MAX_NOTE for number in touched):
-            raise PublishRejectedError(
-                f"too many records of {self._topic} were taken out of order to be remembered one by one: "
-                "take those before them as well, then it is one number"
-            )
-        notes = {number: (self._taken[number].before, self._taken[number].note) for number in touched}
-        await self._patiently(lambda: self._group.commit(notes))
+            touched.setdefault(int(number), []).append(int(offset))
+        kept, added = await self._patiently(lambda: self._group.committed(touched)), dict[int, Taken]()
+        for number, offsets in touched.items():
+            taken = added[number] = self._taken[number].joined(Taken(*kept.get(number, (0,))))
+            for offset in offsets:
+                taken.add(offset)
+            if len(taken.note) > MAX_NOTE:
+                raise PublishRejectedError(
+                    f"too many records of {self._topic} were taken out of order to be remembered one by one: "
+                    "take those before them as well, then it is one number"
+                )
+        return added
 
     async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         """Ask the group's coordinator, which a cluster may have yet to choose."""

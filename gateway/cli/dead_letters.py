@@ -13,7 +13,7 @@ from mesh.address import matches
 from mesh.blocks.wire import DEAD_LETTER_HEADERS
 from mesh.errors import BrokerError, BrokerUnavailableError, ConfigError, EventError, ExpressionError, MeshError
 from mesh.event import decode_header_value, members_of
-from mesh.inspection import Letters
+from mesh.inspection import Letters, Remembering
 from mesh.large import PARTS_HEADER, carrying, whole_letters
 
 if TYPE_CHECKING:
@@ -244,6 +244,8 @@ class _Replay:
             return
         component, prefix = self._component, self._component.broker.features.event_prefix
         messages = [sent_back(each.message, self._topic, each, prefix) for each in letters]
+        if isinstance(self._pile, Remembering):
+            await self._pile.check(letters)
         try:
             async with asyncio.timeout(PUBLISH_WITHIN):
                 results = await self._broker.publish_many(where, messages)

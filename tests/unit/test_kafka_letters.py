@@ -10,9 +10,9 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from brokers.kafka._cluster import LATEST
-from brokers.kafka._inspection import Records
+from brokers.kafka._inspection import MAX_NOTE, Records
 from brokers.kafka._records import message_of
-from mesh.errors import BrokerError
+from mesh.errors import BrokerError, PublishRejectedError
 
 
 def batch(*written: tuple[bytes | None, bytes | None, list[tuple[str, Any]]]) -> bytes:
@@ -95,3 +95,29 @@ async def test_a_partition_that_gives_nothing() -> None:
     """Nobody takes what was seen for all there is."""
     with pytest.raises(BrokerError, match="partition 0 ends at offset 3, but nothing from offset 0 on is read"):
         [each async for each in pile(Cluster(3))]
+
+
+async def test_two_that_take_records_at_once() -> None:
+    """Neither makes the group forget what the other has taken meanwhile."""
+    group, records = Group(), batch(*[(None, b"v", [])] * 5)
+    piles = [pile(Cluster(5, fetch=lambda number: records), group) for _ in range(2)]
+    first, second = [[each async for each in one] for one in piles]
+    await piles[0].remove([first[0], first[3]])
+    await piles[1].remove([second[1]])
+    assert group.kept == {0: (2, "3")}
+    await piles[0].remove([first[2]])
+    assert group.kept == {0: (4, "")}
+
+
+async def test_more_than_can_be_remembered_is_known_before() -> None:
+    """Nothing is remembered of a try, nor of what failed."""
+    group, records = Group(), batch(*[(None, b"v", [])] * (MAX_NOTE + 2))
+    one = pile(Cluster(MAX_NOTE + 2, fetch=lambda number: records), group)
+    every_second = [each async for each in one][1::2]
+    await one.check(every_second[:10])
+    for attempt in (one.check, one.remove):
+        with pytest.raises(PublishRejectedError, match="out of order"):
+            await attempt(every_second)
+    assert group.kept == {}
+    await one.remove(every_second[:1])
+    assert group.kept == {0: (0, "1")}
