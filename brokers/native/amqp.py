@@ -11,6 +11,7 @@ attempt         the delivery count
 ack, reject     accepted
 nack(delay)     kept by the member, then modified: delivery failed
 release         released, which counts no attempt
+unreadable      modified: delivery failed, undeliverable here
 extend          nothing: a message is its link's for as long as that is there
 ==============  ===================================================================================
 
@@ -20,6 +21,7 @@ Source: OASIS AMQP 1.0; Dapr's documentation of the component; Apache Qpid's map
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -43,6 +45,8 @@ from mesh.tasks import task_group
 from mesh.values import parse_whole
 
 __all__ = ["AMQPSettings", "AMQPTopics"]
+
+logger = logging.getLogger("brokers.amqp")
 
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 HIGHEST_PRIORITY = 9
@@ -186,8 +190,13 @@ class _Member:
         made = proton.Message()
         try:
             made.decode(body)
-        except ProtonException:
-            wire.settle(delivery, Outcome.REJECTED)
+        except ProtonException as error:
+            # Rejected, it would be gone where the server has no place for dead letters; others may understand it.
+            logger.warning(
+                "AMQP at %s: a message of %s, of %d bytes, cannot be read, and is left to others: %s",
+                *(self._client.config.shown, self._source, len(body), error),
+            )
+            wire.settle(delivery, Outcome.MODIFIED, failed=True, elsewhere=True)
             return
         settler = _Settler(self, wire, delivery)
         if self.stopping:

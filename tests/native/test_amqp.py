@@ -166,6 +166,22 @@ async def test_a_group_keeps_its_place_while_nobody_is_there(server: ArtemisServ
             assert inbox.bodies == [b"meanwhile"]
 
 
+async def test_what_is_no_amqp_message_stays_at_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    """It is not thrown away: other programs may understand it."""
+    made = component_of("pubsub.solace.amqp", {"url": "amqp://localhost", "anonymous": "true"})
+    broker, settled = amqp.AMQPTopics.from_component(made), list[Any]()
+
+    class Wire:
+        def settle(self, *what: Any, **how: bool) -> None:
+            settled.append((*what, how))
+
+    member = amqp._Member(broker._client, broker._settings, address.topic("t", "t", "odd"), "g")
+    member._take(Wire(), b"\xff\x00no message", "it")
+    assert settled == [("it", amqp.Outcome.MODIFIED, {"failed": True, "elsewhere": True})]
+    assert "a message of topic://odd, of 12 bytes, cannot be read" in caplog.text
+    assert not member._ready
+
+
 async def test_a_wrong_password_is_told_as_what_it_is(server: ArtemisServer) -> None:
     made = component_of("pubsub.solace.amqp", {**settings(server), "password": "no-s3cret"})
     with pytest.raises(BrokerUnavailableError) as raised:
