@@ -268,16 +268,20 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
     async def _take_over(self, at: Any) -> Partition:
         consumer, held = self.consumer, self._partitions.get(at)
         committed = await consumer.committed(at) if self._keeps else None
+        await consumer.position(at)  # What the client looks up itself would come after what is said here.
         if held is not None and held.goes_on_from(committed):
-            await consumer.position(at)  # What the client looks up itself would come after the next line.
             consumer.seek(at, held.next)
             return held
         if committed is None and self._known is not None and at.partition >= self._known.get(at.topic, 0):
             await consumer.seek_to_beginning(at)
-        elif committed is None and self._keeps and self._latest and (self._known is not None or self._joins):
-            # Somebody else had it, and has handled nothing: what came since this round began is nobody's.
-            since = (await consumer.offsets_for_times({at: int((self._began - SKEW_SECONDS) * 1000)}))[at]
-            if since is not None:
+        elif committed is None and self._keeps and self._latest:
+            since = None
+            if self._known is not None or self._joins:
+                # Somebody else had it, and has handled nothing: what came since this round began is nobody's.
+                since = (await consumer.offsets_for_times({at: int((self._began - SKEW_SECONDS) * 1000)}))[at]
+            if since is None:
+                await consumer.seek_to_end(at)
+            else:
                 consumer.seek(at, since.offset)
         position = await consumer.position(at)
         if committed is None and self._keeps:

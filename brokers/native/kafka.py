@@ -262,7 +262,8 @@ class KafkaTopics(Inspection, NativeTopics):
             **client_options(self._config),
             group_id=options.group,
             enable_auto_commit=False,
-            auto_offset_reset="earliest" if settings.initial == "oldest" and not options.ephemeral else "latest",
+            # Also where it goes on when what it has committed was let go of; `Member` sees where a group begins.
+            auto_offset_reset="latest" if options.ephemeral else "earliest",
             isolation_level="read_committed",
             session_timeout_ms=int(session * 1000),
             heartbeat_interval_ms=int(min(settings.heartbeat, session / 3) * 1000),

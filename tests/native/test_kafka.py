@@ -202,6 +202,26 @@ async def test_group_begins_with_the_newest_and_skips_nothing_after(server: Kafk
     assert sum(offset for (name, _), offset in offsets.items() if name == topic) == 4
 
 
+async def test_group_goes_on_with_what_is_left_of_its_topic(server: KafkaServer, topic: str) -> None:
+    """What it has not handled is let go of in part: the rest comes, though a new group begins with the newest."""
+    await asyncio.to_thread(make_topic, server, topic)
+    inbox, later = Inbox(), Inbox()
+    async with topics(server.bootstrap) as ours, ours.subscribe(at(topic), SubscribeOptions("g"), inbox):
+        await asyncio.to_thread(write, server, topic, {"value": b"0"})
+        await inbox.holds(1, WITHIN)
+    await asyncio.to_thread(write, server, topic, *({"value": b"%d" % number} for number in range(1, 5)))
+
+    def let_go() -> None:
+        admin = KafkaAdminClient(bootstrap_servers=server.bootstrap)
+        admin.delete_records({TopicPartition(topic, 0): 3})
+        admin.close()
+
+    await asyncio.to_thread(let_go)
+    async with topics(server.bootstrap) as ours, ours.subscribe(at(topic), SubscribeOptions("g"), later):
+        await later.holds(2, WITHIN)
+    assert later.bodies == [b"3", b"4"]
+
+
 async def test_oldest(server: KafkaServer, topic: str) -> None:
     inbox = Inbox()
     await asyncio.to_thread(write, server, topic, {"value": b"before"})
