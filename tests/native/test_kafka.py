@@ -143,6 +143,17 @@ async def test_partition_by_number_and_by_key(server: KafkaServer, topic: str) -
     }
 
 
+async def test_dead_letter_asks_nothing(server: KafkaServer, topic: str) -> None:
+    """What its event's publisher asked of another topic is told of it, and may be impossible here."""
+    told = {"partitionNumber": "7", "valueSchemaType": "Avro"}
+    letter = Message({"mesh-dead-letter-topic": "orders"}, b"letter", "k", None, told)
+    async with topics(server.bootstrap) as ours:
+        await ours.publish(at(topic), letter)
+        assert await ours.publish_many(at(topic), [letter]) == [None]
+    for record in await asyncio.to_thread(written, server, topic, 2):
+        assert {name: value.decode() for name, value in record.headers} == {**letter.headers, **told}
+
+
 def test_partition_of_a_key_is_as_sidecars_choose_it() -> None:
     """By test vectors of FNV-1a: `a` is e40c292c, a negative number of 32 bits; the empty one 811c9dc5."""
     assert [partition_of(b"a", count) for count in (1, 4, 7, 1000)] == [0, 0, 468965076 % 7, 76]
