@@ -215,10 +215,10 @@ class Records:
             number, _, offset = each.id.partition(":")
             touched.setdefault(int(number), []).append(int(offset))
         kept, added = await self._patiently(lambda: self._group.committed(touched)), dict[int, Taken]()
-        for number, offsets in touched.items():
-            taken = added[number] = self._taken[number].joined(Taken(*kept.get(number, (0,))))
-            for offset in offsets:
-                taken.add(offset)
+        for at, offsets in touched.items():
+            taken = added[at] = self._taken[at].joined(Taken(*kept.get(at, (0, ""))))
+            for each_offset in offsets:
+                taken.add(each_offset)
             if len(taken.note) > MAX_NOTE:
                 raise PublishRejectedError(
                     f"too many records of {self._topic} were taken out of order to be remembered one by one: "
