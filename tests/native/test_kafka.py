@@ -179,6 +179,33 @@ async def test_record_of_another_program(server: KafkaServer, topic: str) -> Non
     assert found["\ufffd"].address == at(topic)
 
 
+async def test_record_that_cannot_be_read(server: KafkaServer, topic: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It holds up its partition, is named, and nothing else waits for it."""
+
+    class Odd(str):
+        __slots__ = ()
+
+        def encode(self, *how: Any) -> bytes:
+            return b"\xff"
+
+    records: list[dict[str, Any]] = [{"value": b"%d" % number, "partition": 0} for number in range(3)]
+    odd = {"value": b"odd", "partition": 0, "headers": [(Odd("x"), b"")]}
+    await asyncio.to_thread(write, server, topic, *records, odd, {"value": b"other", "partition": 1})
+    inbox, ours = Inbox(), topics(server.bootstrap, initialOffset="oldest")
+    async with ours, ours.subscribe(at(topic), SubscribeOptions("g"), inbox):
+        await inbox.holds(4, WITHIN)
+        await eventually(lambda: _named(caplog, f"topic {topic}, partition 0: a record at offset 3 "), WITHIN)
+        await asyncio.to_thread(write, server, topic, {"value": b"later", "partition": 1})
+        await inbox.holds(5, WITHIN)
+    assert sorted(inbox.bodies) == [b"0", b"1", b"2", b"later", b"other"]
+    offsets = await asyncio.to_thread(committed, server, "g")
+    assert (offsets[topic, 0], offsets[topic, 1]) == (3, 2)
+
+
+def _named(caplog: pytest.LogCaptureFixture, what: str) -> None:
+    assert [what in each.getMessage() for each in caplog.records].count(True) == 1
+
+
 async def test_escaped_and_excluded_headers(server: KafkaServer, topic: str) -> None:
     inbox = Inbox()
     settings = {"escapeHeaders": "true", "excludeHeaderMetaRegex": "^secret"}
