@@ -1,6 +1,6 @@
 """What a broker may tell beside what a node needs of it: for ``mesh doctor`` and ``mesh dlq``.
 
-Three protocols beside ``Broker``, all optional. None makes or changes a topic or a group.
+Optional protocols beside ``Broker``. None of them makes or changes a topic or a group.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
 
-__all__ = ["Inspectable", "Letter", "Letters", "Onlooking", "Pile", "Standing"]
+__all__ = ["Inspectable", "Letter", "Letters", "Onlooking", "Pile", "Remembering", "Standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,13 @@ class Letter(msgspec.Struct, frozen=True):
         id: Which one, among those of its topic; as the broker names it, and the same each time.
         message: What it holds.
         stored: Unix time in seconds at which the broker has stored it; None = it does not say.
+        altered: Why the message is not all that lies there, so that it cannot go elsewhere as it was; empty = it is.
     """
 
     id: str
     message: Message
     stored: float | None = None
+    altered: str = ""
 
 
 class Pile(Protocol):
@@ -86,6 +88,18 @@ class Pile(Protocol):
 
         Raises:
             BrokerError: It is not known whether all of them were; they may be given again.
+        """
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A pile that only remembers what was taken away, and has little room to."""
+
+    async def check(self, letters: Sequence[Letter]) -> None:
+        """See whether some could be taken away, before they are sent anywhere.
+
+        Raises:
+            BrokerError: They could not.
         """
 
 

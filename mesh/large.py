@@ -40,7 +40,7 @@ from mesh.errors import (
     PublishRejectedError,
     StateError,
 )
-from mesh.inspection import Letter, Letters, Pile
+from mesh.inspection import Letter, Letters, Pile, Remembering
 from mesh.tasks import task_group
 
 __all__ = [
@@ -368,6 +368,10 @@ class _WholePile:
     def __init__(self, pile: Pile, carrier: _Carrier, space: str) -> None:
         self._carrier, self._space, self._pile = carrier, space, pile
         self.count, self.remove = pile.count, pile.remove
+
+    async def check(self, letters: Sequence[Letter]) -> None:
+        if isinstance(self._pile, Remembering):
+            await self._pile.check(letters)
 
     async def __aiter__(self) -> AsyncIterator[Letter]:
         async for letter in self._pile:

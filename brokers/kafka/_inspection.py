@@ -28,6 +28,7 @@ __all__ = ["DLQ_GROUP", "Inspection", "Records", "Taken"]
 DLQ_GROUP = "mesh-dlq"
 NO_GROUP = "Dead"
 COORDINATOR_WITHIN = 10.0
+EMPTY_FETCHES = 5  # One may be so although there is more; each waits a second.
 MAX_NOTE = 4000  # A broker takes 4,096 bytes by default.
 _NOTE = re.compile(r"\d{1,19}(-\d{1,19})?(,\d{1,19}(-\d{1,19})?)*", re.ASCII)
 _T = TypeVar("_T")
@@ -64,6 +65,13 @@ class Taken:
         """Note that one was taken, or all from one to another."""
         bisect.insort(self._ranges, [first, first if last is None else last])
         self._join()
+
+    def joined(self, other: Taken) -> Taken:
+        """Give what is taken by one or the other."""
+        both = Taken(max(self.before, other.before))
+        both._ranges = [list(each) for each in (*self._ranges, *other._ranges)]
+        both._join()
+        return both
 
     def _join(self) -> None:
         joined: list[list[int]] = []
@@ -117,6 +125,20 @@ class Inspection:
             await group.close()
 
 
+def _altered(record: Any) -> str:
+    """Say what of a record a message cannot hold."""
+    if record.value is None:
+        return "its record has no value, which is not the same as an empty one"
+    if len(dict(record.headers)) < len(record.headers):
+        return "its record has several headers of one name"
+    try:
+        for value in (record.key or b"", *(value for _, value in record.headers)):
+            value.decode()
+    except (AttributeError, UnicodeDecodeError):  # The former: a header without a value.
+        return "its record has a key or a header that is no text"
+    return ""
+
+
 class Records:
     """The records of a topic that were not taken; a ``Pile``."""
 
@@ -147,14 +169,19 @@ class Records:
     async def __aiter__(self) -> AsyncIterator[Letter]:
         await self._look()
         for number, end in sorted(self._ends.items()):
-            at = self._taken[number].before
+            at, empty = self._taken[number].before, 0
             while at < end:
                 found, top = records(await self._fetch(number, at), at)
                 for record in found:
                     if record.offset < end and record.offset not in self._taken[number]:
-                        yield Letter(f"{number}:{record.offset}", self._read(record), record.timestamp / 1000)
-                if top <= at:
-                    return
+                        name, message = f"{number}:{record.offset}", self._read(record)
+                        yield Letter(name, message, record.timestamp / 1000, _altered(record))
+                empty = empty + 1 if top <= at else 0
+                if empty == EMPTY_FETCHES:
+                    raise BrokerError(
+                        f"topic {self._topic} on Kafka: partition {number} ends at offset {end}, but nothing from "
+                        f"offset {at} on is read"
+                    )
                 at = top
 
     async def _fetch(self, number: int, offset: int) -> bytes:
@@ -170,19 +197,34 @@ class Records:
             return raw or b""
         return b""
 
+    async def check(self, letters: Sequence[Letter]) -> None:
+        """See ``Remembering``."""
+        await self._with(letters)
+
     async def remove(self, letters: Sequence[Letter]) -> None:
         """See ``Pile``."""
+        taken = await self._with(letters)
+        notes = {number: (each.before, each.note) for number, each in taken.items()}
+        await self._patiently(lambda: self._group.commit(notes))
+        self._taken.update(taken)
+
+    async def _with(self, letters: Sequence[Letter]) -> dict[int, Taken]:
+        """Add some to what is kept now of their partitions: somebody else may have taken some, too."""
+        touched: dict[int, list[int]] = {}
         for each in letters:
             number, _, offset = each.id.partition(":")
-            self._taken[int(number)].add(int(offset))
-        touched = {int(each.id.partition(":")[0]) for each in letters}
-        if any(len(self._taken[number].note) > MAX_NOTE for number in touched):
-            raise PublishRejectedError(
-                f"too many records of {self._topic} were taken out of order to be remembered one by one: "
-                "take those before them as well, then it is one number"
-            )
-        notes = {number: (self._taken[number].before, self._taken[number].note) for number in touched}
-        await self._patiently(lambda: self._group.commit(notes))
+            touched.setdefault(int(number), []).append(int(offset))
+        kept, added = await self._patiently(lambda: self._group.committed(touched)), dict[int, Taken]()
+        for at, offsets in touched.items():
+            taken = added[at] = self._taken[at].joined(Taken(*kept.get(at, (0, ""))))
+            for each_offset in offsets:
+                taken.add(each_offset)
+            if len(taken.note) > MAX_NOTE:
+                raise PublishRejectedError(
+                    f"too many records of {self._topic} were taken out of order to be remembered one by one: "
+                    "take those before them as well, then it is one number"
+                )
+        return added
 
     async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         """Ask the group's coordinator, which a cluster may have yet to choose."""

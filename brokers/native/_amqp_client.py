@@ -347,10 +347,10 @@ class Wire(asyncio.Protocol):
             self.turn()
         return made
 
-    def settle(self, delivery: Any, outcome: Any, *, failed: bool = False) -> None:
-        """Say what became of a message; on a connection that is lost, it comes again."""
+    def settle(self, delivery: Any, outcome: Any, *, failed: bool = False, elsewhere: bool = False) -> None:
+        """Say what became of a message; on a connection that is lost, it comes again. The last two go with MODIFIED."""
         if not self.lost.done():
-            delivery.local.failed = failed
+            delivery.local.failed, delivery.local.undeliverable = failed, elsewhere
             delivery.update(outcome)
             delivery.settle()
             self.turn()

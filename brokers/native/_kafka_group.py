@@ -48,6 +48,7 @@ REBALANCE_SECONDS = 30.0
 FINISH_SECONDS = 10.0  # For what is handed out, before its partition may be another member's.
 SKEW_SECONDS = 10.0  # By which producers' clocks may be behind, or a record old that was being handled elsewhere.
 POLL_MS, FULL_MS = 200, 20
+STEADY_SECONDS, LONGEST_TRUCE = 60.0, 30.0  # A consumer that ends sooner is followed by the next one ever later.
 AT_ONCE = 500
 
 # What is told of a partition that was given out anew.
@@ -142,6 +143,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
         self._known: dict[str, int] | None = None
         self._given: set[Any] | None = None
         self._round = 0
+        self._slow, self._held_up = set[Any](), set[Any]()  # Partitions with what the client cannot read.
         self._ready: deque[tuple[Partition, Held]] = deque()
         self._out = 0
         self._idle, self._wake, self._dirty = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -192,18 +194,23 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
 
     async def _keep(self) -> None:
         """Fetch; with another consumer, where one cannot go on."""
+        loop, pauses = asyncio.get_running_loop(), waits(LONGEST_TRUCE)
         while True:
+            began = loop.time()
             error = await self._poll()
+            if loop.time() - began >= STEADY_SECONDS:
+                pauses = waits(LONGEST_TRUCE)
             self._outage.lost(error, self)
             self._freeze()
             failed, self._consumer = self._consumer, None
             if failed is not None:
                 await end_consumer(failed)
+            await asyncio.sleep(next(pauses))
             for wait in waits():
-                await asyncio.sleep(wait)
                 with suppress(BrokerError):
                     await self._start()
                     break
+                await asyncio.sleep(wait)
             self._outage.back(self)
 
     # Partitions are given out
@@ -258,6 +265,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
             if partitions.get(at) is not partition:
                 partition.forget()
         self._partitions = partitions
+        self._slow.intersection_update(partitions)
+        self._held_up.intersection_update(partitions)
         for partition in partitions.values():
             partition.live = True
             for head in partition.heads():
@@ -268,16 +277,20 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
     async def _take_over(self, at: Any) -> Partition:
         consumer, held = self.consumer, self._partitions.get(at)
         committed = await consumer.committed(at) if self._keeps else None
+        await consumer.position(at)  # What the client looks up itself would come after what is said here.
         if held is not None and held.goes_on_from(committed):
-            await consumer.position(at)  # What the client looks up itself would come after the next line.
             consumer.seek(at, held.next)
             return held
         if committed is None and self._known is not None and at.partition >= self._known.get(at.topic, 0):
             await consumer.seek_to_beginning(at)
-        elif committed is None and self._keeps and self._latest and (self._known is not None or self._joins):
-            # Somebody else had it, and has handled nothing: what came since this round began is nobody's.
-            since = (await consumer.offsets_for_times({at: int((self._began - SKEW_SECONDS) * 1000)}))[at]
-            if since is not None:
+        elif committed is None and self._keeps and self._latest:
+            since = None
+            if self._known is not None or self._joins:
+                # Somebody else had it, and has handled nothing: what came since this round began is nobody's.
+                since = (await consumer.offsets_for_times({at: int((self._began - SKEW_SECONDS) * 1000)}))[at]
+            if since is None:
+                await consumer.seek_to_end(at)
+            else:
                 consumer.seek(at, since.offset)
         position = await consumer.position(at)
         if committed is None and self._keeps:
@@ -302,13 +315,18 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
                     await asyncio.sleep(COMMIT_EVERY)
                     continue
                 # What is fetched of a full partition stays with the client, which would drop it if it were paused.
-                roomy = [at for at, each in self._partitions.items() if not each.full]
-                some_full = len(roomy) < len(self._partitions)
-                if some_full and not roomy:
-                    await asyncio.sleep(FULL_MS / 1000)
+                readable = [at for at in self._partitions if at not in self._held_up]
+                roomy = [at for at in readable if not self._partitions[at].full]
+                wait = FULL_MS if len(roomy) < len(readable) else POLL_MS
+                if self._partitions and not roomy:
+                    await asyncio.sleep(wait / 1000)
                     continue
-                wait = FULL_MS if some_full else POLL_MS
-                found = await consumer.getmany(*roomy, timeout_ms=wait, max_records=AT_ONCE)
+                most = 1 if self._slow else AT_ONCE
+                try:
+                    found = await consumer.getmany(*roomy, timeout_ms=wait, max_records=most)
+                except UnicodeDecodeError as error:
+                    self._meet_unreadable(consumer, error)
+                    continue
                 for at, records in found.items():
                     fetched = self._partitions.get(at)
                     if self._given is None and fetched is not None and fetched.live:
@@ -319,6 +337,31 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
                         consumer.seek(at, records[0].offset)
         except (KafkaError, OSError) as error:
             return error
+
+    def _meet_unreadable(self, consumer: AIOKafkaConsumer, error: UnicodeDecodeError) -> None:
+        """Read those before a header whose name is no UTF-8 one by one, then hold their partition up.
+
+        The client reads no record behind it in its batch either, so nothing is passed over.
+        """
+        for at, found in consumer._fetcher._records.items():
+            records = getattr(found, "_partition_records", None)
+            if records is None or records._records_iterator.gi_frame is not None:  # It has not ended by an error.
+                continue
+            found._partition_records = None  # Said once; the client asks for it again, unless it is held up.
+            if at not in self._slow:
+                self._slow.add(at)
+                continue
+            self._slow.discard(at)
+            self._held_up.add(at)
+            text = (
+                "topic %s, partition %d: a record at offset %d or soon after has a header whose name is no UTF-8 (%s); "
+                "the partition waits until the record is gone"
+            )
+            logger.error(text, *at, records.next_fetch_offset, error)
+        for at, partition in self._partitions.items():
+            if self._given is None and partition.live and at not in self._held_up:
+                with suppress(IllegalStateError):  # It was given out anew meanwhile.
+                    consumer.seek(at, partition.next)  # What the client had taken of it went with the error.
 
     def _queue(self, partition: Partition, held: Held) -> None:
         """Have a record handed out, if its partition is this member's; else it is once that is so again."""

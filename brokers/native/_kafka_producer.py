@@ -30,12 +30,18 @@ from mesh.errors import (
 )
 from mesh.values import parse_whole
 
-__all__ = ["Producer", "client_options", "find_topic", "partition_of"]
+__all__ = ["Producer", "asked", "client_options", "find_topic", "partition_of"]
 
 TOPIC_SECONDS = 3.0  # In which brokers that make topics have made one.
 STOP_SECONDS = 2.0
 BATCH_BYTES = 128 * 1024  # What waits while a request is under way goes with the next one.
+LETTER = "mesh-dead-letter-topic"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")
+
+
+def asked(message: Message, name: str) -> str | None:
+    """Give what a publisher asks; of a dead letter nobody does, as its metadata is what was told of the event."""
+    return None if LETTER in message.headers else message.metadata.get(name)
 
 
 def client_options(config: KafkaConfig) -> dict[str, Any]:
@@ -190,7 +196,7 @@ class Producer:
         check_size(body, headers, self._config.max_message_bytes)
         pairs = [(name, text.encode()) for name, text in headers.items()]
         key = None if message.key is None else message.key.encode()
-        number = message.metadata.get("partitionNumber")
+        number = asked(message, "partitionNumber")
         while True:
             client = await self._knowing(topic)
             partition = None if number is None else _partition(client, topic, number)

@@ -15,6 +15,7 @@ from paho.mqtt.client import MQTTMessage, topic_matches_sub
 
 from brokers.native._paho import Link
 from brokers.native._topics import Delays, Taken
+from brokers.shared.backoff import waits
 from brokers.shared.mqtt import UNCLEAN, MQTTServer
 from mesh.address import Address, encode_token
 from mesh.broker import Delivery, Message
@@ -28,6 +29,7 @@ MAX_HELD, MAX_HELD_BYTES = 5000, 64 * 1024 * 1024
 # Servers send a few messages before the first is acknowledged, often 20. So many that nobody takes hold up the others.
 MAX_UNTAKEN = 10
 MAX_TOLD = 100
+LONGEST_PAUSE = 60.0
 SHARED = "$share/"
 _FILTER = re.compile(r"(?:\$share/[^/+#]+/(?=.)|(?!\$share/))((?:(?:\+|[^/+#]*)/)*(?:\+|#|[^/+#]*))", re.DOTALL)
 
@@ -159,6 +161,8 @@ class Session:
         self._count = self._bytes = self._connection = 0
         self._is_left_out = self._is_new = False
         self._told: set[str] = set()
+        self._missing: dict[str, str] = {}  # Filters that the server has to have again; each with what it refused.
+        self._restored = asyncio.Event()
 
     # What comes
 
@@ -267,16 +271,43 @@ class Session:
             with suppress(BrokerUnavailableError):
                 await self.link.unsubscribe(source.wanted)
 
-    async def restored(self) -> None:
-        """Subscribe again where the server may have forgotten it; else it would send what it retains once more."""
+    def restored(self) -> None:
+        """Note what the server may have forgotten; else it would send what it retains once more."""
         for wanted in {each.wanted for each in self._sources}:
             if self._is_new or wanted.startswith(SHARED):  # Mosquitto 2.0 forgets these when it restarts.
-                try:
-                    await self.link.subscribe(wanted)
-                except BrokerUnavailableError:
-                    raise
-                except BrokerError as error:
-                    logger.warning("%s", error)
+                self._missing.setdefault(wanted, "")
+        self._restored.set()
+
+    async def insist(self) -> None:
+        """Subscribe to what the server may have forgotten, at once and, for what it refuses, ever more rarely."""
+        pauses = waits(LONGEST_PAUSE)
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(next(pauses) if self._missing else None):
+                    await self._restored.wait()
+            if self._restored.is_set():
+                self._restored.clear()
+                pauses = waits(LONGEST_PAUSE)
+            await self.link.until_up()
+            # All at once: one that is not answered keeps no other waiting.
+            async with asyncio.TaskGroup() as tasks:
+                for wanted in list(self._missing):
+                    tasks.create_task(self._subscribe_again(wanted), name="mqtt-subscribe")
+
+    async def _subscribe_again(self, wanted: str) -> None:
+        if all(each.wanted != wanted for each in self._sources):
+            self._missing.pop(wanted, None)
+            return
+        try:
+            await self.link.subscribe(wanted)
+        except BrokerUnavailableError:  # The next connection tries again.
+            return
+        except BrokerError as error:
+            if self._missing.get(wanted) != str(error):
+                logger.warning("%s; it is tried again", error)
+            self._missing[wanted] = str(error)
+        else:
+            self._missing.pop(wanted, None)
 
     async def tidy(self, patience: float) -> None:
         """Let go what nobody takes, once it holds up what others would take."""

@@ -155,16 +155,15 @@ class Link:
         finally:
             self._admitted = None
 
-    async def supervise(self, on_restored: Callable[[], Any]) -> None:
-        """Keep the connection alive, and make it again whenever it breaks; whatever is called then may fail."""
+    async def supervise(self, on_restored: Callable[[], None]) -> None:
+        """Keep the connection alive, and make it again whenever it breaks, which is told then."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._tick):
                     await self._down.wait()
             if self._down.is_set():
                 await self._come_back()
-                with suppress(BrokerUnavailableError):  # Then it is lost again.
-                    await on_restored()
+                on_restored()
             else:
                 self._guarded(self._client.loop_misc)
 
@@ -388,11 +387,11 @@ class Link:
         """Subscribe with QoS 1, so that nothing is done with before it is acknowledged.
 
         Raises:
-            BrokerUnavailableError: The connection broke, or there is none.
+            BrokerUnavailableError: The connection broke, or there is none; one without an answer is ended for it.
             BrokerError: The server does not let us.
         """
         _, mid = self._client.subscribe(wanted, 1)
-        if not await self._reply(mid):
+        if not await self._reply(mid, must=True):
             raise BrokerError(f"MQTT at {self._server.shown} does not let us subscribe to {wanted} with QoS 1")
 
     async def unsubscribe(self, wanted: str) -> None:
@@ -404,7 +403,7 @@ class Link:
         _, mid = self._client.unsubscribe(wanted)
         await self._reply(mid)
 
-    async def _reply(self, mid: int | None) -> bool:
+    async def _reply(self, mid: int | None, *, must: bool = False) -> bool:
         if mid is None or self._closed or not self.up.is_set():
             raise self._gone("it is not there now")
         answer: asyncio.Future[bool] = self._loop.create_future()
@@ -412,7 +411,9 @@ class Link:
         try:
             async with asyncio.timeout(ANSWER_WAIT):
                 return await answer
-        except TimeoutError:
+        except TimeoutError as error:
+            if must:
+                self._drop(error)
             raise unavailable(f"MQTT at {self._server.shown}", TimeoutError()) from None
         finally:
             self._asked.pop(mid, None)

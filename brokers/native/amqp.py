@@ -11,6 +11,7 @@ attempt         the delivery count
 ack, reject     accepted
 nack(delay)     kept by the member, then modified: delivery failed
 release         released, which counts no attempt
+unreadable      modified: delivery failed, undeliverable here
 extend          nothing: a message is its link's for as long as that is there
 ==============  ===================================================================================
 
@@ -20,6 +21,7 @@ Source: OASIS AMQP 1.0; Dapr's documentation of the component; Apache Qpid's map
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -44,8 +46,11 @@ from mesh.values import parse_whole
 
 __all__ = ["AMQPSettings", "AMQPTopics"]
 
+logger = logging.getLogger("brokers.amqp")
+
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 HIGHEST_PRIORITY = 9
+DESCRIBED, DATA = b"\x00", b"\x00\x53\x75"  # How each section begins, and how one of data does.
 
 
 class AMQPTopics(NativeTopics):
@@ -183,11 +188,14 @@ class _Member:
 
     def _take(self, wire: Wire, body: bytes, delivery: Any) -> None:
         self._asked -= 1
-        made = proton.Message()
-        try:
-            made.decode(body)
-        except ProtonException:
-            wire.settle(delivery, Outcome.REJECTED)
+        made = _decoded(body)
+        if made is None:
+            # Rejected, it would be gone where the server has no place for dead letters; others may understand it.
+            logger.warning(
+                "AMQP at %s: a message of %s, of %d bytes, cannot be read, and is left to others",
+                *(self._client.config.shown, self._source, len(body)),
+            )
+            wire.settle(delivery, Outcome.MODIFIED, failed=True, elsewhere=True)
             return
         settler = _Settler(self, wire, delivery)
         if self.stopping:
@@ -254,6 +262,16 @@ def _mark(made: proton.Message, message: Message) -> None:
                 setattr(made, mark, parse_whole(text, least=0, most=most))
             except ValueError as error:
                 raise PublishRejectedError(f"the metadata {name} {error}") from None
+
+
+def _decoded(body: bytes) -> proton.Message | None:
+    """Read a message; None if that cannot be. The library takes what it cannot read for an empty one."""
+    made = proton.Message()
+    with suppress(ProtonException):
+        made.decode(body)
+        if body.startswith(DESCRIBED) and (made.body is not None or DATA not in body):
+            return made
+    return None
 
 
 def _message(made: proton.Message) -> Message:

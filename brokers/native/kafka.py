@@ -40,7 +40,7 @@ from brokers.kafka._cluster import Cluster
 from brokers.kafka._config import KafkaConfig
 from brokers.native._kafka_group import REBALANCE_SECONDS, Member, end_consumer
 from brokers.native._kafka_inspection import Inspection
-from brokers.native._kafka_producer import Producer, client_options, find_topic
+from brokers.native._kafka_producer import Producer, asked, client_options, find_topic
 from brokers.native._kafka_settings import NativeKafkaSettings, read
 from brokers.native._topics import NativeTopics
 from brokers.shared.outage import Outage
@@ -170,7 +170,7 @@ class KafkaTopics(Inspection, NativeTopics):
         return [each if isinstance(each, BrokerError) else next(rest) for each in made]
 
     async def _in_avro(self, topic: str, message: Message) -> Message:
-        kind = message.metadata.get("valueSchemaType")
+        kind = asked(message, "valueSchemaType")
         avro = None if kind is None else self._avro_of(kind)
         return message if avro is None else changed(message, body=await avro.encode(topic, message.body))
 
@@ -262,7 +262,8 @@ class KafkaTopics(Inspection, NativeTopics):
             **client_options(self._config),
             group_id=options.group,
             enable_auto_commit=False,
-            auto_offset_reset="earliest" if settings.initial == "oldest" and not options.ephemeral else "latest",
+            # Also where it goes on when what it has committed was let go of; `Member` sees where a group begins.
+            auto_offset_reset="latest" if options.ephemeral else "earliest",
             isolation_level="read_committed",
             session_timeout_ms=int(session * 1000),
             heartbeat_interval_ms=int(min(settings.heartbeat, session / 3) * 1000),

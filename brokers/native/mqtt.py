@@ -181,7 +181,7 @@ class MQTTTopics(NativeTopics):
         link = Link(server, client_id, self._tls, clean=clean, keep_alive=self._keep_alive, wait=self._wait)
         session = Session(server, client_id, link, clean=clean)
         await link.open()
-        works = (link.supervise(session.restored), session.tidy(self._patience))
+        works = (link.supervise(session.restored), session.insist(), session.tidy(self._patience))
         running = [self._tasks.create_task(work, name="mqtt-session") for work in works]
         try:
             yield session

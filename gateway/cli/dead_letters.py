@@ -21,7 +21,7 @@ from mesh.errors import (
     PublishRejectedError,
 )
 from mesh.event import decode_header_value, members_of
-from mesh.inspection import Letters
+from mesh.inspection import Letters, Remembering
 from mesh.large import PARTS_HEADER, carrying, whole_letters
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ KAFKA_TOPIC = "__topic"
 PUBLISH_WITHIN = 30.0
 MAX_SHOWN = 4096
 TOGETHER, TOGETHER_BYTES = 32, 1024 * 1024
+# What a delivery told besides: other names are other programs' own.
+_OF_DELIVERIES = frozenset({KAFKA_TOPIC, "__partition", "__offset", "__timestamp", "pubsubName"})
 _OF_LETTERS = ("mesh-dead-letter-", "mesh-passed-")  # The latter: that a node has moved it (``mesh/trust/kept.py``).
 
 
@@ -138,8 +140,7 @@ def sent_back(message: Message, topic: str, letter: Letter, prefix: str) -> Mess
     """
 
     def kept(name: str) -> bool:
-        told = name.startswith("__") and name != "__key"  # By the broker, of where it was.
-        return not told and not name.startswith(_OF_LETTERS)
+        return name not in _OF_DELIVERIES and not name.startswith(_OF_LETTERS)
 
     headers = {name: value for name, value in message.headers.items() if kept(name)}
     metadata = {name: value for name, value in message.metadata.items() if kept(name)}
@@ -198,6 +199,9 @@ async def replay(
             if PARTS_HEADER in letter.message.headers:
                 outcome.leave("its event was too large for a message, and its body is gone")
                 continue
+            if letter.altered:
+                outcome.leave(letter.altered)
+                continue
             target = origin(component, letter.message) or given
             if not target:
                 outcome.leave("it does not say which topic it is from: --topic says where it goes")
@@ -248,6 +252,8 @@ class _Replay:
             return
         component, prefix = self._component, self._component.broker.features.event_prefix
         messages = [sent_back(each.message, self._topic, each, prefix) for each in letters]
+        if isinstance(self._pile, Remembering):
+            await self._pile.check(letters)
         try:
             async with asyncio.timeout(PUBLISH_WITHIN):
                 results = await self._broker.publish_many(where, messages)

@@ -406,6 +406,12 @@ class Live:
         self._check_passed(name, step)
         if isinstance(after, Component):
             entry = await open_component(after, self.blocks, self.parts, self.components, self.lives)
+            try:
+                self._check_records(name, step)  # Records may have been opened meanwhile.
+            except ConfigError:
+                entry.leave()
+                self.lives.retire(entry.life, 0)
+                raise
             taken = self.components.put(entry, self.parts)
             hosted = entry.answer(self.answer, self.parts.tracing) if entry.hosted else None
         else:

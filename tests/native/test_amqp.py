@@ -24,6 +24,7 @@ from tests.support.backends import component_of
 from tests.support.contract import Inbox
 
 amqp = pytest.importorskip("brokers.native.amqp")
+proton = pytest.importorskip("proton")
 
 # Another program, on Proton's own loop: it sends what it reads, or prints what it takes.
 OTHER = """
@@ -164,6 +165,26 @@ async def test_a_group_keeps_its_place_while_nobody_is_there(server: ArtemisServ
             async with broker.subscribe(topic, SubscribeOptions(group), inbox):
                 await inbox.holds(1)
             assert inbox.bodies == [b"meanwhile"]
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff no message", b"\x00\x53\x75\xa0\x05cut"])
+async def test_what_is_no_amqp_message_stays_at_the_server(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not thrown away: other programs may understand it."""
+    made = component_of("pubsub.solace.amqp", {"url": "amqp://localhost", "anonymous": "true"})
+    broker, settled = amqp.AMQPTopics.from_component(made), list[Any]()
+
+    class Wire:
+        def settle(self, *what: Any, **how: bool) -> None:
+            settled.append((*what, how))
+
+    member = amqp._Member(broker._client, broker._settings, address.topic("t", "t", "odd"), "g")
+    for good in (proton.Message(), proton.Message(b"", inferred=True), proton.Message("text")):
+        member._take(Wire(), good.encode(), "it")
+    assert (len(member._ready), settled) == (3, [])
+    member._take(Wire(), body, "it")
+    assert settled == [("it", amqp.Outcome.MODIFIED, {"failed": True, "elsewhere": True})]
+    assert f"a message of topic://odd, of {len(body)} bytes, cannot be read" in caplog.text
+    assert len(member._ready) == 3
 
 
 async def test_a_wrong_password_is_told_as_what_it_is(server: ArtemisServer) -> None:

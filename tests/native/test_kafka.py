@@ -143,6 +143,17 @@ async def test_partition_by_number_and_by_key(server: KafkaServer, topic: str) -
     }
 
 
+async def test_dead_letter_asks_nothing(server: KafkaServer, topic: str) -> None:
+    """What its event's publisher asked of another topic is told of it, and may be impossible here."""
+    told = {"partitionNumber": "7", "valueSchemaType": "Avro"}
+    letter = Message({"mesh-dead-letter-topic": "orders"}, b"letter", "k", None, told)
+    async with topics(server.bootstrap) as ours:
+        await ours.publish(at(topic), letter)
+        assert await ours.publish_many(at(topic), [letter]) == [None]
+    for record in await asyncio.to_thread(written, server, topic, 2):
+        assert {name: value.decode() for name, value in record.headers} == {**letter.headers, **told}
+
+
 def test_partition_of_a_key_is_as_sidecars_choose_it() -> None:
     """By test vectors of FNV-1a: `a` is e40c292c, a negative number of 32 bits; the empty one 811c9dc5."""
     assert [partition_of(b"a", count) for count in (1, 4, 7, 1000)] == [0, 0, 468965076 % 7, 76]
@@ -166,6 +177,33 @@ async def test_record_of_another_program(server: KafkaServer, topic: str) -> Non
     }  # fmt: skip
     assert (message.body, found["gone"].message.body) == (b"\x00raw", b"")
     assert found["\ufffd"].address == at(topic)
+
+
+async def test_record_that_cannot_be_read(server: KafkaServer, topic: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It holds up its partition, is named, and nothing else waits for it."""
+
+    class Odd(str):
+        __slots__ = ()
+
+        def encode(self, *how: Any) -> bytes:
+            return b"\xff"
+
+    records: list[dict[str, Any]] = [{"value": b"%d" % number, "partition": 0} for number in range(3)]
+    odd = {"value": b"odd", "partition": 0, "headers": [(Odd("x"), b"")]}
+    await asyncio.to_thread(write, server, topic, *records, odd, {"value": b"other", "partition": 1})
+    inbox, ours = Inbox(), topics(server.bootstrap, initialOffset="oldest")
+    async with ours, ours.subscribe(at(topic), SubscribeOptions("g"), inbox):
+        await inbox.holds(4, WITHIN)
+        await eventually(lambda: _named(caplog, f"topic {topic}, partition 0: a record at offset 3 "), WITHIN)
+        await asyncio.to_thread(write, server, topic, {"value": b"later", "partition": 1})
+        await inbox.holds(5, WITHIN)
+    assert sorted(inbox.bodies) == [b"0", b"1", b"2", b"later", b"other"]
+    offsets = await asyncio.to_thread(committed, server, "g")
+    assert (offsets[topic, 0], offsets[topic, 1]) == (3, 2)
+
+
+def _named(caplog: pytest.LogCaptureFixture, what: str) -> None:
+    assert [what in each.getMessage() for each in caplog.records].count(True) == 1
 
 
 async def test_escaped_and_excluded_headers(server: KafkaServer, topic: str) -> None:
@@ -200,6 +238,26 @@ async def test_group_begins_with_the_newest_and_skips_nothing_after(server: Kafk
     assert sorted(inbox.bodies) == [b"after", b"fails", b"meanwhile"]
     offsets = await asyncio.to_thread(committed, server, "g")
     assert sum(offset for (name, _), offset in offsets.items() if name == topic) == 4
+
+
+async def test_group_goes_on_with_what_is_left_of_its_topic(server: KafkaServer, topic: str) -> None:
+    """What it has not handled is let go of in part: the rest comes, though a new group begins with the newest."""
+    await asyncio.to_thread(make_topic, server, topic)
+    inbox, later = Inbox(), Inbox()
+    async with topics(server.bootstrap) as ours, ours.subscribe(at(topic), SubscribeOptions("g"), inbox):
+        await asyncio.to_thread(write, server, topic, {"value": b"0"})
+        await inbox.holds(1, WITHIN)
+    await asyncio.to_thread(write, server, topic, *({"value": b"%d" % number} for number in range(1, 5)))
+
+    def let_go() -> None:
+        admin = KafkaAdminClient(bootstrap_servers=server.bootstrap)
+        admin.delete_records({TopicPartition(topic, 0): 3})
+        admin.close()
+
+    await asyncio.to_thread(let_go)
+    async with topics(server.bootstrap) as ours, ours.subscribe(at(topic), SubscribeOptions("g"), later):
+        await later.holds(2, WITHIN)
+    assert later.bodies == [b"3", b"4"]
 
 
 async def test_oldest(server: KafkaServer, topic: str) -> None:
@@ -646,6 +704,13 @@ async def test_doctor_and_dlq(server: KafkaServer, tmp_path: Path, capsys: pytes
             assert await run("dlq", "replay", "pubsub", "failed", "--all") == (0, {"replayed": 1, "left": 0, "why": {}})
             await inbox.holds(1)
             assert (await checks())["letters", "failed"]["letters"] == 0
+            binary = {"value": b"{}", "key": b"\xff", "headers": headers[:1]}
+            await asyncio.to_thread(write, server, "failed", binary)
+            why = {"its record has a key or a header that is no text": 1}
+            assert await run("dlq", "replay", "pubsub", "failed", "--all") == (
+                1,
+                {"replayed": 0, "left": 1, "why": why},
+            )
         other = topics(server.bootstrap, consumerGroupRebalanceStrategy="sticky")
         async with ours.subscribe(at("orders"), options, Inbox()), other:
             assert (

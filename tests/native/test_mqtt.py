@@ -633,6 +633,42 @@ async def test_server_that_does_not_let_us_subscribe(granted: int) -> None:
         await node.check()
 
 
+async def test_subscriptions_that_a_connection_does_not_get_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an answer by the next connection, though its session is there; refused once more a little later."""
+    answers: dict[str, list[str]] = {}
+    asked: list[tuple[int, str, str]] = []
+    connections: list[asyncio.StreamWriter] = []
+
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        number = len(connections)
+        writer.write(b"\x20\x02" + bytes([number > 2, 0]))
+        while head := await reader.read(2):
+            body = await reader.readexactly(head[1])
+            if head[0] == 0x82:
+                wanted = body[4:-1].decode()
+                said = answers[wanted].pop(0) if answers.get(wanted) else "granted"
+                asked.append((number, wanted, said))
+                if said != "nothing":
+                    writer.write(b"\x90\x03" + body[:2] + (b"\x01" if said == "granted" else b"\x80"))
+
+    def are_all_back() -> None:
+        last = {wanted: (number, said) for number, wanted, said in asked}
+        assert {wanted: said for wanted, (_, said) in last.items()} == dict.fromkeys(wanted_ones, "granted")
+        assert last["other"][0] >= 2
+        assert last["silent"][0] >= 3
+        assert not any(answers.values())
+
+    wanted_ones = ("silent", "denied", "other")
+    async with stranger(meet) as port, topics(port, "again") as node, AsyncExitStack() as stack:
+        for wanted in wanted_ones:
+            await stack.enter_async_context(node.subscribe(at(wanted), group("again"), Inbox()))
+        answers.update(silent=["nothing", "refused"], denied=["refused"])
+        monkeypatch.setattr("brokers.native._paho.ANSWER_WAIT", 0.2)
+        connections[0].close()
+        await eventually(are_all_back)
+
+
 # Settings
 
 

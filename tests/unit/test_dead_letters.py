@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from brokers.kafka._inspection import Taken
-from gateway.cli.dead_letters import sent_back
-from mesh.address import Address
+from gateway.cli.dead_letters import TOPIC, Chosen, replay, sent_back
+from mesh.address import Address, topic
 from mesh.blocks.wire import letter_of
-from mesh.broker import Delivery, Message
-from mesh.errors import UnprovenError
+from mesh.broker import Delivery, Features, Message
+from mesh.errors import PublishRejectedError, UnprovenError
 from mesh.inspection import Letter
 from tests.trust.test_kept import EVENT, LETTERS, ORDERS, REFUNDS, Nodes
 
@@ -37,10 +42,39 @@ def test_the_proof_of_a_publisher_holds_again(tmp_path: Path) -> None:
 
 def test_what_a_broker_told_is_not_published() -> None:
     """The place that a letter was read at is not the event's; a key is."""
-    told = {"__key": "k", "__offset": "3", "__topic": "letters", "mesh-dead-letter-topic": "orders", "trace": "t"}
-    message = Message({"ce_partitionkey": "a%20b"}, b"", metadata=told)
+    told = {"__offset": "3", "__partition": "1", "__timestamp": "5", "__topic": "letters", "pubsubName": "pubsub"}
+    own = {"__key": "k", "__TypeId__": "com.shop.Order", "trace": "t"}
+    message = Message({"ce_partitionkey": "a%20b", **own, **told}, b"", metadata={**told, **own, TOPIC: "orders"})
     back = sent_back(message, "letters", Letter("0:3", message), "ce_")
-    assert (back.metadata, back.key) == ({"__key": "k", "trace": "t"}, "a b")
+    assert (back.headers, back.metadata, back.key) == ({"ce_partitionkey": "a%20b", **own}, own, "a b")
+
+
+async def test_nothing_is_sent_back_that_could_not_be_taken_away() -> None:
+    """It would be there twice, and again with each attempt."""
+    published: list[Message] = []
+
+    class Pile:
+        async def __aiter__(self) -> AsyncIterator[Letter]:
+            yield Letter("0:1", Message({}, b"{}"))
+
+        async def check(self, letters: Sequence[Letter]) -> None:
+            raise PublishRejectedError("no room")
+
+    class Broker:
+        features = Features(name="few", max_message_bytes=1024)
+
+        @asynccontextmanager
+        async def letters(self, address: Address) -> AsyncIterator[Pile]:
+            yield Pile()
+
+        async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[None]:
+            published.extend(messages)
+            return [None for _ in messages]
+
+    component: Any = SimpleNamespace(name="few", broker=Broker(), topic_prefix="", address=partial(topic, "ns", "few"))
+    with pytest.raises(PublishRejectedError, match="no room"):
+        await replay(component, "failed", Chosen(), "orders", [], lambda count: None)
+    assert published == []
 
 
 def test_taken_records_are_known_again() -> None:

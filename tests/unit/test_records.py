@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from functools import partial
 from importlib.metadata import EntryPoint
@@ -20,6 +21,7 @@ from mesh.blocks.records import LazyRecords, Prefixed
 from mesh.blocks.state import GET, SAVE, Get, Save, is_marked
 from mesh.errors import FeatureNotSupportedError, MissingDependencyError, RecordsMissingError, StateError
 from mesh.key_value import MemoryKeyValue
+from mesh.node.components import Entry, open_component
 from mesh.node.reload import Told
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Caller, Context, Method, Operation
@@ -292,6 +294,27 @@ async def test_a_single_host_goes_on_with_its_file(tmp_path: Path) -> None:
         await ask(plain, ACCEPT, "callee", CALL)
     async with node(mine, marked, home=tmp_path, single_host=True) as plain:
         assert await ask(plain, GET, "mine", Get("k")) is None
+
+
+@pytest.mark.parametrize("single_host", [False, True])
+async def test_records_opened_while_a_change_of_their_store_is_opened(
+    single_host: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change is refused, what it has opened is closed, and the records are where they were."""
+    mine, opened = component("mine", "state.mesh"), list[Entry]()
+    async with node(mine, server("shared", not single_host, server="9"), home=tmp_path, single_host=single_host) as one:
+
+        async def slowly(*arguments: Any) -> Entry:
+            opened.append(await open_component(*arguments))
+            await ask(one, SAVE, "mine", Save([Item("k", b"1")]))
+            return opened[0]
+
+        monkeypatch.setattr("mesh.node.reload.open_component", slowly)
+        [problem] = (await reload(one, mine, server("shared", True, server="10"))).kept
+        assert "needs a restart" in str(problem)
+        async with asyncio.timeout(10):
+            await asyncio.wait([opened[0].life.task])
+        assert (await ask(one, GET, "mine", Get("k"))).value == b"1"
 
 
 async def test_a_single_host_whose_file_cannot_be_used(tmp_path: Path) -> None:
