@@ -205,7 +205,7 @@ class Client:
         self._reader = _plain(self._made(self.settings.read + BLOCK_SECONDS))
         try:
             try:
-                async with asyncio.timeout(self._connect_wait):
+                async with asyncio.timeout(min(self._connect_wait, self.settings.dial + self.settings.read)):
                     with heeding_cancellation():  # The library swallows one that comes while it connects.
                         await self._redis.initialize()
                         await self._redis.ping()
