@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from proton import Collector, Connection, Data, Event, Terminus, Transport, symbol
+from proton import SASL, Collector, Connection, Data, Event, Terminus, Transport, symbol
 
 from brokers.shared.backoff import waits
 from brokers.shared.errors import NotAdmittedError, unavailable
@@ -148,7 +148,10 @@ class Wire(asyncio.Protocol):
             self.turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note it."""
+        """Note it, unless what came before says why."""
+        self.turn()
+        if self._transport.sasl().outcome == SASL.AUTH:
+            self.end(PermissionError("it does not let us in"))
         self.end(exc or ConnectionError("it hangs up"))
 
     def pause_writing(self) -> None:
@@ -174,12 +177,17 @@ class Wire(asyncio.Protocol):
             return
         self._turning = True
         try:
-            while (event := self._collector.peek()) is not None:
-                self._heed(event)
-                self._collector.pop()
-            while not self._paused and (size := self._transport.pending()) > 0:
-                self._socket.write(self._transport.peek(size))
-                self._transport.pop(size)
+            more = True
+            while more:
+                while (event := self._collector.peek()) is not None:
+                    try:
+                        self._heed(event)
+                    finally:
+                        self._collector.pop()
+                while not self._paused and (size := self._transport.pending()) > 0:
+                    self._socket.write(self._transport.peek(size))
+                    self._transport.pop(size)
+                more = self._collector.peek() is not None  # It finds out some things only when it is to write.
         finally:
             self._turning = False
 
