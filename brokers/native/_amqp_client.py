@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from proton import Collector, Connection, Data, Event, Terminus, Transport, symbol
+from proton import SASL, Collector, Connection, Data, Event, Terminus, Transport, symbol
 
 from brokers.shared.backoff import waits
 from brokers.shared.errors import NotAdmittedError, unavailable
@@ -121,6 +121,7 @@ class Wire(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._tags = 0
         self._sent: dict[str, asyncio.Future[Any]] = {}
+        self._sending: dict[str, Any] = {}  # Over which link.
         self._senders: OrderedDict[str, tuple[Any, asyncio.Future[None]]] = OrderedDict()
         self._receivers: dict[str, Receiver] = {}
         self._asked: tuple[Any, asyncio.Future[None]] | None = None
@@ -148,7 +149,10 @@ class Wire(asyncio.Protocol):
             self.turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note it."""
+        """Note it, unless what came before says why."""
+        self.turn()
+        if self._transport.sasl().outcome == SASL.AUTH:
+            self.end(PermissionError("it does not let us in"))
         self.end(exc or ConnectionError("it hangs up"))
 
     def pause_writing(self) -> None:
@@ -174,12 +178,17 @@ class Wire(asyncio.Protocol):
             return
         self._turning = True
         try:
-            while (event := self._collector.peek()) is not None:
-                self._heed(event)
-                self._collector.pop()
-            while not self._paused and (size := self._transport.pending()) > 0:
-                self._socket.write(self._transport.peek(size))
-                self._transport.pop(size)
+            more = True
+            while more:
+                while (event := self._collector.peek()) is not None:
+                    try:
+                        self._heed(event)
+                    finally:
+                        self._collector.pop()
+                while not self._paused and (size := self._transport.pending()) > 0:
+                    self._socket.write(self._transport.peek(size))
+                    self._transport.pop(size)
+                more = self._collector.peek() is not None  # It finds out some things only when it is to write.
         finally:
             self._turning = False
 
@@ -241,13 +250,18 @@ class Wire(asyncio.Protocol):
             found[1].set_result(None)
 
     def _on_link_end(self, link: Any) -> None:
-        error = LinkRefusedError(str(_error(link.remote_condition, "the server ends the link")))
+        error: Exception = LinkRefusedError(str(_error(link.remote_condition, "the server ends the link")))
         if link.is_receiver:
             if (receiver := self._receivers.pop(link.name, None)) is not None and not receiver.ended.done():
                 receiver.ended.set_result(error)
         elif (found := self._senders.get(link.target.address)) is not None and found[0] == link:
             del self._senders[link.target.address]
             _fail(found[1], error)
+        elif link.is_sender:  # We closed it: what is under way is sent again.
+            error = ConnectionError("its link was closed")
+        for tag in [tag for tag, of in self._sending.items() if of == link]:
+            if (future := self._sent.pop(tag, None)) is not None:
+                _fail(future, error)
         link.close()
 
     def end(self, error: Exception) -> None:
@@ -283,20 +297,24 @@ class Wire(asyncio.Protocol):
         """
         self._check()
         if address not in self._senders:
+            self._tags += 1
             link = self._session.sender(f"{address}!{self._tags}")
             link.target.address = link.source.address = address
             self._senders[address] = link, asyncio.get_running_loop().create_future()
             link.open()
             if len(self._senders) > MAX_SENDERS:
-                self._senders.popitem(last=False)[1][0].close()
+                self._close_one()
             self.turn()
         link, opened = self._senders[address]
         self._senders.move_to_end(address)
         await asyncio.shield(opened)
         self._check()
+        if (found := self._senders.get(address)) is None or found[0] != link:
+            raise ConnectionError("its link was closed")  # Since it was there; nothing would be heard of a message.
         self._tags += 1
         tag = str(self._tags)
         future = self._sent[tag] = asyncio.get_running_loop().create_future()
+        self._sending[tag] = link
         link.delivery(tag)
         link.send(body)
         link.advance()
@@ -305,6 +323,15 @@ class Wire(asyncio.Protocol):
             return cast("tuple[Any, Any]", await future)
         finally:
             self._sent.pop(tag, None)
+            self._sending.pop(tag, None)
+
+    def _close_one(self) -> None:
+        """Close the link that was used least recently, of those over which nothing is under way."""
+        for address, (link, opened) in self._senders.items():
+            if opened.done() and not any(each == link for each in self._sending.values()):
+                del self._senders[address]
+                link.close()
+                return
 
     async def ask(self) -> None:
         """Have the server answer: by a session, which is closed at once.

@@ -187,6 +187,17 @@ async def test_what_is_no_amqp_message_stays_at_the_server(body: bytes, caplog: 
     assert len(member._ready) == 3
 
 
+async def test_links_that_take_each_others_place_lose_nothing(
+    server: ArtemisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("brokers.native._amqp_client.MAX_SENDERS", 1)
+    made = component_of("pubsub.solace.amqp", settings(server))
+    async with amqp.AMQPTopics.from_component(made) as broker, asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        for number in range(20):
+            at = address.topic("t", "t", f"places{number % 4}")
+            tasks.create_task(broker.publish(at, Message({}, b"it")))
+
+
 async def test_a_wrong_password_is_told_as_what_it_is(server: ArtemisServer) -> None:
     made = component_of("pubsub.solace.amqp", {**settings(server), "password": "no-s3cret"})
     with pytest.raises(BrokerUnavailableError) as raised:

@@ -38,6 +38,7 @@ BROKER = """\
 <journal-directory>data/journal</journal-directory>
 <large-messages-directory>data/large</large-messages-directory>
 <critical-analyzer>false</critical-analyzer>
+<max-disk-usage>-1</max-disk-usage>
 <acceptors>{acceptors}</acceptors>
 <security-settings><security-setting match="#">{permissions}</security-setting></security-settings>
 <address-settings>{settings}<address-setting match="#">
