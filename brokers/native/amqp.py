@@ -196,6 +196,7 @@ class _Member:
                 *(self._client.config.shown, self._source, len(body)),
             )
             wire.settle(delivery, Outcome.MODIFIED, failed=True, elsewhere=True)
+            self._wake.set()  # There is room for another one.
             return
         settler = _Settler(self, wire, delivery)
         if self.stopping:
