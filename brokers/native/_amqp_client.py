@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from asyncio import FIRST_COMPLETED
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from proton import SASL, Collector, Connection, Data, Event, Terminus, Transport, symbol
 
+from brokers.native._amqp_config import Config
 from brokers.shared.backoff import waits
 from brokers.shared.errors import NotAdmittedError, unavailable
 from brokers.shared.outage import Outage
 from mesh.errors import BrokerError
 from mesh.tasks import task_group
 
-__all__ = ["Client", "Config", "LinkRefusedError", "Receiver", "Wire"]
+__all__ = ["Client", "LinkRefusedError", "Receiver", "Wire"]
 
 logger = logging.getLogger("brokers.amqp")
 
@@ -36,35 +35,6 @@ _T = TypeVar("_T")
 
 class LinkRefusedError(Exception):
     """The server refuses a link, or what was sent over it, or ends it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """How to connect.
-
-    Attributes:
-        host: Where.
-        port: There.
-        tls: None for plain TCP.
-        user: Who logs in; None for nobody.
-        password: Its password.
-        idle: Seconds of silence, after which a connection is lost.
-        connect_wait: Seconds that an attempt to connect may take.
-    """
-
-    host: str
-    port: int
-    tls: ssl.SSLContext | None
-    user: str | None
-    password: str | None
-    idle: float
-    connect_wait: float
-
-    @property
-    def shown(self) -> str:
-        """Where it points, without credentials."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'amqp' if self.tls is None else 'amqps'}://{host}:{self.port}"
 
 
 class Receiver:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
-from brokers.native._amqp_client import Config
+from brokers.native._amqp_config import Config
 from brokers.native._topics import NativeSettings
 from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.settings import Reading

@@ -33,7 +33,8 @@ import proton
 from proton import Delivery as Outcome
 from proton import ProtonException
 
-from brokers.native._amqp_client import Client, Config, LinkRefusedError, Receiver, Wire
+from brokers.native._amqp_client import Client, LinkRefusedError, Receiver, Wire
+from brokers.native._amqp_config import Config
 from brokers.native._amqp_settings import AMQPSettings, Reader
 from brokers.native._topics import Delays, NativeTopics, Source, Taken
 from brokers.shared.limits import check_size

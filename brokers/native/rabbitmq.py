@@ -50,6 +50,8 @@ from mesh.tasks import task_group
 
 __all__ = ["RabbitMQTopics"]
 
+LETTER = "mesh-dead-letter-topic"
+
 logger = logging.getLogger("brokers.rabbitmq")
 
 MAX_MESSAGE_BYTES = 65 * 1024 * 1024  # The largest body of a gateway, and its envelope; the server may take less.
@@ -209,7 +211,8 @@ class RabbitMQTopics(Inspection, NativeTopics):
             exchange=made.exchange,
             routing_key=made.key,
             properties=made.properties,
-            mandatory=self._onlooker,
+            # The original of a dead letter is settled once this is confirmed: then a queue must have it.
+            mandatory=self._onlooker or LETTER in (made.properties.headers or {}),
         )
         try:
             if isinstance(await client.send(publishing), DeliveredMessage):  # It was returned.
