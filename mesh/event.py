@@ -45,6 +45,7 @@ __all__ = [
     "media_type",
     "members_of",
     "new_id",
+    "parse_json",
     "required_headers",
     "to_headers",
     "to_structured",
@@ -58,6 +59,8 @@ _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,}\Z")
 _UNSAFE_IN_HEADER = re.compile(r"[^!#$&-~]")
 _has_unsafe = _UNSAFE_IN_HEADER.search
 _VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+# The whole of each escape, so that a backslash which is escaped itself begins none.
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)")
 _INTEGERS = range(-(2**31), 2**31)
 _CORE = frozenset({"id", "source", "type", "specversion", "datacontenttype", "dataschema", "subject", "time"})
@@ -267,6 +270,20 @@ def as_read_again(headers: Mapping[str, str], body: bytes, prefix: str) -> bytes
         return body
 
 
+def parse_json(body: bytes) -> object:
+    """Parse JSON; half of a surrogate pair, as programs write that cut a text in the middle, is read as U+FFFD.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        if b"\\u" not in body:
+            raise
+        return orjson.loads(_ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body))
+
+
 def members_of(body: bytes, refusal: str = "not a CloudEvent") -> dict[str, object]:
     """Parse a structured-mode event, and check none of its members.
 
@@ -278,9 +295,10 @@ def members_of(body: bytes, refusal: str = "not a CloudEvent") -> dict[str, obje
         EventError: It is no JSON object.
     """
     try:
-        members = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise EventError(f"{refusal}: {error}") from None
+        members = parse_json(body)
+    except ValueError as error:
+        text = "not UTF-8" if str(error).startswith("str is not valid UTF-8") else error
+        raise EventError(f"{refusal}: {text}") from None
     if not isinstance(members, dict):
         raise EventError(f"{refusal}: not a JSON object")
     return cast("dict[str, object]", members)

@@ -28,7 +28,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brokers.native._mqtt_session import SHARED, Session, Source
+from brokers.native._mqtt_session import Session, Source
 from brokers.native._paho import Link
 from brokers.native._topics import Delays, NativeSettings, NativeTopics
 from brokers.shared.backoff import CONNECT_WAIT
@@ -38,7 +38,7 @@ from brokers.shared.settings import CONNECT_SHARE, node_name
 from brokers.shared.tls import TLSFiles
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
-from mesh.errors import ConfigError, PublishRejectedError
+from mesh.errors import BadArgumentError, ConfigError
 from mesh.features import Features, not_in_layout
 from mesh.resources.settings import Kind, Setting, choice, ignored, refused, setting
 from mesh.tasks import task_group
@@ -221,14 +221,14 @@ class MQTTTopics(NativeTopics):
         check_size(message.body, message.headers, self.features.max_message_bytes)
         if message.headers:
             raise not_in_layout(self.features, "headers")
-        if UNCLEAN.search(topic) or topic.startswith(SHARED):
-            raise PublishRejectedError(f"MQTT has no such topic to publish to: {topic!r}")
+        if UNCLEAN.search(topic) or topic.startswith("$"):  # That of the server, which may end the connection for it.
+            raise BadArgumentError(f"MQTT has no such topic to publish to: {topic!r}")
         for name, value in message.metadata.items():
             if name.casefold() == "retain":
                 try:
                     retain = parse_bool(value, words=True)
                 except ValueError as error:
-                    raise PublishRejectedError(f"the metadata 'retain' {error}") from None
+                    raise BadArgumentError(f"the metadata 'retain' {error}") from None
         await self._main.link.publish(topic, message.body, int(self._settings.qos), retain=retain)
 
     @asynccontextmanager

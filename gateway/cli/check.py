@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli.parsing import Parser
+from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.template import load_template, read_template
 from gateway.cli.terminal import note, show
 from gateway.metrics.settings import rules_without_effect
@@ -53,7 +53,7 @@ from mesh.resources.loader import (
     read_configuration_file,
     read_documents,
 )
-from mesh.resources.subscription import Subscription, clashes
+from mesh.resources.subscription import Subscription, clashes, without_component
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -72,7 +72,8 @@ def parser() -> Parser:
         description="Check resource files, folders of them, and templates; print every problem. Connects to nothing.",
         epilog="Folders are not searched further down; what a template refers to is checked with it.",
     )
-    made.add_argument("paths", nargs="+", metavar="PATH", help="a file or a folder")
+    made.add_argument("paths", nargs="*", metavar="PATH", help="a file or a folder")
+    made.add_argument("-d", "--resources-path", action="append", default=[], metavar="PATH", help="likewise")
     made.add_argument("--strict", action="store_true", help="take warnings for problems, and fail for all that is open")
     made.add_argument("--security", action="store_true", help="tell what is open, how bad that is, and what to do next")
     made.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how it is written")
@@ -82,7 +83,9 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
-    findings = check([Path(path) for path in found.paths])
+    if not (paths := [*found.paths, *found.resources_path]):
+        raise UsageError("name a file or a folder", "mesh check")
+    findings = check([Path(each) for each in paths])
     openings: list[Opening] = []
     if found.security:
         from gateway.cli.security import look
@@ -98,8 +101,7 @@ def run(words: Sequence[str]) -> int:
     fails = any(found.strict or each.severity != "low" for each in openings)
     if found.strict:
         findings.add(findings.warnings)
-        findings.problems = ordered(findings.problems, findings.files)
-        findings.warnings.clear()
+        findings.problems, findings.warnings = ordered(findings.problems, findings.files), []
     unseen = sorted(set(findings.unseen))
     if found.output == "json":
         show(
@@ -396,6 +398,8 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     findings.add(check_references(looked.of(Component, "auth"), looked.of(HTTPEndpoint, "auth"), stores))
     subscriptions = looked.of(Subscription, "metadata", "scopes")
     findings.add(clashes(subscriptions))
+    if brokers := [each.name for each in components if each.block == "pubsub"]:  # Else they are in another folder.
+        findings.warn([problem for _, problem in without_component(subscriptions, brokers)])
     if backbone := os.environ.get("MESH_BACKBONE"):
         here = single_host(os.environ)
         findings.warn(without_place(components, subscriptions, backbone, registry, single_host=here))

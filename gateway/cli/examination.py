@@ -20,6 +20,7 @@ from mesh.errors import (
 )
 from mesh.inspection import Inspectable, Letters
 from mesh.registry import BACKBONE_TYPES
+from mesh.resources.subscription import without_component
 from mesh.scopes import in_scope
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Check:
 
     Attributes:
         component: Of which component; ``backbone`` for the mesh's own broker.
-        what: ``backbone``, ``component``, ``topic``, ``group`` or ``letters``.
+        what: ``backbone``, ``component``, ``subscription``, ``topic``, ``group`` or ``letters``.
         name: Its name.
         status: ``note`` is nothing wrong, but perhaps not meant, or not to be known.
         told: What was found.
@@ -56,7 +57,7 @@ class Check:
     """
 
     component: str
-    what: Literal["backbone", "component", "topic", "group", "letters"]
+    what: Literal["backbone", "component", "subscription", "topic", "group", "letters"]
     name: str
     status: Status
     told: str
@@ -94,7 +95,15 @@ async def examine(
     async with asyncio.TaskGroup() as tasks:
         for each in visits:
             tasks.create_task(visit(each), name="doctor-visit")
-    return [check for each in visits for check in each.found]
+    return [*_strays(looked), *(check for each in visits for check in each.found)]
+
+
+def _strays(looked: Looked) -> list[Check]:
+    names = [each.name for each in looked.components if each.block == "pubsub"]
+    return [
+        Check(each.pubsub, "subscription", each.topic, "problem", problem.message, f"correct {each.file}:{each.line}")
+        for each, problem in without_component(looked.subscriptions, names)
+    ]
 
 
 class _Visit:

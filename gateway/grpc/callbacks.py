@@ -22,6 +22,7 @@ from mesh.application import DROP_REASON, BindingAnswer, Headers, Kind
 from mesh.blocks.items import named_options
 from mesh.blocks.job_record import DATA_TYPE_HEADER
 from mesh.errors import EventError
+from mesh.event import encode_header_value
 
 __all__ = ["ALPHA", "CALLBACK", "CALLBACKS", "binding_event"]
 
@@ -171,8 +172,12 @@ def _said(status: int) -> str:
 
 
 def _without_type(headers: Headers) -> Headers:
-    """Leave out the type of the body that is not sent."""
-    return [(name, value) for name, value in headers if name != "Content-Type"]
+    """Leave out the type of the body that is not sent, and encode what gRPC's metadata cannot be: not ASCII."""
+    return [
+        (name, value if value.isascii() else encode_header_value(value))
+        for name, value in headers
+        if name != "Content-Type"
+    ]
 
 
 def _warn_unimplemented(application: Asked, name: str, path: str, error: StatusError) -> None:

@@ -215,7 +215,14 @@ class Consumer:
 
     def _read(self, message: Message, topic: str) -> Envelope:
         batch = self._batcher is not None
-        event = self._component.wire.read(message, topic, raw=self._raw, batch=batch)
+        wire = self._component.wire
+        try:
+            event = wire.read(message, topic, raw=self._raw, batch=batch)
+        except EventError:
+            if not letter_headers(message) and not self._holds_letters(topic):
+                raise
+            # What could not be read there is what dead letter topics are for: it is shown as any raw message is.
+            event = wire.read(message, topic, raw=True, batch=False)
         if batch and not self._raw:
             members_of(event.body)  # One that is no JSON would spoil its whole batch.
         return event

@@ -33,6 +33,7 @@ from mesh.event import (
     media_type,
     members_of,
     new_id,
+    parse_json,
     required_headers,
 )
 from mesh.telemetry import is_traceparent, is_tracestate
@@ -176,8 +177,8 @@ def as_json(datacontenttype: str | None, body: bytes) -> bytes:
     """Give data that are said to be JSON, and are not, as a JSON string: what stands in an envelope must not end it."""
     if _placement(datacontenttype or "application/json") is Placement.JSON:
         try:
-            orjson.loads(body)
-        except orjson.JSONDecodeError:
+            parse_json(body)
+        except ValueError:
             with suppress(UnicodeDecodeError):
                 return orjson.dumps(body.decode())
     return body
@@ -222,8 +223,8 @@ def _member(where: Placement, body: bytes) -> tuple[str, object]:
     with suppress(UnicodeDecodeError):
         if where is Placement.JSON:
             try:
-                orjson.loads(body)
-            except orjson.JSONDecodeError:
+                parse_json(body)
+            except ValueError:
                 return "data", body.decode()
             return "data", orjson.Fragment(body)
         if where is Placement.TEXT:

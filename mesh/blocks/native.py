@@ -22,7 +22,7 @@ from mesh.blocks import envelope
 from mesh.blocks.envelope import CONTENT_TYPE, Envelope, PublishOptions
 from mesh.blocks.wire import Sign, letter_headers, letter_of
 from mesh.broker import ROUTING, ROUTING_HEADER, Delivery, Features, Message
-from mesh.errors import EventError, FeatureNotSupportedError
+from mesh.errors import BadArgumentError, EventError, FeatureNotSupportedError
 from mesh.event import encode_header_value, from_structured, is_structured, media_type, to_headers
 from mesh.features import not_in_layout
 from mesh.telemetry import BAGGAGE, is_baggage, is_traceparent
@@ -47,6 +47,8 @@ UNTOLD = frozenset(
 )
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _PLAIN = re.compile(r"[!-~](?:[ -~]*[!-~])?\Z|\Z")
+# What a header does not carry, or not at its ends; text of any language goes as UTF-8.
+_UNCARRIED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|\A\s+|\s+\Z")
 _LETTER = "mesh-dead-letter-"
 
 
@@ -101,7 +103,7 @@ class NativeWire:
     def _mode_of(self, metadata: Mapping[str, str]) -> str:
         mode = metadata.get("cloudevents", self._mode)
         if mode not in get_args(ContentMode):
-            raise EventError(f"the metadata 'cloudevents' is structured, binary or raw, not {mode[:40]!r}")
+            raise BadArgumentError(f"the metadata 'cloudevents' is structured, binary or raw, not {mode[:40]!r}")
         if mode == "binary" and not self._features.headers:
             raise FeatureNotSupportedError(self._features.name, "events in binary mode: its messages have no headers")
         return mode
@@ -183,8 +185,8 @@ class NativeWire:
                 continue
             if folded == BAGGAGE and not is_baggage(value):
                 continue
-            text = value if _PLAIN.match(value) else encode_header_value(value)
-            room -= len(name) + len(text)
+            text = value if _PLAIN.match(value) else _UNCARRIED.sub(_encoded, value)
+            room -= len(name) + len(text.encode())
             if room >= 0:
                 found[name] = text
         return found
@@ -197,3 +199,7 @@ class NativeWire:
         if headers and (routed := metadata.pop(ROUTING, "")):
             headers[ROUTING_HEADER] = encode_header_value(routed)
         return replace(made, metadata=metadata, headers=headers)
+
+
+def _encoded(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))

@@ -37,6 +37,7 @@ __all__ = [
     "checked_route",
     "programmatic_subscriptions",
     "unknown_metadata",
+    "without_component",
 ]
 
 DEFAULT_MAX_IN_FLIGHT = 64
@@ -221,6 +222,25 @@ def clashes(subscriptions: Sequence[Subscription]) -> list[Problem]:
             there = [each for each in subscriptions if each.namespace in (None, namespace)]
             problems |= dict.fromkeys(combined(each for each in there if in_scope(each.scopes, app_id))[1])
     return list(problems)
+
+
+def without_component(
+    subscriptions: Iterable[Subscription], names: Sequence[str]
+) -> list[tuple[Subscription, Problem]]:
+    """Find subscriptions by a pub/sub component that is none of these, each with what is wrong.
+
+    Args:
+        subscriptions: Those of files.
+        names: Of the pub/sub components that there are.
+    """
+    found: list[tuple[Subscription, Problem]] = []
+    for each in subscriptions:
+        if each.pubsub not in names:
+            guess = did_you_mean(each.pubsub, names)
+            there = f"did you mean {guess!r}?" if guess else f"there is {', '.join(sorted(names)) or 'none'}"
+            text = f"there is no pub/sub component {each.pubsub!r} here; {there}"
+            found.append((each, Problem(text, "spec.pubsubname", each.file, each.line)))
+    return found
 
 
 def asked(metadata: Mapping[str, str]) -> tuple[Asked, list[tuple[str, str]]]:

@@ -16,6 +16,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from gateway.cli import main
+from gateway.cli.check import check
 from gateway.cli.examination import Check
 from gateway.cli.opening import Looked
 from tests.support.nats import NatsServer
@@ -141,6 +142,19 @@ async def test_nobody_is_there(folder: Folder) -> None:
     found = await folder.problem()
     assert "is not reachable" in found["told"]
     assert found["next"] == f"see that it runs, and that its address in {folder.file}:1 is right"
+
+
+async def test_a_subscription_by_nothing(folder: Folder, redis: RedisServer) -> None:
+    """Names the component that is meant, and where the subscription stands; so does ``mesh check``."""
+    stray = SUBSCRIPTION.replace("pubsubname: pubsub", "pubsubname: pubsup").replace("name: orders", "name: stray")
+    folder.write({"redisHost": f"127.0.0.1:{redis.port}"}, more=stray)
+    found = await folder.problem()
+    told = "there is no pub/sub component 'pubsup' here; did you mean 'pubsub'?"
+    assert (found["what"], found["component"], found["told"]) == ("subscription", "pubsup", told)
+    line = next(n for n, text in enumerate(folder.file.read_text().splitlines(), 1) if "stray" in text) - 2
+    assert found["next"] == f"correct {folder.file}:{line}"
+    [warning] = check([folder.path]).warnings
+    assert (warning.message, warning.path) == (told, "spec.pubsubname")
 
 
 async def test_the_password_is_wrong(folder: Folder, redis: RedisServer) -> None:

@@ -421,6 +421,20 @@ async def test_dead_letters_without_a_call(
         assert not app.at("/t")
 
 
+@pytest.mark.parametrize("letters", [DEAD, {**DEAD, "bulkSubscribe": {"enabled": True}}], ids=["one", "batch"])
+async def test_a_dead_letter_that_is_no_event(memory: Backbone, tmp_path: Path, letters: dict[str, Any]) -> None:
+    """Reaches who subscribes to the dead letter topic, wrapped as any raw message; elsewhere it is none."""
+    async with (
+        App([subscription(deadLetterTopic="dead"), letters]) as app,
+        gateway(memory, tmp_path, app=app) as node,
+    ):
+        await node.publish("t", b"[1]", query="?metadata.rawPayload=true")
+        [got] = await app.until("/dead")
+        event = got.json["entries"][0]["event"] if "entries" in got.json else got.json
+        assert base64.b64decode(event["data_base64"]) == b"[1]"
+        assert (event["topic"], event["specversion"]) == ("dead", "1.0")
+
+
 UNREADABLE = [{"match": "event.data.kind == 1", "path": "/a"}, {"match": "event.data.size > 1", "path": "/b"}]
 
 

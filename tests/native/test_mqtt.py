@@ -184,6 +184,7 @@ async def test_event_of_an_application_is_the_envelope(server: MQTTServer, tmp_p
         for target, reason in (
             ("wire/x?metadata.cloudevents=binary", "binary mode"),
             ("wire/x?metadata.retain=perhaps", "retain"),
+            ("%24SYS/x", "no such topic"),
             ("wire/%23", "wildcards"),
             ("$share/g/wire", "no such topic"),
             ("wire%00", "no such topic"),

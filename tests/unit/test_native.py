@@ -135,8 +135,8 @@ def got(message: Message, *, raw: bool = False, batch: bool = False):  # type: i
 
 @pytest.mark.parametrize(
     "body",
-    [b'{"j":1}', b'{ "id" : "1", "source":"/x",  "type":"t", "specversion":"1.0" }'],
-    ids=["object", "event"],
+    [b'{"j":1}', b'{ "id" : "1", "source":"/x",  "type":"t", "specversion":"1.0" }', rb'{"cut":"\ud83d"}'],
+    ids=["object", "event", "half-a-pair"],
 )
 def test_json_objects_of_others_arrive_byte_for_byte(body: bytes) -> None:
     """With their spaces, and nothing filled in."""
@@ -208,6 +208,7 @@ def test_applications_are_told_what_the_broker_says() -> None:
         "__offset": "7",
         "Foo": "bar",
         "text": "größe\r\nX-Evil: 1",
+        "share": "10% é",
         "content-type": "x",
         "dapr-api-token": "forged",
         "mesh-proven-by": "forged",
@@ -222,7 +223,7 @@ def test_applications_are_told_what_the_broker_says() -> None:
     }
     told = WIRE.told(Message({}, b"", metadata=metadata))
     assert told.pop("mesh-dead-letter-reason") == "a%0D%0Ab"
-    assert told == {"__offset": "7", "Foo": "bar", "text": "gr%C3%B6%C3%9Fe%0D%0AX-Evil:%201", "empty": ""}
+    assert told == {"__offset": "7", "Foo": "bar", "text": "größe%0D%0AX-Evil: 1", "share": "10% é", "empty": ""}
     much = {f"n{n}": "v" * 1000 for n in range(100)}
     told = WIRE.told(Message({"mesh-dead-letter-reason": "a\r\nb"}, b"", metadata=much))
     assert (len(told) < 20, told["mesh-dead-letter-reason"]) == (True, "a%0D%0Ab")
