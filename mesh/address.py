@@ -50,6 +50,7 @@ __all__ = [
     "decode_token",
     "encode_token",
     "hosts",
+    "is_own",
     "jobs",
     "keepers",
     "matches",
@@ -68,6 +69,9 @@ __all__ = [
 MAX_TOPIC_BYTES = 512
 MAX_NAME_BYTES = 256
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+_OWN = re.compile(
+    r"mesh\.[^.]*\.(topic|app|component|nodes|hosts|asker|keepers|seen|back|bindings|jobs|owners?|readers|triggered|kv)\b"
+)
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
 
@@ -130,6 +134,11 @@ def decode_token(token: str) -> str:
     if token == "=":
         return ""
     return _ESCAPE.sub(lambda m: chr(int(m[1], 16)), token).encode("latin-1").decode()
+
+
+def is_own(name: str) -> bool:
+    """Tell whether a name on a broker is one of the mesh's own, of any namespace."""
+    return _OWN.match(name) is not None
 
 
 def store(namespace: str, name: str) -> str:

@@ -30,6 +30,7 @@ class Standing:
         refused: What the broker does not let this user do, in the broker's words.
         needed: Whether nothing makes the place when it is needed: somebody has to.
         unknown: What of it cannot be known without changing something; empty = nothing.
+        losses: What of it may be lost by the way it is made, such as messages above a number.
         letters: As what topic the group's dead letters are gone through that the broker puts away; empty = it does not.
     """
 
@@ -40,6 +41,7 @@ class Standing:
     refused: tuple[str, ...] = ()
     needed: bool = False
     unknown: str = ""
+    losses: tuple[str, ...] = ()
     letters: str = ""
 
 
@@ -93,10 +95,10 @@ class Pile(Protocol):
 
 @runtime_checkable
 class Remembering(Protocol):
-    """A pile that only remembers what was taken away, and has little room to."""
+    """A pile from which not everybody can take away at any time, for want of room, or since somebody else does."""
 
-    async def check(self, letters: Sequence[Letter]) -> None:
-        """See whether some could be taken away, before they are sent anywhere.
+    async def check(self, letters: Sequence[Letter]) -> Sequence[Letter]:
+        """See whether some could be taken away, before they are sent anywhere; gives those that still lie there.
 
         Raises:
             BrokerError: They could not.

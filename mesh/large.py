@@ -369,9 +369,8 @@ class _WholePile:
         self._carrier, self._space, self._pile = carrier, space, pile
         self.count, self.remove = pile.count, pile.remove
 
-    async def check(self, letters: Sequence[Letter]) -> None:
-        if isinstance(self._pile, Remembering):
-            await self._pile.check(letters)
+    async def check(self, letters: Sequence[Letter]) -> Sequence[Letter]:
+        return await self._pile.check(letters) if isinstance(self._pile, Remembering) else letters
 
     async def __aiter__(self) -> AsyncIterator[Letter]:
         async for letter in self._pile:

@@ -197,9 +197,10 @@ class Records:
             return raw or b""
         return b""
 
-    async def check(self, letters: Sequence[Letter]) -> None:
+    async def check(self, letters: Sequence[Letter]) -> Sequence[Letter]:
         """See ``Remembering``."""
         await self._with(letters)
+        return letters
 
     async def remove(self, letters: Sequence[Letter]) -> None:
         """See ``Pile``."""

@@ -8,8 +8,9 @@ given back to their place; who consumes such a queue is not stolen from.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import aiormq
 from aio_pika.abc import AbstractChannel
@@ -55,6 +56,7 @@ class Inspection:
         topic, client, refused = address.label, self._consuming.current(), list[str]()
         check_name(topic)
         asked = None if options is None else Asked.read(topic, options, self._settings)
+        losses: tuple[str, ...] = ()
         exists, there, differs = False, None if asked is None else False, ""
         try:
             exists = await is_there(client, topic)
@@ -62,18 +64,26 @@ class Inspection:
                 await self._places.exchange(client, topic)
             if asked is not None and await _found(client, asked.queue) is not None:
                 there = True
-                await self._places.queue(client, asked)
+                losses = tuple(f"queue {asked.queue} {each}" for each in await self._places.queue(client, asked))
         except TopologyMismatchError as error:
             differs = str(error)
         except RefusedError as error:
             if error.reply_code != ACCESS_REFUSED:
                 raise
             refused.append(error.text)
+        queue = None if asked is None or there else asked.queue
+        refused += [each for each in await _rights(client, topic, queue, exists=exists) if each not in refused]
         if topic.startswith(OF_SERVER) and asked is None and not exists and await _found(client, topic) is not None:
             return Standing(f"queue {topic}", exists=True)
         letters = f"{OF_SERVER}{asked.queue}" if asked is not None and there and self._settings.dead_letter else ""
         return Standing(
-            f"exchange {topic}", exists=exists, group=there, differs=differs, refused=tuple(refused), letters=letters
+            f"exchange {topic}",
+            exists=exists,
+            group=there,
+            differs=differs,
+            refused=tuple(refused),
+            losses=losses,
+            letters=letters,
         )
 
     @asynccontextmanager
@@ -93,6 +103,44 @@ class Inspection:
             yield pile
         finally:
             await pile.close()
+
+
+async def _rights(client: Client, exchange: str, queue: str | None, *, exists: bool) -> list[str]:
+    """Ask what this user may not do, and change nothing.
+
+    Rights come first: what else is wrong with a question (an argument of another type, a queue that is not there) is
+    told only to those who have them, and a transaction that is rolled back has published nothing.
+
+    Args:
+        client: Asks.
+        exchange: Of the topic.
+        queue: Of the group, which is not there; None = it is, or nobody asked for one.
+        exists: Whether the exchange is there.
+    """
+
+    async def publish(channel: aiormq.abc.AbstractChannel) -> None:
+        await channel.tx_select()
+        await channel.basic_publish(b"", exchange=exchange)
+        await channel.tx_rollback()
+
+    questions: list[Callable[[aiormq.abc.AbstractChannel], Awaitable[object]]] = [publish]
+    if not exists:
+        wrong: dict[str, Any] = {"alternate-exchange": 1}
+        questions.append(lambda channel: channel.exchange_declare(exchange, arguments=wrong))
+    if queue is not None:
+        limits: dict[str, Any] = {"x-max-length": "none"}
+        questions.append(lambda channel: channel.queue_declare(queue, arguments=limits))
+        questions.append(lambda channel: channel.queue_bind(queue, exchange))
+        questions.append(lambda channel: channel.basic_get(queue))
+    refused = list[str]()
+    for ask in questions:
+        try:
+            async with client.channel() as channel:
+                await client.ask(ask(await channel.get_underlay_channel()))
+        except RefusedError as error:
+            if error.reply_code == ACCESS_REFUSED:
+                refused.append(error.text)
+    return refused
 
 
 async def is_there(client: Client, exchange: str) -> bool:

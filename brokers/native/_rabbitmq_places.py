@@ -31,6 +31,16 @@ MOST_TIMES = 3
 MAX_WARNED = 1000
 # With another kind, or without these, events would not come, or be lost, or come out of order.
 NEEDED = frozenset({"type", "x-dead-letter-exchange", "x-single-active-consumer"})
+STREAM = ("x-queue-type", "stream")  # Its consumers begin where they say, and settle nothing.
+# What a queue that is there may lose, by the argument that says so.
+LOSSES = {
+    "auto_delete": "ends with its last consumer, as does what is in it",
+    "durable": "ends with the server, as does what is in it",
+    "x-expires": "ends when nobody consumes for {} ms, as does what is in it",
+    "x-max-length": "drops what is more than {} messages",
+    "x-max-length-bytes": "drops what is more than {} bytes",
+    "x-message-ttl": "drops what waits for longer than {} ms",
+}
 _DIFFERS = re.compile(r"inequivalent arg '([^']+)' for .*: received (.+) but current is (.+)\Z", re.DOTALL)
 _VALUE = re.compile(r"(?:the value )?'(.*)'(?: of type '\w+')?\Z", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z0-9_.:@#,/+ -]{1,127}\Z")  # What the client library lets pass.
@@ -88,8 +98,7 @@ class _Place:
 
     def like(self, argument: str, current: str) -> _Place:
         """Give it as it is on the server, in one respect."""
-        found = _VALUE.match(current)
-        text = None if found is None else found[1]
+        text = _plain(current)
         if argument == "durable":
             return replace(self, durable=text == "true")
         if argument == "auto_delete":
@@ -163,8 +172,8 @@ class Places:
         letters = {"x-dead-letter-exchange": f"dlx-{asked.queue}"} if self._settings.dead_letter else {}
         return {**asked.arguments, **letters}
 
-    async def queue(self, client: Client, asked: Asked) -> None:
-        """See that a subscription's queue, which is there, would do; nothing is bound.
+    async def queue(self, client: Client, asked: Asked) -> tuple[str, ...]:
+        """See that a subscription's queue, which is there, would do, and tell what it may lose; nothing is bound.
 
         Raises:
             TopologyMismatchError: It would not.
@@ -172,7 +181,8 @@ class Places:
         """
         settings = self._settings
         arguments = self._arguments(asked)
-        await self._ensure(client, _Place(asked.queue, settings.durable, settings.deleted is True, arguments=arguments))
+        wanted = _Place(asked.queue, settings.durable, settings.deleted is True, arguments=arguments)
+        return await self._ensure(client, wanted)
 
     async def _queue(
         self,
@@ -192,28 +202,31 @@ class Places:
             for key in keys:
                 await client.ask(queue.bind(exchange, key))
 
-    async def _ensure(self, client: Client, wanted: _Place) -> None:
+    async def _ensure(self, client: Client, wanted: _Place) -> tuple[str, ...]:
         check_name(wanted.name)
-        place = wanted
+        place, losses = wanted, list[str]()
         for _ in range(MOST_DIFFERENCES):
             try:
                 async with client.channel() as channel:
                     await client.ask(place.declare(channel))
             except RefusedError as error:
                 if error.reply_code == ACCESS_REFUSED:
-                    return await self._find(client, wanted, error)
+                    await self._find(client, wanted, error)
+                    return ()
                 found = _DIFFERS.search(error.text) if error.reply_code == PRECONDITION_FAILED else None
                 if found is None:
                     raise
                 argument, asked, current = found.groups()
-                if argument in NEEDED:
+                if argument in NEEDED or (argument, _plain(current)) == STREAM:
                     raise TopologyMismatchError(
                         f"{wanted.name} exists on RabbitMQ, and differs: {argument} is {current} there, {asked} here"
                     ) from error
-                self._warn(wanted, argument, current)
+                if not wanted.kind and (loss := _loss(argument, current)):
+                    losses.append(loss)
+                    self._warn(wanted.name, loss)
                 place = place.like(argument, current)
             else:
-                return None
+                return tuple(losses)
         raise TopologyMismatchError(f"{wanted.name} exists on RabbitMQ, and differs in more than can be told")
 
     async def _find(self, client: Client, wanted: _Place, refused: RefusedError) -> None:
@@ -224,15 +237,23 @@ class Places:
         except RefusedError as error:
             raise (refused if error.reply_code == NOT_FOUND else error) from None
 
-    def _warn(self, wanted: _Place, argument: str, current: str) -> None:
-        """Say once what a queue that is there would lose."""
-        told = (wanted.name, argument)
-        if wanted.kind or told in self._warned or len(self._warned) >= MAX_WARNED:
-            return
-        if (argument, current) in (("auto_delete", "'true'"), ("durable", "'false'")):
-            self._warned.add(told)
-            end = "its last consumer" if argument == "auto_delete" else "the server"
-            logger.warning("queue %s is there, and ends with %s, as does what is in it", wanted.name, end)
+    def _warn(self, queue: str, loss: str) -> None:
+        """Say once what a queue that is there may lose."""
+        if (queue, loss) not in self._warned and len(self._warned) < MAX_WARNED:
+            self._warned.add((queue, loss))
+            logger.warning("queue %s is there, and %s", queue, loss)
+
+
+def _plain(current: str) -> str | None:
+    """Give the value of an argument as the server tells it; None = it has none."""
+    found = _VALUE.match(current)
+    return None if found is None else found[1]
+
+
+def _loss(argument: str, current: str) -> str:
+    value = _plain(current)
+    safe = {"auto_delete": "false", "durable": "true"}.get(argument)
+    return "" if value in (None, safe) or argument not in LOSSES else LOSSES[argument].format(value)
 
 
 async def waiting(client: Client, queue: str) -> int:

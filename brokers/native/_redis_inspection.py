@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -12,13 +14,15 @@ from redis.exceptions import NoPermissionError, ResponseError
 from brokers.native._redis_client import Client
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
-from mesh.errors import PublishRejectedError, TopologyMismatchError
+from mesh.errors import BrokerError, PublishRejectedError, TopologyMismatchError
 from mesh.inspection import Letter, Pile, Standing
 
 __all__ = ["Inspection", "message_of", "pairs"]
 
 PAGE = 16  # An entry may have 256 MiB.
 NOBODY = "mesh-doctor"
+# Begins the key that says who sends a topic's letters back, for so long unless it goes on: it may have been killed.
+MARK, TURN_MS, LOOK_SECONDS = "mesh-dlq", 10_000, 0.2
 
 
 class Inspection:
@@ -64,7 +68,11 @@ class Inspection:
     @asynccontextmanager
     async def letters(self, address: Address) -> AsyncIterator[Pile]:
         """Go through a stream; what is removed is deleted from it, for every group."""
-        yield _Stream(self._client, address.label)
+        stream = _Stream(self._client, address.label)
+        try:
+            yield stream
+        finally:
+            await stream.let_go()
 
 
 class _Stream:
@@ -72,6 +80,8 @@ class _Stream:
 
     def __init__(self, client: Client, key: str) -> None:
         self._client, self._key = client, key
+        self._turn = f"{MARK}:{key}"
+        self._mine, self._has_turn = secrets.token_hex(8).encode(), False
 
     async def _ask(self, *command: Any) -> Any:
         try:
@@ -95,8 +105,26 @@ class _Stream:
                 yield Letter(found, message_of(entry[1]), int(found.partition("-")[0]) / 1000)
                 after = f"({found}"
 
+    async def check(self, letters: Sequence[Letter]) -> Sequence[Letter]:
+        """See ``Remembering``: it is one's turn alone, as two at the same letters would send each of them twice."""
+        deadline = asyncio.get_running_loop().time() + 2 * TURN_MS / 1000
+        while await self._ask("SET", self._turn, self._mine, "NX", "PX", TURN_MS) is None:
+            if await self._ask("GET", self._turn) == self._mine:
+                await self._ask("PEXPIRE", self._turn, TURN_MS)
+                return letters
+            if asyncio.get_running_loop().time() > deadline:
+                raise BrokerError(f"somebody else sends letters of {self._key} back; try again when that has ended")
+            await asyncio.sleep(LOOK_SECONDS)
+        self._has_turn = True
+        return [each for each in letters if await self._ask("XRANGE", self._key, each.id, each.id)]
+
     async def remove(self, letters: Sequence[Letter]) -> None:
         await self._ask("XDEL", self._key, *(each.id for each in letters))
+
+    async def let_go(self) -> None:
+        """Let the next one send letters back."""
+        if self._has_turn and await self._ask("GET", self._turn) == self._mine:
+            await self._ask("DEL", self._turn)
 
 
 def _id(entry: Any) -> str:

@@ -31,7 +31,7 @@ __all__ = [
 LANES = 16
 NO_LANE = "_"
 DEDUP_WINDOW_NS = 120 * 1_000_000_000
-NOT_FOUND, GONE = 404, 10043
+NOT_FOUND, GONE, NOT_DELETED = 404, 10043, (10057, "no message found")
 
 
 def subject_of(address: Address, key: str | None) -> str:
@@ -175,7 +175,9 @@ class Subject:
 
     async def _remove(self, letter: Letter) -> None:
         answer = await self._ask("STREAM.MSG.DELETE", {"seq": int(letter.id), "no_erase": True})
-        if cast("JSON", answer.get("error") or {}).get("err_code") != GONE:
+        error = cast("JSON", answer.get("error") or {})
+        told = error.get("err_code"), error.get("description")
+        if told[0] != GONE and told != NOT_DELETED:  # Else somebody else has taken it away.
             check_api(answer, f"message {letter.id} of stream {self._stream}")
 
 

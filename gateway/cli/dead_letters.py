@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -65,10 +66,12 @@ class Chosen:
     Attributes:
         ids: Their ids; empty = any.
         where: A rule over ``event``; None = any.
+        unjudged: What the rule could not be evaluated for: why, and how often that was so.
     """
 
     ids: frozenset[str] = frozenset()
     where: Match | None = None
+    unjudged: Counter[str] = field(default_factory=Counter)
 
     async def among(self, pile: Pile, component: PubSubComponent, topic: str) -> AsyncIterator[Letter]:
         """Give the letters that are meant, oldest first; all of them are looked at."""
@@ -76,12 +79,19 @@ class Chosen:
         async for letter in pile:
             if self.ids and letter.id not in self.ids:
                 continue
-            if self.where is not None and not _fits(self.where, component, letter, topic):
+            if self.where is not None and not self._fits(self.where, component, letter, topic):
                 continue
             yield letter
             left.discard(letter.id)
             if self.ids and not left:
                 return
+
+    def _fits(self, where: Match, component: PubSubComponent, letter: Letter, topic: str) -> bool:
+        try:
+            return where.matches(_event(component, letter.message, topic))
+        except ExpressionError as error:  # As for a subscription's rule, what cannot be evaluated is no match.
+            self.unjudged[str(error)] += 1
+            return False
 
 
 def _event(component: PubSubComponent, message: Message, topic: str) -> dict[str, object] | str:
@@ -90,13 +100,6 @@ def _event(component: PubSubComponent, message: Message, topic: str) -> dict[str
         return members_of(component.wire.read(message, topic, raw=False, batch=False).body)
     except EventError:
         return message.body.decode("utf-8", "replace")
-
-
-def _fits(where: Match, component: PubSubComponent, letter: Letter, topic: str) -> bool:
-    try:
-        return where.matches(_event(component, letter.message, topic))
-    except ExpressionError:  # As for a subscription's rule, what cannot be evaluated is no match.
-        return False
 
 
 def origin(component: PubSubComponent, message: Message) -> str:
@@ -157,10 +160,12 @@ class Outcome:
 
     Attributes:
         done: How many letters were sent back, or deleted.
+        to: How many of them went to which topic.
         left: How many were meant, and stay; why, and how often that was so.
     """
 
     done: int = 0
+    to: Counter[str] = field(default_factory=Counter)
     left: dict[str, int] = field(default_factory=dict)
 
     def leave(self, why: str) -> None:
@@ -251,9 +256,9 @@ class _Replay:
         if where is None or not letters:
             return
         component, prefix = self._component, self._component.broker.features.event_prefix
-        messages = [sent_back(each.message, self._topic, each, prefix) for each in letters]
         if isinstance(self._pile, Remembering):
-            await self._pile.check(letters)
+            letters = list(await self._pile.check(letters))
+        messages = [sent_back(each.message, self._topic, each, prefix) for each in letters]
         try:
             async with asyncio.timeout(PUBLISH_WITHIN):
                 results = await self._broker.publish_many(where, messages)
@@ -264,6 +269,7 @@ class _Replay:
         if stored:
             await self._pile.remove(stored)
         self._outcome.done += len(stored)
+        self._outcome.to[where.label.removeprefix(component.topic_prefix)] += len(stored)
         self._done(self._outcome.done)
         for failed in filter(None, results):
             if isinstance(failed, PublishRejectedError):  # Of this one; others may go.

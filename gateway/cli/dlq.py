@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gateway.cli.opening import Looked, add_options
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import complain, note, show, show_document, show_members, show_records
 from mesh.errors import ConfigError, ExpressionError, MeshError
+from mesh.inspection import Inspectable
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from gateway.cli.dead_letters import Chosen, Outcome
+    from mesh.address import Address
     from mesh.blocks.topics import PubSubComponent
+    from mesh.resources.subscription import Subscription
 
 __all__ = ["parser", "run"]
 
 COUNT_WITHIN = 60.0
 PAGE, MAX_PAGE = 20, 1000
+MAX_TOLD = 5
 _PILES = {"pubsub": "PUBSUB", "topic": "TOPIC", "letters": "LETTERS", "of": "DEAD LETTERS OF"}
 _LETTERS = {
     "id": "ID",
@@ -53,6 +57,9 @@ def parser() -> Parser:
     made.add_argument("--where", metavar="CEL", help="those whose event fits, as in a subscription's rules")
     made.add_argument("--topic", dest="given", metavar="TOPIC", help="replay: where those go that do not say it")
     made.add_argument("-n", "--limit", type=int, default=PAGE, metavar="N", help=f"show: how many ({PAGE})")
+    made.add_argument(
+        "--undeclared", action="store_true", help="replay, purge: although no subscription here has its letters there"
+    )
     made.add_argument("-y", "--yes", action="store_true", help="purge: without a question")
     add_options(made)
     made.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="how it is written")
@@ -123,11 +130,17 @@ async def _list(looked: Looked, found: argparse.Namespace) -> int:
 async def _counted(looked: Looked, pubsub: str, topic: str) -> int:
     from gateway.cli.dead_letters import letters_of
 
-    async with (
-        looked.pubsub(_component(looked, pubsub)) as component,
-        letters_of(component).letters(component.address(topic)) as pile,
-    ):
-        return await pile.count()
+    async with looked.pubsub(_component(looked, pubsub)) as component:
+        where = component.address(topic)
+        if isinstance(component.broker, Inspectable) and await _is_missing(component.broker, where):
+            return 0
+        async with letters_of(component).letters(where) as pile:
+            return await pile.count()
+
+
+async def _is_missing(broker: Inspectable, where: Address) -> bool:
+    found = await broker.inspect(where, None)
+    return not found.exists and not found.refused
 
 
 def _component(looked: Looked, name: str) -> Any:
@@ -146,13 +159,47 @@ async def _one(looked: Looked, found: argparse.Namespace) -> int:
 
     try:
         where = None if found.where is None else compile_match(found.where)
+        if where is not None and "event" not in found.where:  # It is the same for every letter.
+            where.matches({})
     except ExpressionError as error:
         raise UsageError(f"--where: {error}", "mesh dlq") from None
     chosen = Chosen(frozenset(found.id), where)
     work = {"show": _show, "replay": _replay, "purge": _purge}[found.what]
     await looked.read_secrets()
     async with looked.pubsub(_component(looked, found.pubsub)) as component:
+        await _check_declared(looked, component, found)
         return await work(looked, component, chosen, found)
+
+
+async def _check_declared(looked: Looked, component: PubSubComponent, found: argparse.Namespace) -> None:
+    """See that the topic is one of dead letters: of another one, all that is alive would be moved or deleted."""
+    name, topic = found.pubsub, found.topic
+    ours = [each for each in looked.subscriptions if each.pubsub == name]
+    known = sorted({each.dead_letter_topic for each in ours if each.dead_letter_topic is not None})
+    if topic in known or found.undeclared or await _puts_away(component, ours, topic):
+        return
+    live = "it is subscribed to, and " if any(each.topic == topic for each in ours) else ""
+    told = (
+        f"{name}/{topic}: {live}no subscription here has its dead letters there; they are in: {', '.join(known) or '?'}"
+    )
+    if found.what == "show":
+        note(told)
+        return
+    raise ConfigError(f"{told}. If it holds dead letters, --undeclared says so")
+
+
+async def _puts_away(component: PubSubComponent, subscriptions: Sequence[Subscription], topic: str) -> bool:
+    """Tell whether the broker itself leaves letters there, of one of these subscriptions."""
+    from mesh.blocks.consumer import SubscriptionSettings
+
+    if not isinstance(component.broker, Inspectable):
+        return False
+    for each in subscriptions:
+        where = component.address(each.topic, pattern=component.broker.features.wildcard)
+        standing = await component.broker.inspect(where, SubscriptionSettings.read(each, component).options)
+        if standing.letters == topic:
+            return True
+    return False
 
 
 async def _show(looked: Looked, component: PubSubComponent, chosen: Chosen, found: argparse.Namespace) -> int:
@@ -166,6 +213,7 @@ async def _show(looked: Looked, component: PubSubComponent, chosen: Chosen, foun
                 break
     if found.id and len(records) < len(set(found.id)):
         raise ConfigError(f"{component.name}/{found.topic} has no letter {' or '.join(found.id)}")
+    unjudged = _tell_unjudged(chosen)
     if found.output == "table" and found.id:
         for each in records:
             show_members({**each, "stored": _time(each["stored"])}, "table")
@@ -173,7 +221,7 @@ async def _show(looked: Looked, component: PubSubComponent, chosen: Chosen, foun
     if found.output == "table":
         records = [{**each, "stored": _time(each["stored"])} for each in records]
     show_records(records, found.output, _LETTERS)
-    return 0
+    return int(unjudged and not records)
 
 
 def _time(seconds: float | None) -> str:
@@ -191,7 +239,9 @@ async def _replay(looked: Looked, component: PubSubComponent, chosen: Chosen, fo
     ]
     with _Progress("sent back") as tell:
         outcome = await replay(component, found.topic, chosen, found.given or "", declared, tell)
-    return _told(outcome, found, "replayed", "sent back")
+    if found.given is not None and not outcome.to[found.given]:
+        note(f"nothing went to {found.given}: --topic is for letters that do not say where they are from")
+    return _told(outcome, chosen, found, "replayed", "sent back")
 
 
 async def _purge(looked: Looked, component: PubSubComponent, chosen: Chosen, found: argparse.Namespace) -> int:
@@ -207,35 +257,48 @@ async def _purge(looked: Looked, component: PubSubComponent, chosen: Chosen, fou
             return int(bool(most))
     with _Progress("deleted") as tell:
         outcome = await purge(component, found.topic, chosen, tell)
-    return _told(outcome, found, "purged", "deleted")
+    return _told(outcome, chosen, found, "purged", "deleted")
 
 
-def _told(outcome: Outcome, found: argparse.Namespace, name: str, said: str) -> int:
+def _tell_unjudged(chosen: Chosen) -> bool:
+    for why, count in chosen.unjudged.most_common(MAX_TOLD):
+        note(f"{count} letter{' does' if count == 1 else 's do'} not fit: {why}")
+    return bool(chosen.unjudged)
+
+
+def _told(outcome: Outcome, chosen: Chosen, found: argparse.Namespace, name: str, said: str) -> int:
     left = sum(outcome.left.values())
     complete = not found.id or outcome.done + left >= len(set(found.id))
     if not complete:
         complain(f"{found.pubsub}/{found.topic} has not all of the letters {', '.join(found.id)}")
-    if not show_document({name: outcome.done, "left": left, "why": outcome.left}, found.output):
+    unjudged = _tell_unjudged(chosen)
+    document = {name: outcome.done, "left": left, "why": outcome.left}
+    if not show_document({**document, "to": dict(outcome.to)} if found.what == "replay" else document, found.output):
         show(f"{outcome.done} {said}")
+        for topic, count in outcome.to.items():
+            show(f"  {count} to {topic}")
         for why, count in outcome.left.items():
             note(f"{count} left: {why}")
-    return int(bool(left) or not complete)
+    return int(bool(left) or not complete or (unjudged and not outcome.done))
 
 
 class _Progress:
     """Tells on a terminal how far it is."""
 
     def __init__(self, said: str) -> None:
-        self._said, self._told = said, sys.stderr.isatty()
+        self._said, self._told, self._done = said, sys.stderr.isatty(), 0
 
     def __enter__(self) -> _Progress:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: object, *exc_info: object) -> None:
         if self._told:
             sys.stderr.write("\r\x1b[K")
+        if kind is not None and issubclass(cast("type", kind), asyncio.CancelledError):
+            note(f"{self._done} {self._said} before that")
 
     def __call__(self, done: int) -> None:
+        self._done = done
         if self._told:
             sys.stderr.write(f"\r\x1b[K{done} {self._said}")
             sys.stderr.flush()

@@ -222,6 +222,8 @@ class _Visit:
             return None
         for refused in found.refused:
             self._add("topic", topic, "problem", refused, f"give that right to the user of {self._place} on the broker")
+        for loss in found.losses:
+            self._add("topic", topic, "note", loss)
         if found.differs:
             step = f"change it on the broker, or the settings in {self._place}"
             self._add("topic", topic, "problem", f"{found.place}: {found.differs}", step)

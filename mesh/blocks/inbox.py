@@ -17,7 +17,7 @@ import orjson
 from mesh.blocks.records import LazyRecords
 from mesh.broker import Message
 from mesh.delivery import SUCCESS, Attempt, Outcome
-from mesh.errors import MeshError
+from mesh.errors import MeshError, RecordsMissingError
 from mesh.store import Item
 
 __all__ = ["Inbox"]
@@ -43,6 +43,7 @@ class Inbox:
         self._window = window
         self._source, self._id = f"{prefix}source", f"{prefix}id"
         self._count = count
+        self._told = False
 
     async def attempt(self, message: Message, by: str, call: Callable[[], Awaitable[Attempt]]) -> Attempt:
         """Handle an event, unless that was done.
@@ -55,7 +56,14 @@ class Inbox:
         key = self._key(message, by)
         if key is None:
             return await call()
-        if await self._records.get(key) is not None:
+        try:
+            found = await self._records.get(key)
+        except RecordsMissingError as error:
+            if not self._told:  # Until there is one nothing of this topic is handled.
+                self._told = True
+                logger.warning("%s: no event can be handled: %s", self._group, error)
+            raise
+        if found is not None:
             self._count()
             return SUCCESS
         attempt = await call()

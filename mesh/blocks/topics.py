@@ -249,7 +249,10 @@ class PubSubComponent:
 
     def address(self, topic: str, *, pattern: bool = False) -> address.Address:
         """Address one of its topics."""
-        return address.topic(self.namespace, self.name, self.topic_prefix + topic, pattern=pattern)
+        whole = self.topic_prefix + topic
+        if self.broker.features.layout == "native" and address.is_own(whole):
+            raise BadArgumentError(f"the topic {topic!r} has a name of the mesh's own on a broker")
+        return address.topic(self.namespace, self.name, whole, pattern=pattern)
 
     @property
     def capabilities(self) -> Sequence[str]:

@@ -18,6 +18,7 @@ import pytest_asyncio
 from msgspec.structs import replace
 
 from gateway.cli import main
+from gateway.cli.dead_letters import Chosen, replay
 from mesh.blocks.envelope import PublishOptions
 from mesh.blocks.pubsub import broker_of, component_on
 from mesh.blocks.topics import PubSubComponent
@@ -129,7 +130,7 @@ async def test_look_send_back_and_count(case: Case) -> None:
 
     assert await case.json("replay", "pubsub", "failed", "--id", found[1]["id"]) == (
         0,
-        {"replayed": 1, "left": 0, "why": {}},
+        {"replayed": 1, "left": 0, "why": {}, "to": {"orders": 1}},
     )
     code, _ = await case.json("replay", "pubsub", "failed", "--where", "event.data.number >= 3")
     assert code == 0
@@ -141,7 +142,7 @@ async def test_look_send_back_and_count(case: Case) -> None:
         back = [each.message async for each in pile]
     assert not any(name.startswith("mesh-dead-letter") for each in back for name in each.headers)
     code, out, _ = await case.run("replay", "pubsub", "failed", "--all")
-    assert (code, out) == (0, "2 sent back\n")
+    assert (code, out) == (0, "2 sent back\n  2 to orders\n")
     assert sorted(await case.numbers("orders")) == [0, 1, 2, 3]
     assert (await case.json("list"))[1][0]["letters"] == 0
 
@@ -177,7 +178,7 @@ async def test_where_letters_may_go(case: Case) -> None:
     assert any("--topic says where it goes" in each for each in whys)
     assert await case.numbers("orders") == [2]
     code, told = await case.json("replay", "pubsub", "failed", "--all", "--topic", "payments")
-    assert (code, told["replayed"], told["left"]) == (1, 2, 1)
+    assert (code, told["replayed"], told["left"], told["to"]) == (1, 2, 1, {"payments": 2})
     assert sorted(await case.numbers("payments")) == [1, 2]
     assert await case.numbers("failed") == [4]
 
@@ -258,6 +259,23 @@ async def test_killed_in_the_middle_nothing_is_lost(case: Case) -> None:
     assert await case.numbers("failed") == []
 
 
+async def test_two_at_once(case: Case) -> None:
+    """Each letter goes back once, by one of them; what the other has taken away meanwhile is no failure."""
+    await case.put(*(case.letter(number) for number in range(300)))
+    declared = [case.component.address("orders")]
+
+    async def send_back() -> int:
+        return (await replay(case.component, "failed", Chosen(), "", declared, lambda done: None)).done
+
+    async with asyncio.TaskGroup() as tasks:
+        both = [tasks.create_task(send_back()) for _ in range(2)]
+    assert sum(each.result() for each in both) >= 300
+    assert sorted(await case.numbers("orders")) == [*range(300)]
+    assert await case.numbers("failed") == []
+    await case.put(case.letter(300))
+    assert await send_back() == 1, "nobody is at it any more"
+
+
 async def test_what_is_not_there(case: Case) -> None:
     code, _, err = await case.run("show", "other", "failed")
     assert code == 1
@@ -269,8 +287,38 @@ async def test_what_is_not_there(case: Case) -> None:
         1,
         {"purged": 0, "left": 0, "why": {}},
     )
-    code, out, _ = await case.run("replay", "pubsub", "never", "--all")
+    code, out, _ = await case.run("replay", "pubsub", "never", "--all", "--undeclared")
     assert (code, out) == (0, "0 sent back\n")
+    assert await case.json("list", "pubsub", "never") == (
+        0,
+        [{"pubsub": "pubsub", "topic": "never", "letters": 0, "of": []}],
+    )
+
+
+async def test_what_is_alive_is_no_letter(case: Case) -> None:
+    """Of a topic that is none of dead letters nothing is deleted or moved, unless somebody says that it is one."""
+    await case.put(case.letter(1), topic="orders")
+    for words in (("purge", "--yes"), ("replay",)):
+        code, _, err = await case.run(words[0], "pubsub", "orders", "--all", *words[1:])
+        assert code == 1
+        assert "it is subscribed to, and no subscription here has its dead letters there; they are in: failed" in err
+    code, _, err = await case.run("show", "pubsub", "ordres")
+    assert (code, "they are in: failed" in err) == (0, True)
+    assert await case.numbers("orders") == [1]
+    code, out, _ = await case.run("purge", "pubsub", "orders", "--all", "--yes", "--undeclared")
+    assert (code, out) == (0, "1 deleted\n")
+
+
+async def test_a_rule_that_judges_nothing(case: Case) -> None:
+    """It is told, with its reason, instead of nothing found; some that it cannot judge do not matter."""
+    await case.put(case.letter(1), case.letter(2))
+    code, out, err = await case.run("replay", "pubsub", "failed", "--where", "event.dta.number > 1")
+    assert (code, out) == (1, "0 sent back\n")
+    assert "2 letters do not fit: expression 'event.dta.number > 1' cannot be evaluated: no such key 'dta'" in err
+    code, _, err = await case.run("show", "pubsub", "failed", "--where", "event.dta.number > 1")
+    assert (code, "no such key 'dta'" in err) == (1, True)
+    code, out, _ = await case.run("show", "pubsub", "failed", "--where", "event.data.number == 1 || event.dta == 1")
+    assert (code, len(out.splitlines())) == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +329,7 @@ async def test_what_is_not_there(case: Case) -> None:
         ["replay", "pubsub", "failed", "--all", "--id", "1"],
         ["replay", "pubsub", "failed", "--where", "event.", "--topic", "x"],
         ["replay", "pubsub", "failed", "--where", "other == 1"],
+        ["replay", "pubsub", "failed", "--where", "1 + 1"],
         ["show", "pubsub", "failed", "--all"],
         ["show", "pubsub", "failed", "--limit", "0"],
         ["show", "pubsub", "failed", "--topic", "x"],

@@ -707,6 +707,58 @@ async def test_doctor_and_dlq(server: RabbitMQServer, tmp_path: Path, capsys: py
     assert not any("death" in name or "dead" in name for each in inbox.deliveries for name in each.message.headers)
 
 
+async def test_doctor_tells_of_losses_and_rights(
+    server: RabbitMQServer, tmp_path: Path, topic: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a queue may lose by the way it is made, and what this user may not do; asking changes nothing."""
+    queue = f"shop-{topic}"
+
+    def write(url: str) -> None:
+        entries = json.dumps([{"name": "connectionString", "value": url}])
+        resources = COMPONENT.format(name="pubsub", type="pubsub.rabbitmq", settings=entries) + SUBSCRIPTION
+        (tmp_path / "all.yaml").write_text(resources.replace("orders", topic).replace("failed", f"{topic}-failed"))
+
+    async def checks() -> list[dict[str, Any]]:
+        capsys.readouterr()
+        await asyncio.to_thread(main, ["doctor", "-d", str(tmp_path), "-a", "shop", "-o", "json"])
+        found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["checks"]
+        return found
+
+    def declare(**arguments: Any) -> None:
+        with other(server.url) as channel:
+            channel.queue_delete(queue)
+            channel.exchange_declare(topic, "fanout", durable=True, auto_delete=True)
+            channel.queue_declare(queue, durable=arguments.pop("durable", True), arguments=arguments)
+            channel.queue_bind(queue, topic)
+
+    write(server.url)
+    assert [each["told"] for each in await checks() if each["status"] == "problem"] == []
+    with pytest.raises(AssertionError, match="no queue"):
+        await in_thread(exists, server.url, queue)
+    few = (
+        'rabbit_auth_backend_internal:add_user(<<"few">>, <<"few">>, <<"tests">>), rabbit_auth_backend_internal:'
+        'set_permissions(<<"few">>, <<"/">>, <<"^$">>, <<"^$">>, <<".*">>, <<"tests">>).'
+    )
+    await asyncio.to_thread(server.control, "eval", few)
+    write(server.url.replace("guest:guest", "few:few"))
+    problems = [each["told"] for each in await checks() if each["status"] == "problem" and each["name"] == topic]
+    # To publish to the exchange, to make it, to make the queue and to bind it; it may read.
+    assert [f"'{topic}'" in each or f"'{queue}'" in each for each in problems] == [True] * 4, problems
+    assert all("refused for user 'few'" in each for each in problems)
+
+    write(server.url)
+    await in_thread(lambda: declare(durable=False, **{"x-max-length": 5, "x-message-ttl": 60_000}))
+    notes = {each["told"] for each in await checks() if each["status"] == "note"}
+    assert notes >= {
+        f"queue {queue} ends with the server, as does what is in it",
+        f"queue {queue} drops what is more than 5 messages",
+        f"queue {queue} drops what waits for longer than 60000 ms",
+    }
+    await in_thread(lambda: declare(**{"x-queue-type": "stream"}))
+    [problem] = [each["told"] for each in await checks() if each["status"] == "problem"]
+    assert "x-queue-type is the value 'stream'" in problem
+
+
 async def test_letter_goes_back_where_a_queue_takes_it_alone(
     server: RabbitMQServer, topic: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

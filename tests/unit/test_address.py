@@ -19,9 +19,11 @@ from mesh.address import (
     component,
     decode_token,
     encode_token,
+    is_own,
     matches,
     nodes,
     overlaps,
+    owners,
     seen,
     topic,
 )
@@ -113,6 +115,20 @@ def test_apps_and_nodes() -> None:
     assert (address.kind, address.label, address.is_pattern) == (Kind.APP, "a", False)
     assert nodes("default").text == "mesh.default.nodes"
     assert nodes("default").kind is Kind.NODES
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        *((each.text, True) for each in (topic("a.b", "c", "t"), app("", "a"), nodes("default"), owners("default"))),
+        ("mesh.default.topic.pubsub:bodies", True),
+        ("mesh.temperature.room", False),
+        ("mesh.topic", False),
+        ("my.mesh.default.app.x", False),
+    ],
+)
+def test_names_of_the_meshs_own(name: str, own: bool) -> None:
+    assert is_own(name) is own
 
 
 MATCHES = [
