@@ -756,7 +756,7 @@ async def test_doctor_tells_of_losses_and_rights(
     }
     await in_thread(lambda: declare(**{"x-queue-type": "stream"}))
     [problem] = [each["told"] for each in await checks() if each["status"] == "problem"]
-    assert "x-queue-type is the value 'stream'" in problem
+    assert "x-queue-type is 'stream' there, 'classic' here" in problem
 
 
 async def test_letter_goes_back_where_a_queue_takes_it_alone(
