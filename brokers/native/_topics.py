@@ -6,7 +6,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
 from brokers.shared.handling import run_handler
@@ -84,6 +84,7 @@ class NativeTopics(Frameless, ComponentAdapter):
     def __init__(self, settings: Any) -> None:
         """Prepare; entering connects."""
         super().__init__(settings)
+        self.features = replace(self.features, both_layouts=bool(self.layouts))
         self.inbox = ""
 
     async def declare(self, topology: Topology) -> None:
