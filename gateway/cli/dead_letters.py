@@ -208,7 +208,7 @@ async def replay(
                 continue
             try:
                 where = component.address(target)
-            except (ConfigError, MeshError) as error:
+            except MeshError as error:
                 outcome.leave(f"it says that it is from an impossible topic: {error}")
                 continue
             if target != given and not any(_is_of(each, where) for each in declared):

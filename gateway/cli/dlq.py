@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.opening import Looked, add_options
 from gateway.cli.parsing import Parser, UsageError
-from gateway.cli.terminal import complain, note, show, show_document, show_members, show_records
+from gateway.cli.terminal import Progress, complain, note, show, show_document, show_members, show_records
 from mesh.errors import ConfigError, ExpressionError, MeshError
 
 if TYPE_CHECKING:
@@ -189,8 +190,9 @@ async def _replay(looked: Looked, component: PubSubComponent, chosen: Chosen, fo
         for each in looked.subscriptions
         if each.pubsub == component.name and each.dead_letter_topic == found.topic
     ]
-    with _Progress("sent back") as tell:
-        outcome = await replay(component, found.topic, chosen, found.given or "", declared, tell)
+    with Progress() as tell:
+        done = partial(_count, tell, "sent back")
+        outcome = await replay(component, found.topic, chosen, found.given or "", declared, done)
     return _told(outcome, found, "replayed", "sent back")
 
 
@@ -205,9 +207,13 @@ async def _purge(looked: Looked, component: PubSubComponent, chosen: Chosen, fou
         if not most or (await asyncio.to_thread(input, question)).strip().lower() not in ("y", "yes"):
             note("nothing is deleted")
             return int(bool(most))
-    with _Progress("deleted") as tell:
-        outcome = await purge(component, found.topic, chosen, tell)
+    with Progress() as tell:
+        outcome = await purge(component, found.topic, chosen, partial(_count, tell, "deleted"))
     return _told(outcome, found, "purged", "deleted")
+
+
+def _count(tell: Progress, said: str, done: int) -> None:
+    tell(f"{done} {said}")
 
 
 def _told(outcome: Outcome, found: argparse.Namespace, name: str, said: str) -> int:
@@ -220,22 +226,3 @@ def _told(outcome: Outcome, found: argparse.Namespace, name: str, said: str) -> 
         for why, count in outcome.left.items():
             note(f"{count} left: {why}")
     return int(bool(left) or not complete)
-
-
-class _Progress:
-    """Tells on a terminal how far it is."""
-
-    def __init__(self, said: str) -> None:
-        self._said, self._told = said, sys.stderr.isatty()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._told:
-            sys.stderr.write("\r\x1b[K")
-
-    def __call__(self, done: int) -> None:
-        if self._told:
-            sys.stderr.write(f"\r\x1b[K{done} {self._said}")
-            sys.stderr.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,6 @@ async def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(BACKENDS[request.param](tmp_path_factory.mktemp(request.param)))
         yield f"MESH_BACKBONE={server.url}"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[MeshHome]:
-    made = MeshHome(tmp_path / "home")
-    yield made
-    made.until_nothing_runs()
 
 
 @needs_node
