@@ -132,7 +132,7 @@ class Asked:
             if parse_bool(told.get(name.lower()) or "false", words=True):
                 arguments["x-single-active-consumer"] = True
         except ValueError as error:
-            raise ConfigError(f"subscription to {topic}: the metadata {name} {error}") from None
+            raise ConfigError(f"subscription to {topic}: the metadata {name}: {error}") from None
         queue = told.get("queuename") or f"{options.group}-{topic}"
         return cls(queue, tuple(told.get("routingkey", "").split(",")), arguments)
 

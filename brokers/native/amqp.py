@@ -250,7 +250,7 @@ def _mark(made: proton.Message, message: Message) -> None:
             try:
                 setattr(made, mark, parse_whole(text, least=0, most=most))
             except ValueError as error:
-                raise PublishRejectedError(f"the metadata {name} {error}") from None
+                raise PublishRejectedError(f"the metadata {name} is {error}") from None
 
 
 def _decoded(body: bytes) -> proton.Message | None:

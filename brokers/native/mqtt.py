@@ -229,7 +229,7 @@ class MQTTTopics(NativeTopics):
                 try:
                     retain = parse_bool(value, words=True)
                 except ValueError as error:
-                    raise PublishRejectedError(f"the metadata 'retain' {error}") from None
+                    raise PublishRejectedError(f"the metadata 'retain' is {error}") from None
         await self._main.link.publish(topic, message.body, int(self._settings.qos), retain=retain)
 
     @asynccontextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from mesh.address import matches
-from mesh.blocks.wire import DEAD_LETTER_HEADERS
+from mesh.broker import LETTER_ATTEMPTS, LETTER_REASON, LETTER_TOPIC, OF_LETTERS
 from mesh.errors import (
     BrokerError,
     BrokerUnavailableError,
@@ -33,14 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Chosen", "Outcome", "described", "letters_of", "purge", "replay", "sent_back"]
 
-REASON, ATTEMPTS, TOPIC = DEAD_LETTER_HEADERS
 KAFKA_TOPIC = "__topic"
 PUBLISH_WITHIN = 30.0
 MAX_SHOWN = 4096
 TOGETHER, TOGETHER_BYTES = 32, 1024 * 1024
 # What a delivery told besides: other names are other programs' own.
 _OF_DELIVERIES = frozenset({KAFKA_TOPIC, "__partition", "__offset", "__timestamp", "pubsubName"})
-_OF_LETTERS = ("mesh-dead-letter-", "mesh-passed-")  # The latter: that a node has moved it (``mesh/trust/kept.py``).
+_NOT_KEPT = (OF_LETTERS, "mesh-passed-")  # The latter: that a node has moved it (``mesh/trust/kept.py``).
 
 
 def letters_of(component: PubSubComponent) -> Letters:
@@ -101,7 +100,7 @@ def _fits(where: Match, component: PubSubComponent, letter: Letter, topic: str) 
 
 def origin(component: PubSubComponent, message: Message) -> str:
     """Give the topic that a letter says it is from, as applications name it; empty if it does not say."""
-    said = message.headers.get(TOPIC)
+    said = message.headers.get(LETTER_TOPIC)
     if said is not None:
         return decode_header_value(said)
     said = message.headers.get(KAFKA_TOPIC) or message.metadata.get(KAFKA_TOPIC, "")
@@ -119,13 +118,13 @@ def described(component: PubSubComponent, letter: Letter, topic: str) -> dict[st
         for name in ("data", "data_base64"):
             if name in event and len(text := str(event[name])) > MAX_SHOWN:
                 event[name], truncated = text[:MAX_SHOWN], True
-    attempts = headers.get(ATTEMPTS, "")
+    attempts = headers.get(LETTER_ATTEMPTS, "")
     return {
         "id": letter.id,
         "stored": letter.stored,
         "topic": origin(component, letter.message) or None,
         "attempts": int(attempts) if attempts.isdecimal() and len(attempts) < 10 else None,
-        "reason": decode_header_value(headers[REASON]) if REASON in headers else None,
+        "reason": decode_header_value(headers[LETTER_REASON]) if LETTER_REASON in headers else None,
         "size": len(letter.message.body),
         "event": event,
         "truncated": truncated,
@@ -140,7 +139,7 @@ def sent_back(message: Message, topic: str, letter: Letter, prefix: str) -> Mess
     """
 
     def kept(name: str) -> bool:
-        return name not in _OF_DELIVERIES and not name.startswith(_OF_LETTERS)
+        return name not in _OF_DELIVERIES and not name.startswith(_NOT_KEPT)
 
     headers = {name: value for name, value in message.headers.items() if kept(name)}
     metadata = {name: value for name, value in message.metadata.items() if kept(name)}
