@@ -20,7 +20,7 @@ from brokers.kafka._config import KafkaConfig
 from brokers.native._kafka_settings import NativeKafkaSettings
 from brokers.shared.limits import AT_ONCE, check_size
 from brokers.shared.outage import Outage
-from mesh.broker import LETTER_TOPIC, Message
+from mesh.broker import Message
 from mesh.errors import (
     BadArgumentError,
     BrokerError,
@@ -35,12 +35,13 @@ __all__ = ["Producer", "asked", "client_options", "find_topic", "partition_of"]
 TOPIC_SECONDS = 3.0  # In which brokers that make topics have made one.
 STOP_SECONDS = 2.0
 BATCH_BYTES = 128 * 1024  # What waits while a request is under way goes with the next one.
+LETTER = "mesh-dead-letter-topic"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")
 
 
 def asked(message: Message, name: str) -> str | None:
     """Give what a publisher asks; of a dead letter nobody does, as its metadata is what was told of the event."""
-    return None if LETTER_TOPIC in message.headers else message.metadata.get(name)
+    return None if LETTER in message.headers else message.metadata.get(name)
 
 
 def client_options(config: KafkaConfig) -> dict[str, Any]:

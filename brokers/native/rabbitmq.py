@@ -43,12 +43,14 @@ from brokers.shared.backoff import waits
 from brokers.shared.limits import check_size
 from brokers.shared.outage import Outage
 from mesh.address import Address
-from mesh.broker import LETTER_TOPIC, Backlog, Features, Message, SubscribeOptions
+from mesh.broker import Backlog, Features, Message, SubscribeOptions
 from mesh.errors import BrokerUnavailableError, PublishRejectedError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 
 __all__ = ["RabbitMQTopics"]
+
+LETTER = "mesh-dead-letter-topic"
 
 logger = logging.getLogger("brokers.rabbitmq")
 
@@ -206,7 +208,7 @@ class RabbitMQTopics(Inspection, NativeTopics):
             routing_key=made.key,
             properties=made.properties,
             # The original of a dead letter is settled once this is confirmed: then a queue must have it.
-            mandatory=self._onlooker or LETTER_TOPIC in (made.properties.headers or {}),
+            mandatory=self._onlooker or LETTER in (made.properties.headers or {}),
         )
         try:
             if isinstance(await client.send(publishing), DeliveredMessage):  # It was returned.
