@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.app import ECHO_BODY
 from bench.load import BenchError, Client, get, percentile, post
-from bench.measure import Plan, Row, Sample, Variant, alternate, note
+from bench.measure import Measured, Plan, Row, Sample, Variant, alternate, note
 from bench.native import ADAPTER, CLIENTS, client_of
 from bench.processes import Gateway, Peer, Process, Stage
 from bench.works import DRAIN_SECONDS, EVENT, RATE, paced
@@ -31,21 +31,6 @@ LARGE = {"1 MiB": (1024 * 1024, 8), "16 MiB": (16 * 1024 * 1024, 4)}  # And how 
 LARGE_PATH = "/events/large"
 NATIVE_LAYOUT = "native layout"
 EVENT_WORKS = ("HTTP publish", "HTTP deliver", "HTTP publish to deliver at 500/s")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was found out about one backbone.
-
-    Attributes:
-        name: Of the broker.
-        rows: Every work.
-        load: The machine's load average before and after.
-    """
-
-    name: str
-    rows: list[Row]
-    load: tuple[float, float]
 
 
 async def measure(name: str, stage: Stage, plan: Plan) -> Measured:

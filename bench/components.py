@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from bench.load import BenchError, Client, get, post
-from bench.measure import Plan, Row, Variant, alternate, note, peer_load
+from bench.measure import Measured, Plan, Row, Variant, alternate, note, peer_load
 from bench.processes import Gateway, Peer, Process, Stage
 from bench.works import EVENT, KEYS, paced
 
@@ -114,21 +114,6 @@ class Part:
     keys: int = KEYS
     seeds: Sequence[Call] = ()
     asked: Sequence[tuple[str, Mapping[str, str]]] = ()
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was found out about one component.
-
-    Attributes:
-        name: Of the part.
-        rows: Every work.
-        load: The machine's load average before and after.
-    """
-
-    name: str
-    rows: list[Row]
-    load: tuple[float, float]
 
 
 @asynccontextmanager

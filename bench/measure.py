@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from bench.load import BenchError, Load, percentile
 from bench.processes import Peer, Process
 
-__all__ = ["Plan", "Row", "Sample", "Variant", "alternate", "note", "peer_load", "ratio"]
+__all__ = ["Measured", "Plan", "Row", "Sample", "Variant", "alternate", "note", "peer_load", "ratio"]
 
 
 def note(text: str) -> None:
@@ -198,3 +198,18 @@ def peer_load(peer: Peer, **more: object) -> Callable[[float], Awaitable[Load]]:
         return load
 
     return run
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found out about one backbone or component.
+
+    Attributes:
+        name: Of the broker, or of the part.
+        rows: Every work.
+        load: The machine's load average before and after.
+    """
+
+    name: str
+    rows: list[Row]
+    load: tuple[float, float]

@@ -142,13 +142,14 @@ class Stage:
         if name == "nats":
             yield self.nats_url
             return
-        from tests.support.backends import BACKENDS, MissingServerError  # With the clients of all brokers.
+        from tests.support.backends import BACKENDS  # With the clients of all brokers.
+        from tests.support.server import NotInstalledError
 
         try:
             # The same server, set up for topics of either layout.
             async with BACKENDS.get(f"{name}-native", BACKENDS[name])(self._directory) as backend:
                 yield backend.url
-        except MissingServerError as error:
+        except NotInstalledError as error:
             raise BenchError(str(error)) from None
 
     @property

@@ -21,7 +21,11 @@ from mesh.errors import BrokerError
 from mesh.features import Features
 
 __all__ = [
+    "LETTER_ATTEMPTS",
+    "LETTER_REASON",
+    "LETTER_TOPIC",
     "NOTHING",
+    "OF_LETTERS",
     "ROUTING",
     "ROUTING_HEADER",
     "Backlog",
@@ -47,9 +51,12 @@ __all__ = [
 
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
+# How the headers begin by which a dead letter says how it became one, and three of them.
+OF_LETTERS = "mesh-dead-letter-"
+LETTER_REASON, LETTER_ATTEMPTS, LETTER_TOPIC = (f"{OF_LETTERS}{name}" for name in ("reason", "attempts", "topic"))
 # Metadata of a delivery that no application is told: how it was routed, where a topic's name does not say it all. And
 # the header in which its dead letter keeps it, so that it can be sent back.
-ROUTING, ROUTING_HEADER = "mesh-routing-key", "mesh-dead-letter-routing-key"
+ROUTING, ROUTING_HEADER = "mesh-routing-key", f"{OF_LETTERS}routing-key"
 
 
 class Message(msgspec.Struct, frozen=True):

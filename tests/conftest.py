@@ -22,6 +22,7 @@ import pytest
 
 import mesh
 from tests.support.processes import nothing_forgotten
+from tests.support.server import NotInstalledError, missing
 
 # What takes long begins first, so that in the end nobody waits for one process. The rest is in any order.
 LONG_FIRST = (
@@ -149,6 +150,28 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Measure only what is said above."""
     with nullcontext() if MEASURED.match(item.nodeid) else unmeasured(item.config):
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    """Skip a test whose fixture starts a server that is not installed."""
+    with _skipping():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Skip a test that starts one itself."""
+    with _skipping():
+        return (yield)
+
+
+@contextmanager
+def _skipping() -> Iterator[None]:
+    try:
+        yield
+    except NotInstalledError as error:
+        missing(f"{error}; make provision")
 
 
 def rank(nodeid: str) -> int:

@@ -10,7 +10,8 @@ from brokers.native._amqp_config import Config
 from brokers.native._topics import NativeSettings
 from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.settings import Reading
-from mesh.resources.settings import BOOLEAN, VERBATIM, Setting, choice, ignored, lasting, setting
+from brokers.shared.tls import ca_setting, certificate_setting, key_setting
+from mesh.resources.settings import BOOLEAN, VERBATIM, Setting, ignored, lasting, setting
 
 __all__ = ["AMQPSettings", "Reader"]
 
@@ -26,22 +27,15 @@ class AMQPSettings(NativeSettings):
         *("backOffPolicy", "backOffDuration", "backOffInitialInterval", "backOffMaxInterval"),
     )
 
-    layout: str = setting(
-        "layout", "`native`: topics as every other program on the broker has them.", choice("native"), default="native"
-    )
     url: str = setting(
         "url", "Where the server is: `amqp://`, or `amqps://` with TLS.", required=True, default="", secret=True
     )
     username: str | None = setting("username", "Who logs in.", VERBATIM, example="shop", suggested=True)
     password: str | None = setting("password", "Its password.", VERBATIM, secret=True, suggested=True)
     anonymous: bool = setting("anonymous", "Whether nobody logs in.", BOOLEAN, default=False)
-    ca: str | None = setting(
-        "caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.", example="ca.pem"
-    )
-    certificate: str | None = setting(
-        "clientCert", "The client's certificate, a PEM text or a path.", example="client.pem"
-    )
-    key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
+    ca: str | None = ca_setting()
+    certificate: str | None = certificate_setting()
+    key: str | None = key_setting()
     topics: str = setting("topicAddressPrefix", "What stands before a topic's name.", default="topic://")
     queues: str = setting(
         "queueAddressPrefix", "What stands before the name of a queue, as of `queue:orders`.", default="queue://"

@@ -15,7 +15,7 @@ from brokers.native._topics import NativeSettings
 from brokers.nats._client import JSON
 from brokers.nats._config import ConnectionSettings
 from brokers.nats._consumer import consumer_name
-from brokers.shared.settings import Reading
+from brokers.shared.settings import Reading, layout_setting
 from mesh.address import Address, encode_token
 from mesh.broker import SubscribeOptions
 from mesh.errors import BadArgumentError, TopologyMismatchError
@@ -54,6 +54,7 @@ def _deliveries(text: str) -> int:
 class JetStreamSettings(NativeSettings, ConnectionSettings):
     """Settings of ``pubsub.jetstream``."""
 
+    layout: str = layout_setting()
     stream: str = setting(
         "streamName", "The stream to read; if not set, the one that has the topic.", default="", example="ORDERS"
     )

@@ -265,7 +265,7 @@ def _partition(client: AIOKafkaProducer, topic: str, text: str) -> int:
     try:
         number = parse_whole(text)
     except ValueError as error:
-        raise BadArgumentError(f"partitionNumber {error}") from None
+        raise BadArgumentError(f"partitionNumber is {error}") from None
     if number not in (client.client.cluster.partitions_for_topic(topic) or ()):
         raise BadArgumentError(f"partitionNumber: {topic} has no partition {number}")
     return number

@@ -11,6 +11,7 @@ from typing import ClassVar
 from brokers.kafka._config import AUTH_TYPES, ConnectionSettings, KafkaConfig, KafkaReading
 from brokers.native._topics import NativeSettings
 from brokers.shared.backoff import CONNECT_WAIT
+from brokers.shared.settings import layout_setting
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, URL, VERBATIM, Kind, Setting, choice, lasting, refused, setting
 
@@ -50,6 +51,7 @@ class NativeKafkaSettings(ConnectionSettings, NativeSettings):
         *refused(NO_JWT, "oidcClientAssertionCert", "oidcClientAssertionKey", "oidcResource", "oidcAudience"),
     )
 
+    layout: str = layout_setting()
     auth: str = setting(
         "authType",
         "How to log in: `none`; `password`, by SASL and over TLS unless `disableTls`; `mtls` or `certificate`; `oidc`, "

@@ -27,7 +27,7 @@ from brokers.rabbitmq._message import MAX_SHORT
 from brokers.rabbitmq._refusals import RefusedError
 from brokers.rabbitmq._session import Reconnecting
 from mesh.address import Address
-from mesh.broker import ROUTING_HEADER, Message, SubscribeOptions
+from mesh.broker import LETTER_REASON, ROUTING_HEADER, Message, SubscribeOptions
 from mesh.errors import BrokerError, FeatureNotSupportedError, TopologyMismatchError
 from mesh.event import decode_header_value
 from mesh.inspection import Letter, Pile, Standing
@@ -39,7 +39,6 @@ logger = logging.getLogger("brokers.rabbitmq")
 
 OF_SERVER = "dlq-"
 NEAR_LIMIT = 10  # RabbitMQ 4 drops what was given back 20 times; a policy may say less.
-REASON = "mesh-dead-letter-reason"
 _OF_DEATH = ("x-first-death-", "x-last-death-", "x-death", "x-delivery-count")
 
 
@@ -254,7 +253,7 @@ def _message(found: DeliveredMessage, *, tell: bool) -> Message:
         metadata["routingKey"] = routed
     if origin := message.headers.get("x-first-death-exchange"):
         metadata["__topic"] = origin
-        headers.setdefault(REASON, message.headers.get("x-first-death-reason", ""))
+        headers.setdefault(LETTER_REASON, message.headers.get("x-first-death-reason", ""))
         if found.routing_key:
             metadata["routingKey"] = found.routing_key
     return replace(message, headers=headers, metadata=metadata)

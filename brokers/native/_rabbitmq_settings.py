@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 
 from brokers.native._topics import NativeSettings
 from brokers.rabbitmq._config import ConnectionSettings
+from brokers.shared.settings import layout_setting
 from mesh.broker import SubscribeOptions
 from mesh.errors import ConfigError
 from mesh.resources.settings import BOOLEAN, COUNT, LIMIT_SECONDS, Kind, Setting, choice, ignored, setting, whole
@@ -42,6 +43,7 @@ class RabbitMQNativeSettings(NativeSettings, ConnectionSettings):
         *ignored("every publish is confirmed", "publisherConfirm", anyway=("true",)),
     )
 
+    layout: str = layout_setting()
     kind: str = setting(
         "exchangeKind",
         "What kind an exchange is of.",
@@ -61,13 +63,6 @@ class RabbitMQNativeSettings(NativeSettings, ConnectionSettings):
         "Most events that an instance is handed at once; 0: as many as its subscription has in flight.",
         whole(0, 65535),
         default=0,
-    )
-    concurrency: str = setting(
-        "concurrency",
-        "Whether an instance works on one event at a time.",
-        choice("parallel", "single"),
-        default="parallel",
-        aliases=("concurrencyMode",),
     )
     ttl: float | None = setting(
         "ttlInSeconds", "How long an event is kept, if its publisher says nothing.", LIMIT_SECONDS, example="168h"
@@ -137,7 +132,7 @@ class Asked:
             if parse_bool(told.get(name.lower()) or "false", words=True):
                 arguments["x-single-active-consumer"] = True
         except ValueError as error:
-            raise ConfigError(f"subscription to {topic}: the metadata {name} {error}") from None
+            raise ConfigError(f"subscription to {topic}: the metadata {name}: {error}") from None
         queue = told.get("queuename") or f"{options.group}-{topic}"
         return cls(queue, tuple(told.get("routingkey", "").split(",")), arguments)
 

@@ -32,7 +32,7 @@ from brokers.redis import RedisReader, RedisServerSettings, Sentinels
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, unavailable
 from brokers.shared.outage import Outage
-from brokers.shared.settings import shown_hosts
+from brokers.shared.settings import layout_setting, shown_hosts
 from mesh.resources.component import Component
 from mesh.resources.settings import Setting, ignored, lasting, setting, whole
 from mesh.tasks import heeding_cancellation, task_group
@@ -69,6 +69,7 @@ class NativeRedisSettings(NativeSettings, RedisServerSettings):
         *ignored("it is readTimeout", "writeTimeout"),
     )
 
+    layout: str = layout_setting()
     concurrency: int | None = setting(
         "concurrency",
         "Most events of a subscription at work at once at one instance; else what that says.",

@@ -40,9 +40,6 @@ class SNSSQSSettings(NativeSettings, AWSSettings):
         ),
     )
 
-    layout: str = setting(
-        "layout", "Topics are as every other program there has them.", choice("native"), default="native"
-    )
     access_key: str | None = setting(
         "accessKey",
         "Id of an access key; without it the credentials are found as the AWS tools do.",

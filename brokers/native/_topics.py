@@ -6,12 +6,11 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
 from brokers.shared.handling import run_handler
 from brokers.shared.limits import publish_each
-from brokers.shared.settings import layout_setting
 from mesh.adapter import ComponentAdapter
 from mesh.address import Address
 from mesh.broker import Delivery, Handler, Message, SubscribeOptions, Topology
@@ -29,9 +28,11 @@ MAX_DELAYED = 1000
 
 @dataclass(frozen=True)  # Without slots, so that a model may also have another parent, with its own.
 class NativeSettings:
-    """What every component of this layout is told."""
+    """What every component of this layout is told; one whose type has others as well declares ``layout`` anew."""
 
-    layout: str = layout_setting()
+    layout: str = setting(
+        "layout", "`native`: topics as every other program on the broker has them.", choice("native"), default="native"
+    )
     cloudevents: str = setting(
         "cloudevents",
         "How events are written if their publisher says nothing of it: `structured`, as one JSON object; `binary`, "
@@ -84,6 +85,7 @@ class NativeTopics(Frameless, ComponentAdapter):
     def __init__(self, settings: Any) -> None:
         """Prepare; entering connects."""
         super().__init__(settings)
+        self.features = replace(self.features, both_layouts=bool(self.layouts))
         self.inbox = ""
 
     async def declare(self, topology: Topology) -> None:

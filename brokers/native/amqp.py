@@ -24,7 +24,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar, Self
 
@@ -40,7 +40,7 @@ from brokers.native._topics import Delays, NativeTopics, Source, Taken
 from brokers.shared.limits import check_size
 from mesh.address import Address
 from mesh.broker import Delivery, Features, Message, SubscribeOptions
-from mesh.errors import BrokerUnavailableError, FeatureNotSupportedError, PublishRejectedError, TopologyMismatchError
+from mesh.errors import BrokerUnavailableError, PublishRejectedError, TopologyMismatchError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 from mesh.values import parse_whole
@@ -97,10 +97,6 @@ class AMQPTopics(NativeTopics):
         """Have the server answer."""
         await self._client.check()
 
-    def on_restored(self, callback: Callable[[], None]) -> None:
-        """Call back whenever the connection is back."""
-        self._client.outage.on_back(callback)
-
     async def publish(self, address: Address, message: Message) -> None:
         """Send a message; that the server accepted it confirms it."""
         beside = {**message.metadata, **message.headers}
@@ -119,15 +115,6 @@ class AMQPTopics(NativeTopics):
         if state != Outcome.ACCEPTED:
             why = "" if condition is None else f": {condition.name} {condition.description or ''}"
             raise PublishRejectedError(f"{shown} did not accept it{why}")
-
-    def _check(self, address: Address, options: SubscribeOptions) -> None:
-        for asked, what in (
-            (options.ordered, "ordered subscriptions"),
-            (options.ephemeral, "subscriptions that end with their instance"),
-            (address.is_pattern, f"the pattern {address.label!r}"),
-        ):
-            if asked:
-                raise FeatureNotSupportedError(self.features.name, what)
 
     @asynccontextmanager
     async def _joined(self, address: Address, options: SubscribeOptions) -> AsyncIterator[Source]:
@@ -263,7 +250,7 @@ def _mark(made: proton.Message, message: Message) -> None:
             try:
                 setattr(made, mark, parse_whole(text, least=0, most=most))
             except ValueError as error:
-                raise PublishRejectedError(f"the metadata {name} {error}") from None
+                raise PublishRejectedError(f"the metadata {name} is {error}") from None
 
 
 def _decoded(body: bytes) -> proton.Message | None:

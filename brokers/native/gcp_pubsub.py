@@ -12,7 +12,7 @@ import asyncio
 import base64
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -47,7 +47,6 @@ _NAME = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 FEATURES = Features(
     name="Google Cloud Pub/Sub",
     layout="native",
-    both_layouts=False,
     max_message_bytes=10_000_000,
     durable=True,
     shared=True,
@@ -150,7 +149,7 @@ class GCPPubSubTopics(NativeTopics, GCPAdapter):
         """Prepare; entering connects."""
         super().__init__(settings)
         if settings.ordering:
-            self.features = replace(FEATURES, ordering=True)
+            self.features = replace(self.features, ordering=True)
         self._service = PubSubService(settings, settings.endpoint, BrokerError, BrokerUnavailableError)
         self._outage = Outage(logger, "Google Cloud Pub/Sub", settings.endpoint)
         self._left = False
@@ -181,10 +180,6 @@ class GCPPubSubTopics(NativeTopics, GCPAdapter):
         answer = await self._service.get("topics", "mesh-check")
         if answer.status not in (200, 403, 404):
             raise NotAdmittedError(f"Pub/Sub answered {answer.reason()}")
-
-    def on_restored(self, callback: Callable[[], None]) -> None:
-        """Call back when the service is back."""
-        self._outage.on_back(callback)
 
     # Topics and subscriptions: what is there is used as it is, what lacks is made
 

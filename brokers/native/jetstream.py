@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import ClassVar, Self, cast
@@ -138,10 +138,6 @@ class JetStreamTopics(Inspection, NativeTopics):
     async def check(self) -> None:
         """Ask the server for a sign of life."""
         await self._connection.flush()
-
-    def on_restored(self, callback: Callable[[], None]) -> None:
-        """Call back whenever the client has reconnected, and subscribed again."""
-        self._connection.outage.on_back(callback)
 
     async def declare(self, topology: Topology) -> None:
         """Note what a stream is to be like that has to be made."""

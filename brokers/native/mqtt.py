@@ -34,7 +34,7 @@ from brokers.native._topics import Delays, NativeSettings, NativeTopics
 from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.limits import check_size
 from brokers.shared.mqtt import UNCLEAN, MQTTServer, MQTTServerSettings, server_of
-from brokers.shared.settings import CONNECT_SHARE, node_name
+from brokers.shared.settings import CONNECT_SHARE, layout_setting, node_name
 from brokers.shared.tls import TLSFiles
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
@@ -69,6 +69,7 @@ class MQTTNativeSettings(MQTTServerSettings, NativeSettings):
         ),
     )
 
+    layout: str = layout_setting()
     url: MQTTServer = setting(  # noqa: RUF009 - a frozen value
         "url",
         "The server: `mqtt://user:password@host:port`, or `mqtts://…` with TLS; `tcp` and `ssl` mean the same. "
@@ -228,7 +229,7 @@ class MQTTTopics(NativeTopics):
                 try:
                     retain = parse_bool(value, words=True)
                 except ValueError as error:
-                    raise BadArgumentError(f"the metadata 'retain' {error}") from None
+                    raise BadArgumentError(f"the metadata 'retain' is {error}") from None
         await self._main.link.publish(topic, message.body, int(self._settings.qos), retain=retain)
 
     @asynccontextmanager

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -109,7 +109,7 @@ class RabbitMQTopics(Inspection, NativeTopics):
     def __init__(self, settings: RabbitMQNativeSettings, config: RabbitMQConfig) -> None:
         """Prepare; entering connects."""
         super().__init__(settings)
-        self.features = replace(type(self).features, rejects=settings.dead_letter and not settings.requeue)
+        self.features = replace(self.features, rejects=settings.dead_letter and not settings.requeue)
         self._shown = config.shown
         self._outage = Outage(logger, "RabbitMQ", config.shown)
         self._publishing = Reconnecting(Client.open, config, "publishing", Client.publisher, self._outage)
@@ -149,10 +149,6 @@ class RabbitMQTopics(Inspection, NativeTopics):
             except TimeoutError:
                 text = f"RabbitMQ at {self._shown} does not answer, or takes no publishes"
                 raise BrokerUnavailableError(text) from None
-
-    def on_restored(self, callback: Callable[[], None]) -> None:
-        """Call back whenever both connections are back."""
-        self._outage.on_back(callback)
 
     # Publishing
 

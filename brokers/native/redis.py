@@ -25,7 +25,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import ClassVar, Self
 
@@ -99,10 +99,6 @@ class RedisTopics(Inspection, NativeTopics):
             await self._client.once("PING")
         except (*LOST, RedisError) as error:
             raise BrokerUnavailableError(f"Redis at {self._client.shown} cannot serve now: {error}") from error
-
-    def on_restored(self, callback: Callable[[], None]) -> None:
-        """Call back whenever the server answers again."""
-        self._client.outage.on_back(callback)
 
     async def publish(self, address: Address, message: Message) -> None:
         """Add an entry; the reply with its id confirms it."""

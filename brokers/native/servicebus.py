@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +53,6 @@ FEATURES = Features(
     name="Azure Service Bus",
     event_prefix="cloudEvents_",
     layout="native",
-    both_layouts=False,
     max_message_bytes=1024 * 1024,
     durable=True,
     shared=True,
@@ -207,10 +206,6 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
                     await sender.__aenter__()
             finally:
                 await closed(sender)
-
-    def on_restored(self, callback: Callable[[], None]) -> None:
-        """Call back when the service is back."""
-        self._outage.on_back(callback)
 
     # Publishing
 

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -43,7 +43,6 @@ STOP_SECONDS = 5.0
 FEATURES = Features(
     name="Amazon SNS and SQS",
     layout="native",
-    both_layouts=False,
     max_message_bytes=256 * 1024,
     durable=True,
     shared=True,
@@ -71,7 +70,7 @@ class SNSSQSTopics(NativeTopics):
         """Prepare; entering connects."""
         super().__init__(settings)
         if settings.fifo:
-            self.features = replace(FEATURES, ordering=True, dedup=True)
+            self.features = replace(self.features, ordering=True, dedup=True)
         self._left = False
         self._polls: dict[str, tuple[Poll, asyncio.Task[None]]] = {}
 
@@ -112,10 +111,6 @@ class SNSSQSTopics(NativeTopics):
             raise
         except BrokerError as error:
             raise NotAdmittedError(str(error)) from None
-
-    def on_restored(self, callback: Callable[[], None]) -> None:
-        """Call back when the services are back."""
-        self._outage.on_back(callback)
 
     # Publishing
 

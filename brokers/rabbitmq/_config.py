@@ -12,8 +12,17 @@ from urllib.parse import unquote
 
 from brokers.rabbitmq._names import PLAIN
 from brokers.shared.backoff import CONNECT_WAIT
-from brokers.shared.settings import Reading, count_option, hosts_of, inbox_option, shown_hosts, tls_of, url_options
-from brokers.shared.tls import TLS_OPTIONS, TLSFiles
+from brokers.shared.settings import (
+    Reading,
+    count_option,
+    hosts_of,
+    inbox_option,
+    layout_setting,
+    shown_hosts,
+    tls_of,
+    url_options,
+)
+from brokers.shared.tls import TLS_OPTIONS, TLSFiles, ca_setting, certificate_setting, key_setting
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, SECONDS, VERBATIM, Setting, choice, ignored, setting, whole
@@ -46,11 +55,9 @@ class ConnectionSettings:
         "username", "The user; if not set, that of the URL, or `guest`.", VERBATIM, example="guest"
     )
     password: str | None = setting("password", "Its password.", VERBATIM, secret=True)
-    ca: str | None = setting("caCert", "For `amqps`: whom to trust, a PEM text or a path.", example="ca.pem")
-    certificate: str | None = setting(
-        "clientCert", "For `amqps`: the client's certificate, a PEM text or a path.", example="client.pem"
-    )
-    key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
+    ca: str | None = ca_setting()
+    certificate: str | None = certificate_setting()
+    key: str | None = key_setting()
     external: bool | None = setting("saslExternal", "Whether the client's certificate says who we are.", BOOLEAN)
     heartbeat: float | None = setting(
         "heartBeat",
@@ -66,6 +73,13 @@ class ConnectionSettings:
         example="2s",
     )
     name: str | None = setting("clientName", "Name of the connections in the server's reports.", example="shop")
+    concurrency: str = setting(
+        "concurrency",
+        "Whether an instance works on one event at a time.",
+        choice("parallel", "single"),
+        default="parallel",
+        aliases=("concurrencyMode",),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +103,12 @@ class RabbitMQSettings(ConnectionSettings):
         *ignored("properties of messages are not passed on", "publishMessagePropertiesToMetadata", anyway=("false",)),
     )
 
-    layout: str = setting(
-        "layout",
-        "`mesh`: on topics of the mesh's own; `native`, if it is not set: topics as every other program has them.",
-        choice("native", "mesh"),
-        default="native",
-        example="mesh",
-    )
+    layout: str = layout_setting()
     prefetch: int | None = setting(
         "prefetchCount",
         "Most events of a subscription at work at once at one instance; else what that says.",
         whole(),
         example="10",
-    )
-    concurrency: str = setting(
-        "concurrency",
-        "Whether an instance works on one event at a time.",
-        choice("parallel", "single"),
-        default="parallel",
-        aliases=("concurrencyMode",),
     )
     ttl: float | None = setting(
         "ttlInSeconds", "How long an event is kept; 7 days if not set.", SECONDS, example="168h"

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.settings import Reading, hosts_of, inbox_option, layout_setting, shown_hosts, tls_of, url_options
-from brokers.shared.tls import TLS_OPTIONS, TLSFiles
+from brokers.shared.tls import TLS_OPTIONS, TLSFiles, ca_setting, certificate_setting, key_setting
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
 from mesh.resources.settings import BOOLEAN, DURATION, VERBATIM, Setting, ignored, setting, whole
@@ -48,13 +48,9 @@ class RedisServerSettings:
     kind: str = setting("redisType", "`node`, or `cluster` in the native layout.", default="node")
     tls: bool = setting("enableTLS", "Whether to use TLS.", BOOLEAN, default=False)
     unverified: bool = setting("insecureSkipTLSVerify", "Whether to accept any certificate.", BOOLEAN, default=False)
-    ca: str | None = setting(
-        "caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.", example="ca.pem"
-    )
-    certificate: str | None = setting(
-        "clientCert", "The client's certificate, a PEM text or a path.", example="client.pem"
-    )
-    key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
+    ca: str | None = ca_setting()
+    certificate: str | None = certificate_setting()
+    key: str | None = key_setting()
     entra: bool = setting("useEntraID", "Whether to log in by Entra ID, which is refused.", BOOLEAN, default=False)
     failover: bool = setting("failover", "Whether Sentinels say where the primary is.", BOOLEAN, default=False)
     master: str = setting("sentinelMasterName", "What the Sentinels call the primary.", default="", example="mymaster")

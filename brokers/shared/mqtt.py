@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
+from brokers.shared.tls import ca_setting, certificate_setting, key_setting
 from mesh.errors import ConfigError
 from mesh.resources.settings import BOOLEAN, setting
 
@@ -92,10 +93,6 @@ class MQTTServerSettings:
         BOOLEAN,
         default=False,
     )
-    ca: str | None = setting(
-        "caCert", "Whom to trust, a PEM text or a path; if not set, whom the system trusts.", example="ca.pem"
-    )
-    certificate: str | None = setting(
-        "clientCert", "The client's certificate, a PEM text or a path.", example="client.pem"
-    )
-    key: str | None = setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
+    ca: str | None = ca_setting()
+    certificate: str | None = certificate_setting()
+    key: str | None = key_setting()

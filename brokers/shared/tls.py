@@ -7,10 +7,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mesh.errors import ConfigError
+from mesh.resources.settings import setting
 
-__all__ = ["TLS_OPTIONS", "TLSFiles", "refusal_of"]
+__all__ = ["TLS_OPTIONS", "TLSFiles", "ca_setting", "certificate_setting", "key_setting", "refusal_of"]
 
 # Named as RabbitMQ's URI specification names them; the same in the URLs of all brokers.
 TLS_OPTIONS = ("cacertfile", "certfile", "keyfile", "verify")
@@ -84,6 +86,22 @@ class TLSFiles:
             raise ConfigError(
                 f"the client certificate{_named(self.certificate)} and its key cannot be used: {error}"
             ) from error
+
+
+def ca_setting() -> Any:
+    """Declare the setting that holds whom to trust."""
+    told = "Whom to trust, a PEM text or a path; if not set, whom the system trusts."
+    return setting("caCert", told, example="ca.pem")
+
+
+def certificate_setting() -> Any:
+    """Declare the setting that holds our certificate."""
+    return setting("clientCert", "The client's certificate, a PEM text or a path.", example="client.pem")
+
+
+def key_setting() -> Any:
+    """Declare the setting that holds the key of our certificate."""
+    return setting("clientKey", "Its private key, a PEM text or a path.", secret=True)
 
 
 def refusal_of(error: BaseException | None) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from mesh.address import matches
-from mesh.blocks.wire import DEAD_LETTER_HEADERS
+from mesh.broker import LETTER_ATTEMPTS, LETTER_REASON, LETTER_TOPIC, OF_LETTERS
 from mesh.errors import (
     BrokerError,
     BrokerUnavailableError,
@@ -34,14 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Chosen", "Outcome", "described", "letters_of", "purge", "replay", "sent_back"]
 
-REASON, ATTEMPTS, TOPIC = DEAD_LETTER_HEADERS
 KAFKA_TOPIC = "__topic"
 PUBLISH_WITHIN = 30.0
 MAX_SHOWN = 4096
 TOGETHER, TOGETHER_BYTES = 32, 1024 * 1024
 # What a delivery told besides: other names are other programs' own.
 _OF_DELIVERIES = frozenset({KAFKA_TOPIC, "__partition", "__offset", "__timestamp", "pubsubName"})
-_OF_LETTERS = ("mesh-dead-letter-", "mesh-passed-")  # The latter: that a node has moved it (``mesh/trust/kept.py``).
+_NOT_KEPT = (OF_LETTERS, "mesh-passed-")  # The latter: that a node has moved it (``mesh/trust/kept.py``).
 
 
 def letters_of(component: PubSubComponent) -> Letters:
@@ -104,7 +103,7 @@ def _event(component: PubSubComponent, message: Message, topic: str) -> dict[str
 
 def origin(component: PubSubComponent, message: Message) -> str:
     """Give the topic that a letter says it is from, as applications name it; empty if it does not say."""
-    said = message.headers.get(TOPIC)
+    said = message.headers.get(LETTER_TOPIC)
     if said is not None:
         return decode_header_value(said)
     said = message.headers.get(KAFKA_TOPIC) or message.metadata.get(KAFKA_TOPIC, "")
@@ -122,13 +121,13 @@ def described(component: PubSubComponent, letter: Letter, topic: str) -> dict[st
         for name in ("data", "data_base64"):
             if name in event and len(text := str(event[name])) > MAX_SHOWN:
                 event[name], truncated = text[:MAX_SHOWN], True
-    attempts = headers.get(ATTEMPTS, "")
+    attempts = headers.get(LETTER_ATTEMPTS, "")
     return {
         "id": letter.id,
         "stored": letter.stored,
         "topic": origin(component, letter.message) or None,
         "attempts": int(attempts) if attempts.isdecimal() and len(attempts) < 10 else None,
-        "reason": decode_header_value(headers[REASON]) if REASON in headers else None,
+        "reason": decode_header_value(headers[LETTER_REASON]) if LETTER_REASON in headers else None,
         "size": len(letter.message.body),
         "event": event,
         "truncated": truncated,
@@ -143,7 +142,7 @@ def sent_back(message: Message, topic: str, letter: Letter, prefix: str) -> Mess
     """
 
     def kept(name: str) -> bool:
-        return name not in _OF_DELIVERIES and not name.startswith(_OF_LETTERS)
+        return name not in _OF_DELIVERIES and not name.startswith(_NOT_KEPT)
 
     headers = {name: value for name, value in message.headers.items() if kept(name)}
     metadata = {name: value for name, value in message.metadata.items() if kept(name)}
@@ -213,7 +212,7 @@ async def replay(
                 continue
             try:
                 where = component.address(target)
-            except (ConfigError, MeshError) as error:
+            except MeshError as error:
                 outcome.leave(f"it says that it is from an impossible topic: {error}")
                 continue
             if target != given and not any(_is_of(each, where) for each in declared):

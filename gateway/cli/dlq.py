@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli.opening import Looked, add_options
 from gateway.cli.parsing import Parser, UsageError
-from gateway.cli.terminal import complain, note, show, show_document, show_members, show_records
+from gateway.cli.terminal import Progress, complain, note, show, show_document, show_members, show_records
 from mesh.errors import ConfigError, ExpressionError, MeshError
 from mesh.inspection import Inspectable
 
@@ -237,8 +238,9 @@ async def _replay(looked: Looked, component: PubSubComponent, chosen: Chosen, fo
         for each in looked.subscriptions
         if each.pubsub == component.name and each.dead_letter_topic == found.topic
     ]
-    with _Progress("sent back") as tell:
-        outcome = await replay(component, found.topic, chosen, found.given or "", declared, tell)
+    with Progress() as tell:
+        done = partial(_count, tell, "sent back")
+        outcome = await replay(component, found.topic, chosen, found.given or "", declared, done)
     if found.given is not None and not outcome.to[found.given]:
         note(f"nothing went to {found.given}: --topic is for letters that do not say where they are from")
     return _told(outcome, chosen, found, "replayed", "sent back")
@@ -255,9 +257,13 @@ async def _purge(looked: Looked, component: PubSubComponent, chosen: Chosen, fou
         if not most or (await asyncio.to_thread(input, question)).strip().lower() not in ("y", "yes"):
             note("nothing is deleted")
             return int(bool(most))
-    with _Progress("deleted") as tell:
-        outcome = await purge(component, found.topic, chosen, tell)
+    with Progress() as tell:
+        outcome = await purge(component, found.topic, chosen, partial(_count, tell, "deleted"))
     return _told(outcome, chosen, found, "purged", "deleted")
+
+
+def _count(tell: Progress, said: str, done: int) -> None:
+    tell(f"{done} {said}")
 
 
 def _tell_unjudged(chosen: Chosen) -> bool:
@@ -280,25 +286,3 @@ def _told(outcome: Outcome, chosen: Chosen, found: argparse.Namespace, name: str
         for why, count in outcome.left.items():
             note(f"{count} left: {why}")
     return int(bool(left) or not complete or (unjudged and not outcome.done))
-
-
-class _Progress:
-    """Tells on a terminal how far it is."""
-
-    def __init__(self, said: str) -> None:
-        self._said, self._told, self._done = said, sys.stderr.isatty(), 0
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, kind: object, *exc_info: object) -> None:
-        if self._told:
-            sys.stderr.write("\r\x1b[K")
-        if kind is not None and issubclass(cast("type", kind), asyncio.CancelledError):
-            note(f"{self._done} {self._said} before that")
-
-    def __call__(self, done: int) -> None:
-        self._done = done
-        if self._told:
-            sys.stderr.write(f"\r\x1b[K{done} {self._said}")
-            sys.stderr.flush()

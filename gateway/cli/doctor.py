@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.opening import Looked, add_options
 from gateway.cli.parsing import Parser, UsageError
-from gateway.cli.terminal import colours_wanted, show, table
+from gateway.cli.terminal import Progress, colours_wanted, show, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,25 +52,18 @@ def run(words: Sequence[str]) -> int:
     from gateway.cli.examination import examine  # Here, so that completion and help are quick.
 
     looked = Looked.read(found)
-    progress = found.output == "table" and sys.stderr.isatty()
-    checks = asyncio.run(examine(looked, found.timeout, found.max_lag, _tell if progress else _silent))
-    if progress:
-        sys.stderr.write("\r\x1b[K")
+    with Progress(wanted=found.output == "table") as tell:
+
+        def done(count: int, of: int) -> None:
+            tell(f"looked at {count} of {of}")
+
+        checks = asyncio.run(examine(looked, found.timeout, found.max_lag, done))
     problems = [each for each in checks if each.status == "problem"]
     if found.output == "json":
         show(json.dumps({"problems": len(problems), "checks": [asdict(each) for each in checks]}, indent=2))
     else:
         _show(checks, problems)
     return int(bool(problems))
-
-
-def _tell(done: int, of: int) -> None:
-    sys.stderr.write(f"\r\x1b[Klooked at {done} of {of}")
-    sys.stderr.flush()
-
-
-def _silent(done: int, of: int) -> None:
-    """Nobody watches."""
 
 
 def _show(checks: Sequence[Check], problems: Sequence[Check]) -> None:

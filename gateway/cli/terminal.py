@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Format",
+    "Progress",
     "add_output_option",
     "colours_wanted",
     "complain",
@@ -53,6 +54,28 @@ def complain(text: str) -> None:
         return
     label = "\x1b[31merror:\x1b[0m" if colours_wanted(os.environ, terminal=sys.stderr.isatty()) else "error:"
     sys.stderr.write(f"{label} {text}\n")
+
+
+class Progress:
+    """Tells people beside the result how far something is; gone when left, and silent where nobody watches."""
+
+    def __init__(self, *, wanted: bool = True) -> None:
+        """Tell on a terminal, if that is wanted."""
+        self._tells = wanted and sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        """Begin."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Take away what was told."""
+        self("")
+
+    def __call__(self, text: str) -> None:
+        """Tell this in place of what was told before."""
+        if self._tells:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -21,7 +21,7 @@ from mesh.address import Address
 from mesh.blocks import envelope
 from mesh.blocks.envelope import CONTENT_TYPE, Envelope, PublishOptions
 from mesh.blocks.wire import Sign, letter_headers, letter_of
-from mesh.broker import ROUTING, ROUTING_HEADER, Delivery, Features, Message
+from mesh.broker import OF_LETTERS, ROUTING, ROUTING_HEADER, Delivery, Features, Message
 from mesh.errors import BadArgumentError, EventError, FeatureNotSupportedError
 from mesh.event import encode_header_value, from_structured, is_structured, media_type, to_headers
 from mesh.features import not_in_layout
@@ -49,7 +49,6 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _PLAIN = re.compile(r"[!-~](?:[ -~]*[!-~])?\Z|\Z")
 # What a header does not carry, or not at its ends; text of any language goes as UTF-8.
 _UNCARRIED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|\A\s+|\s+\Z")
-_LETTER = "mesh-dead-letter-"
 
 
 class NativeWire:
@@ -180,7 +179,7 @@ class NativeWire:
         room = MAX_TOLD_BYTES
         for name, value in (letter_headers(message) | dict(message.metadata)).items():
             folded = name.lower().replace("_", "-")  # Servers of some kinds make no difference between these.
-            ours = folded.startswith(OWN) and not folded.startswith(_LETTER)
+            ours = folded.startswith(OWN) and not folded.startswith(OF_LETTERS)
             if ours or folded.startswith(UNTOLD_FAMILIES) or folded in UNTOLD or not _TOKEN.match(name):
                 continue
             if folded == BAGGAGE and not is_baggage(value):

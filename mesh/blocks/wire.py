@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from mesh.address import Address
 from mesh.blocks import envelope
 from mesh.blocks.envelope import Envelope, PublishOptions
-from mesh.broker import NOTHING, Delivery, Features, Message
+from mesh.broker import LETTER_ATTEMPTS, LETTER_REASON, LETTER_TOPIC, NOTHING, Delivery, Features, Message
 from mesh.delivery import NOT_BEFORE_HEADER
 from mesh.errors import EventError, FeatureNotSupportedError
 from mesh.event import as_read_again, decode_header_value, encode_header_value, is_structured
@@ -20,7 +20,7 @@ from mesh.telemetry import BAGGAGE, is_baggage
 
 __all__ = ["DEAD_LETTER_HEADERS", "MeshWire", "Sign", "Wire", "letter_headers", "letter_of"]
 
-DEAD_LETTER_HEADERS = ("mesh-dead-letter-reason", "mesh-dead-letter-attempts", "mesh-dead-letter-topic")
+DEAD_LETTER_HEADERS = (LETTER_REASON, LETTER_ATTEMPTS, LETTER_TOPIC)
 MAX_REASON = 500
 Sign = Callable[[Address, Message], Message]
 

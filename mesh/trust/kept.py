@@ -24,7 +24,7 @@ from typing import Literal, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from mesh.broker import Message
+from mesh.broker import OF_LETTERS, Message
 from mesh.errors import BadArgumentError, IdentityAwayError, UnprovenError
 from mesh.event import decode_header_value, encode_header_value
 from mesh.trust.certificates import verify
@@ -40,7 +40,6 @@ MAX_DELAY_SECONDS = 366 * 24 * 3600.0
 MAX_SIGNATURE = 512
 FOR_HEADER = "mesh-signed-for"
 _DUE_HEADER = "mesh-not-before"  # Of what is held until then.
-_DEAD_LETTER = "mesh-dead-letter-"
 _PASSED = "mesh-passed-"
 _KEPT, _MOVED = b"mesh kept 1", b"mesh moved 1"
 _NAMES = {
@@ -186,7 +185,7 @@ class Kept:
     ) -> Identity | None:
         """Check a dead letter; None = nobody who may has proven to publish it before it was moved."""
         self._verified(_MOVED, where, message.headers, message.body, letters, scope)
-        inner = {name: value for name, value in message.headers.items() if not name.startswith((_PASSED, _DEAD_LETTER))}
+        inner = {name: value for name, value in message.headers.items() if not name.startswith((_PASSED, OF_LETTERS))}
         try:
             return self._verified(
                 _KEPT, decode_header_value(inner.get(FOR_HEADER, "")), inner, message.body, may, scope

@@ -19,13 +19,13 @@ from tests.support.bindings import call
 from tests.support.bindings.queues import make_topic
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
-from tests.support.kafka_server import KafkaServer, find_kafka
-from tests.support.mqtt_server import MQTTServer, find_mosquitto
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.kafka_server import KafkaServer
+from tests.support.mqtt_server import MQTTServer, tls_settings
+from tests.support.nats import NatsServer
 from tests.support.nats_keys import Operator
 from tests.support.processes import free_port
-from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
-from tests.support.security import component, missing
+from tests.support.rabbitmq_server import RabbitMQServer
+from tests.support.security import component
 from tests.support.sharing import entered
 
 PASSWORD = "p@ss:w/rd?#"
@@ -85,8 +85,6 @@ async def refused(kind: str, settings: Mapping[str, str], secret: str = PASSWORD
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def kafka(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[KafkaServer]:
-    if find_kafka() is None:
-        missing("Apache Kafka is not installed: tests/provision/kafka.sh")
     directory = tmp_path_factory.mktemp("kafka")
     own = authority.issue("kafka")
     (directory / "own.pem").write_text(own.key.read_text() + own.certificate.read_text())
@@ -128,8 +126,6 @@ async def test_kafka(kafka: KafkaServer, client: Mapping[str, str]) -> None:
 
 
 async def test_rabbitmq(authority: Authority, client: Mapping[str, str], tmp_path: Path) -> None:
-    if find_rabbitmq_server() is None:
-        missing("rabbitmq-server is not installed")
     own, directory = authority.issue("rabbitmq"), tmp_path / "server"
     directory.mkdir()
     port = free_port()
@@ -153,16 +149,8 @@ async def test_rabbitmq(authority: Authority, client: Mapping[str, str], tmp_pat
 
 
 async def test_mqtt(authority: Authority, client: Mapping[str, str], tmp_path: Path) -> None:
-    if find_mosquitto() is None:
-        missing("mosquitto is not installed")
     own = authority.issue("mosquitto")
-    lines = (
-        f"cafile {authority.path}",
-        f"certfile {own.certificate}",
-        f"keyfile {own.key}",
-        "require_certificate true",
-    )
-    async with MQTTServer(tmp_path / "server", lines) as server:
+    async with MQTTServer(tmp_path / "server", tls_settings(authority, own)) as server:
         settings = {"url": f"ssl://127.0.0.1:{server.port}", "topic": "t", "consumerID": "me"}
         await works("bindings.mqtt3", {**settings, **client})
         await refused("bindings.mqtt3", {**settings, "caCert": client["caCert"]})
@@ -170,8 +158,6 @@ async def test_mqtt(authority: Authority, client: Mapping[str, str], tmp_path: P
 
 
 async def test_jetstream(authority: Authority, client: Mapping[str, str], tmp_path: Path) -> None:
-    if find_nats_server() is None:
-        missing("nats-server is not installed")
     own = authority.issue("nats")
     tls = f'tls {{ cert_file: "{own.certificate}", key_file: "{own.key}", ca_file: "{authority.path}", verify: true }}'
     users = f'authorization {{ user: mesh, password: "{PASSWORD}" }}'
@@ -195,8 +181,6 @@ async def test_jetstream(authority: Authority, client: Mapping[str, str], tmp_pa
 
 
 async def test_jetstream_token(tmp_path: Path) -> None:
-    if find_nats_server() is None:
-        missing("nats-server is not installed")
     async with NatsServer(tmp_path / "server", config=f'authorization {{ token: "{PASSWORD}" }}\n') as server:
         connection = await nats.connect(server.url, token=PASSWORD)
         await connection.jetstream().add_stream(name="S", subjects=["s"])
@@ -207,8 +191,6 @@ async def test_jetstream_token(tmp_path: Path) -> None:
 
 
 async def test_jetstream_jwt(tmp_path: Path) -> None:
-    if find_nats_server() is None:
-        missing("nats-server is not installed")
     operator = Operator()
     jwt, seed = operator.user()
     async with NatsServer(tmp_path / "server", config=operator.config) as server:

@@ -13,8 +13,8 @@ import pytest_asyncio
 from brokers.kafka import KafkaBroker, KafkaConfig
 from brokers.native.kafka import KafkaTopics
 from tests.support.certificates import Authority
-from tests.support.kafka_server import KafkaServer, find_kafka
-from tests.support.security import component, missing, reaches, refused, works
+from tests.support.kafka_server import KafkaServer
+from tests.support.security import component, reaches, refused, works
 
 PASSWORD = "p@ss:w/rd?#"
 LOGIN = f"mesh:{quote(PASSWORD, safe='')}@"
@@ -29,8 +29,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def server(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[KafkaServer]:
-    if find_kafka() is None:
-        missing("Apache Kafka is not installed: tests/provision/kafka.sh")
     directory = tmp_path_factory.mktemp("kafka")
     own = authority.issue("kafka")
     (directory / "own.pem").write_text(own.key.read_text() + own.certificate.read_text())

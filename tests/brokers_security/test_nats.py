@@ -21,17 +21,11 @@ from mesh.registry import Registry
 from tests.support.certificates import Authority
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats import NatsServer
 from tests.support.nats_keys import Operator, Pair
-from tests.support.security import TOPIC, component, missing, nodes, refused, works
+from tests.support.security import TOPIC, component, nodes, refused, works
 
 PASSWORD = "p@ss:w/rd?#é"
-
-
-@pytest.fixture(autouse=True)
-def _installed() -> None:
-    if find_nats_server() is None:
-        missing("nats-server is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,11 @@ from brokers.kafka import KafkaConfig
 from brokers.kafka._cluster import Cluster
 from tests.http.actor_app import call
 from tests.support.eventually import eventually
-from tests.support.kafka_server import KafkaServer, find_kafka
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.kafka_server import KafkaServer
+from tests.support.nats import NatsServer
 from tests.support.permitted import APPS, everything, pair, printed, runs_once
-from tests.support.rabbitmq_server import RabbitMQServer, find_rabbitmq_server
-from tests.support.redis_server import DURABLE, RedisServer, find_redis_server
-from tests.support.security import missing
+from tests.support.rabbitmq_server import RabbitMQServer
+from tests.support.redis_server import DURABLE, RedisServer
 
 # NATS
 
@@ -45,8 +44,6 @@ def violations(server: NatsServer) -> list[str]:
 
 @asynccontextmanager
 async def nats_of(home: Path, *users: str) -> AsyncIterator[tuple[NatsServer, dict[str, str]]]:
-    if find_nats_server() is None:
-        missing("nats-server is not installed")
     config = "authorization {{ users: [\n{}\n] }}".format(",\n".join(users))
     async with NatsServer(home / "nats", config=config) as server:
         yield server, {app: f"nats://{app}:secret@{server.address}?inbox={app}" for app in APPS}
@@ -173,8 +170,6 @@ def redis_user(capsys: pytest.CaptureFixture[str], app: str, *words: str, withou
 
 @asynccontextmanager
 async def redis_of(home: Path) -> AsyncIterator[tuple[Redis, dict[str, str]]]:
-    if find_redis_server() is None:
-        missing("redis-server is not installed: tests/provision/redis.sh")
     async with (
         RedisServer(home / "redis", DURABLE) as server,
         Redis(port=server.port, decode_responses=True) as admin,
@@ -287,8 +282,6 @@ def rabbitmq_user(capsys: pytest.CaptureFixture[str], app: str, *words: str) -> 
 
 @asynccontextmanager
 async def rabbitmq_of(home: Path, *commands: list[str]) -> AsyncIterator[tuple[Path, dict[str, str]]]:
-    if find_rabbitmq_server() is None:
-        missing("rabbitmq-server is not installed: tests/provision/rabbitmq.sh")
     async with RabbitMQServer(home / "rabbitmq") as server:
         for command in commands:
             server.control(*command)
@@ -402,8 +395,6 @@ def kafka_rules(capsys: pytest.CaptureFixture[str], app: str, *words: str) -> li
 
 @asynccontextmanager
 async def kafka_of(home: Path, rules: list[CreateAclsRequest]) -> AsyncIterator[dict[str, str]]:
-    if find_kafka() is None:
-        missing("Apache Kafka is not installed: tests/provision/kafka.sh")
     async with KafkaServer(home / "kafka", KAFKA, {"SASL": "SASL_PLAINTEXT"}) as server:
         cluster = Cluster(KafkaConfig.from_url(server.url))
         await cluster.open()

@@ -20,9 +20,8 @@ from mesh import address
 from mesh.broker import KeyValueProvider, Write
 from mesh.errors import BrokerError, StateError
 from mesh.rights import Rights
-from tests.support.nats import NatsServer, find_nats_server
-from tests.support.redis_server import DURABLE, RedisServer, find_redis_server
-from tests.support.security import missing
+from tests.support.nats import NatsServer
+from tests.support.redis_server import DURABLE, RedisServer
 
 OWN, OTHER = address.store("prod", "mesh:timers"), address.store("prod", "another")
 RIGHTS = Rights("prod", "shop", stores=(OWN,))
@@ -31,8 +30,6 @@ RIGHTS = Rights("prod", "shop", stores=(OWN,))
 @asynccontextmanager
 async def nats(home: Path, without: str = "none") -> AsyncIterator[NatsBroker]:
     """Connect with the printed rights."""
-    if find_nats_server() is None:
-        missing("nats-server is not installed")
     lines = [each for each in NatsBroker.permissions(RIGHTS).splitlines() if not each.startswith("#")]
     user = "\n".join(each for each in lines if without not in each).replace("$PASSWORD", '"secret"')
     config = f"authorization {{ users: [\n{user},\n{{user: admin, password: secret}}\n] }}"
@@ -46,8 +43,6 @@ async def nats(home: Path, without: str = "none") -> AsyncIterator[NatsBroker]:
 @asynccontextmanager
 async def redis(home: Path, without: str = "none") -> AsyncIterator[RedisBroker]:
     """Connect with the printed rights."""
-    if find_redis_server() is None:
-        missing("redis-server is not installed: tests/provision/redis.sh")
     lines = [each for each in RedisBroker.permissions(RIGHTS).splitlines() if not each.startswith("#")]
     async with RedisServer(home, DURABLE) as server, Redis(port=server.port) as admin:
         for line in lines:

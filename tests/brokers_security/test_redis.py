@@ -19,17 +19,11 @@ from tests.support.certificates import Authority
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
 from tests.support.processes import free_port
-from tests.support.redis_server import DURABLE, RedisSentinel, RedisServer, find_redis_server
-from tests.support.security import TOPIC, component, missing, nodes, refused, works
+from tests.support.redis_server import DURABLE, RedisSentinel, RedisServer
+from tests.support.security import TOPIC, component, nodes, refused, works
 
 PASSWORD = "p@ss:w/rd?#"
 ESCAPED = quote(PASSWORD, safe="")
-
-
-@pytest.fixture(autouse=True)
-def _installed() -> None:
-    if find_redis_server() is None:
-        missing("redis-server is not installed: tests/provision/redis.sh")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zoneinfo  # noqa: F401 - looks for its files once, which a node in a test would do in its event loop
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -14,7 +13,7 @@ import pytest_asyncio
 from blockbuster import BlockBuster
 
 from mesh.broker import Broker, Features
-from tests.support.backends import BACKENDS, Backend, MissingServerError, features_of
+from tests.support.backends import BACKENDS, Backend, features_of
 from tests.support.contract import Inbox, Place
 from tests.support.guards import Guards, no_guards, strict_guards
 from tests.support.proxy import Proxy
@@ -75,12 +74,7 @@ def _has(features: Features, name: str) -> bool:
 
 
 async def _start(stack: AsyncExitStack, name: str, directory: Path) -> Backend:
-    try:
-        return await stack.enter_async_context(BACKENDS[name](directory))
-    except MissingServerError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    return await stack.enter_async_context(BACKENDS[name](directory))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

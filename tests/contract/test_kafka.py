@@ -29,7 +29,7 @@ from mesh.resources.component import Component, MetadataEntry
 from tests.support.backends import KafkaBackend, skip_unless_chosen
 from tests.support.contract import Inbox, Place, text
 from tests.support.eventually import eventually
-from tests.support.kafka_server import KafkaServer, find_kafka
+from tests.support.kafka_server import KafkaServer
 
 aiokafka_admin = pytest.importorskip("aiokafka.protocol.admin")
 produce = pytest.importorskip("aiokafka.protocol.produce")
@@ -40,7 +40,7 @@ CRC_AT, ATTRIBUTES_AT = 17, 21  # In a record batch.
 
 @pytest.fixture(autouse=True, scope="module")
 def _chosen(request: pytest.FixtureRequest) -> None:
-    skip_unless_chosen(request.config, "kafka", find_kafka())
+    skip_unless_chosen(request.config, "kafka")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

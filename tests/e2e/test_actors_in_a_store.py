@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import orjson
-import pytest
 import pytest_asyncio
 from aiohttp import web
 
@@ -24,26 +22,14 @@ IDS = [str(number) for number in range(16)]
 @pytest_asyncio.fixture
 async def kafka(tmp_path: Path) -> AsyncIterator[Backbone]:
     """A server of the test's own."""
-    try:
-        server = KafkaServer(tmp_path / "kafka")
-    except FileNotFoundError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    async with server:
+    async with KafkaServer(tmp_path / "kafka") as server:
         yield Backbone(server.url)
 
 
 @pytest_asyncio.fixture
 async def store(tmp_path: Path) -> AsyncIterator[PostgreSQLServer]:
     """Where the marked store of both gateways is."""
-    try:
-        server = PostgreSQLServer(tmp_path / "postgresql")
-    except FileNotFoundError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    async with server:
+    async with PostgreSQLServer(tmp_path / "postgresql") as server:
         yield server
 
 

@@ -63,13 +63,6 @@ _STUBBORN = "trap 'echo no' TERM; echo up; while :; do sleep 0.05; done"
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[MeshHome]:
-    made = MeshHome(tmp_path / "home")
-    yield made
-    made.until_nothing_runs()
-
-
-@pytest.fixture
 def app(tmp_path: Path) -> str:
     path = tmp_path / "app.py"
     path.write_text(_APP)

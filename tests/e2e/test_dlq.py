@@ -31,14 +31,12 @@ from tests.e2e.test_doctor import COMPONENT, SUBSCRIPTION
 from tests.support.eventually import eventually
 from tests.support.gateways import MESH
 from tests.support.nats import NatsServer
-from tests.support.redis_server import RedisServer, find_redis_server
+from tests.support.redis_server import RedisServer
 from tests.support.server import Server
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["nats", "redis"])
 async def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    if request.param == "redis" and find_redis_server() is None:
-        pytest.skip("redis-server is not installed")
     folder = tmp_path_factory.mktemp("dlq")
     made = NatsServer(folder) if request.param == "nats" else RedisServer(folder, ("--save", ""))
     async with made:

@@ -21,7 +21,7 @@ from gateway.cli.examination import Check
 from gateway.cli.opening import Looked
 from tests.support.nats import NatsServer
 from tests.support.processes import free_port
-from tests.support.redis_server import RedisServer, find_redis_server
+from tests.support.redis_server import RedisServer
 
 COMPONENT = """\
 apiVersion: dapr.io/v1alpha1
@@ -53,8 +53,6 @@ authorization { users = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def redis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisServer]:
-    if find_redis_server() is None:
-        pytest.skip("redis-server is not installed")
     async with RedisServer(tmp_path_factory.mktemp("doctor-redis")) as server:
         client = Redis(port=server.port)
         await client.execute_command("ACL", "SETUSER", "few", "on", ">few", "~*", "+@all", "-xgroup", "-xadd")

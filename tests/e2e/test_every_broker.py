@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mesh.telemetry import EVENTS_DELIVERED, EVENTS_DUPLICATE
 from tests.e2e.test_examples import copied, needs_node
 from tests.http.actor_app import ACTORS, ActorApp, call
 from tests.http.harness import Backbone, Node, component, gateway
-from tests.support.backends import BACKENDS, MissingServerError
+from tests.support.backends import BACKENDS
 from tests.support.eventually import eventually
 from tests.support.gateways import MeshHome
 from tests.support.postgresql_server import PostgreSQLServer
@@ -30,20 +29,8 @@ BROKERS = ("nats", "redis", "kafka", "rabbitmq")
 async def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The line of the environment that names a server which runs."""
     async with AsyncExitStack() as stack:
-        try:
-            server = await stack.enter_async_context(BACKENDS[request.param](tmp_path_factory.mktemp(request.param)))
-        except MissingServerError as error:
-            if os.environ.get("CI"):
-                raise
-            pytest.skip(str(error))
+        server = await stack.enter_async_context(BACKENDS[request.param](tmp_path_factory.mktemp(request.param)))
         yield f"MESH_BACKBONE={server.url}"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[MeshHome]:
-    made = MeshHome(tmp_path / "home")
-    yield made
-    made.until_nothing_runs()
 
 
 @needs_node
@@ -81,12 +68,7 @@ def test_the_examples_run(line: str, home: MeshHome, tmp_path: Path) -> None:
 @pytest_asyncio.fixture
 async def store(line: str, tmp_path: Path) -> AsyncIterator[dict[str, str]]:
     """A component for a store of another system: of Redis beside RabbitMQ, of PostgreSQL beside Kafka."""
-    try:
-        server = RedisServer(tmp_path / "store") if "amqp" in line else PostgreSQLServer(tmp_path / "store")
-    except FileNotFoundError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    server = RedisServer(tmp_path / "store") if "amqp" in line else PostgreSQLServer(tmp_path / "store")
     async with server:
         if isinstance(server, RedisServer):
             yield {"kind": "state.redis", "redisHost": f"127.0.0.1:{server.port}"}

@@ -26,13 +26,6 @@ ROW = re.compile(r"^\| \[(?P<name>[\w-]+)\]\((?P<file>[^)]+)\) \|.*\| `(?P<line>
 ROWS = {found["name"]: found for found in ROW.finditer((EXAMPLES / "README.md").read_text(encoding="utf-8"))}
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[MeshHome]:
-    made = MeshHome(tmp_path / "home")
-    yield made
-    made.until_nothing_runs()
-
-
 def needs(what: Path | str) -> None:
     """Skip where a program or a library is not installed; in CI that is a failure."""
     there = what.exists() if isinstance(what, Path) else shutil.which(what) is not None

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,6 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None and "CI" not in os.
 pytestmark = needs_node
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[MeshHome]:
-    made = MeshHome(tmp_path / "home")
-    yield made
-    made.until_nothing_runs()
 
 
 @pytest.fixture

@@ -48,13 +48,6 @@ METRIC = re.compile(r"\b((?:dapr|mesh|process)_\w+)(?:\{([^}]*)\})?")
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[MeshHome]:
-    made = MeshHome(tmp_path / "home")
-    yield made
-    made.until_nothing_runs()
-
-
-@pytest.fixture
 def prometheus() -> None:
     if not find_prometheus():
         assert "CI" not in os.environ, "Prometheus is missing: tests/provision/prometheus.sh"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,9 +13,9 @@ from aiohttp import web
 
 from tests.http.harness import App, Backbone, Got, Node, gateway, yaml
 from tests.support.eventually import eventually
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats import NatsServer
 from tests.support.otel_collector_server import OTelCollector, needs_otel_collector
-from tests.support.zipkin_server import ZipkinServer, find_zipkin
+from tests.support.zipkin_server import ZipkinServer
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 BUY, TAKE, PUBLISH = "CallLocal/orders/buy", "CallLocal/stock/take", "/v1.0/publish/pubsub/taken"
@@ -34,20 +33,12 @@ KINDS = {2: "SERVER", 3: "CLIENT"}
 
 @pytest.fixture
 async def zipkin(tmp_path: Path) -> AsyncIterator[ZipkinServer]:
-    if find_zipkin() is None:
-        if os.environ.get("CI"):
-            raise FileNotFoundError("zipkin-server")
-        pytest.skip("Zipkin is not installed: make provision")
     async with ZipkinServer(tmp_path / "zipkin") as server:
         yield server
 
 
 @pytest.fixture
 async def nats(tmp_path: Path) -> AsyncIterator[Backbone]:
-    if find_nats_server() is None:
-        if os.environ.get("CI"):
-            raise FileNotFoundError("nats-server")
-        pytest.skip("nats-server is not installed")
     async with NatsServer(tmp_path / "nats") as server:
         yield Backbone(server.url)
 

@@ -18,11 +18,11 @@ import pytest_asyncio
 
 from mesh.resources.component import Component
 from tests.http.harness import component as component_text
-from tests.support.backends import BACKENDS, Backend, MissingServerError, NativeBackend
+from tests.support.backends import BACKENDS, Backend, NativeBackend
 from tests.support.eventually import eventually, eventually_sync
 from tests.support.load import Publishing
 from tests.support.mesh import AppProcess, GatewayProcess, running_below
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats import NatsServer
 from tests.support.nodes import component
 from tests.support.redis_server import RedisServer
 
@@ -182,10 +182,6 @@ def mesh_home(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     """An external nats-server."""
-    if find_nats_server() is None:
-        if os.environ.get("CI"):
-            pytest.fail("nats-server is not installed")
-        pytest.skip("nats-server is not installed")
     async with NatsServer(tmp_path / "nats") as server:
         yield server
 
@@ -260,12 +256,7 @@ class NativeSite(Site):
 async def server(server_name: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
     """A broker's server, for all tests here."""
     async with AsyncExitStack() as stack:
-        try:
-            yield await stack.enter_async_context(BACKENDS[server_name](tmp_path_factory.mktemp(server_name)))
-        except MissingServerError as error:
-            if os.environ.get("CI"):
-                raise
-            pytest.skip(str(error))
+        yield await stack.enter_async_context(BACKENDS[server_name](tmp_path_factory.mktemp(server_name)))
 
 
 @pytest.fixture

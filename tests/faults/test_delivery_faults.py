@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -28,8 +29,24 @@ WITH_DEAD_LETTERS = [
 ]
 
 
-async def test_the_subscribers_gateway_is_killed_twice(mesh_home: Path, figures: Figures) -> None:
-    """Killed under load, it comes back, and every confirmed event is delivered."""
+@dataclass(frozen=True)
+class Death:
+    """A fault, and whose it is; None = the server's."""
+
+    fault: str
+    victim: str | None
+
+
+DEATHS = (
+    Death(fault="the subscriber's gateway is killed", victim="subscriber"),
+    Death(fault="the publisher's gateway is killed", victim="publisher"),
+    Death(fault="the broker is killed", victim=None),
+)
+
+
+@pytest.mark.parametrize("death", DEATHS, ids=[death.victim or "server" for death in DEATHS])
+async def test_who_is_killed_twice_loses_nothing(mesh_home: Path, figures: Figures, death: Death) -> None:
+    """Killed under load, it comes back: what was confirmed is delivered. Publishers wait for the server."""
     async with (
         AppProcess(mesh_home, subscriptions=ORDERS) as app,
         GatewayProcess("publisher", mesh_home) as publisher,
@@ -40,46 +57,15 @@ async def test_the_subscribers_gateway_is_killed_twice(mesh_home: Path, figures:
         work = tasks.create_task(publishing.run())
         for count in KILL_AT:
             await publishing.until(count)
-            await subscriber.kill()
-            await subscriber.start()
+            if death.victim is None:  # Its supervisor starts it again.
+                await kill_embedded_server(mesh_home)
+            else:
+                gateway = publisher if death.victim == "publisher" else subscriber
+                await gateway.kill()
+                await gateway.start()
         await work
-        await everything_arrives(publishing, app, figures, fault="the subscriber's gateway is killed")
-
-
-async def test_the_publishers_gateway_is_killed_twice(mesh_home: Path, figures: Figures) -> None:
-    """What it confirmed before it died is stored."""
-    async with (
-        AppProcess(mesh_home, subscriptions=ORDERS) as app,
-        GatewayProcess("publisher", mesh_home) as publisher,
-        GatewayProcess("subscriber", mesh_home, app=app),
-        asyncio.TaskGroup() as tasks,
-    ):
-        publishing = Publishing(publisher, "orders", EVENTS)
-        work = tasks.create_task(publishing.run())
-        for count in KILL_AT:
-            await publishing.until(count)
-            await publisher.kill()
-            await publisher.start()
-        await work
-        await everything_arrives(publishing, app, figures, fault="the publisher's gateway is killed")
-
-
-async def test_the_embedded_server_is_killed_twice(mesh_home: Path, figures: Figures) -> None:
-    """Its supervisor starts it again; publishers wait for that rather than fail."""
-    async with (
-        AppProcess(mesh_home, subscriptions=ORDERS) as app,
-        GatewayProcess("publisher", mesh_home) as publisher,
-        GatewayProcess("subscriber", mesh_home, app=app),
-        asyncio.TaskGroup() as tasks,
-    ):
-        publishing = Publishing(publisher, "orders", EVENTS)
-        work = tasks.create_task(publishing.run())
-        for count in KILL_AT:
-            await publishing.until(count)
-            await kill_embedded_server(mesh_home)
-        await work
-        await everything_arrives(publishing, app, figures, fault="the broker is killed")
-        assert publishing.failed == set()
+        await everything_arrives(publishing, app, figures, fault=death.fault)
+        assert death.victim == "publisher" or publishing.failed == set()
 
 
 async def publish(gateway: GatewayProcess, topic: str, *events: Mapping[str, object], query: str = "") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,7 +21,7 @@ from mesh.broker import Broker, SubscribeOptions, Topology, Write
 from mesh.errors import BrokerError
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats import NatsServer
 from tests.support.processes import free_port
 
 TOPIC = address.topic("test", "cluster", "orders")
@@ -34,8 +33,6 @@ ELECTED_WITHIN = 60.0  # nats-server takes up to 9 seconds to notice, and may ne
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[list[NatsServer]]:
-    if find_nats_server() is None:
-        pytest.fail("nats-server is missing") if os.environ.get("CI") else pytest.skip("nats-server is missing")
     ports = [free_port() for _ in range(3)]
     routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
     configs = [f'cluster {{ name: test, listen: "127.0.0.1:{port}", routes: [{routes}] }}' for port in ports]

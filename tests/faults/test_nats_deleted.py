@@ -12,7 +12,7 @@ from brokers.nats import broker as nats_broker
 from mesh.address import encode_token
 from mesh.broker import KeyValue, Write
 from tests.support.eventually import eventually
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats import NatsServer
 
 NAME = "ns.store"
 STREAM = f"KV_{encode_token(NAME)}"
@@ -20,8 +20,6 @@ STREAM = f"KV_{encode_token(NAME)}"
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    if find_nats_server() is None:
-        pytest.skip("nats-server is not installed")
     async with NatsServer(tmp_path) as found:
         yield found
 

@@ -20,7 +20,7 @@ from mesh.address import encode_token
 from mesh.broker import Write
 from mesh.errors import BrokerError, ConflictError, StateError
 from tests.support.eventually import eventually
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats import NatsServer
 
 NAME = "ns.store"
 SEEDS = int(os.environ.get("SWEEP_SEEDS", "1"))
@@ -29,8 +29,6 @@ STREAM = f"KV_{encode_token(NAME)}"
 
 @pytest.fixture
 async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[NatsServer]:
-    if find_nats_server() is None:
-        pytest.skip("nats-server is not installed")
     monkeypatch.setattr(_sweep, "SYNC_WAIT", 0.1)
     monkeypatch.setattr(_sweep, "CLAIM_SECONDS", 0.0)  # Any number at once.
     async with NatsServer(tmp_path) as found:

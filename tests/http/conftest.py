@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from tests.http.harness import App, Backbone
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats import NatsServer
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def nats_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """A nats-server for all tests; each has a namespace of its own."""
-    if find_nats_server() is None:
-        if os.environ.get("CI"):
-            raise FileNotFoundError("nats-server")
-        pytest.skip("nats-server is not installed")
     async with NatsServer(tmp_path_factory.mktemp("nats")) as server:
         yield server.url
 

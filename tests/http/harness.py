@@ -287,6 +287,13 @@ def component(name: str, kind: str, *, scopes: Sequence[str] = (), **settings: s
     return yaml("Component", name, {"type": kind, "version": "v1", "metadata": metadata}, scopes=scopes)
 
 
+def subscription(pubsub: str, topic: str, *, letters: str = "", **metadata: str) -> dict[str, object]:
+    """Write a subscription as an application tells of it; its route is the topic's name, without a ``queue:``."""
+    route = f"/{topic.rpartition(':')[2]}"
+    told = {"pubsubname": pubsub, "topic": topic, "route": route, "metadata": metadata}
+    return {**told, "deadLetterTopic": letters} if letters else told
+
+
 DEFAULTS = component("pubsub", "pubsub.mesh") + component("statestore", "state.mesh")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,15 +12,12 @@ import pytest
 
 from tests.http.harness import App, Backbone, Node, component, gateway, yaml
 from tests.support.eventually import eventually
-from tests.support.mqtt_server import MQTTServer, find_mosquitto
+from tests.support.mqtt_server import MQTTServer
 from tests.support.proxy import Proxy
 
 
 @pytest.fixture
 async def mosquitto(tmp_path: Path) -> AsyncIterator[MQTTServer]:
-    if find_mosquitto() is None or shutil.which("mosquitto_pub") is None:
-        missing = "mosquitto is not installed: tests/provision/mosquitto.sh"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     async with MQTTServer(tmp_path / "mosquitto") as server:
         yield server
 

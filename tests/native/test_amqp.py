@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ import pytest_asyncio
 from mesh import address
 from mesh.broker import Message, SubscribeOptions
 from mesh.errors import BrokerUnavailableError, ConfigError
-from tests.http.harness import App, Backbone, component, gateway
-from tests.support.artemis_server import PASSWORD, USER, ArtemisServer, find_artemis
+from tests.http.harness import App, Backbone, component, gateway, subscription
+from tests.support.artemis_server import PASSWORD, USER, ArtemisServer
 from tests.support.backends import component_of
 from tests.support.contract import Inbox
 
@@ -55,16 +55,8 @@ connection.close()
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ArtemisServer]:
-    if find_artemis() is None:
-        missing = "ActiveMQ Artemis is not installed: make provision"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     async with ArtemisServer(tmp_path_factory.mktemp("artemis")) as server:
         yield server
-
-
-@pytest.fixture
-def backbone() -> Backbone:
-    return Backbone("memory:")
 
 
 def command(server: ArtemisServer, at: str, **asked: Any) -> list[str]:
@@ -86,10 +78,7 @@ def resources(server: ArtemisServer) -> str:
     return component("shop", "pubsub.solace.amqp", **settings(server))
 
 
-def subscribed(topic: str, *, letters: str = "", **metadata: str) -> dict[str, object]:
-    more = {"deadLetterTopic": letters} if letters else {}
-    route = f"/{topic.removeprefix('queue:')}"
-    return {"pubsubname": "shop", "topic": topic, "route": route, "metadata": metadata, **more}
+subscribed = partial(subscription, "shop")
 
 
 async def test_a_message_is_what_others_expect(server: ArtemisServer, backbone: Backbone, tmp_path: Path) -> None:

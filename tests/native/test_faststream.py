@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ from faststream.redis import RedisBroker
 from redis.asyncio import Redis
 
 from brokers.faststream import Mesh, MeshMessage
-from tests.http.harness import App, Backbone, component, gateway
+from tests.http.harness import App, Backbone, component, gateway, subscription
 from tests.support.eventually import eventually
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats import NatsServer
 from tests.support.nats_raw import RawNats
-from tests.support.redis_server import RedisServer, find_redis_server
+from tests.support.redis_server import RedisServer
 
 Write = Callable[[str, bytes], Awaitable[object]]
 
@@ -58,21 +57,13 @@ async def _nats(folder: Path) -> AsyncIterator[Shared]:
         yield Shared(resources, NatsBroker(server.url, logger=None), write)
 
 
-BROKERS = {"redis": (find_redis_server, _redis), "nats": (find_nats_server, _nats)}
+BROKERS = {"redis": _redis, "nats": _nats}
 
 
 @pytest.fixture(params=BROKERS)
 async def shared(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Shared]:
-    find, start = BROKERS[request.param]
-    if find() is None:
-        missing = f"{request.param}-server is not installed: make provision"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    async for started in start(tmp_path / "server"):
+    async for started in BROKERS[request.param](tmp_path / "server"):
         yield started
-
-
-def subscribed(topic: str) -> dict[str, object]:
-    return {"pubsubname": "pubsub", "topic": topic, "route": f"/{topic}"}
 
 
 async def test_it_meets_gateways_and_programs_of_its_broker(shared: Shared, tmp_path: Path) -> None:
@@ -98,7 +89,7 @@ async def test_it_meets_gateways_and_programs_of_its_broker(shared: Shared, tmp_
     async def letter(body: bytes, message: Annotated[MeshMessage, Context("message")]) -> None:
         refused.append((body, message.headers["mesh-dead-letter-topic"]))
 
-    app, running = App([subscribed("priced")]), FastStream(broker, lifespan=mesh.lifespan)
+    app, running = App([subscription("pubsub", "priced")]), FastStream(broker, lifespan=mesh.lifespan)
     async with (
         app,
         gateway(Backbone("memory:"), tmp_path, app=app, app_id="shop", resources=shared.resources) as node,

@@ -89,16 +89,6 @@ async def google(server: PubSubServer) -> AsyncIterator[Google]:
         yield Google(session, server.url)
 
 
-@pytest.fixture
-def group() -> str:
-    return unique("app")
-
-
-@pytest.fixture
-def orders() -> Address:
-    return address.topic("test", "shop", unique("orders"))
-
-
 def topics(url: str, **settings: str) -> GCPPubSubTopics:
     kind = "pubsub.gcp.pubsub"
     made = resource("shop", kind, **{"projectId": "shop", "endpoint": url, **settings})

@@ -3,52 +3,43 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from brokers.native import _jetstream_member
-from brokers.native._jetstream import JetStreamSettings
 from brokers.native.jetstream import JetStreamTopics
-from brokers.nats import NatsConfig
 from mesh import address
 from mesh.broker import Message, SubscribeOptions
+from tests.support.backends import component_of
 from tests.support.contract import Inbox
 from tests.support.eventually import eventually
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats import NatsServer
 from tests.support.nats_raw import RawNats
 from tests.support.processes import python
 
 TOPIC = address.topic("test", "pubsub", "orders")
-OPTIONS = SubscribeOptions("shop", ack_wait=1.0)
+ASKED = {"group": "shop", "ack_wait": 1.0}
+OPTIONS = SubscribeOptions(**ASKED)  # type: ignore[arg-type]  # its fields, by name
+ALONE = {"durableName": "shop", "heartbeat": "500ms", "flowControl": "true"}
 KINDS = [
     pytest.param({}, id="pull"),
-    pytest.param({"durable": "shop", "queue": "shop", "ack_wait": 1.0}, id="push"),
-    pytest.param(
-        {"durable": "shop", "ack_wait": 1.0, "heartbeat": 0.5, "flow_control": True, "rate": 100_000_000},
-        id="push, alone",
-    ),
+    pytest.param({"durableName": "shop", "queueGroupName": "shop", "ackWait": "1s"}, id="push"),
+    pytest.param({**ALONE, "ackWait": "1s", "rateLimit": "100000000"}, id="push, alone"),
 ]
 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    if find_nats_server() is None:
-        pytest.fail("nats-server is missing") if os.environ.get("CI") else pytest.skip("nats-server is missing")
     async with NatsServer(tmp_path / "server") as started:
         async with RawNats(started.port) as raw:
             await raw.stream("ORDERS", "orders")
         yield started
 
 
-@asynccontextmanager
-async def member(server: NatsServer, settings: dict[str, Any]) -> AsyncIterator[JetStreamTopics]:
-    async with JetStreamTopics(JetStreamSettings(**settings), NatsConfig.from_url(server.url)) as broker:
-        yield broker
+def member(server: NatsServer, settings: dict[str, str]) -> JetStreamTopics:
+    return JetStreamTopics.from_component(component_of("pubsub.jetstream", {"natsURL": server.url, **settings}))
 
 
 async def publish(broker: JetStreamTopics, first: int, count: int) -> None:
@@ -65,7 +56,7 @@ async def all_there(inbox: Inbox, count: int) -> None:
 
 @pytest.mark.parametrize("settings", KINDS)
 @pytest.mark.parametrize("kill", [False, True], ids=["restart", "kill -9"])
-async def test_what_was_confirmed_outlives_the_server(server: NatsServer, settings: dict[str, Any], kill: bool) -> None:
+async def test_what_was_confirmed_outlives_the_server(server: NatsServer, settings: dict[str, str], kill: bool) -> None:
     inbox = Inbox()
     async with member(server, settings) as broker, broker.subscribe(TOPIC, OPTIONS, inbox):
         await publish(broker, 0, 500)
@@ -75,10 +66,12 @@ async def test_what_was_confirmed_outlives_the_server(server: NatsServer, settin
 
 
 @pytest.mark.parametrize("settings", KINDS)
-async def test_what_a_killed_member_held_goes_to_another(server: NatsServer, settings: dict[str, Any]) -> None:
+async def test_what_a_killed_member_held_goes_to_another(server: NatsServer, settings: dict[str, str]) -> None:
     inbox = Inbox()
     async with member(server, settings) as broker:
-        async with python("tests.support.jetstream_member", [server.url, json.dumps(settings)], {}) as other:
+        url = f"component:{json.dumps(['pubsub.jetstream', {'natsURL': server.url, **settings}])}"
+        told = json.dumps([TOPIC.space, TOPIC.name, TOPIC.label])
+        async with python("tests.support.member", [url, told, json.dumps(ASKED)], {}) as other:
             assert await other.line() == "ready"
             await publish(broker, 0, 20)
             held = {await other.line() for _ in range(20)}
@@ -99,7 +92,7 @@ async def test_what_a_killed_member_held_goes_to_another(server: NatsServer, set
 
 @pytest.mark.parametrize("settings", KINDS)
 async def test_a_consumer_that_somebody_deletes_is_made_again(
-    server: NatsServer, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    server: NatsServer, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_jetstream_member, "SILENCE", 0.5)
     inbox = Inbox()
@@ -119,8 +112,7 @@ async def test_a_consumer_that_somebody_deletes_is_made_again(
 async def test_flow_control_is_answered(server: NatsServer) -> None:
     """Or the server would stop: it waits for an answer after some hundred kilobytes."""
     inbox = Inbox()
-    settings = {"durable": "shop", "heartbeat": 0.5, "flow_control": True, "at_once": 10_000}
-    async with member(server, settings) as broker:
+    async with member(server, {**ALONE, "maxAckPending": "10000"}) as broker:
         messages = [Message({}, b"%06d" % number + bytes(10_000)) for number in range(2000)]
         assert not any(await broker.publish_many(TOPIC, messages))
         async with broker.subscribe(TOPIC, OPTIONS, inbox):

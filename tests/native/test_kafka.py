@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -31,23 +30,15 @@ from tests.support.eventually import eventually
 from tests.support.kafka_server import MAKES_TOPICS, KafkaServer, find_kafka
 from tests.support.proxy import Proxy
 from tests.support.reference.kafka import Sidecar, envelope, publish
-from tests.support.security import component, missing
+from tests.support.security import component
 
 WITHIN = 60.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[KafkaServer]:
-    if find_kafka() is None:
-        missing("Apache Kafka is not installed: tests/provision/kafka.sh")
     async with KafkaServer(tmp_path_factory.mktemp("kafka"), MAKES_TOPICS) as server:
         yield server
-
-
-@pytest.fixture
-def topic() -> str:
-    """A topic that no other test uses."""
-    return f"orders-{uuid.uuid4().hex[:8]}"
 
 
 def topics(bootstrap: str, **settings: str) -> KafkaTopics:

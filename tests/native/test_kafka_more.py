@@ -24,9 +24,9 @@ from mesh.broker import Message, SubscribeOptions
 from mesh.errors import BadArgumentError, BrokerError, BrokerUnavailableError, ConfigError
 from tests.support.contract import Inbox
 from tests.support.eventually import eventually
-from tests.support.kafka_server import MAKES_TOPICS, OAUTH, KafkaCluster, KafkaServer, find_kafka
-from tests.support.schema_registry import SchemaRegistry, find_apicurio
-from tests.support.security import component, missing
+from tests.support.kafka_server import MAKES_TOPICS, OAUTH, KafkaCluster, KafkaServer
+from tests.support.schema_registry import SchemaRegistry
+from tests.support.security import component
 from tests.support.token_server import TokenServer
 
 WITHIN = 60.0
@@ -61,8 +61,6 @@ async def taking(ours: KafkaTopics, topic: str, inbox: Inbox, options: Subscribe
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def tokens(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[KafkaServer, TokenServer]]:
     """A broker with a listener that takes tokens, and one without."""
-    if find_kafka() is None:
-        missing("Apache Kafka is not installed: tests/provision/kafka.sh")
     directory = tmp_path_factory.mktemp("tokens")
     with TokenServer() as provider:
         config = OAUTH.format(name="oauth", keys=provider.keys_url, audience=provider.AUDIENCE) + MAKES_TOPICS
@@ -136,8 +134,6 @@ def test_settings_of_tokens() -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def registry(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SchemaRegistry]:
-    if find_apicurio() is None:
-        missing("Apicurio is not installed: tests/provision/apicurio.sh")
     async with SchemaRegistry(tmp_path_factory.mktemp("registry")) as registry:
         yield registry
 
@@ -262,8 +258,6 @@ async def test_avro_without_a_registry(tokens: tuple[KafkaServer, TokenServer]) 
 @pytest.mark.costly
 async def test_one_broker_of_three_is_killed(tmp_path: Path) -> None:
     """What leads the topic, and keeps the group perhaps: nothing confirmed is lost, and publishes go on."""
-    if find_kafka() is None:
-        missing("Apache Kafka is not installed: tests/provision/kafka.sh")
     inbox = Inbox()
 
     def all_of_them() -> None:

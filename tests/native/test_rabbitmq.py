@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -36,9 +35,9 @@ from tests.http import harness
 from tests.support.contract import Inbox
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
-from tests.support.rabbitmq_server import RabbitMQCluster, RabbitMQServer, find_rabbitmq_server
+from tests.support.rabbitmq_server import RabbitMQCluster, RabbitMQServer
 from tests.support.reference.rabbitmq import Sidecar, envelope, publish
-from tests.support.security import component, missing
+from tests.support.security import component
 
 WITHIN = 60.0
 MAX_MESSAGE_BYTES = 300_000
@@ -48,17 +47,9 @@ OPTIONS = SubscribeOptions(GROUP)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RabbitMQServer]:
-    if find_rabbitmq_server() is None:
-        missing("RabbitMQ is not installed: make provision")
     limit = f"max_message_size = {MAX_MESSAGE_BYTES}\n"
     async with RabbitMQServer(tmp_path_factory.mktemp("rabbitmq"), limit) as server:
         yield server
-
-
-@pytest.fixture
-def topic() -> str:
-    """A topic that no other test uses."""
-    return f"orders-{uuid.uuid4().hex[:8]}"
 
 
 def topics(url: str, **settings: str) -> RabbitMQTopics:
@@ -637,8 +628,6 @@ def emptied(inbox: Inbox) -> None:
 
 async def test_cluster_loses_a_node(topic: str, tmp_path: Path) -> None:
     """Quorum queues go on; the node that everybody is connected to is killed, and the next one is found."""
-    if find_rabbitmq_server() is None:
-        missing("RabbitMQ is not installed: make provision")
     inbox = Inbox()
     options = SubscribeOptions(GROUP, metadata={"queueType": "quorum"})
     async with RabbitMQCluster(tmp_path / "cluster") as cluster:

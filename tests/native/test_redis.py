@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,16 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from tests.http.harness import App, Backbone, component, gateway
+from tests.http.harness import App, Backbone, component, gateway, subscription
 from tests.support.eventually import eventually
-from tests.support.redis_server import RedisCluster, RedisServer, find_redis_server
+from tests.support.redis_server import RedisCluster, RedisServer
 from tests.support.reference.redis import Sidecar
-
-MEMORY = "memory:"
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisServer]:
-    if find_redis_server() is None or shutil.which("redis-cli") is None:
-        missing = "redis-server is not installed: make provision"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     async with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
-
-
-@pytest.fixture
-def backbone() -> Backbone:
-    return Backbone(MEMORY)
 
 
 async def cli(server: RedisServer, *words: str | bytes) -> Any:
@@ -50,9 +39,7 @@ def resources(server: RedisServer, **settings: str) -> str:
     return component("predis", "pubsub.redis", redisHost=f"127.0.0.1:{server.port}", **settings)
 
 
-def subscribed(topic: str, *, letters: str = "", **metadata: str) -> dict[str, object]:
-    more = {"deadLetterTopic": letters} if letters else {}
-    return {"pubsubname": "predis", "topic": topic, "route": f"/{topic}", "metadata": metadata, **more}
+subscribed = partial(subscription, "predis")
 
 
 async def test_an_entry_is_what_others_expect(server: RedisServer, backbone: Backbone, tmp_path: Path) -> None:

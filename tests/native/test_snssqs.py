@@ -91,16 +91,6 @@ def aws(server: MotoServer) -> AWS:
     return AWS(server.url)
 
 
-@pytest.fixture
-def group() -> str:
-    return unique("app")
-
-
-@pytest.fixture
-def orders() -> Address:
-    return address.topic("test", "shop", unique("orders"))
-
-
 def topics(url: str, **settings: str) -> SNSSQSTopics:
     kind = "pubsub.aws.snssqs"
     made = resource("shop", kind, **{**CREDENTIALS, "endpoint": url, **settings})

@@ -16,7 +16,6 @@ from tests.support.gateways import MeshHome
 from tests.support.mesh import GatewayProcess
 from tests.support.postgresql_server import PASSWORD, PostgreSQLServer
 from tests.support.processes import free_port
-from tests.support.security import missing
 
 __all__ = ["mesh_home"]
 
@@ -82,11 +81,7 @@ async def test_node(mesh_home: Path, protocol: str) -> None:
 async def test_quickstart(mesh_home: Path, tmp_path: Path, way: str) -> None:
     """A clock triggers an application that writes to PostgreSQL; it is started as for Dapr, with ``mesh run``."""
     needs(PYTHON)
-    try:
-        server = PostgreSQLServer(tmp_path / "postgresql")
-    except FileNotFoundError as error:
-        missing(str(error))
-    async with server:
+    async with PostgreSQLServer(tmp_path / "postgresql") as server:
         # As the quickstart's files say it: a namespace, no direction, an older name of the type and of the setting.
         pairs = server.connection_string.replace(" sslmode=disable", " pool_min_conns=1 pool_max_conns=10")
         made = (

@@ -6,7 +6,6 @@ The tables are in ``tests/support/stores.py``.
 from __future__ import annotations
 
 import gc
-import os
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -41,9 +40,4 @@ async def served(
 ) -> AsyncIterator[Served]:
     """What the store needs, for all tests of the module."""
     async with AsyncExitStack() as stack:
-        try:
-            yield await stack.enter_async_context(kind.serve(tmp_path_factory.mktemp("store")))
-        except FileNotFoundError as error:
-            if os.environ.get("CI"):
-                raise
-            pytest.skip(str(error))
+        yield await stack.enter_async_context(kind.serve(tmp_path_factory.mktemp("store")))

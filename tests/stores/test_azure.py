@@ -22,37 +22,25 @@ from mesh.query import Compare, Query
 from mesh.store import Item, Stored
 from tests.support.azure_servers import ACCOUNT, ACCOUNT_KEY, AzuriteServer, CosmosDBServer
 from tests.support.nodes import component
-from tests.support.security import missing
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cosmosdb(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CosmosDBServer]:
     """One for all."""
-    try:
-        server = CosmosDBServer(tmp_path_factory.mktemp("cosmosdb"))
-    except FileNotFoundError as error:
-        missing(str(error))
-    async with server:
+    async with CosmosDBServer(tmp_path_factory.mktemp("cosmosdb")) as server:
         yield server
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def tables(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AzuriteServer]:
-    async with _azurite(tmp_path_factory, "table") as server:
+    async with AzuriteServer(tmp_path_factory.mktemp("table"), "table") as server:
         yield server
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def blobs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AzuriteServer]:
-    async with _azurite(tmp_path_factory, "blob") as server:
+    async with AzuriteServer(tmp_path_factory.mktemp("blob"), "blob") as server:
         yield server
-
-
-def _azurite(factory: pytest.TempPathFactory, service: str) -> AzuriteServer:
-    try:
-        return AzuriteServer(factory.mktemp(service), service)
-    except FileNotFoundError as error:
-        missing(str(error))
 
 
 def made(server: CosmosDBServer, **settings: str) -> CosmosDBStateStore:

@@ -20,7 +20,6 @@ from tests.support.eventually import eventually
 from tests.support.nodes import component, unique
 from tests.support.processes import free_port
 from tests.support.proxy import Proxy
-from tests.support.security import missing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PASSWORD = "cassandra"
@@ -40,10 +39,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory, authority: Authority)
     both = directory.with_suffix(".pem")
     both.write_text(Path(issued.key).read_text() + Path(issued.certificate).read_text())
     async with AsyncExitStack() as stack:
-        try:
-            server = await stack.enter_async_context(CassandraServer(directory, closed=True, certificate=both))
-        except FileNotFoundError as error:
-            missing(str(error))
+        server = await stack.enter_async_context(CassandraServer(directory, closed=True, certificate=both))
 
         async def has_its_user() -> None:
             try:

@@ -31,7 +31,6 @@ from tests.support.eventually import eventually
 from tests.support.mongodb_replica_set import Document, ReplicaSet
 from tests.support.nodes import component
 from tests.support.proxy import Proxy
-from tests.support.security import missing
 from tests.support.small_servers import MongoDBServer
 
 
@@ -42,11 +41,7 @@ def made(port: int = 1, **settings: str) -> MongoDBStateStore:
 
 @asynccontextmanager
 async def server(directory: Path) -> AsyncIterator[MongoDBServer]:
-    try:
-        found = MongoDBServer(directory)
-    except FileNotFoundError as error:
-        missing(str(error))
-    async with found:
+    async with MongoDBServer(directory) as found:
         yield found
 
 

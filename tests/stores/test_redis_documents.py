@@ -15,7 +15,6 @@ from mesh.errors import ConflictError, StateError
 from mesh.store import Concurrency, Item, Stored
 from tests.support.nodes import component
 from tests.support.redis_server import RedisStack
-from tests.support.security import missing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 JSON = {"contentType": "application/json"}
@@ -23,11 +22,7 @@ JSON = {"contentType": "application/json"}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisStack]:
-    try:
-        made = RedisStack(tmp_path_factory.mktemp("redis"), ("--save", ""))
-    except FileNotFoundError as error:
-        missing(str(error))
-    async with made as server:
+    async with RedisStack(tmp_path_factory.mktemp("redis"), ("--save", "")) as server:
         yield server
 
 

@@ -21,14 +21,7 @@ from mesh.store import Concurrency, Item, Stored
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.proxy import Proxy
-from tests.support.redis_server import DURABLE, RedisCluster, RedisServer, RedisWatched, find_redis_server
-from tests.support.security import missing
-
-
-@pytest.fixture(autouse=True)
-def _installed() -> None:
-    if find_redis_server() is None:
-        missing("redis-server is not installed: tests/provision/redis.sh")
+from tests.support.redis_server import DURABLE, RedisCluster, RedisServer, RedisWatched
 
 
 def made(adapter: Any, host: str, **settings: str) -> Any:

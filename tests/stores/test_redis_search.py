@@ -24,7 +24,6 @@ from mesh.store import Item, Stored
 from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.redis_server import RedisServer, RedisStack
-from tests.support.security import missing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 JSON = {"contentType": "application/json"}
@@ -88,11 +87,7 @@ async def test_indexes_that_make_no_sense(text: str) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisStack]:
-    try:
-        made = RedisStack(tmp_path_factory.mktemp("redis"), ("--save", ""))
-    except FileNotFoundError as error:
-        missing(str(error))
-    async with made as server:
+    async with RedisStack(tmp_path_factory.mktemp("redis"), ("--save", "")) as server:
         yield server
 
 
@@ -198,8 +193,7 @@ async def test_a_server_without_the_module(tmp_path: Path) -> None:
         with pytest.raises(StateError, match=r"queryIndexes needs the modules for JSON and search, .* use Redis"):
             async with opened(server):
                 pytest.fail("entered")
-        store = RedisStateStore.from_component(component("c", "", redisHost=f"127.0.0.1:{server.port}"))
-        async with store:
+        async with RedisStateStore.from_component(component("c", "", redisHost=f"127.0.0.1:{server.port}")) as store:
             assert "QUERY_API" not in store.capabilities
             with pytest.raises(FeatureNotSupportedError):
                 await found(store, {})

@@ -17,16 +17,9 @@ from mesh.store import Item, Stored
 from tests.support.certificates import Authority
 from tests.support.nodes import component
 from tests.support.processes import free_port
-from tests.support.redis_server import DURABLE, RedisServer, find_redis_server
-from tests.support.security import missing
+from tests.support.redis_server import DURABLE, RedisServer
 
 PASSWORD = "p@ss:w/rd?#"
-
-
-@pytest.fixture(autouse=True)
-def _installed() -> None:
-    if find_redis_server() is None:
-        missing("redis-server is not installed: tests/provision/redis.sh")
 
 
 def made(adapter: Any, **settings: str) -> Any:

@@ -37,7 +37,6 @@ from tests.support.eventually import eventually
 from tests.support.nodes import component
 from tests.support.processes import free_port
 from tests.support.proxy import Proxy
-from tests.support.security import missing
 from tests.support.small_servers import DynamoDBServer, EtcdServer, MemcachedServer, MongoDBServer
 
 SERVERS: dict[Any, Any] = {
@@ -80,11 +79,7 @@ def made(adapter: Any, port: int, version: str = "v1", **settings: str) -> Any:
 
 @asynccontextmanager
 async def served(directory: Path, adapter: Any) -> AsyncIterator[Any]:
-    try:
-        server = SERVERS[adapter](directory)
-    except FileNotFoundError as error:
-        missing(str(error))
-    async with server:
+    async with SERVERS[adapter](directory) as server:
         yield server
 
 

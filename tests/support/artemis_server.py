@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from tests.support.processes import free_port
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["PASSWORD", "USER", "ArtemisServer", "find_artemis"]
 
@@ -87,7 +87,7 @@ class ArtemisServer(Server):
         super().__init__(directory)
         found = find_artemis()
         if found is None:
-            raise FileNotFoundError(f"{self.title} is not installed: tests/provision/artemis.sh")
+            raise NotInstalledError(f"{self.title} is not installed: tests/provision/artemis.sh")
         self._home = found
         self._options = dict(listeners or {})
         self._settings = settings

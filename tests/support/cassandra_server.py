@@ -14,7 +14,7 @@ from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import Cluster
 
 from tests.support.processes import free_port
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["CassandraServer"]
 
@@ -68,7 +68,7 @@ class CassandraServer(Server):
         self.certificate = certificate
         self._java = shutil.which("java")
         if self._java is None or not next(HOME.glob("libs/cassandra-all-*.jar"), None):
-            raise FileNotFoundError(f"Cassandra is not in {HOME}: run tests/provision/cassandra.sh")
+            raise NotInstalledError(f"Cassandra is not in {HOME}: run tests/provision/cassandra.sh")
         self.more: tuple[str, ...] = (f"-XX:SharedArchiveFile={ARCHIVE}",) if ARCHIVE.exists() else ()
         self._storage = free_port()
 

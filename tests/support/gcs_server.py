@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["GCSServer"]
 
@@ -28,7 +28,7 @@ class GCSServer(Server):
         super().__init__(directory)
         self.bucket = bucket
         if importlib.util.find_spec("gcp_storage_emulator") is None:
-            raise FileNotFoundError("gcp-storage-emulator is not installed")
+            raise NotInstalledError("gcp-storage-emulator is not installed")
 
     @property
     def url(self) -> str:

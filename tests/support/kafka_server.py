@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.eventually import eventually
 from tests.support.processes import free_port
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server, Servers
 
 if TYPE_CHECKING:
     from aiokafka.admin import AIOKafkaAdminClient
@@ -121,7 +121,7 @@ class KafkaServer(Server):
         super().__init__(directory)
         found = find_kafka()
         if found is None:
-            raise FileNotFoundError("Kafka is not installed")
+            raise NotInstalledError("Kafka is not installed")
         self._libs = found
         archive = archive_of(found)
         self.more: tuple[str, ...] = (f"-XX:SharedArchiveFile={archive}",) if archive.exists() else ()
@@ -198,12 +198,10 @@ class KafkaServer(Server):
             return connection.recv(8)[4:] == struct.pack(">i", 7)
 
 
-class KafkaCluster(Server):
-    """Servers that share their topics; one may be killed, and what has three replicas goes on.
+class KafkaCluster(Servers):
+    """Servers that share their topics, node 1 first; one may be killed, and what has three replicas goes on."""
 
-    Attributes:
-        servers: Each of them, which may be ended and started again by itself; node 1 is the first.
-    """
+    servers: Sequence[KafkaServer]
 
     title = "Kafka"
     HEAP = "-Xmx256m"
@@ -245,21 +243,6 @@ class KafkaCluster(Server):
     def bootstrap(self) -> str:
         """Host and port of each."""
         return ",".join(server.bootstrap for server in self.servers)
-
-    async def start(self) -> None:
-        # One alone has no majority, and waits for another one.
-        async with asyncio.TaskGroup() as tasks:
-            for server in self.servers:
-                tasks.create_task(server.start())
-
-    async def _end(self, *, force: bool) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for server in self.servers:
-                tasks.create_task(server._end(force=force))
-
-    def end(self) -> None:
-        for server in self.servers:
-            server.end()
 
     async def create_topic(self, name: str, partitions: int = 3, replicas: int = 3, **config: str) -> None:
         """Make a topic, and return when all its replicas are in sync.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.processes import free_port
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["PASSWORD", "MariaDBServer"]
 
@@ -32,7 +32,7 @@ class MariaDBServer(Server):
         super().__init__(directory)
         found = shutil.which("mariadbd"), shutil.which("mariadb-install-db")
         if not all(found):
-            raise FileNotFoundError("mariadbd is not installed")
+            raise NotInstalledError("mariadbd is not installed")
         self._server, self._install = (str(each) for each in found)
         self._options = options
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["CREDENTIALS", "MotoServer"]
 
@@ -24,7 +24,7 @@ class MotoServer(Server):
         """Prepare; entering starts it."""
         super().__init__(directory)
         if importlib.util.find_spec("moto") is None:
-            raise FileNotFoundError("moto is not installed")
+            raise NotInstalledError("moto is not installed")
 
     @property
     def url(self) -> str:

@@ -11,9 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.server import Server
+from tests.support.certificates import Authority, Certificate
+from tests.support.server import NotInstalledError, Server
 
-__all__ = ["UNBOUNDED", "MQTTServer", "find_mosquitto"]
+__all__ = ["UNBOUNDED", "MQTTServer", "find_mosquitto", "tls_settings"]
 
 SAVES_WITHIN = 20.0
 # An MQTT 5 CONNECT without a client id, with a clean start; and how the answer begins.
@@ -22,6 +23,12 @@ CONNECT, CONNACK = b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x05\x00\x00\x00", b"\x20"
 SETTINGS = ("max_queued_messages 0",)
 # It sends all of a session at once, also before any of that is acknowledged.
 UNBOUNDED = (*SETTINGS, "max_inflight_messages 0")
+
+
+def tls_settings(authority: Authority, own: Certificate) -> Sequence[str]:
+    """Give the lines of a listener whose clients must prove who they are."""
+    files = (f"cafile {authority.path}", f"certfile {own.certificate}", f"keyfile {own.key}")
+    return (*files, "require_certificate true")
 
 
 def find_mosquitto() -> str | None:
@@ -44,7 +51,7 @@ class MQTTServer(Server):
         super().__init__(directory)
         found = find_mosquitto()
         if found is None:
-            raise FileNotFoundError("mosquitto is not installed")
+            raise NotInstalledError("mosquitto is not installed")
         self._binary = found
         self._settings = settings
 

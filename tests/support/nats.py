@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["NatsServer", "find_nats_cli", "find_nats_server"]
 
@@ -44,7 +44,7 @@ class NatsServer(Server):
         super().__init__(store)
         found = binary or find_nats_server()
         if found is None:
-            raise FileNotFoundError("nats-server is not installed")
+            raise NotInstalledError("nats-server is not installed")
         self._binary = found
         self._config = config
         self.name = f"test-{time.monotonic_ns()}"

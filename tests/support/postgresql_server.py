@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.processes import free_port
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["PASSWORD", "PostgreSQLServer"]
 
@@ -38,7 +38,7 @@ class PostgreSQLServer(Server):
         """
         found = _find("postgres"), _find("initdb")
         if not all(found):
-            raise FileNotFoundError("postgres is not installed")
+            raise NotInstalledError("postgres is not installed")
         self._postgres, self._initdb = (str(each) for each in found)
         self._as: list[str] = []
         self._user: pwd.struct_passwd | None = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.processes import free_port
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["PubSubServer"]
 
@@ -28,7 +28,7 @@ class PubSubServer(Server):
         cache = Path(os.environ.get("BROKERMESH_SDKS") or Path.home() / ".cache/brokermesh-tests/sdks")
         built = max(cache.glob("pubsub-*/pubsub"), key=lambda path: path.stat().st_mtime, default=None)
         if built is None:
-            raise FileNotFoundError(f"{self.title} is not installed: tests/provision/pubsub.sh")
+            raise NotInstalledError(f"{self.title} is not installed: tests/provision/pubsub.sh")
         self._binary = built
         self.grpc_port = free_port()
 

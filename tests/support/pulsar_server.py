@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 from tests.support.processes import free_port
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["PulsarServer", "find_pulsar"]
 
@@ -72,7 +72,7 @@ class PulsarServer(Server):
         super().__init__(directory)
         found = find_pulsar()
         if found is None:
-            raise FileNotFoundError(f"{self.title} is not installed: tests/provision/pulsar.sh")
+            raise NotInstalledError(f"{self.title} is not installed: tests/provision/pulsar.sh")
         self._home = found
         self._config = config
         self._token = token

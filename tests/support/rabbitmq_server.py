@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.support.processes import free_port
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server, Servers
 
 __all__ = ["RabbitMQCluster", "RabbitMQServer", "find_rabbitmq_server"]
 
@@ -54,7 +54,7 @@ class RabbitMQServer(Server):
         super().__init__(directory)
         found = find_rabbitmq_server()
         if found is None:
-            raise FileNotFoundError("rabbitmq-server is not installed")
+            raise NotInstalledError("rabbitmq-server is not installed")
         self._binary = found
         self._config = config
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -161,12 +161,10 @@ class _Member(RabbitMQServer):
             cookie.write_text("OFTESTS")
 
 
-class RabbitMQCluster(RabbitMQServer):
-    """Servers that share their queues; one may be killed, and what is in quorum queues goes on.
+class RabbitMQCluster(Servers, RabbitMQServer):
+    """Servers that share their queues; one may be killed, and what is in quorum queues goes on."""
 
-    Attributes:
-        servers: Each of them, which may be ended and started again by itself.
-    """
+    servers: Sequence[_Member]
 
     def __init__(self, directory: Path, nodes: int = 3, config: str = "") -> None:
         """Prepare; entering starts them.
@@ -191,19 +189,7 @@ class RabbitMQCluster(RabbitMQServer):
             self._formed = True
             return
         # After an orderly end each waits for those that ended after it.
-        async with asyncio.TaskGroup() as tasks:
-            for server in self.servers:
-                tasks.create_task(server.start())
-
-    async def _end(self, *, force: bool) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for server in self.servers:
-                tasks.create_task(server._end(force=force))
-
-    def end(self) -> None:
-        for server in self.servers:
-            server.end()
-        super().end()
+        await super().start()
 
 
 def _wait_for_port(number: int) -> None:

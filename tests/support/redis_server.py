@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from tests.support.eventually import eventually
 from tests.support.processes import free_port
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server, Servers
 
 __all__ = ["RedisCluster", "RedisSentinel", "RedisServer", "RedisStack", "RedisWatched", "find_redis_server"]
 
@@ -43,7 +43,7 @@ class RedisServer(Server):
         super().__init__(directory)
         found = find_redis_server()
         if found is None:
-            raise FileNotFoundError("redis-server is not installed")
+            raise NotInstalledError("redis-server is not installed")
         self._binary = found
         self.options = options
 
@@ -92,7 +92,7 @@ class RedisStack(RedisServer):
         cache = Path.home() / ".cache" / "brokermesh-tests" / "redis-stack"
         self._home = Path(os.environ.get("BROKERMESH_REDIS_STACK") or cache)
         if not (self._home / "libssl.so.1.1").exists():
-            raise FileNotFoundError("a Redis server with modules is not installed: tests/provision/redis-stack.sh")
+            raise NotInstalledError("a Redis server with modules is not installed: tests/provision/redis-stack.sh")
         modules = [("--loadmodule", str(self._home / name)) for name in ("redisearch.so", "rejson.so")]
         super().__init__(directory, (*options, *modules[0], *modules[1]))
         self._binary = str(self._home / "redis-server")
@@ -101,27 +101,17 @@ class RedisStack(RedisServer):
         return {**os.environ, "LD_LIBRARY_PATH": str(self._home)}
 
 
-class _RedisServers(Server):
-    """Several that are started, ended and restarted together."""
-
+class _RedisServers(Servers):
     title = "redis-server"
     servers: Sequence[RedisServer]
 
     async def start(self) -> None:
-        for server in self.servers:
+        for server in self.servers:  # A replica that comes before its primary is late.
             await server.start()
-
-    async def _end(self, *, force: bool) -> None:
-        for server in self.servers:
-            await server._end(force=force)
 
 
 class RedisCluster(_RedisServers):
-    """Primaries that share the slots.
-
-    Attributes:
-        servers: Each of them.
-    """
+    """Primaries that share the slots."""
 
     SLOTS = 16384
 

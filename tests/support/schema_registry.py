@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["SchemaRegistry", "find_apicurio"]
 
@@ -29,7 +29,7 @@ class SchemaRegistry(Server):
         super().__init__(directory)
         found = find_apicurio()
         if found is None:
-            raise FileNotFoundError(f"{self.title} is not installed: tests/provision/apicurio.sh")
+            raise NotInstalledError(f"{self.title} is not installed: tests/provision/apicurio.sh")
         self._jar = found
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,17 +14,13 @@ from mesh.errors import BrokerUnavailableError
 from mesh.resources.component import Component, MetadataEntry, Secret
 from tests.support.contract import Inbox, text
 from tests.support.eventually import eventually
+from tests.support.server import missing
 
 __all__ = ["TOPIC", "component", "missing", "nodes", "reaches", "refused", "works"]
 
 TOPIC = address.topic("test", "secured", "orders")
 APP = address.app("test", "secured")
 WITHIN = 60.0  # Kafka's first group of all takes a while.
-
-
-def missing(what: str) -> None:
-    """Skip where a server is not installed; in CI, fail."""
-    pytest.fail(what) if os.environ.get("CI") else pytest.skip(what)
 
 
 def component(kind: str, **settings: str) -> Component:

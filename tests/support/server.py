@@ -12,12 +12,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+import pytest
+
 from tests.support.eventually import pause
 from tests.support.processes import free_port
 
-__all__ = ["Server"]
+__all__ = ["NotInstalledError", "Server", "Servers", "missing"]
 
 STOPS_WITHIN = 30.0
+
+
+class NotInstalledError(FileNotFoundError):
+    """A server is not on this machine: the test is skipped, or fails in CI (``tests/conftest.py``)."""
+
+
+def missing(what: str) -> None:
+    """Skip where something is not installed; in CI, fail."""
+    pytest.fail(what) if os.environ.get("CI") else pytest.skip(what)
 
 
 class Server:
@@ -145,3 +156,30 @@ class Server:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await asyncio.to_thread(process.wait)
+
+
+class Servers(Server):
+    """Several that are started, ended and restarted together.
+
+    Attributes:
+        servers: Each of them, which may be ended and started again by itself.
+    """
+
+    servers: Sequence[Server]
+
+    async def start(self) -> None:
+        """Start all at once: there are those that wait for each other."""
+        async with asyncio.TaskGroup() as tasks:
+            for server in self.servers:
+                tasks.create_task(server.start())
+
+    async def _end(self, *, force: bool) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for server in self.servers:
+                tasks.create_task(server._end(force=force))
+
+    def end(self) -> None:
+        """Do the same where no event loop runs any more."""
+        for server in self.servers:
+            server.end()
+        super().end()

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 from aiobotocore.session import get_session
 
 from tests.support.processes import free_port
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["DynamoDBServer", "EtcdServer", "MemcachedServer", "MongoDBServer"]
 
@@ -21,7 +21,7 @@ __all__ = ["DynamoDBServer", "EtcdServer", "MemcachedServer", "MongoDBServer"]
 def _found(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        raise FileNotFoundError(f"{name} is not installed")
+        raise NotInstalledError(f"{name} is not installed")
     return found
 
 
@@ -155,7 +155,7 @@ class MongoDBServer(Server):
         places = Path(os.environ.get("BROKERMESH_MONGODB") or Path.home() / ".cache/brokermesh-tests/mongodb")
         found = sorted(places.glob("*/Serve.class"))
         if not found:
-            raise FileNotFoundError("mongo-java-server is not installed")
+            raise NotInstalledError("mongo-java-server is not installed")
         self._classes = found[-1].parent
 
     @property

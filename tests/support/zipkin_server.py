@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from tests.support.server import Server
+from tests.support.server import NotInstalledError, Server
 
 __all__ = ["ZipkinServer", "find_zipkin"]
 
@@ -43,7 +43,7 @@ class ZipkinServer(Server):
         """Give its command line; a JVM that lives for a test needs no optimizing compiler."""
         jar = find_zipkin()
         if jar is None:
-            raise FileNotFoundError("zipkin-server")
+            raise NotInstalledError("Zipkin is not installed")
         return ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar", str(jar)]
 
     def answers(self) -> bool:

@@ -11,7 +11,7 @@ import pytest_asyncio
 from mesh.trust.folder import Folder
 from mesh.trust.identity import TrustSettings
 from tests.http.harness import Backbone
-from tests.support.nats import NatsServer, find_nats_server
+from tests.support.nats import NatsServer
 
 
 @pytest.fixture
@@ -22,7 +22,5 @@ def trust(tmp_path: Path) -> TrustSettings:
 
 @pytest_asyncio.fixture
 async def nats(tmp_path: Path) -> AsyncIterator[Backbone]:
-    if find_nats_server() is None:
-        pytest.skip("nats-server is not installed")
     async with NatsServer(tmp_path / "nats") as server:
         yield Backbone(server.url)

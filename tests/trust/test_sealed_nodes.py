@@ -14,8 +14,8 @@ from mesh.trust.identity import TrustSettings
 from tests.http.actor_app import ActorApp
 from tests.http.harness import App, Backbone, Node, gateway, yaml
 from tests.support.eventually import eventually
-from tests.support.nats import NatsServer, find_nats_server
-from tests.support.redis_server import RedisServer, find_redis_server
+from tests.support.nats import NatsServer
+from tests.support.redis_server import RedisServer
 from tests.support.server import Server
 
 SECRET = "the-combination-is-1-2-3-4"
@@ -56,8 +56,6 @@ async def tapped(broker: str, server: Server) -> AsyncIterator[Tap]:
 
 
 def _server(broker: str, folder: Path) -> NatsServer | RedisServer:
-    if (find_nats_server if broker == "nats" else find_redis_server)() is None:
-        pytest.skip(f"the server of {broker} is not installed")
     return NatsServer(folder) if broker == "nats" else RedisServer(folder)
 
 

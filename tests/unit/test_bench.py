@@ -14,7 +14,6 @@ from aiohttp import ClientSession
 
 from bench.__main__ import main
 from bench.backbone_report import BackboneResults
-from bench.backbones import Measured as MeasuredBackbone
 from bench.bare import serving
 from bench.clients import Round
 from bench.components import BACKBONE, DRIVER, HANDLER, NEAREST, PARTS, Measured
@@ -58,7 +57,7 @@ def test_a_run_is_about_backbones_or_components(capsys: pytest.CaptureFixture[st
 
 
 def test_a_broken_run_writes_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nobody(*_: object) -> MeasuredBackbone:
+    async def nobody(*_: object) -> Measured:
         raise OSError("no server")
 
     monkeypatch.setattr("bench.__main__.measure", nobody)
@@ -116,7 +115,7 @@ def test_goals_are_met_or_missed() -> None:
         _row("redis invoke at 500/s", "gateways over redis", 500, p50=3),
         _row("redis invoke at 500/s", "gateways over nats", 500, p50=2),
     ]
-    results = BackboneResults([MeasuredBackbone("redis", rows, (0.1, 0.2))], {"date": "today"})
+    results = BackboneResults([Measured("redis", rows, (0.1, 0.2))], {"date": "today"})
     layouts = [(80, False), (95, True)]
     assert [(goal.value, goal.met) for goal in results.goals] == [
         (90, True), (70, False), *layouts, (5000, True), (1.5, True)

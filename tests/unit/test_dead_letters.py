@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from brokers.kafka._inspection import Taken
-from gateway.cli.dead_letters import TOPIC, Chosen, replay, sent_back
+from gateway.cli.dead_letters import Chosen, replay, sent_back
 from mesh.address import Address, topic
 from mesh.blocks.wire import letter_of
-from mesh.broker import Delivery, Features, Message
+from mesh.broker import LETTER_TOPIC, Delivery, Features, Message
 from mesh.errors import PublishRejectedError, UnprovenError
 from mesh.inspection import Letter
 from tests.trust.test_kept import EVENT, LETTERS, ORDERS, REFUNDS, Nodes
@@ -44,7 +44,9 @@ def test_what_a_broker_told_is_not_published() -> None:
     """The place that a letter was read at is not the event's; a key is."""
     told = {"__offset": "3", "__partition": "1", "__timestamp": "5", "__topic": "letters", "pubsubName": "pubsub"}
     own = {"__key": "k", "__TypeId__": "com.shop.Order", "trace": "t"}
-    message = Message({"ce_partitionkey": "a%20b", **own, **told}, b"", metadata={**told, **own, TOPIC: "orders"})
+    message = Message(
+        {"ce_partitionkey": "a%20b", **own, **told}, b"", metadata={**told, **own, LETTER_TOPIC: "orders"}
+    )
     back = sent_back(message, "letters", Letter("0:3", message), "ce_")
     assert (back.headers, back.metadata, back.key) == ({"ce_partitionkey": "a%20b", **own}, own, "a b")
 

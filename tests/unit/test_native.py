@@ -14,6 +14,9 @@ from mesh.blocks.native import NativeWire
 from mesh.broker import Delivery, Features, Message
 from mesh.errors import EventError, FeatureNotSupportedError
 from mesh.event import from_headers
+from mesh.features import not_in_layout
+from mesh.registry import Registry
+from tests.support.nodes import component
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OPTIONS = PublishOptions("obs", "predis", "o1", TRACE)
@@ -127,6 +130,22 @@ def test_what_the_layout_lacks_names_the_line_to_change() -> None:
     options = PublishOptions("obs", "predis", "o1", not_before=2_000_000_000.0)
     with pytest.raises(FeatureNotSupportedError, match="layout: mesh"):
         written(b"", None, options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "both"),
+    [
+        ("pubsub.redis", {"redisHost": "127.0.0.1:1"}, True),
+        ("pubsub.gcp.pubsub", {"projectId": "shop"}, False),
+        ("pubsub.solace.amqp", {"url": "amqp://127.0.0.1:1", "anonymous": "true"}, False),
+    ],
+)
+def test_no_line_is_named_where_there_is_none(kind: str, settings: dict[str, str], both: bool) -> None:
+    """Some types have this layout alone."""
+    if kind == "pubsub.solace.amqp":
+        pytest.importorskip("proton")
+    made = Registry().load(kind).from_component(component("shop", kind, **settings))  # type: ignore[attr-defined]
+    assert ("layout: mesh" in str(not_in_layout(made.features, "it"))) is both
 
 
 def got(message: Message, *, raw: bool = False, batch: bool = False):  # type: ignore[no-untyped-def]

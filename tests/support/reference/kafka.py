@@ -5,7 +5,6 @@ It writes and reads what was seen of one on a broker; it shares nothing with the
 
 from __future__ import annotations
 
-import json
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,8 @@ from typing import Any, Self
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 
+from tests.support.reference.envelope import enveloped
+
 __all__ = ["Sidecar", "envelope", "publish"]
 
 WITHIN = 60.0
@@ -21,23 +22,9 @@ RETRY_SECONDS = 5.0
 
 
 def envelope(topic: str, data: object, *, app: str = "obs", pubsub: str = "kafka") -> bytes:
-    """Write an event as it does: compact, with the names in order."""
+    """Write an event as it does."""
     trace = f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
-    members = {
-        "data": data,
-        "datacontenttype": "application/json",
-        "id": str(uuid.uuid4()),
-        "pubsubname": pubsub,
-        "source": app,
-        "specversion": "1.0",
-        "time": "2026-11-28T04:56:00Z",
-        "topic": topic,
-        "traceid": trace,
-        "traceparent": trace,
-        "tracestate": "",
-        "type": "com.dapr.event.sent",
-    }
-    return json.dumps(members, separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode()
+    return enveloped(str(uuid.uuid4()), app, pubsub, topic, data, traceid=trace, traceparent=trace)
 
 
 def _partition(key: str | None, count: int) -> int | None:
