@@ -259,7 +259,7 @@ class KafkaReading(Reading[_Settings]):
         try:
             return hosts_of(text, DEFAULT_PORT) if text else ()
         except ValueError:
-            self.wrong("brokers", f"is host:port[,host:port], not {text!r}")
+            self.wrong("brokers", "is host:port[,host:port]; a login is in saslUsername and saslPassword")
             return ()
 
     def _auth_type(self) -> str:

@@ -118,7 +118,8 @@ class NativeTopics(Frameless, ComponentAdapter):
             raise not_in_layout(features, "ordered subscriptions")
         if options.ephemeral and not features.ephemeral:
             raise not_in_layout(features, "subscriptions that end with their instance")
-        if address.is_pattern and not features.wildcard:
+        asks = address.is_pattern or not {"*", ">"}.isdisjoint(address.label.split("."))
+        if asks and not features.wildcard and not features.own_wildcards:
             raise not_in_layout(features, f"the pattern {address.label!r}")
 
     @asynccontextmanager

@@ -220,7 +220,7 @@ class RedisReader(Reading[_Settings]):
         try:
             hosts = hosts_of(found.host, default)
         except ValueError:
-            self.wrong("redisHost", f"is host:port, not {found.host!r}")
+            self.wrong("redisHost", "is host:port; a login is in redisUsername and redisPassword")
             return {}
         if found.failover:
             known = found.sentinel_username, found.sentinel_password

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from gateway.cli.dead_letters import Chosen, Outcome
     from mesh.address import Address
     from mesh.blocks.topics import PubSubComponent
-    from mesh.resources.subscription import Subscription
 
 __all__ = ["parser", "run"]
 
@@ -107,6 +106,16 @@ async def _list(looked: Looked, found: argparse.Namespace) -> int:
         piles = {wanted: piles.get(wanted, [])}
     await looked.read_secrets()
     records: list[dict[str, Any]] = []
+    unknown = False
+    if found.topic is None:
+        for name in dict.fromkeys(each.pubsub for each in looked.subscriptions if found.pubsub in (None, each.pubsub)):
+            try:
+                async with asyncio.timeout(COUNT_WITHIN), looked.pubsub(_component(looked, name)) as component:
+                    piles |= {(name, topic): of for topic, of in (await _put_away(looked, component)).items()}
+            except (MeshError, TimeoutError) as error:
+                unknown = True  # Where it has letters that files name, their count says why as well.
+                if not any(pubsub == name for pubsub, _ in piles):
+                    complain(f"{name}: {str(error) or f'it did not answer within {COUNT_WITHIN:g} s'}")
     for (pubsub, topic), of in piles.items():
         count = None
         try:
@@ -122,10 +131,10 @@ async def _list(looked: Looked, found: argparse.Namespace) -> int:
     if found.output == "table":
         if not records:
             note("no subscription here has a dead letter topic; to look at any: mesh dlq show PUBSUB TOPIC")
-            return 0
+            return int(unknown)
         records = [{**each, "of": ", ".join(each["of"])} for each in records]
     show_records(records, found.output, _PILES)
-    return int(any(each["letters"] is None for each in records))
+    return int(unknown or any(each["letters"] is None for each in records))
 
 
 async def _counted(looked: Looked, pubsub: str, topic: str) -> int:
@@ -177,7 +186,7 @@ async def _check_declared(looked: Looked, component: PubSubComponent, found: arg
     name, topic = found.pubsub, found.topic
     ours = [each for each in looked.subscriptions if each.pubsub == name]
     known = sorted({each.dead_letter_topic for each in ours if each.dead_letter_topic is not None})
-    if topic in known or found.undeclared or await _puts_away(component, ours, topic):
+    if topic in known or found.undeclared or topic in await _put_away(looked, component):
         return
     live = "it is subscribed to, and " if any(each.topic == topic for each in ours) else ""
     told = (
@@ -189,18 +198,24 @@ async def _check_declared(looked: Looked, component: PubSubComponent, found: arg
     raise ConfigError(f"{told}. If it holds dead letters, --undeclared says so")
 
 
-async def _puts_away(component: PubSubComponent, subscriptions: Sequence[Subscription], topic: str) -> bool:
-    """Tell whether the broker itself leaves letters there, of one of these subscriptions."""
+async def _put_away(looked: Looked, component: PubSubComponent) -> dict[str, list[str]]:
+    """Find where the broker itself leaves letters: the topics of subscriptions, by where theirs are."""
     from mesh.blocks.consumer import SubscriptionSettings
 
+    found: dict[str, list[str]] = {}
     if not isinstance(component.broker, Inspectable):
-        return False
-    for each in subscriptions:
-        where = component.address(each.topic, pattern=component.broker.features.wildcard)
-        standing = await component.broker.inspect(where, SubscriptionSettings.read(each, component).options)
-        if standing.letters == topic:
-            return True
-    return False
+        return found
+    for each in looked.subscriptions:
+        if each.pubsub == component.name and component.group:
+            where = component.address(each.topic, pattern=component.broker.features.wildcard)
+            try:
+                options = SubscriptionSettings.read(each, component).options
+                standing = await component.broker.inspect(where, options)
+            except (MeshError, ValueError):  # As mesh doctor tells.
+                continue
+            if standing.letters:
+                found.setdefault(standing.letters, []).append(each.topic)
+    return found
 
 
 async def _show(looked: Looked, component: PubSubComponent, chosen: Chosen, found: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gateway.cli.opening import Looked, add_options
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import Progress, colours_wanted, show, table
+from mesh.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,24 +50,36 @@ def run(words: Sequence[str]) -> int:
         raise UsageError("--timeout is from 0 to 3600 seconds", "mesh doctor")
     if found.max_lag is not None and found.max_lag < 0:
         raise UsageError("--max-lag is 0 or more", "mesh doctor")
-    from gateway.cli.examination import examine  # Here, so that completion and help are quick.
+    from gateway.cli.examination import Check, examine  # Here, so that completion and help are quick.
 
-    looked = Looked.read(found)
+    try:
+        looked = Looked.read(found)
+    except ConfigError as error:
+        if found.output != "json":
+            raise
+        step = "correct it; mesh check says whether more is wrong"
+        _show_json([Check("", "resources", each.file or "", "problem", str(each), step) for each in error.problems])
+        return 1
     with Progress(wanted=found.output == "table") as tell:
 
         def done(count: int, of: int) -> None:
             tell(f"looked at {count} of {of}")
 
         checks = asyncio.run(examine(looked, found.timeout, found.max_lag, done))
-    problems = [each for each in checks if each.status == "problem"]
     if found.output == "json":
-        show(json.dumps({"problems": len(problems), "checks": [asdict(each) for each in checks]}, indent=2))
+        _show_json(checks)
     else:
-        _show(checks, problems)
-    return int(bool(problems))
+        _show(checks)
+    return int(any(each.status == "problem" for each in checks))
 
 
-def _show(checks: Sequence[Check], problems: Sequence[Check]) -> None:
+def _show_json(checks: Sequence[Check]) -> None:
+    problems = sum(each.status == "problem" for each in checks)
+    show(json.dumps({"problems": problems, "checks": [asdict(each) for each in checks]}, indent=2))
+
+
+def _show(checks: Sequence[Check]) -> None:
+    problems = [each for each in checks if each.status == "problem"]
     rows = [("STATUS", "COMPONENT", "WHAT", "NAME", "FOUND")]
     rows += [(each.status, each.component, each.what, each.name, each.told) for each in checks]
     heading, *lines = table(rows).splitlines()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from gateway.config import DEFAULT_BACKBONE
 from mesh.blocks.consumer import SubscriptionSettings, is_broadcast
 from mesh.errors import (
     BrokerError,
@@ -45,7 +46,7 @@ class Check:
 
     Attributes:
         component: Of which component; ``backbone`` for the mesh's own broker.
-        what: ``backbone``, ``component``, ``subscription``, ``topic``, ``group`` or ``letters``.
+        what: ``resources``, ``backbone``, ``component``, ``subscription``, ``topic``, ``group`` or ``letters``.
         name: Its name.
         status: ``note`` is nothing wrong, but perhaps not meant, or not to be known.
         told: What was found.
@@ -57,7 +58,7 @@ class Check:
     """
 
     component: str
-    what: Literal["backbone", "component", "subscription", "topic", "group", "letters"]
+    what: Literal["resources", "backbone", "component", "subscription", "topic", "group", "letters"]
     name: str
     status: Status
     told: str
@@ -125,7 +126,9 @@ class _Visit:
 
     async def make(self, within: float) -> None:
         what: Literal["backbone", "component"] = "backbone" if self._component is None else "component"
-        title = self._looked.shown if self._component is None else f"{self._component.name} ({self._component.type})"
+        title = (
+            f"{self._component.name} ({self._component.type})" if self._component else self._looked.shown.rstrip(":")
+        )
         try:
             async with asyncio.timeout(within):
                 await self._look(what, title)
@@ -136,11 +139,12 @@ class _Visit:
             text = "; ".join(map(str, error.problems))
             self._add(what, title, "problem", text, f"correct {self._place}; mesh check reads it as a gateway does")
         except BrokerUnavailableError as error:
-            step = (
-                f"see that it runs, and that its address in {self._place} is right"
-                if error.retryable
-                else f"correct user, password or certificate in {self._place}"
-            )
+            if self._component is None and self._looked.shown == DEFAULT_BACKBONE:
+                step = "start a gateway with mesh run, or name the broker that gateways use with --backbone"
+            elif error.retryable:
+                step = f"see that it runs, and that its address in {self._place} is right"
+            else:
+                step = f"correct user, password or certificate in {self._place}"
             self._add(what, title, "problem", str(error), step)
         except (MeshError, OSError) as error:
             self._add(what, title, "problem", str(error) or type(error).__name__, f"see {self._place}")

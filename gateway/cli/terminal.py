@@ -61,18 +61,22 @@ class Progress:
 
     def __init__(self, *, wanted: bool = True) -> None:
         """Tell on a terminal, if that is wanted."""
-        self._tells = wanted and sys.stderr.isatty()
+        self._tells, self._last = wanted and sys.stderr.isatty(), ""
 
     def __enter__(self) -> Progress:
         """Begin."""
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        """Take away what was told."""
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        """Take away what was told; who interrupts it learns how far it was."""
+        last = self._last
         self("")
+        if last and kind is not None and not issubclass(kind, Exception):
+            note(f"interrupted: {last}")
 
     def __call__(self, text: str) -> None:
         """Tell this in place of what was told before."""
+        self._last = text
         if self._tells:
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()

@@ -155,6 +155,21 @@ async def test_a_subscription_by_nothing(folder: Folder, redis: RedisServer) -> 
     assert (warning.message, warning.path) == (told, "spec.pubsubname")
 
 
+async def test_a_file_that_cannot_be_read(folder: Folder) -> None:
+    """A script gets a document, whatever is wrong."""
+    folder.file.write_text("apiVersion: dapr.io/v1alpha1\nkind: Component\nspec: [\n")
+    found = await folder.problem()
+    assert (found["what"], found["name"]) == ("resources", str(folder.file))
+    assert found["told"].startswith(f"{folder.file}:")
+
+
+async def test_nothing_is_configured(folder: Folder) -> None:
+    """The next step is one that helps."""
+    code, text = await folder.ask(app="")
+    assert code == 1
+    assert "next, backbone backbone embedded:  start a gateway with mesh run" in text
+
+
 async def test_the_password_is_wrong(folder: Folder, redis: RedisServer) -> None:
     folder.write({"redisHost": f"127.0.0.1:{redis.port}", "redisUsername": "all", "redisPassword": "wr0ng"})
     found = await folder.problem()

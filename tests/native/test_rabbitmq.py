@@ -678,6 +678,8 @@ async def test_doctor_and_dlq(server: RabbitMQServer, tmp_path: Path, capsys: py
 
             await eventually(has_letters, within=30.0)
 
+        _, piles, _ = await run("dlq", "list")
+        assert {each["topic"]: each["letters"] for each in piles} == {"failed": 1, "dlq-shop-orders": 1}
         code, [shown], _ = await run("dlq", "show", "pubsub", "dlq-shop-orders")
         assert (code, shown["topic"], shown["reason"]) == (0, "orders", "rejected")
         code, told, _ = await run("dlq", "replay", "pubsub", "dlq-shop-orders", "--all")
