@@ -135,11 +135,12 @@ class PulsarSettings(NativeSettings):
     )
     ahead: int = setting(
         "receiverQueueSize",
-        "Most events of a subscription that an instance fetches ahead; no other instance gets these.",
+        "Most events of a subscription that an instance fetches ahead, at least one of a partition; no other one gets these.",
         COUNT, default=10,
     )  # fmt: skip
     redelivery: float = setting(
-        "redeliveryDelay", "How long an event waits at least that the application refused; if not set, as resiliency says.",
+        "redeliveryDelay",
+        "How long an event waits at least that the application refused; if not set, as resiliency says.",
         lasting(), default=0.0, aliases=("nackRedeliveryDelay",),
     )  # fmt: skip
     concurrency: int = setting(
