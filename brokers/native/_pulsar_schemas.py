@@ -49,7 +49,8 @@ class TopicSchema(Schema):  # type: ignore[misc]  # The library has no types.
         self._is_raw = raw
         self._wraps_record = not raw and isinstance(definition, dict) and definition.get("type") == "record"
         if not raw:
-            definition = _in_envelope(definition)
+            # Dapr sorts the names; other bytes would be another version of the schema.
+            definition = _in_envelope(json.loads(json.dumps(definition, sort_keys=True)))
             text = json.dumps(definition, separators=(",", ":"), ensure_ascii=False)
         self._parsed = parsed(definition)
         self.is_avro = kind is SchemaType.AVRO

@@ -135,7 +135,7 @@ class PulsarSettings(NativeSettings):
     )
     ahead: int = setting(
         "receiverQueueSize",
-        "Most events of a subscription that an instance fetches ahead, at least one of a partition; no other one gets these.",
+        "Most events that a member of a group fetches ahead, of each partition at least one; no other gets these.",
         COUNT, default=10,
     )  # fmt: skip
     redelivery: float = setting(
