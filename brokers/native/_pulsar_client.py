@@ -274,7 +274,7 @@ class Client:
         schema = self._schemas.get(topic)
         try:
             return body if schema is None else schema.written(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PublishRejectedError(f"the event is not of the schema of {topic}: {error}") from error
 
     async def body(self, topic: str, found: Any) -> bytes:
@@ -286,7 +286,7 @@ class Client:
             return body
         try:
             return schema.read(body, await self._version(topic, version))
-        except (PulsarException, ValueError) as error:
+        except (PulsarException, ValueError, RecursionError) as error:
             logger.warning("an event of %s cannot be read by version %d of its schema: %s", topic, version, error)
             return body
 

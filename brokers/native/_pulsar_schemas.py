@@ -15,10 +15,10 @@ from pulsar.schema import Schema
 
 from brokers.native._avro import decoded, encoded, parsed
 
-__all__ = ["ENDINGS", "TopicSchema"]
+__all__ = ["TopicSchema"]
 
-# Of settings' names, after a topic's. Pulsar's JSON schemas are written in Avro's language as well.
-ENDINGS: Mapping[str, SchemaType] = {".jsonschema": SchemaType.JSON, ".avroschema": SchemaType.AVRO}
+# By what settings are called after a topic's name. Pulsar's JSON schemas are written in Avro's language as well.
+KINDS: Mapping[str, SchemaType] = {"jsonschema": SchemaType.JSON, "avroschema": SchemaType.AVRO}
 REQUIRED = ("id", "source", "specversion", "type")
 OPTIONAL = (
     *("datacontenttype", "subject", "time", "topic", "pubsubname"),
@@ -33,18 +33,17 @@ class TopicSchema(Schema):  # type: ignore[misc]  # The library has no types.
         is_avro: Whether values are Avro's binary form, and not JSON.
     """
 
-    def __init__(self, text: str, ending: str, *, raw: bool) -> None:
+    def __init__(self, text: str, kind: str, *, raw: bool) -> None:
         """Read it.
 
         Args:
             text: As it was set.
-            ending: Of the setting's name.
+            kind: What the setting is called after the topic's name.
             raw: Whether messages are the mere data.
 
         Raises:
             ValueError: It is none.
         """
-        kind = ENDINGS[ending]
         definition = json.loads(text)
         self._is_raw = raw
         self._wraps_record = not raw and isinstance(definition, dict) and definition.get("type") == "record"
@@ -53,8 +52,8 @@ class TopicSchema(Schema):  # type: ignore[misc]  # The library has no types.
             definition = _in_envelope(json.loads(json.dumps(definition, sort_keys=True)))
             text = json.dumps(definition, separators=(",", ":"), ensure_ascii=False)
         self._parsed = parsed(definition)
-        self.is_avro = kind is SchemaType.AVRO
-        self._schema_info = SchemaInfo(kind, kind.name, text)
+        self.is_avro = KINDS[kind] is SchemaType.AVRO
+        self._schema_info = SchemaInfo(KINDS[kind], KINDS[kind].name, text)
 
     def encode(self, obj: bytes) -> bytes:
         """Leave bytes as they are: the library calls this."""

@@ -20,7 +20,7 @@ from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.settings import Reading, hosts_of
 from brokers.shared.tls import TLSFiles
 from mesh.registry import needs
-from mesh.resources.component import Component
+from mesh.resources.component import Component, MetadataEntry
 from mesh.resources.settings import (
     BOOLEAN,
     COUNT,
@@ -220,27 +220,28 @@ class _Reader(Reading[PulsarSettings]):
     def _schemas(self) -> Mapping[str, TopicSchema]:
         """Read the schemas of topics, by their full names."""
         made: dict[str, TopicSchema] = {}
-        for name in {entry.name: None for entry in self.component.metadata}:
-            topic, dot, kind = name.rpartition(".")
-            ending = dot + kind.lower()
-            schemas = [f"{topic}{each}" for each in (".jsonschema", ".avroschema")]
-            if ending == ".protoschema":
-                self.wrong(name, "is not supported: events are not written in Protocol Buffers")
-            elif ending == ".rawschema" and not any(map(self.component.entry, schemas)):
-                self.wrong(name, f"needs {' or '.join(schemas)}")
-            if name.lower() not in (each.lower() for each in schemas) or self.component.assumes(name):
-                continue
-            if all(map(self.component.entry, schemas)):
-                self.wrong(name, "is one of two schemas of a topic")
-            elif topic:
-                self._schema(name, topic, ending, made)
+        for entry in self.component.metadata:
+            topic, _, kind = entry.name.rpartition(".")
+            names = f"{topic}.jsonschema", f"{topic}.avroschema"
+            there = [name for name in names if self.component.entry(name)]
+            match kind.lower() if topic else "":
+                case "protoschema":
+                    self.wrong(entry.name, "is not supported: events are not written in Protocol Buffers")
+                case "rawschema" if not there:
+                    self.wrong(entry.name, f"needs {' or '.join(names)}")
+                case "jsonschema" | "avroschema" if len(there) > 1:
+                    self.wrong(entry.name, "is one of two schemas of a topic")
+                case "jsonschema" | "avroschema" as known if not self.component.assumes(entry.name):
+                    self._schema(entry, topic, known, made)
+                case _:
+                    pass
         return made
 
-    def _schema(self, name: str, topic: str, ending: str, made: dict[str, TopicSchema]) -> None:
+    def _schema(self, entry: MetadataEntry, topic: str, kind: str, made: dict[str, TopicSchema]) -> None:
         try:
             from brokers.native._pulsar_schemas import TopicSchema
         except ModuleNotFoundError as error:
-            raise needs(name, error.name or "") from error
+            raise needs(entry.name, error.name or "") from error
         raw = f"{topic}.rawschema"
         try:
             is_raw = parse_bool(self.text(raw) or "false")
@@ -248,9 +249,9 @@ class _Reader(Reading[PulsarSettings]):
             self.wrong(raw, str(error))
             return
         try:
-            made[self.found.topic(topic)] = TopicSchema(self.text(name), ending, raw=is_raw)
+            made[self.found.topic(topic)] = TopicSchema(entry.text() or "", kind, raw=is_raw)
         except ValueError as error:
-            self.wrong(name, f"is no schema in Avro's language: {error}")
+            self.wrong(entry.name, f"is no schema in Avro's language: {error}")
 
 
 @dataclass
