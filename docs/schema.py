@@ -129,6 +129,7 @@ def _conditions(kind: ComponentType) -> Iterator[_Schema]:
     usual = {"enum": list(known), "markdownEnumDescriptions": [_told(each) for each in known.values()]}
     small = sorted({name.lower() for name in known} - known.keys())
     families = [{"pattern": f"^{name}"} for name in known if name.endswith((":", "/"))]  # Any number of settings each.
+    families += [{"pattern": rf"\{name}$"} for name in known if name.startswith(".")]
     ways = [usual, *([{"enum": small}] if small else []), *families]
     name = {"anyOf": ways} if len(ways) > 1 else usual
     metadata: _Schema = {"items": {"properties": {"name": name}}}

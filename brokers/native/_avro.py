@@ -1,4 +1,4 @@
-"""Records whose values are Avro, by schemas that a registry keeps; applications see JSON.
+"""Values that are Avro on a broker; applications see JSON. Kafka's are by schemas that a registry keeps.
 
 Source: Confluent's wire format (a zero, the schema's number in 4 bytes, the value), its Schema Registry's REST API, and
 Avro 1.12, "JSON Encoding".
@@ -20,7 +20,7 @@ from fastavro.validation import validate
 from brokers.native._http import ask, shown
 from mesh.errors import BadArgumentError, BrokerUnavailableError, PublishRejectedError
 
-__all__ = ["Avro", "NoSchemaError"]
+__all__ = ["Avro", "NoSchemaError", "decoded", "encoded", "parsed"]
 
 MAX_KEPT = 1000
 MAGIC = b"\x00"
@@ -58,16 +58,10 @@ class Avro:
             BrokerUnavailableError: The registry does not answer.
         """
         number, schema = await self._of_topic(topic)
-        written = io.BytesIO()
         try:
-            if self._typed:
-                [value] = fastavro.json_reader(io.StringIO(body.decode()), schema)
-            else:
-                value = _taken(json.loads(body), schema, _named(schema))
-            fastavro.schemaless_writer(written, schema, value, strict_allow_default=True)
-        except Exception as error:
-            raise BadArgumentError(f"the event is not of the schema {number} of {topic}-value: {error!r}") from error
-        return MAGIC + number.to_bytes(4, "big") + written.getvalue()
+            return MAGIC + number.to_bytes(4, "big") + encoded(body, schema, typed=self._typed)
+        except ValueError as error:
+            raise BadArgumentError(f"the event is not of the schema {number} of {topic}-value: {error}") from error
 
     async def decode(self, value: bytes) -> bytes:
         """Give JSON for a value, and what is no Avro as it is.
@@ -79,15 +73,8 @@ class Avro:
             return value
         try:
             schema = await self._by_number(int.from_bytes(value[1:5], "big"))
-            read = fastavro.schemaless_reader(io.BytesIO(value[5:]), schema, schema)
-            if not self._typed:
-                return json.dumps(read, separators=(",", ":"), ensure_ascii=False, default=_latin).encode()
-            written = io.StringIO()
-            fastavro.json_writer(written, schema, [read])
-            return written.getvalue().encode()
-        except BrokerUnavailableError:
-            raise
-        except Exception:  # noqa: BLE001 - as above: it goes the way of all events that cannot be read
+            return decoded(value[5:], schema, typed=self._typed)
+        except (NoSchemaError, ValueError):  # It goes the way of all events that cannot be read.
             return value
 
     # The registry
@@ -116,10 +103,9 @@ class Avro:
         if told.get("schemaType", "AVRO") != "AVRO" or told.get("references"):
             raise NoSchemaError(f"the schema {number} is not Avro, or refers to others, which is not supported")
         try:
-            # Values are what is stored, not what they stand for: a time is a number, also in JSON.
-            schema = fastavro.parse_schema(_plain(json.loads(told["schema"])))
-        except Exception as error:
-            raise NoSchemaError(f"the schema {number} cannot be read: {error!r}") from error
+            schema = parsed(json.loads(told["schema"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise NoSchemaError(f"the schema {number} cannot be read: {error}") from error
         self._schemas[number] = schema
         if len(self._schemas) > MAX_KEPT:
             self._schemas.popitem(last=False)
@@ -139,6 +125,62 @@ class Avro:
         if status != 200 or not isinstance(told, dict):
             raise BrokerUnavailableError(f"{shown(self._url)} answers with status {status} for {what}")
         return told
+
+
+# The library raises what its parts raise, whatever that is: every failure is about the text or the bytes.
+
+
+def parsed(definition: Any) -> Any:
+    """Read a schema, as JSON has it.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        # Values are what is stored, not what they stand for: a time is a number, also in JSON.
+        return fastavro.parse_schema(_plain(definition))
+    except Exception as error:
+        raise ValueError(_told(error)) from error
+
+
+def encoded(body: bytes, schema: Any, *, typed: bool = False) -> bytes:
+    """Write JSON by a schema; ``typed`` as for `Avro`.
+
+    Raises:
+        ValueError: The JSON is not of that schema.
+    """
+    written = io.BytesIO()
+    try:
+        if typed:
+            [value] = fastavro.json_reader(io.StringIO(body.decode()), schema)
+        else:
+            value = _taken(json.loads(body), schema, _named(schema))
+            validate(value, schema)  # What writes it would cut 1.5 to 1, and take numbers that are too large.
+        fastavro.schemaless_writer(written, schema, value, strict_allow_default=True)
+    except Exception as error:
+        raise ValueError(_told(error)) from error
+    return written.getvalue()
+
+
+def decoded(value: bytes, schema: Any, *, typed: bool = False) -> bytes:
+    """Give JSON for a value that was written by a schema.
+
+    Raises:
+        ValueError: It was not.
+    """
+    try:
+        read = fastavro.schemaless_reader(io.BytesIO(value), schema, schema)
+        if not typed:
+            return json.dumps(read, separators=(",", ":"), ensure_ascii=False, default=_latin).encode()
+        written = io.StringIO()
+        fastavro.json_writer(written, schema, [read])
+        return written.getvalue().encode()
+    except Exception as error:
+        raise ValueError(_told(error)) from error
+
+
+def _told(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _latin(value: object) -> str:

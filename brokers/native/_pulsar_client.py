@@ -12,30 +12,35 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 import pulsar
 import pulsar.asyncio
 from pulsar import Result
 from pulsar.asyncio import PulsarException
 
-from brokers.native._pulsar_settings import COMPRESSIONS, PulsarSettings, Tokens
+from brokers.native._pulsar_settings import COMPRESSIONS, PulsarSettings, Tokens, read
 from brokers.shared.backoff import waits
 from brokers.shared.errors import NotAdmittedError, unavailable
 from brokers.shared.outage import Outage
-from brokers.shared.settings import Reading, hosts_of, shown_hosts
+from brokers.shared.settings import shown_hosts
+from mesh.errors import PublishRejectedError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from brokers.native._pulsar_schemas import TopicSchema
 
 __all__ = ["Client"]
 
 logger = logging.getLogger("brokers.pulsar")
 
-DEFAULT_PORT = 6650
 OPERATION_SECONDS = 10  # The library tries anew for so long, before it says what is wrong.
 LOOK_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 MAX_PRODUCERS = 1000  # Beyond, the one that was used least recently is closed.
+MAX_VERSIONS = 1000  # Of schemas; beyond, the one that was used least recently is asked for again.
 HANG_UP_SECONDS = 0.3
 PEM = "-----BEGIN"
 UNWELCOME = frozenset((Result.AuthenticationError, Result.ErrorGettingAuthenticationData))
@@ -53,43 +58,6 @@ LASTING = UNWELCOME | {
 _T = TypeVar("_T")
 
 
-class _Reader(Reading[PulsarSettings]):
-    def client(self) -> Client:
-        """Make a client, not connected yet."""
-        found = self.found
-        scheme, _, rest = found.host.rpartition("://")
-        hosts: tuple[tuple[str, int], ...] = ()
-        if found.host:
-            try:
-                hosts = hosts_of(rest.rstrip("/"), DEFAULT_PORT)
-            except ValueError:
-                self.wrong("host", "is host:port, or several with commas")
-        if scheme not in ("", "pulsar", "pulsar+ssl", "http", "https"):
-            self.wrong("host", "begins with pulsar://, pulsar+ssl://, http://, https:// or none of these")
-        for entry in self.component.metadata:
-            if entry.name.lower().endswith((".jsonschema", ".avroschema")):
-                self.wrong(entry.name, "schemas of topics are not supported: what is published is an event's envelope")
-        self._keys()
-        self.finish()
-        if not scheme.startswith("http"):
-            scheme = "pulsar+ssl" if found.tls or scheme == "pulsar+ssl" else "pulsar"
-        return Client(found, scheme, hosts, min(self.connect_wait, found.dial))
-
-    def _keys(self) -> None:
-        found = self.found
-        oauth = found.client_id, found.client_secret or found.secret_path
-        if found.token_url and not all(oauth):
-            self.wrong("oauth2TokenURL", "needs oauth2ClientID, and oauth2ClientSecret or oauth2ClientSecretPath")
-        if any(oauth) and not found.token_url:
-            self.wrong("oauth2ClientID" if found.client_id else "oauth2ClientSecret", "needs oauth2TokenURL")
-        if found.keys and not found.public_key:
-            self.wrong("keys", "needs publicKey")
-        if found.keys and "," in found.keys:
-            self.wrong("keys", "is one name: the client library encrypts for one key")
-        if found.public_key and not (found.keys or found.private_key):
-            self.wrong("publicKey", "needs keys, privateKey or both")
-
-
 class Client:
     """The library's client, and what it lacks: what it loses is told, and what fails meanwhile is done again.
 
@@ -99,7 +67,12 @@ class Client:
     """
 
     def __init__(
-        self, settings: PulsarSettings, scheme: str, hosts: tuple[tuple[str, int], ...], connect_wait: float
+        self,
+        settings: PulsarSettings,
+        scheme: str,
+        hosts: tuple[tuple[str, int], ...],
+        connect_wait: float,
+        schemas: Mapping[str, TopicSchema],
     ) -> None:
         """Prepare.
 
@@ -108,21 +81,24 @@ class Client:
             scheme: Of the URL.
             hosts: Of brokers, or of proxies before them.
             connect_wait: Seconds that the first attempt to connect may take.
+            schemas: Of topics, by their full names.
         """
         self.settings, self._hosts, self._connect_wait = settings, hosts, connect_wait
+        self._schemas = schemas
+        self._versions: OrderedDict[tuple[str, int], Any] = OrderedDict()
         self.shown = f"{scheme}://{shown_hosts(hosts)}"
         self.outage = Outage(logger, "Pulsar", self.shown)
         self._client: Any = None
         self._open = False
         self._crypto: Any = None
         self._producers: OrderedDict[str, Any] = OrderedDict()
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._consumers: set[Any] = set()
 
     @classmethod
     def from_component(cls, component: Component) -> Client:
         """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
-        return _Reader(component, PulsarSettings).client()
+        return cls(*read(component))
 
     def _made(self, directory: Path) -> Any:
         """Make the library's client; it reads files."""
@@ -137,7 +113,7 @@ class Client:
             path.write_text(text)
             return str(path)
 
-        login = found.token if found.token else Tokens(found) if found.token_url else None
+        login = found.token if found.token else Tokens(found) if found.token_url or found.credentials else None
         if found.public_key or found.private_key:
             keys = file_of("public", found.public_key), file_of("private", found.private_key)
             self._crypto = pulsar.CryptoKeyReader(*keys)
@@ -148,6 +124,7 @@ class Client:
             connection_timeout_ms=int(self._connect_wait * 1000),
             tls_trust_certs_file_path=file_of("ca", found.ca) or None,
             tls_validate_hostname=True,
+            listener_name=found.listener,
             stats_interval_in_seconds=0,
             logger=pulsar.FileLogger(pulsar.LoggerLevel.Error, os.devnull),  # Else it writes to standard output.
         )
@@ -259,7 +236,9 @@ class Client:
             found = self.settings
             made = await self._client.create_producer(
                 topic,
+                schema=self._schemas.get(topic),
                 batching_enabled=not found.unbatched,
+                batching_type=pulsar.BatchingType.KeyBased,  # Of several keys in one, key_shared heeds the first alone.
                 batching_max_messages=found.batch_messages,
                 batching_max_allowed_size_in_bytes=found.batch_size,
                 batching_max_publish_delay_ms=max(1, int(found.batch_delay * 1000)),
@@ -268,7 +247,6 @@ class Client:
                 crypto_key_reader=self._crypto,
             )
             self._producers[topic] = made
-        self._locks.pop(topic, None)
         if len(self._producers) > MAX_PRODUCERS:
             await self._closed(self._producers.popitem(last=False)[1])
         return made
@@ -287,14 +265,57 @@ class Client:
         """Give the names of a topic's partitions; its own, if it has none."""
         return list(await self._client.get_topic_partitions(topic))
 
-    async def consumer(self, topic: str, group: str, options: Mapping[str, Any]) -> Any:
-        """Take part in a group, on one partition; raises what the library raises."""
+    def written(self, topic: str, body: bytes) -> bytes:
+        """Give what is sent to a topic.
+
+        Raises:
+            PublishRejectedError: It is not of the topic's schema.
+        """
+        schema = self._schemas.get(topic)
+        try:
+            return body if schema is None else schema.written(body)
+        except (ValueError, RecursionError) as error:
+            raise PublishRejectedError(f"the event is not of the schema of {topic}: {error}") from error
+
+    async def body(self, topic: str, found: Any) -> bytes:
+        """Give a message's payload; JSON for Avro, and what cannot be read as it is."""
+        body: bytes = found.data()
+        schema = self._schemas.get(topic)
+        version = found._message.int_schema_version()  # The text that the library gives of it is no number.
+        if schema is None or not schema.is_avro or version < 0:
+            return body
+        try:
+            return schema.read(body, await self._version(topic, version))
+        except (PulsarException, ValueError, RecursionError) as error:
+            logger.warning("an event of %s cannot be read by version %d of its schema: %s", topic, version, error)
+            return body
+
+    async def _version(self, topic: str, version: int) -> Any:
+        """Give a version of a topic's schema: one that wrote a message, which need not be ours."""
+        key = topic, version
+        if key not in self._versions:
+            text = await self.until_done(lambda: self._schema_text(topic, version))
+            self._versions[key] = self._schemas[topic].parse(text)
+            if len(self._versions) > MAX_VERSIONS:
+                self._versions.popitem(last=False)
+        self._versions.move_to_end(key)
+        return self._versions[key]
+
+    async def _schema_text(self, topic: str, version: int) -> str:
+        ask = self._client._client.get_schema_info  # The asyncio classes do not have it.
+        try:
+            return str((await asyncio.to_thread(ask, topic, version)).schema())
+        except pulsar.PulsarException as error:
+            raise PulsarException(getattr(Result, type(error).__name__, Result.UnknownError)) from error
+
+    async def consumer(self, name: str, topic: str, group: str, options: Mapping[str, Any]) -> Any:
+        """Take part in a group, on one partition of a topic; raises what the library raises."""
         made = await self._client.subscribe(
-            topic,
+            name,
             group,
-            # Nothing is fetched but on request: what lies in a queue here nobody else could take.
-            receiver_queue_size=0,
-            negative_ack_redelivery_delay_ms=100,
+            schema=self._schemas.get(topic),
+            # Where brokers keep what was acknowledged of a batch, only the rest of it comes again.
+            batch_index_ack_enabled=True,
             replicate_subscription_state_enabled=self.settings.replicate,
             crypto_key_reader=self._crypto,
             **options,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlencode, urlsplit
 from urllib.request import Request, urlopen
 
@@ -16,7 +17,10 @@ from pulsar import CompressionType, ConsumerType, InitialPosition
 
 from brokers.native._topics import NativeSettings
 from brokers.shared.backoff import CONNECT_WAIT
+from brokers.shared.settings import Reading, hosts_of
 from brokers.shared.tls import TLSFiles
+from mesh.registry import needs
+from mesh.resources.component import Component, MetadataEntry
 from mesh.resources.settings import (
     BOOLEAN,
     COUNT,
@@ -30,14 +34,21 @@ from mesh.resources.settings import (
     refused,
     setting,
 )
+from mesh.values import parse_bool
 
-__all__ = ["COMPRESSIONS", "POSITIONS", "TYPES", "PulsarSettings", "Tokens"]
+if TYPE_CHECKING:
+    from brokers.native._pulsar_schemas import TopicSchema
+
+__all__ = ["COMPRESSIONS", "POSITIONS", "TYPES", "PulsarSettings", "Tokens", "read"]
 
 logger = logging.getLogger("brokers.pulsar")
 
+DEFAULT_PORT = 6650
+BATCHING = ("batchingMaxPublishDelay", "batchingMaxSize", "batchingMaxMessages")
 TOKEN_SECONDS = 5.0
 MAX_TOKEN_BYTES = 64 * 1024
 TOKEN_SHARE = 0.8  # Of a token's life, after which another is fetched.
+SCHEMA = '{"type":"record","name":"Order","fields":[{"name":"id","type":"int"}]}'
 TYPES = {
     "shared": ConsumerType.Shared,
     "key_shared": ConsumerType.KeyShared,
@@ -58,10 +69,10 @@ class PulsarSettings(NativeSettings):
     """Settings of ``pubsub.pulsar``."""
 
     ignored: ClassVar[tuple[Setting, ...]] = (
-        *ignored("the mesh retries alike on every broker, see Resiliency", "redeliveryDelay", "nackRedeliveryDelay"),
-        *ignored("as many events are asked for as there is room for at this instance", "receiverQueueSize"),
         *ignored("the library has one level of each kind", "compressionLevel"),
-        *refused("a file of credentials; set oauth2ClientID, oauth2ClientSecret", "oauth2CredentialsFile"),
+        *ignored("there are no patterns of topics", "autoDiscoveryPeriod"),
+        *refused("a pattern of topics", "topicsPattern"),
+        *refused("a schema of Protocol Buffers, which events are not written in,", ".protoschema"),
     )
 
     layout: str = setting(
@@ -69,6 +80,9 @@ class PulsarSettings(NativeSettings):
     )
     host: str = setting("host", "Host and port of the broker; several with commas.", required=True, default="",
                         example="localhost:6650")  # fmt: skip
+    listener: str | None = setting(
+        "listenerName", "Which of a broker's advertised addresses to use.", example="external"
+    )
     tls: bool = setting("enableTLS", "Whether to use TLS.", BOOLEAN, default=False)
     ca: str | None = setting(
         "caCert", "Whom to trust, a PEM text or a path; if not set, whom the client library trusts.", example="ca.pem"
@@ -83,12 +97,18 @@ class PulsarSettings(NativeSettings):
     secret_path: str | None = setting(
         "oauth2ClientSecretPath", "A file that holds the secret, as text or as JSON.", example="/run/secrets/pulsar"
     )
+    credentials: str | None = setting(
+        "oauth2CredentialsFile",
+        "A file of JSON with `client_id`, `client_secret` and `issuer_url`, the last in place of `oauth2TokenURL`.",
+        example="/run/secrets/pulsar.json",
+    )
     scopes: str = setting("oauth2Scopes", "What the token is for, with commas.", default="", example="messages")
     audiences: str = setting("oauth2Audiences", "Whom it is for, with commas.", default="", example="pulsar")
     token_ca: str | None = setting("oauth2TokenCAPEM", "Whom to trust there, a PEM text or a path.", example="ca.pem")
-    unbatched: bool = setting(
-        "disableBatching", "Whether each event is a message of its own. A batch comes again as a whole.",
-        BOOLEAN, default=True,
+    unbatched: bool | None = setting(
+        "disableBatching",
+        "Whether each event is a message of its own; if not set, it is, unless one of the next three is set.",
+        BOOLEAN, example="true",
     )  # fmt: skip
     batch_delay: float = setting("batchingMaxPublishDelay", "How long a batch waits.", lasting(), default=0.01)
     batch_size: int = setting("batchingMaxSize", "Most bytes of a batch.", SIZE, default=128 * 1024)
@@ -113,6 +133,16 @@ class PulsarSettings(NativeSettings):
     replicate: bool = setting(
         "replicateSubscriptionState", "Whether a group's place goes to other clusters.", BOOLEAN, default=False
     )
+    ahead: int = setting(
+        "receiverQueueSize",
+        "Most events that a member of a group fetches ahead, of each partition at least one; no other gets these.",
+        COUNT, default=10,
+    )  # fmt: skip
+    redelivery: float = setting(
+        "redeliveryDelay",
+        "How long an event waits at least that the application refused; if not set, as resiliency says.",
+        lasting(), default=0.0, aliases=("nackRedeliveryDelay",),
+    )  # fmt: skip
     concurrency: int = setting(
         "maxConcurrentHandlers", "Most events of a subscription at work at once at one instance.", COUNT, default=100
     )
@@ -120,12 +150,108 @@ class PulsarSettings(NativeSettings):
         "processMode", "`sync`: one event after another; a subscription may say it too.",
         choice("async", "sync"), default="async",
     )  # fmt: skip
-
+    json_schema: str = setting(
+        ".jsonschema",
+        "After a topic's name: the schema of its events' data, in Avro's language. The broker keeps it for the topic.",
+        default="", example=SCHEMA,
+    )  # fmt: skip
+    avro_schema: str = setting(
+        ".avroschema", "The same, for events that are Avro on the broker, and JSON here.", default="", example=SCHEMA
+    )
+    raw_schema: bool = setting(
+        ".rawschema", "After a topic's name: whether its messages are the data alone, without an envelope.",
+        BOOLEAN, default=False,
+    )  # fmt: skip
     dial: float = setting("dialTimeout", "How long an attempt to connect may take.", lasting(), default=CONNECT_WAIT)
 
     def topic(self, name: str) -> str:
         """Give a topic's full name."""
         return f"{'' if self.persistent else 'non-'}persistent://{self.tenant}/{self.namespace}/{name}"
+
+
+def read(
+    component: Component,
+) -> tuple[PulsarSettings, str, tuple[tuple[str, int], ...], float, Mapping[str, TopicSchema]]:
+    """Read a component; give its settings, the URL's scheme, hosts, the seconds to connect, and topics' schemas.
+
+    Raises:
+        ConfigError: Holds every setting that is wrong, located.
+        MissingDependencyError: There are schemas, and what reads them is not installed.
+    """
+    return _Reader(component, PulsarSettings).read()
+
+
+class _Reader(Reading[PulsarSettings]):
+    def read(self) -> tuple[PulsarSettings, str, tuple[tuple[str, int], ...], float, Mapping[str, TopicSchema]]:
+        found = self.found
+        scheme, _, rest = found.host.rpartition("://")
+        hosts: tuple[tuple[str, int], ...] = ()
+        if found.host:
+            try:
+                hosts = hosts_of(rest.rstrip("/"), DEFAULT_PORT)
+            except ValueError:
+                self.wrong("host", "is host:port, or several with commas")
+        if scheme not in ("", "pulsar", "pulsar+ssl", "http", "https"):
+            self.wrong("host", "begins with pulsar://, pulsar+ssl://, http://, https:// or none of these")
+        if not scheme.startswith("http"):
+            scheme = "pulsar+ssl" if found.tls or scheme == "pulsar+ssl" else "pulsar"
+        if found.unbatched is None:
+            found = replace(found, unbatched=not any(self.text(name) for name in BATCHING))
+        self._keys()
+        schemas = self._schemas()
+        self.finish()
+        return found, scheme, hosts, min(self.connect_wait, found.dial), schemas
+
+    def _keys(self) -> None:
+        found = self.found
+        oauth = found.client_id, found.client_secret or found.secret_path
+        if found.token_url and not (all(oauth) or found.credentials):
+            needed = "oauth2ClientID, and oauth2ClientSecret or oauth2ClientSecretPath, or oauth2CredentialsFile"
+            self.wrong("oauth2TokenURL", f"needs {needed}")
+        if any(oauth) and not (found.token_url or found.credentials):
+            self.wrong("oauth2ClientID" if found.client_id else "oauth2ClientSecret", "needs oauth2TokenURL")
+        if found.keys and not found.public_key:
+            self.wrong("keys", "needs publicKey")
+        if found.keys and "," in found.keys:
+            self.wrong("keys", "is one name: the client library encrypts for one key")
+        if found.public_key and not (found.keys or found.private_key):
+            self.wrong("publicKey", "needs keys, privateKey or both")
+
+    def _schemas(self) -> Mapping[str, TopicSchema]:
+        """Read the schemas of topics, by their full names."""
+        made: dict[str, TopicSchema] = {}
+        for entry in self.component.metadata:
+            topic, _, kind = entry.name.rpartition(".")
+            names = f"{topic}.jsonschema", f"{topic}.avroschema"
+            there = [name for name in names if self.component.entry(name)]
+            match kind.lower() if topic else "":
+                case "protoschema":
+                    self.wrong(entry.name, "is not supported: events are not written in Protocol Buffers")
+                case "rawschema" if not there:
+                    self.wrong(entry.name, f"needs {' or '.join(names)}")
+                case "jsonschema" | "avroschema" if len(there) > 1:
+                    self.wrong(entry.name, "is one of two schemas of a topic")
+                case "jsonschema" | "avroschema" as known if not self.component.assumes(entry.name):
+                    self._schema(entry, topic, known, made)
+                case _:
+                    pass
+        return made
+
+    def _schema(self, entry: MetadataEntry, topic: str, kind: str, made: dict[str, TopicSchema]) -> None:
+        try:
+            from brokers.native._pulsar_schemas import TopicSchema
+        except ModuleNotFoundError as error:
+            raise needs(entry.name, error.name or "") from error
+        raw = f"{topic}.rawschema"
+        try:
+            is_raw = parse_bool(self.text(raw) or "false")
+        except ValueError as error:
+            self.wrong(raw, str(error))
+            return
+        try:
+            made[self.found.topic(topic)] = TopicSchema(entry.text() or "", kind, raw=is_raw)
+        except ValueError as error:
+            self.wrong(entry.name, f"is no schema in Avro's language: {error}")
 
 
 @dataclass
@@ -149,15 +275,17 @@ class Tokens:
 
     def _fetch(self) -> tuple[str, float]:
         found = self.settings
+        given = json.loads(Path(found.credentials).read_text()) if found.credentials else {}
+        secret = given.get("client_secret") or found.client_secret
         form = {
             "grant_type": "client_credentials",
-            "client_id": found.client_id or "",
-            "client_secret": found.client_secret or _secret_in(Path(found.secret_path or "").read_text()),
+            "client_id": given.get("client_id") or found.client_id or "",
+            "client_secret": secret or _secret_in(Path(found.secret_path or "").read_text()),
             "scope": " ".join(found.scopes.replace(",", " ").split()),
             "audience": " ".join(found.audiences.replace(",", " ").split()),
         }
         body = urlencode({name: value for name, value in form.items() if value}).encode()
-        url = found.token_url or ""
+        url = found.token_url or given["issuer_url"]
         tls = TLSFiles(found.token_ca).context() if url.startswith("https:") else None
         with urlopen(Request(url, body), timeout=TOKEN_SECONDS, context=tls) as answer:  # noqa: S310 - a URL of http
             reply = json.loads(answer.read(MAX_TOKEN_BYTES))

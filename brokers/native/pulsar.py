@@ -4,14 +4,15 @@
 ours            on Pulsar
 ==============  ===================================================================================
 topic           ``persistent://<tenant>/<namespace>/<topic>``; its partitions are subscribed to one by one
-event           a message: the payload = the envelope, the properties = the metadata
+event           a message: the payload = the envelope, the properties = the metadata; batches are read message by
+                message
 key             the message's key
 group           the subscription ``consumerID``
-member          a consumer without a queue of its own: it asks for as many messages as it has room for
+member          a consumer of each partition, with a short queue
 attempt         the redelivery counter; on top, what this member handed out again itself
 ack, reject     an individual acknowledgement
 nack(delay)     kept by the member, and handed out again
-release         a negative acknowledgement; what is left when the member goes comes again by itself
+release         nothing: a consumer that is closed leaves what it has not acknowledged to others
 extend          nothing: a message is its consumer's for as long as that is connected
 ==============  ===================================================================================
 
@@ -23,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
@@ -46,6 +47,8 @@ from mesh.values import parse_duration
 __all__ = ["PulsarTopics"]
 
 MAX_MESSAGE_BYTES = 5 * 1024 * 1024 - 10 * 1024  # What a broker takes by default, less what it adds.
+MAX_TOLD = 600  # Characters of what the broker says; it repeats whole schemas.
+SAID_OTHERWISE = frozenset(("deliverAfter", "deliverAt", "partitionKey"))  # Of the metadata: they are no properties.
 PARTITIONS_SECONDS = 60.0  # Between two looks for new partitions.
 
 
@@ -62,7 +65,7 @@ class PulsarTopics(NativeTopics):
         durable=True,
         shared=True,
         delay=True,
-        release_counts=True,
+        release_counts=False,
         retention=False,
         attempts=False,
         reassigns=False,
@@ -103,16 +106,19 @@ class PulsarTopics(NativeTopics):
         beside = {**message.metadata, **message.headers}
         check_size(message.body, beside, MAX_MESSAGE_BYTES)
         topic, at = self._client.settings.topic(address.label), _deliver_at(message.metadata)
-        more = {"properties": beside, "partition_key": message.key, "deliver_at": at}
+        properties = {name: text for name, text in beside.items() if name not in SAID_OTHERWISE}
+        more = {"properties": properties, "partition_key": message.key, "deliver_at": at}
+        body = self._client.written(topic, message.body)
         try:
-            await self._client.until_done(lambda: self._client.send(topic, message.body, **more))
+            await self._client.until_done(lambda: self._client.send(topic, body, **more))
         except PulsarException as error:
             raise self._refused(error, PublishRejectedError) from error
 
     def _refused(self, error: PulsarException, kind: type[BrokerError]) -> BrokerError:
+        text = " ".join(str(error).split())[:MAX_TOLD]
         if error.error() in (Result.AuthenticationError, Result.AuthorizationError):
-            return NotAdmittedError(f"Pulsar at {self._client.shown} does not let this node do it: {error}")
-        return kind(f"Pulsar at {self._client.shown} refused it: {error}")
+            return NotAdmittedError(f"Pulsar at {self._client.shown} does not let this node do it: {text}")
+        return kind(f"Pulsar at {self._client.shown} refused it: {text}")
 
     def _check(self, address: Address, options: SubscribeOptions) -> None:
         for asked, what in (
@@ -139,21 +145,20 @@ class PulsarTopics(NativeTopics):
 
     @asynccontextmanager
     async def _joined(self, address: Address, options: SubscribeOptions) -> AsyncIterator[Source]:
-        member = _Member(self._client, address, options)
+        member = _Member(self._client, address, options, self._limit(options))
         try:
-            try:
-                await member.join()
-            except PulsarException as error:
-                raise self._refused(error, TopologyMismatchError) from error
             async with task_group() as tasks:
-                member.tasks = tasks
+                try:
+                    await member.join(tasks)
+                except PulsarException as error:
+                    raise self._refused(error, TopologyMismatchError) from error
                 growing = tasks.create_task(member.grow(), name="pulsar-partitions")
-                async with member.delays:
-                    try:
+                try:
+                    async with member.delays:
                         yield member
-                    finally:
-                        growing.cancel()
-                await member.leave()
+                finally:
+                    growing.cancel()
+                    await member.leave()
         finally:
             await member.leave()
 
@@ -161,117 +166,113 @@ class PulsarTopics(NativeTopics):
 class _Member:
     """Takes part in a subscription."""
 
-    def __init__(self, client: Client, address: Address, options: SubscribeOptions) -> None:
-        self._client, self._address, self._group = client, address, options.group
+    def __init__(self, client: Client, address: Address, options: SubscribeOptions, limit: int) -> None:
+        self._client, self._address, self._group, self._limit = client, address, options.group, limit
         settings = client.settings
-        self.topic = settings.topic(address.label)
-        kind = options.metadata.get("subscribeType", settings.kind).lower()
+        self._topic = settings.topic(address.label)
+        self._kind = TYPES[options.metadata.get("subscribeType", settings.kind).lower()]
         self._position = POSITIONS[options.metadata.get("subscribeInitialPosition", settings.position).lower()]
-        self._kind = TYPES[kind]
         self.delays = Delays()
-        self.tasks: asyncio.TaskGroup
-        self._consumers: dict[str, Any] = {}
-        self._asked: dict[str, int] = {}
+        self._tasks: asyncio.TaskGroup
+        self._readers: dict[str, tuple[Any, asyncio.Task[None]]] = {}
+        self._room = asyncio.Event()
         self._ready: deque[Taken] = deque()
-        self._wake = asyncio.Event()
+        self._filled = asyncio.Event()
         self._held: set[str] = set()
-        self.stopping = False
+        self._stopping = False
 
-    async def join(self) -> None:
+    async def join(self, tasks: asyncio.TaskGroup) -> None:
         """Subscribe to every partition; raises what the library raises."""
-        names = await self._client.until_done(lambda: self._client.partitions(self.topic))
+        self._tasks = tasks
+        names = await self._client.until_done(lambda: self._client.partitions(self._topic))
+        # What lies in a queue here nobody else can take. Without queues the library loses parts of batches.
+        ahead = max(1, min(self._client.settings.ahead, self._limit) // len(names))
         for name in names:
-            await self._subscribe(name, self._position)
+            await self._subscribe(name, ahead, self._position)
 
-    async def _subscribe(self, name: str, position: InitialPosition) -> None:
-        options = {"consumer_type": self._kind, "initial_position": position}
-        self._consumers[name] = await self._client.until_done(lambda: self._client.consumer(name, self._group, options))
-        self._asked[name] = 0
+    async def _subscribe(self, name: str, ahead: int, position: InitialPosition) -> None:
+        options = {"consumer_type": self._kind, "initial_position": position, "receiver_queue_size": ahead}
+        consumer = await self._client.until_done(
+            lambda: self._client.consumer(name, self._topic, self._group, options),
+        )
+        reader = self._tasks.create_task(self._read(name, consumer), name="pulsar-read")
+        self._readers[name] = consumer, reader
 
     async def grow(self) -> None:
         """Take part in partitions that are added, from their beginning."""
         while True:
             await asyncio.sleep(PARTITIONS_SECONDS)
             with suppress(PulsarException):
-                for name in await self._client.partitions(self.topic):
-                    if name not in self._consumers and name != self.topic:
-                        await self._subscribe(name, InitialPosition.Earliest)
-                        self._wake.set()
+                for name in await self._client.partitions(self._topic):
+                    if name not in self._readers and name != self._topic:
+                        await self._subscribe(name, 1, InitialPosition.Earliest)
 
     async def take(self, room: int) -> Sequence[Taken]:
-        while not self._ready and not self.stopping:
-            self._wake.clear()
-            self._ask(room)
-            await self._wake.wait()
+        self._room.set()
+        while not self._ready and not self._stopping:
+            self._filled.clear()
+            await self._filled.wait()
+        self._room.clear()
         return [self._ready.popleft() for _ in range(min(room, len(self._ready)))]
 
-    def _ask(self, room: int) -> None:
-        """Ask each partition for its share, and at least for one message."""
-        share = max(1, room // len(self._consumers))
-        for name, asked in self._asked.items():
-            for _ in range(share - asked):
-                self._asked[name] += 1
-                self.tasks.create_task(self._receive(name), name="pulsar-receive")
+    async def _read(self, name: str, consumer: Any) -> None:
+        """Hand out a partition's messages while there is room."""
+        while True:
+            await self._room.wait()
+            try:
+                found = await consumer.receive()
+            except PulsarException as error:
+                text = f"the subscription {self._group!r} to {name} ended at Pulsar at {self._client.shown}: {error}"
+                raise TopologyMismatchError(text) from error
+            identity = _identity(found)
+            if identity not in self._held:  # Else it came again with another connection; whoever has it settles both.
+                self._held.add(identity)
+                message = _message(found, await self._client.body(self._topic, found))
+                self.hand_out(consumer, found, message, found.redelivery_count() + 1)
 
-    async def _receive(self, name: str) -> None:
-        consumer = self._consumers[name]
-        try:
-            found = await consumer.receive()
-        except PulsarException as error:
-            if self.stopping:
-                return
-            text = f"the subscription {self._group!r} to {name} ended at Pulsar at {self._client.shown}: {error}"
-            raise TopologyMismatchError(text) from error
-        self._asked[name] -= 1
-        identity = _identity(found)
-        if identity in self._held:  # It came again with another connection; whoever has it settles both.
-            self._wake.set()
-            return
-        self._held.add(identity)
-        taken = self.handed(consumer, found, identity, found.redelivery_count() + 1)
-        if self.stopping:
-            await taken.release()
-        else:
-            self.again(taken)
+    def hand_out(self, consumer: Any, found: Any, message: Message, attempt: int) -> None:
+        """Hand a message out; nothing after `stop`."""
+        if not self._stopping:
+            settler = _Settler(self, consumer, found, message, attempt)
+            self._ready.append(Taken(Delivery(message, self._address, attempt, settler), _leave))
+            self._filled.set()
 
-    def handed(self, consumer: Any, found: Any, identity: str, attempt: int) -> Taken:
-        """Make a delivery."""
-        settler = _Settler(self, consumer, found, identity, attempt)
-        return Taken(Delivery(_message(found), self._address, attempt, settler), settler.release)
+    async def settle(self, consumer: Any, found: Any) -> None:
+        """Acknowledge a message."""
+        with suppress(PulsarException):  # Then it comes again.
+            await consumer.acknowledge(found)
+        self._held.discard(_identity(found))
 
-    def again(self, taken: Taken) -> None:
-        """Hand out what there is."""
-        self._ready.append(taken)
-        self._wake.set()
-
-    def let_go(self, identity: str) -> None:
-        """Note that a message is not this member's any more."""
-        self._held.discard(identity)
+    async def after(self, delay: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Have something done later, though not before ``redeliveryDelay``."""
+        await self.delays.after(max(delay, self._client.settings.redelivery), work)
 
     async def stop(self) -> None:
-        self.stopping = True
-        self._wake.set()
-        while self._ready:
-            await self._ready.popleft().release()
+        self._stopping = True
+        self._filled.set()
 
     async def leave(self) -> None:
         """Close every consumer; what is unsettled goes to others, and counts no attempt."""
-        self.stopping = True
-        while self._consumers:
-            await self._client.leave(self._consumers.popitem()[1])
+        self._stopping = True
+        while self._readers:
+            consumer, reader = self._readers.popitem()[1]
+            reader.cancel()
+            await self._client.leave(consumer)
+
+
+async def _leave() -> None:
+    """Release a message: nothing, for that is asked of members that leave, and with their consumer all comes free."""
 
 
 class _Settler:
     """Settles one message."""
 
-    def __init__(self, member: _Member, consumer: Any, found: Any, identity: str, attempt: int) -> None:
+    def __init__(self, member: _Member, consumer: Any, found: Any, message: Message, attempt: int) -> None:
         self._member, self._consumer, self._found = member, consumer, found
-        self._identity, self._attempt = identity, attempt
+        self._message, self._attempt = message, attempt
 
     async def ack(self) -> None:
-        with suppress(PulsarException):  # Then it comes again.
-            await self._consumer.acknowledge(self._found)
-        self._member.let_go(self._identity)
+        await self._member.settle(self._consumer, self._found)
 
     async def reject(self) -> None:
         await self.ack()
@@ -280,19 +281,10 @@ class _Settler:
         """Nothing: the broker takes nothing back from who is connected."""
 
     async def nack(self, delay: float) -> None:
-        await self._member.delays.after(delay, self._again)
+        await self._member.after(delay, self._again)
 
     async def _again(self) -> None:
-        member = self._member
-        if member.stopping:
-            await self.release()
-        else:
-            member.again(member.handed(self._consumer, self._found, self._identity, self._attempt + 1))
-
-    async def release(self) -> None:
-        self._member.let_go(self._identity)
-        with suppress(PulsarException):
-            await self._consumer.negative_acknowledge(self._found)
+        self._member.hand_out(self._consumer, self._found, self._message, self._attempt + 1)
 
 
 def _identity(found: Any) -> str:
@@ -300,9 +292,9 @@ def _identity(found: Any) -> str:
     return f"{place.ledger_id()}:{place.entry_id()}:{place.batch_index()}:{place.partition()}"
 
 
-def _message(found: Any) -> Message:
+def _message(found: Any, body: bytes) -> Message:
     properties = dict(found.properties())
-    return Message(properties, found.data(), found.partition_key() or None, metadata=properties)
+    return Message(properties, body, found.partition_key() or None, metadata=properties)
 
 
 def _deliver_at(metadata: Mapping[str, str]) -> int | None:

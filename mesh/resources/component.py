@@ -209,16 +209,19 @@ class Component:
         What has no value asks for nothing.
 
         Args:
-            known: What is read; a name that ends in a colon or a slash is the beginning of any number of them.
+            known: What is read; a name that ends in a colon or a slash is the beginning of any number of them, and one
+                that begins with a dot is the end.
             advice: What to do with a stranger that may not be ignored.
         """
         names = tuple(known)
         folded = {name.casefold() for name in names}
-        families = tuple(name for name in folded if name.endswith((":", "/")))
+        beginnings = tuple(name for name in folded if name.endswith((":", "/")))
+        ends = tuple(name for name in folded if name.startswith("."))
         near: list[Problem] = []
         others: list[Problem] = []
         for entry in self.metadata:
-            if entry.name.casefold() not in folded and not entry.name.casefold().startswith(families):
+            name = entry.name.casefold()
+            if name not in folded and not name.startswith(beginnings) and not name.endswith(ends):
                 guess = did_you_mean(entry.name, names)
                 unsafe = guess is None and bool(entry.value) and protects(entry.name)
                 message = "unknown setting" + (f"; did you mean {guess!r}?" if guess else ", which nothing reads")

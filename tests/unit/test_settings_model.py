@@ -142,12 +142,21 @@ def test_names_that_no_model_has(kind: str, given: str, meant: str) -> None:
     assert not others
 
 
-@pytest.mark.parametrize("given", ["header:X-Key", "HEADER:authorization", "variable:n"])
-def test_names_that_have_a_beginning_in_common(given: str) -> None:
-    """Any number of them is known, whatever they end with; another one is not."""
-    block = next(each for each in BLOCKS if each.kind == "bindings")
-    for name, known in ((given, True), (given.replace(":", "-"), False)):
-        found = unknown_settings(Component("c", "bindings.graphql", (MetadataEntry(name, "x"),)), block, Registry())
+@pytest.mark.parametrize(
+    ("kind", "given", "other"),
+    [
+        ("bindings.graphql", "header:X-Key", "header-X-Key"),
+        ("bindings.graphql", "HEADER:authorization", "HEADER-authorization"),
+        ("bindings.graphql", "variable:n", "variable-n"),
+        ("pubsub.pulsar", "orders.avroschema", "orders-avroschema"),
+        ("pubsub.pulsar", "a.b.JSONSchema", "a.b.xsd"),
+    ],
+)
+def test_names_that_have_a_beginning_or_an_end_in_common(kind: str, given: str, other: str) -> None:
+    """Any number of them is known, whatever else is in them; another one is not."""
+    block = next(each for each in BLOCKS if each.kind == kind.partition(".")[0])
+    for name, known in ((given, True), (other, False)):
+        found = unknown_settings(Component("c", kind, (MetadataEntry(name, "x"),)), block, Registry())
         assert (not any(found)) is known
 
 
