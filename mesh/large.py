@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -32,6 +34,7 @@ from mesh.broker import (
     Topology,
     Write,
 )
+from mesh.delivery import NOT_BEFORE_HEADER, seconds_until
 from mesh.errors import (
     BrokerError,
     BrokerUnavailableError,
@@ -46,6 +49,7 @@ from mesh.tasks import task_group
 __all__ = [
     "MAX_EVENT_BYTES",
     "PARTS_HEADER",
+    "Ageing",
     "Bodies",
     "BodiesProvider",
     "bodies_name",
@@ -101,6 +105,13 @@ class BodiesProvider(Protocol):
 
     async def bodies(self, space: str, seconds: float | None) -> Bodies:
         """Open what holds those of a declared space, each for some seconds at least; None for ever."""
+
+
+class Ageing(Protocol):
+    """A broker whose component may say how long events are kept."""
+
+    def max_age(self, topology: Topology) -> float | None:
+        """Give the seconds for which it keeps the events of a space; None for ever."""
 
 
 class _Claim(msgspec.Struct, frozen=True):
@@ -244,7 +255,7 @@ class _Carrier:
         self.features = broker.features  # They are fixed once it is entered.
         self.in_hand = _InHand(IN_HAND_BYTES)
         self._room = broker.features.max_message_bytes - HEADER_ROOM_BYTES
-        self._ages: dict[str, float | None] = {}
+        self._declared: dict[str, Topology] = {}
         self._opened: dict[str, Bodies] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -252,7 +263,7 @@ class _Carrier:
 
     async def declare(self, topology: Topology) -> None:
         await self._broker.declare(topology)
-        self._ages[topology.space] = topology.max_age
+        self._declared[topology.space] = topology
 
     async def publish(self, address: Address, message: Message) -> None:
         if len(message.body) > self._room:
@@ -289,10 +300,15 @@ class _Carrier:
         finally:
             delivery.let_go()
 
+    def _age(self, space: str) -> float | None:
+        topology = self._declared.get(space) or Topology(space)
+        max_age = getattr(self._broker, "max_age", None)
+        return topology.max_age if max_age is None else cast("Ageing", self._broker).max_age(topology)
+
     async def _bodies(self, space: str) -> Bodies:
         found = self._opened.get(space)
         if found is None:
-            age = self._ages[space] if space in self._ages else Topology(space).max_age
+            age = self._age(space)
             seconds = None if age is None else age + LINGER_SECONDS
             if self.features.key_value:
                 store = await cast("KeyValueProvider", self._broker).key_value(bodies_name(space))
@@ -307,6 +323,12 @@ class _Carrier:
         size = len(message.body)
         if size > MAX_EVENT_BYTES:
             raise MessageTooLargeError(size, MAX_EVENT_BYTES)
+        due, age = seconds_until(message.headers.get(NOT_BEFORE_HEADER, "")), self._age(address.space)
+        if age is not None and due > age:
+            raise PublishRejectedError(
+                f"the event, of {size} bytes, is to be delivered at {_at(due)}; its body is kept until {_at(age)}, as it "
+                "is too large for a message"
+            )
         digest = await _hashed(message.body)
         whole, step = memoryview(message.body), min(PART_BYTES, self._room)
         parts = [whole[start : start + step] for start in range(0, size, step)]
@@ -341,6 +363,13 @@ class _Carrier:
             raise EventError(f"the event's body is not the one that was published, of {claim.size} bytes")
         headers = {name: value for name, value in message.headers.items() if name != PARTS_HEADER}
         return replace(message, headers=headers, body=body)
+
+
+def _at(seconds: float) -> str:
+    """Write the time in some seconds."""
+    with suppress(OverflowError, ValueError):
+        return datetime.fromtimestamp(time.time() + seconds, UTC).isoformat(timespec="seconds")
+    return "a time beyond all calendars"
 
 
 async def _hashed(body: bytes) -> str:
