@@ -326,8 +326,8 @@ class _Carrier:
         due, age = seconds_until(message.headers.get(NOT_BEFORE_HEADER, "")), self._age(address.space)
         if age is not None and due > age:
             raise PublishRejectedError(
-                f"the event, of {size} bytes, is to be delivered at {_at(due)}; its body is kept until {_at(age)}, as it "
-                "is too large for a message"
+                f"the event, of {size} bytes, is to be delivered at {_at(due)}; its body is kept until {_at(age)}, "
+                "as it is too large for a message"
             )
         digest = await _hashed(message.body)
         whole, step = memoryview(message.body), min(PART_BYTES, self._room)
