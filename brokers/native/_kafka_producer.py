@@ -30,11 +30,12 @@ from mesh.errors import (
 )
 from mesh.values import parse_whole
 
-__all__ = ["Producer", "asked", "client_options", "find_topic", "partition_of"]
+__all__ = ["BYTES", "Producer", "asked", "client_options", "find_topic", "partition_of"]
 
 TOPIC_SECONDS = 3.0  # In which brokers that make topics have made one.
 STOP_SECONDS = 2.0
 BATCH_BYTES = 128 * 1024  # What waits while a request is under way goes with the next one.
+BYTES = "surrogateescape"  # How a key that is no text is kept in one, so that its record goes on with the same.
 LETTER = "mesh-dead-letter-topic"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")
 
@@ -195,7 +196,7 @@ class Producer:
         body = message.body
         check_size(body, headers, self._config.max_message_bytes)
         pairs = [(name, text.encode()) for name, text in headers.items()]
-        key = None if message.key is None else message.key.encode()
+        key = None if message.key is None else message.key.encode(errors=BYTES)
         number = asked(message, "partitionNumber")
         while True:
             client = await self._knowing(topic)

@@ -40,7 +40,7 @@ from brokers.kafka._cluster import Cluster
 from brokers.kafka._config import KafkaConfig
 from brokers.native._kafka_group import REBALANCE_SECONDS, Member, end_consumer
 from brokers.native._kafka_inspection import Inspection
-from brokers.native._kafka_producer import Producer, asked, client_options, find_topic
+from brokers.native._kafka_producer import BYTES, Producer, asked, client_options, find_topic
 from brokers.native._kafka_settings import NativeKafkaSettings, read
 from brokers.native._topics import NativeTopics
 from brokers.shared.outage import Outage
@@ -332,9 +332,9 @@ def _message_of(record: Any, body: bytes, *, escape: bool) -> Message:
         "__offset": str(record.offset),
         "__timestamp": str(record.timestamp),
     }
-    key = None if record.key is None else record.key.decode(errors="replace")
-    if key is not None:
-        told["__key"] = key
+    key = None
+    if record.key is not None:
+        key, told["__key"] = record.key.decode(errors=BYTES), record.key.decode(errors="replace")
     told |= {name: quote_plus(text) for name, text in headers.items()} if escape else headers
     identity = f"{record.topic}/{record.partition}/{record.offset}"
     return Message(headers, body, key, identity, told)
