@@ -18,13 +18,14 @@ from aiokafka.protocol.metadata import MetadataRequest
 from brokers.kafka._cluster import Cluster, error_of
 from brokers.kafka._config import KafkaConfig
 from brokers.native._kafka_settings import NativeKafkaSettings
-from brokers.shared.limits import AT_ONCE, check_size
+from brokers.shared.limits import AT_ONCE, check_size, refusal
 from brokers.shared.outage import Outage
 from mesh.broker import Message
 from mesh.errors import (
     BadArgumentError,
     BrokerError,
     BrokerUnavailableError,
+    MeshError,
     MessageTooLargeError,
     PublishRejectedError,
 )
@@ -249,10 +250,8 @@ class Producer:
     async def _try_send(self, topic: str, message: Message, usual: float) -> asyncio.Future[Any] | BrokerError:
         try:
             return await self.send(topic, message, usual)
-        except BadArgumentError as error:
-            return BrokerError(str(error))
-        except BrokerError as error:
-            return error
+        except MeshError as error:
+            return refusal(error)
 
     async def _outcome(self, sent: asyncio.Future[Any], message: Message) -> BrokerError | None:
         try:

@@ -443,6 +443,20 @@ async def test_what_the_server_does_not_take_is_refused_alone(server: RabbitMQSe
     assert set(inbox.bodies) == {*bodies[:10], *bodies[11:], b"after"}
 
 
+async def test_what_cannot_be_published_is_refused_alone(server: RabbitMQServer, topic: str) -> None:
+    async with topics(server.url) as ours, ours.subscribe(at(topic), OPTIONS, inbox := Inbox()):
+        asked = [{}, {"routingKey": "k" * 256}, {}, {"priority": "high"}, {}]
+        messages = [Message({}, b"%d" % number, metadata=each) for number, each in enumerate(asked)]
+        results = await ours.publish_many(at(topic), messages)
+        assert [type(each) for each in results] == [type(None), BrokerError, type(None), BrokerError, type(None)]
+        assert [str(results[1]), str(results[3])] == [
+            "the metadata routingKey is too long: RabbitMQ takes up to 255 bytes",
+            "the metadata priority is not a whole number from 0 to 255: 'high'",
+        ]
+        await inbox.holds(3)
+    assert sorted(inbox.bodies) == [b"0", b"2", b"4"]
+
+
 async def test_exchange_that_may_not_be_made_is_used(server: RabbitMQServer) -> None:
     """As it is there, as for a user who may not configure."""
     async with topics(server.url) as ours, ours.subscribe(at("amq.fanout"), OPTIONS, inbox := Inbox()):
