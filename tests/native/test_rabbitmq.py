@@ -598,6 +598,35 @@ async def test_dead_letter_topic_counts_before_the_queues_own(
     assert properties.content_type == "text/plain"
 
 
+async def test_an_event_is_kept_until_a_queue_has_its_dead_letter(
+    server: RabbitMQServer,
+    topic: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Somebody took the queue away that kept the letters: an exchange alone keeps nothing."""
+    monkeypatch.setattr("mesh.delivery.DEAD_LETTER_RETRY", 0.1)
+    letters, url = f"dead-{topic}", server.url
+    failing = {"pubsubname": "pubsub", "topic": f"bad-{topic}", "route": "/bad", "deadLetterTopic": letters}
+    async with node(server, topic, tmp_path, failing) as (ours, app):
+        app.answer("/bad", 500)
+        with other(url) as channel:
+            await in_thread(channel.queue_delete, f"{GROUP}-{letters}")
+        await ours.publish(f"bad-{topic}", {"n": 1})
+        await app.until("/bad", 3, WITHIN)
+        assert f"no queue takes from the exchange {letters!r}" in caplog.text
+        await in_thread(listening, url, letters)
+
+        async def has_it() -> None:
+            assert await in_thread(exists, url, letters) == 1
+
+        await eventually(has_it)
+    assert await in_thread(exists, url, f"{GROUP}-bad-{topic}") == 0
+    _, body = await in_thread(get, url, letters)
+    assert json.loads(body)["data"] == {"n": 1}
+
+
 # Faults
 
 
