@@ -36,6 +36,7 @@ from mesh.broker import (
 )
 from mesh.delivery import NOT_BEFORE_HEADER, seconds_until
 from mesh.errors import (
+    BadArgumentError,
     BrokerError,
     BrokerUnavailableError,
     EventError,
@@ -108,10 +109,10 @@ class BodiesProvider(Protocol):
 
 
 class Ageing(Protocol):
-    """A broker whose component may say how long events are kept."""
+    """A broker that removes what is old, also what a group has taken and is held back for later."""
 
     def max_age(self, topology: Topology) -> float | None:
-        """Give the seconds for which it keeps the events of a space; None for ever."""
+        """Give the seconds after which it removes events of a space; None for never."""
 
 
 class _Claim(msgspec.Struct, frozen=True):
@@ -255,6 +256,7 @@ class _Carrier:
         self.features = broker.features  # They are fixed once it is entered.
         self.in_hand = _InHand(IN_HAND_BYTES)
         self._room = broker.features.max_message_bytes - HEADER_ROOM_BYTES
+        self._removes = getattr(broker, "max_age", None) is not None
         self._declared: dict[str, Topology] = {}
         self._opened: dict[str, Bodies] = {}
 
@@ -266,18 +268,24 @@ class _Carrier:
         self._declared[topology.space] = topology
 
     async def publish(self, address: Address, message: Message) -> None:
+        if NOT_BEFORE_HEADER in message.headers:
+            self._check_due(address, message)
         if len(message.body) > self._room:
             message = await self._kept(address, message)
         await self._broker.publish(address, message)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
-        if all(len(message.body) <= self._room for message in messages):
+        if not any(NOT_BEFORE_HEADER in each.headers or len(each.body) > self._room for each in messages):
             return await self._broker.publish_many(address, messages)
         results: list[BrokerError | None] = [None] * len(messages)
         ready: dict[int, Message] = {}
         for index, message in enumerate(messages):
             try:
+                if NOT_BEFORE_HEADER in message.headers:
+                    self._check_due(address, message)
                 ready[index] = await self._kept(address, message) if len(message.body) > self._room else message
+            except BadArgumentError as error:
+                results[index] = BrokerError(str(error))
             except BrokerError as error:
                 results[index] = error
         for index, result in zip(ready, await self._broker.publish_many(address, list(ready.values())), strict=True):
@@ -302,8 +310,19 @@ class _Carrier:
 
     def _age(self, space: str) -> float | None:
         topology = self._declared.get(space) or Topology(space)
-        max_age = getattr(self._broker, "max_age", None)
-        return topology.max_age if max_age is None else cast("Ageing", self._broker).max_age(topology)
+        return cast("Ageing", self._broker).max_age(topology) if self._removes else topology.max_age
+
+    def _check_due(self, address: Address, message: Message) -> None:
+        """Refuse what is to be delivered when it is there no more.
+
+        Raises:
+            BadArgumentError: It is.
+        """
+        large = len(message.body) > self._room
+        due, age = seconds_until(message.headers[NOT_BEFORE_HEADER]), self._age(address.space)
+        if age is not None and due > age and (large or self._removes):
+            what = "its body, which is too large for a message," if large else "it"
+            raise BadArgumentError(f"the event is to be delivered at {_at(due)}, and {what} is kept until {_at(age)}")
 
     async def _bodies(self, space: str) -> Bodies:
         found = self._opened.get(space)
@@ -323,12 +342,6 @@ class _Carrier:
         size = len(message.body)
         if size > MAX_EVENT_BYTES:
             raise MessageTooLargeError(size, MAX_EVENT_BYTES)
-        due, age = seconds_until(message.headers.get(NOT_BEFORE_HEADER, "")), self._age(address.space)
-        if age is not None and due > age:
-            raise PublishRejectedError(
-                f"the event, of {size} bytes, is to be delivered at {_at(due)}; its body is kept until {_at(age)}, "
-                "as it is too large for a message"
-            )
         digest = await _hashed(message.body)
         whole, step = memoryview(message.body), min(PART_BYTES, self._room)
         parts = [whole[start : start + step] for start in range(0, size, step)]

@@ -152,7 +152,7 @@ class RedisBroker(Inspection, Adapter):
         await self._spaces.declare(topology)
 
     def max_age(self, topology: Topology) -> float | None:
-        """Give the seconds that events of a space are kept: what the component says, else the topology."""
+        """Give the seconds after which events of a space are removed: what the component says, else the topology."""
         return self._spaces.max_age(topology)
 
     async def publish(self, address: Address, message: Message) -> None:

@@ -18,7 +18,7 @@ from brokers.mqtt.broker import MQTTBroker
 from mesh.address import topic
 from mesh.broker import Broker, Delivery, Features, Message, SubscribeOptions, Topology
 from mesh.delivery import NOT_BEFORE_HEADER
-from mesh.errors import BrokerError, EventError, PublishRejectedError, StateError
+from mesh.errors import BadArgumentError, BrokerError, EventError, PublishRejectedError, StateError
 from mesh.large import PARTS_HEADER, carrying
 from tests.support.eventually import eventually
 
@@ -120,8 +120,13 @@ async def test_a_store_that_fails_is_told_apart_from_a_body_that_is_gone(small: 
     assert "is gone" in str(errors[1])
 
 
-async def test_a_large_event_that_is_due_when_its_body_is_gone_is_refused(small: SmallBroker) -> None:
-    """With both times; the others of its bulk are stored, and so are those whose body lives, or that have none."""
+@pytest.mark.parametrize("removes", [True, False])
+async def test_an_event_that_is_due_when_it_is_gone_is_refused(
+    small: SmallBroker, removes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With both times; others of its bulk are stored. Where what is held back is not removed, a large body is."""
+    if removes:
+        monkeypatch.setattr(SmallBroker, "max_age", lambda _, topology: topology.max_age, raising=False)
     broker, day = carrying(small), 24 * 3600
 
     def due(days: float, size: int = MEBIBYTE) -> Message:
@@ -129,13 +134,17 @@ async def test_a_large_event_that_is_due_when_its_body_is_gone_is_refused(small:
             {NOT_BEFORE_HEADER: str(int((time.time() + days * day) * 1000))}, bytes(size), id=f"{days} {size}"
         )
 
-    with pytest.raises(PublishRejectedError) as caught:
+    with pytest.raises(BadArgumentError) as caught:
         await broker.publish(WHERE, due(10))
     told = [datetime.fromisoformat(each) for each in re.findall(r"\d{4}-\S+\+00:00", str(caught.value))]
     wanted = [datetime.now(UTC) + timedelta(days=days) for days in (10, 7)]
     assert [abs(one - other) < timedelta(minutes=5) for one, other in zip(told, wanted, strict=True)] == [True, True]
-    results = await broker.publish_many(WHERE, [due(6.9), due(10), due(10, 10), due(1e11)])
-    assert [type(each) for each in results] == [type(None), PublishRejectedError, type(None), PublishRejectedError]
+    if removes:
+        with pytest.raises(BadArgumentError, match="and it is kept until"):
+            await broker.publish(WHERE, due(10, 10))
+    results = await broker.publish_many(WHERE, [due(6.9), due(10), due(10, 10), due(6.9, 10), due(1e11)])
+    assert [index for index, each in enumerate(results) if each is None] == ([0, 3] if removes else [0, 2, 3])
+    assert {type(each) for each in results} == {type(None), BrokerError}
 
 
 def _longer(found: list[Any], than: int) -> None:
