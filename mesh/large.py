@@ -34,7 +34,6 @@ from mesh.broker import (
     Topology,
     Write,
 )
-from mesh.delivery import NOT_BEFORE_HEADER, seconds_until
 from mesh.errors import (
     BadArgumentError,
     BrokerError,
@@ -67,6 +66,7 @@ IN_HAND_BYTES = 64 * 1024 * 1024
 AT_ONCE = 8
 READ_SECONDS = 30.0
 LINGER_SECONDS = 3600.0  # Who has the message just before the topic drops it still reads its body.
+_DUE_HEADER = "mesh-not-before"  # Of what is held until then.
 _CLAIM = re.compile(r"([1-9]\d{0,9}) ([1-9]\d{0,4}) ([0-9a-f]{64}) ([!-~]+)")
 
 
@@ -268,20 +268,20 @@ class _Carrier:
         self._declared[topology.space] = topology
 
     async def publish(self, address: Address, message: Message) -> None:
-        if NOT_BEFORE_HEADER in message.headers:
+        if _DUE_HEADER in message.headers:
             self._check_due(address, message)
         if len(message.body) > self._room:
             message = await self._kept(address, message)
         await self._broker.publish(address, message)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
-        if not any(NOT_BEFORE_HEADER in each.headers or len(each.body) > self._room for each in messages):
+        if not any(_DUE_HEADER in each.headers or len(each.body) > self._room for each in messages):
             return await self._broker.publish_many(address, messages)
         results: list[BrokerError | None] = [None] * len(messages)
         ready: dict[int, Message] = {}
         for index, message in enumerate(messages):
             try:
-                if NOT_BEFORE_HEADER in message.headers:
+                if _DUE_HEADER in message.headers:
                     self._check_due(address, message)
                 ready[index] = await self._kept(address, message) if len(message.body) > self._room else message
             except BadArgumentError as error:
@@ -318,8 +318,10 @@ class _Carrier:
         Raises:
             BadArgumentError: It is.
         """
+        from mesh.delivery import seconds_until  # Who only names what is here needs none of it.
+
         large = len(message.body) > self._room
-        due, age = seconds_until(message.headers[NOT_BEFORE_HEADER]), self._age(address.space)
+        due, age = seconds_until(message.headers[_DUE_HEADER]), self._age(address.space)
         if age is not None and due > age and (large or self._removes):
             what = "its body, which is too large for a message," if large else "it"
             raise BadArgumentError(f"the event is to be delivered at {_at(due)}, and {what} is kept until {_at(age)}")

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from brokers.clients.gcp import TOKEN_URL, GCPAdapter, GCPSettings
 from brokers.clients.gcp_pubsub import PubSubService, endpoint_setting
-from brokers.native._pulled import MAX_ATTRIBUTE, Pulled
+from brokers.native._pulled import MAX_ATTRIBUTE, InvalidError, Pulled
 from brokers.native._topics import NativeSettings, NativeTopics
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, unavailable
@@ -135,10 +135,6 @@ class GCPPubSubSettings(NativeSettings, GCPSettings):
     unmanaged: bool = setting(
         "disableEntityManagement", "Create no topics and subscriptions: they are there.", BOOLEAN, default=False
     )
-
-
-class _InvalidError(PublishRejectedError):
-    """A message is not what the topic takes; none of its request was stored."""
 
 
 class GCPPubSubTopics(NativeTopics, GCPAdapter):
@@ -268,7 +264,7 @@ class GCPPubSubTopics(NativeTopics, GCPAdapter):
         try:
             await self._publish(topic, [each for _, each in batch])
         except BrokerError as error:
-            if isinstance(error, _InvalidError) and (half := len(batch) // 2):
+            if isinstance(error, InvalidError) and (half := len(batch) // 2):
                 await self._publish_batch(topic, batch[:half], results)
                 await self._publish_batch(topic, batch[half:], results)
                 return
@@ -305,7 +301,7 @@ class GCPPubSubTopics(NativeTopics, GCPAdapter):
                 if answer.status == 200:
                     return
                 if answer.status != 404 or self._settings.unmanaged:
-                    kind = _InvalidError if answer.status == 400 else PublishRejectedError
+                    kind = InvalidError if answer.status == 400 else PublishRejectedError
                     raise kind(f"Pub/Sub, publish to {topic!r}: {answer.reason()}")
                 self._topics.discard(topic)  # It was deleted.
             except BrokerUnavailableError as error:
