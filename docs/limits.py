@@ -296,7 +296,12 @@ def _stored() -> Sequence[Row]:
             "`mesh-idempotency-window` for the key",
             "404 for the outcome",
         ),
-        ("a delay of a durable call", _time(durable.MAX_SECONDS), NONE, "400"),
+        (
+            "a delay of a durable call",
+            f"{_time(durable.MAX_SECONDS)}; on other brokers than RabbitMQ, as long as an event is kept",
+            NONE,
+            "400",
+        ),
         (
             "a subscription to a configuration, made before the gateway's restart, whose component nobody has",
             _time(remembered.FORGET_SECONDS),

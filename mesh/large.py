@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -33,6 +35,7 @@ from mesh.broker import (
     Write,
 )
 from mesh.errors import (
+    BadArgumentError,
     BrokerError,
     BrokerUnavailableError,
     EventError,
@@ -46,6 +49,7 @@ from mesh.tasks import task_group
 __all__ = [
     "MAX_EVENT_BYTES",
     "PARTS_HEADER",
+    "Ageing",
     "Bodies",
     "BodiesProvider",
     "bodies_name",
@@ -62,6 +66,7 @@ IN_HAND_BYTES = 64 * 1024 * 1024
 AT_ONCE = 8
 READ_SECONDS = 30.0
 LINGER_SECONDS = 3600.0  # Who has the message just before the topic drops it still reads its body.
+_DUE_HEADER = "mesh-not-before"  # Of what is held until then.
 _CLAIM = re.compile(r"([1-9]\d{0,9}) ([1-9]\d{0,4}) ([0-9a-f]{64}) ([!-~]+)")
 
 
@@ -101,6 +106,13 @@ class BodiesProvider(Protocol):
 
     async def bodies(self, space: str, seconds: float | None) -> Bodies:
         """Open what holds those of a declared space, each for some seconds at least; None for ever."""
+
+
+class Ageing(Protocol):
+    """A broker that removes what is old, also what a group has taken and is held back for later."""
+
+    def max_age(self, topology: Topology) -> float | None:
+        """Give the seconds after which it removes events of a space; None for never."""
 
 
 class _Claim(msgspec.Struct, frozen=True):
@@ -244,7 +256,8 @@ class _Carrier:
         self.features = broker.features  # They are fixed once it is entered.
         self.in_hand = _InHand(IN_HAND_BYTES)
         self._room = broker.features.max_message_bytes - HEADER_ROOM_BYTES
-        self._ages: dict[str, float | None] = {}
+        self._removes = getattr(broker, "max_age", None) is not None
+        self._declared: dict[str, Topology] = {}
         self._opened: dict[str, Bodies] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -252,21 +265,27 @@ class _Carrier:
 
     async def declare(self, topology: Topology) -> None:
         await self._broker.declare(topology)
-        self._ages[topology.space] = topology.max_age
+        self._declared[topology.space] = topology
 
     async def publish(self, address: Address, message: Message) -> None:
+        if _DUE_HEADER in message.headers:
+            self._check_due(address, message)
         if len(message.body) > self._room:
             message = await self._kept(address, message)
         await self._broker.publish(address, message)
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
-        if all(len(message.body) <= self._room for message in messages):
+        if not any(_DUE_HEADER in each.headers or len(each.body) > self._room for each in messages):
             return await self._broker.publish_many(address, messages)
         results: list[BrokerError | None] = [None] * len(messages)
         ready: dict[int, Message] = {}
         for index, message in enumerate(messages):
             try:
+                if _DUE_HEADER in message.headers:
+                    self._check_due(address, message)
                 ready[index] = await self._kept(address, message) if len(message.body) > self._room else message
+            except BadArgumentError as error:
+                results[index] = BrokerError(str(error))
             except BrokerError as error:
                 results[index] = error
         for index, result in zip(ready, await self._broker.publish_many(address, list(ready.values())), strict=True):
@@ -289,10 +308,28 @@ class _Carrier:
         finally:
             delivery.let_go()
 
+    def _age(self, space: str) -> float | None:
+        topology = self._declared.get(space) or Topology(space)
+        return cast("Ageing", self._broker).max_age(topology) if self._removes else topology.max_age
+
+    def _check_due(self, address: Address, message: Message) -> None:
+        """Refuse what is to be delivered when it is there no more.
+
+        Raises:
+            BadArgumentError: It is.
+        """
+        from mesh.delivery import seconds_until  # Who only names what is here needs none of it.
+
+        large = len(message.body) > self._room
+        due, age = seconds_until(message.headers[_DUE_HEADER]), self._age(address.space)
+        if age is not None and due > age and (large or self._removes):
+            what = "its body, which is too large for a message," if large else "it"
+            raise BadArgumentError(f"the event is to be delivered at {_at(due)}, and {what} is kept until {_at(age)}")
+
     async def _bodies(self, space: str) -> Bodies:
         found = self._opened.get(space)
         if found is None:
-            age = self._ages[space] if space in self._ages else Topology(space).max_age
+            age = self._age(space)
             seconds = None if age is None else age + LINGER_SECONDS
             if self.features.key_value:
                 store = await cast("KeyValueProvider", self._broker).key_value(bodies_name(space))
@@ -341,6 +378,13 @@ class _Carrier:
             raise EventError(f"the event's body is not the one that was published, of {claim.size} bytes")
         headers = {name: value for name, value in message.headers.items() if name != PARTS_HEADER}
         return replace(message, headers=headers, body=body)
+
+
+def _at(seconds: float) -> str:
+    """Write the time in some seconds."""
+    with suppress(OverflowError, ValueError):
+        return datetime.fromtimestamp(time.time() + seconds, UTC).isoformat(timespec="seconds")
+    return "a time beyond all calendars"
 
 
 async def _hashed(body: bytes) -> str:

@@ -125,17 +125,19 @@ class Inspection:
             await group.close()
 
 
-def _altered(record: Any) -> str:
+def _altered(record: Any, message: Message) -> str:
     """Say what of a record a message cannot hold."""
     if record.value is None:
         return "its record has no value, which is not the same as an empty one"
     if len(dict(record.headers)) < len(record.headers):
         return "its record has several headers of one name"
+    if record.key is not None and (message.key or "").encode(errors="surrogateescape") != record.key:
+        return "its record has a key that is no text"
     try:
-        for value in (record.key or b"", *(value for _, value in record.headers)):
+        for _, value in record.headers:
             value.decode()
     except (AttributeError, UnicodeDecodeError):  # The former: a header without a value.
-        return "its record has a key or a header that is no text"
+        return "its record has a header that is no text"
     return ""
 
 
@@ -175,7 +177,7 @@ class Records:
                 for record in found:
                     if record.offset < end and record.offset not in self._taken[number]:
                         name, message = f"{number}:{record.offset}", self._read(record)
-                        yield Letter(name, message, record.timestamp / 1000, _altered(record))
+                        yield Letter(name, message, record.timestamp / 1000, _altered(record, message))
                 empty = empty + 1 if top <= at else 0
                 if empty == EMPTY_FETCHES:
                     raise BrokerError(

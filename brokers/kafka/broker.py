@@ -159,6 +159,10 @@ class KafkaBroker(Inspection, Adapter):
         await space.declare()
         self._spaces.setdefault(topology.space, space)
 
+    def max_age(self, topology: Topology) -> float | None:
+        """Give the seconds after which brokers remove events of a space, whoever has them; None for never."""
+        return topology.max_age
+
     async def _space(self, name: str) -> Space:
         found = self._spaces.get(name)
         if found is None:

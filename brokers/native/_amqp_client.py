@@ -90,8 +90,7 @@ class Wire(asyncio.Protocol):
         self._paused = self._turning = False
         self._timer: asyncio.TimerHandle | None = None
         self._tags = 0
-        self._sent: dict[str, asyncio.Future[Any]] = {}
-        self._sending: dict[str, Any] = {}  # Over which link.
+        self._sent: dict[str, tuple[Any, asyncio.Future[Any]]] = {}  # Over which link, and what comes of it.
         self._senders: OrderedDict[str, tuple[Any, asyncio.Future[None]]] = OrderedDict()
         self._receivers: dict[str, Receiver] = {}
         self._asked: tuple[Any, asyncio.Future[None]] | None = None
@@ -202,8 +201,8 @@ class Wire(asyncio.Protocol):
         if link.is_sender:
             if delivery.updated and (state := delivery.remote_state):
                 condition = None if delivery.remote is None else delivery.remote.condition
-                if (future := self._sent.pop(delivery.tag, None)) is not None and not future.done():
-                    future.set_result((state, condition))
+                if (sent := self._sent.pop(delivery.tag, None)) is not None and not sent[1].done():
+                    sent[1].set_result((state, condition))
                 delivery.settle()
             return
         if delivery.pending > MAX_MESSAGE_BYTES:
@@ -229,8 +228,8 @@ class Wire(asyncio.Protocol):
             _fail(found[1], error)
         elif link.is_sender:  # We closed it: what is under way is sent again.
             error = ConnectionError("its link was closed")
-        for tag in [tag for tag, of in self._sending.items() if of == link]:
-            if (future := self._sent.pop(tag, None)) is not None:
+        for over, future in self._sent.values():
+            if over == link:
                 _fail(future, error)
         link.close()
 
@@ -244,7 +243,7 @@ class Wire(asyncio.Protocol):
         _fail(self.opened, error)
         lost = ConnectionError(str(error))
         links = *self._senders.values(), *filter(None, [self._asked])
-        for future in (*self._sent.values(), *(opened for _, opened in links)):
+        for _, future in (*self._sent.values(), *links):
             _fail(future, lost)
         for receiver in self._receivers.values():
             if not receiver.ended.done():
@@ -260,6 +259,8 @@ class Wire(asyncio.Protocol):
 
     async def send(self, address: str, body: bytes) -> tuple[Any, Any]:
         """Send an encoded message; give its outcome, and the condition of it.
+
+        Cancelled while the server takes no more, it is not sent.
 
         Raises:
             ConnectionError: The connection was lost first.
@@ -283,22 +284,25 @@ class Wire(asyncio.Protocol):
             raise ConnectionError("its link was closed")  # Since it was there; nothing would be heard of a message.
         self._tags += 1
         tag = str(self._tags)
-        future = self._sent[tag] = asyncio.get_running_loop().create_future()
-        self._sending[tag] = link
-        link.delivery(tag)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._sent[tag] = link, future
+        delivery = link.delivery(tag)
         link.send(body)
         link.advance()
         self.turn()
         try:
             return cast("tuple[Any, Any]", await future)
+        except asyncio.CancelledError:
+            delivery.abort()  # If the server has given no credit for it, it is not sent.
+            self.turn()
+            raise
         finally:
             self._sent.pop(tag, None)
-            self._sending.pop(tag, None)
 
     def _close_one(self) -> None:
         """Close the link that was used least recently, of those over which nothing is under way."""
         for address, (link, opened) in self._senders.items():
-            if opened.done() and not any(each == link for each in self._sending.values()):
+            if opened.done() and not any(over == link for over, _ in self._sent.values()):
                 del self._senders[address]
                 link.close()
                 return

@@ -26,7 +26,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from brokers.native._kafka_lanes import Held, Partition
+from brokers.native._kafka_lanes import Held, Partition, Room
 from brokers.native._topics import Taken
 from brokers.shared.backoff import waits
 from brokers.shared.errors import map_errors
@@ -140,6 +140,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
         self._latest, self._joins, self._began = latest, joins, time.time()
         self._consumer: AIOKafkaConsumer | None = None
         self._partitions: dict[Any, Partition] = {}
+        self._room = Room()
         self._known: dict[str, int] | None = None
         self._given: set[Any] | None = None
         self._round = 0
@@ -296,7 +297,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
         if committed is None and self._keeps:
             await self._put({at: position})
             committed = position
-        return Partition(at, position, committed, ordered=self._ordered)
+        return Partition(at, position, committed, self._room, ordered=self._ordered)
 
     def _know(self, consumer: AIOKafkaConsumer) -> None:
         """Note how many partitions there were at first; later ones are added."""
@@ -321,7 +322,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
                 if self._partitions and not roomy:
                     await asyncio.sleep(wait / 1000)
                     continue
-                most = 1 if self._slow else AT_ONCE
+                most = 1 if self._slow else self._room.records(AT_ONCE)
                 try:
                     found = await consumer.getmany(*roomy, timeout_ms=wait, max_records=most)
                 except UnicodeDecodeError as error:

@@ -18,6 +18,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from brokers.kafka._cluster import Cluster, error_of
 from brokers.kafka._group import Membership
 from brokers.kafka._inspection import DLQ_GROUP, Records
+from brokers.native._kafka_producer import BYTES
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
 from mesh.errors import BrokerError
@@ -97,5 +98,5 @@ def _subscribed(told: bytes) -> list[str]:
 def _message_of(record: Any) -> Message:
     """Read a record as it could be published again: where it lies is not part of it."""
     headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
-    key = None if record.key is None else record.key.decode(errors="replace")
+    key = None if record.key is None else record.key.decode(errors=BYTES)
     return Message(headers, record.value or b"", key)

@@ -8,10 +8,47 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Held", "Partition"]
+__all__ = ["Held", "Partition", "Room"]
 
 WINDOW = 1000  # Offsets from the lowest that is unsettled: so many may come again after a crash.
-WINDOW_BYTES = 16 * 1024 * 1024
+ROOM_BYTES = 16 * 1024 * 1024
+RECORD_BYTES = 512  # What a record takes beside what it holds, about.
+FIRST_BYTES = 1024 * 1024  # How large records are taken to be before any is seen.
+
+
+class Room:
+    """The bytes that a member's partitions may hold together.
+
+    One that holds nothing takes a record even where there is no room, so that none waits for the others.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._taken = 0
+        self._usual = FIRST_BYTES
+
+    @property
+    def left(self) -> bool:
+        """Whether there is some."""
+        return self._taken < ROOM_BYTES
+
+    def records(self, most: int) -> int:
+        """Give how many records may be taken next, of all partitions: those of a size as before fit in."""
+        return max(1, min(most, (ROOM_BYTES - self._taken) // self._usual))
+
+    def took(self, sizes: Sequence[int]) -> None:
+        """Count what was taken."""
+        self._taken += sum(sizes)
+        self._usual = max(sizes, default=self._usual)
+
+    def give_back(self, size: int) -> None:
+        """Count what is held no longer."""
+        self._taken -= size
+
+
+def _size(record: Any) -> int:
+    named = sum([len(name) + len(value or b"") for name, value in record.headers])
+    return RECORD_BYTES + len(record.value or b"") + len(record.key or b"") + named
 
 
 @dataclass(slots=True, eq=False)
@@ -20,12 +57,14 @@ class Held:
 
     Attributes:
         record: As the client gives it.
+        size: The bytes it takes.
         attempt: Which one is next, or now.
         waits: Whether it may be handed out when its turn comes; otherwise it is handed out, or about to be.
         timer: What brings it back later.
     """
 
     record: Any
+    size: int
     attempt: int = 1
     waits: bool = True
     timer: asyncio.TimerHandle | None = None
@@ -43,14 +82,13 @@ class Partition:
         live: Whether it is this member's now.
     """
 
-    def __init__(self, at: Any, position: int, committed: int | None, *, ordered: bool) -> None:
+    def __init__(self, at: Any, position: int, committed: int | None, room: Room, *, ordered: bool) -> None:
         """Begin at a position."""
         self.at, self.next, self.committed = at, position, committed
         self.live = False
-        self._ordered = ordered
+        self._room, self._ordered = room, ordered
         self._unsettled: dict[int, Held] = {}
         self._lanes: dict[bytes | int | None, deque[Held]] = {}
-        self._bytes = 0
 
     @property
     def low(self) -> int:
@@ -60,7 +98,7 @@ class Partition:
     @property
     def full(self) -> bool:
         """Whether no more is to be fetched until some is settled."""
-        return self.next - self.low >= WINDOW or self._bytes >= WINDOW_BYTES
+        return self.next - self.low >= WINDOW or bool(self._unsettled and not self._room.left)
 
     def goes_on_from(self, committed: int | None) -> bool:
         """Tell whether this is all still true of what the group has committed, and note that."""
@@ -77,10 +115,11 @@ class Partition:
 
     def admit(self, records: Sequence[Any]) -> Iterator[Held]:
         """Take what was fetched; give those whose turn it is."""
-        for record in records:
-            held = Held(record)
+        sizes = [_size(record) for record in records]
+        self._room.took(sizes)
+        for record, size in zip(records, sizes, strict=True):
+            held = Held(record, size)
             self._unsettled[record.offset] = held
-            self._bytes += len(record.value or b"")
             self.next = record.offset + 1
             lane = self._lanes.setdefault(self._lane(record), deque())
             lane.append(held)
@@ -92,7 +131,7 @@ class Partition:
         record = held.record
         if self._unsettled.pop(record.offset, None) is None:
             return None
-        self._bytes -= len(record.value or b"")
+        self._room.give_back(held.size)
         key = self._lane(record)
         lane = self._lanes[key]
         lane.popleft()
@@ -106,7 +145,10 @@ class Partition:
         return (lane[0] for lane in self._lanes.values() if lane[0].waits)
 
     def forget(self) -> None:
-        """Bring nothing back any more."""
+        """Hold nothing any more, and bring nothing back."""
         for held in self._unsettled.values():
+            self._room.give_back(held.size)
             if held.timer is not None:
                 held.timer.cancel()
+        self._unsettled.clear()
+        self._lanes.clear()

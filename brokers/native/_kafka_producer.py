@@ -18,23 +18,25 @@ from aiokafka.protocol.metadata import MetadataRequest
 from brokers.kafka._cluster import Cluster, error_of
 from brokers.kafka._config import KafkaConfig
 from brokers.native._kafka_settings import NativeKafkaSettings
-from brokers.shared.limits import AT_ONCE, check_size
+from brokers.shared.limits import AT_ONCE, check_size, refusal
 from brokers.shared.outage import Outage
 from mesh.broker import Message
 from mesh.errors import (
     BadArgumentError,
     BrokerError,
     BrokerUnavailableError,
+    MeshError,
     MessageTooLargeError,
     PublishRejectedError,
 )
 from mesh.values import parse_whole
 
-__all__ = ["Producer", "asked", "client_options", "find_topic", "partition_of"]
+__all__ = ["BYTES", "Producer", "asked", "client_options", "find_topic", "partition_of"]
 
 TOPIC_SECONDS = 3.0  # In which brokers that make topics have made one.
 STOP_SECONDS = 2.0
 BATCH_BYTES = 128 * 1024  # What waits while a request is under way goes with the next one.
+BYTES = "surrogateescape"  # How a key that is no text is kept in one, so that its record goes on with the same.
 LETTER = "mesh-dead-letter-topic"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")
 
@@ -195,7 +197,7 @@ class Producer:
         body = message.body
         check_size(body, headers, self._config.max_message_bytes)
         pairs = [(name, text.encode()) for name, text in headers.items()]
-        key = None if message.key is None else message.key.encode()
+        key = None if message.key is None else message.key.encode(errors=BYTES)
         number = asked(message, "partitionNumber")
         while True:
             client = await self._knowing(topic)
@@ -248,10 +250,8 @@ class Producer:
     async def _try_send(self, topic: str, message: Message, usual: float) -> asyncio.Future[Any] | BrokerError:
         try:
             return await self.send(topic, message, usual)
-        except BadArgumentError as error:
-            return BrokerError(str(error))
-        except BrokerError as error:
-            return error
+        except MeshError as error:
+            return refusal(error)
 
     async def _outcome(self, sent: asyncio.Future[Any], message: Message) -> BrokerError | None:
         try:

@@ -21,9 +21,9 @@ from brokers.shared.backoff import waits
 from brokers.shared.outage import Outage
 from mesh.address import Address
 from mesh.broker import Delivery, Message
-from mesh.errors import BrokerError, BrokerUnavailableError
+from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
 
-__all__ = ["MAX_ATTRIBUTE", "Pulled"]
+__all__ = ["MAX_ATTRIBUTE", "InvalidError", "Pulled"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,10 @@ KEEP_SECONDS = 3.0  # A subscription's own lease has at least ten.
 IDLE_SECONDS = 0.1  # Asked for messages, the service waits itself.
 MAX_COUNTED = 10_000
 ACKS = 3
+
+
+class InvalidError(PublishRejectedError):
+    """A message is not what the topic takes; nothing of its request was stored."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from brokers.clients.gcp import TOKEN_URL, GCPAdapter, GCPSettings
 from brokers.clients.gcp_pubsub import PubSubService, endpoint_setting
-from brokers.native._pulled import MAX_ATTRIBUTE, Pulled
+from brokers.native._pulled import MAX_ATTRIBUTE, InvalidError, Pulled
 from brokers.native._topics import NativeSettings, NativeTopics
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, unavailable
@@ -246,15 +246,25 @@ class GCPPubSubTopics(NativeTopics, GCPAdapter):
         await self._publish(address.label, [self._written(message)])
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
-        """Publish several, in order, many with one request; a refusal is one of all in it."""
+        """Publish several, in order, many with one request."""
         results: list[BrokerError | None] = [None] * len(messages)
         for batch in self._batches(messages, results):
-            try:
-                await self._publish(address.label, [each for _, each in batch])
-            except BrokerError as error:
-                for index, _ in batch:
-                    results[index] = error
+            await self._publish_batch(address.label, batch, results)
         return results
+
+    async def _publish_batch(
+        self, topic: str, batch: Sequence[tuple[int, dict[str, Any]]], results: list[BrokerError | None]
+    ) -> None:
+        """Publish some; where one of them is not what the topic takes, in halves, until it is alone."""
+        try:
+            await self._publish(topic, [each for _, each in batch])
+        except BrokerError as error:
+            if isinstance(error, InvalidError) and (half := len(batch) // 2):
+                await self._publish_batch(topic, batch[:half], results)
+                await self._publish_batch(topic, batch[half:], results)
+                return
+            for index, _ in batch:
+                results[index] = error
 
     def _batches(
         self, messages: Sequence[Message], results: list[BrokerError | None]
@@ -286,7 +296,8 @@ class GCPPubSubTopics(NativeTopics, GCPAdapter):
                 if answer.status == 200:
                     return
                 if answer.status != 404 or self._settings.unmanaged:
-                    raise PublishRejectedError(f"Pub/Sub, publish to {topic!r}: {answer.reason()}")
+                    kind = InvalidError if answer.status == 400 else PublishRejectedError
+                    raise kind(f"Pub/Sub, publish to {topic!r}: {answer.reason()}")
                 self._topics.discard(topic)  # It was deleted.
             except BrokerUnavailableError as error:
                 self._outage.lost(error)

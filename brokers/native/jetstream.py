@@ -39,11 +39,11 @@ from brokers.native._topics import NativeTopics, Source
 from brokers.nats._client import JSON, Connection, NoStreamError, RightMissingError, check_api, error_code
 from brokers.nats._config import NatsConfig
 from brokers.nats._consumer import backlog_of
-from brokers.shared.limits import check_size
+from brokers.shared.limits import check_size, refusal
 from brokers.shared.settings import Reading
 from mesh.address import Address
 from mesh.broker import Backlog, Features, Message, SubscribeOptions, Topology
-from mesh.errors import BrokerError, BrokerUnavailableError
+from mesh.errors import BrokerError, BrokerUnavailableError, MeshError
 from mesh.resources.component import Component
 from mesh.tasks import task_group
 from mesh.values import parse_bool
@@ -218,8 +218,8 @@ class JetStreamTopics(Inspection, NativeTopics):
             await self._known_to_store(
                 self._subject(address)
             )  # Else each would wait for that on its own, in any order.
-        except BrokerError as error:
-            return [error] * len(messages)
+        except MeshError as error:
+            return [refusal(error)] * len(messages)
         return await super().publish_many(address, messages)
 
     # Groups

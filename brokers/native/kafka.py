@@ -40,13 +40,14 @@ from brokers.kafka._cluster import Cluster
 from brokers.kafka._config import KafkaConfig
 from brokers.native._kafka_group import REBALANCE_SECONDS, Member, end_consumer
 from brokers.native._kafka_inspection import Inspection
-from brokers.native._kafka_producer import Producer, asked, client_options, find_topic
+from brokers.native._kafka_producer import BYTES, Producer, asked, client_options, find_topic
 from brokers.native._kafka_settings import NativeKafkaSettings, read
 from brokers.native._topics import NativeTopics
+from brokers.shared.limits import refusal
 from brokers.shared.outage import Outage
 from mesh.address import Address, encode_token
 from mesh.broker import Backlog, Delivery, Features, Message, Settler, SubscribeOptions
-from mesh.errors import BadArgumentError, BrokerError, BrokerUnavailableError, FeatureNotSupportedError
+from mesh.errors import BadArgumentError, BrokerError, BrokerUnavailableError, FeatureNotSupportedError, MeshError
 from mesh.registry import needs
 from mesh.resources.component import Component
 from mesh.values import parse_bool
@@ -161,10 +162,8 @@ class KafkaTopics(Inspection, NativeTopics):
         for message in messages:
             try:
                 made.append(await self._in_avro(address.label, message))
-            except BadArgumentError as error:
-                made.append(BrokerError(str(error)))
-            except BrokerError as error:
-                made.append(error)
+            except MeshError as error:
+                made.append(refusal(error))
         sent = await self._sure().send_many(address.label, [each for each in made if isinstance(each, Message)])
         rest = iter(sent)
         return [each if isinstance(each, BrokerError) else next(rest) for each in made]
@@ -332,9 +331,9 @@ def _message_of(record: Any, body: bytes, *, escape: bool) -> Message:
         "__offset": str(record.offset),
         "__timestamp": str(record.timestamp),
     }
-    key = None if record.key is None else record.key.decode(errors="replace")
-    if key is not None:
-        told["__key"] = key
+    key = None
+    if record.key is not None:
+        key, told["__key"] = record.key.decode(errors=BYTES), record.key.decode(errors="replace")
     told |= {name: quote_plus(text) for name, text in headers.items()} if escape else headers
     identity = f"{record.topic}/{record.partition}/{record.offset}"
     return Message(headers, body, key, identity, told)

@@ -27,7 +27,7 @@ from brokers.native._sqs import Poll, Queue, Source
 from brokers.native._topics import NativeTopics
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, unavailable
-from brokers.shared.limits import check_size
+from brokers.shared.limits import AT_ONCE, check_size, publish_each
 from brokers.shared.outage import Outage
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
@@ -138,16 +138,7 @@ class SNSSQSTopics(NativeTopics):
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Publish several; with `fifo` one after the other, for their order."""
-        if not self._settings.fifo:
-            return await super().publish_many(address, messages)
-        results: list[BrokerError | None] = []
-        for each in messages:
-            try:
-                await self.publish(address, each)
-                results.append(None)
-            except BrokerError as error:
-                results.append(error)
-        return results
+        return await publish_each(self.publish, address, messages, at_once=1 if self._settings.fifo else AT_ONCE)
 
     def _asked(self, message: Message) -> dict[str, Any]:
         check_size(message.body, message.headers, FEATURES.max_message_bytes)

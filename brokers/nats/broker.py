@@ -141,6 +141,10 @@ class NatsBroker(Inspection, Adapter):
         await self._ensure_stream(wanted, {"max_consumers": MAX_CONSUMERS})
         self._spaces.add(topology.space)
 
+    def max_age(self, topology: Topology) -> float | None:
+        """Give the seconds after which the server removes events of a space, whoever has them; None for never."""
+        return topology.max_age
+
     async def _ensure_stream(self, wanted: JSON, wished: JSON | None = None, added: JSON | None = None) -> None:
         """Create a stream; one that is there may differ in what is wished, and is changed to what is added."""
         wished = {**(wished or {}), **(added or {})}

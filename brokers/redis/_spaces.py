@@ -52,8 +52,7 @@ class Spaces:
         Raises:
             TopologyMismatchError: It exists with others.
         """
-        if self._max_age is not None:
-            topology = replace(topology, max_age=self._max_age)
+        topology = replace(topology, max_age=self.max_age(topology))
         wanted = self.wanted(topology)
         pairs = [text for pair in wanted.items() for text in pair]
         found = cast("list[bytes]", await self.commands.run(DECLARE, [topology.space], *pairs))
@@ -63,9 +62,13 @@ class Spaces:
             )
         self._declared[topology.space] = topology
 
+    def max_age(self, topology: Topology) -> float | None:
+        """Give the seconds that events of a space are kept; None for ever."""
+        return topology.max_age if self._max_age is None else self._max_age
+
     def wanted(self, topology: Topology) -> dict[str, str]:
         """Give the fields that a space's hash has to have."""
-        max_age = topology.max_age if self._max_age is None else self._max_age
+        max_age = self.max_age(topology)
         return {
             "max_age": "" if max_age is None else f"{max_age:.15g}",
             "max_bytes": "" if topology.max_bytes is None else str(topology.max_bytes),

@@ -151,6 +151,10 @@ class RedisBroker(Inspection, Adapter):
         """Note a space's limits, or check that they are as wanted."""
         await self._spaces.declare(topology)
 
+    def max_age(self, topology: Topology) -> float | None:
+        """Give the seconds after which events of a space are removed: what the component says, else the topology."""
+        return self._spaces.max_age(topology)
+
     async def publish(self, address: Address, message: Message) -> None:
         """Store a message; the script's reply confirms it."""
         await self._publish(address, self._command(address, message))

@@ -332,7 +332,11 @@ class Link:
         self._consumed += len(part)
         if self._consumed >= WINDOW_BYTES // 4 and not self._received_end:
             granted, self._consumed = self._consumed, 0
-            await self.grant(granted)
+            try:
+                await self.grant(granted)
+            except StreamBrokenError:  # Perhaps of an end that is closed, as all of it has come by now.
+                if not self._received_end:
+                    raise
         return part
 
     @property

@@ -10,13 +10,14 @@ import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
+from brokers.redis import RedisBroker
 from gateway.cli import main
 from gateway.cli.dead_letters import Chosen, replay
 from mesh.blocks.envelope import PublishOptions
@@ -83,7 +84,11 @@ class Case:
 
 @pytest.fixture
 async def case(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Case]:
     namespace = f"dlq{os.getpid()}-{tmp_path.name}"
     monkeypatch.setenv("NAMESPACE", namespace)
@@ -93,6 +98,7 @@ async def case(
     kind, settings = "pubsub.mesh", {}
     if isinstance(server, RedisServer):
         kind, settings = "pubsub.redis", {"redisHost": f"127.0.0.1:{server.port}", "consumerID": "{namespace}"}
+        settings |= getattr(request, "param", {})
     entries = [{"name": name, "value": value} for name, value in settings.items()]
     text = COMPONENT.format(name="pubsub", type=kind, settings=json.dumps(entries)) + SUBSCRIPTION
     (folder / "all.yaml").write_text(text)
@@ -156,6 +162,25 @@ async def test_a_letter_that_is_too_large_for_a_message(case: Case) -> None:
     assert isinstance(case.component.broker, Letters)
     async with whole_letters(case.component.broker).letters(address("orders")) as pile:
         assert [each.message.body for each in [each async for each in pile]] == [large.body]
+
+
+@pytest.mark.parametrize("server", ["redis"], indirect=True)
+@pytest.mark.parametrize("case", [{"layout": "mesh", "streamTTL": "720h"}], indirect=True)
+async def test_the_body_of_what_goes_back_lives_as_long_as_its_topic_keeps_events(case: Case) -> None:
+    broker, topic = case.component.broker, case.component.address("failed")
+    assert isinstance(broker, RedisBroker)
+
+    async def lives() -> int:
+        """Give the ms for which every part is there."""
+        keys = cast("list[bytes]", await broker._commands.call("KEYS", "mesh.kv:*bodies:*"))
+        return min([cast("int", await broker._commands.call("PTTL", key)) for key in keys])
+
+    await carrying(broker).publish(topic, replace(case.letter(7), body=b"x" * 1_500_000))
+    assert await lives() > 29 * 24 * 3600 * 1000
+    for key in cast("list[bytes]", await broker._commands.call("KEYS", "mesh.kv:*bodies:*")):
+        await broker._commands.call("PEXPIRE", key, 60_000)
+    assert (await case.json("replay", "pubsub", "failed", "--all"))[1]["replayed"] == 1
+    assert await lives() > 29 * 24 * 3600 * 1000
 
 
 async def test_where_letters_may_go(case: Case) -> None:

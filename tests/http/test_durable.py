@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -207,6 +208,18 @@ async def test_a_delayed_call_waits(caller: Node, nats: Backbone, tmp_path: Path
         await app.until("/work")
         assert time.time() - asked >= 1.2
         await outcome(caller, call_id, "succeeded")
+
+
+async def test_what_is_due_when_the_broker_has_removed_it_is_refused(caller: Node) -> None:
+    """With both times; it would be lost, without anybody who notices."""
+    for reply in (
+        await caller.request("POST", TARGET, {**DURABLE, "mesh-delay": "192h"}, "x"),
+        await caller.post("/v1.0/publish/pubsub/t?metadata.delay=192h", "x"),
+    ):
+        assert reply.status == 400
+        due, kept = map(datetime.fromisoformat, re.findall(r"\d{4}-\S+\+00:00", reply.json["message"]))
+        assert timedelta(hours=23) < due - kept < timedelta(hours=25)
+    await call(caller, mesh_delay="160h")
 
 
 BAD = {"errorCode": "ERR_BAD_REQUEST", "message": ANY}

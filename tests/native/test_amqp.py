@@ -156,6 +156,72 @@ async def test_a_group_keeps_its_place_while_nobody_is_there(server: ArtemisServ
             assert inbox.bodies == [b"meanwhile"]
 
 
+class Stingy(asyncio.Protocol):
+    """A server that takes messages, as many as it is told to; on Proton's engine."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self._connection, self._transport, self._collector = (
+            proton.Connection(),
+            proton.Transport(proton.Transport.SERVER),
+            proton.Collector(),
+        )
+        self._connection.collect(self._collector)
+        self._transport.sasl().allowed_mechs("ANONYMOUS")
+        self._transport.bind(self._connection)
+        self.link: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._socket: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._socket = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.push(data)
+        self._turn()
+
+    def grant(self, count: int) -> None:
+        self.link.result().flow(count)
+        self._turn()
+
+    def _turn(self) -> None:
+        while (event := self._collector.peek()) is not None:
+            if event.type in (proton.Event.CONNECTION_REMOTE_OPEN, proton.Event.SESSION_REMOTE_OPEN):
+                event.context.open()
+            elif event.type == proton.Event.LINK_REMOTE_OPEN:
+                event.link.target.address = event.link.remote_target.address
+                event.link.open()
+                self.link.set_result(event.link)
+            elif event.type == proton.Event.DELIVERY and event.delivery.readable and not event.delivery.partial:
+                made = proton.Message()
+                made.decode(event.link.recv(event.delivery.pending))
+                self.taken.append(bytes(made.body))
+                event.delivery.update(proton.Delivery.ACCEPTED)
+                event.delivery.settle()
+            self._collector.pop()
+        while (size := self._transport.pending()) > 0:
+            self._socket.write(self._transport.peek(size))
+            self._transport.pop(size)
+
+
+async def test_a_publish_that_is_given_up_before_there_is_credit_is_not_sent_later() -> None:
+    """Those around it are."""
+    wire, topic = Stingy(), address.topic("t", "t", "orders")
+    async with await asyncio.get_running_loop().create_server(lambda: wire, "127.0.0.1", 0) as listening:
+        url = f"amqp://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        made = component_of("pubsub.solace.amqp", {"url": url, "anonymous": "true"})
+        async with amqp.AMQPTopics.from_component(made) as broker, asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            first, given_up, last = [
+                tasks.create_task(broker.publish(topic, Message({}, body))) for body in (b"first", b"given up", b"last")
+            ]
+            await wire.link
+            await broker.check()  # Since then all three wait for nothing but credit.
+            given_up.cancel()
+            await asyncio.wait([given_up])
+            wire.grant(10)
+            await asyncio.wait([first, last])
+    assert wire.taken == [b"first", b"last"]
+
+
 @pytest.mark.parametrize("body", [b"", b"\xff no message", b"\x00\x53\x75\xa0\x05cut"])
 async def test_what_is_no_amqp_message_stays_at_the_server(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """It is not thrown away: other programs may understand it."""

@@ -28,6 +28,7 @@ from mesh.errors import (
     ConfigError,
     FeatureNotSupportedError,
     MessageTooLargeError,
+    PublishRejectedError,
     TopologyMismatchError,
 )
 from mesh.registry import Registry
@@ -357,6 +358,29 @@ async def test_messages_that_are_not_carried(google: Google, orders: Address) ->
         results = await broker.publish_many(orders, [Message({}, b""), Message({}, b"x")])
     assert isinstance(results[0], BrokerError)
     assert results[1] is None
+
+
+async def test_a_message_that_the_topic_does_not_take_is_refused_alone(
+    google: Google, orders: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request is stored as a whole, or not at all."""
+    await google.topic(orders.label)
+    name, written = await google.subscription(unique("sub"), orders.label), GCPPubSubTopics._written
+
+    def refused(
+        broker: GCPPubSubTopics, message: Message
+    ) -> dict[str, Any]:  # As one that is not of the topic's schema.
+        return {"data": "!"} if message.body == b"wrong" else written(broker, message)
+
+    monkeypatch.setattr(GCPPubSubTopics, "_written", refused)
+    bodies = [b"%d" % number for number in range(9)]
+    bodies[3] = bodies[8] = b"wrong"
+    async with topics(google.url) as broker:
+        results = await broker.publish_many(orders, [Message({}, each) for each in bodies])
+    assert [index for index, each in enumerate(results) if isinstance(each, PublishRejectedError)] == [3, 8]
+    assert [each for each in results if each is not None] == [results[3], results[8]]
+    got = [b64decode(each["data"]) for each in await google.pulled(name, 7)]
+    assert sorted(got) == [each for each in bodies if each != b"wrong"]
 
 
 @pytest.mark.parametrize(

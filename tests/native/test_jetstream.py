@@ -227,6 +227,8 @@ async def test_subjects_that_are_none_or_not_a_topic(server: NatsServer, raw: Ra
     async with member(server, creates=True) as broker:
         with pytest.raises(BadArgumentError, match="topic"):
             await broker.publish(address.topic("test", "pubsub", topic), Message({}, b""))
+        results = await broker.publish_many(address.topic("test", "pubsub", topic), [Message({}, b"")] * 2)
+        assert ["topic" in str(each) for each in results] == [True, True]
     assert (await raw.api("STREAM.NAMES"))["streams"] == ["S"]
 
 

@@ -16,6 +16,7 @@ import pytest_asyncio
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
+from brokers.native import _kafka_lanes
 from brokers.native._kafka_producer import partition_of
 from brokers.native.kafka import KafkaTopics
 from gateway.cli import main
@@ -33,6 +34,7 @@ from tests.support.reference.kafka import Sidecar, envelope, publish
 from tests.support.security import component
 
 WITHIN = 60.0
+BINARY = b"\xff\x00key\xc3"  # It is no UTF-8.
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -75,9 +77,9 @@ def write(server: KafkaServer, topic: str, *records: Mapping[str, Any]) -> None:
     producer.close()
 
 
-def make_topic(server: KafkaServer, topic: str) -> None:
+def make_topic(server: KafkaServer, topic: str, partitions: int = 1) -> None:
     admin = KafkaAdminClient(bootstrap_servers=server.bootstrap)
-    admin.create_topics({topic: {"num_partitions": 1, "replication_factor": 1}})
+    admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": 1}})
     admin.close()
 
 
@@ -160,14 +162,14 @@ async def test_record_of_another_program(server: KafkaServer, topic: str) -> Non
         await asyncio.to_thread(write, server, topic, {**record, "partition": 2}, {"value": None, "key": b"gone"})
         await inbox.holds(2, WITHIN)
     found = {delivery.message.key: delivery for delivery in inbox.deliveries}
-    message = found["\ufffd"].message
+    message = found["\udce9"].message
     told = {"content-type": "text/plain", "X": "\ufffd", "twice": "2", "none": ""}
     assert message.headers == told
     assert message.metadata == {
         **told, "__key": "\ufffd", "__topic": topic, "__partition": "2", "__offset": "0", "__timestamp": "1700000000123"
     }  # fmt: skip
     assert (message.body, found["gone"].message.body) == (b"\x00raw", b"")
-    assert found["\ufffd"].address == at(topic)
+    assert found["\udce9"].address == at(topic)
 
 
 async def test_record_that_cannot_be_read(server: KafkaServer, topic: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -315,6 +317,40 @@ async def test_no_more_than_a_window_goes_on_past_a_failing_record(server: Kafka
             assert counted >= 4000
 
         await eventually(done, WITHIN)
+
+
+async def test_few_bytes_are_held_of_all_partitions_together(
+    server: KafkaServer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever they are in; and something of each partition, so that none waits for the others."""
+    monkeypatch.setattr(_kafka_lanes, "ROOM_BYTES", 300_000)
+    monkeypatch.setattr(_kafka_lanes, "FIRST_BYTES", 100_000)
+    partitions, size = 6, 40_000
+    await asyncio.to_thread(make_topic, server, topic, partitions)
+    parts = {"value": b"v" * (size // 3), "key": b"k" * (size // 3), "headers": [("h", b"h" * (size // 3))]}
+    held, go_on = list[str](), asyncio.Event()
+
+    async def work(delivery: Delivery) -> None:
+        held.append(delivery.message.metadata["__partition"])
+        await go_on.wait()
+        await delivery.ack()
+
+    def some(number: int) -> None:
+        assert len(set(held)) == number
+
+    options = SubscribeOptions("g", max_in_flight=1000, metadata={"ordered": "false"})
+    async with topics(server.bootstrap) as ours, ours.subscribe(at(topic), options, work):
+        await asyncio.to_thread(write, server, topic, *[{**parts, "partition": 0}] * 20)
+        await eventually(lambda: some(1))
+        await asyncio.to_thread(write, server, topic, *[{**parts, "partition": each} for each in range(1, 6)] * 10)
+        await eventually(lambda: some(partitions))
+        assert len(held) <= 300_000 // size + 3 + partitions
+        go_on.set()
+
+        def all_of_them() -> None:
+            assert len(held) == 20 + 50
+
+        await eventually(all_of_them, WITHIN)
 
 
 async def test_unordered_subscription(server: KafkaServer, topic: str) -> None:
@@ -628,9 +664,11 @@ async def test_dead_letter_tells_where_it_was(server: KafkaServer, topic: str, t
     async with node(server, topic, tmp_path) as (_, app):
         app.answer("/ce", 500)
         await asyncio.to_thread(publish, server.bootstrap, topic, [({"a": 1}, {"partitionKey": "k"}), ({"b": 1}, {})])
-        letters = await app.until("/dead", 2, WITHIN)
-    sent = {each.value: each for each in await asyncio.to_thread(written, server, topic, 2)}
-    dead = await asyncio.to_thread(written, server, f"{topic}.dead", 2)
+        await asyncio.to_thread(write, server, topic, {"value": b'{"c":1}', "key": BINARY})
+        letters = await app.until("/dead", 3, WITHIN)
+    sent = {each.value: each for each in await asyncio.to_thread(written, server, topic, 3)}
+    dead = await asyncio.to_thread(written, server, f"{topic}.dead", 3)
+    assert BINARY in [each.key for each in dead]
     for letter in dead:
         origin, headers = sent[letter.value], {name: value.decode() for name, value in letter.headers}
         assert letter.key == origin.key
@@ -698,13 +736,15 @@ async def test_doctor_and_dlq(server: KafkaServer, tmp_path: Path, capsys: pytes
             )
             await inbox.holds(1)
             assert (await checks())["letters", "failed"]["letters"] == 0
-            binary = {"value": b"{}", "key": b"\xff", "headers": headers[:1]}
-            await asyncio.to_thread(write, server, "failed", binary)
-            why = {"its record has a key or a header that is no text": 1}
+            binary = {"value": b"{}", "key": BINARY, "headers": headers[:1]}
+            unreadable = {"value": b"{}", "headers": [*headers[:1], ("name", BINARY)]}
+            await asyncio.to_thread(write, server, "failed", binary, unreadable)
+            why = {"its record has a header that is no text": 1}
             assert await run("dlq", "replay", "pubsub", "failed", "--all") == (
                 1,
-                {"replayed": 0, "left": 1, "why": why, "to": {}},
+                {"replayed": 1, "left": 1, "why": why, "to": {"orders": 1}},
             )
+            assert [each.key for each in await asyncio.to_thread(written, server, "orders", 2)] == [b"k", BINARY]
         other = topics(server.bootstrap, consumerGroupRebalanceStrategy="sticky")
         async with ours.subscribe(at("orders"), options, Inbox()), other:
             assert (

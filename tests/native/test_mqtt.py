@@ -606,6 +606,8 @@ async def test_what_mqtt_lacks_is_refused(server: MQTTServer) -> None:
             await node.publish(at("x"), Message({"ce-id": "1"}, b""))
         with pytest.raises(PublishRejectedError):
             await node.publish(at("x/+"), text("x"))
+        results = await node.publish_many(at("x"), [Message({"ce-id": "1"}, b""), text("x")])
+        assert [type(each) for each in results] == [BrokerError, type(None)]
         for wrong in ("a/#/b", "a+/b", "#a", "$share/g", "$share//x", "$share/g/", "$share/+/x", "a\nb"):
             with pytest.raises(BrokerError, match="is no MQTT topic filter"):
                 async with node.subscribe(at(wrong), group("lacks"), Inbox()):

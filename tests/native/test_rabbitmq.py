@@ -434,6 +434,20 @@ async def test_what_the_server_does_not_take_is_refused_alone(server: RabbitMQSe
     assert set(inbox.bodies) == {*bodies[:10], *bodies[11:], b"after"}
 
 
+async def test_what_cannot_be_published_is_refused_alone(server: RabbitMQServer, topic: str) -> None:
+    async with topics(server.url) as ours, ours.subscribe(at(topic), OPTIONS, inbox := Inbox()):
+        asked = [{}, {"routingKey": "k" * 256}, {}, {"priority": "high"}, {}]
+        messages = [Message({}, b"%d" % number, metadata=each) for number, each in enumerate(asked)]
+        results = await ours.publish_many(at(topic), messages)
+        assert [type(each) for each in results] == [type(None), BrokerError, type(None), BrokerError, type(None)]
+        assert [str(results[1]), str(results[3])] == [
+            "the metadata routingKey is too long: RabbitMQ takes up to 255 bytes",
+            "the metadata priority is not a whole number from 0 to 255: 'high'",
+        ]
+        await inbox.holds(3)
+    assert sorted(inbox.bodies) == [b"0", b"2", b"4"]
+
+
 async def test_exchange_that_may_not_be_made_is_used(server: RabbitMQServer) -> None:
     """As it is there, as for a user who may not configure."""
     async with topics(server.url) as ours, ours.subscribe(at("amq.fanout"), OPTIONS, inbox := Inbox()):
@@ -573,6 +587,35 @@ async def test_dead_letter_topic_counts_before_the_queues_own(
     properties, body = await in_thread(get, server.url, f"{GROUP}-{letters}")
     assert json.loads(body)["data"] == {"n": 1}
     assert properties.content_type == "text/plain"
+
+
+async def test_an_event_is_kept_until_a_queue_has_its_dead_letter(
+    server: RabbitMQServer,
+    topic: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Somebody took the queue away that kept the letters: an exchange alone keeps nothing."""
+    monkeypatch.setattr("mesh.delivery.DEAD_LETTER_RETRY", 0.1)
+    letters, url = f"dead-{topic}", server.url
+    failing = {"pubsubname": "pubsub", "topic": f"bad-{topic}", "route": "/bad", "deadLetterTopic": letters}
+    async with node(server, topic, tmp_path, failing) as (ours, app):
+        app.answer("/bad", 500)
+        with other(url) as channel:
+            await in_thread(channel.queue_delete, f"{GROUP}-{letters}")
+        await ours.publish(f"bad-{topic}", {"n": 1})
+        await app.until("/bad", 3, WITHIN)
+        assert f"no queue takes from the exchange {letters!r}" in caplog.text
+        await in_thread(listening, url, letters)
+
+        async def has_it() -> None:
+            assert await in_thread(exists, url, letters) == 1
+
+        await eventually(has_it)
+    assert await in_thread(exists, url, f"{GROUP}-bad-{topic}") == 0
+    _, body = await in_thread(get, url, letters)
+    assert json.loads(body)["data"] == {"n": 1}
 
 
 # Faults

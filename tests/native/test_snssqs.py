@@ -329,6 +329,14 @@ async def test_bodies_that_sns_does_not_carry(aws: AWS, orders: Address, body: b
             await broker.publish(orders, Message({}, body))
 
 
+@pytest.mark.parametrize("fifo", ["false", "true"])
+async def test_what_sns_does_not_carry_is_refused_alone(aws: AWS, orders: Address, fifo: str) -> None:
+    async with topics(aws.url, fifo=fifo, fifoMessageGroupID="g") as broker:
+        bodies = (b"1", b"", b"x" * (256 * 1024 + 1), b"2")
+        results = await broker.publish_many(orders, [Message({}, each) for each in bodies])
+    assert [type(each) for each in results] == [type(None), BrokerError, MessageTooLargeError, type(None)]
+
+
 async def test_the_policy_of_a_queue_keeps_what_others_wrote(aws: AWS, group: str, orders: Address) -> None:
     theirs = {"Sid": "x", "Effect": "Allow", "Principal": "*", "Action": "sqs:*", "Resource": "*"}
     policy = json.dumps({"Version": "2012-10-17", "Id": "own", "Statement": [theirs]})

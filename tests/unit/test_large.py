@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +17,8 @@ from brokers.memory import MemoryBroker
 from brokers.mqtt.broker import MQTTBroker
 from mesh.address import topic
 from mesh.broker import Broker, Delivery, Features, Message, SubscribeOptions, Topology
-from mesh.errors import BrokerError, EventError, PublishRejectedError, StateError
+from mesh.delivery import NOT_BEFORE_HEADER
+from mesh.errors import BadArgumentError, BrokerError, EventError, PublishRejectedError, StateError
 from mesh.large import PARTS_HEADER, carrying
 from tests.support.eventually import eventually
 
@@ -114,6 +118,33 @@ async def test_a_store_that_fails_is_told_apart_from_a_body_that_is_gone(small: 
     assert [type(each) for each in errors] == [BrokerError, EventError]
     assert "cannot be read: no space left" in str(errors[0])
     assert "is gone" in str(errors[1])
+
+
+@pytest.mark.parametrize("removes", [True, False])
+async def test_an_event_that_is_due_when_it_is_gone_is_refused(
+    small: SmallBroker, removes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With both times; others of its bulk are stored. Where what is held back is not removed, a large body is."""
+    if removes:
+        monkeypatch.setattr(SmallBroker, "max_age", lambda _, topology: topology.max_age, raising=False)
+    broker, day = carrying(small), 24 * 3600
+
+    def due(days: float, size: int = MEBIBYTE) -> Message:
+        return Message(
+            {NOT_BEFORE_HEADER: str(int((time.time() + days * day) * 1000))}, bytes(size), id=f"{days} {size}"
+        )
+
+    with pytest.raises(BadArgumentError) as caught:
+        await broker.publish(WHERE, due(10))
+    told = [datetime.fromisoformat(each) for each in re.findall(r"\d{4}-\S+\+00:00", str(caught.value))]
+    wanted = [datetime.now(UTC) + timedelta(days=days) for days in (10, 7)]
+    assert [abs(one - other) < timedelta(minutes=5) for one, other in zip(told, wanted, strict=True)] == [True, True]
+    if removes:
+        with pytest.raises(BadArgumentError, match="and it is kept until"):
+            await broker.publish(WHERE, due(10, 10))
+    results = await broker.publish_many(WHERE, [due(6.9), due(10), due(10, 10), due(6.9, 10), due(1e11)])
+    assert [index for index, each in enumerate(results) if each is None] == ([0, 3] if removes else [0, 2, 3])
+    assert {type(each) for each in results} == {type(None), BrokerError}
 
 
 def _longer(found: list[Any], than: int) -> None:
