@@ -547,6 +547,22 @@ with suppress(ModuleNotFoundError):
     _FEATURES["amqp-native"] = AMQPTopics.features
 
 
+with suppress(ModuleNotFoundError):
+    from brokers.native.servicebus import ServiceBusTopics
+    from tests.support.azure_servers import ServiceBusServer
+
+    class NativeServiceBusBackend(NativeBackend):
+        """A stand-in for Azure Service Bus; it makes a subscription when it is first read."""
+
+        type, adapter = "pubsub.azure.servicebus.topics", ServiceBusTopics
+
+        def settings(self, port: int) -> Mapping[str, str]:
+            return {"connectionString": ServiceBusServer.at(port), "lockRenewalInSec": "1"}
+
+    BACKENDS["servicebus-native"] = partial(_server, ServiceBusServer, NativeServiceBusBackend)
+    _FEATURES["servicebus-native"] = ServiceBusTopics.features
+
+
 def features_of(name: str) -> Features:
     """Tell what a broker declares; its limits may differ once connected."""
     return _FEATURES[name]
