@@ -53,7 +53,8 @@ class NativeKafkaSettings(ConnectionSettings, NativeSettings):
     auth: str = setting(
         "authType",
         "How to log in: `none`; `password`, by SASL and over TLS unless `disableTls`; `mtls` or `certificate`; `oidc`, "
-        "by a token for the client's credentials. If not set, `password` when there is a `saslUsername`.",
+        "by a token for the client's credentials; `awsiam`, to Amazon MSK as an identity of AWS. If not set, "
+        "`password` when there is a `saslUsername`.",
         default="",
         example="password",
     )

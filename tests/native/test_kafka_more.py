@@ -122,13 +122,23 @@ async def test_no_token(tokens: tuple[KafkaServer, TokenServer]) -> None:
             pass
 
 
+async def test_token_of_aws_at_a_broker_that_knows_others(tokens: tuple[KafkaServer, TokenServer]) -> None:
+    """It is sent in the exchange that MSK has; a broker that is none refuses it, and nothing secret is told."""
+    server, _ = tokens
+    own = {"authType": "awsiam", "region": "eu-central-1", "accessKey": "AKIDEXAMPLE", "secretKey": "wr0ng"}
+    with pytest.raises(BrokerUnavailableError, match="invalid_token") as raised:
+        async with topics(f"127.0.0.1:{server.listeners['OAUTH']}", disableTls="true", **own):
+            pass
+    assert "wr0ng" not in str(raised.value)
+
+
 def test_settings_of_tokens() -> None:
     with pytest.raises(ConfigError, match="'oidc' needs oidcTokenEndpoint"):
         topics("h", authType="oidc", oidcClientID="c", oidcClientSecret="s")
     with pytest.raises(ConfigError, match="is a JSON object of texts"):
         topics("h", oidcExtensions="[1]")
-    with pytest.raises(ConfigError, match="is one of none, password, mtls, certificate, oidc, not 'awsiam'"):
-        topics("h", authType="awsiam")
+    with pytest.raises(ConfigError, match="is one of none, password, mtls, certificate, awsiam, oidc, not 'kerberos'"):
+        topics("h", authType="kerberos")
 
 
 # Avro
