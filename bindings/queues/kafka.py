@@ -96,6 +96,7 @@ class KafkaBindingSettings(MSKSettings):
         *refused(
             "OpenID Connect",
             *("oidcTokenEndpoint", "oidcClientID", "oidcClientSecret", "oidcScopes", "oidcExtensions"),
+            *("oidcClientAssertionCert", "oidcClientAssertionKey", "oidcResource", "oidcAudience"),
         ),
         *refused(
             "Avro with a schema registry",

@@ -22,7 +22,7 @@ from mesh.errors import ConfigError, MeshError
 from mesh.resources.component import Component
 from mesh.resources.settings import Setting, ignored, setting
 
-__all__ = ["TOKEN_URL", "Access", "GCPAdapter", "GCPSettings"]
+__all__ = ["Access", "GCPAdapter", "GCPSettings"]
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 TOKEN_URL = "https://oauth2.googleapis.com/token"

@@ -109,6 +109,7 @@ class KafkaSettings(ConnectionSettings):
         *refused(
             "OpenID Connect in this layout",
             *("oidcTokenEndpoint", "oidcClientID", "oidcClientSecret", "oidcScopes", "oidcExtensions"),
+            *("oidcClientAssertionCert", "oidcClientAssertionKey", "oidcResource", "oidcAudience"),
         ),
         *refused(
             "Avro with a schema registry in this layout",

@@ -162,6 +162,12 @@ class _Reading(KafkaReading[NativeKafkaSettings]):
             self.wrong("schemaRegistryAPISecret", "schemaRegistryAPIKey and schemaRegistryAPISecret go together")
         return fields
 
+    def _auth_type(self) -> str:
+        if self.found.auth.lower() == "oidc_private_key_jwt":
+            self.wrong("authType", f"{NO_JWT} is not supported")
+            return "none"
+        return KafkaReading._auth_type(self)
+
     def _tokens(self, tls: ssl.SSLContext | None) -> object:
         from brokers.native._oidc import ClientCredentials
 

@@ -139,6 +139,8 @@ def test_settings_of_tokens() -> None:
         topics("h", oidcExtensions="[1]")
     with pytest.raises(ConfigError, match="is one of none, password, mtls, certificate, awsiam, oidc, not 'kerberos'"):
         topics("h", authType="kerberos")
+    with pytest.raises(ConfigError, match="by a signed assertion .* is not supported"):
+        topics("h", authType="oidc_private_key_jwt")
 
 
 # Avro
