@@ -206,7 +206,19 @@ class Receiver:
 
     async def open(self, wait: float = 0.0) -> None:
         """Connect, if it is not; may take so many seconds more, which a session is waited for."""
-        await self._asked(self._receiver.__aenter__, wait=wait)
+        opening = asyncio.ensure_future(self._asked(self._receiver.__aenter__, wait=wait))
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # Cancelled while it connects, the library would leave the connection to the garbage collector.
+            try:
+                if not wait:
+                    await asyncio.wait([opening], timeout=CLOSE_SECONDS)
+            finally:
+                opening.cancel()
+                opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.wait([opening], timeout=CLOSE_SECONDS)
+            raise
 
     async def fetch(self, most: int, wait: float) -> Sequence[ServiceBusReceivedMessage]:
         """Wait so many seconds for messages."""

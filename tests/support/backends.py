@@ -562,7 +562,9 @@ with suppress(ModuleNotFoundError):
         def settings(self, port: int) -> Mapping[str, str]:
             return {"connectionString": ServiceBusServer.at(port), "lockRenewalInSec": "1"}
 
-    BACKENDS["servicebus-native"] = partial(_server, ServiceBusServer, NativeServiceBusBackend)
+    BACKENDS["servicebus-native"] = partial(
+        _server, partial(ServiceBusServer, lock_seconds=5.0), NativeServiceBusBackend
+    )
     _FEATURES["servicebus-native"] = _Topics.features
 
 
