@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 MAX_TTL = 2**31 - 1
+NOTHING: Mapping[str, str] = {}
 WAIT_SECONDS = 1.0  # Less than a request is given when it is left: one that is cancelled breaks the connection.
 BUSY_WAIT_SECONDS = 0.1  # What is settled waits for it.
 CLOSE_SECONDS = 5.0
@@ -254,13 +255,16 @@ async def _closed(used: ServiceBusReceiver | ServiceBusSender) -> None:
             await used.close()
 
 
-def make_message(data: bytes, metadata: Mapping[str, str], ttl: int | None = None) -> ServiceBusMessage:
-    """Make a message: what of the metadata is no field of it is a property of its own.
+def make_message(
+    data: bytes, metadata: Mapping[str, str], ttl: int | None = None, headers: Mapping[str, str] = NOTHING
+) -> ServiceBusMessage:
+    """Make a message: what of the metadata is no field of it is a property of its own, unless it is empty.
 
     Args:
         data: Its body.
         metadata: What is asked for.
         ttl: Seconds that it lives, unless the metadata say.
+        headers: Its properties besides, as they are.
 
     Raises:
         ValueError: The metadata cannot be had.
@@ -280,6 +284,7 @@ def make_message(data: bytes, metadata: Mapping[str, str], ttl: int | None = Non
                 raise ValueError(f"ttlInSeconds is {error}") from None
         elif value:
             properties[name] = value
+    properties.update(headers)
     if ttl is not None:
         fields["time_to_live"] = timedelta(seconds=ttl)
     if {"session_id", "partition_key"} <= fields.keys() and fields["session_id"] != fields["partition_key"]:

@@ -246,12 +246,13 @@ class ServiceBusTopics(NativeTopics, ServiceBusAdapter):
         return results
 
     def _written(self, message: Message) -> ServiceBusMessage:
-        beside = {**message.metadata, **message.headers}
-        check_size(message.body, beside, FEATURES.max_message_bytes)
-        if (content_type := beside.pop("content-type", None)) is not None:
-            beside.setdefault("ContentType", content_type)
+        headers, metadata = dict(message.headers), dict(message.metadata)
+        check_size(message.body, {**metadata, **headers}, FEATURES.max_message_bytes)
+        for beside in (headers, metadata):
+            if (content_type := beside.pop("content-type", None)) is not None:
+                metadata.setdefault("ContentType", content_type)
         try:
-            return make_message(message.body, beside, self._settings.ttl)
+            return make_message(message.body, metadata, self._settings.ttl, headers)
         except ValueError as error:
             raise PublishRejectedError(str(error)) from None
 
