@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -51,6 +52,7 @@ NOTHING: Mapping[str, str] = {}
 WAIT_SECONDS = 1.0  # Less than a request is given when it is left: one that is cancelled breaks the connection.
 BUSY_WAIT_SECONDS = 0.1  # What is settled waits for it.
 CLOSE_SECONDS = 5.0
+CONNECT_SECONDS = 2.0  # After which one that waits for a session has its connection.
 MAX_SENDERS = 8  # At work; each has a connection.
 MAX_IDLE = 16
 LIBRARY_ERRORS = (AzureError, OSError, ValueError, RuntimeError)
@@ -207,14 +209,15 @@ class Receiver:
 
     async def open(self, wait: float = 0.0) -> None:
         """Connect, if it is not; may take so many seconds more, which a session is waited for."""
+        began = time.monotonic()
         opening = asyncio.ensure_future(self._asked(self._receiver.__aenter__, wait=wait))
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
             # Cancelled while it connects, the library would leave the connection to the garbage collector.
             try:
-                if not wait:
-                    await asyncio.wait([opening], timeout=CLOSE_SECONDS)
+                left = began + (CONNECT_SECONDS if wait else CLOSE_SECONDS) - time.monotonic()
+                await asyncio.wait([opening], timeout=max(0.0, left))
             finally:
                 opening.cancel()
                 opening.add_done_callback(lambda done: done.cancelled() or done.exception())
