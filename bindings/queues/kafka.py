@@ -26,6 +26,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, Un
 
 from bindings.queues._access import hosts_of, tls_of
 from bindings.queues._reading import first_error, growing, handed, reading_by
+from brokers.clients.msk import AWS_IAM, MSKSettings, iam_tokens, wrong_settings
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading
 from mesh.errors import MeshError
@@ -61,7 +62,7 @@ MECHANISMS = {"PLAIN": "PLAIN", "PLAINTEXT": "PLAIN", "SHA-256": "SCRAM-SHA-256"
 MECHANISMS |= {name: name for name in ("SCRAM-SHA-256", "SCRAM-SHA-512")}
 STRATEGIES = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor}
 STRATEGIES |= {"sticky": StickyPartitionAssignor}
-AUTH_TYPES = ("none", "password", "mtls", "certificate")
+AUTH_TYPES = ("none", "password", "mtls", "certificate", AWS_IAM)
 
 _library = logging.getLogger("aiokafka.cluster")
 # It says many times a second that there is no such topic; the reading's error says it once.
@@ -80,7 +81,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class KafkaBindingSettings:
+class KafkaBindingSettings(MSKSettings):
     """What is read of a component."""
 
     ignored: ClassVar[tuple[Setting, ...]] = (
@@ -95,12 +96,14 @@ class KafkaBindingSettings:
         *refused(
             "OpenID Connect",
             *("oidcTokenEndpoint", "oidcClientID", "oidcClientSecret", "oidcScopes", "oidcExtensions"),
+            *("oidcClientAssertionCert", "oidcClientAssertionKey", "oidcResource", "oidcAudience"),
         ),
         *refused(
             "Avro with a schema registry",
             *("schemaRegistryURL", "schemaRegistryAPIKey", "schemaRegistryAPISecret", "schemaCachingEnabled"),
             *("useAvroJson", "schemaLatestVersionCacheTTL"),
         ),
+        *MSKSettings.ignored,
     )
 
     brokers: tuple[str, ...] = setting(
@@ -141,8 +144,8 @@ class KafkaBindingSettings:
     )
     auth: str = setting(
         "authType",
-        "How to log in: `none`; `password`, by SASL and over TLS unless `disableTls`; `mtls` or `certificate`. "
-        "If not set, `password` when there is a `saslUsername`.",
+        "How to log in: `none`; `password`, by SASL and over TLS unless `disableTls`; `mtls` or `certificate`; "
+        "`awsiam`, to Amazon MSK as an identity of AWS. If not set, `password` when there is a `saslUsername`.",
         default="",
         example="password",
     )
@@ -224,7 +227,7 @@ class KafkaBinding(ComponentAdapter):
         if mechanism is None:
             raise self._problem(f"is one of {', '.join(MECHANISMS)}", "saslMechanism")
         tls = None if settings.without_tls else await self._tls(auth)
-        protocol = ("SASL_" if auth == "password" else "") + ("PLAINTEXT" if tls is None else "SSL")
+        protocol = ("SASL_" if auth in ("password", AWS_IAM) else "") + ("PLAINTEXT" if tls is None else "SSL")
         self._options = {
             "bootstrap_servers": list(settings.brokers),
             "client_id": settings.client_id,
@@ -238,6 +241,10 @@ class KafkaBinding(ComponentAdapter):
                 "sasl_plain_username": settings.username,
                 "sasl_plain_password": settings.password,
             }
+        elif auth == AWS_IAM:
+            for name, message in wrong_settings(settings):
+                raise self._problem(message, name)
+            self._options |= {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": iam_tokens(settings)}
         self._stack.push_async_callback(self._stop_writing)
 
     async def _tls(self, auth: str) -> ssl.SSLContext | None:

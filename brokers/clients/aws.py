@@ -37,7 +37,7 @@ from mesh.errors import ConfigError, MeshError, Problem
 from mesh.resources.component import Component
 from mesh.resources.settings import URL, Kind, Setting, refused, setting
 
-__all__ = ["LIBRARY_ERRORS", "AWSAdapter", "AWSSettings", "broken", "busy", "code_of", "reason_of"]
+__all__ = ["LIBRARY_ERRORS", "AWSAdapter", "AWSSettings", "broken", "busy", "code_of", "make_session", "reason_of"]
 
 MAX_CONNECTIONS = 32
 ATTEMPTS = 3
@@ -214,9 +214,7 @@ class AWSAdapter(ComponentAdapter):
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Any]:
         settings, config = self._settings, _config(self.attempts, self.connections, self.answer_seconds)
-        session = await asyncio.to_thread(_session, settings)
-        if settings.role:
-            session = await asyncio.to_thread(_role_session, session, settings)
+        session = await make_session(settings)
         async with session.create_client(self.service, **self._options(config)) as client:
             yield client
 
@@ -253,6 +251,12 @@ def reason_of(error: ClientError) -> str:
 
 def _short(error: Exception) -> str:
     return (str(error).partition("\n")[0] or type(error).__name__)[:MAX_REASON]
+
+
+async def make_session(settings: AWSSettings) -> AioSession:
+    """Make what finds the credentials, and asks as them; it asks nothing yet."""
+    session = await asyncio.to_thread(_session, settings)
+    return await asyncio.to_thread(_role_session, session, settings) if settings.role else session
 
 
 def _session(settings: AWSSettings) -> AioSession:

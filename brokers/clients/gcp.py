@@ -22,7 +22,7 @@ from mesh.errors import ConfigError, MeshError
 from mesh.resources.component import Component
 from mesh.resources.settings import Setting, ignored, setting
 
-__all__ = ["TOKEN_URL", "Access", "GCPAdapter", "GCPSettings"]
+__all__ = ["Access", "GCPAdapter", "GCPSettings"]
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 TOKEN_URL = "https://oauth2.googleapis.com/token"
@@ -31,10 +31,16 @@ TOKEN_SECONDS = 10.0
 
 @dataclass(frozen=True)  # Without slots, so that a model may inherit from another one as well.
 class GCPSettings:
-    """What every component of Google Cloud has: the members of a service account's key file."""
+    """What every component of Google Cloud has: the members of a service account's key file.
+
+    Their names are spelled in two other ways by Dapr's components; here case does not matter, in an editor it does.
+    """
 
     project: str | None = setting(
-        "project_id", "The project; without it that of the credentials.", aliases=("projectID",), example="shop-1234"
+        "project_id",
+        "The project; without it that of the credentials.",
+        aliases=("projectID", "projectId"),
+        example="shop-1234",
     )
     client_email: str | None = setting(
         "client_email",
@@ -45,18 +51,23 @@ class GCPSettings:
     private_key: str | None = setting(
         "private_key", "Key of the service account, in PEM.", secret=True, aliases=("privateKey",)
     )
-    private_key_id: str | None = setting("private_key_id", "Id of that key.", secret=True, aliases=("privateKeyID",))
+    private_key_id: str | None = setting(
+        "private_key_id", "Id of that key.", secret=True, aliases=("privateKeyID", "privateKeyId")
+    )
     token_url: str = setting(
-        "token_uri", "Where tokens for the service account are given.", default=TOKEN_URL, aliases=("tokenURI",)
+        "token_uri",
+        "Where tokens for the service account are given.",
+        default=TOKEN_URL,
+        aliases=("tokenURI", "tokenUri"),
     )
 
     ignored: ClassVar[tuple[Setting, ...]] = (
         *ignored("a service account is meant", "type", anyway=("service_account",)),
         *ignored(
             "nothing needs it to ask for a token",
-            *("client_id", "clientID", "auth_uri", "authURI"),
-            *("auth_provider_x509_cert_url", "authProviderX509CertURL"),
-            *("client_x509_cert_url", "clientX509CertURL"),
+            *("client_id", "clientID", "clientId", "auth_uri", "authURI", "authUri"),
+            *("auth_provider_x509_cert_url", "authProviderX509CertURL", "authProviderX509CertUrl"),
+            *("client_x509_cert_url", "clientX509CertURL", "clientX509CertUrl"),
             anyway=(),
         ),
     )

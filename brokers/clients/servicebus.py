@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from azure.core.exceptions import AzureError
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
-from azure.servicebus.aio import ServiceBusReceiver, ServiceBusSender
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import (
+    MessageSizeExceededError,
     OperationTimeoutError,
     ServiceBusCommunicationError,
     ServiceBusConnectionError,
@@ -23,16 +26,20 @@ from azure.servicebus.exceptions import (
     ServiceBusServerBusyError,
 )
 
-from brokers.clients.azure_amqp import connection_kind, plain
+from brokers.clients.azure import AzureAdapter
+from brokers.clients.azure_amqp import connection_kind, plain, secrets_of
 from mesh.resources.settings import setting
 from mesh.values import parse_instant, parse_whole
 
 __all__ = [
     "AWAY",
     "BUSY_WAIT_SECONDS",
+    "LIBRARY_ERRORS",
     "MAX_TTL",
     "WAIT_SECONDS",
-    "closed",
+    "Receiver",
+    "Senders",
+    "ServiceBusAdapter",
     "connection_setting",
     "make_message",
     "namespace_setting",
@@ -41,9 +48,14 @@ __all__ = [
 ]
 
 MAX_TTL = 2**31 - 1
+NOTHING: Mapping[str, str] = {}
 WAIT_SECONDS = 1.0  # Less than a request is given when it is left: one that is cancelled breaks the connection.
 BUSY_WAIT_SECONDS = 0.1  # What is settled waits for it.
 CLOSE_SECONDS = 5.0
+CONNECT_SECONDS = 2.0  # After which one that waits for a session has its connection.
+MAX_SENDERS = 8  # At work; each has a connection.
+MAX_IDLE = 16
+LIBRARY_ERRORS = (AzureError, OSError, ValueError, RuntimeError)
 AWAY = (ServiceBusConnectionError, ServiceBusCommunicationError, ServiceBusServerBusyError, OperationTimeoutError)
 # Of a message, in the library's words.
 _TEXTS = {
@@ -90,20 +102,172 @@ def namespace_setting() -> Any:
     )
 
 
-async def closed(used: ServiceBusReceiver | ServiceBusSender) -> None:
-    """Close what may be broken."""
+class ServiceBusAdapter(AzureAdapter):
+    """An adapter to entities of one namespace, whose settings have ``connection`` and ``namespace``."""
+
+    _client: ServiceBusClient
+    _senders: Senders
+
+    async def _connect(self, **options: Any) -> None:
+        """Make the client, with the library's options; a connection is made when it is needed."""
+        if self._settings.connection is not None:
+            try:
+                client = ServiceBusClient.from_connection_string(self._settings.connection, **options)
+            except ValueError:  # Its text may quote it.
+                raise self._problem("is no connection string", "connectionString") from None
+        elif self._settings.namespace is not None:
+            client = ServiceBusClient(self._settings.namespace, await self._identity(), **options)
+        else:
+            raise self._problem("connectionString or namespaceName is needed", "connectionString")
+        self._client = await self._stack.enter_async_context(client)
+        self._senders = Senders(client)
+        self._stack.push_async_callback(self._senders.close)
+
+    def _reason(self, error: Exception) -> str:
+        """Give what an error of the library says, without the secrets of the connection string."""
+        text = str(error).partition("\n")[0] or type(error).__name__
+        for secret in filter(None, secrets_of(self._settings.connection)):
+            text = text.replace(secret, "***")
+        return text
+
+
+class Senders:
+    """Senders to the entities of a namespace; each serves one call at a time."""
+
+    def __init__(self, client: ServiceBusClient) -> None:
+        """Make none yet."""
+        self._client = client
+        self._idle: list[tuple[str, ServiceBusSender]] = []
+        self._places = asyncio.Semaphore(MAX_SENDERS)
+
+    @asynccontextmanager
+    async def lend(self, entity: str) -> AsyncIterator[ServiceBusSender]:
+        """Lend one to a queue or a topic; one that failed or was cancelled is not used again.
+
+        Raises the library's errors.
+        """
+        async with self._places:
+            found = next((each for each in reversed(self._idle) if each[0] == entity), None)
+            if found is not None:
+                self._idle.remove(found)
+            sender = found[1] if found is not None else self._client.get_topic_sender(entity)
+            try:
+                yield sender
+            except MessageSizeExceededError:  # Nothing was sent.
+                self._idle.append((entity, sender))
+                raise
+            except BaseException:
+                await _closed(sender)
+                raise
+            self._idle.append((entity, sender))
+            if len(self._idle) > MAX_IDLE:
+                await _closed(self._idle.pop(0)[1])
+
+    async def check(self, entity: str) -> None:
+        """See by a new connection that an entity takes messages; raises the library's errors."""
+        sender = self._client.get_topic_sender(entity)
+        try:
+            await sender.__aenter__()
+        finally:
+            await _closed(sender)
+
+    async def close(self) -> None:
+        """Close those that nobody has."""
+        while self._idle:
+            await _closed(self._idle.pop()[1])
+
+
+class Receiver:
+    """Asks a receiver of the library, one request at a time: it connects again for each that finds it broken.
+
+    Raises what the caller makes of the library's errors.
+    """
+
+    def __init__(
+        self, receiver: ServiceBusReceiver, failures: Callable[[], AbstractContextManager[None]], seconds: float
+    ) -> None:
+        """Prepare.
+
+        Args:
+            receiver: The library's.
+            failures: Turns its errors into the caller's.
+            seconds: How many a request may take.
+        """
+        self._receiver, self._failures, self._seconds = receiver, failures, seconds
+        self._one = asyncio.Lock()
+
+    async def _asked(self, request: Callable[..., Any], *arguments: Any, wait: float = 0.0, **named: Any) -> Any:
+        with self._failures():
+            async with self._one, asyncio.timeout(self._seconds + wait):
+                return await request(*arguments, **named)
+
+    @property
+    def session(self) -> str | None:
+        """The session that it has locked, where it is for one."""
+        found: object = self._receiver.session.session_id
+        return found if isinstance(found, str) else None  # Before, it is which one is wanted.
+
+    async def open(self, wait: float = 0.0) -> None:
+        """Connect, if it is not; may take so many seconds more, which a session is waited for."""
+        began = time.monotonic()
+        opening = asyncio.ensure_future(self._asked(self._receiver.__aenter__, wait=wait))
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # Cancelled while it connects, the library would leave the connection to the garbage collector.
+            try:
+                left = began + (CONNECT_SECONDS if wait else CLOSE_SECONDS) - time.monotonic()
+                await asyncio.wait([opening], timeout=max(0.0, left))
+            finally:
+                opening.cancel()
+                opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.wait([opening], timeout=CLOSE_SECONDS)
+            raise
+
+    async def fetch(self, most: int, wait: float) -> Sequence[ServiceBusReceivedMessage]:
+        """Wait so many seconds for messages."""
+        found: Sequence[ServiceBusReceivedMessage] = await self._asked(
+            self._receiver.receive_messages, max_message_count=most, max_wait_time=wait, wait=wait
+        )
+        return found
+
+    async def renew(self, message: ServiceBusReceivedMessage) -> None:
+        """Have the lock of a message hold on."""
+        await self._asked(self._receiver.renew_message_lock, message)
+
+    async def renew_session(self) -> None:
+        """Have the lock of the session hold on."""
+        await self._asked(self._receiver.session.renew_lock)
+
+    async def complete(self, message: ServiceBusReceivedMessage) -> None:
+        """Have done with a message."""
+        await self._asked(self._receiver.complete_message, message)
+
+    async def abandon(self, message: ServiceBusReceivedMessage) -> None:
+        """Give a message back; the service counts it."""
+        await self._asked(self._receiver.abandon_message, message)
+
+    async def close(self) -> None:
+        """Close it, which may be broken."""
+        await _closed(self._receiver)
+
+
+async def _closed(used: ServiceBusReceiver | ServiceBusSender) -> None:
     with suppress(ServiceBusError, OSError, ValueError, RuntimeError, TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             await used.close()
 
 
-def make_message(data: bytes, metadata: Mapping[str, str], ttl: int | None = None) -> ServiceBusMessage:
-    """Make a message: what of the metadata is no field of it is a property of its own.
+def make_message(
+    data: bytes, metadata: Mapping[str, str], ttl: int | None = None, headers: Mapping[str, str] = NOTHING
+) -> ServiceBusMessage:
+    """Make a message: what of the metadata is no field of it is a property of its own, unless it is empty.
 
     Args:
         data: Its body.
         metadata: What is asked for.
         ttl: Seconds that it lives, unless the metadata say.
+        headers: Its properties besides, as they are.
 
     Raises:
         ValueError: The metadata cannot be had.
@@ -123,6 +287,7 @@ def make_message(data: bytes, metadata: Mapping[str, str], ttl: int | None = Non
                 raise ValueError(f"ttlInSeconds is {error}") from None
         elif value:
             properties[name] = value
+    properties.update(headers)
     if ttl is not None:
         fields["time_to_live"] = timedelta(seconds=ttl)
     if {"session_id", "partition_key"} <= fields.keys() and fields["session_id"] != fields["partition_key"]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 from urllib.parse import unquote
 
+from brokers.clients.msk import AWS_IAM, MSKSettings, iam_tokens, wrong_settings
 from brokers.shared.backoff import CONNECT_WAIT
 from brokers.shared.settings import Reading, count_option, hosts_of, layout_setting, shown_hosts, tls_of, url_options
 from brokers.shared.tls import TLS_OPTIONS, TLSFiles
@@ -24,7 +25,7 @@ MECHANISMS = {"PLAIN": "PLAIN", "PLAINTEXT": "PLAIN", "SHA-256": "SCRAM-SHA-256"
 MECHANISMS |= {name: name for name in ("SCRAM-SHA-256", "SCRAM-SHA-512")}
 URL_OPTIONS = (*TLS_OPTIONS, "mechanism", "partitions", "replicas")
 
-AUTH_TYPES = ("none", "password", "mtls", "certificate")
+AUTH_TYPES = ("none", "password", "mtls", "certificate", AWS_IAM)
 _Settings = TypeVar("_Settings", bound="ConnectionSettings")
 
 
@@ -39,15 +40,12 @@ _IGNORED = (
         *("channelBufferSize", "consumerFetchMin", "consumerFetchDefault", "writeTimeout"),
         *("clientConnectionTopicMetadataRefreshInterval", "clientConnectionKeepAliveInterval"),
     ),
-    *refused(
-        "the login of AWS IAM",
-        *("awsRegion", "awsAccessKey", "awsSecretKey", "awsSessionToken", "awsIamRoleArn", "awsStsSessionName"),
-    ),
+    *MSKSettings.ignored,
 )
 
 
 @dataclass(frozen=True)
-class ConnectionSettings:
+class ConnectionSettings(MSKSettings):
     """What both layouts of ``pubsub.kafka`` read alike; without slots, so that it can be one of two bases."""
 
     ignored: ClassVar[tuple[Setting, ...]] = _IGNORED
@@ -61,8 +59,8 @@ class ConnectionSettings:
     )
     auth: str = setting(
         "authType",
-        "How to log in: `none`; `password`, by SASL and over TLS unless `disableTls`; `mtls` or `certificate`. "
-        "If not set, `password` when there is a `saslUsername`.",
+        "How to log in: `none`; `password`, by SASL and over TLS unless `disableTls`; `mtls` or `certificate`; "
+        "`awsiam`, to Amazon MSK as an identity of AWS. If not set, `password` when there is a `saslUsername`.",
         default="",
         example="password",
     )
@@ -111,6 +109,7 @@ class KafkaSettings(ConnectionSettings):
         *refused(
             "OpenID Connect in this layout",
             *("oidcTokenEndpoint", "oidcClientID", "oidcClientSecret", "oidcScopes", "oidcExtensions"),
+            *("oidcClientAssertionCert", "oidcClientAssertionKey", "oidcResource", "oidcAudience"),
         ),
         *refused(
             "Avro with a schema registry in this layout",
@@ -247,6 +246,11 @@ class KafkaReading(Reading[_Settings]):
         }
         if kind == "password":
             fields |= self._login()
+        elif kind == AWS_IAM:
+            problems = list(wrong_settings(found))
+            for name, message in problems:
+                self.wrong(name, message)
+            fields["tokens"] = None if problems else iam_tokens(found)
         limit = found.max_message_bytes
         if limit is not None and limit > 64 * 1024:  # Dapr's default of 1,024 has never limited anything either.
             fields["max_message_bytes"] = limit

@@ -55,7 +55,8 @@ class NativeKafkaSettings(ConnectionSettings, NativeSettings):
     auth: str = setting(
         "authType",
         "How to log in: `none`; `password`, by SASL and over TLS unless `disableTls`; `mtls` or `certificate`; `oidc`, "
-        "by a token for the client's credentials. If not set, `password` when there is a `saslUsername`.",
+        "by a token for the client's credentials; `awsiam`, to Amazon MSK as an identity of AWS. If not set, "
+        "`password` when there is a `saslUsername`.",
         default="",
         example="password",
     )
@@ -162,6 +163,12 @@ class _Reading(KafkaReading[NativeKafkaSettings]):
         if found.registry_secret and not found.registry_key:
             self.wrong("schemaRegistryAPISecret", "schemaRegistryAPIKey and schemaRegistryAPISecret go together")
         return fields
+
+    def _auth_type(self) -> str:
+        if self.found.auth.lower() == "oidc_private_key_jwt":
+            self.wrong("authType", f"{NO_JWT} is not supported")
+            return "none"
+        return KafkaReading._auth_type(self)
 
     def _tokens(self, tls: ssl.SSLContext | None) -> object:
         from brokers.native._oidc import ClientCredentials

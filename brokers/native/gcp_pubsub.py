@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from brokers.clients.gcp import TOKEN_URL, GCPAdapter, GCPSettings
+from brokers.clients.gcp import GCPAdapter, GCPSettings
 from brokers.clients.gcp_pubsub import PubSubService, endpoint_setting
 from brokers.native._pulled import MAX_ATTRIBUTE, InvalidError, Pulled
 from brokers.native._topics import NativeSettings, NativeTopics
@@ -71,12 +71,8 @@ class GCPPubSubSettings(NativeSettings, GCPSettings):
     """Settings of ``pubsub.gcp.pubsub``."""
 
     ignored: ClassVar[tuple[Setting, ...]] = (
-        *ignored("a service account is meant", "type", anyway=("service_account",)),
-        *ignored(
-            "nothing needs it to ask for a token",
-            *("clientId", "authUri", "authProviderX509CertUrl", "clientX509CertUrl", "identityProjectId"),
-            *("client_id", "auth_uri", "auth_provider_x509_cert_url", "client_x509_cert_url"),
-        ),
+        *GCPSettings.ignored,
+        *ignored("nothing needs it to ask for a token", "identityProjectId"),
         *ignored(
             "a lost connection is tried again for as long as it takes",
             *("maxReconnectionAttempts", "connectionRecoveryInSec"),
@@ -87,26 +83,6 @@ class GCPPubSubSettings(NativeSettings, GCPSettings):
 
     layout: str = setting(
         "layout", "Topics are as every other program there has them.", choice("native"), default="native"
-    )
-    # The same as of other components of Google Cloud, by the names that Dapr's pub/sub has for them.
-    project: str | None = setting(
-        "projectId", "The project; without it that of the credentials.", aliases=("project_id",), example="shop-1234"
-    )
-    client_email: str | None = setting(
-        "clientEmail",
-        "Address of a service account; without it the credentials are found as Google's tools do.",
-        aliases=("client_email",),
-        example="shop@shop-1234.iam.gserviceaccount.com",
-    )
-    private_key: str | None = setting(
-        "privateKey", "Key of the service account, in PEM.", secret=True, aliases=("private_key",)
-    )
-    private_key_id: str | None = setting("privateKeyId", "Id of that key.", secret=True, aliases=("private_key_id",))
-    token_url: str = setting(
-        "tokenUri",
-        "Where tokens for the service account are given.",
-        default=TOKEN_URL,
-        aliases=("token_uri",),
     )
     endpoint: str = endpoint_setting()
     group: str | None = setting(
@@ -159,7 +135,7 @@ class GCPPubSubTopics(NativeTopics, GCPAdapter):
     async def _enter(self) -> None:
         await self._stack.enter_async_context(self._service)
         if self._service.project is None:
-            raise self._problem("no project is known: set projectId")
+            raise self._problem("no project is known: set project_id")
         try:
             async with asyncio.timeout(CONNECT_WAIT):
                 await self.check()

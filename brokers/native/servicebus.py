@@ -1,7 +1,8 @@
 """``pubsub.azure.servicebus.topics`` and ``pubsub.azure.servicebus.queues``: entities of Azure Service Bus.
 
 A group takes from the subscription of its name to a topic, or from the queue of the topic's name, which all groups
-share. A message that is handled is locked; then it is completed, or abandoned, which the service counts.
+share. A message that is handled is locked, or the session that it is of; then it is completed, or abandoned, which the
+service counts.
 
 Source: Dapr 1.18, the Azure Service Bus pub/sub components; the documentation of Azure Service Bus.
 """
@@ -16,21 +17,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from azure.core.exceptions import AzureError
-from azure.servicebus import ServiceBusMessage
-from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
+from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusMessage
+from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import (
-    MessageSizeExceededError,
     MessagingEntityNotFoundError,
+    OperationTimeoutError,
     ServiceBusAuthenticationError,
 )
 
-from brokers.clients.azure import AzureAdapter, AzureSettings
-from brokers.clients.azure_amqp import secrets_of
-from brokers.clients.servicebus import AWAY, MAX_TTL, closed, connection_setting, make_message, namespace_setting
+from brokers.clients.azure import AzureSettings
+from brokers.clients.servicebus import (
+    AWAY,
+    LIBRARY_ERRORS,
+    MAX_TTL,
+    Receiver,
+    ServiceBusAdapter,
+    connection_setting,
+    make_message,
+    namespace_setting,
+)
 from brokers.native._held import GoneError
 from brokers.native._servicebus_member import Member
-from brokers.native._topics import NativeSettings, NativeTopics
+from brokers.native._servicebus_sessions import SUBSCRIBE_METADATA, Asked, NoSessionError, Sessions
+from brokers.native._topics import NativeSettings, NativeTopics, Source
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, unavailable
 from brokers.shared.limits import check_size, measure
@@ -38,15 +47,13 @@ from brokers.shared.outage import Outage
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError
-from mesh.features import Features, not_in_layout
+from mesh.features import Features
 from mesh.resources.settings import Setting, choice, ignored, setting, whole
 
 __all__ = ["ServiceBusQueues", "ServiceBusTopics"]
 
 logger = logging.getLogger(__name__)
 
-MAX_SENDERS = 8  # At work; each has a connection.
-MAX_IDLE = 16
 BATCH, BATCH_BYTES = 100, 200_000  # Messages of one transfer; any tier takes so many bytes.
 CHECKED = "mesh-check"
 FEATURES = Features(
@@ -60,6 +67,7 @@ FEATURES = Features(
     frames=False,
     expires=True,
     publish_metadata=("*",),
+    subscribe_metadata=SUBSCRIBE_METADATA,
 )
 
 
@@ -97,7 +105,7 @@ class ServiceBusSettings(NativeSettings, AzureSettings):
     timeout: int = setting("timeoutInSec", "How many seconds a request may take.", whole(1, 3600), default=60)
     renewal: int = setting(
         "lockRenewalInSec",
-        "How often the lock of a message is renewed; less than the entity's own lock lasts.",
+        "How often the lock of a message, or of a session, is renewed; less than the entity's own lock lasts.",
         whole(1, 300),
         default=20,
     )
@@ -112,7 +120,7 @@ class ServiceBusSettings(NativeSettings, AzureSettings):
     )
 
 
-class ServiceBusTopics(NativeTopics, AzureAdapter):
+class ServiceBusTopics(NativeTopics, ServiceBusAdapter):
     """Topics of one namespace."""
 
     title = "Topics of Azure Service Bus, taken from subscriptions to them."
@@ -120,41 +128,26 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
     settings = ServiceBusSettings
     features = FEATURES
     told_group = True
-    _client: ServiceBusClient
 
     def __init__(self, settings: ServiceBusSettings) -> None:
         """Prepare; entering connects."""
         super().__init__(settings)
         self._left = False
-        self._idle: list[tuple[str, ServiceBusSender]] = []
-        self._places = asyncio.Semaphore(MAX_SENDERS)
 
     async def _enter(self) -> None:
-        settings: ServiceBusSettings = self._settings
-        options: dict[str, Any] = {"retry_total": 0, "socket_timeout": settings.timeout}
-        if settings.connection is not None:
-            try:
-                client = ServiceBusClient.from_connection_string(settings.connection, **options)
-            except ValueError:  # Its text may quote it.
-                raise self._problem("is no connection string", "connectionString") from None
-        elif settings.namespace is not None:
-            client = ServiceBusClient(settings.namespace, await self._identity(), **options)
-        else:
-            raise self._problem("connectionString or namespaceName is needed", "connectionString")
-        self._client = await self._stack.enter_async_context(client)
-        self._shown = f"Azure Service Bus at {client.fully_qualified_namespace}"
-        self._outage = Outage(logger, "Azure Service Bus", client.fully_qualified_namespace)
+        await self._connect(retry_total=0, socket_timeout=self._settings.timeout)
+        namespace = self._client.fully_qualified_namespace
+        self._shown = f"Azure Service Bus at {namespace}"
+        self._outage = Outage(logger, "Azure Service Bus", namespace)
         try:
             async with asyncio.timeout(CONNECT_WAIT):
                 await self.check()
         except TimeoutError as error:
             raise unavailable(self._shown, error) from None
-        self._stack.push_async_callback(self._leave)
+        self._stack.callback(self._leave)
 
-    async def _leave(self) -> None:
+    def _leave(self) -> None:
         self._left = True
-        for _, sender in self._idle:
-            await closed(sender)
 
     def _check_open(self) -> None:
         if self._left:
@@ -165,10 +158,8 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
         """Turn the library's errors into ours."""
         try:
             yield
-        except (AzureError, OSError, ValueError, RuntimeError) as error:
-            text = str(error).partition("\n")[0] or type(error).__name__
-            for secret in secrets_of(self._settings.connection):
-                text = text.replace(secret, "***") if secret else text
+        except LIBRARY_ERRORS as error:
+            text = self._reason(error)
             kind: type[BrokerError] = BrokerError
             if isinstance(error, MessagingEntityNotFoundError):
                 kind, text = GoneError, f"is not there, and the mesh makes none: {text}"
@@ -177,6 +168,14 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
             elif isinstance(error, (*AWAY, OSError)):
                 kind = BrokerUnavailableError
             raise kind(f"{entity!r} of {self._shown}: {text}") from None
+
+    @contextmanager
+    def _session_failures(self, entity: str) -> Iterator[None]:
+        with self._failures(entity):
+            try:
+                yield
+            except OperationTimeoutError as error:  # A session was waited for.
+                raise NoSessionError(f"{entity!r} of {self._shown}: {self._reason(error)}") from None
 
     async def check(self) -> None:
         """Ask whether the service answers, and knows the credentials; whether an entity is there does not matter."""
@@ -200,12 +199,8 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
     async def _opened(self, entity: str) -> None:
         """See that an entity takes messages."""
         with self._failures(entity):
-            sender = self._client.get_topic_sender(entity)
-            try:
-                async with asyncio.timeout(self._settings.timeout):
-                    await sender.__aenter__()
-            finally:
-                await closed(sender)
+            async with asyncio.timeout(self._settings.timeout):
+                await self._senders.check(entity)
 
     # Publishing
 
@@ -246,12 +241,13 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
         return results
 
     def _written(self, message: Message) -> ServiceBusMessage:
-        beside = {**message.metadata, **message.headers}
-        check_size(message.body, beside, FEATURES.max_message_bytes)
-        if (content_type := beside.pop("content-type", None)) is not None:
-            beside.setdefault("ContentType", content_type)
+        headers, metadata = dict(message.headers), dict(message.metadata)
+        check_size(message.body, {**metadata, **headers}, FEATURES.max_message_bytes)
+        for beside in (headers, metadata):
+            if (content_type := beside.pop("content-type", None)) is not None:
+                metadata.setdefault("ContentType", content_type)
         try:
-            return make_message(message.body, beside, self._settings.ttl)
+            return make_message(message.body, metadata, self._settings.ttl, headers)
         except ValueError as error:
             raise PublishRejectedError(str(error)) from None
 
@@ -259,10 +255,9 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
         for pause in waits():
             self._check_open()
             try:
-                async with self._sender(entity) as sender:
-                    given = messages[0] if len(messages) == 1 else messages
-                    async with asyncio.timeout(self._settings.timeout):
-                        await sender.send_messages(given)
+                with self._failures(entity):
+                    async with self._senders.lend(entity) as sender, asyncio.timeout(self._settings.timeout):
+                        await sender.send_messages(messages[0] if len(messages) == 1 else messages)
                 self._outage.back()
                 return
             except BrokerUnavailableError as error:
@@ -271,59 +266,38 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
                 raise PublishRejectedError(str(error)) from error
             await asyncio.sleep(pause)
 
-    @asynccontextmanager
-    async def _sender(self, entity: str) -> AsyncIterator[ServiceBusSender]:
-        """Lend a sender: each serves one at a time, and one that failed or was cancelled is not used again."""
-        async with self._places:
-            found = next((each for each in reversed(self._idle) if each[0] == entity), None)
-            if found is not None:
-                self._idle.remove(found)
-            with self._failures(entity):
-                sender = found[1] if found is not None else self._client.get_topic_sender(entity)
-                try:
-                    yield sender
-                except MessageSizeExceededError:  # Nothing was sent.
-                    self._idle.append((entity, sender))
-                    raise
-                except BaseException:
-                    await closed(sender)
-                    raise
-            self._idle.append((entity, sender))
-            if len(self._idle) > MAX_IDLE:
-                await closed(self._idle.pop(0)[1])
-
     # Taking
 
     def _limit(self, options: SubscribeOptions) -> int:
         settings: ServiceBusSettings = self._settings
         return min(options.max_in_flight, settings.most, settings.handlers or settings.most)
 
-    def _check(self, address: Address, options: SubscribeOptions) -> None:
-        super()._check(address, options)
-        if options.metadata.get("requireSessions", "").casefold() in ("true", "1", "yes"):
-            raise not_in_layout(self.features, "subscriptions with sessions")
-
-    def _receiver(self, entity: str, group: str) -> ServiceBusReceiver:
-        return self._client.get_subscription_receiver(entity, group)
+    def _receiver(self, entity: str, group: str, **options: Any) -> ServiceBusReceiver:
+        return self._client.get_subscription_receiver(entity, group, **options)
 
     @asynccontextmanager
-    async def _joined(self, address: Address, options: SubscribeOptions) -> AsyncIterator[Member]:
+    async def _joined(self, address: Address, options: SubscribeOptions) -> AsyncIterator[Source]:
         settings: ServiceBusSettings = self._settings
+        entity, asked = address.label, Asked.read(address.label, options, self._limit(options))
         if options.dead_letters is not None:
             await self._opened(options.dead_letters.label)
-        entity = address.label
-        with self._failures(entity):
-            receiver = self._receiver(entity, options.group)
-        async with Member(
-            receiver,
-            partial(self._failures, entity),
-            address,
-            self._outage,
-            seconds=settings.timeout,
-            renewal=settings.renewal,
-            lease=options.ack_wait,
-        ) as member:
-            yield member
+        lasting = {"renewal": settings.renewal, "lease": options.ack_wait}
+        if asked is None:
+            with self._failures(entity):
+                made = self._receiver(entity, options.group)
+            receiver = Receiver(made, partial(self._failures, entity), settings.timeout)
+            async with Member(receiver, address, self._outage, **lasting) as member:
+                yield member
+            return
+
+        def session(wait: float) -> Receiver:
+            failures = partial(self._session_failures, entity)
+            with failures():
+                wanted = {"session_id": NEXT_AVAILABLE_SESSION, "max_wait_time": wait}
+                return Receiver(self._receiver(entity, options.group, **wanted), failures, settings.timeout)
+
+        async with Sessions(session, address, self._outage, asked, **lasting) as sessions:
+            yield sessions
 
 
 class ServiceBusQueues(ServiceBusTopics):
@@ -331,5 +305,5 @@ class ServiceBusQueues(ServiceBusTopics):
 
     title = "Queues of Azure Service Bus; all who take from one share its events."
 
-    def _receiver(self, entity: str, group: str) -> ServiceBusReceiver:
-        return self._client.get_queue_receiver(entity)
+    def _receiver(self, entity: str, group: str, **options: Any) -> ServiceBusReceiver:
+        return self._client.get_queue_receiver(entity, **options)

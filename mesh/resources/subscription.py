@@ -110,6 +110,7 @@ BROKERS_OWN = {
     for name in (
         *("maxPriority", "queueName", "queueType", "routingKey", "singleActiveConsumer", "maxLen", "maxLenBytes"),
         *("valueSchemaType", "startSequence", "startTime", "deliverPolicy"),
+        *("requireSessions", "maxConcurrentSessions", "sessionIdleTimeoutInSec"),
     )
 }
 

@@ -125,8 +125,10 @@ def test_settings_of_tokens() -> None:
         topics("h", authType="oidc", oidcClientID="c", oidcClientSecret="s")
     with pytest.raises(ConfigError, match="is a JSON object of texts"):
         topics("h", oidcExtensions="[1]")
-    with pytest.raises(ConfigError, match="is one of none, password, mtls, certificate, oidc, not 'awsiam'"):
-        topics("h", authType="awsiam")
+    with pytest.raises(ConfigError, match="is one of none, password, mtls, certificate, awsiam, oidc, not 'kerberos'"):
+        topics("h", authType="kerberos")
+    with pytest.raises(ConfigError, match=r"by a signed assertion .* is not supported"):
+        topics("h", authType="oidc_private_key_jwt")
 
 
 # Avro

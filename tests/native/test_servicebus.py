@@ -254,10 +254,13 @@ async def test_refusals(server: ServiceBusServer, group: str, orders: Address) -
             await broker.publish(orders, Message({}, b"x", metadata={"ttlInSeconds": "x"}))
         with pytest.raises(MessageTooLargeError):
             await broker.publish(orders, Message({}, b"x" * (2**20 + 1)))
-        with pytest.raises(FeatureNotSupportedError, match="sessions"):
-            asked = SubscribeOptions(group, metadata={"requireSessions": "true"})
-            async with broker.subscribe(orders, asked, Inbox()):
+        with pytest.raises(FeatureNotSupportedError, match="ordered"):
+            async with broker.subscribe(orders, SubscribeOptions(group, ordered=True), Inbox()):
                 pass
+        for metadata in ({"requireSessions": "perhaps"}, {"maxConcurrentSessions": "0"}):
+            with pytest.raises(ConfigError, match=next(iter(metadata))):
+                async with broker.subscribe(orders, SubscribeOptions(group, metadata=metadata), Inbox()):
+                    pass
 
 
 async def test_a_subscription_that_is_not_there(server: ServiceBusServer, group: str) -> None:

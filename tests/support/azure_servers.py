@@ -146,15 +146,16 @@ class ServiceBusServer(_NodeServer):
 
     Attributes:
         connection: How it is connected to.
+        lock_seconds: How long a lock holds.
     """
 
     title = "rhea"
     package = "rhea"
-    lock_seconds = 2.0
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, lock_seconds: float = 2.0) -> None:
         """Prepare; entering starts it."""
         super().__init__(directory)
+        self.lock_seconds = lock_seconds
         self.connection = self.at(self.port)
 
     @staticmethod

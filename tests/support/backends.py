@@ -519,6 +519,27 @@ with suppress(ModuleNotFoundError):
     _FEATURES["amqp-native"] = AMQPTopics.features
 
 
+with suppress(ModuleNotFoundError):
+    from brokers.native.servicebus import ServiceBusTopics
+    from tests.support.azure_servers import ServiceBusServer
+
+    class _Topics(ServiceBusTopics):
+        features = replace(ServiceBusTopics.features, retention=False)
+
+    class NativeServiceBusBackend(NativeBackend):
+        """A stand-in for Azure Service Bus; it makes a subscription when it is first read."""
+
+        type, adapter = "pubsub.azure.servicebus.topics", _Topics
+
+        def settings(self, port: int) -> Mapping[str, str]:
+            return {"connectionString": ServiceBusServer.at(port), "lockRenewalInSec": "1"}
+
+    BACKENDS["servicebus-native"] = partial(
+        _server, partial(ServiceBusServer, lock_seconds=5.0), NativeServiceBusBackend
+    )
+    _FEATURES["servicebus-native"] = _Topics.features
+
+
 def features_of(name: str) -> Features:
     """Tell what a broker declares; its limits may differ once connected."""
     return _FEATURES[name]
