@@ -124,6 +124,8 @@ ERRORS: Mapping[str, Row] = {
         "pubsub",
     ),
     "pubsub/BAD_ARGUMENT": Row(400, "INVALID_ARGUMENT", *_BAD_METADATA, "pubsub", asked=True),
+    # What a broker, or a layout, has not is asked for by metadata, or by a topic's name.
+    "pubsub.publish/FEATURE_NOT_SUPPORTED": Row(400, "INVALID_ARGUMENT", *_BAD_METADATA, "pubsub", asked=True),
     "pubsub/CONFIG_INVALID": Row(
         400, "INVALID_ARGUMENT", _BAD_METADATA[0], "{error}", _BAD_METADATA[2], "pubsub", asked=True
     ),

@@ -15,7 +15,7 @@ from aiormq.abc import DeliveredMessage
 from brokers.native._rabbitmq_settings import RabbitMQNativeSettings
 from brokers.rabbitmq._message import MAX_NAME, MAX_SHORT, PREFIX, RESERVED
 from mesh.broker import NOTHING, ROUTING, Message
-from mesh.errors import EventError, MessageTooLargeError
+from mesh.errors import BadArgumentError, EventError, MessageTooLargeError
 from mesh.values import parse_duration, parse_whole
 
 __all__ = ["PREFIX", "PUBLISH_METADATA", "decode", "encode", "times_delivered"]
@@ -45,7 +45,8 @@ def encode(message: Message, settings: RabbitMQNativeSettings, frame_max: int) -
         frame_max: The largest frame in bytes, which all headers have to fit into.
 
     Raises:
-        EventError: Its metadata cannot be.
+        BadArgumentError: Its metadata cannot be.
+        EventError: A header has too long a name.
         MessageTooLargeError: Its headers are too large.
     """
     asked = {name.lower(): value for name, value in message.metadata.items() if value} if message.metadata else {}
@@ -79,7 +80,7 @@ def _is_binary(headers: Iterable[str]) -> bool:
 def _short(asked: Mapping[str, str], name: str) -> str | None:
     value = asked.get(name.lower())
     if value is not None and len(value.encode()) > MAX_SHORT:
-        raise EventError(f"the metadata {name} is too long: RabbitMQ takes up to {MAX_SHORT} bytes")
+        raise BadArgumentError(f"the metadata {name} is too long: RabbitMQ takes up to {MAX_SHORT} bytes")
     return value
 
 
@@ -89,14 +90,14 @@ def _expiration(asked: Mapping[str, str], default: float | None) -> str | None:
         seconds = default if text is None else parse_duration(text, bare="s")
         return None if seconds is None else str(round(seconds * 1000))
     except ValueError as error:
-        raise EventError(f"the metadata ttlInSeconds: {error}") from None
+        raise BadArgumentError(f"the metadata ttlInSeconds: {error}") from None
 
 
 def _priority(asked: Mapping[str, str]) -> int | None:
     try:
         return parse_whole(asked["priority"], least=0, most=255) if "priority" in asked else None
     except ValueError as error:
-        raise EventError(f"the metadata priority is {error}") from None
+        raise BadArgumentError(f"the metadata priority is {error}") from None
 
 
 def decode(found: DeliveredMessage, *, tell: bool) -> Message:

@@ -22,6 +22,7 @@ from mesh.address import Address
 from mesh.blocks.pubsub import component_on
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.errors import (
+    BadArgumentError,
     BrokerError,
     ConfigError,
     EventError,
@@ -460,9 +461,9 @@ async def test_exchange_that_may_not_be_made_is_used(server: RabbitMQServer) -> 
     [
         ("é", Message({}, b""), FeatureNotSupportedError),
         ("x" * 128, Message({}, b""), FeatureNotSupportedError),
-        ("t", Message({}, b"", metadata={"priority": "256"}), EventError),
-        ("t", Message({}, b"", metadata={"ttlInSeconds": "soon"}), EventError),
-        ("t", Message({}, b"", metadata={"routingKey": "k" * 256}), EventError),
+        ("t", Message({}, b"", metadata={"priority": "256"}), BadArgumentError),
+        ("t", Message({}, b"", metadata={"ttlInSeconds": "soon"}), BadArgumentError),
+        ("t", Message({}, b"", metadata={"routingKey": "k" * 256}), BadArgumentError),
         ("t", Message({"n" * 200: ""}, b""), EventError),
         ("t", Message({"name": "v" * 131_000}, b""), MessageTooLargeError),
     ],
