@@ -121,7 +121,7 @@ def _stamped() -> Iterator[bytes]:
 
 def _native_layout(name: str, url: str, folder: Path) -> Path:
     """Write a component on a broker's own topics, for gateways whose backbone is this stage's."""
-    host = url.partition("://")[2].rpartition("@")[2]
+    host = url.partition("://")[2].rpartition("@")[2].partition("?")[0]
     kind, settings = {
         "kafka": ("pubsub.kafka", {"brokers": host, "authType": "none", "initialOffset": "oldest"}),
         "nats": ("pubsub.jetstream", {"natsURL": url, "createStream": "true"}),
