@@ -206,6 +206,7 @@ class RabbitMQTopics(Inspection, NativeTopics):
 
     async def _send(self, client: Client, channel: AbstractChannel, made: _Made) -> None:
         raw = await channel.get_underlay_channel()
+        await client.drained()
         publishing = raw.basic_publish(
             made.body,
             exchange=made.exchange,
@@ -213,6 +214,7 @@ class RabbitMQTopics(Inspection, NativeTopics):
             properties=made.properties,
             # The original of a dead letter is settled once this is confirmed: then a queue must have it.
             mandatory=self._onlooker or LETTER in (made.properties.headers or {}),
+            wait=False,  # Until it is written: else each would be written by itself.
         )
         try:
             if isinstance(await client.send(publishing), DeliveredMessage):  # It was returned.
