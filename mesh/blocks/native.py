@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, get_args
 
 from msgspec.structs import replace
@@ -142,7 +143,8 @@ class NativeWire:
             if not batch:
                 body = envelope.wrap_raw(body, pubsub=self._pubsub, topic=topic, traceparent=trace)
             return Envelope(body, trace, raw=True)
-        prefix = next((each for each in PREFIXES if f"{each}specversion" in message.headers), None)
+        said = message.headers
+        prefix = next((each for each in PREFIXES if f"{each}specversion" in said), None) if said else None
         if prefix is not None:
             found = self._binary(message, topic, prefix)
         elif media_type(self._content_type(message)) == OCTETS:
@@ -177,11 +179,9 @@ class NativeWire:
         found: dict[str, str] = {}
         room = MAX_TOLD_BYTES
         for name, value in (letter_headers(message) | dict(message.metadata)).items():
-            folded = name.lower().replace("_", "-")  # Servers of some kinds make no difference between these.
-            ours = folded.startswith(OWN) and not folded.startswith(_LETTER)
-            if ours or folded.startswith(UNTOLD_FAMILIES) or folded in UNTOLD or not _TOKEN.match(name):
+            if len(name) > MAX_TOLD_BYTES or not _may_be_told(name):
                 continue
-            if folded == BAGGAGE and not is_baggage(value):
+            if name.lower() == BAGGAGE and not is_baggage(value):
                 continue
             text = value if _PLAIN.match(value) else encode_header_value(value)
             room -= len(name) + len(text)
@@ -197,3 +197,12 @@ class NativeWire:
         if headers and (routed := metadata.pop(ROUTING, "")):
             headers[ROUTING_HEADER] = encode_header_value(routed)
         return replace(made, metadata=metadata, headers=headers)
+
+
+@lru_cache(maxsize=256)
+def _may_be_told(name: str) -> bool:
+    """Tell whether a header of this name means nothing to whoever passes it on: those of a topic are few."""
+    folded = name.lower().replace("_", "-")  # Servers of some kinds make no difference between these.
+    if folded.startswith(OWN):
+        return folded.startswith(_LETTER) and _TOKEN.match(name) is not None
+    return not folded.startswith(UNTOLD_FAMILIES) and folded not in UNTOLD and _TOKEN.match(name) is not None
