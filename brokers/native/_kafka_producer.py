@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote_plus
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.conn import CloseReason
 from aiokafka.protocol.metadata import MetadataRequest
@@ -37,6 +37,7 @@ TOPIC_SECONDS = 3.0  # In which brokers that make topics have made one.
 STOP_SECONDS = 2.0
 BATCH_BYTES = 128 * 1024  # What waits while a request is under way goes with the next one.
 BYTES = "surrogateescape"  # How a key that is no text is kept in one, so that its record goes on with the same.
+NO_LEADER = -1  # As the client says it.
 LETTER = "mesh-dead-letter-topic"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")
 
@@ -62,12 +63,6 @@ def partition_of(key: bytes, count: int) -> int:
     for byte in key:
         value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
     return (value if value < 1 << 31 else (1 << 32) - value) % count
-
-
-def _choose(key: bytes | None, partitions: Sequence[int], available: Sequence[int]) -> int:
-    if key is None:
-        return random.choice(available or partitions)  # noqa: S311 - it spreads load
-    return partition_of(key, len(partitions))
 
 
 async def find_topic(cluster: Cluster, topic: str) -> None:
@@ -99,6 +94,12 @@ async def find_topic(cluster: Cluster, topic: str) -> None:
         await asyncio.sleep(0.05)
 
 
+class _Record(NamedTuple):
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
 class Producer:
     """Writes records; what was under way when a connection broke is sent again, and stored once."""
 
@@ -128,7 +129,6 @@ class Producer:
                 max_batch_size=BATCH_BYTES,
                 compression_type=None if compression == "none" else compression,
                 max_request_size=2 * self._config.max_message_bytes + 64 * 1024,  # We count otherwise, and before.
-                partitioner=_choose,
             )
             try:
                 with self._cluster.errors:
@@ -150,63 +150,67 @@ class Producer:
         if client is not None:
             await _end(client)
 
-    async def _knowing(self, topic: str) -> AIOKafkaProducer:
-        """Give the client, which knows the topic then; through an outage that waits."""
+    async def _knowing(self, topic: str) -> tuple[AIOKafkaProducer, Set[int]]:
+        """Give the client, which knows the topic then, and its partitions; through an outage that waits."""
         ready = self._client
-        known = ready is not None and ready.client.cluster.partitions_for_topic(topic) is not None
-        if ready is not None and known and not ready._sender.sender_task.done():
-            return ready
+        if ready is not None and not ready._sender.sender_task.done():
+            partitions = ready.client.cluster.partitions_for_topic(topic)
+            if partitions is not None:
+                return ready, partitions
         while True:
             try:
                 client = await self.connected()
-                if client.client.cluster.partitions_for_topic(topic) is None:
+                partitions = client.client.cluster.partitions_for_topic(topic)
+                if partitions is None:
                     await find_topic(self._cluster, topic)
-                    await self._learn(client, topic)
-                return client
+                    partitions = await self._learn(client, topic)
+                return client, partitions
             except BrokerUnavailableError as error:
                 if self._closed:
                     raise
                 self._outage.lost(error.__cause__ or error)
                 await self._cluster.pause()
 
-    async def _learn(self, client: AIOKafkaProducer, topic: str) -> None:
+    async def _learn(self, client: AIOKafkaProducer, topic: str) -> Set[int]:
         try:
             with self._cluster.errors:
-                await client.partitions_for(topic)
+                found: Set[int] = await client.partitions_for(topic)
+                return found
         except BrokerUnavailableError:
             for connection in client.client._conns.values():  # One may be silent, and is asked again and again.
                 connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
             raise
 
-    async def send(self, topic: str, message: Message, usual: float | None = None) -> asyncio.Future[Any]:
+    async def send(self, topic: str, message: Message) -> asyncio.Future[Any]:
         """Have a record sent, in the order of calls; what it gives is the brokers' word.
-
-        Args:
-            topic: Where.
-            message: What.
-            usual: Which partition it goes to if it has no key, as a share of all; None = any.
 
         Raises:
             BadArgumentError: There is no such partition.
             BrokerError: It cannot be sent.
         """
+        record = self._record(message)
+        while True:
+            client, partitions = await self._knowing(topic)
+            number = _partition(client, topic, partitions, message, record.key)
+            with self._cluster.errors, suppress(kafka.KafkaTimeoutError):  # It has no room, and waits on.
+                sent: asyncio.Future[Any] = await client.send(
+                    topic, record.value, key=record.key, partition=number, headers=record.headers
+                )
+                return sent
+
+    def _record(self, message: Message) -> _Record:
+        """Make a record.
+
+        Raises:
+            MessageTooLargeError: It would be.
+        """
         headers = {name: text for name, text in message.metadata.items() if not self._excludes(name)}
         if self._settings.escape:
             headers = {name: quote_plus(text) for name, text in headers.items()}
         headers |= message.headers
-        body = message.body
-        check_size(body, headers, self._config.max_message_bytes)
+        check_size(message.body, headers, self._config.max_message_bytes)
         pairs = [(name, text.encode()) for name, text in headers.items()]
-        key = None if message.key is None else message.key.encode(errors=BYTES)
-        number = asked(message, "partitionNumber")
-        while True:
-            client = await self._knowing(topic)
-            partition = None if number is None else _partition(client, topic, number)
-            if partition is None and key is None and usual is not None:
-                partition = int(usual * len(client.client.cluster.partitions_for_topic(topic) or (0,)))
-            with self._cluster.errors, suppress(kafka.KafkaTimeoutError):  # It has no room, and waits on.
-                sent: asyncio.Future[Any] = await client.send(topic, body, key=key, partition=partition, headers=pairs)
-                return sent
+        return _Record(None if message.key is None else message.key.encode(errors=BYTES), message.body, pairs)
 
     def _excludes(self, name: str) -> bool:
         excluded = self._settings.excluded
@@ -235,23 +239,50 @@ class Producer:
         results: list[BrokerError | None] = []
         for begin in range(0, len(messages), AT_ONCE):
             some = messages[begin : begin + AT_ONCE]
-            sent: list[asyncio.Future[Any] | BrokerError] = []
+            sent: list[Any] = [None] * len(some)  # Futures, of which those of one batch have one, or errors of ours.
             try:
-                for message in some:
-                    sent.append(await self._try_send(topic, message, usual))  # noqa: PERF401 - those sent are kept anyhow
+                await self._send_some(topic, some, usual, sent)
                 for message, each in zip(some, sent, strict=True):
                     results.append(each if isinstance(each, BrokerError) else await self._outcome(each, message))
             finally:
                 for each in sent:
-                    if not isinstance(each, BrokerError):
-                        each.cancel()  # Nobody asks for those that are left.
+                    if asyncio.isfuture(each) and not each.cancel() and not each.cancelled():
+                        each.exception()  # Nobody asks for those that are left.
         return results
 
-    async def _try_send(self, topic: str, message: Message, usual: float) -> asyncio.Future[Any] | BrokerError:
-        try:
-            return await self.send(topic, message, usual)
-        except MeshError as error:
-            return refusal(error)
+    async def _send_some(self, topic: str, messages: Sequence[Message], usual: float, sent: list[Any]) -> None:
+        """Have records sent in batches of ours: what the client does for each by itself takes three times as long."""
+        open_: dict[int, tuple[Any, list[int]]] = {}  # A batch of each partition, and whose records it has.
+        for index, message in enumerate(messages):
+            try:
+                record = self._record(message)
+                client, partitions = await self._knowing(topic)
+                number = _partition(client, topic, partitions, message, record.key, usual)
+            except MeshError as error:
+                sent[index] = refusal(error)
+                continue
+            values = {"timestamp": None, "key": record.key, "value": record.value, "headers": record.headers}
+            batch, indices = open_.get(number, (None, []))
+            if batch is None or batch.append(**values) is None:
+                if batch is not None:  # It is full.
+                    await self._submit(topic, number, batch, indices, sent)
+                batch, indices = open_[number] = client.create_batch(), []
+                batch.append(**values)  # The first is taken however large it is.
+            indices.append(index)
+        for number, (batch, indices) in open_.items():
+            await self._submit(topic, number, batch, indices, sent)
+
+    async def _submit(self, topic: str, number: int, batch: Any, indices: list[int], sent: list[Any]) -> None:
+        outcome: asyncio.Future[Any] | BrokerError | None = None
+        while outcome is None:
+            try:
+                client, _ = await self._knowing(topic)
+                with self._cluster.errors, suppress(kafka.KafkaTimeoutError):  # There is no room, and it waits on.
+                    outcome = await client.send_batch(batch, topic, partition=number)
+            except BrokerError as error:
+                outcome = error
+        for index in indices:
+            sent[index] = outcome
 
     async def _outcome(self, sent: asyncio.Future[Any], message: Message) -> BrokerError | None:
         try:
@@ -261,13 +292,39 @@ class Producer:
         return None
 
 
-def _partition(client: AIOKafkaProducer, topic: str, text: str) -> int:
-    try:
-        number = parse_whole(text)
-    except ValueError as error:
-        raise BadArgumentError(f"partitionNumber is {error}") from None
-    if number not in (client.client.cluster.partitions_for_topic(topic) or ()):
-        raise BadArgumentError(f"partitionNumber: {topic} has no partition {number}")
+def _partition(
+    client: AIOKafkaProducer, topic: str, partitions: Set[int], message: Message, key: bytes | None, usual: float = -1.0
+) -> int:
+    """Choose a record's partition.
+
+    Args:
+        client: That knows the topic.
+        topic: Where to.
+        partitions: The topic's.
+        message: Whose publisher may ask for one.
+        key: Of the record.
+        usual: Which one it is without a key, as a share of all; negative = any that can take it now.
+
+    Raises:
+        BadArgumentError: There is none like the one asked for.
+    """
+    text = asked(message, "partitionNumber")
+    if text is not None:
+        try:
+            number = parse_whole(text)
+        except ValueError as error:
+            raise BadArgumentError(f"partitionNumber is {error}") from None
+        if number not in partitions:
+            raise BadArgumentError(f"partitionNumber: {topic} has no partition {number}")
+        return number
+    if key is not None:
+        return partition_of(key, len(partitions))
+    if usual >= 0:
+        return int(usual * len(partitions))
+    number = int(random.random() * len(partitions))  # noqa: S311 - it spreads load
+    if client.client.cluster.leader_for_partition(TopicPartition(topic, number)) == NO_LEADER:
+        available = client.client.cluster.available_partitions_for_topic(topic)
+        number = random.choice([*(available or partitions)])  # noqa: S311
     return number
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from brokers.native._paho_socket import WAITS, BufferedClient, BufferedSocket
 from brokers.shared.backoff import waits
 from brokers.shared.errors import NotAdmittedError, map_errors, unavailable
 from brokers.shared.mqtt import MQTTServer
@@ -98,7 +99,7 @@ class Link:
 
     def _made(self, tls: ssl.SSLContext | None, clean: bool, keep_alive: int) -> mqtt.Client:
         server = self._server
-        client = mqtt.Client(
+        client = BufferedClient(
             CallbackAPIVersion.VERSION2,
             self._client_id,
             clean_session=clean,
@@ -114,7 +115,7 @@ class Link:
             client.username_pw_set(server.username, server.password)
         client.max_inflight_messages_set(0)  # The bound is ours; the library looks at all of them for its own.
         client.on_socket_open, client.on_socket_close = self._opened, self._left
-        client.on_socket_register_write, client.on_socket_unregister_write = self._want_write, self._wrote
+        client.on_socket_register_write = self._want_write
         client.on_connect, client.on_disconnect = self._let_in, self._lost
         client.on_message = lambda _, __, message: self.on_message(message)
         client.on_publish = self._published
@@ -279,18 +280,26 @@ class Link:
         ours = threading.get_ident() == self._thread
         (self._loop.call_soon if ours else self._loop.call_soon_threadsafe)(self._write)
 
-    def _wrote(self, *_: object) -> None:
-        if self._writing and self._socket is not None:
-            self._writing = False
-            self._loop.remove_writer(self._socket.fileno())
-
     def _write(self) -> None:
-        if self._socket is None:
+        """Write what the library has, all of it together, and go on when the socket takes more."""
+        if self._socket is not None:
+            self._guarded(self._client.loop_write)
+        if isinstance(self._socket, BufferedSocket):
+            try:
+                self._socket.flush()
+            except WAITS:
+                pass
+            except OSError as error:
+                self._drop(error)
+        found = self._socket
+        if found is None:
             return
-        self._guarded(self._client.loop_write)
-        if self._socket is not None and not self._writing and self._client.want_write():
-            self._writing = True
-            self._loop.add_writer(self._socket.fileno(), self._write)
+        wants = self._client.want_write() or (isinstance(found, BufferedSocket) and found.waits)
+        if wants and not self._writing:
+            self._loop.add_writer(found.fileno(), self._write)
+        elif self._writing and not wants:
+            self._loop.remove_writer(found.fileno())
+        self._writing = wants
 
     def _read(self) -> None:
         for _ in range(READS):

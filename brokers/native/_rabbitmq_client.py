@@ -108,6 +108,11 @@ class Client:
                 await self._raw.close()
         self.fail(BrokerUnavailableError("the connection is closed"))
 
+    async def drained(self) -> None:
+        """Wait until the server takes what was sent, or the connection broke."""
+        with suppress(OSError):
+            await self._writer.drain()
+
     async def send(self, sending: Coroutine[Any, Any, object]) -> object:
         """Await what the library gives up if its caller is cancelled, without harm: a publish; give its confirmation.
 

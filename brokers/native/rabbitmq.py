@@ -202,6 +202,7 @@ class RabbitMQTopics(Inspection, NativeTopics):
 
     async def _send(self, client: Client, channel: AbstractChannel, made: _Made) -> None:
         raw = await channel.get_underlay_channel()
+        await client.drained()
         publishing = raw.basic_publish(
             made.body,
             exchange=made.exchange,
@@ -209,6 +210,7 @@ class RabbitMQTopics(Inspection, NativeTopics):
             properties=made.properties,
             # The original of a dead letter is settled once this is confirmed: then a queue must have it.
             mandatory=self._onlooker or LETTER in (made.properties.headers or {}),
+            wait=False,  # type: ignore[call-arg]  # Until it is written: else each would be written by itself.
         )
         try:
             if isinstance(await client.send(publishing), DeliveredMessage):  # It was returned.

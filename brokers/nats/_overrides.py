@@ -12,7 +12,6 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
-from nats.protocol.command import hpub_cmd
 
 from mesh.tasks import heeding_cancellation
 
@@ -174,7 +173,8 @@ class NatsClient(Client):
         header = block.encode()
         if len(header) + payload_size > self.max_payload:  # The client looks at the body alone; the server hangs up.
             raise nats.errors.MaxPayloadError
-        await self._send_command(hpub_cmd(subject, reply, header, payload))
+        line = f"HPUB {subject} {reply} {len(header)} {len(header) + payload_size}\r\n".encode()
+        await self._send_command(b"".join((line, header, payload, b"\r\n")))  # The client's own copies it twice.
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 

@@ -352,19 +352,19 @@ def _read_binary(headers: Mapping[str, str], body: bytes, pubsub: str, topic: st
     rest = orjson.dumps(attributes, option=orjson.OPT_SORT_KEYS)
     data = _data(_placement(attributes.get("datacontenttype") or "application/json"), body)
     expires_at = _expiry(attributes.get("expiration"))
-    return Envelope(b"".join((data, b",", rest[1:])), *_trace(traceparent, tracestate), expires_at)
+    return Envelope(b"".join((*data, b",", rest[1:])), *_trace(traceparent, tracestate), expires_at)
 
 
-def _data(where: Placement, body: bytes) -> bytes:
-    """Begin the envelope with its data; what is no UTF-8 can stand in JSON as base64 only."""
+def _data(where: Placement, body: bytes) -> tuple[bytes, ...]:
+    """Begin the envelope with its data, in pieces; what is no UTF-8 can stand in JSON as base64 only."""
     with suppress(UnicodeDecodeError):
         if where is Placement.TEXT:
-            return b'{"data":' + orjson.dumps(body.decode())
+            return b'{"data":', orjson.dumps(body.decode())
         if where is Placement.JSON:
             if not body.isascii():
                 body.decode()
-            return b'{"data":' + (body or b"null")
-    return b"".join((b'{"data_base64":"', base64.b64encode(body), b'"'))
+            return b'{"data":', body or b"null"
+    return b'{"data_base64":"', base64.b64encode(body), b'"'
 
 
 def wrap_raw(body: bytes, *, pubsub: str, topic: str, traceparent: str) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, get_args
 
 from msgspec.structs import replace
@@ -143,7 +144,8 @@ class NativeWire:
             if not batch:
                 body = envelope.wrap_raw(body, pubsub=self._pubsub, topic=topic, traceparent=trace)
             return Envelope(body, trace, raw=True)
-        prefix = next((each for each in PREFIXES if f"{each}specversion" in message.headers), None)
+        said = message.headers
+        prefix = next((each for each in PREFIXES if f"{each}specversion" in said), None) if said else None
         if prefix is not None:
             found = self._binary(message, topic, prefix)
         elif media_type(self._content_type(message)) == OCTETS:
@@ -178,11 +180,9 @@ class NativeWire:
         found: dict[str, str] = {}
         room = MAX_TOLD_BYTES
         for name, value in (letter_headers(message) | dict(message.metadata)).items():
-            folded = name.lower().replace("_", "-")  # Servers of some kinds make no difference between these.
-            ours = folded.startswith(OWN) and not folded.startswith(OF_LETTERS)
-            if ours or folded.startswith(UNTOLD_FAMILIES) or folded in UNTOLD or not _TOKEN.match(name):
+            if len(name) > MAX_TOLD_BYTES or not _may_be_told(name):
                 continue
-            if folded == BAGGAGE and not is_baggage(value):
+            if name.lower() == BAGGAGE and not is_baggage(value):
                 continue
             text = value if _PLAIN.match(value) else _UNCARRIED.sub(_encoded, value)
             room -= len(name) + len(text.encode())
@@ -202,3 +202,12 @@ class NativeWire:
 
 def _encoded(found: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))
+
+
+@lru_cache(maxsize=256)
+def _may_be_told(name: str) -> bool:
+    """Tell whether a header of this name means nothing to whoever passes it on: those of a topic are few."""
+    folded = name.lower().replace("_", "-")  # Servers of some kinds make no difference between these.
+    if folded.startswith(OWN):
+        return folded.startswith(OF_LETTERS) and _TOKEN.match(name) is not None
+    return not folded.startswith(UNTOLD_FAMILIES) and folded not in UNTOLD and _TOKEN.match(name) is not None

@@ -23,7 +23,13 @@ from gateway.cli import main
 from mesh import address
 from mesh.address import Address
 from mesh.broker import Delivery, Message, SubscribeOptions
-from mesh.errors import BrokerError, BrokerUnavailableError, PublishRejectedError, TopologyMismatchError
+from mesh.errors import (
+    BrokerError,
+    BrokerUnavailableError,
+    MessageTooLargeError,
+    PublishRejectedError,
+    TopologyMismatchError,
+)
 from tests.e2e.test_doctor import COMPONENT, SUBSCRIPTION
 from tests.http import harness
 from tests.support.contract import Inbox
@@ -134,6 +140,20 @@ async def test_partition_by_number_and_by_key(server: KafkaServer, topic: str) -
     assert {json.loads(each.value)["data"]: each.partition for each in theirs} == {
         number: where[f"k{number}"] for number in range(20)
     }
+
+
+async def test_bulk_of_many_batches_is_in_order(server: KafkaServer, topic: str) -> None:
+    keys = [None, "a", "b", "c"]
+    some = [Message({}, b"%d " % n + b"x" * (300_000 if n == 50 else 1000), keys[n % 4]) for n in range(700)]
+    too_large = Message({}, b"x" * 70 * 1024 * 1024)
+    async with topics(server.bootstrap) as ours:
+        [*results, last] = await ours.publish_many(at(topic), [*some, too_large])
+    assert results == [None] * 700
+    assert isinstance(last, MessageTooLargeError)
+    found: dict[bytes | None, list[int]] = {}
+    for record in sorted(await asyncio.to_thread(written, server, topic, 700), key=lambda each: each.offset):
+        found.setdefault(record.key, []).append(int(record.value.split()[0]))
+    assert found == {key and key.encode(): list(range(at_, 700, 4)) for at_, key in enumerate(keys)}
 
 
 async def test_dead_letter_asks_nothing(server: KafkaServer, topic: str) -> None:
