@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mesh.registry import needs
 from mesh.resources.settings import VERBATIM, Setting, refused, setting
 
 if TYPE_CHECKING:
@@ -75,6 +74,8 @@ def iam_tokens(settings: MSKSettings) -> AbstractTokenProvider:
         from brokers.clients.aws import AWSSettings
         from brokers.clients.msk_token import IAMTokens
     except ModuleNotFoundError as error:
+        from mesh.registry import needs  # A backbone on Kafka has no use for what it brings.
+
         raise needs(f"authType: {AWS_IAM}", error.name or "") from error
     asked = AWSSettings(
         region=settings.aws_region,
