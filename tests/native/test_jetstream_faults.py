@@ -19,9 +19,9 @@ from mesh import address
 from mesh.broker import Message, SubscribeOptions
 from tests.support.contract import Inbox
 from tests.support.eventually import eventually
+from tests.support.forked import python
 from tests.support.nats import NatsServer, find_nats_server
 from tests.support.nats_raw import RawNats
-from tests.support.processes import python
 
 TOPIC = address.topic("test", "pubsub", "orders")
 OPTIONS = SubscribeOptions("shop", ack_wait=1.0)

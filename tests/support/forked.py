@@ -18,18 +18,19 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import cache, partial
 from pathlib import Path
 
 from tests.support.processes import NO_AUTHORITIES, ROOT
 
-__all__ = ["Forked", "launch"]
+__all__ = ["Forked", "Process", "launch", "python"]
 
 # They start no thread, and read nothing of the environment but what is compared.
 IMPORTED = ("gateway.app", "gateway.cli.serve", "mesh.resources.loader", "brokers.nats", "uvloop")
 # What ours are told; whatever else is in an environment may be read where a process starts, or by a library.
-OURS = ("APP_", "DAPR_", "MESH_", "PYTEST_")
+OURS = ("APP_", "DAPR_", "MESH_", "NAMESPACE", "PYTEST_")
 MESSAGE_BYTES = 1 << 18
 
 
@@ -73,35 +74,91 @@ class Forked:
         return code
 
 
-async def launch(command: Sequence[str], environ: Mapping[str, str], log: int) -> asyncio.subprocess.Process | Forked:
+async def launch(
+    command: Sequence[str], environ: Mapping[str, str], output: int, errors: int | None = None
+) -> asyncio.subprocess.Process | Forked:
     """Start a program in a session of its own, in the project's folder, without input.
 
     Args:
         command: The program and its arguments.
         environ: All of its environment.
-        log: Descriptor of the file that it writes to.
+        output: Descriptor of the file that it writes to.
+        errors: The same for its errors; None is the same file.
     """
+    errors = output if errors is None else errors
     program, *words = command
     # What is measured for people is measured as people start it.
     if (
         sys.platform == "linux"
         and program == sys.executable
-        and environ.get("PYTHONPATH", str(ROOT)) == str(ROOT)
+        and environ.get("PYTHONPATH") in (str(ROOT), os.environ.get("PYTHONPATH"))
         and "MESH_FAULT_REPORT" not in os.environ
     ):
         parent = await asyncio.to_thread(_parent)
         if parent.environ == _compared(environ):
-            return Forked(parent, parent.ask({"words": words, "environ": dict(environ)}, log))
+            return Forked(parent, parent.ask({"words": words, "environ": dict(environ)}, output, errors))
     return await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
         env=environ,
         stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
+        stdout=output,
+        stderr=errors,
         # A signal to the test's own group, as by Ctrl-C, is for the test to pass on.
         start_new_session=True,
     )
+
+
+class Process:
+    """A running process whose output is read line by line."""
+
+    def __init__(self, process: asyncio.subprocess.Process | Forked, output: asyncio.StreamReader) -> None:
+        self._process = process
+        self._output = output
+        self.pid = process.pid
+
+    async def line(self) -> str:
+        """Give the next line of its output, or fail with what it wrote when it ended."""
+        line = await self._output.readline()
+        assert line, f"the process ended with {await self._process.wait()}"
+        return line.decode().rstrip("\n")
+
+    async def kill(self) -> None:
+        """End it as a power cut would (kill -9), and return when it is gone."""
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+
+
+@asynccontextmanager
+async def python(module: str, arguments: Sequence[str], environ: Mapping[str, str]) -> AsyncIterator[Process]:
+    """Run a module of this project in a process of its own; it is dead when left.
+
+    Args:
+        module: As for ``python -m``.
+        arguments: Its arguments.
+        environ: What it has in its environment besides ours.
+    """
+    end, written = os.pipe()
+    output = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(output), os.fdopen(end, "rb", 0)
+    )
+    try:
+        try:
+            command = (sys.executable, "-m", module, *arguments)
+            process = await launch(command, {**os.environ, **NO_AUTHORITIES, **environ}, written, errors=2)
+        finally:
+            os.close(written)
+        running = Process(process, output)
+        try:
+            yield running
+        finally:
+            await running.kill()
+    finally:
+        # Its transport is closed by the loop's next turns; unclosed ones are warnings, hence errors.
+        transport.close()
+        await asyncio.sleep(0)
 
 
 def _compared(environ: Mapping[str, str]) -> Mapping[str, str]:
@@ -150,35 +207,38 @@ def _serve(control: socket.socket) -> Callable[[], object]:
     gc.freeze()  # The pages of what nobody looks through stay shared.
     control.send(b"0")
     while True:
-        told, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
+        told, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 2)
         if not told:
             return bool
         asked = json.loads(told)
         if "ended" in asked:
             control.send(str(os.waitstatus_to_exitcode(os.waitpid(asked["ended"], 0)[1])).encode())
             continue
-        [log] = descriptors
         pid = os.fork()
         if pid == 0:
             control.close()
             os.setsid()
-            for number in (1, 2):
-                os.dup2(log, number)
-            os.close(log)
+            for number, given in enumerate(descriptors, 1):
+                os.dup2(given, number)
+                os.close(given)
             os.environ.clear()
             os.environ.update(asked["environ"])
             return partial(_become, asked["words"])
-        os.close(log)
+        for given in descriptors:
+            os.close(given)
         control.send(str(pid).encode())
 
 
 def _become(words: Sequence[str]) -> None:
-    """Run a module or a script as the interpreter does."""
-    module = words[1] if words[0] == "-m" else None
-    sys.argv = list(words[1:] if module else words)
-    if module:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    """Run a module, code or a script as the interpreter does."""
+    if words[0] == "-m":
+        sys.argv = list(words[1:])
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
+        sys.argv = list(words)
         sys.path[0] = str(Path(words[0]).parent)
         sys.path.append(str(ROOT))
         runpy.run_path(words[0], run_name="__main__")
