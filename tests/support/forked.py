@@ -62,6 +62,9 @@ class Forked:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     async def wait(self) -> int:
         while (code := self.returncode) is None:
             ended, loop, end = asyncio.Event(), asyncio.get_running_loop(), os.dup(self._end)  # Several may wait.
