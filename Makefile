@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BROKER ?= all
 # Most tests wait for processes of their own, or for time to pass.
-WORKERS ?= 6
+WORKERS ?= 8
 # One that dies ends the run, which names its test: with another one in its place, what is left to do is never handed out.
 PARALLEL = -n $(WORKERS) --max-worker-restart 0
 PYTEST_ARGS ?=
