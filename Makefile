@@ -5,18 +5,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BROKER ?= all
 # Most tests wait for processes of their own, or for time to pass.
-WORKERS ?= 6
+WORKERS ?= 8
 # One that dies ends the run, which names its test: with another one in its place, what is left to do is never handed out.
 PARALLEL = -n $(WORKERS) --max-worker-restart 0
 PYTEST_ARGS ?=
 # Of the core, in whole runs only: its limit stands in pyproject.toml.
 COVERAGE = $(if $(PYTEST_ARGS),,--cov mesh --cov-report term:skip-covered)
+MADE := $(VENV)/.made
 STAMP := $(VENV)/.installed
 BUILT := $(VENV)/.built
 # The tests start some thousand processes of ours, which would each compile all that they import.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick check static quick-tests unit contract faults-report provision proto compose-test bench clean help
+.PHONY: demo test quick check static quick-tests whole libraries unit contract faults-report provision proto compose-test bench clean help
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -24,11 +25,14 @@ help: ## say what there is
 # A virtual environment that is new enough, and can install.
 USABLE = import sys, pip; sys.exit(sys.version_info < (3, 11) or sys.prefix == sys.base_prefix)
 
-$(STAMP): pyproject.toml
+$(MADE): pyproject.toml
 	@$(BIN)/python -c '$(USABLE)' 2>/dev/null || { \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 			echo "error: $(PYTHON) is not there, or older than 3.11; name another one: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12"; exit 1; }; \
 		$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); echo "error: no venv module; on Debian: apt-get install python3-venv"; exit 1; }; }
+	@touch $@
+
+$(STAMP): pyproject.toml | $(MADE)
 	@echo "installing into $(VENV), once; this loads some 100 MB and may take minutes …"
 	@$(BIN)/python -m pip install $$(test -t 1 || echo -q) --disable-pip-version-check -e '.[dev]'
 	@touch $@
@@ -73,9 +77,16 @@ faults-report: $(STAMP) ## measure what faults do, and write the tables of docs/
 provision: ## install the servers that the tests start, where they are missing
 	@for script in tests/provision/*.sh; do bash $$script || exit 1; done
 
-test: $(BUILT) ## everything, with real servers
-	@$(MAKE) --no-print-directory -j 2 static provision # One takes a processor, the other mostly loads.
+test: $(MADE) ## everything, with real servers
+	@$(MAKE) --no-print-directory -j 2 $(BUILT) libraries # Each takes one processor, and loads.
+	@$(MAKE) --no-print-directory provision
+	@$(MAKE) --no-print-directory -j 2 static whole # Tests wait, and leave of the processors what this takes.
+
+whole: $(BUILT)
 	$(BIN)/python -m pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS) tests
+
+libraries: # What of "provision" takes a while in each clone, and needs nothing of ours.
+	@for script in azure examples sdks; do bash tests/provision/$$script.sh || exit 1; done
 
 proto: $(STAMP) ## compile the messages of gRPC
 	for package in gateway/grpc bindings/pluggable bindings/spiffe; do $(BIN)/python -m grpc_tools.protoc -I $$package/proto --include_imports \

@@ -13,7 +13,7 @@ from mesh.broker import Broker, Delivery, SubscribeOptions
 from mesh.errors import BrokerUnavailableError
 from tests.support.contract import Inbox, Place, no_tasks_besides, text
 from tests.support.eventually import eventually
-from tests.support.processes import python
+from tests.support.forked import python
 
 LONG = 60.0  # An ack_wait that no test waits for: what comes again came by a release.
 

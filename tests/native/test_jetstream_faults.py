@@ -15,9 +15,9 @@ from mesh.broker import Message, SubscribeOptions
 from tests.support.backends import component_of
 from tests.support.contract import Inbox
 from tests.support.eventually import eventually
+from tests.support.forked import python
 from tests.support.nats import NatsServer
 from tests.support.nats_raw import RawNats
-from tests.support.processes import python
 
 TOPIC = address.topic("test", "pubsub", "orders")
 ASKED = {"group": "shop", "ack_wait": 1.0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 
 from tests.support.eventually import eventually
+from tests.support.forked import Forked, launch
 from tests.support.gateways import MESH, MeshHome
 from tests.support.processes import free_port
 
@@ -28,7 +29,7 @@ async def _answers(port: int) -> None:
 @asynccontextmanager
 async def host_process(
     directory: Path, url: str, namespace: str, resources: str, app_id: str = "host"
-) -> AsyncIterator[asyncio.subprocess.Process]:
+) -> AsyncIterator[asyncio.subprocess.Process | Forked]:
     """Run one that is ready; it is dead when left.
 
     Args:
@@ -44,9 +45,8 @@ async def host_process(
     environ = MeshHome(directory / "home").environ({"MESH_BACKBONE": url, "NAMESPACE": namespace})
     port = free_port()
     words = ("host", "--resources-path", str(file), "--app-id", app_id, "--dapr-http-port", str(port))
-    process = await asyncio.create_subprocess_exec(
-        *MESH, *words, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with open(os.devnull, "wb") as nowhere:
+        process = await launch((*MESH, *words), environ, nowhere.fileno())
     try:
         await eventually(lambda: _answers(port), within=90.0)
         yield process

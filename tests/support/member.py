@@ -15,16 +15,18 @@ from typing import cast
 from mesh.address import Address, Kind
 from mesh.broker import Broker, Delivery, SubscribeOptions
 from mesh.registry import Registry
-from tests.support.backends import component_of
-from tests.support.pluggable_server import contract_broker
+from mesh.resources.component import Component, MetadataEntry
 
 
 def _broker(url: str) -> Broker:
     scheme, _, rest = url.partition(":")
     if scheme == "pluggable":
+        from tests.support.pluggable_server import contract_broker  # With a library that the others do not need.
+
         return contract_broker(Path(rest))
     if scheme == "component":
-        component = component_of(*json.loads(rest))
+        kind, settings = json.loads(rest)
+        component = Component("pubsub", kind, tuple(MetadataEntry(*each) for each in settings.items()))
         return cast("Broker", Registry().load(component.type).from_component(component))
     if scheme == "mqtt":
         return cast("Broker", Registry().load("pubsub.mqtt", "mesh").from_url(url))

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import psutil
 
 from brokers.embedded_server import read_status
 from tests.support.eventually import eventually, pause
+from tests.support.forked import Forked, launch
 from tests.support.processes import NO_AUTHORITIES, ROOT, free_port, nothing_forgotten
 
 __all__ = ["AppProcess", "GatewayProcess", "ManagedProcess", "kill_embedded_server", "running_below"]
@@ -47,7 +47,7 @@ class ManagedProcess:
         self.log = directory / f"{name}-{next(_numbers)}.log"
         self._command = list(command)
         self._environ = dict(environ)
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: asyncio.subprocess.Process | Forked | None = None
 
     @property
     def url(self) -> str:
@@ -93,16 +93,8 @@ class ManagedProcess:
         assert self.ended, f"{self.name} runs already"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                cwd=ROOT,
-                env={**os.environ, **NO_AUTHORITIES, **self._environ},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # A signal to the test's own group, as by Ctrl-C, is for the test to pass on.
-                start_new_session=True,
-            )
+            environ = {**os.environ, **NO_AUTHORITIES, **self._environ}
+            self._process = await launch(self._command, environ, log.fileno())
         if ready:
             await self.until_ready()
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import random
 import re
 import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-__all__ = ["NO_AUTHORITIES", "ROOT", "Process", "free_port", "nothing_forgotten", "python"]
+__all__ = ["NO_AUTHORITIES", "ROOT", "free_port", "nothing_forgotten"]
 
 ROOT = Path(__file__).parents[2]
 # Below the ephemeral ports: a client that retries there would in time connect to itself, and keep the port.
@@ -57,53 +52,3 @@ def nothing_forgotten(text: str, *more: str) -> None:
     signs = "|".join(map(re.escape, (*FORGOTTEN, *more)))
     if found := re.search(signs, text):
         raise AssertionError(f"it wrote {found[0]!r}:\n{text[max(0, found.start() - 500) : found.end() + 3000]}")
-
-
-class Process:
-    """A running process whose output is read line by line."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.pid = process.pid
-
-    async def line(self) -> str:
-        """Give the next line of its output, or fail with what it wrote when it ended."""
-        assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        assert line, f"the process ended with {await self._process.wait()}"
-        return line.decode().rstrip("\n")
-
-    async def kill(self) -> None:
-        """End it as a power cut would (kill -9), and return when it is gone."""
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
-
-
-@asynccontextmanager
-async def python(module: str, arguments: Sequence[str], environ: Mapping[str, str]) -> AsyncIterator[Process]:
-    """Run a module of this project in a process of its own; it is dead when left.
-
-    Args:
-        module: As for ``python -m``.
-        arguments: Its arguments.
-        environ: What it has in its environment besides ours.
-    """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        *arguments,
-        cwd=ROOT,
-        env={**os.environ, **NO_AUTHORITIES, **environ},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-    )
-    running = Process(process)
-    try:
-        yield running
-    finally:
-        await running.kill()
-        # Its pipe's transport is closed by the loop's next turns; unclosed ones are warnings, hence errors.
-        process._transport.close()  # type: ignore[attr-defined]
-        await asyncio.sleep(0)
