@@ -252,6 +252,8 @@ class ConfigReader(Reading[_Settings]):
     def _fields(self, config: RabbitMQConfig, files: TLSFiles | None) -> dict[str, object]:
         """Give the fields of the configuration, beside those that the URL gives."""
         found = self.found
+        if files is None:
+            self.without_tls("a connectionString that begins with amqps:// turns it on")
         heartbeat = config.heartbeat if found.heartbeat is None else max(1, round(found.heartbeat))
         fields: dict[str, object] = {
             "name": found.name or f"brokermesh {self.component.name}",

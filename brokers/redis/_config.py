@@ -234,6 +234,7 @@ class RedisReader(Reading[_Settings]):
 
     def _tls(self) -> ssl.SSLContext | None:
         if not self.found.tls:
+            self.without_tls('enableTLS: "true" turns it on')
             return None
         return self.tls("clientCert", "clientKey", ca="caCert", files=TLSFiles(verify=not self.found.unverified))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -32,6 +33,8 @@ __all__ = [
     "tls_of",
     "url_options",
 ]
+
+logger = logging.getLogger(__name__)
 
 CONNECT_SHARE = 0.8  # Of the time for a component's start, so that what fails can still be told.
 _Model = TypeVar("_Model")
@@ -171,6 +174,12 @@ class Reading(Generic[_Model]):
     def text(self, name: str) -> str:
         """Give a setting's text without blanks around it; empty if it is not set."""
         return (self.component.setting(name) or "").strip()
+
+    def without_tls(self, advice: str) -> None:
+        """Tell of certificates that are set, and do nothing: the connection has no TLS."""
+        if given := [name for name in ("caCert", "clientCert", "clientKey") if self.text(name)]:
+            names = " and ".join(given)
+            logger.warning("component %s: %s: no effect without TLS; %s", self.component.name, names, advice)
 
     def tls(
         self, certificate: str, key: str, *, ca: str | None = None, files: TLSFiles | None = None

@@ -157,3 +157,11 @@ def test_all_problems_of_a_component_are_told_and_no_secret() -> None:
         RedisConfig.from_component(Component("pubsub", "pubsub.redis", entries, file="pubsub.yaml", line=1))
     assert [problem.line for problem in raised.value.problems] == [7, 8]
     assert "hush" not in str(raised.value)
+
+
+def test_certificates_without_tls_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """They would seem to protect the connection."""
+    config = RedisConfig.from_component(component(redisHost="h", caCert="ca.pem", clientKey="secret"))
+    assert config.tls is None
+    told = 'component pubsub: caCert and clientKey: no effect without TLS; enableTLS: "true" turns it on'
+    assert caplog.messages == [told]
