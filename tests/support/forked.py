@@ -32,6 +32,7 @@ IMPORTED = ("gateway.app", "gateway.cli.serve", "mesh.resources.loader", "broker
 # What ours are told; whatever else is in an environment may be read where a process starts, or by a library.
 OURS = ("APP_", "DAPR_", "MESH_", "NAMESPACE", "PYTEST_")
 MESSAGE_BYTES = 1 << 18
+_starting = threading.Lock()
 
 
 class Forked:
@@ -97,7 +98,7 @@ async def launch(
         and environ.get("PYTHONPATH") in (str(ROOT), os.environ.get("PYTHONPATH"))
         and "MESH_FAULT_REPORT" not in os.environ
     ):
-        parent = await asyncio.to_thread(_parent)
+        parent = await asyncio.to_thread(_one_parent)
         if parent.environ == _compared(environ):
             return Forked(parent, parent.ask({"words": words, "environ": dict(environ)}, output, errors))
     return await asyncio.create_subprocess_exec(
@@ -195,6 +196,11 @@ class _Parent:
         answer = self._socket.recv(MESSAGE_BYTES)
         assert answer, "what forks has ended"
         return int(answer)
+
+
+def _one_parent() -> _Parent:
+    with _starting:  # Several may ask for the first one at a time.
+        return _parent()
 
 
 @cache
