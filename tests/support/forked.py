@@ -25,13 +25,14 @@ from pathlib import Path
 
 from tests.support.processes import NO_AUTHORITIES, ROOT
 
-__all__ = ["Forked", "Process", "launch", "python"]
+__all__ = ["Forked", "Process", "forks", "launch", "python"]
 
 # They start no thread, and read nothing of the environment but what is compared.
 IMPORTED = ("gateway.app", "gateway.cli.serve", "mesh.resources.loader", "brokers.nats", "uvloop")
 # What ours are told; whatever else is in an environment may be read where a process starts, or by a library.
 OURS = ("APP_", "DAPR_", "MESH_", "NAMESPACE", "PYTEST_")
 MESSAGE_BYTES = 1 << 18
+_forks: dict[int, Forked] = {}  # All that may still run, by number.
 _starting = threading.Lock()
 
 
@@ -40,10 +41,12 @@ class Forked:
 
     Attributes:
         pid: Its number.
+        command: The program and its arguments; the system tells those of what it is a fork of.
+        environ: Its environment, likewise.
     """
 
-    def __init__(self, parent: _Parent, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, parent: _Parent, pid: int, command: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.pid, self.command, self.environ = pid, command, environ
         self._parent = parent
         self._end = os.pidfd_open(pid)
         self._code: int | None = None
@@ -78,6 +81,13 @@ class Forked:
         return code
 
 
+def forks() -> Mapping[int, Forked]:
+    """Give those that run, by number."""
+    for pid in [pid for pid, each in _forks.items() if each.returncode is not None]:
+        del _forks[pid]
+    return _forks
+
+
 async def launch(
     command: Sequence[str], environ: Mapping[str, str], output: int, errors: int | None = None
 ) -> asyncio.subprocess.Process | Forked:
@@ -100,7 +110,9 @@ async def launch(
     ):
         parent = await asyncio.to_thread(_one_parent)
         if parent.environ == _compared(environ):
-            return Forked(parent, parent.ask({"words": words, "environ": dict(environ)}, output, errors))
+            pid = parent.ask({"words": words, "environ": dict(environ)}, output, errors)
+            _forks[pid] = Forked(parent, pid, command, environ)
+            return _forks[pid]
     return await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,

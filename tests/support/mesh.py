@@ -18,7 +18,7 @@ import psutil
 
 from brokers.embedded_server import read_status
 from tests.support.eventually import eventually, pause
-from tests.support.forked import Forked, launch
+from tests.support.forked import Forked, forks, launch
 from tests.support.processes import NO_AUTHORITIES, ROOT, free_port, nothing_forgotten
 
 __all__ = ["AppProcess", "GatewayProcess", "ManagedProcess", "kill_embedded_server", "running_below"]
@@ -320,13 +320,14 @@ async def kill_embedded_server(home: Path) -> None:
 def running_below(home: Path) -> list[str]:
     """Give the command lines of all processes that name a MESH_HOME, in arguments or environment."""
     mine = str(home.resolve())
-    found = []
+    found, ours = [], forks()
     for process in psutil.process_iter():
         try:
             if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
                 continue
-            command = process.cmdline()
-            if any(mine in part for part in command) or process.environ().get("MESH_HOME") == mine:
+            own = ours.get(process.pid, None)
+            command, environ = (process.cmdline(), process.environ()) if own is None else (own.command, own.environ)
+            if any(mine in part for part in command) or environ.get("MESH_HOME") == mine:
                 found.append(f"{process.pid}: {' '.join(command)[:200]}")
         except (psutil.Error, OSError):
             continue
