@@ -28,12 +28,13 @@ from azure.servicebus.exceptions import (
 from brokers.clients.azure import AzureAdapter, AzureSettings
 from brokers.clients.azure_amqp import secrets_of
 from brokers.clients.servicebus import AWAY, MAX_TTL, closed, connection_setting, make_message, namespace_setting
+from brokers.native._azure_senders import Senders, in_transfers
 from brokers.native._held import GoneError
 from brokers.native._servicebus_member import Member
 from brokers.native._topics import NativeSettings, NativeTopics
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, unavailable
-from brokers.shared.limits import check_size, measure
+from brokers.shared.limits import check_size
 from brokers.shared.outage import Outage
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
@@ -45,9 +46,6 @@ __all__ = ["ServiceBusQueues", "ServiceBusTopics"]
 
 logger = logging.getLogger(__name__)
 
-MAX_SENDERS = 8  # At work; each has a connection.
-MAX_IDLE = 16
-BATCH, BATCH_BYTES = 100, 200_000  # Messages of one transfer; any tier takes so many bytes.
 CHECKED = "mesh-check"
 FEATURES = Features(
     name="Azure Service Bus",
@@ -127,8 +125,8 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
         """Prepare; entering connects."""
         super().__init__(settings)
         self._left = False
-        self._idle: list[tuple[str, ServiceBusSender]] = []
-        self._places = asyncio.Semaphore(MAX_SENDERS)
+        # A message that is too large was not sent.
+        self._senders = Senders(self._sender, closed, self._failures, (MessageSizeExceededError,))
 
     async def _enter(self) -> None:
         settings: ServiceBusSettings = self._settings
@@ -154,8 +152,7 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
 
     async def _leave(self) -> None:
         self._left = True
-        for _, sender in self._idle:
-            await closed(sender)
+        await self._senders.close()
 
     def _check_open(self) -> None:
         if self._left:
@@ -220,35 +217,12 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Send several, in order, many in one transfer; a refusal is one of all in it."""
-        results: list[BrokerError | None] = [None] * len(messages)
-        batch: list[tuple[int, ServiceBusMessage]] = []
-        kept: tuple[object, ...] = ()
-        size = 0
 
-        async def send() -> None:
-            try:
-                await self._send(address.label, [each for _, each in batch])
-            except BrokerError as error:
-                for index, _ in batch:
-                    results[index] = error
-            batch.clear()
+        def made(message: Message) -> tuple[ServiceBusMessage, object]:
+            each = self._written(message)
+            return each, (each.session_id, each.partition_key, each.scheduled_enqueue_time_utc)
 
-        for index, message in enumerate(messages):
-            try:
-                made = self._written(message)
-            except BrokerError as error:
-                results[index] = error
-                continue
-            more = measure(message.body, {**message.metadata, **message.headers})
-            place = made.session_id, made.partition_key, made.scheduled_enqueue_time_utc
-            if batch and (len(batch) == BATCH or size + more > BATCH_BYTES or place != kept):
-                await send()
-                size = 0
-            batch.append((index, made))
-            size, kept = size + more, place
-        if batch:
-            await send()
-        return results
+        return await in_transfers(messages, made, partial(self._send, address.label))
 
     def _written(self, message: Message) -> ServiceBusMessage:
         beside = {**message.metadata, **message.headers}
@@ -264,7 +238,7 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
         for pause in waits():
             self._check_open()
             try:
-                async with self._sender(entity) as sender:
+                async with self._senders.lent(entity) as sender:
                     given = messages[0] if len(messages) == 1 else messages
                     async with asyncio.timeout(self._settings.timeout):
                         await sender.send_messages(given)
@@ -276,26 +250,8 @@ class ServiceBusTopics(NativeTopics, AzureAdapter):
                 raise PublishRejectedError(str(error)) from error
             await asyncio.sleep(pause)
 
-    @asynccontextmanager
-    async def _sender(self, entity: str) -> AsyncIterator[ServiceBusSender]:
-        """Lend a sender: each serves one at a time, and one that failed or was cancelled is not used again."""
-        async with self._places:
-            found = next((each for each in reversed(self._idle) if each[0] == entity), None)
-            if found is not None:
-                self._idle.remove(found)
-            with self._failures(entity):
-                sender = found[1] if found is not None else self._client.get_topic_sender(entity)
-                try:
-                    yield sender
-                except MessageSizeExceededError:  # Nothing was sent.
-                    self._idle.append((entity, sender))
-                    raise
-                except BaseException:
-                    await closed(sender)
-                    raise
-            self._idle.append((entity, sender))
-            if len(self._idle) > MAX_IDLE:
-                await closed(self._idle.pop(0)[1])
+    def _sender(self, entity: str) -> ServiceBusSender:
+        return self._client.get_topic_sender(entity)
 
     # Taking
 

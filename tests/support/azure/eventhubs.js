@@ -1,7 +1,7 @@
 // Event hubs of two partitions over AMQP 1.0 without TLS, by Microsoft's "AMQP 1.0 in Azure Event Hubs: protocol guide":
 // tokens by $cbs, senders to a hub or a partition, readers of a partition from where their filter says, $management.
 // Every name that does not begin with "none" is a hub, or a consumer group. A hub that begins with "grows" has one
-// partition until it has an event.
+// partition until it has an event. Owner levels are kept.
 // Usage: node eventhubs.js PORT KEY
 
 const crypto = require("crypto");
@@ -60,6 +60,22 @@ function dispatch(link) {
   }
 }
 
+// A reader with an owner level keeps out those of a lower level, or of none, and those of the same one that came before.
+function alone(sender, events) {
+  const level = (link) => Number((link.properties || {})["com.microsoft:epoch"] ?? -1);
+  const stolen = { condition: "amqp:link:stolen", description: "there is a reader with an owner level" };
+  for (const [link, state] of reading) {
+    if (state.events !== events || Math.max(level(link), level(sender)) < 0) continue;
+    if (level(link) > level(sender)) {
+      sender.close(stolen);
+      return false;
+    }
+    reading.delete(link);
+    link.close(stolen);
+  }
+  return true;
+}
+
 function put(context, name) {
   const { of, partition } = place(name);
   const batch = messages(context);
@@ -105,6 +121,8 @@ const container = serve("eventhubs", port, key, {
     if (group && group.startsWith("none")) return sender.close({ condition: "amqp:not-found", description: `The messaging entity '${group}' could not be found.` });
     const events = of.partitions.get(partition);
     if (!events) return sender.close({ condition: "amqp:not-found", description: "there is no such partition" });
+    if (!alone(sender, events)) return undefined;
+    sender.local.attach.snd_settle_mode = 1; // Readers settle nothing.
     return reading.set(sender, { events, next: begin(sender, events), given: sender.delivery_count });
   },
 });
