@@ -45,6 +45,7 @@ STOLEN = "link:stolen"
 NOTE_SECONDS, NOTE_AGAIN_SECONDS = 0.5, 2.0
 ROOM_SECONDS = 0.05
 FINISH_SECONDS = 5.0
+LIST_SECONDS = 60.0
 
 
 class Pace(NamedTuple):
@@ -145,6 +146,8 @@ class Member:
         self._place, self._client, self._checkpoints = place, client, checkpoints
         self._address, self._outage, self._pace, self._lane, self._read = address, outage, pace, lane, read
         self._me = secrets.token_hex(16)
+        self._names: Sequence[str] = ()
+        self._asked = 0.0
         self._shares: dict[str, _Share] = {}
         self._ready: deque[tuple[_Share, Held]] = deque()
         self._wake, self._dirty, self._leaving = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -178,14 +181,29 @@ class Member:
         or is that of a member of another kind, which notes what it took alone.
         """
         await self._checkpoints.make_container()
-        names = await self._place.partitions()
-        known, owned = await self._checkpoints.read(), await self._checkpoints.owners()
-        if not names or names[0] in known:
+        names = await self._partitions()
+        known = await self._checkpoints.read()
+        if names[0] in known:
             return
-        for name in reversed(names):
-            if name not in known:
-                begins = BEGINNING if name in owned else await self._place.end(name)
-                await self._checkpoints.begin(name, begins)
+        owned = await self._checkpoints.owners()
+
+        async def begin(name: str) -> None:
+            begins = BEGINNING if name in owned else await self._place.end(name)
+            await self._checkpoints.begin(name, begins)
+
+        async with task_group() as tasks:
+            for name in names[1:]:
+                if name not in known:
+                    tasks.create_task(begin(name), name="eventhubs-begin")
+        await begin(names[0])
+
+    async def _partitions(self) -> Sequence[str]:
+        """List them; there may be more some day."""
+        now = time.monotonic()
+        if not self._names or now - self._asked >= LIST_SECONDS:
+            self._names = await self._place.partitions()
+            self._asked = now
+        return self._names
 
     async def _leave(self) -> None:
         """Note what was settled, then let others have the partitions."""
@@ -225,7 +243,7 @@ class Member:
                 return
 
     async def _claim(self, tasks: asyncio.TaskGroup) -> None:
-        names, owned = await self._place.partitions(), await self._checkpoints.owners()
+        names, owned = await self._partitions(), await self._checkpoints.owners()
         wanted = share_of(names, owned, self._me, time.time() - self._pace.expires)
         if self._stopping:  # It keeps what it has, as that is being handled.
             wanted = [name for name in wanted if name in self._shares]

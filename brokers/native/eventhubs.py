@@ -62,6 +62,7 @@ from mesh.broker import Backlog, Message, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError, ConfigError, PublishRejectedError
 from mesh.features import Features
 from mesh.resources.component import Component
+from mesh.tasks import task_group
 from mesh.values import parse_bool
 
 __all__ = ["EventHubsTopics"]
@@ -69,6 +70,7 @@ __all__ = ["EventHubsTopics"]
 logger = logging.getLogger(__name__)
 
 CHECKED = "mesh-check"
+MAX_ASKED = 8  # At once; each makes a connection.
 _Written = tuple[EventData, str | None]
 _UNSAFE = re.compile(r"[^a-zA-Z0-9-]")
 
@@ -301,8 +303,9 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
         """Compare what the group has noted with the ends of the hub's partitions."""
         async with self._hub(address.label, options.group) as hub, self._checkpoints(address.label, options) as notes:
             noted = await notes.read()
-            ends = {name: await hub.end(name) for name in await hub.partitions() if name in noted}
-        return Backlog(sum(max(0, end.number - noted[name].number) for name, end in ends.items()))
+            async with task_group() as tasks:
+                ends = {name: tasks.create_task(hub.end(name), name="eventhubs-end") for name in noted}
+        return Backlog(sum(max(0, end.result().number - noted[name].number) for name, end in ends.items()))
 
 
 class _Hub:
@@ -310,6 +313,7 @@ class _Hub:
 
     def __init__(self, topics: EventHubsTopics, name: str, client: EventHubConsumerClient) -> None:
         self._topics, self._name, self.client = topics, name, client
+        self._few = asyncio.Semaphore(MAX_ASKED)
 
     def failed(self, error: BaseException) -> BrokerError:
         return self._topics._failed(self._name, error)
@@ -321,7 +325,7 @@ class _Hub:
 
     async def end(self, name: str) -> Checkpoint:
         with self._topics._failures(self._name):
-            async with asyncio.timeout(ASK_SECONDS):
+            async with self._few, asyncio.timeout(ASK_SECONDS):
                 found = await self.client.get_partition_properties(name)
         if found["is_empty"]:
             return BEGINNING

@@ -34,7 +34,7 @@ WATCHED = (
 OF_EMBEDDED = ("backlog", "connection", "ephemeral", "faults", "key_value", "leaving", "publish", "subscribe")
 # Whose servers take long to start again, or whose faults are tested in tests/native: what is of the contract alone.
 OF_OTHERS = ("backlog", "letters", "publish", "subscribe")
-OTHERS = ("amqp-native", "mqtt-native", "pulsar-native")
+OTHERS = ("amqp-native", "eventhubs-native", "mqtt-native", "pulsar-native")
 _FEATURE_NAMES = {each.name for each in fields(Features)} | {"native"}
 
 

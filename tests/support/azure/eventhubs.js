@@ -2,12 +2,14 @@
 // tokens by $cbs, senders to a hub or a partition, readers of a partition from where their filter says, $management.
 // Every name that does not begin with "none" is a hub, or a consumer group. A hub that begins with "grows" has one
 // partition until it has an event. Owner levels are kept.
-// Usage: node eventhubs.js PORT KEY
+// What it has is kept in a file.
+// Usage: node eventhubs.js PORT KEY FILE
 
 const crypto = require("crypto");
-const { answer, messages, path, serve, types, whenLost } = require("./amqp.js");
+const fs = require("fs");
+const { answer, messages, path, rhea, serve, types, whenLost } = require("./amqp.js");
 
-const [port, key] = [Number(process.argv[2]), process.argv[3]];
+const [port, key, kept] = [Number(process.argv[2]), process.argv[3], process.argv[4]];
 const PARTITIONS = ["0", "1"];
 const STEP = 100; // Offsets are not numbers in a row.
 const LARGEST = 1048576;
@@ -18,6 +20,11 @@ const reading = new Map();
 function hub(name) {
   if (!hubs.has(name)) hubs.set(name, { turn: 0, partitions: new Map(PARTITIONS.map((each) => [each, []])) });
   return hubs.get(name);
+}
+
+function add({ own, at, enqueued }, sent) {
+  const events = hub(own).partitions.get(at);
+  events.push({ sent, number: events.length, enqueued });
 }
 
 function partitionsOf(name) {
@@ -83,8 +90,13 @@ function put(context, name) {
   of.turn += 1;
   const hashed = wanted === undefined ? of.turn : crypto.createHash("md5").update(String(wanted)).digest()[0];
   const names = partitionsOf(path(name).split("/")[0]);
-  const events = of.partitions.get(partition || names[hashed % names.length]);
-  for (const sent of batch) events.push({ sent, number: events.length, enqueued: Date.now() });
+  const at = partition || names[hashed % names.length];
+  const own = path(name).split("/")[0];
+  for (const sent of batch) {
+    const line = { own, at, enqueued: Date.now(), sent: rhea.message.encode(sent).toString("base64") };
+    fs.appendFileSync(kept, `${JSON.stringify(line)}\n`);
+    add(line, sent);
+  }
   for (const link of reading.keys()) dispatch(link);
 }
 
@@ -110,6 +122,11 @@ function manage(context) {
     });
   }
   return answer(context, { application_properties: { "status-code": types.wrap_int(200), "status-description": "OK" }, body });
+}
+
+for (const text of fs.existsSync(kept) ? fs.readFileSync(kept, "utf8").split("\n") : []) {
+  // A line that was not written whole was not confirmed.
+  if (text.endsWith("}")) add(JSON.parse(text), rhea.message.decode(Buffer.from(JSON.parse(text).sent, "base64")));
 }
 
 const container = serve("eventhubs", port, key, {
