@@ -21,6 +21,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+from urllib.parse import urlsplit
 
 from azure.eventhub import EventData
 from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
@@ -146,7 +147,8 @@ class EventHubsBinding(AzureAdapter):
     async def _enter(self) -> None:
         """Find out where the hub is; a connection is made when it is needed."""
         settings: EventHubsSettings = self._settings
-        self.host, said = host_and_hub(settings)
+        host, said = host_and_hub(settings)
+        self.host = urlsplit(f"//{host}").hostname or ""
         if settings.connection is None and settings.namespace:
             self._credential = await self._identity()
         elif not self.host:

@@ -98,14 +98,14 @@ class HubSettings(AzureSettings):
 
 
 def host_and_hub(settings: HubSettings) -> tuple[str, str]:
-    """Give the namespace's host, and the only hub that the connection string is for.
+    """Give the namespace's host, as libraries name it in blobs, and the only hub that the connection string is for.
 
     Both are empty where nothing is said; the former is where the connection string is none.
     """
     if settings.connection is not None:
         parts = (part.partition("=") for part in settings.connection.split(";"))
         named = {name.strip().casefold(): value.strip() for name, _, value in parts}
-        return urlsplit(named.get("endpoint", "")).hostname or "", named.get("entitypath", "")
+        return urlsplit(named.get("endpoint", "")).netloc.lower(), named.get("entitypath", "")
     name = settings.namespace or ""
     return (name if "." in name or not name else f"{name}.{_SUFFIXES[settings.cloud][0]}"), ""
 

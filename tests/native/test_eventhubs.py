@@ -201,7 +201,7 @@ async def test_a_group_goes_on_where_it_was(server: EventHubsServer, blobs: str,
             await first.holds(4, 30)
             await delayed.wait()
         assert sorted(first.bodies) == [b"0", b"1", b"2", b"3"]
-        place = ("127.0.0.1", orders.label, group)
+        place = (f"127.0.0.1:{server.port}", orders.label, group)
         noted = {each["partition_id"]: each for each in await notes.list_checkpoints(*place)}
         owners = [each["owner_id"] for each in await notes.list_ownership(*place)]
         assert noted.keys() == {"0", "1"}
@@ -263,7 +263,7 @@ async def test_members_of_both_kinds_share_a_group(
         async with theirs(server, orders, group, notes) as found:
 
             async def each_has_one() -> None:
-                owned = await notes.list_ownership("127.0.0.1", orders.label, group)
+                owned = await notes.list_ownership(f"127.0.0.1:{server.port}", orders.label, group)
                 assert len({each["owner_id"] for each in owned} - {""}) == 2
 
             await eventually(each_has_one, 30)

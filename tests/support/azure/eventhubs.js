@@ -68,11 +68,11 @@ function dispatch(link) {
 }
 
 // A reader with an owner level keeps out those of a lower level, or of none, and those of the same one that came before.
-function alone(sender, events) {
+function alone(sender, events, group) {
   const level = (link) => Number((link.properties || {})["com.microsoft:epoch"] ?? -1);
   const stolen = { condition: "amqp:link:stolen", description: "there is a reader with an owner level" };
   for (const [link, state] of reading) {
-    if (state.events !== events || Math.max(level(link), level(sender)) < 0) continue;
+    if (state.events !== events || state.group !== group || Math.max(level(link), level(sender)) < 0) continue;
     if (level(link) > level(sender)) {
       sender.close(stolen);
       return false;
@@ -138,9 +138,9 @@ const container = serve("eventhubs", port, key, {
     if (group && group.startsWith("none")) return sender.close({ condition: "amqp:not-found", description: `The messaging entity '${group}' could not be found.` });
     const events = of.partitions.get(partition);
     if (!events) return sender.close({ condition: "amqp:not-found", description: "there is no such partition" });
-    if (!alone(sender, events)) return undefined;
+    if (!alone(sender, events, group)) return undefined;
     sender.local.attach.snd_settle_mode = 1; // Readers settle nothing.
-    return reading.set(sender, { events, next: begin(sender, events), given: sender.delivery_count });
+    return reading.set(sender, { events, group, next: begin(sender, events), given: sender.delivery_count });
   },
 });
 container.on("sendable", ({ sender }) => dispatch(sender));
