@@ -108,7 +108,7 @@ BROKERS_OWN = {
     name.casefold(): name
     for name in (
         *("maxPriority", "queueName", "queueType", "routingKey", "singleActiveConsumer", "maxLen", "maxLenBytes"),
-        *("valueSchemaType", "startSequence", "startTime", "deliverPolicy"),
+        *("valueSchemaType", "startSequence", "startTime", "deliverPolicy", "requireAllProperties"),
     )
 }
 

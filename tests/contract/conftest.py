@@ -34,7 +34,9 @@ WATCHED = (
 OF_EMBEDDED = ("backlog", "connection", "ephemeral", "faults", "key_value", "leaving", "publish", "subscribe")
 # Whose servers take long to start again, or whose faults are tested in tests/native: what is of the contract alone.
 OF_OTHERS = ("backlog", "letters", "publish", "subscribe")
-OTHERS = ("amqp-native", "eventhubs-native", "mqtt-native", "pulsar-native")
+OTHERS = ("amqp-native", "mqtt-native", "pulsar-native")
+# Whose clients take seconds to subscribe, and as many to leave: what is chosen alone, beside what tests/native has.
+CHOSEN = ("eventhubs-native",)
 _FEATURE_NAMES = {each.name for each in fields(Features)} | {"native"}
 
 
@@ -56,7 +58,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chosen = [name for name in chosen if name != "embedded"]
     if not metafunc.config.getoption("--broker"):
         few = () if metafunc.module.__name__.rpartition(".test_")[2] in OF_OTHERS else OTHERS
-        chosen = [name for name in chosen if name not in few]
+        chosen = [name for name in chosen if name not in (*few, *CHOSEN)]
     names = [name for name in BACKENDS if name in chosen and _fits(metafunc.definition, features_of(name))]
     metafunc.parametrize("backend_name", names, scope="session")
 
