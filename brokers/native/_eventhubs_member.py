@@ -129,7 +129,7 @@ class Member:
         *,
         pace: Pace,
         lane: Callable[[EventData], str | int | None],
-        read: Callable[[EventData], Message],
+        read: Callable[[EventData, str], Message],
     ) -> None:
         """Prepare; `joined` takes part.
 
@@ -141,7 +141,7 @@ class Member:
             outage: Is told when the service is away.
             pace: How members share.
             lane: Tells which events follow each other; a number = none.
-            read: Makes the message of an event.
+            read: Makes the message of an event, and is told its partition.
         """
         self._place, self._client, self._checkpoints = place, client, checkpoints
         self._address, self._outage, self._pace, self._lane, self._read = address, outage, pace, lane, read
@@ -201,7 +201,11 @@ class Member:
         """List them; there may be more some day."""
         now = time.monotonic()
         if not self._names or now - self._asked >= LIST_SECONDS:
-            self._names = await self._place.partitions()
+            try:
+                self._names = await self._place.partitions()
+            except BrokerUnavailableError:
+                if not self._names:
+                    raise
             self._asked = now
         return self._names
 
@@ -335,7 +339,7 @@ class Member:
         records = []
         for event in events:
             number = int(event.sequence_number or 0)
-            message = self._read(event)
+            message = self._read(event, share.name)
             records.append(_Record(self._lane(event), number, message.body, message))
             share.read = str(plain(event.offset))
             share.passed.append(Checkpoint(share.read, number))
@@ -364,9 +368,12 @@ class Member:
         return ()
 
     async def stop(self) -> None:
-        """Take no more."""
+        """Take no more; the partitions stay this member's until what it has of them is settled."""
         self._stopping = True
         self._wake.set()
+        for share in self._shares.values():
+            if share.task is not None:
+                share.task.cancel()
 
     def _taken(self, share: _Share, held: Held) -> Taken:
         delivery = Delivery(held.record.message, self._address, held.attempt, _Settler(self, share, held))

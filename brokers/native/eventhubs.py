@@ -277,7 +277,7 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
                 *(hub, hub.client, notes, address, self._outage),
                 pace=self.pace,
                 lane=lane,
-                read=lambda event: _read(event, whole=whole),
+                read=lambda event, partition: _read(event, address.label, partition, whole=whole),
             )
             async with member.joined():
                 yield member
@@ -332,11 +332,12 @@ class _Hub:
         return Checkpoint(str(plain(found["last_enqueued_offset"])), int(found["last_enqueued_sequence_number"]))
 
 
-def _read(event: EventData, *, whole: bool) -> Message:
+def _read(event: EventData, hub: str, partition: str, *, whole: bool) -> Message:
     headers = dict(properties_of(event))
     metadata = {_UNSAFE.sub("-", name): value for name, value in headers.items()} if whole else {}
+    metadata |= {**told(event), "x-opt-partition-id": partition}
     if event.content_type is not None:
         headers.setdefault("content-type", str(plain(event.content_type)))
     key = plain(event.partition_key)
-    beside = {**metadata, **told(event)}
-    return Message(headers, body_of(event), None if key is None else str(key), beside["x-opt-sequence-number"], beside)
+    identity = f"{hub}/{partition}/{event.sequence_number}"
+    return Message(headers, body_of(event), None if key is None else str(key), identity, metadata)

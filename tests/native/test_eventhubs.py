@@ -176,6 +176,8 @@ async def test_events_of_others(server: EventHubsServer, blobs: str, group: str,
     assert message.headers == {"kind": "é", "the size": "3", "content-type": "a/b"}
     told = dict(message.metadata)
     assert told.pop("x-opt-enqueued-time").endswith("Z")
+    partition = told.pop("x-opt-partition-id")
+    assert message.id == f"{orders.label}/{partition}/0"
     place = {"x-opt-sequence-number": "0", "x-opt-offset": "0", "x-opt-partition-key": "p", "message-id": "7"}
     assert told == place | ({"kind": "é", "the-size": "3"} if whole == "true" else {})
 
