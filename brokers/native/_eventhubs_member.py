@@ -238,9 +238,8 @@ class Member:
                 await self._claim(tasks)
                 away = False
             except BrokerUnavailableError as error:
-                (logger.debug if away else logger.warning)(
-                    "partitions of %s stay as they are: %s", self._address, error
-                )
+                level = logging.DEBUG if away else logging.WARNING
+                logger.log(level, "who has which partition of %s stays as it is: %s", self._address.label, error)
                 away = True
             except BrokerError as error:
                 self._fail(error)
