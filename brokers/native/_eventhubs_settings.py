@@ -43,13 +43,10 @@ class EventHubsTopicsSettings(NativeSettings, HubSettings):
         BOOLEAN,
         default=False,
     )
-    makes: bool = setting(
-        "enableEntityManagement", f"Whether what is not there is made: {NOT_MADE}.", BOOLEAN, default=False
-    )
+    makes: bool = setting("enableEntityManagement", f"`true` is refused: {NOT_MADE}.", BOOLEAN, default=False)
     storage_account: str | None = setting(
         "storageAccountName",
         "Storage account where members note how far they are; needed to subscribe.",
-        suggested=True,
         example="shop",
     )
     storage_key: str | None = setting(
@@ -59,7 +56,7 @@ class EventHubsTopicsSettings(NativeSettings, HubSettings):
         secret=True,
     )
     storage_connection: str | None = setting(
-        "storageConnectionString", "In place of both, a connection string.", account_kind, secret=True
+        "storageConnectionString", "In place of both, a connection string.", account_kind, secret=True, suggested=True
     )
     container: str | None = setting(
         "storageContainerName",
