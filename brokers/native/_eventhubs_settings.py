@@ -56,7 +56,11 @@ class EventHubsTopicsSettings(NativeSettings, HubSettings):
         secret=True,
     )
     storage_connection: str | None = setting(
-        "storageConnectionString", "In place of both, a connection string.", account_kind, secret=True, suggested=True
+        "storageConnectionString",
+        "How that account is connected to, in place of its name and key.",
+        account_kind,
+        secret=True,
+        suggested=True,
     )
     container: str | None = setting(
         "storageContainerName",
