@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +14,8 @@ from azure.eventhub import EventData
 
 from bindings._in_order import AGAIN_SECONDS, LONGEST_WAIT, InOrder, Notes
 from bindings.azure._checkpoints import CheckpointPlace, checkpoints
-from brokers.clients.azure_amqp import plain, texts
+from brokers.clients.azure_amqp import plain
+from brokers.clients.eventhubs import QUIET_SECONDS, body_of, properties_of, told
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Reading
 from mesh.errors import MeshError
 from mesh.ownership.turns import in_turn
@@ -27,16 +28,8 @@ __all__ = ["HubReader"]
 
 logger = logging.getLogger(__name__)
 
-QUIET_SECONDS = 15.0
 LOOK_SECONDS = 60.0
 BEGINNING = "-1"
-_IOT = (
-    "iothub-connection-device-id",
-    "iothub-connection-auth-generation-id",
-    "iothub-connection-auth-method",
-    "iothub-connection-module-id",
-    "iothub-enqueuedtime",
-)
 
 
 class _Hub(Protocol):
@@ -214,40 +207,5 @@ class _Partition:
 
     def _event(self, event: EventData) -> tuple[BindingEvent, Mark]:
         mark = Mark(str(plain(event.offset)), int(event.sequence_number or 0))
-        return BindingEvent(_body(event), _told(event, all_of=self._hub.properties)), mark
-
-
-def _body(event: EventData) -> bytes:
-    try:
-        return texts(event.body)
-    except ValueError:  # It has none.
-        return b""
-
-
-def _told(event: EventData, *, all_of: bool) -> Mapping[str, str]:
-    """Give the metadata of an event."""
-    told = dict(_properties(event.properties)) if all_of else {}
-    system = {str(plain(name)): plain(value) for name, value in (event.system_properties or {}).items()}
-    found = {
-        "x-opt-sequence-number": event.sequence_number,
-        "x-opt-offset": plain(event.offset),
-        "x-opt-enqueued-time": _instant(event.enqueued_time) if event.enqueued_time else None,
-        "x-opt-partition-key": plain(event.partition_key),
-        "message-id": plain(event.message_id),
-        **{name: system.get(name) for name in _IOT},
-    }
-    return {**told, **{name: _text(value) for name, value in found.items() if value is not None}}
-
-
-def _properties(properties: Mapping[Any, Any] | None) -> Mapping[str, str]:
-    return {str(plain(name)): _text(plain(value)) for name, value in (properties or {}).items() if value is not None}
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return _instant(value) if isinstance(value, datetime) else str(value)
-
-
-def _instant(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        beside = {**properties_of(event), **told(event)} if self._hub.properties else told(event)
+        return BindingEvent(body_of(event), beside), mark

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,8 @@ from bindings.azure._client import (
 )
 from bindings.remote import conditional, conflict
 from brokers.clients.azure import AzureSettings
-from mesh.resources.settings import Kind, setting
+from brokers.clients.azure_storage import key_kind
+from mesh.resources.settings import setting
 from mesh.store import Item
 
 __all__ = [
@@ -31,8 +30,6 @@ __all__ = [
     "StorageSettings",
     "StorageStateStore",
     "absent",
-    "account_kind",
-    "key_kind",
     "split_key",
 ]
 
@@ -44,25 +41,6 @@ _DOMAINS = {
     "AZUREUSGOVERNMENTCLOUD": "core.usgovcloudapi.net",
 }
 _ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e]*"')
-
-
-def _key(text: str) -> str:
-    try:
-        base64.b64decode(text, validate=True)
-    except binascii.Error:
-        raise ValueError("is the account's key, in base64") from None
-    return text
-
-
-def _account(text: str) -> str:
-    names = {part.partition("=")[0].strip().casefold() for part in text.split(";")}
-    if not names & {"accountname", "blobendpoint", "usedevelopmentstorage"}:
-        raise ValueError("is no connection string of a storage account")
-    return text
-
-
-key_kind = Kind("key", _key)
-account_kind = Kind("connection string", _account)
 
 
 @dataclass(frozen=True, slots=True)

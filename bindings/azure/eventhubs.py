@@ -15,31 +15,41 @@ Source: Dapr 1.18, the Azure Event Hubs binding; the documentation of Azure Even
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
-from azure.core.exceptions import ClientAuthenticationError
 from azure.eventhub import EventData
 from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
-from azure.eventhub.exceptions import AuthenticationError, EventDataError
 
 from bindings._service import safe
 from bindings.azure._checkpoints import CheckpointPlace
 from bindings.azure._client import AzureAdapter
 from bindings.azure._hub_reader import HubReader
-from bindings.azure._storage import account_kind, key_kind
-from brokers.clients.azure import AzureSettings
-from brokers.clients.azure_amqp import connection_kind, secrets_of
+from brokers.clients.azure_amqp import secrets_of
+from brokers.clients.azure_storage import account_kind, key_kind
+from brokers.clients.eventhubs import (
+    ASK_SECONDS,
+    MAX_KEY,
+    SEND_SECONDS,
+    SILENT_SECONDS,
+    HubSettings,
+    arriving,
+    checkpoint_place,
+    closed,
+    half_of_a_place,
+    host_and_hub,
+    make_client,
+    refused,
+)
 from mesh.blocks.binding_contract import BindingError, Invoke, Reading
 from mesh.errors import ConfigError
 from mesh.resources.component import Component
-from mesh.resources.settings import BOOLEAN, Setting, ignored, setting
+from mesh.resources.settings import Setting, ignored, setting
 from mesh.store import StateStore
 from mesh.tasks import task_group
 
@@ -48,44 +58,15 @@ if TYPE_CHECKING:
 
 __all__ = ["EventHubsBinding"]
 
-SEND_SECONDS = 60.0
-ASK_SECONDS = 15.0
-LOGIN_SECONDS = 10
-CLOSE_SECONDS = 5.0
-SILENT_SECONDS = 20.0  # Without a frame, a connection is lost: the library's ticks are of its own clock.
-TICK_SECONDS = 5.0  # Longer than it takes to find that a partition cannot be opened.
 MAX_SENDERS = 8
-MAX_KEY = 128
 LARGE = 200_000  # Every hub takes what is smaller.
-PREFETCH, BATCH = 50, 25  # Of each partition that is read they are in memory, and twice the latter.
 DEFAULT_GROUP = "$Default"
-_REFUSED = (
-    *("not-found", "unauthorized-access", "not-allowed", "argument-error", "argument-out-of-range"),
-    "link:message-size-exceeded",
-)
-_SUFFIXES = {
-    "AZUREPUBLICCLOUD": ("servicebus.windows.net", "core.windows.net"),
-    "AZURECHINACLOUD": ("servicebus.chinacloudapi.cn", "core.chinacloudapi.cn"),
-    "AZUREUSGOVERNMENTCLOUD": ("servicebus.usgovcloudapi.net", "core.usgovcloudapi.net"),
-}
 
 
 @dataclass(frozen=True, slots=True)
-class EventHubsSettings(AzureSettings):
+class EventHubsSettings(HubSettings):
     """Settings of ``bindings.azure.eventhubs``."""
 
-    connection: str | None = setting(
-        "connectionString",
-        "How it is connected to, and as whom; without it, as an identity of Microsoft Entra ID.",
-        connection_kind,
-        secret=True,
-        suggested=True,
-    )
-    namespace: str | None = setting(
-        "eventHubNamespace",
-        "The namespace or its host name, where there is no connection string.",
-        example="shop.servicebus.windows.net",
-    )
     hub: str | None = setting(
         "eventHub",
         "Name of the hub, which must be there, where the connection string has no `EntityPath`.",
@@ -101,12 +82,6 @@ class EventHubsSettings(AzureSettings):
     )
     partition: str | None = setting(
         "partitionID", "The only partition that is read, and sent to by a call without `partitionKey`.", example="0"
-    )
-    properties: bool = setting(
-        "getAllMessageProperties",
-        "Whether the metadata of an event have the properties of its application.",
-        BOOLEAN,
-        default=False,
     )
     storage_account: str | None = setting(
         "storageAccountName", "Storage account with checkpoints of a reader that was there before.", example="shop"
@@ -155,7 +130,7 @@ class EventHubsBinding(AzureAdapter):
     def from_component(cls, component: Component) -> Self:
         """Read the settings; raises ``ConfigError`` with every one that is wrong, located."""
         made = super().from_component(component)
-        half = _half(made._settings)
+        half = half_of_a_place(made._settings)
         if half is not None:
             name, reason = half
             raise ConfigError(component.problem(f"{name} {reason}", setting=name))
@@ -172,19 +147,15 @@ class EventHubsBinding(AzureAdapter):
     async def _enter(self) -> None:
         """Find out where the hub is; a connection is made when it is needed."""
         settings: EventHubsSettings = self._settings
-        said = ""
-        if settings.connection is not None:
-            parts = (part.partition("=") for part in settings.connection.split(";"))
-            named = {name.strip().casefold(): value.strip() for name, _, value in parts}
-            self.host, said = urlsplit(named.get("endpoint", "")).hostname or "", named.get("entitypath", "")
-            if not self.host:
-                raise self._problem("is no connection string", "connectionString")
-        elif settings.namespace:
-            suffix = _SUFFIXES[settings.cloud][0]
-            self.host = settings.namespace if "." in settings.namespace else f"{settings.namespace}.{suffix}"
+        host, said = host_and_hub(settings)
+        self.host = urlsplit(f"//{host}").hostname or ""
+        if settings.connection is None and settings.namespace:
             self._credential = await self._identity()
-        else:
-            raise self._problem("connectionString or eventHubNamespace is needed", "connectionString")
+        elif not self.host:
+            lacks = (
+                "is no connection string" if settings.connection else "connectionString or eventHubNamespace is needed"
+            )
+            raise self._problem(lacks, "connectionString")
         self.hub = settings.hub or said
         if not self.hub:
             raise self._problem("the name of the hub is needed", "eventHub")
@@ -195,7 +166,7 @@ class EventHubsBinding(AzureAdapter):
 
     async def _close_senders(self) -> None:
         while self._idle:
-            await _closed(self._idle.pop())
+            await closed(self._idle.pop())
 
     @property
     def shown(self) -> str:
@@ -217,24 +188,14 @@ class EventHubsBinding(AzureAdapter):
         said = str(error).partition("\n")[0] or (
             "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
         )
-        refused = isinstance(error, AuthenticationError | ClientAuthenticationError | EventDataError | ValueError)
-        again = not refused and getattr(error, "error", None) not in _REFUSED
-        return BindingError(f"{self.shown}: {safe(said, secrets_of(self._settings.connection))}", retryable=again)
+        return BindingError(
+            f"{self.shown}: {safe(said, secrets_of(self._settings.connection))}", retryable=not refused(error)
+        )
 
     def _client(self, kind: Any, **more: Any) -> Any:
         settings: EventHubsSettings = self._settings
-        # The library tries again what was refused, too, and its readers where they began, behind what they gave before.
-        options = {
-            "retry_total": 0,
-            "retry_backoff_factor": 0,
-            "auth_timeout": LOGIN_SECONDS,
-            "eventhub_name": self.hub,
-            **more,
-        }
         with self.failures():
-            if settings.connection is not None:
-                return kind.from_connection_string(settings.connection, **options)
-            return kind(fully_qualified_namespace=self.host, credential=self._credential, **options)
+            return make_client(kind, settings, self.host, self.hub, self._credential, **more)
 
     async def invoke(self, asked: Invoke) -> None:
         """Send the data as they are."""
@@ -271,7 +232,7 @@ class EventHubsBinding(AzureAdapter):
                 await _check_size(sender, event)
             await sender.send_event(event, timeout=SEND_SECONDS, **where)
         except BaseException:
-            await _closed(sender)
+            await closed(sender)
             raise
         self._idle.append(sender)
 
@@ -299,35 +260,13 @@ class EventHubsBinding(AzureAdapter):
                     looking.cancel()
                     reader.leave()
         finally:
-            await _closed(client)
+            await closed(client)
 
     async def _checkpoints(self) -> CheckpointPlace | None:
         settings: EventHubsSettings = self._settings
-        if not settings.container:
-            return None
-        if settings.storage_connection:
-            return CheckpointPlace(settings.storage_connection, None, settings.container)
-        credential: Any = {"account_name": settings.storage_account, "account_key": settings.storage_key}
-        if not settings.storage_key:
-            credential = self._credential or await self._identity()
-        url = f"https://{settings.storage_account}.blob.{_SUFFIXES[settings.cloud][1]}"
-        return CheckpointPlace(url, credential, settings.container)
-
-
-def _half(settings: EventHubsSettings) -> tuple[str, str] | None:
-    """Find what is said of checkpoints by halves: the setting, and what is wrong with it."""
-    account, key, connection = settings.storage_account, settings.storage_key, settings.storage_connection
-    if settings.container and not (account or connection):
-        return "storageContainerName", "needs storageAccountName or storageConnectionString as well"
-    if (account or connection) and not settings.container:
-        name = "storageAccountName" if account else "storageConnectionString"
-        return name, "needs storageContainerName as well"
-    if key and not account:
-        return "storageAccountKey", "needs storageAccountName as well"
-    identity = settings.connection is None or settings.client or settings.tenant
-    if account and not (key or connection or identity):
-        return "storageAccountName", "needs storageAccountKey, storageConnectionString or azureClientId as well"
-    return None
+        keyless = settings.container and not (settings.storage_connection or settings.storage_key)
+        credential = self._credential or await self._identity() if keyless else None
+        return checkpoint_place(settings, credential)
 
 
 class _Source:
@@ -350,37 +289,8 @@ class _Source:
             raise BindingError(f"partitionID: {self.shown} has no partition {only!r}")
         return [only] if only else listed
 
-    @asynccontextmanager
-    async def arriving(self, partition: str, after: str | int | datetime) -> AsyncIterator[asyncio.Queue[Any]]:
-        queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
-
-        async def put(_: object, what: Any) -> None:
-            await queue.put(what)
-
-        async def receive() -> None:
-            try:
-                await self._client.receive_batch(
-                    put,
-                    on_error=put,
-                    partition_id=partition,
-                    starting_position=after,
-                    max_wait_time=TICK_SECONDS,
-                    max_batch_size=BATCH,
-                    prefetch=PREFETCH,
-                )
-            except Exception as error:  # noqa: BLE001  # whatever it is, it ends this reading, and nothing else
-                await queue.put(error)
-
-        async with task_group() as tasks:
-            receiving = tasks.create_task(receive(), name="eventhubs-receive")
-            try:
-                yield queue
-            finally:
-                receiving.cancel()
-                await asyncio.wait([receiving], timeout=CLOSE_SECONDS)
-                receiving.cancel()  # Out of waiting for connections that do not close.
-                while not queue.empty():
-                    queue.get_nowait()  # A task of the library's may wait for room.
+    def arriving(self, partition: str, after: str | int | datetime) -> AbstractAsyncContextManager[asyncio.Queue[Any]]:
+        return arriving(self._client, partition, after)
 
 
 async def _check_size(sender: EventHubProducerClient, event: EventData) -> None:
@@ -389,13 +299,3 @@ async def _check_size(sender: EventHubProducerClient, event: EventData) -> None:
         batch.add(event)
     except ValueError:
         raise BindingError(f"the event is larger than the {batch.max_size_in_bytes} bytes that the hub takes") from None
-
-
-async def _closed(used: EventHubProducerClient | EventHubConsumerClient) -> None:
-    with suppress(Exception):  # Nobody waits for what it does.
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await used.close()
-
-
-for _name in ("azure.eventhub", "uamqp"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)  # Below, it writes each lost connection and frame.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -28,6 +28,7 @@ from azure.servicebus.exceptions import (
 
 from brokers.clients.azure import AzureAdapter
 from brokers.clients.azure_amqp import connection_kind, plain, secrets_of
+from brokers.clients.azure_senders import Senders
 from mesh.resources.settings import setting
 from mesh.values import parse_instant, parse_whole
 
@@ -38,7 +39,6 @@ __all__ = [
     "MAX_TTL",
     "WAIT_SECONDS",
     "Receiver",
-    "Senders",
     "ServiceBusAdapter",
     "connection_setting",
     "make_message",
@@ -53,8 +53,6 @@ WAIT_SECONDS = 1.0  # Less than a request is given when it is left: one that is 
 BUSY_WAIT_SECONDS = 0.1  # What is settled waits for it.
 CLOSE_SECONDS = 5.0
 CONNECT_SECONDS = 2.0  # After which one that waits for a session has its connection.
-MAX_SENDERS = 8  # At work; each has a connection.
-MAX_IDLE = 16
 LIBRARY_ERRORS = (AzureError, OSError, ValueError, RuntimeError)
 AWAY = (ServiceBusConnectionError, ServiceBusCommunicationError, ServiceBusServerBusyError, OperationTimeoutError)
 # Of a message, in the library's words.
@@ -106,7 +104,7 @@ class ServiceBusAdapter(AzureAdapter):
     """An adapter to entities of one namespace, whose settings have ``connection`` and ``namespace``."""
 
     _client: ServiceBusClient
-    _senders: Senders
+    _senders: Senders[ServiceBusSender]
 
     async def _connect(self, **options: Any) -> None:
         """Make the client, with the library's options; a connection is made when it is needed."""
@@ -120,50 +118,11 @@ class ServiceBusAdapter(AzureAdapter):
         else:
             raise self._problem("connectionString or namespaceName is needed", "connectionString")
         self._client = await self._stack.enter_async_context(client)
-        self._senders = Senders(client)
+        # A message that is too large was not sent.
+        self._senders = Senders(client.get_topic_sender, _closed, (MessageSizeExceededError,))
         self._stack.push_async_callback(self._senders.close)
 
-    def _reason(self, error: Exception) -> str:
-        """Give what an error of the library says, without the secrets of the connection string."""
-        text = str(error).partition("\n")[0] or type(error).__name__
-        for secret in filter(None, secrets_of(self._settings.connection)):
-            text = text.replace(secret, "***")
-        return text
-
-
-class Senders:
-    """Senders to the entities of a namespace; each serves one call at a time."""
-
-    def __init__(self, client: ServiceBusClient) -> None:
-        """Make none yet."""
-        self._client = client
-        self._idle: list[tuple[str, ServiceBusSender]] = []
-        self._places = asyncio.Semaphore(MAX_SENDERS)
-
-    @asynccontextmanager
-    async def lend(self, entity: str) -> AsyncIterator[ServiceBusSender]:
-        """Lend one to a queue or a topic; one that failed or was cancelled is not used again.
-
-        Raises the library's errors.
-        """
-        async with self._places:
-            found = next((each for each in reversed(self._idle) if each[0] == entity), None)
-            if found is not None:
-                self._idle.remove(found)
-            sender = found[1] if found is not None else self._client.get_topic_sender(entity)
-            try:
-                yield sender
-            except MessageSizeExceededError:  # Nothing was sent.
-                self._idle.append((entity, sender))
-                raise
-            except BaseException:
-                await _closed(sender)
-                raise
-            self._idle.append((entity, sender))
-            if len(self._idle) > MAX_IDLE:
-                await _closed(self._idle.pop(0)[1])
-
-    async def check(self, entity: str) -> None:
+    async def _check_entity(self, entity: str) -> None:
         """See by a new connection that an entity takes messages; raises the library's errors."""
         sender = self._client.get_topic_sender(entity)
         try:
@@ -171,10 +130,12 @@ class Senders:
         finally:
             await _closed(sender)
 
-    async def close(self) -> None:
-        """Close those that nobody has."""
-        while self._idle:
-            await _closed(self._idle.pop()[1])
+    def _reason(self, error: Exception) -> str:
+        """Give what an error of the library says, without the secrets of the connection string."""
+        text = str(error).partition("\n")[0] or type(error).__name__
+        for secret in filter(None, secrets_of(self._settings.connection)):
+            text = text.replace(secret, "***")
+        return text
 
 
 class Receiver:

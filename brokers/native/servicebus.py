@@ -40,9 +40,10 @@ from brokers.native._held import GoneError
 from brokers.native._servicebus_member import Member
 from brokers.native._servicebus_sessions import SUBSCRIBE_METADATA, Asked, NoSessionError, Sessions
 from brokers.native._topics import NativeSettings, NativeTopics, Source
+from brokers.native._transfers import in_transfers
 from brokers.shared.backoff import CONNECT_WAIT, waits
 from brokers.shared.errors import NotAdmittedError, unavailable
-from brokers.shared.limits import check_size, measure
+from brokers.shared.limits import check_size
 from brokers.shared.outage import Outage
 from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
@@ -54,7 +55,6 @@ __all__ = ["ServiceBusQueues", "ServiceBusTopics"]
 
 logger = logging.getLogger(__name__)
 
-BATCH, BATCH_BYTES = 100, 200_000  # Messages of one transfer; any tier takes so many bytes.
 CHECKED = "mesh-check"
 FEATURES = Features(
     name="Azure Service Bus",
@@ -200,7 +200,7 @@ class ServiceBusTopics(NativeTopics, ServiceBusAdapter):
         """See that an entity takes messages."""
         with self._failures(entity):
             async with asyncio.timeout(self._settings.timeout):
-                await self._senders.check(entity)
+                await self._check_entity(entity)
 
     # Publishing
 
@@ -210,35 +210,12 @@ class ServiceBusTopics(NativeTopics, ServiceBusAdapter):
 
     async def publish_many(self, address: Address, messages: Sequence[Message]) -> list[BrokerError | None]:
         """Send several, in order, many in one transfer; a refusal is one of all in it."""
-        results: list[BrokerError | None] = [None] * len(messages)
-        batch: list[tuple[int, ServiceBusMessage]] = []
-        kept: tuple[object, ...] = ()
-        size = 0
 
-        async def send() -> None:
-            try:
-                await self._send(address.label, [each for _, each in batch])
-            except BrokerError as error:
-                for index, _ in batch:
-                    results[index] = error
-            batch.clear()
+        def made(message: Message) -> tuple[ServiceBusMessage, object]:
+            each = self._written(message)
+            return each, (each.session_id, each.partition_key, each.scheduled_enqueue_time_utc)
 
-        for index, message in enumerate(messages):
-            try:
-                made = self._written(message)
-            except BrokerError as error:
-                results[index] = error
-                continue
-            more = measure(message.body, {**message.metadata, **message.headers})
-            place = made.session_id, made.partition_key, made.scheduled_enqueue_time_utc
-            if batch and (len(batch) == BATCH or size + more > BATCH_BYTES or place != kept):
-                await send()
-                size = 0
-            batch.append((index, made))
-            size, kept = size + more, place
-        if batch:
-            await send()
-        return results
+        return await in_transfers(messages, made, partial(self._send, address.label))
 
     def _written(self, message: Message) -> ServiceBusMessage:
         headers, metadata = dict(message.headers), dict(message.metadata)

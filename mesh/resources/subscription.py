@@ -109,7 +109,7 @@ BROKERS_OWN = {
     name.casefold(): name
     for name in (
         *("maxPriority", "queueName", "queueType", "routingKey", "singleActiveConsumer", "maxLen", "maxLenBytes"),
-        *("valueSchemaType", "startSequence", "startTime", "deliverPolicy"),
+        *("valueSchemaType", "startSequence", "startTime", "deliverPolicy", "requireAllProperties"),
         *("requireSessions", "maxConcurrentSessions", "sessionIdleTimeoutInSec"),
     )
 }

@@ -35,6 +35,7 @@ OF_EMBEDDED = ("backlog", "connection", "ephemeral", "faults", "key_value", "lea
 OF_OTHERS = ("backlog", "letters", "publish", "subscribe")
 OTHERS = {
     "amqp-native": OF_OTHERS,
+    "eventhubs-native": (),  # Its client takes seconds to subscribe, and as many to leave.
     "mqtt-native": OF_OTHERS,
     "pulsar-native": OF_OTHERS,
     "servicebus-native": ("subscribe",),  # Its library takes seconds to close what receives.

@@ -133,6 +133,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "brokers.native.pulsar": (380, frozenset({"pulsar"})),
     "brokers.nats": (405, frozenset({"nats"})),
     "brokers.native.gcp_pubsub": (670, frozenset()),
+    "brokers.native.eventhubs": (910, frozenset()),
     "brokers.native.servicebus": (890, frozenset()),
     "brokers.native.snssqs": (580, frozenset({"aiobotocore"})),
     "brokers.rabbitmq": (335, frozenset({"aiormq"})),

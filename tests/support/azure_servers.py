@@ -22,6 +22,7 @@ __all__ = [
     "EventHubsServer",
     "ServiceBusServer",
     "azurite_settings",
+    "blob_connection",
 ]
 
 FOLDER = Path(__file__).parent / "azure"
@@ -103,6 +104,12 @@ def azurite_settings(service: str, port: int) -> dict[str, str]:
     return {**account, "containerName": "state", "endpoint": url}
 
 
+def blob_connection(port: int) -> str:
+    """Give the connection string of Azurite's blobs at a port."""
+    address = f"http://127.0.0.1:{port}/{ACCOUNT}"
+    return f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};BlobEndpoint={address};"
+
+
 class AzuriteServer(_NodeServer):
     """Azurite, Microsoft's emulator of blobs, queues and tables.
 
@@ -172,8 +179,9 @@ class ServiceBusServer(_NodeServer):
 
 
 class EventHubsServer(ServiceBusServer):
-    """``azure/eventhubs.js``; what it had is gone when it ends."""
+    """``azure/eventhubs.js``, which keeps what it has in its directory."""
 
     def command(self) -> Sequence[str]:
         """Give its command line."""
-        return (self.node, str(FOLDER / "eventhubs.js"), str(self.port), SERVICE_BUS_KEY)
+        kept = self.directory / "events.jsonl"
+        return (self.node, str(FOLDER / "eventhubs.js"), str(self.port), SERVICE_BUS_KEY, str(kept))

@@ -518,6 +518,43 @@ with suppress(ModuleNotFoundError):
     BACKENDS["amqp-native"] = partial(_server, ArtemisServer, NativeAMQPBackend)
     _FEATURES["amqp-native"] = AMQPTopics.features
 
+with suppress(ModuleNotFoundError):
+    from brokers.native._eventhubs_member import Pace
+    from brokers.native.eventhubs import EventHubsTopics
+    from tests.support.azure_servers import AzuriteServer, EventHubsServer, blob_connection
+
+    class NativeEventHubsBackend(NativeBackend):
+        """A server that answers as Event Hubs does, beside one that does so as blobs."""
+
+        type, adapter = "pubsub.azure.eventhubs", EventHubsTopics
+        stranger = MappingProxyType({"connectionString": EventHubsServer.at(1, "secret")})
+
+        def __init__(self, server: Server, blobs: Server) -> None:
+            super().__init__(server)
+            self._blobs = blobs
+
+        def settings(self, port: int) -> Mapping[str, str]:
+            notes = {"storageConnectionString": blob_connection(self._blobs.port), "storageContainerName": "notes"}
+            return {"connectionString": EventHubsServer.at(port), **notes}
+
+        def _broker(self, port: int, more: Mapping[str, str]) -> Broker:
+            made = super()._broker(port, more)
+            assert isinstance(made, EventHubsTopics)
+            made.pace = Pace(look=0.3, expires=3.0)
+            return made
+
+    @asynccontextmanager
+    async def _event_hubs(directory: Path) -> AsyncIterator[Backend]:
+        blobs = partial(AzuriteServer, service="blob")
+        async with (
+            _server(blobs, lambda server: server, directory / "blobs") as notes,  # type: ignore[arg-type, return-value]
+            _server(EventHubsServer, lambda server: NativeEventHubsBackend(server, notes), directory) as backend,  # type: ignore[arg-type]
+        ):
+            yield backend
+
+    BACKENDS["eventhubs-native"] = _event_hubs
+    _FEATURES["eventhubs-native"] = EventHubsTopics.features
+
 
 with suppress(ModuleNotFoundError):
     from brokers.native.servicebus import ServiceBusTopics

@@ -67,6 +67,7 @@ function serve(id, port, key, { manage, put, opened, largest }) {
     sender.set_source(sender.source);
     sender.set_target(sender.target);
     if (name === "$cbs" || managing(name)) {
+      sender.local.attach.snd_settle_mode = 1; // Nobody settles an answer.
       connection.replies.set(name, sender);
       connection.replies.set(sender.target.address, sender);
     } else if (allowed(context, sender, name)) opened(sender, name);

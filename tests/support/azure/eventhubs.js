@@ -1,13 +1,15 @@
 // Event hubs of two partitions over AMQP 1.0 without TLS, by Microsoft's "AMQP 1.0 in Azure Event Hubs: protocol guide":
 // tokens by $cbs, senders to a hub or a partition, readers of a partition from where their filter says, $management.
 // Every name that does not begin with "none" is a hub, or a consumer group. A hub that begins with "grows" has one
-// partition until it has an event.
-// Usage: node eventhubs.js PORT KEY
+// partition until it has an event. Owner levels are kept.
+// What it has is kept in a file.
+// Usage: node eventhubs.js PORT KEY FILE
 
 const crypto = require("crypto");
-const { answer, messages, path, serve, types, whenLost } = require("./amqp.js");
+const fs = require("fs");
+const { answer, messages, path, rhea, serve, types, whenLost } = require("./amqp.js");
 
-const [port, key] = [Number(process.argv[2]), process.argv[3]];
+const [port, key, kept] = [Number(process.argv[2]), process.argv[3], process.argv[4]];
 const PARTITIONS = ["0", "1"];
 const STEP = 100; // Offsets are not numbers in a row.
 const LARGEST = 1048576;
@@ -18,6 +20,11 @@ const reading = new Map();
 function hub(name) {
   if (!hubs.has(name)) hubs.set(name, { turn: 0, partitions: new Map(PARTITIONS.map((each) => [each, []])) });
   return hubs.get(name);
+}
+
+function add({ own, at, enqueued }, sent) {
+  const events = hub(own).partitions.get(at);
+  events.push({ sent, number: events.length, enqueued });
 }
 
 function partitionsOf(name) {
@@ -60,6 +67,22 @@ function dispatch(link) {
   }
 }
 
+// A reader with an owner level keeps out those of a lower level, or of none, and those of the same one that came before.
+function alone(sender, events, group) {
+  const level = (link) => Number((link.properties || {})["com.microsoft:epoch"] ?? -1);
+  const stolen = { condition: "amqp:link:stolen", description: "there is a reader with an owner level" };
+  for (const [link, state] of reading) {
+    if (state.events !== events || state.group !== group || Math.max(level(link), level(sender)) < 0) continue;
+    if (level(link) > level(sender)) {
+      sender.close(stolen);
+      return false;
+    }
+    reading.delete(link);
+    link.close(stolen);
+  }
+  return true;
+}
+
 function put(context, name) {
   const { of, partition } = place(name);
   const batch = messages(context);
@@ -67,8 +90,13 @@ function put(context, name) {
   of.turn += 1;
   const hashed = wanted === undefined ? of.turn : crypto.createHash("md5").update(String(wanted)).digest()[0];
   const names = partitionsOf(path(name).split("/")[0]);
-  const events = of.partitions.get(partition || names[hashed % names.length]);
-  for (const sent of batch) events.push({ sent, number: events.length, enqueued: Date.now() });
+  const at = partition || names[hashed % names.length];
+  const own = path(name).split("/")[0];
+  for (const sent of batch) {
+    const line = { own, at, enqueued: Date.now(), sent: rhea.message.encode(sent).toString("base64") };
+    fs.appendFileSync(kept, `${JSON.stringify(line)}\n`);
+    add(line, sent);
+  }
   for (const link of reading.keys()) dispatch(link);
 }
 
@@ -96,6 +124,11 @@ function manage(context) {
   return answer(context, { application_properties: { "status-code": types.wrap_int(200), "status-description": "OK" }, body });
 }
 
+for (const text of fs.existsSync(kept) ? fs.readFileSync(kept, "utf8").split("\n") : []) {
+  // A line that was not written whole was not confirmed.
+  if (text.endsWith("}")) add(JSON.parse(text), rhea.message.decode(Buffer.from(JSON.parse(text).sent, "base64")));
+}
+
 const container = serve("eventhubs", port, key, {
   manage,
   put,
@@ -105,7 +138,9 @@ const container = serve("eventhubs", port, key, {
     if (group && group.startsWith("none")) return sender.close({ condition: "amqp:not-found", description: `The messaging entity '${group}' could not be found.` });
     const events = of.partitions.get(partition);
     if (!events) return sender.close({ condition: "amqp:not-found", description: "there is no such partition" });
-    return reading.set(sender, { events, next: begin(sender, events), given: sender.delivery_count });
+    if (!alone(sender, events, group)) return undefined;
+    sender.local.attach.snd_settle_mode = 1; // Readers settle nothing.
+    return reading.set(sender, { events, group, next: begin(sender, events), given: sender.delivery_count });
   },
 });
 container.on("sendable", ({ sender }) => dispatch(sender));
