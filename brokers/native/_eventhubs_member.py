@@ -29,6 +29,7 @@ from brokers.native._eventhubs_shares import share_of
 from brokers.native._kafka_lanes import Held, Partition, Room
 from brokers.native._topics import Taken
 from brokers.shared.backoff import waits
+from brokers.shared.limits import measure
 from brokers.shared.outage import Outage
 from mesh.address import Address
 from mesh.broker import Delivery, Message
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 BEGINNING = Checkpoint("-1", -1)
 OWNER_LEVEL = 0
+EVENT_BYTES = 512  # What an event takes beside what it holds, about.
 STOLEN = "link:stolen"
 NOTE_SECONDS, NOTE_AGAIN_SECONDS = 0.5, 2.0
 ROOM_SECONDS = 0.05
@@ -343,7 +345,9 @@ class Member:
             records.append(_Record(self._lane(event), number, message.body, message))
             share.read = str(plain(event.offset))
             share.passed.append(Checkpoint(share.read, number))
-        for held in share.lanes.admit(records):
+        beside = [{**each.message.metadata, **each.message.headers} for each in records]
+        sizes = [EVENT_BYTES + measure(each.value, more) for each, more in zip(records, beside, strict=True)]
+        for held in share.lanes.admit(records, sizes):
             self._queue(share, held)
 
     def _fail(self, error: BrokerError) -> None:

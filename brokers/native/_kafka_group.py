@@ -48,6 +48,7 @@ REBALANCE_SECONDS = 30.0
 FINISH_SECONDS = 10.0  # For what is handed out, before its partition may be another member's.
 SKEW_SECONDS = 10.0  # By which producers' clocks may be behind, or a record old that was being handled elsewhere.
 POLL_MS, FULL_MS = 200, 20
+RECORD_BYTES = 512  # What a record takes beside what it holds, about.
 STEADY_SECONDS, LONGEST_TRUCE = 60.0, 30.0  # A consumer that ends sooner is followed by the next one ever later.
 AT_ONCE = 500
 
@@ -331,7 +332,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
                 for at, records in found.items():
                     fetched = self._partitions.get(at)
                     if self._given is None and fetched is not None and fetched.live:
-                        for held in fetched.admit(records):
+                        for held in fetched.admit(records, [_size(record) for record in records]):
                             self._queue(fetched, held)
                         continue
                     with suppress(IllegalStateError):  # It was given out anew meanwhile: this is read again.
@@ -465,3 +466,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
         await consumer._coordinator.ensure_coordinator_known()
         told = {at: OffsetAndMetadata(offset, "") for at, offset in offsets.items()}
         await consumer._coordinator._do_commit_offsets(assignment, told)
+
+
+def _size(record: Any) -> int:
+    named = sum([len(name) + len(value or b"") for name, value in record.headers])
+    return RECORD_BYTES + len(record.value or b"") + len(record.key or b"") + named

@@ -12,7 +12,6 @@ __all__ = ["Held", "Partition", "Room"]
 
 WINDOW = 1000  # Offsets from the lowest that is unsettled: so many may come again after a crash.
 ROOM_BYTES = 16 * 1024 * 1024
-RECORD_BYTES = 512  # What a record takes beside what it holds, about.
 FIRST_BYTES = 1024 * 1024  # How large records are taken to be before any is seen.
 
 
@@ -44,11 +43,6 @@ class Room:
     def give_back(self, size: int) -> None:
         """Count what is held no longer."""
         self._taken -= size
-
-
-def _size(record: Any) -> int:
-    named = sum([len(name) + len(value or b"") for name, value in record.headers])
-    return RECORD_BYTES + len(record.value or b"") + len(record.key or b"") + named
 
 
 @dataclass(slots=True, eq=False)
@@ -113,9 +107,8 @@ class Partition:
         key: bytes | int | None = record.key if self._ordered else record.offset
         return key
 
-    def admit(self, records: Sequence[Any]) -> Iterator[Held]:
-        """Take what was fetched; give those whose turn it is."""
-        sizes = [_size(record) for record in records]
+    def admit(self, records: Sequence[Any], sizes: Sequence[int]) -> Iterator[Held]:
+        """Take what was fetched, of so many bytes each; give those whose turn it is."""
         self._room.took(sizes)
         for record, size in zip(records, sizes, strict=True):
             held = Held(record, size)
