@@ -1,4 +1,4 @@
-"""paho-mqtt reads a packet in about four calls of its socket, and writes each by itself: here many share one call."""
+"""paho-mqtt reads a message in about four calls of its socket, and writes each by itself: here many share one call."""
 
 from __future__ import annotations
 
