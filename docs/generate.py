@@ -181,7 +181,7 @@ def _by_layout(rows: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str
         for broker, text in row.items():
             name = broker.removesuffix("-native")
             apart.setdefault(fault if name == broker else f"{fault}, native layout", {})[name] = text
-    return dict(sorted(apart.items()))
+    return apart
 
 
 def _faults_table() -> str:
