@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError
 
-__all__ = ["AIOKafkaConsumer", "AIOKafkaProducer"]
+__all__ = ["AIOKafkaConnection", "AIOKafkaConsumer", "AIOKafkaProducer"]
 
 
 def _heeding_resets(send: Callable[..., Any]) -> Callable[..., Any]:

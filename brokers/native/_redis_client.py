@@ -46,7 +46,7 @@ AGAIN_SECONDS = 0.2
 BATCH_BYTES = 1024 * 1024
 SLOWEST = 1024 * 1024  # Bytes a second, of a line that is not taken for lost.
 AT_ONCE = 500  # Commands of one write to the server.
-LOST: tuple[type[Exception], ...] = (
+LOST = (
     ConnectionError,
     TimeoutError,
     ClusterError,
