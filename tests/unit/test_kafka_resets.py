@@ -14,6 +14,7 @@ from brokers.clients.kafka import AIOKafkaConnection
 
 def test_a_write_just_after_a_reset_ends_the_connection_alone() -> None:
     """uvloop's own error would end the consumer or producer that writes."""
+
     async def write() -> None:
         async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.close()
