@@ -164,9 +164,9 @@ def _faults() -> dict[str, dict[str, Mapping[str, object]]]:
     return found
 
 
-def _by_broker(heading: str, rows: Mapping[str, Mapping[str, str]], suffix: str = "") -> str:
-    """Make a table of texts by row and broker; a suffix tells the native layout."""
-    known = [f"{each.name}{suffix}" for each in _features()]
+def _by_broker(heading: str, rows: Mapping[str, Mapping[str, str]]) -> str:
+    """Make a table of texts by row and broker."""
+    known = [each.name for each in _features()]
     names = [name for name in known if any(name in row for row in rows.values())]
     lines = [f"| {heading} | {' | '.join(names)} |", f"| --- {'| --- ' * len(names)}|"]
     for name, row in rows.items():
@@ -174,7 +174,17 @@ def _by_broker(heading: str, rows: Mapping[str, Mapping[str, str]], suffix: str 
     return "\n".join(lines) + "\n"
 
 
-def _faults_table(suffix: str = "") -> str:
+def _by_layout(rows: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Make rows of their own of what was measured in the native layout, each behind that of the mesh's."""
+    apart: dict[str, dict[str, str]] = {}
+    for fault, row in rows.items():
+        for broker, text in row.items():
+            name = broker.removesuffix("-native")
+            apart.setdefault(fault if name == broker else f"{fault}, native layout", {})[name] = text
+    return apart
+
+
+def _faults_table() -> str:
     rows = {
         fault: {
             broker: f"{row['confirmed']:,} / {row['missing']} / {row['duplicates']}"
@@ -183,8 +193,7 @@ def _faults_table(suffix: str = "") -> str:
         }
         for fault, by_broker in _faults().items()
     }
-    there = {fault: row for fault, row in rows.items() if any(name.endswith("-native") == bool(suffix) for name in row)}
-    return _by_broker("what fails, under load", there, suffix)
+    return _by_broker("what fails, under load", _by_layout(rows))
 
 
 def _calls_table() -> str:
@@ -200,7 +209,7 @@ def _fault_times_table() -> str:
         fault: {broker: f"{row['seconds']}" for broker, row in by_broker.items() if "seconds" in row}
         for fault, by_broker in _faults().items()
     }
-    return _by_broker("seconds until", {fault: row for fault, row in rows.items() if row})
+    return _by_broker("seconds until", _by_layout(rows))
 
 
 def _actor_calls_table() -> str:
@@ -267,7 +276,6 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "api": api.table,
     "bindings": reference.bindings,
     "features": _features_table,
-    "native-faults": partial(_faults_table, "-native"),
     "native-features": _native_features_table,
     "flags": _flags_table,
     "ignored-flags": _ignored_table,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import quote_plus
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
+from aiokafka import ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
@@ -26,6 +26,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, Un
 
 from bindings.queues._access import hosts_of, tls_of
 from bindings.queues._reading import first_error, growing, handed, reading_by
+from brokers.clients.kafka import AIOKafkaConsumer, AIOKafkaProducer
 from brokers.clients.msk import AWS_IAM, MSKSettings, iam_tokens, wrong_settings
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Invoke, Reading

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import ConsumerRebalanceListener
 from aiokafka.errors import (
     IllegalGenerationError,
     IllegalStateError,
@@ -26,6 +26,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
+from brokers.clients.kafka import AIOKafkaConsumer
 from brokers.native._kafka_lanes import Held, Partition, Room
 from brokers.native._topics import Taken
 from brokers.shared.backoff import waits

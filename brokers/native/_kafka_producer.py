@@ -10,11 +10,12 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import quote_plus
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.conn import CloseReason
 from aiokafka.protocol.metadata import MetadataRequest
 
+from brokers.clients.kafka import AIOKafkaProducer
 from brokers.kafka._cluster import Cluster, error_of
 from brokers.kafka._config import KafkaConfig
 from brokers.native._kafka_settings import NativeKafkaSettings

@@ -46,7 +46,14 @@ AGAIN_SECONDS = 0.2
 BATCH_BYTES = 1024 * 1024
 SLOWEST = 1024 * 1024  # Bytes a second, of a line that is not taken for lost.
 AT_ONCE = 500  # Commands of one write to the server.
-LOST = (ConnectionError, TimeoutError, ClusterError, OSError, asyncio.TimeoutError)
+LOST = (
+    ConnectionError,
+    TimeoutError,
+    ClusterError,
+    OSError,
+    asyncio.TimeoutError,
+    RuntimeError,  # What uvloop says to a write just after a reset, before anybody was told.
+)
 NOT_NOW = ("BUSY ", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "UNBLOCKED")
 _T = TypeVar("_T")
 _Waiting = tuple[tuple[Any, ...], asyncio.Future[Any] | None]  # A command, and who waits for its reply.

@@ -28,7 +28,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import quote_plus
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
@@ -36,6 +36,7 @@ from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from msgspec.structs import replace as changed
 
+from brokers.clients.kafka import AIOKafkaConsumer
 from brokers.kafka._cluster import Cluster
 from brokers.kafka._config import KafkaConfig
 from brokers.native._kafka_group import REBALANCE_SECONDS, Member, end_consumer

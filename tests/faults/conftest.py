@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
@@ -79,7 +80,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if unknown := set(chosen) - set(BACKENDS):
         raise pytest.UsageError(f"--broker {', '.join(unknown)}: use one of {', '.join(BACKENDS)}")
     usual = getattr(metafunc.module, "EVERYWHERE" if REPORTING else "ORDINARY", SERVERS)
-    metafunc.parametrize("server_name", [name for name in usual if name in chosen], scope="session")
+    left_out = getattr(metafunc.module, "LEFT_OUT", {}).get(metafunc.function.__name__, ())
+    names = [name for name in usual if name in chosen and name not in left_out]
+    metafunc.parametrize("server_name", names, scope="session")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -202,6 +205,11 @@ class Site:
     home: Path
     namespace: str
 
+    @property
+    def topic(self) -> str:
+        """Name a topic that no other test has."""
+        return "orders"
+
     def gateway(
         self,
         app_id: str,
@@ -228,6 +236,11 @@ class Site:
 class NativeSite(Site):
     """A broker's server beside an embedded backbone: the component ``pubsub`` has topics on it."""
 
+    @property
+    def topic(self) -> str:
+        """Name a topic that no other test has: on the server, topics are without a namespace."""
+        return f"orders-{self.namespace}"
+
     def gateway(
         self,
         app_id: str,
@@ -237,11 +250,13 @@ class NativeSite(Site):
         http_port: int | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> GatewayProcess:
-        """Prepare a gateway with the component."""
+        """Prepare a gateway with the component on the server, or on the port of another URL of it."""
         backend = cast("NativeBackend", self.backend)
-        folder = self.home / "resources"
+        port = urlsplit(url or backend.url).port
+        assert port is not None
+        folder = self.home / f"resources-{port}"
         folder.mkdir(exist_ok=True)
-        (folder / "pubsub.yaml").write_text(component_text("pubsub", backend.type, **backend.settings(backend.port)))
+        (folder / "pubsub.yaml").write_text(component_text("pubsub", backend.type, **backend.settings(port)))
         return GatewayProcess(
             app_id,
             self.home,
