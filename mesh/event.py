@@ -60,7 +60,8 @@ _UNSAFE_IN_HEADER = re.compile(r"[^!#$&-~]")
 _has_unsafe = _UNSAFE_IN_HEADER.search
 _VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 # The whole of each escape, so that a backslash which is escaped itself begins none.
-_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
+_HEX = rb"[0-9a-fA-F]{2}"
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]%b\\u[dD][c-fC-F]%b|(u[dD][89a-fA-F]%b)|.)" % (_HEX, _HEX, _HEX), re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)")
 _INTEGERS = range(-(2**31), 2**31)
 _CORE = frozenset({"id", "source", "type", "specversion", "datacontenttype", "dataschema", "subject", "time"})

@@ -16,6 +16,7 @@ from mesh.address import Address
 from mesh.broker import Message, SubscribeOptions
 from mesh.errors import BrokerError, PublishRejectedError, TopologyMismatchError
 from mesh.inspection import Letter, Pile, Standing
+from mesh.tasks import task_group
 
 __all__ = ["Inspection", "message_of", "pairs"]
 
@@ -23,6 +24,7 @@ PAGE = 16  # An entry may have 256 MiB.
 NOBODY = "mesh-doctor"
 # Begins the key that says who sends a topic's letters back, for so long unless it goes on: it may have been killed.
 MARK, TURN_MS, LOOK_SECONDS = "mesh-dlq", 10_000, 0.2
+CLOSE_SECONDS = 2.0
 
 
 class Inspection:
@@ -68,20 +70,22 @@ class Inspection:
     @asynccontextmanager
     async def letters(self, address: Address) -> AsyncIterator[Pile]:
         """Go through a stream; what is removed is deleted from it, for every group."""
-        stream = _Stream(self._client, address.label)
-        try:
-            yield stream
-        finally:
-            await stream.let_go()
+        async with task_group() as tasks:
+            stream = _Stream(self._client, address.label, tasks)
+            try:
+                yield stream
+            finally:
+                await stream.let_go()
 
 
 class _Stream:
     """The entries of a stream."""
 
-    def __init__(self, client: Client, key: str) -> None:
-        self._client, self._key = client, key
+    def __init__(self, client: Client, key: str, tasks: asyncio.TaskGroup) -> None:
+        self._client, self._key, self._tasks = client, key, tasks
         self._turn = f"{MARK}:{key}"
-        self._mine, self._has_turn = secrets.token_hex(8).encode(), False
+        self._mine = secrets.token_hex(8).encode()
+        self._keeping: asyncio.Task[None] | None = None  # While it is this one's turn.
 
     async def _ask(self, *command: Any) -> Any:
         try:
@@ -107,24 +111,38 @@ class _Stream:
 
     async def check(self, letters: Sequence[Letter]) -> Sequence[Letter]:
         """See ``Remembering``: it is one's turn alone, as two at the same letters would send each of them twice."""
+        if self._keeping is not None:
+            if await self._ask("GET", self._turn) != self._mine:
+                raise BrokerError(f"somebody else sends letters of {self._key} back now: this was away for too long")
+            return letters
         deadline = asyncio.get_running_loop().time() + 2 * TURN_MS / 1000
         while await self._ask("SET", self._turn, self._mine, "NX", "PX", TURN_MS) is None:
-            if await self._ask("GET", self._turn) == self._mine:
-                await self._ask("PEXPIRE", self._turn, TURN_MS)
-                return letters
             if asyncio.get_running_loop().time() > deadline:
                 raise BrokerError(f"somebody else sends letters of {self._key} back; try again when that has ended")
             await asyncio.sleep(LOOK_SECONDS)
-        self._has_turn = True
+        self._keeping = self._tasks.create_task(self._keep(), name="redis-turn")
         return [each for each in letters if await self._ask("XRANGE", self._key, each.id, each.id)]
 
     async def remove(self, letters: Sequence[Letter]) -> None:
         await self._ask("XDEL", self._key, *(each.id for each in letters))
 
+    async def _keep(self) -> None:
+        """Have the turn hold on, however long a batch takes."""
+        while True:
+            await asyncio.sleep(TURN_MS / 3000)
+            with suppress(BrokerError):  # `check` finds out whether it was lost meanwhile.
+                if await self._ask("GET", self._turn) == self._mine:
+                    await self._ask("PEXPIRE", self._turn, TURN_MS)
+
     async def let_go(self) -> None:
         """Let the next one send letters back."""
-        if self._has_turn and await self._ask("GET", self._turn) == self._mine:
-            await self._ask("DEL", self._turn)
+        if self._keeping is None:
+            return
+        self._keeping.cancel()
+        with suppress(BrokerError, TimeoutError):  # It ends by itself.
+            async with asyncio.timeout(CLOSE_SECONDS):
+                if await self._ask("GET", self._turn) == self._mine:
+                    await self._ask("DEL", self._turn)
 
 
 def _id(entry: Any) -> str:

@@ -79,7 +79,7 @@ def made(kind: str, records: StateStore | None = None, **settings: str) -> Abstr
 @pytest.mark.parametrize(
     ("kind", "settings", "setting", "text"),
     [
-        ("kafka", {"brokers": "localhost:9092", "authType": "awsiam"}, "authType", "is one of none, password, mtls"),
+        ("kafka", {"brokers": "localhost:9092", "authType": "oidc"}, "authType", "is one of none, password, mtls"),
         ("kafka", {"brokers": "localhost:9092", "authType": "password"}, "saslUsername", "is missing"),
         ("kafka", {"brokers": "localhost:9092", "authType": "mtls"}, "authType", "needs clientCert and clientKey"),
         ("kafka", {"brokers": "localhost:9092", "caCert": "/there/is/none"}, "caCert", "cannot be used"),
