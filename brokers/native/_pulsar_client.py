@@ -91,7 +91,7 @@ class Client:
         self._client: Any = None
         self._open = False
         self._crypto: Any = None
-        self._producers: OrderedDict[str, Any] = OrderedDict()
+        self._producers: OrderedDict[tuple[str, bool], Any] = OrderedDict()  # And whether each message goes alone.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._consumers: set[Any] = set()
 
@@ -224,20 +224,26 @@ class Client:
             self.outage.forget(key)
         raise unavailable(f"Pulsar at {self.shown}")
 
-    async def producer(self, topic: str) -> Any:
-        """Give a topic's producer; made when it is asked for first, or was lost for good."""
-        if (found := self._producers.get(topic)) is not None:
-            self._producers.move_to_end(topic)
-            return found
+    async def producer(self, topic: str, *, alone: bool = False) -> Any:
+        """Give a topic's producer; made when it is asked for first, or was lost for good.
+
+        Args:
+            topic: Whose.
+            alone: Whether each message goes by itself whatever the settings say.
+        """
+        found = self.settings
+        key = topic, found.unbatched or alone
+        if (known := self._producers.get(key)) is not None:
+            self._producers.move_to_end(key)
+            return known
         lock = self._locks.setdefault(topic, asyncio.Lock())
         async with lock:
-            if topic in self._producers:
-                return self._producers[topic]
-            found = self.settings
+            if key in self._producers:
+                return self._producers[key]
             made = await self._client.create_producer(
                 topic,
                 schema=self._schemas.get(topic),
-                batching_enabled=not found.unbatched,
+                batching_enabled=not (found.unbatched or alone),
                 batching_type=pulsar.BatchingType.KeyBased,  # Of several keys in one, key_shared heeds the first alone.
                 batching_max_messages=found.batch_messages,
                 batching_max_allowed_size_in_bytes=found.batch_size,
@@ -246,19 +252,21 @@ class Client:
                 encryption_key=found.keys,
                 crypto_key_reader=self._crypto,
             )
-            self._producers[topic] = made
+            self._producers[key] = made
         if len(self._producers) > MAX_PRODUCERS:
             await self._closed(self._producers.popitem(last=False)[1])
         return made
 
     async def send(self, topic: str, body: bytes, **more: Any) -> None:
         """Send once; raises what the library raises."""
-        producer = await self.producer(topic)
+        # What is delayed overtakes the batch of its producer: a broker that deduplicates then takes that for a repeat.
+        alone = more.get("deliver_at") is not None
+        producer = await self.producer(topic, alone=alone)
         try:
             await producer.send(body, **more)
         except PulsarException as error:
             if error.error() in (Result.AlreadyClosed, Result.ProducerNotInitialized):
-                self._producers.pop(topic, None)
+                self._producers.pop((topic, self.settings.unbatched or alone), None)
             raise
 
     async def partitions(self, topic: str) -> list[str]:

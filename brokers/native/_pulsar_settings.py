@@ -269,7 +269,8 @@ class Tokens:
                 self.token, lasts = self._fetch()
                 self.until = time.monotonic() + lasts * TOKEN_SHARE
             except Exception as error:  # noqa: BLE001 - see above
-                logger.warning("no token from %s: %s", urlsplit(self.settings.token_url or "").hostname, error)
+                place = self.settings.token_url or f"the issuer in {self.settings.credentials}"
+                logger.warning("no token from %s: %s", urlsplit(place).hostname or place, error)
                 return ""
         return self.token
 
@@ -285,7 +286,9 @@ class Tokens:
             "audience": " ".join(found.audiences.replace(",", " ").split()),
         }
         body = urlencode({name: value for name, value in form.items() if value}).encode()
-        url = found.token_url or given["issuer_url"]
+        url = str(found.token_url or given["issuer_url"])
+        if not url.startswith(("http:", "https:")):
+            raise ValueError("issuer_url is no URL of http or https")
         tls = TLSFiles(found.token_ca).context() if url.startswith("https:") else None
         with urlopen(Request(url, body), timeout=TOKEN_SECONDS, context=tls) as answer:  # noqa: S310 - a URL of http
             reply = json.loads(answer.read(MAX_TOKEN_BYTES))

@@ -54,7 +54,7 @@ class Client:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: BrokerError | None = None
         self._publisher: AbstractChannel | None = None
-        self._opening = asyncio.Lock()
+        self._opening, self._room = asyncio.Lock(), asyncio.Lock()
         self.exchanges: dict[str, asyncio.Future[AbstractChannel]] = {}
         raw.close_callbacks.add(self._note_closed)
         transport = raw.transport
@@ -109,9 +109,10 @@ class Client:
         self.fail(BrokerUnavailableError("the connection is closed"))
 
     async def drained(self) -> None:
-        """Wait until the server takes what was sent, or the connection broke."""
-        with suppress(OSError):
-            await self._writer.drain()
+        """Wait until the server takes what was sent, or the connection broke: one after the other, in order."""
+        async with self._room:
+            with suppress(OSError):
+                await self._writer.drain()
 
     async def send(self, sending: Coroutine[Any, Any, object]) -> object:
         """Await what the library gives up if its caller is cancelled, without harm: a publish; give its confirmation.

@@ -257,6 +257,8 @@ class _Replay:
         component, prefix = self._component, self._component.broker.features.event_prefix
         if isinstance(self._pile, Remembering):
             letters = list(await self._pile.check(letters))
+            if not letters:
+                return
         messages = [sent_back(each.message, self._topic, each, prefix) for each in letters]
         try:
             async with asyncio.timeout(PUBLISH_WITHIN):
@@ -268,7 +270,8 @@ class _Replay:
         if stored:
             await self._pile.remove(stored)
         self._outcome.done += len(stored)
-        self._outcome.to[where.label.removeprefix(component.topic_prefix)] += len(stored)
+        if stored:
+            self._outcome.to[where.label.removeprefix(component.topic_prefix)] += len(stored)
         self._done(self._outcome.done)
         for failed in filter(None, results):
             if isinstance(failed, PublishRejectedError):  # Of this one; others may go.

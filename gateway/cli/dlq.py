@@ -112,21 +112,17 @@ async def _list(looked: Looked, found: argparse.Namespace) -> int:
             try:
                 async with asyncio.timeout(COUNT_WITHIN), looked.pubsub(_component(looked, name)) as component:
                     piles |= {(name, topic): of for topic, of in (await _put_away(looked, component)).items()}
-            except (MeshError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is no reason to count nothing else
                 unknown = True  # Where it has letters that files name, their count says why as well.
                 if not any(pubsub == name for pubsub, _ in piles):
-                    complain(f"{name}: {str(error) or f'it did not answer within {COUNT_WITHIN:g} s'}")
+                    complain(f"{name}: {_told_of(error)}")
     for (pubsub, topic), of in piles.items():
         count = None
         try:
             async with asyncio.timeout(COUNT_WITHIN):
                 count = await _counted(looked, pubsub, topic)
-        except TimeoutError as error:
-            complain(f"{pubsub}/{topic}: {str(error) or f'it did not answer within {COUNT_WITHIN:g} s'}")
-        except MeshError as error:
-            complain(f"{pubsub}/{topic}: {error}")
-        except Exception as error:  # noqa: BLE001 - an adapter's own, which is no reason to count nothing else
-            complain(f"{pubsub}/{topic}: its adapter failed: {type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no reason to count nothing else
+            complain(f"{pubsub}/{topic}: {_told_of(error)}")
         records.append({"pubsub": pubsub, "topic": topic, "letters": count, "of": list(dict.fromkeys(of))})
     if found.output == "table":
         if not records:
@@ -135,6 +131,12 @@ async def _list(looked: Looked, found: argparse.Namespace) -> int:
         records = [{**each, "of": ", ".join(each["of"])} for each in records]
     show_records(records, found.output, _PILES)
     return int(unknown or any(each["letters"] is None for each in records))
+
+
+def _told_of(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return str(error) or f"it did not answer within {COUNT_WITHIN:g} s"
+    return str(error) if isinstance(error, MeshError) else f"its adapter failed: {type(error).__name__}: {error}"
 
 
 async def _counted(looked: Looked, pubsub: str, topic: str) -> int:
@@ -207,8 +209,8 @@ async def _put_away(looked: Looked, component: PubSubComponent) -> dict[str, lis
         return found
     for each in looked.subscriptions:
         if each.pubsub == component.name and component.group:
-            where = component.address(each.topic, pattern=component.broker.features.wildcard)
             try:
+                where = component.address(each.topic, pattern=component.broker.features.wildcard)
                 options = SubscriptionSettings.read(each, component).options
                 standing = await component.broker.inspect(where, options)
             except (MeshError, ValueError):  # As mesh doctor tells.

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import orjson
+from msgspec.structs import replace
 
 from mesh import telemetry
 from mesh.application import Application
@@ -222,7 +223,7 @@ class Consumer:
             if not letter_headers(message) and not self._holds_letters(topic):
                 raise
             # What could not be read there is what dead letter topics are for: it is shown as any raw message is.
-            event = wire.read(message, topic, raw=True, batch=False)
+            event = replace(wire.read(message, topic, raw=True, batch=False), raw=False)  # It has an envelope.
         if batch and not self._raw:
             members_of(event.body)  # One that is no JSON would spoil its whole batch.
         return event

@@ -22,7 +22,6 @@ from mesh.blocks.wire import Wire
 from mesh.broker import Broker, Features, Message
 from mesh.errors import (
     BadArgumentError,
-    BrokerError,
     MeshError,
     PermissionDeniedError,
     PublishFailedError,
@@ -184,7 +183,7 @@ def spelled(metadata: Mapping[str, str], others: Sequence[str] = ()) -> Mapping[
     return found
 
 
-def _end(begun: Begun | None, error: BrokerError | None) -> None:
+def _end(begun: Begun | None, error: MeshError | None) -> None:
     """End the span of a publish, unless that is tried again."""
     if begun is not None and not (error is not None and error.retryable):
         begun.error = "" if error is None else f"{error.code}: {error}"
@@ -276,7 +275,7 @@ class PubSubComponent:
         message, begun = cast("_Made", operation.kept)
         try:
             await self.broker.publish(self.address(asked.topic), message)
-        except BrokerError as error:
+        except MeshError as error:
             _end(begun, error)
             raise
         _end(begun, None)
@@ -307,7 +306,12 @@ class PubSubComponent:
             operation.kept = made
         events = cast("Mapping[str, _Made]", operation.kept)
         messages = [events[entry.entry_id][0] for entry in asked.entries]
-        results = await self.broker.publish_many(self.address(asked.topic), messages)
+        try:
+            results = await self.broker.publish_many(self.address(asked.topic), messages)
+        except MeshError as failure:
+            for _, begun in events.values():
+                _end(begun, failure)
+            raise
         for entry, error in zip(asked.entries, results, strict=True):
             _end(events[entry.entry_id][1], error)
         self._count(asked.topic, sum(error is None for error in results))
