@@ -84,6 +84,7 @@ async def end_consumer(consumer: AIOKafkaConsumer) -> None:
                 each.cancel()
             await asyncio.wait(pending)
         await client.close()
+        consumer.let_go()
 
 
 class _Settler:

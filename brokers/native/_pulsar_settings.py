@@ -138,10 +138,10 @@ class PulsarSettings(NativeSettings):
         "Most events that a member of a group fetches ahead, of each partition at least one; no other gets these.",
         COUNT, default=10,
     )  # fmt: skip
-    redelivery: float = setting(
+    redelivery: float | None = setting(
         "redeliveryDelay",
         "How long an event waits at least that the application refused; if not set, as resiliency says.",
-        lasting(), default=0.0, aliases=("nackRedeliveryDelay",),
+        lasting(), default=None, aliases=("nackRedeliveryDelay",),
     )  # fmt: skip
     concurrency: int = setting(
         "maxConcurrentHandlers", "Most events of a subscription at work at once at one instance.", COUNT, default=100

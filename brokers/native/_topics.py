@@ -118,8 +118,8 @@ class NativeTopics(Frameless, ComponentAdapter):
             raise not_in_layout(features, "ordered subscriptions")
         if options.ephemeral and not features.ephemeral:
             raise not_in_layout(features, "subscriptions that end with their instance")
-        asks = address.is_pattern or not {"*", ">"}.isdisjoint(address.label.split("."))
-        if asks and not features.wildcard and not features.own_wildcards:
+        written = not features.own_wildcards and not {"*", ">"}.isdisjoint(address.label.split("."))
+        if not features.wildcard and (address.is_pattern or written):
             raise not_in_layout(features, f"the pattern {address.label!r}")
 
     @asynccontextmanager

@@ -245,7 +245,7 @@ class _Member:
 
     async def after(self, delay: float, work: Callable[[], Awaitable[None]]) -> None:
         """Have something done later, though not before ``redeliveryDelay``."""
-        await self.delays.after(max(delay, self._client.settings.redelivery), work)
+        await self.delays.after(max(delay, self._client.settings.redelivery or 0.0), work)
 
     async def stop(self) -> None:
         self._stopping = True

@@ -235,11 +235,13 @@ async def test_the_rest_of_a_batch_goes_to_others(server: PulsarServer) -> None:
             await other(server, "half", publish=numbers(40), batch=True)
             await first.holds(11)
             go_on.set()
-        taken = len(first.deliveries)
         assert all(each.settled == "ack" for each in first.deliveries)
+
+        def arrived() -> None:
+            assert {int(body) for body in first.bodies + second.bodies} == set(range(40))
+
         async with ours.subscribe(at("half"), options, second):
-            await second.holds(40 - taken)
-    assert {int(body) for body in first.bodies + second.bodies} == set(range(40))
+            await eventually(arrived)  # Some of those that the first one has settled come again.
 
 
 async def test_a_member_fetches_no_more_ahead_than_it_is_told(server: PulsarServer) -> None:

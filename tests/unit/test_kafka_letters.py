@@ -69,9 +69,9 @@ def pile(cluster: Cluster, group: Group | None = None) -> Records:
     [
         (b"k", b"", [("a", b"1"), ("b", "é".encode())], ""),
         (None, b"\xff", [], ""),
-        (b"\xff", b"v", [], "its record has a key or a header that is no text"),
-        (b"k", b"v", [("a", b"\xff")], "its record has a key or a header that is no text"),
-        (b"k", b"v", [("a", None)], "its record has a key or a header that is no text"),
+        (b"\xff", b"v", [], "its record has a key that is no text"),
+        (b"k", b"v", [("a", b"\xff")], "its record has a header that is no text"),
+        (b"k", b"v", [("a", None)], "its record has a header that is no text"),
         (b"k", b"v", [("a", b"1"), ("a", b"2")], "its record has several headers of one name"),
         (b"k", None, [], "its record has no value, which is not the same as an empty one"),
     ],
