@@ -38,7 +38,7 @@ INBOX = "mesh-inbox-"
 # An inbox, or the queue of a service without a gateway; never one of the mesh, which holds events, or what is served.
 INBOXES = Inboxes("RabbitMQ", r"(?!mesh\.)[^\r\n]+")
 UNUSED_EXPIRES_MS = 60_000
-LEAVE_WAIT = 1.0
+LEAVE_WAIT = 3.0  # What was routed here is to be read by then, on a busy machine as well.
 NOT_FOUND = 404
 KEY_LIMIT = 240
 
