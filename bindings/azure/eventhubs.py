@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
@@ -241,24 +242,28 @@ class EventHubsBinding(AzureAdapter):
         """Read the partitions while it is entered."""
         settings: EventHubsSettings = self._settings
         now = time.time()
-        client = self._client(
-            EventHubConsumerClient, consumer_group=settings.group or DEFAULT_GROUP, idle_timeout=SILENT_SECONDS
+        reader = partial(
+            self._client,
+            EventHubConsumerClient,
+            consumer_group=settings.group or DEFAULT_GROUP,
+            idle_timeout=SILENT_SECONDS,
         )
-        source = _Source(self, client, settings)
+        client = reader()
+        source = _Source(self, client, reader, settings)
         try:
             described = await source.described()
             # A hub that was deleted and made again has other events.
             made = described["created_at"].timestamp()
             place = f"{self.host}||{self.hub}||{made:.0f}||{settings.group or f'of {reading.app_id}'}"
-            reader = HubReader(source, reading, self._owners, self._records, place)
-            await reader.begin(described["partition_ids"], self._before, now)
+            hub = HubReader(source, reading, self._owners, self._records, place)
+            await hub.begin(described["partition_ids"], self._before, now)
             async with task_group() as tasks:
-                looking = tasks.create_task(reader.look(tasks), name="eventhubs-look")
+                looking = tasks.create_task(hub.look(tasks), name="eventhubs-look")
                 try:
                     yield
                 finally:
                     looking.cancel()
-                    reader.leave()
+                    hub.leave()
         finally:
             await closed(client)
 
@@ -272,8 +277,14 @@ class EventHubsBinding(AzureAdapter):
 class _Source:
     """What `HubReader` asks."""
 
-    def __init__(self, binding: EventHubsBinding, client: EventHubConsumerClient, settings: EventHubsSettings) -> None:
-        self._binding, self._client, self._settings = binding, client, settings
+    def __init__(
+        self,
+        binding: EventHubsBinding,
+        client: EventHubConsumerClient,
+        reader: Callable[[], EventHubConsumerClient],
+        settings: EventHubsSettings,
+    ) -> None:
+        self._binding, self._client, self._reader, self._settings = binding, client, reader, settings
         self.host, self.hub, self.group = binding.host, binding.hub, settings.group or DEFAULT_GROUP
         self.shown, self.properties, self.failed = binding.shown, settings.properties, binding.failed
 
@@ -290,7 +301,7 @@ class _Source:
         return [only] if only else listed
 
     def arriving(self, partition: str, after: str | int | datetime) -> AbstractAsyncContextManager[asyncio.Queue[Any]]:
-        return arriving(self._client, partition, after)
+        return arriving(self._reader, partition, after)
 
 
 async def _check_size(sender: EventHubProducerClient, event: EventData) -> None:

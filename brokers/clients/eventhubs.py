@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -171,18 +171,23 @@ def refused(error: BaseException) -> bool:
 
 @asynccontextmanager
 async def arriving(
-    client: EventHubConsumerClient, partition: str, after: str | int | datetime, owner_level: int | None = None
+    make: Callable[[], EventHubConsumerClient],
+    partition: str,
+    after: str | int | datetime,
+    owner_level: int | None = None,
 ) -> AsyncIterator[asyncio.Queue[Any]]:
     """Give what comes in a partition: lists of events, an empty one every few seconds without, and errors.
 
     An error is the end. Where the library cannot open the partition, it tells nothing: then nothing comes.
 
     Args:
-        client: Of the consumer group.
+        make: Makes a client of the consumer group. Each reading has its own: one that is still being closed, or did not
+            close, has its client refuse another reading of the partition.
         partition: Which one.
         after: Behind what.
         owner_level: Keeps out readers of a lower level, or of none, and those of the same one that came before.
     """
+    client = make()  # It has no connection beside that of the reading, which ends with it.
     queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
 
     async def put(_: object, what: Any) -> None:

@@ -124,7 +124,7 @@ class Member:
     def __init__(
         self,
         place: Place,
-        client: EventHubConsumerClient,
+        reader: Callable[[], EventHubConsumerClient],
         checkpoints: Checkpoints,
         address: Address,
         outage: Outage,
@@ -137,7 +137,7 @@ class Member:
 
         Args:
             place: The hub.
-            client: Reads it, for the group.
+            reader: Makes what reads a partition, for the group.
             checkpoints: Of the group.
             address: Of the events.
             outage: Is told when the service is away.
@@ -145,7 +145,7 @@ class Member:
             lane: Tells which events follow each other; a number = none.
             read: Makes the message of an event, and is told its partition.
         """
-        self._place, self._client, self._checkpoints = place, client, checkpoints
+        self._place, self._reader, self._checkpoints = place, reader, checkpoints
         self._address, self._outage, self._pace, self._lane, self._read = address, outage, pace, lane, read
         self._me = secrets.token_hex(16)
         self._names: Sequence[str] = ()
@@ -307,7 +307,7 @@ class Member:
         while True:
             before = share.read
             try:
-                async with arriving(self._client, share.name, share.read, OWNER_LEVEL) as queue:
+                async with arriving(self._reader, share.name, share.read, OWNER_LEVEL) as queue:
                     while True:
                         self._admit(share, await self._next(queue))
                         while share.lanes.full:  # noqa: ASYNC110 - whatever is settled in it may make room

@@ -276,7 +276,7 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
 
         async with self._hub(address.label, options.group) as hub, self._checkpoints(address.label, options) as notes:
             member = Member(
-                *(hub, hub.client, notes, address, self._outage),
+                *(hub, partial(self._reader, address.label, options.group), notes, address, self._outage),
                 pace=self.pace,
                 lane=lane,
                 read=lambda event, partition: _read(event, address.label, partition, whole=whole),
@@ -284,9 +284,15 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
             async with member.joined():
                 yield member
 
+    def _reader(self, hub: str, group: str) -> EventHubConsumerClient:
+        made: EventHubConsumerClient = self._client(
+            EventHubConsumerClient, hub, consumer_group=group, idle_timeout=SILENT_SECONDS
+        )
+        return made
+
     @asynccontextmanager
     async def _hub(self, name: str, group: str) -> AsyncIterator[_Hub]:
-        client = self._client(EventHubConsumerClient, name, consumer_group=group, idle_timeout=SILENT_SECONDS)
+        client = self._reader(name, group)
         try:
             yield _Hub(self, name, client)
         finally:
@@ -314,7 +320,7 @@ class _Hub:
     """What a member asks of one."""
 
     def __init__(self, topics: EventHubsTopics, name: str, client: EventHubConsumerClient) -> None:
-        self._topics, self._name, self.client = topics, name, client
+        self._topics, self._name, self._client = topics, name, client
         self._few = asyncio.Semaphore(MAX_ASKED)
 
     def failed(self, error: BaseException) -> BrokerError:
@@ -323,12 +329,12 @@ class _Hub:
     async def partitions(self) -> Sequence[str]:
         with self._topics._failures(self._name):
             async with asyncio.timeout(ASK_SECONDS):
-                return await self.client.get_partition_ids()
+                return await self._client.get_partition_ids()
 
     async def end(self, name: str) -> Checkpoint:
         with self._topics._failures(self._name):
             async with self._few, asyncio.timeout(ASK_SECONDS):
-                found = await self.client.get_partition_properties(name)
+                found = await self._client.get_partition_properties(name)
         if found["is_empty"]:
             return BEGINNING
         return Checkpoint(str(plain(found["last_enqueued_offset"])), int(found["last_enqueued_sequence_number"]))
