@@ -23,7 +23,7 @@ from azure.eventhub import EventData
 from azure.eventhub.aio import EventHubConsumerClient
 
 from brokers.clients.azure_amqp import plain
-from brokers.clients.azure_checkpoints import Checkpoint, Checkpoints, Ownership
+from brokers.clients.azure_checkpoints import BEGINNING, Checkpoint, Checkpoints, Ownership
 from brokers.clients.eventhubs import QUIET_SECONDS, arriving
 from brokers.native._eventhubs_shares import share_of
 from brokers.native._kafka_lanes import Held, Partition, Room
@@ -36,11 +36,10 @@ from mesh.broker import Delivery, Message
 from mesh.errors import BrokerError, BrokerUnavailableError
 from mesh.tasks import task_group
 
-__all__ = ["BEGINNING", "Member", "Pace", "Place"]
+__all__ = ["Member", "Pace", "Place"]
 
 logger = logging.getLogger(__name__)
 
-BEGINNING = Checkpoint("-1", -1)
 OWNER_LEVEL = 0
 EVENT_BYTES = 512  # What an event takes beside what it holds, about.
 STOLEN = "link:stolen"
@@ -188,7 +187,7 @@ class Member:
         known = await self._checkpoints.read()
         if names[0] in known:
             return
-        owned = await self._checkpoints.owners()
+        owned = (await self._checkpoints.owners()).of
 
         async def begin(name: str) -> None:
             begins = BEGINNING if name in owned else await self._place.end(name)
@@ -249,8 +248,8 @@ class Member:
                 return
 
     async def _claim(self, tasks: asyncio.TaskGroup) -> None:
-        names, owned = await self._partitions(), await self._checkpoints.owners()
-        wanted = share_of(names, owned, self._me, time.time() - self._pace.expires)
+        names, (owned, now) = await self._partitions(), await self._checkpoints.owners()
+        wanted = share_of(names, owned, self._me, now - self._pace.expires)
         if self._stopping:  # It keeps what it has, as that is being handled.
             wanted = [name for name in wanted if name in self._shares]
         got: dict[str, Ownership] = {}

@@ -32,7 +32,7 @@ from azure.eventhub.exceptions import AuthenticationError
 
 from brokers.clients.azure import AzureAdapter
 from brokers.clients.azure_amqp import plain, secrets_of
-from brokers.clients.azure_checkpoints import Checkpoint, CheckpointPlace, Checkpoints
+from brokers.clients.azure_checkpoints import BEGINNING, Checkpoint, CheckpointPlace, Checkpoints
 from brokers.clients.azure_senders import Senders
 from brokers.clients.eventhubs import (
     ASK_SECONDS,
@@ -49,7 +49,7 @@ from brokers.clients.eventhubs import (
     refused,
     told,
 )
-from brokers.native._eventhubs_member import BEGINNING, Member, Pace
+from brokers.native._eventhubs_member import Member, Pace
 from brokers.native._eventhubs_settings import NOT_MADE, EventHubsTopicsSettings
 from brokers.native._held import GoneError
 from brokers.native._topics import NativeTopics
@@ -308,9 +308,14 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
             yield notes
 
     async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
-        """Compare what the group has noted with the ends of the hub's partitions."""
+        """Compare what the group has noted with the ends of the hub's partitions.
+
+        A partition of which only an offset is noted, as old libraries do, is left out: how many events are behind it,
+        the hub does not tell.
+        """
         async with self._hub(address.label, options.group) as hub, self._checkpoints(address.label, options) as notes:
-            noted = await notes.read()
+            read = await notes.read()
+            noted = {name: each for name, each in read.items() if each.number >= 0 or each == BEGINNING}
             async with task_group() as tasks:
                 ends = {name: tasks.create_task(hub.end(name), name="eventhubs-end") for name in noted}
         return Backlog(sum(max(0, end.result().number - noted[name].number) for name, end in ends.items()))
