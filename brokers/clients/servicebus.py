@@ -43,11 +43,13 @@ __all__ = [
     "connection_setting",
     "make_message",
     "namespace_setting",
+    "no_session",
     "properties_of",
     "told",
 ]
 
 MAX_TTL = 2**31 - 1
+TIMEOUT = b"com.microsoft:timeout"  # Why a link was not made.
 NOTHING: Mapping[str, str] = {}
 WAIT_SECONDS = 1.0  # Less than a request is given when it is left: one that is cancelled breaks the connection.
 BUSY_WAIT_SECONDS = 0.1  # What is settled waits for it.
@@ -217,6 +219,15 @@ async def _closed(used: ServiceBusReceiver | ServiceBusSender) -> None:
     with suppress(ServiceBusError, OSError, ValueError, RuntimeError, TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             await used.close()
+
+
+def no_session(error: OperationTimeoutError) -> bool:
+    """Tell whether the service itself said that the time was over, in which no session came.
+
+    The library has the same error for a connection or a token that was waited for.
+    """
+    told = getattr(error.__cause__, "inner_exception", None)
+    return getattr(told, "condition", None) == TIMEOUT
 
 
 def make_message(

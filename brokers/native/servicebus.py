@@ -35,6 +35,7 @@ from brokers.clients.servicebus import (
     connection_setting,
     make_message,
     namespace_setting,
+    no_session,
 )
 from brokers.native._held import GoneError
 from brokers.native._servicebus_member import Member
@@ -174,7 +175,9 @@ class ServiceBusTopics(NativeTopics, ServiceBusAdapter):
         with self._failures(entity):
             try:
                 yield
-            except OperationTimeoutError as error:  # A session was waited for.
+            except OperationTimeoutError as error:
+                if not no_session(error):
+                    raise
                 raise NoSessionError(f"{entity!r} of {self._shown}: {self._reason(error)}") from None
 
     async def check(self) -> None:
