@@ -32,6 +32,7 @@ from bindings.azure._checkpoints import CheckpointPlace
 from bindings.azure._client import AzureAdapter
 from bindings.azure._hub_reader import HubReader
 from brokers.clients.azure_amqp import secrets_of
+from brokers.clients.azure_senders import Senders
 from brokers.clients.azure_storage import account_kind, key_kind
 from brokers.clients.eventhubs import (
     ASK_SECONDS,
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EventHubsBinding"]
 
-MAX_SENDERS = 8
 LARGE = 200_000  # Every hub takes what is smaller.
 DEFAULT_GROUP = "$Default"
 
@@ -119,8 +119,7 @@ class EventHubsBinding(AzureAdapter):
     def __init__(self, settings: Any) -> None:
         """Prepare; entering connects."""
         super().__init__(settings)
-        self._idle: list[EventHubProducerClient] = []
-        self._senders = asyncio.Semaphore(MAX_SENDERS)
+        self._senders = Senders(lambda _: self._client(EventHubProducerClient), closed)
         self._records: StateStore
         self._owners: Owners
         self._credential: Any = None
@@ -163,11 +162,7 @@ class EventHubsBinding(AzureAdapter):
         if said and self.hub != said:
             raise self._problem("the connection string is for another hub", "eventHub")
         self._before = await self._checkpoints()
-        self._stack.push_async_callback(self._close_senders)
-
-    async def _close_senders(self) -> None:
-        while self._idle:
-            await closed(self._idle.pop())
+        self._stack.push_async_callback(self._senders.close)
 
     @property
     def shown(self) -> str:
@@ -207,35 +202,20 @@ class EventHubsBinding(AzureAdapter):
         if content := asked.metadata.get("contentType"):
             event.content_type = content
         where = {"partition_key": key} if key else {"partition_id": self._settings.partition or None}
-        async with self._senders:
-            with self.failures():
-                async with asyncio.timeout(SEND_SECONDS):
+        with self.failures():
+            async with asyncio.timeout(SEND_SECONDS):
+                try:
                     await self._send(event, where, len(asked.data) > LARGE)
+                except Exception as error:
+                    if not self.failed(error).retryable:
+                        raise
+                    await self._send(event, where, len(asked.data) > LARGE, fresh=True)
 
-    async def _send(self, event: EventData, where: Mapping[str, str | None], large: bool) -> None:
-        """Send by a sender that is idle; the service may have left it meanwhile, and then by a new one."""
-        if self._idle:
-            try:
-                await self._send_by(self._idle.pop(), event, where, large)
-            except Exception as error:
-                if not self.failed(error).retryable:
-                    raise
-            else:
-                return
-        await self._send_by(self._client(EventHubProducerClient), event, where, large)
-
-    async def _send_by(
-        self, sender: EventHubProducerClient, event: EventData, where: Mapping[str, Any], large: bool
-    ) -> None:
-        """Send; a sender serves one call at a time, and one that failed or was cancelled is not used again."""
-        try:
+    async def _send(self, event: EventData, where: Mapping[str, Any], large: bool, *, fresh: bool = False) -> None:
+        async with self._senders.lend(self.hub, fresh=fresh) as sender:
             if large:
                 await _check_size(sender, event)
             await sender.send_event(event, timeout=SEND_SECONDS, **where)
-        except BaseException:
-            await closed(sender)
-            raise
-        self._idle.append(sender)
 
     @asynccontextmanager
     async def reading(self, reading: Reading) -> AsyncIterator[None]:

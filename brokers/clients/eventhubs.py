@@ -52,7 +52,7 @@ SILENT_SECONDS = 20.0  # Without a frame, a connection is lost: the library's ti
 TICK_SECONDS = 5.0  # Longer than it takes to find that a partition cannot be opened.
 QUIET_SECONDS = 15.0  # Without a tick, the partition cannot be opened.
 MAX_KEY = 128
-PREFETCH, BATCH = 50, 25  # Of each partition that is read they are in memory, and twice the latter.
+PREFETCH, BATCH = 50, 25  # Of each partition that is read so many are in memory, and of the latter up to thrice.
 _REFUSED = (
     *("not-found", "unauthorized-access", "not-allowed", "argument-error", "argument-out-of-range"),
     "link:message-size-exceeded",
@@ -144,9 +144,10 @@ def half_of_a_place(settings: Any) -> tuple[str, str] | None:
 
 
 def make_client(kind: Any, settings: HubSettings, host: str, hub: str, credential: Any, **more: Any) -> Any:
-    """Make one of the library's clients, which tries nothing again.
+    """Make one of the library's clients, which tries nothing again, but that it sends once more after an error.
 
-    It would try what was refused, too, and its readers where they began, behind what they gave before.
+    It would try what was refused, too, and its readers where they began, behind what they gave before. That a sender
+    tries once more, by a new connection, cannot be switched off: events whose answer was lost may be there twice.
 
     Raises:
         ValueError: The connection string is none, or for another hub.
