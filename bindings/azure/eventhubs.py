@@ -27,19 +27,17 @@ from urllib.parse import urlsplit
 from azure.eventhub import EventData
 from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 
-from bindings._service import safe
 from bindings.azure._checkpoints import CheckpointPlace
 from bindings.azure._client import AzureAdapter
 from bindings.azure._hub_reader import HubReader
-from brokers.clients.azure_amqp import secrets_of
+from brokers.clients.azure_amqp import reason_of
 from brokers.clients.azure_senders import Senders
-from brokers.clients.azure_storage import account_kind, key_kind
 from brokers.clients.eventhubs import (
     ASK_SECONDS,
     MAX_KEY,
     SEND_SECONDS,
     SILENT_SECONDS,
-    HubSettings,
+    CheckpointSettings,
     arriving,
     checkpoint_place,
     closed,
@@ -65,7 +63,7 @@ DEFAULT_GROUP = "$Default"
 
 
 @dataclass(frozen=True, slots=True)
-class EventHubsSettings(HubSettings):
+class EventHubsSettings(CheckpointSettings):
     """Settings of ``bindings.azure.eventhubs``."""
 
     hub: str | None = setting(
@@ -84,20 +82,6 @@ class EventHubsSettings(HubSettings):
     partition: str | None = setting(
         "partitionID", "The only partition that is read, and sent to by a call without `partitionKey`.", example="0"
     )
-    storage_account: str | None = setting(
-        "storageAccountName", "Storage account with checkpoints of a reader that was there before.", example="shop"
-    )
-    storage_key: str | None = setting(
-        "storageAccountKey",
-        "Key of that account; without it, as the identity of Microsoft Entra ID.",
-        key_kind,
-        secret=True,
-    )
-    storage_connection: str | None = setting(
-        "storageConnectionString", "In place of both, a connection string.", account_kind, secret=True
-    )
-    container: str | None = setting("storageContainerName", "Container of those checkpoints.", example="checkpoints")
-
     ignored: ClassVar[tuple[Setting, ...]] = (
         *ignored("hubs and consumer groups are not made", "enableEntityManagement", anyway=("false",)),
         *ignored(
@@ -181,12 +165,8 @@ class EventHubsBinding(AzureAdapter):
         """Make our error of the library's."""
         if isinstance(error, BindingError):
             return error
-        said = str(error).partition("\n")[0] or (
-            "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-        )
-        return BindingError(
-            f"{self.shown}: {safe(said, secrets_of(self._settings.connection))}", retryable=not refused(error)
-        )
+        reason = reason_of(error, self._settings.connection)
+        return BindingError(f"{self.shown}: {reason}", retryable=not refused(error))
 
     def _client(self, kind: Any, **more: Any) -> Any:
         settings: EventHubsSettings = self._settings

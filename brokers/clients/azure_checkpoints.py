@@ -24,7 +24,7 @@ from azure.core.exceptions import (
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
 from brokers.clients.azure import CONNECT_SECONDS, READ_SECONDS
-from brokers.clients.azure_amqp import secrets_of
+from brokers.clients.azure_amqp import reason_of
 from mesh.errors import MeshError
 
 __all__ = ["BEGINNING", "Checkpoint", "CheckpointPlace", "Checkpoints", "Owners", "Ownership"]
@@ -150,10 +150,8 @@ class Checkpoints:
         try:
             yield
         except (AzureError, OSError, ValueError) as error:  # A TimeoutError is an OSError.
-            text = str(error).partition("\n")[0] or type(error).__name__
-            for secret in secrets_of(self._place.account):
-                text = text.replace(secret, "***") if secret else text
-            raise self._failed(f"the checkpoints in the container {self._place.container!r}: {text[:300]}") from None
+            text = reason_of(error, self._place.account)
+            raise self._failed(f"the checkpoints in the container {self._place.container!r}: {text}") from None
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[None]:

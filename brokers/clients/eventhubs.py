@@ -20,8 +20,9 @@ from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub.exceptions import AuthenticationError, EventDataError
 
 from brokers.clients.azure import AzureSettings
-from brokers.clients.azure_amqp import connection_kind, plain, texts
+from brokers.clients.azure_amqp import connection_kind, fields_of, plain, texts
 from brokers.clients.azure_checkpoints import CheckpointPlace
+from brokers.clients.azure_storage import account_kind, key_kind
 from mesh.resources.settings import BOOLEAN, setting
 from mesh.tasks import task_group
 
@@ -31,6 +32,7 @@ __all__ = [
     "QUIET_SECONDS",
     "SEND_SECONDS",
     "SILENT_SECONDS",
+    "CheckpointSettings",
     "HubSettings",
     "arriving",
     "body_of",
@@ -97,24 +99,45 @@ class HubSettings(AzureSettings):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class CheckpointSettings(HubSettings):
+    """What every component of Event Hubs has that knows checkpoints in blobs."""
+
+    storage_account: str | None = setting(
+        "storageAccountName", "Storage account with the checkpoints of those who read the hub.", example="shop"
+    )
+    storage_key: str | None = setting(
+        "storageAccountKey",
+        "Key of that account; without it, as the identity of Microsoft Entra ID.",
+        key_kind,
+        secret=True,
+    )
+    storage_connection: str | None = setting(
+        "storageConnectionString",
+        "How that account is connected to, in place of its name and key.",
+        account_kind,
+        secret=True,
+    )
+    container: str | None = setting("storageContainerName", "Container of those checkpoints.", example="checkpoints")
+
+
 def host_and_hub(settings: HubSettings) -> tuple[str, str]:
     """Give the namespace's host, as libraries name it in blobs, and the only hub that the connection string is for.
 
     Both are empty where nothing is said; the former is where the connection string is none.
     """
     if settings.connection is not None:
-        parts = (part.partition("=") for part in settings.connection.split(";"))
-        named = {name.strip().casefold(): value.strip() for name, _, value in parts}
+        named = dict(fields_of(settings.connection))
         return urlsplit(named.get("endpoint", "")).netloc.lower(), named.get("entitypath", "")
     name = settings.namespace or ""
     return (name if "." in name or not name else f"{name}.{_SUFFIXES[settings.cloud][0]}"), ""
 
 
-def checkpoint_place(settings: Any, credential: Any) -> CheckpointPlace | None:
-    """Give where checkpoints are.
+def checkpoint_place(settings: CheckpointSettings, credential: Any) -> CheckpointPlace | None:
+    """Give where checkpoints are, if that is said.
 
     Args:
-        settings: With the account, its key or connection string, and the container; see `half_of_a_place`.
+        settings: See `half_of_a_place`.
         credential: The identity, for an account without a key.
     """
     if not settings.container:
@@ -127,7 +150,7 @@ def checkpoint_place(settings: Any, credential: Any) -> CheckpointPlace | None:
     return CheckpointPlace(url, credential, settings.container)
 
 
-def half_of_a_place(settings: Any) -> tuple[str, str] | None:
+def half_of_a_place(settings: CheckpointSettings) -> tuple[str, str] | None:
     """Find what is said of checkpoints by halves: the setting, and what is wrong with it."""
     account, key, connection = settings.storage_account, settings.storage_key, settings.storage_connection
     if settings.container and not (account or connection):

@@ -27,7 +27,7 @@ from azure.servicebus.exceptions import (
 )
 
 from brokers.clients.azure import AzureAdapter
-from brokers.clients.azure_amqp import connection_kind, plain, secrets_of
+from brokers.clients.azure_amqp import connection_kind, plain, reason_of
 from brokers.clients.azure_senders import Senders
 from mesh.resources.settings import setting
 from mesh.values import parse_instant, parse_whole
@@ -134,10 +134,7 @@ class ServiceBusAdapter(AzureAdapter):
 
     def _reason(self, error: Exception) -> str:
         """Give what an error of the library says, without the secrets of the connection string."""
-        text = str(error).partition("\n")[0] or type(error).__name__
-        for secret in filter(None, secrets_of(self._settings.connection)):
-            text = text.replace(secret, "***")
-        return text
+        return reason_of(error, self._settings.connection)
 
 
 class Receiver:

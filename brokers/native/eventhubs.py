@@ -31,7 +31,7 @@ from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub.exceptions import AuthenticationError
 
 from brokers.clients.azure import AzureAdapter
-from brokers.clients.azure_amqp import plain, secrets_of
+from brokers.clients.azure_amqp import plain, reason_of
 from brokers.clients.azure_checkpoints import BEGINNING, Checkpoint, CheckpointPlace, Checkpoints
 from brokers.clients.azure_senders import Senders
 from brokers.clients.eventhubs import (
@@ -156,11 +156,7 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
         """Make our error of the library's."""
         if isinstance(error, BrokerError):
             return error
-        text = str(error).partition("\n")[0] or type(error).__name__
-        if isinstance(error, TimeoutError):
-            text = "no answer in time"
-        for secret in secrets_of(self._settings.connection):
-            text = text.replace(secret, "***") if secret else text
+        text = reason_of(error, self._settings.connection)
         kind: type[BrokerError] = BrokerUnavailableError
         if getattr(error, "error", None) == "not-found":
             kind, text = GoneError, f"is not there, and the mesh makes none: {text}"
