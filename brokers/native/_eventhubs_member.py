@@ -26,7 +26,7 @@ from brokers.clients.azure_amqp import plain
 from brokers.clients.azure_checkpoints import BEGINNING, Checkpoint, Checkpoints, Ownership
 from brokers.clients.eventhubs import QUIET_SECONDS, arriving
 from brokers.native._eventhubs_shares import share_of
-from brokers.native._kafka_lanes import Held, Partition, Room
+from brokers.native._lanes import Held, Partition, Room
 from brokers.native._topics import Taken
 from brokers.shared.backoff import waits
 from brokers.shared.limits import measure

@@ -27,7 +27,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from brokers.clients.kafka import AIOKafkaConsumer
-from brokers.native._kafka_lanes import Held, Partition, Room
+from brokers.native._lanes import Held, Partition, Room
 from brokers.native._topics import Taken
 from brokers.shared.backoff import waits
 from brokers.shared.errors import map_errors

@@ -70,7 +70,7 @@ class Partition:
     Records of one key follow each other, and those without a key do; in no order, each is for itself.
 
     Attributes:
-        at: Topic and number, as the client names them.
+        at: What the client names it by: on Kafka topic and number, of an event hub its name.
         next: The offset that is fetched next.
         committed: The offset that the group has there; None = nothing is committed.
         live: Whether it is this member's now.
