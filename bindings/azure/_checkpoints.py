@@ -10,6 +10,8 @@ from mesh.blocks.binding_contract import BindingError
 
 __all__ = ["CheckpointPlace", "checkpoints"]
 
+RETRIES = 3
+
 
 async def checkpoints(place: CheckpointPlace, host: str, hub: str, group: str) -> Mapping[str, Checkpoint]:
     """Read how far each partition was read.
@@ -17,5 +19,6 @@ async def checkpoints(place: CheckpointPlace, host: str, hub: str, group: str) -
     Raises:
         BindingError: They cannot be read.
     """
-    async with Checkpoints.opened(place, host, hub, group, partial(BindingError, retryable=True)) as found:
+    failed = partial(BindingError, retryable=True)
+    async with Checkpoints.opened(place, host, hub, group, failed, retries=RETRIES) as found:
         return await found.read()

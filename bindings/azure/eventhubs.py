@@ -16,28 +16,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from azure.eventhub import EventData
 from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 
-from bindings._service import safe
 from bindings.azure._checkpoints import CheckpointPlace
 from bindings.azure._client import AzureAdapter
 from bindings.azure._hub_reader import HubReader
-from brokers.clients.azure_amqp import secrets_of
-from brokers.clients.azure_storage import account_kind, key_kind
+from brokers.clients.azure_amqp import reason_of
+from brokers.clients.azure_senders import Senders
 from brokers.clients.eventhubs import (
     ASK_SECONDS,
     MAX_KEY,
     SEND_SECONDS,
     SILENT_SECONDS,
-    HubSettings,
+    CheckpointSettings,
     arriving,
     checkpoint_place,
     closed,
@@ -58,13 +58,12 @@ if TYPE_CHECKING:
 
 __all__ = ["EventHubsBinding"]
 
-MAX_SENDERS = 8
 LARGE = 200_000  # Every hub takes what is smaller.
 DEFAULT_GROUP = "$Default"
 
 
 @dataclass(frozen=True, slots=True)
-class EventHubsSettings(HubSettings):
+class EventHubsSettings(CheckpointSettings):
     """Settings of ``bindings.azure.eventhubs``."""
 
     hub: str | None = setting(
@@ -83,20 +82,6 @@ class EventHubsSettings(HubSettings):
     partition: str | None = setting(
         "partitionID", "The only partition that is read, and sent to by a call without `partitionKey`.", example="0"
     )
-    storage_account: str | None = setting(
-        "storageAccountName", "Storage account with checkpoints of a reader that was there before.", example="shop"
-    )
-    storage_key: str | None = setting(
-        "storageAccountKey",
-        "Key of that account; without it, as the identity of Microsoft Entra ID.",
-        key_kind,
-        secret=True,
-    )
-    storage_connection: str | None = setting(
-        "storageConnectionString", "In place of both, a connection string.", account_kind, secret=True
-    )
-    container: str | None = setting("storageContainerName", "Container of those checkpoints.", example="checkpoints")
-
     ignored: ClassVar[tuple[Setting, ...]] = (
         *ignored("hubs and consumer groups are not made", "enableEntityManagement", anyway=("false",)),
         *ignored(
@@ -118,8 +103,7 @@ class EventHubsBinding(AzureAdapter):
     def __init__(self, settings: Any) -> None:
         """Prepare; entering connects."""
         super().__init__(settings)
-        self._idle: list[EventHubProducerClient] = []
-        self._senders = asyncio.Semaphore(MAX_SENDERS)
+        self._senders = Senders(lambda _: self._client(EventHubProducerClient), closed)
         self._records: StateStore
         self._owners: Owners
         self._credential: Any = None
@@ -162,11 +146,7 @@ class EventHubsBinding(AzureAdapter):
         if said and self.hub != said:
             raise self._problem("the connection string is for another hub", "eventHub")
         self._before = await self._checkpoints()
-        self._stack.push_async_callback(self._close_senders)
-
-    async def _close_senders(self) -> None:
-        while self._idle:
-            await closed(self._idle.pop())
+        self._stack.push_async_callback(self._senders.close)
 
     @property
     def shown(self) -> str:
@@ -185,12 +165,8 @@ class EventHubsBinding(AzureAdapter):
         """Make our error of the library's."""
         if isinstance(error, BindingError):
             return error
-        said = str(error).partition("\n")[0] or (
-            "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-        )
-        return BindingError(
-            f"{self.shown}: {safe(said, secrets_of(self._settings.connection))}", retryable=not refused(error)
-        )
+        reason = reason_of(error, self._settings.connection)
+        return BindingError(f"{self.shown}: {reason}", retryable=not refused(error))
 
     def _client(self, kind: Any, **more: Any) -> Any:
         settings: EventHubsSettings = self._settings
@@ -206,59 +182,48 @@ class EventHubsBinding(AzureAdapter):
         if content := asked.metadata.get("contentType"):
             event.content_type = content
         where = {"partition_key": key} if key else {"partition_id": self._settings.partition or None}
-        async with self._senders:
-            with self.failures():
-                async with asyncio.timeout(SEND_SECONDS):
+        with self.failures():
+            async with asyncio.timeout(SEND_SECONDS):
+                try:
                     await self._send(event, where, len(asked.data) > LARGE)
+                except Exception as error:
+                    if not self.failed(error).retryable:
+                        raise
+                    await self._send(event, where, len(asked.data) > LARGE, fresh=True)
 
-    async def _send(self, event: EventData, where: Mapping[str, str | None], large: bool) -> None:
-        """Send by a sender that is idle; the service may have left it meanwhile, and then by a new one."""
-        if self._idle:
-            try:
-                await self._send_by(self._idle.pop(), event, where, large)
-            except Exception as error:
-                if not self.failed(error).retryable:
-                    raise
-            else:
-                return
-        await self._send_by(self._client(EventHubProducerClient), event, where, large)
-
-    async def _send_by(
-        self, sender: EventHubProducerClient, event: EventData, where: Mapping[str, Any], large: bool
-    ) -> None:
-        """Send; a sender serves one call at a time, and one that failed or was cancelled is not used again."""
-        try:
+    async def _send(self, event: EventData, where: Mapping[str, Any], large: bool, *, fresh: bool = False) -> None:
+        async with self._senders.lend(self.hub, fresh=fresh) as sender:
             if large:
                 await _check_size(sender, event)
             await sender.send_event(event, timeout=SEND_SECONDS, **where)
-        except BaseException:
-            await closed(sender)
-            raise
-        self._idle.append(sender)
 
     @asynccontextmanager
     async def reading(self, reading: Reading) -> AsyncIterator[None]:
         """Read the partitions while it is entered."""
         settings: EventHubsSettings = self._settings
         now = time.time()
-        client = self._client(
-            EventHubConsumerClient, consumer_group=settings.group or DEFAULT_GROUP, idle_timeout=SILENT_SECONDS
+        reader = partial(
+            self._client,
+            EventHubConsumerClient,
+            consumer_group=settings.group or DEFAULT_GROUP,
+            idle_timeout=SILENT_SECONDS,
         )
-        source = _Source(self, client, settings)
+        client = reader()
+        source = _Source(self, client, reader, settings)
         try:
             described = await source.described()
             # A hub that was deleted and made again has other events.
             made = described["created_at"].timestamp()
             place = f"{self.host}||{self.hub}||{made:.0f}||{settings.group or f'of {reading.app_id}'}"
-            reader = HubReader(source, reading, self._owners, self._records, place)
-            await reader.begin(described["partition_ids"], self._before, now)
+            hub = HubReader(source, reading, self._owners, self._records, place)
+            await hub.begin(described["partition_ids"], self._before, now)
             async with task_group() as tasks:
-                looking = tasks.create_task(reader.look(tasks), name="eventhubs-look")
+                looking = tasks.create_task(hub.look(tasks), name="eventhubs-look")
                 try:
                     yield
                 finally:
                     looking.cancel()
-                    reader.leave()
+                    hub.leave()
         finally:
             await closed(client)
 
@@ -272,8 +237,14 @@ class EventHubsBinding(AzureAdapter):
 class _Source:
     """What `HubReader` asks."""
 
-    def __init__(self, binding: EventHubsBinding, client: EventHubConsumerClient, settings: EventHubsSettings) -> None:
-        self._binding, self._client, self._settings = binding, client, settings
+    def __init__(
+        self,
+        binding: EventHubsBinding,
+        client: EventHubConsumerClient,
+        reader: Callable[[], EventHubConsumerClient],
+        settings: EventHubsSettings,
+    ) -> None:
+        self._binding, self._client, self._reader, self._settings = binding, client, reader, settings
         self.host, self.hub, self.group = binding.host, binding.hub, settings.group or DEFAULT_GROUP
         self.shown, self.properties, self.failed = binding.shown, settings.properties, binding.failed
 
@@ -290,7 +261,7 @@ class _Source:
         return [only] if only else listed
 
     def arriving(self, partition: str, after: str | int | datetime) -> AbstractAsyncContextManager[asyncio.Queue[Any]]:
-        return arriving(self._client, partition, after)
+        return arriving(self._reader, partition, after)
 
 
 async def _check_size(sender: EventHubProducerClient, event: EventData) -> None:

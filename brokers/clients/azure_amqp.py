@@ -1,4 +1,4 @@
-"""What the bindings to Service Bus and Event Hubs have in common: connection strings, and what messages hold."""
+"""What the adapters to Service Bus and Event Hubs have in common: connection strings, and what messages hold."""
 
 from __future__ import annotations
 
@@ -8,25 +8,37 @@ import msgspec
 
 from mesh.resources.settings import Kind
 
-__all__ = ["connection_kind", "plain", "secrets_of", "texts"]
+__all__ = ["connection_kind", "fields_of", "plain", "reason_of", "texts"]
 
+MAX_REASON = 300
 _SECRET = ("sharedaccesskey", "sharedaccesssignature", "accountkey")
 
 
+def fields_of(connection: str | None) -> Sequence[tuple[str, str]]:
+    """Give what a connection string says, by names in small letters; one that is none says what it says."""
+    parts = [part.partition("=") for part in (connection or "").split(";")]
+    return [(name.strip().casefold(), value.strip()) for name, _, value in parts]
+
+
+def reason_of(error: BaseException, connection: str | None) -> str:
+    """Give what an error of a library says, on one short line, without the secrets of the connection string."""
+    text = str(error).partition("\n")[0] or (
+        "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    )
+    secrets = [connection or "", *(value for name, value in fields_of(connection) if name in _SECRET)]
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return "".join(each if each.isprintable() else " " for each in text)[:MAX_REASON]
+
+
 def _connection(text: str) -> str:
-    names = {part.partition("=")[0].strip().casefold() for part in text.split(";")}
+    names = {name for name, _ in fields_of(text)}
     if not {"endpoint", "sharedaccesskeyname", "sharedaccesskey"} <= names and "sharedaccesssignature" not in names:
         raise ValueError("is no connection string")
     return text
 
 
 connection_kind = Kind("connection string", _connection)
-
-
-def secrets_of(connection: str | None) -> Sequence[str]:
-    """Give what no error may tell of a connection string, and itself."""
-    parts = [part.partition("=") for part in (connection or "").split(";")]
-    return [connection or "", *(value.strip() for name, _, value in parts if name.strip().casefold() in _SECRET)]
 
 
 def plain(value: object) -> object:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from azure.core import MatchConditions
@@ -23,10 +24,10 @@ from azure.core.exceptions import (
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
 from brokers.clients.azure import CONNECT_SECONDS, READ_SECONDS
-from brokers.clients.azure_amqp import secrets_of
+from brokers.clients.azure_amqp import reason_of
 from mesh.errors import MeshError
 
-__all__ = ["Checkpoint", "CheckpointPlace", "Checkpoints", "Ownership"]
+__all__ = ["BEGINNING", "Checkpoint", "CheckpointPlace", "Checkpoints", "Owners", "Ownership"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +49,14 @@ class CheckpointPlace:
     credential: Any
     container: str
 
-    def client(self) -> BlobServiceClient:
-        """Make a client; raises ``ValueError`` where the connection string is none."""
+    def client(self, retries: int) -> BlobServiceClient:
+        """Make a client, which asks so often again; raises ``ValueError`` where the connection string is none."""
         options: dict[str, Any] = {
             "connection_timeout": CONNECT_SECONDS,
             "read_timeout": READ_SECONDS,
-            "retry_total": 0,
+            "retry_total": retries,
+            # Three are within the time that a question has: after about 0.5, 2.5 and 4.5 seconds.
+            **{"initial_backoff": 0.5, "increment_base": 2, "random_jitter_range": 0.5},
         }
         if self.account.startswith(("https://", "http://")):
             return BlobServiceClient(self.account, credential=self.credential, **options)
@@ -72,6 +75,9 @@ class Checkpoint(NamedTuple):
     number: int
 
 
+BEGINNING = Checkpoint("-1", -1)  # Before the first event.
+
+
 class Ownership(NamedTuple):
     """Who reads a partition.
 
@@ -84,6 +90,19 @@ class Ownership(NamedTuple):
     owner: str
     etag: str
     modified: float
+
+
+class Owners(NamedTuple):
+    """Who reads the partitions.
+
+    Attributes:
+        of: By a partition's name.
+        now: When the service said so, by the clock that `Ownership.modified` is of, in seconds since 1970; 0 = it did
+            not tell.
+    """
+
+    of: Mapping[str, Ownership]
+    now: float
 
 
 class Checkpoints:
@@ -99,7 +118,14 @@ class Checkpoints:
     @classmethod
     @asynccontextmanager
     async def opened(
-        cls, place: CheckpointPlace, host: str, hub: str, group: str, failed: Callable[[str], MeshError]
+        cls,
+        place: CheckpointPlace,
+        host: str,
+        hub: str,
+        group: str,
+        failed: Callable[[str], MeshError],
+        *,
+        retries: int = 0,
     ) -> AsyncIterator[Checkpoints]:
         """Make one, with connections of its own.
 
@@ -109,9 +135,11 @@ class Checkpoints:
             hub: Its name.
             group: The consumer group.
             failed: Makes the errors: of what may succeed later.
+            retries: How often a service is asked again that was away, or too busy. Only for reading: a claim that was
+                done, and not answered, would conflict with itself.
         """
         try:
-            client = place.client()
+            client = place.client(retries)
         except ValueError:  # Its text may quote the connection string.
             raise failed(f"the storage account of {place.container!r} is not named by the settings") from None
         async with client:
@@ -122,10 +150,8 @@ class Checkpoints:
         try:
             yield
         except (AzureError, OSError, ValueError) as error:  # A TimeoutError is an OSError.
-            text = str(error).partition("\n")[0] or type(error).__name__
-            for secret in secrets_of(self._place.account):
-                text = text.replace(secret, "***") if secret else text
-            raise self._failed(f"the checkpoints in the container {self._place.container!r}: {text[:300]}") from None
+            text = reason_of(error, self._place.account)
+            raise self._failed(f"the checkpoints in the container {self._place.container!r}: {text}") from None
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[None]:
@@ -160,8 +186,8 @@ class Checkpoints:
                 logger.warning("there is no container %r with checkpoints of %s", self._place.container, self._path)
         return found
 
-    async def _listed(self, prefix: str) -> AsyncIterator[tuple[str, Mapping[str, str], Any]]:
-        async for blob in self._container.list_blobs(name_starts_with=prefix, include=["metadata"]):
+    async def _listed(self, prefix: str, **options: Any) -> AsyncIterator[tuple[str, Mapping[str, str], Any]]:
+        async for blob in self._container.list_blobs(name_starts_with=prefix, include=["metadata"], **options):
             told = {name.casefold(): value for name, value in (blob.metadata or {}).items()}
             yield blob.name.removeprefix(prefix), told, blob
 
@@ -183,13 +209,20 @@ class Checkpoints:
             except ResourceNotFoundError:
                 await blob.upload_blob(b"", metadata=_written(checkpoint), overwrite=True)
 
-    async def owners(self) -> Mapping[str, Ownership]:
+    async def owners(self) -> Owners:
         """Tell who reads each partition."""
         found: dict[str, Ownership] = {}
+        now = 0.0
+
+        def answered(response: Any) -> None:
+            nonlocal now
+            if said := response.http_response.headers.get("Date"):
+                now = parsedate_to_datetime(said).timestamp()
+
         async with self._asking():
-            async for name, told, blob in self._listed(f"{self._path}/ownership/".lower()):
+            async for name, told, blob in self._listed(f"{self._path}/ownership/".lower(), raw_response_hook=answered):
                 found[name] = Ownership(told.get("ownerid") or "", blob.etag, blob.last_modified.timestamp())
-        return found
+        return Owners(found, now)
 
     async def claim(self, partition: str, owner: str, before: Ownership | None) -> Ownership | None:
         """Say who reads a partition; empty = nobody.

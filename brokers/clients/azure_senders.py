@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 __all__ = ["Senders"]
 
 MAX_SENDERS = 8  # At work; each has a connection.
-MAX_IDLE = 16
+MAX_KEPT = 16  # With those at work.
 
 _Sender = TypeVar("_Sender")
 
@@ -33,29 +33,41 @@ class Senders(Generic[_Sender]):
         """
         self._make, self._close, self._harmless = make, close, harmless
         self._idle: list[tuple[str, _Sender]] = []
+        self._lent, self._closed = 0, False
         self._places = asyncio.Semaphore(MAX_SENDERS)
 
     async def close(self) -> None:
-        """Close those that are idle."""
+        """Close those that are idle; those at work are closed when they come back."""
+        self._closed = True
         while self._idle:
             await self._close(self._idle.pop()[1])
 
     @asynccontextmanager
-    async def lend(self, entity: str) -> AsyncIterator[_Sender]:
-        """Lend one to an entity; raises the library's errors."""
+    async def lend(self, entity: str, *, fresh: bool = False) -> AsyncIterator[_Sender]:
+        """Lend one to an entity; raises the library's errors.
+
+        Args:
+            entity: Which.
+            fresh: Whether it is a new one; the service may have left one that was idle.
+        """
         async with self._places:
-            found = next((each for each in reversed(self._idle) if each[0] == entity), None)
+            found = None if fresh else next((each for each in reversed(self._idle) if each[0] == entity), None)
             if found is not None:
                 self._idle.remove(found)
+            elif len(self._idle) + self._lent >= MAX_KEPT:  # Now, as nobody is to wait once the message is stored.
+                await self._close(self._idle.pop(0)[1])
             sender = found[1] if found is not None else self._make(entity)
+            self._lent += 1
+            good = False
             try:
                 yield sender
+                good = True
             except self._harmless:
-                self._idle.append((entity, sender))
+                good = True
                 raise
-            except BaseException:
-                await self._close(sender)
-                raise
-            self._idle.append((entity, sender))
-            if len(self._idle) > MAX_IDLE:
-                await self._close(self._idle.pop(0)[1])
+            finally:
+                self._lent -= 1
+                if good and not self._closed:
+                    self._idle.append((entity, sender))
+                else:
+                    await self._close(sender)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 
+from brokers.clients.azure_amqp import fields_of
 from mesh.resources.settings import Kind
 
 __all__ = ["account_kind", "key_kind"]
@@ -19,8 +20,7 @@ def _key(text: str) -> str:
 
 
 def _account(text: str) -> str:
-    names = {part.partition("=")[0].strip().casefold() for part in text.split(";")}
-    if not names & {"accountname", "blobendpoint", "usedevelopmentstorage"}:
+    if not {name for name, _ in fields_of(text)} & {"accountname", "blobendpoint", "usedevelopmentstorage"}:
         raise ValueError("is no connection string of a storage account")
     return text
 

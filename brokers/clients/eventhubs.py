@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,8 +20,9 @@ from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub.exceptions import AuthenticationError, EventDataError
 
 from brokers.clients.azure import AzureSettings
-from brokers.clients.azure_amqp import connection_kind, plain, texts
+from brokers.clients.azure_amqp import connection_kind, fields_of, plain, texts
 from brokers.clients.azure_checkpoints import CheckpointPlace
+from brokers.clients.azure_storage import account_kind, key_kind
 from mesh.resources.settings import BOOLEAN, setting
 from mesh.tasks import task_group
 
@@ -31,6 +32,7 @@ __all__ = [
     "QUIET_SECONDS",
     "SEND_SECONDS",
     "SILENT_SECONDS",
+    "CheckpointSettings",
     "HubSettings",
     "arriving",
     "body_of",
@@ -52,7 +54,7 @@ SILENT_SECONDS = 20.0  # Without a frame, a connection is lost: the library's ti
 TICK_SECONDS = 5.0  # Longer than it takes to find that a partition cannot be opened.
 QUIET_SECONDS = 15.0  # Without a tick, the partition cannot be opened.
 MAX_KEY = 128
-PREFETCH, BATCH = 50, 25  # Of each partition that is read they are in memory, and twice the latter.
+PREFETCH, BATCH = 50, 25  # Of each partition that is read so many are in memory, and of the latter up to thrice.
 _REFUSED = (
     *("not-found", "unauthorized-access", "not-allowed", "argument-error", "argument-out-of-range"),
     "link:message-size-exceeded",
@@ -97,24 +99,45 @@ class HubSettings(AzureSettings):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class CheckpointSettings(HubSettings):
+    """What every component of Event Hubs has that knows checkpoints in blobs."""
+
+    storage_account: str | None = setting(
+        "storageAccountName", "Storage account with the checkpoints of those who read the hub.", example="shop"
+    )
+    storage_key: str | None = setting(
+        "storageAccountKey",
+        "Key of that account; without it, as the identity of Microsoft Entra ID.",
+        key_kind,
+        secret=True,
+    )
+    storage_connection: str | None = setting(
+        "storageConnectionString",
+        "How that account is connected to, in place of its name and key.",
+        account_kind,
+        secret=True,
+    )
+    container: str | None = setting("storageContainerName", "Container of those checkpoints.", example="checkpoints")
+
+
 def host_and_hub(settings: HubSettings) -> tuple[str, str]:
     """Give the namespace's host, as libraries name it in blobs, and the only hub that the connection string is for.
 
     Both are empty where nothing is said; the former is where the connection string is none.
     """
     if settings.connection is not None:
-        parts = (part.partition("=") for part in settings.connection.split(";"))
-        named = {name.strip().casefold(): value.strip() for name, _, value in parts}
+        named = dict(fields_of(settings.connection))
         return urlsplit(named.get("endpoint", "")).netloc.lower(), named.get("entitypath", "")
     name = settings.namespace or ""
     return (name if "." in name or not name else f"{name}.{_SUFFIXES[settings.cloud][0]}"), ""
 
 
-def checkpoint_place(settings: Any, credential: Any) -> CheckpointPlace | None:
-    """Give where checkpoints are.
+def checkpoint_place(settings: CheckpointSettings, credential: Any) -> CheckpointPlace | None:
+    """Give where checkpoints are, if that is said.
 
     Args:
-        settings: With the account, its key or connection string, and the container; see `half_of_a_place`.
+        settings: See `half_of_a_place`.
         credential: The identity, for an account without a key.
     """
     if not settings.container:
@@ -127,7 +150,7 @@ def checkpoint_place(settings: Any, credential: Any) -> CheckpointPlace | None:
     return CheckpointPlace(url, credential, settings.container)
 
 
-def half_of_a_place(settings: Any) -> tuple[str, str] | None:
+def half_of_a_place(settings: CheckpointSettings) -> tuple[str, str] | None:
     """Find what is said of checkpoints by halves: the setting, and what is wrong with it."""
     account, key, connection = settings.storage_account, settings.storage_key, settings.storage_connection
     if settings.container and not (account or connection):
@@ -144,9 +167,10 @@ def half_of_a_place(settings: Any) -> tuple[str, str] | None:
 
 
 def make_client(kind: Any, settings: HubSettings, host: str, hub: str, credential: Any, **more: Any) -> Any:
-    """Make one of the library's clients, which tries nothing again.
+    """Make one of the library's clients, which tries nothing again, but that it sends once more after an error.
 
-    It would try what was refused, too, and its readers where they began, behind what they gave before.
+    It would try what was refused, too, and its readers where they began, behind what they gave before. That a sender
+    tries once more, by a new connection, cannot be switched off: events whose answer was lost may be there twice.
 
     Raises:
         ValueError: The connection string is none, or for another hub.
@@ -171,18 +195,23 @@ def refused(error: BaseException) -> bool:
 
 @asynccontextmanager
 async def arriving(
-    client: EventHubConsumerClient, partition: str, after: str | int | datetime, owner_level: int | None = None
+    make: Callable[[], EventHubConsumerClient],
+    partition: str,
+    after: str | int | datetime,
+    owner_level: int | None = None,
 ) -> AsyncIterator[asyncio.Queue[Any]]:
     """Give what comes in a partition: lists of events, an empty one every few seconds without, and errors.
 
     An error is the end. Where the library cannot open the partition, it tells nothing: then nothing comes.
 
     Args:
-        client: Of the consumer group.
+        make: Makes a client of the consumer group. Each reading has its own: one that is still being closed, or did not
+            close, has its client refuse another reading of the partition.
         partition: Which one.
         after: Behind what.
         owner_level: Keeps out readers of a lower level, or of none, and those of the same one that came before.
     """
+    client = make()  # It has no connection beside that of the reading, which ends with it.
     queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
 
     async def put(_: object, what: Any) -> None:

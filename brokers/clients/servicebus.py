@@ -27,7 +27,7 @@ from azure.servicebus.exceptions import (
 )
 
 from brokers.clients.azure import AzureAdapter
-from brokers.clients.azure_amqp import connection_kind, plain, secrets_of
+from brokers.clients.azure_amqp import connection_kind, plain, reason_of
 from brokers.clients.azure_senders import Senders
 from mesh.resources.settings import setting
 from mesh.values import parse_instant, parse_whole
@@ -43,11 +43,13 @@ __all__ = [
     "connection_setting",
     "make_message",
     "namespace_setting",
+    "no_session",
     "properties_of",
     "told",
 ]
 
 MAX_TTL = 2**31 - 1
+TIMEOUT = b"com.microsoft:timeout"  # Why a link was not made.
 NOTHING: Mapping[str, str] = {}
 WAIT_SECONDS = 1.0  # Less than a request is given when it is left: one that is cancelled breaks the connection.
 BUSY_WAIT_SECONDS = 0.1  # What is settled waits for it.
@@ -132,10 +134,7 @@ class ServiceBusAdapter(AzureAdapter):
 
     def _reason(self, error: Exception) -> str:
         """Give what an error of the library says, without the secrets of the connection string."""
-        text = str(error).partition("\n")[0] or type(error).__name__
-        for secret in filter(None, secrets_of(self._settings.connection)):
-            text = text.replace(secret, "***")
-        return text
+        return reason_of(error, self._settings.connection)
 
 
 class Receiver:
@@ -217,6 +216,15 @@ async def _closed(used: ServiceBusReceiver | ServiceBusSender) -> None:
     with suppress(ServiceBusError, OSError, ValueError, RuntimeError, TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             await used.close()
+
+
+def no_session(error: OperationTimeoutError) -> bool:
+    """Tell whether the service itself said that the time was over, in which no session came.
+
+    The library has the same error for a connection or a token that was waited for.
+    """
+    told = getattr(error.__cause__, "inner_exception", None)
+    return getattr(told, "condition", None) == TIMEOUT
 
 
 def make_message(

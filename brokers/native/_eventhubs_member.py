@@ -16,18 +16,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from azure.eventhub import EventData
 from azure.eventhub.aio import EventHubConsumerClient
 
 from brokers.clients.azure_amqp import plain
-from brokers.clients.azure_checkpoints import Checkpoint, Checkpoints, Ownership
+from brokers.clients.azure_checkpoints import BEGINNING, Checkpoint, Checkpoints, Ownership
 from brokers.clients.eventhubs import QUIET_SECONDS, arriving
 from brokers.native._eventhubs_shares import share_of
-from brokers.native._kafka_lanes import Held, Partition, Room
-from brokers.native._topics import Taken
+from brokers.native._lanes import Held, LaneSource, Partition, Settler
 from brokers.shared.backoff import waits
 from brokers.shared.limits import measure
 from brokers.shared.outage import Outage
@@ -36,11 +34,10 @@ from mesh.broker import Delivery, Message
 from mesh.errors import BrokerError, BrokerUnavailableError
 from mesh.tasks import task_group
 
-__all__ = ["BEGINNING", "Member", "Pace", "Place"]
+__all__ = ["Member", "Pace", "Place"]
 
 logger = logging.getLogger(__name__)
 
-BEGINNING = Checkpoint("-1", -1)
 OWNER_LEVEL = 0
 EVENT_BYTES = 512  # What an event takes beside what it holds, about.
 STOLEN = "link:stolen"
@@ -118,13 +115,13 @@ class _Share:
         return found
 
 
-class Member:
+class Member(LaneSource):
     """Takes events; those of one lane one after the other."""
 
     def __init__(
         self,
         place: Place,
-        client: EventHubConsumerClient,
+        reader: Callable[[], EventHubConsumerClient],
         checkpoints: Checkpoints,
         address: Address,
         outage: Outage,
@@ -137,7 +134,7 @@ class Member:
 
         Args:
             place: The hub.
-            client: Reads it, for the group.
+            reader: Makes what reads a partition, for the group.
             checkpoints: Of the group.
             address: Of the events.
             outage: Is told when the service is away.
@@ -145,17 +142,14 @@ class Member:
             lane: Tells which events follow each other; a number = none.
             read: Makes the message of an event, and is told its partition.
         """
-        self._place, self._client, self._checkpoints = place, client, checkpoints
+        self._place, self._reader, self._checkpoints = place, reader, checkpoints
         self._address, self._outage, self._pace, self._lane, self._read = address, outage, pace, lane, read
+        super().__init__()
         self._me = secrets.token_hex(16)
         self._names: Sequence[str] = ()
         self._asked = 0.0
         self._shares: dict[str, _Share] = {}
-        self._room = Room()
-        self._ready: deque[tuple[_Share, Held]] = deque()
-        self._wake, self._dirty, self._leaving = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._failed: BrokerError | None = None
-        self._stopping = False
+        self._leaving = asyncio.Event()
 
     @asynccontextmanager
     async def joined(self) -> AsyncIterator[Member]:
@@ -188,7 +182,7 @@ class Member:
         known = await self._checkpoints.read()
         if names[0] in known:
             return
-        owned = await self._checkpoints.owners()
+        owned = (await self._checkpoints.owners()).of
 
         async def begin(name: str) -> None:
             begins = BEGINNING if name in owned else await self._place.end(name)
@@ -249,8 +243,8 @@ class Member:
                 return
 
     async def _claim(self, tasks: asyncio.TaskGroup) -> None:
-        names, owned = await self._partitions(), await self._checkpoints.owners()
-        wanted = share_of(names, owned, self._me, time.time() - self._pace.expires)
+        names, (owned, now) = await self._partitions(), await self._checkpoints.owners()
+        wanted = share_of(names, owned, self._me, now - self._pace.expires)
         if self._stopping:  # It keeps what it has, as that is being handled.
             wanted = [name for name in wanted if name in self._shares]
         got: dict[str, Ownership] = {}
@@ -294,7 +288,7 @@ class Member:
         self._shares.pop(share.name, None)
         share.lanes.live = False
         share.lanes.forget()
-        self._ready = deque(each for each in self._ready if each[0] is not share)
+        self._ready = deque(each for each in self._ready if each[0] is not share.lanes)
         self._outage.forget(share)
         if share.task is not None:
             share.task.cancel()
@@ -307,7 +301,7 @@ class Member:
         while True:
             before = share.read
             try:
-                async with arriving(self._client, share.name, share.read, OWNER_LEVEL) as queue:
+                async with arriving(self._reader, share.name, share.read, OWNER_LEVEL) as queue:
                     while True:
                         self._admit(share, await self._next(queue))
                         while share.lanes.full:  # noqa: ASYNC110 - whatever is settled in it may make room
@@ -348,63 +342,19 @@ class Member:
         beside = [{**each.message.metadata, **each.message.headers} for each in records]
         sizes = [EVENT_BYTES + measure(each.value, more) for each, more in zip(records, beside, strict=True)]
         for held in share.lanes.admit(records, sizes):
-            self._queue(share, held)
+            self._queue(share.lanes, held)
 
-    def _fail(self, error: BrokerError) -> None:
-        self._failed = error
-        self._wake.set()
-
-    def _queue(self, share: _Share, held: Held) -> None:
-        if share.lanes.live:
-            held.waits = False
-            self._ready.append((share, held))
-            self._wake.set()
-
-    async def take(self, room: int) -> Sequence[Taken]:
-        """Wait for events whose turn it is; see ``Source`` of the layout."""
-        while not self._stopping:
-            if self._ready:
-                return [self._taken(*self._ready.popleft()) for _ in range(min(room, len(self._ready)))]
-            if self._failed is not None:
-                raise self._failed
-            self._wake.clear()
-            await self._wake.wait()
-        return ()
+    async def _delivery(self, held: Held, settler: Settler) -> Delivery:
+        return Delivery(held.record.message, self._address, held.attempt, settler)
 
     async def stop(self) -> None:
         """Take no more; the partitions stay this member's until what it has of them is settled."""
-        self._stopping = True
-        self._wake.set()
+        await super().stop()
         for share in self._shares.values():
             if share.task is not None:
                 share.task.cancel()
 
-    def _taken(self, share: _Share, held: Held) -> Taken:
-        delivery = Delivery(held.record.message, self._address, held.attempt, _Settler(self, share, held))
-        return Taken(delivery, partial(self.again, share, held, 0.0))
-
-    # Settling
-
-    def settle(self, share: _Share, held: Held) -> None:
-        """Be done with an event."""
-        follower = share.lanes.settle(held)
-        if follower is not None:
-            self._queue(share, follower)
-        self._dirty.set()
-
-    async def again(self, share: _Share, held: Held, delay: float) -> None:
-        """Hand an event out again, some seconds later; its lane waits for it."""
-        if not share.lanes.live:
-            return
-        if delay > 0:
-            held.timer = asyncio.get_running_loop().call_later(delay, self._due, share, held)
-        else:
-            self._due(share, held)
-
-    def _due(self, share: _Share, held: Held) -> None:
-        held.timer = None
-        held.waits = True
-        self._queue(share, held)
+    # Notes
 
     async def _note_all(self) -> None:
         while True:
@@ -432,24 +382,3 @@ class Member:
             share.noted = before
             share.passed.appendleft(taken)
             raise
-
-
-class _Settler:
-    """Settles one event."""
-
-    __slots__ = ("_held", "_member", "_share")
-
-    def __init__(self, member: Member, share: _Share, held: Held) -> None:
-        self._member, self._share, self._held = member, share, held
-
-    async def ack(self) -> None:
-        self._member.settle(self._share, self._held)
-
-    reject = ack  # Dead-lettering is the mesh's, before it.
-
-    async def nack(self, delay: float) -> None:
-        self._held.attempt += 1
-        await self._member.again(self._share, self._held, delay)
-
-    async def extend(self) -> None:
-        """Nothing: what a member has is its own while it lives."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brokers.clients.azure_storage import account_kind, key_kind
-from brokers.clients.eventhubs import HubSettings
+from brokers.clients.azure_storage import account_kind
+from brokers.clients.eventhubs import CheckpointSettings
 from brokers.native._topics import NativeSettings
 from mesh.resources.settings import BOOLEAN, Setting, choice, ignored, setting
 
@@ -16,7 +16,7 @@ NOT_MADE = "hubs and consumer groups are not made"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventHubsTopicsSettings(NativeSettings, HubSettings):
+class EventHubsTopicsSettings(NativeSettings, CheckpointSettings):
     """Settings of ``pubsub.azure.eventhubs``."""
 
     ignored: ClassVar[tuple[Setting, ...]] = (
@@ -44,17 +44,6 @@ class EventHubsTopicsSettings(NativeSettings, HubSettings):
         default=False,
     )
     makes: bool = setting("enableEntityManagement", f"`true` is refused: {NOT_MADE}.", BOOLEAN, default=False)
-    storage_account: str | None = setting(
-        "storageAccountName",
-        "Storage account where members note how far they are; needed to subscribe.",
-        example="shop",
-    )
-    storage_key: str | None = setting(
-        "storageAccountKey",
-        "Key of that account; without it, as the identity of Microsoft Entra ID.",
-        key_kind,
-        secret=True,
-    )
     storage_connection: str | None = setting(
         "storageConnectionString",
         "How that account is connected to, in place of its name and key.",
@@ -64,7 +53,7 @@ class EventHubsTopicsSettings(NativeSettings, HubSettings):
     )
     container: str | None = setting(
         "storageContainerName",
-        "Container of those notes, made if it is not there; needed to subscribe.",
+        "Container of those checkpoints, made if it is not there; needed to subscribe.",
         suggested=True,
         example="checkpoints",
     )

@@ -20,7 +20,7 @@ def share_of(partitions: Sequence[str], owned: Mapping[str, Ownership], me: str,
         partitions: All of the hub.
         owned: Who has them, as was said last.
         me: The member.
-        since: When an owner must have said so last, to count; in seconds since 1970.
+        since: When an owner must have said so last, to count; in seconds since 1970, by the blobs' clock.
     """
     free: list[str] = []
     had: dict[str, list[str]] = {}

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -27,8 +26,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from brokers.clients.kafka import AIOKafkaConsumer
-from brokers.native._kafka_lanes import Held, Partition, Room
-from brokers.native._topics import Taken
+from brokers.native._lanes import Held, LaneSource, Partition, Settler
 from brokers.shared.backoff import waits
 from brokers.shared.errors import map_errors
 from brokers.shared.outage import Outage
@@ -87,35 +85,13 @@ async def end_consumer(consumer: AIOKafkaConsumer) -> None:
         consumer.let_go()
 
 
-class _Settler:
-    """Settles one record."""
-
-    __slots__ = ("_held", "_member", "_partition")
-
-    def __init__(self, member: Member, partition: Partition, held: Held) -> None:
-        self._member, self._partition, self._held = member, partition, held
-
-    async def ack(self) -> None:
-        self._member.settle(self._partition, self._held)
-
-    async def nack(self, delay: float) -> None:
-        self._held.attempt += 1
-        self._member.again(self._partition, self._held, delay)
-
-    async def reject(self) -> None:
-        self._member.settle(self._partition, self._held)
-
-    async def extend(self) -> None:
-        """Nothing: what a member has is its own while it lives."""
-
-
-class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library has no types
+class Member(LaneSource, ConsumerRebalanceListener):  # type: ignore[misc]  # the library has no types
     """One member, for one subscription: a ``Source``."""
 
     def __init__(
         self,
         make: Make,
-        deliver: Callable[[Any, int, _Settler], Awaitable[Delivery | None]],
+        deliver: Callable[[Any, int, Settler], Awaitable[Delivery | None]],
         errors: map_errors,
         outage: Outage,
         differs: str,
@@ -138,22 +114,20 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
             latest: Whether a new group begins with the newest record.
             joins: Whether others are in the group already.
         """
+        super().__init__()
         self._make, self._deliver, self._errors, self._outage = make, deliver, errors, outage
         self._differs, self._ordered, self._keeps = differs, ordered, keeps
         self._latest, self._joins, self._began = latest, joins, time.time()
         self._consumer: AIOKafkaConsumer | None = None
         self._partitions: dict[Any, Partition] = {}
-        self._room = Room()
         self._known: dict[str, int] | None = None
         self._given: set[Any] | None = None
         self._round = 0
         self._slow, self._held_up = set[Any](), set[Any]()  # Partitions with what the client cannot read.
-        self._ready: deque[tuple[Partition, Held]] = deque()
         self._out = 0
-        self._idle, self._wake, self._dirty = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._idle = asyncio.Event()
         self._idle.set()
         self._committing = asyncio.Lock()
-        self._stopping = False
 
     @property
     def consumer(self) -> AIOKafkaConsumer:
@@ -367,42 +341,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
                 with suppress(IllegalStateError):  # It was given out anew meanwhile.
                     consumer.seek(at, partition.next)  # What the client had taken of it went with the error.
 
-    def _queue(self, partition: Partition, held: Held) -> None:
-        """Have a record handed out, if its partition is this member's; else it is once that is so again."""
-        if partition.live:
-            held.waits = False
-            self._ready.append((partition, held))
-            self._wake.set()
-
-    async def take(self, room: int) -> Sequence[Taken]:
-        """Wait for records whose turn it is; nothing once stopped."""
-        while not self._stopping:
-            taken: list[Taken] = []
-            while self._ready and len(taken) < room:
-                partition, held = self._ready.popleft()
-                self._out += 1
-                self._idle.clear()
-                delivery = await self._deliver(held.record, held.attempt, _Settler(self, partition, held))
-                if delivery is None:
-                    self.again(partition, held, 1.0)
-                    continue
-                taken.append(Taken(delivery, self._giving_back(partition, held)))
-            if taken:
-                return taken
-            self._wake.clear()
-            await self._wake.wait()
-        return ()
-
-    async def stop(self) -> None:
-        """Hand out no more."""
-        self._stopping = True
-        self._wake.set()
-
-    def _giving_back(self, partition: Partition, held: Held) -> Callable[[], Awaitable[None]]:
-        async def give_back() -> None:
-            self.again(partition, held, 0.0)
-
-        return give_back
+    async def _delivery(self, held: Held, settler: Settler) -> Delivery | None:
+        self._out += 1
+        self._idle.clear()
+        return await self._deliver(held.record, held.attempt, settler)
 
     def _came_back(self) -> None:
         self._out -= 1
@@ -411,24 +353,13 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # the library ha
 
     def settle(self, partition: Partition, held: Held) -> None:
         """Be done with a record."""
-        follower = partition.settle(held)
-        if follower is not None:
-            self._queue(partition, follower)
-        self._dirty.set()
+        super().settle(partition, held)
         self._came_back()
 
     def again(self, partition: Partition, held: Held, delay: float) -> None:
         """Hand a record out again, some seconds later; its lane waits for it."""
-        if delay > 0:
-            held.timer = asyncio.get_running_loop().call_later(delay, self._due, partition, held)
-        else:
-            self._due(partition, held)
+        super().again(partition, held, delay)
         self._came_back()
-
-    def _due(self, partition: Partition, held: Held) -> None:
-        held.timer = None
-        held.waits = True
-        self._queue(partition, held)
 
     # Positions
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 SUBSCRIBE_METADATA = ("requireSessions", "maxConcurrentSessions", "sessionIdleTimeoutInSec")
 ACCEPT_SECONDS = 20.0  # How long the service is asked to wait for a session; then it is asked again.
+RELEASE_SECONDS = 2.0
 MAX_SESSIONS = 1000  # Each has a connection.
 
 
@@ -121,8 +122,10 @@ class Sessions:
 
     async def __aexit__(self, *exc_info: Any) -> None:
         """End, and leave the sessions; what waits for its time goes back now."""
-        await self._stack.aclose()
-        self._outage.forget(self)
+        try:
+            await self._stack.__aexit__(*exc_info)
+        finally:
+            self._outage.forget(self)
 
     async def take(self, room: int) -> Sequence[Taken]:
         """Wait for messages; see ``Source`` of the layout."""
@@ -141,14 +144,18 @@ class Sessions:
         self._stopped = True
         self._accepting.cancel()
         self._changed.set()
-        while self._ready:
-            await self._ready.popleft().release()
+        ready, self._ready = self._ready, deque()
+        with suppress(TimeoutError):  # What is not given back by then comes again as its session is left.
+            async with asyncio.timeout(RELEASE_SECONDS), asyncio.TaskGroup() as tasks:
+                for held in ready:
+                    tasks.create_task(held.release(), name="servicebus-release")
 
     async def _accept(self) -> None:
         """Ask for one session after the other, as long as there is room for one."""
         pauses = waits()
         while True:
             await self._places.acquire()
+            began = time.monotonic()
             try:
                 receiver = await self._next()
             except BrokerUnavailableError as error:
@@ -161,11 +168,14 @@ class Sessions:
                 self._changed.set()
                 return
             self._outage.back(self)
-            pauses = waits()
-            if receiver is None:
+            if receiver is not None:
+                self._tasks.create_task(self._serve(receiver), name="servicebus-session")
+            else:
                 self._places.release()
-                continue
-            self._tasks.create_task(self._serve(receiver), name="servicebus-session")
+            if receiver is None and time.monotonic() - began < ACCEPT_SECONDS / 2:  # It was asked to wait, and did not.
+                await asyncio.sleep(next(pauses))
+            else:
+                pauses = waits()
 
     async def _next(self) -> Receiver | None:
         """Lock a session; None = there was none."""

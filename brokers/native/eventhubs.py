@@ -31,8 +31,8 @@ from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub.exceptions import AuthenticationError
 
 from brokers.clients.azure import AzureAdapter
-from brokers.clients.azure_amqp import plain, secrets_of
-from brokers.clients.azure_checkpoints import Checkpoint, CheckpointPlace, Checkpoints
+from brokers.clients.azure_amqp import plain, reason_of
+from brokers.clients.azure_checkpoints import BEGINNING, Checkpoint, CheckpointPlace, Checkpoints
 from brokers.clients.azure_senders import Senders
 from brokers.clients.eventhubs import (
     ASK_SECONDS,
@@ -49,7 +49,7 @@ from brokers.clients.eventhubs import (
     refused,
     told,
 )
-from brokers.native._eventhubs_member import BEGINNING, Member, Pace
+from brokers.native._eventhubs_member import Member, Pace
 from brokers.native._eventhubs_settings import NOT_MADE, EventHubsTopicsSettings
 from brokers.native._held import GoneError
 from brokers.native._topics import NativeTopics
@@ -156,11 +156,7 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
         """Make our error of the library's."""
         if isinstance(error, BrokerError):
             return error
-        text = str(error).partition("\n")[0] or type(error).__name__
-        if isinstance(error, TimeoutError):
-            text = "no answer in time"
-        for secret in secrets_of(self._settings.connection):
-            text = text.replace(secret, "***") if secret else text
+        text = reason_of(error, self._settings.connection)
         kind: type[BrokerError] = BrokerUnavailableError
         if getattr(error, "error", None) == "not-found":
             kind, text = GoneError, f"is not there, and the mesh makes none: {text}"
@@ -276,7 +272,7 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
 
         async with self._hub(address.label, options.group) as hub, self._checkpoints(address.label, options) as notes:
             member = Member(
-                *(hub, hub.client, notes, address, self._outage),
+                *(hub, partial(self._reader, address.label, options.group), notes, address, self._outage),
                 pace=self.pace,
                 lane=lane,
                 read=lambda event, partition: _read(event, address.label, partition, whole=whole),
@@ -284,9 +280,15 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
             async with member.joined():
                 yield member
 
+    def _reader(self, hub: str, group: str) -> EventHubConsumerClient:
+        made: EventHubConsumerClient = self._client(
+            EventHubConsumerClient, hub, consumer_group=group, idle_timeout=SILENT_SECONDS
+        )
+        return made
+
     @asynccontextmanager
     async def _hub(self, name: str, group: str) -> AsyncIterator[_Hub]:
-        client = self._client(EventHubConsumerClient, name, consumer_group=group, idle_timeout=SILENT_SECONDS)
+        client = self._reader(name, group)
         try:
             yield _Hub(self, name, client)
         finally:
@@ -302,9 +304,14 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
             yield notes
 
     async def backlog(self, address: Address, options: SubscribeOptions) -> Backlog:
-        """Compare what the group has noted with the ends of the hub's partitions."""
+        """Compare what the group has noted with the ends of the hub's partitions.
+
+        A partition of which only an offset is noted, as old libraries do, is left out: how many events are behind it,
+        the hub does not tell.
+        """
         async with self._hub(address.label, options.group) as hub, self._checkpoints(address.label, options) as notes:
-            noted = await notes.read()
+            read = await notes.read()
+            noted = {name: each for name, each in read.items() if each.number >= 0 or each == BEGINNING}
             async with task_group() as tasks:
                 ends = {name: tasks.create_task(hub.end(name), name="eventhubs-end") for name in noted}
         return Backlog(sum(max(0, end.result().number - noted[name].number) for name, end in ends.items()))
@@ -314,7 +321,7 @@ class _Hub:
     """What a member asks of one."""
 
     def __init__(self, topics: EventHubsTopics, name: str, client: EventHubConsumerClient) -> None:
-        self._topics, self._name, self.client = topics, name, client
+        self._topics, self._name, self._client = topics, name, client
         self._few = asyncio.Semaphore(MAX_ASKED)
 
     def failed(self, error: BaseException) -> BrokerError:
@@ -323,12 +330,12 @@ class _Hub:
     async def partitions(self) -> Sequence[str]:
         with self._topics._failures(self._name):
             async with asyncio.timeout(ASK_SECONDS):
-                return await self.client.get_partition_ids()
+                return await self._client.get_partition_ids()
 
     async def end(self, name: str) -> Checkpoint:
         with self._topics._failures(self._name):
             async with self._few, asyncio.timeout(ASK_SECONDS):
-                found = await self.client.get_partition_properties(name)
+                found = await self._client.get_partition_properties(name)
         if found["is_empty"]:
             return BEGINNING
         return Checkpoint(str(plain(found["last_enqueued_offset"])), int(found["last_enqueued_sequence_number"]))

@@ -26,6 +26,7 @@ from azure.servicebus.exceptions import (
 )
 
 from brokers.clients.azure import AzureSettings
+from brokers.clients.azure_amqp import fields_of
 from brokers.clients.servicebus import (
     AWAY,
     LIBRARY_ERRORS,
@@ -35,6 +36,7 @@ from brokers.clients.servicebus import (
     connection_setting,
     make_message,
     namespace_setting,
+    no_session,
 )
 from brokers.native._held import GoneError
 from brokers.native._servicebus_member import Member
@@ -174,7 +176,9 @@ class ServiceBusTopics(NativeTopics, ServiceBusAdapter):
         with self._failures(entity):
             try:
                 yield
-            except OperationTimeoutError as error:  # A session was waited for.
+            except OperationTimeoutError as error:
+                if not no_session(error):
+                    raise
                 raise NoSessionError(f"{entity!r} of {self._shown}: {self._reason(error)}") from None
 
     async def check(self) -> None:
@@ -190,11 +194,7 @@ class ServiceBusTopics(NativeTopics, ServiceBusAdapter):
 
     def _entity_path(self) -> str | None:
         """Give the only entity that the connection string is for, if it names one."""
-        for part in (self._settings.connection or "").split(";"):
-            name, _, value = part.partition("=")
-            if name.strip().casefold() == "entitypath":
-                return value.strip() or None
-        return None
+        return dict(fields_of(self._settings.connection)).get("entitypath") or None
 
     async def _opened(self, entity: str) -> None:
         """See that an entity takes messages."""

@@ -10,17 +10,26 @@ from typing import Any
 
 import pytest
 from azure.eventhub import EventData
-from azure.eventhub.aio import EventHubProducerClient
+from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub.amqp import AmqpAnnotatedMessage
 from azure.storage.blob.aio import BlobServiceClient
 
+from bindings.azure._checkpoints import CheckpointPlace, checkpoints
+from brokers.clients.eventhubs import arriving, body_of
 from mesh.blocks.binding_contract import BindingError, BindingEvent, Handle, Reading
 from mesh.errors import ConfigError
 from mesh.key_value import MemoryKeyValue
 from mesh.registry import Registry
 from mesh.resources.settings import settings_of, without_effect
 from mesh.store import KeyValueStateStore, StateStore
-from tests.support.azure_servers import ACCOUNT, ACCOUNT_KEY, SERVICE_BUS_KEY, AzuriteServer, EventHubsServer
+from tests.support.azure_servers import (
+    ACCOUNT,
+    ACCOUNT_KEY,
+    SERVICE_BUS_KEY,
+    AzuriteServer,
+    EventHubsServer,
+    blob_connection,
+)
 from tests.support.bindings import call
 from tests.support.bindings.clouds import event_hub
 from tests.support.nodes import component
@@ -122,6 +131,41 @@ async def test_checkpoints(tmp_path: Path) -> None:
         async with reading(records, again, **settings, **store, consumerGroup="Shop"):
             await sender.send_event(EventData(b"new"), partition_id="0")
             assert await again.has(1) == [b"new"]
+
+
+async def test_checkpoints_of_a_storage_that_is_busy_at_first() -> None:
+    """It is asked again."""
+    blobs = "<EnumerationResults><Blobs/><NextMarker/></EnumerationResults>"
+    answers = [("503 Server Busy", ""), ("200 OK", blobs)]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        status, body = answers.pop(0)
+        head = f"Content-Type: application/xml\r\nContent-Length: {len(body)}\r\nConnection: close"
+        writer.write(f"HTTP/1.1 {status}\r\n{head}\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        place = CheckpointPlace(blob_connection(server.sockets[0].getsockname()[1]), None, "checkpoints")
+        assert await checkpoints(place, "host", "hub", "group") == {}
+    assert not answers
+
+
+async def test_a_partition_is_read_while_another_reading_of_it_ends() -> None:
+    """As when the connection of that one does not close."""
+    async with event_hub() as (sender, settings):
+
+        def make() -> EventHubConsumerClient:
+            connection, hub = settings["connectionString"], settings["eventHub"]
+            return EventHubConsumerClient.from_connection_string(connection, "$Default", eventhub_name=hub)
+
+        await sender.send_event(EventData(b"one"), partition_id="0")
+        async with asyncio.timeout(30), arriving(make, "0", "-1") as first, arriving(make, "0", "-1") as second:
+            for queue in (first, second):
+                while not (events := await queue.get()):
+                    pass
+                assert [body_of(event) for event in events] == [b"one"]
 
 
 @pytest.mark.parametrize(("hub", "key"), [("none", SERVICE_BUS_KEY), ("hub", "d3Jvbmc=")])

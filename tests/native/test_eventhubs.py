@@ -10,19 +10,20 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.core.exceptions import ResourceExistsError
 from azure.eventhub import EventData
 from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub.extensions.checkpointstoreblobaio import BlobCheckpointStore
+from azure.storage.blob.aio import ContainerClient
 
-from brokers.clients.azure_checkpoints import Ownership
 from brokers.native._eventhubs_member import Pace
-from brokers.native._eventhubs_shares import share_of
 from brokers.native._held import GoneError
 from brokers.native.eventhubs import EventHubsTopics
 from brokers.shared.errors import NotAdmittedError
@@ -285,6 +286,47 @@ async def test_members_of_both_kinds_share_a_group(
         await eventually(mine_came, 30)
 
 
+async def test_members_whose_clock_is_ahead(
+    server: EventHubsServer, blobs: str, group: str, orders: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take nothing from each other: who is silent is told by the service's clock."""
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600.0)
+    options, place = SubscribeOptions(group), (f"127.0.0.1:{server.port}", orders.label, group)
+    async with broker_of(server.connection, blobs) as broker, notes_in(blobs) as notes:
+        broker.pace = Pace(look=0.3, expires=60.0)
+        async with broker.subscribe(orders, options, Inbox()), broker.subscribe(orders, options, Inbox()):
+            owners: dict[str, str] = {}
+
+            async def each_has_one() -> None:
+                owners.update({each["partition_id"]: each["owner_id"] for each in await notes.list_ownership(*place)})
+                assert len({*owners.values()}) == 2
+
+            await eventually(each_has_one, 30)
+            etags: set[str] = set()
+            async with asyncio.timeout(30):
+                while len(etags) < 6:  # Each is claimed anew, again and again.
+                    for each in await notes.list_ownership(*place):
+                        assert owners[each["partition_id"]] == each["owner_id"]
+                        etags.add(each["etag"])
+
+
+async def test_a_backlog_is_of_what_can_be_counted(
+    server: EventHubsServer, blobs: str, group: str, orders: Address
+) -> None:
+    """Behind an offset alone nobody knows how many there are."""
+    async with broker_of(server.connection, blobs) as broker, sender_to(server, orders) as sender:
+        for partition in "001011":
+            await sender.send_event(EventData(b"x"), partition_id=partition)
+        async with ContainerClient.from_connection_string(blobs, "notes") as container:
+            with suppress(ResourceExistsError):
+                await container.create_container()
+            path = f"127.0.0.1:{server.port}/{orders.label}/{group}/checkpoint".lower()
+            await container.upload_blob(f"{path}/0", b"", metadata={"offset": "0"})
+            await container.upload_blob(f"{path}/1", b"", metadata={"offset": "0", "sequencenumber": "0"})
+        assert (await broker.backlog(orders, SubscribeOptions(group))).waiting == 2
+
+
 async def test_a_member_that_is_killed(server: EventHubsServer, blobs: str, group: str, orders: Address) -> None:
     """Others have its partitions, and what it had not settled."""
     settings = json.dumps(settings_for(server.connection, blobs))
@@ -451,29 +493,3 @@ def test_documented_settings() -> None:
     declared = settings_of(loaded.from_component(made).settings)  # type: ignore[attr-defined]
     assert given.keys() <= {name for each in declared for name in each.names}
     assert len(without_effect(made, declared)) == 4
-
-
-def _had(**owners: str) -> dict[str, Ownership]:
-    return {name.removeprefix("p"): Ownership(owner, "", 10.0) for name, owner in owners.items()}
-
-
-@pytest.mark.parametrize(
-    ("count", "owned", "gets"),
-    [
-        (4, {}, 4),
-        (4, _had(p0="x", p1="x", p2="x", p3="x"), 1),
-        (4, _had(p0="x", p1="x", p2="x", p3="me"), 2),
-        (4, _had(p0="x", p1="x", p2="me", p3="me"), 2),
-        (4, _had(p0="x", p1="x", p2=""), 2),
-        (5, _had(p0="x", p1="x", p2="me", p3="me"), 3),
-        (5, _had(p0="x", p1="x", p2="x", p3="me", p4="me"), 2),
-        (1, _had(p0="x"), 0),
-        (2, {"0": Ownership("x", "", 1.0), "1": Ownership("x", "", 10.0)}, 1),
-    ],
-)
-def test_shares(count: int, owned: dict[str, Ownership], gets: int) -> None:
-    """A member has its part, and keeps what it has; what nobody said for long is free."""
-    names = [str(number) for number in range(count)]
-    found = share_of(names, owned, "me", since=5.0)
-    assert len(found) == len({*found}) == gets
-    assert {*found} >= {name for name, said in owned.items() if said.owner == "me"}

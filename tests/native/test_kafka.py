@@ -16,7 +16,7 @@ import pytest_asyncio
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from brokers.native import _kafka_lanes
+from brokers.native import _lanes
 from brokers.native._kafka_producer import partition_of
 from brokers.native.kafka import KafkaTopics
 from gateway.cli import main
@@ -343,8 +343,8 @@ async def test_few_bytes_are_held_of_all_partitions_together(
     server: KafkaServer, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever they are in; and something of each partition, so that none waits for the others."""
-    monkeypatch.setattr(_kafka_lanes, "ROOM_BYTES", 300_000)
-    monkeypatch.setattr(_kafka_lanes, "FIRST_BYTES", 100_000)
+    monkeypatch.setattr(_lanes, "ROOM_BYTES", 300_000)
+    monkeypatch.setattr(_lanes, "FIRST_BYTES", 100_000)
     partitions, size = 6, 40_000
     await asyncio.to_thread(make_topic, server, topic, partitions)
     parts = {"value": b"v" * (size // 3), "key": b"k" * (size // 3), "headers": [("h", b"h" * (size // 3))]}

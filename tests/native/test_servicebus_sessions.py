@@ -207,6 +207,36 @@ async def test_a_lost_lock_is_ridden_out(server: ServiceBusServer, orders: Addre
     assert came == [("a0", 1), ("ended", 1), ("a0", 2), ("a1", 1)]
 
 
+async def test_a_service_that_does_not_wait_for_a_session(
+    server: ServiceBusServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is asked again, and no connection is told to be lost."""
+    hurried, inbox = address.topic("test", "shop", unique("sessionshurried")), Inbox()
+    async with Proxy(server.port) as proxy, broker_of(ServiceBusServer.at(proxy.port)) as broker:
+        before = proxy.accepted
+
+        def asked_again() -> None:
+            assert proxy.accepted - before >= 2
+
+        async with broker.subscribe(hurried, asked(), inbox):
+            await eventually(asked_again, 30)
+            await publish(broker, hurried, ["a0"])
+            await inbox.holds(1)
+    assert "lost the connection" not in caplog.text
+
+
+async def test_a_member_that_fails_waits_for_no_handler(server: ServiceBusServer, orders: Address) -> None:
+    """What it handed out comes again."""
+    async with broker_of(server.connection) as broker:
+        await publish(broker, orders, ["a0"])
+        with pytest.raises(RuntimeError):
+            async with asyncio.timeout(20), broker._joined(orders, asked()) as source:
+                assert len(await source.take(1)) == 1
+                raise RuntimeError
+        async with broker.subscribe(orders, asked(), second := Inbox()):
+            await second.holds(1)
+
+
 async def test_an_entity_without_sessions_is_refused(server: ServiceBusServer) -> None:
     plain = address.topic("test", "shop", unique("plain"))
     async with broker_of(server.connection) as broker:

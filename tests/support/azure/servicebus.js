@@ -3,6 +3,7 @@
 // Every name that does not begin with "none" is a queue. TOPIC/Subscriptions/NAME is a subscription from when it is first
 // read, and what is sent to its topic goes to all; what is rejected or not taken is in NAME/$DeadLetterQueue.
 // Of a name that begins with "sessions", messages are read session by session: each is locked by who reads it.
+// Of one that begins with "sessionshurried", nobody is let wait for a session.
 // Usage: node servicebus.js PORT KEY LOCK_MILLISECONDS
 
 const crypto = require("crypto");
@@ -106,7 +107,7 @@ function put(of, sent) {
 function ask(of, link, wanted) {
   Object.assign(link.state, { local_open: false, open_requests: 0 });
   const asked = { link, wanted };
-  const patience = (link.properties || {})["com.microsoft:timeout"] || 60000;
+  const patience = of.name.startsWith("sessionshurried") ? 0 : (link.properties || {})["com.microsoft:timeout"] || 60000;
   asked.timer = setTimeout(() => refuse(of, asked, "com.microsoft:timeout", "No session came in time."), patience);
   of.asking.add(asked);
   dispatch(of);
