@@ -8,7 +8,7 @@ import msgspec
 
 from mesh.resources.settings import Kind
 
-__all__ = ["connection_kind", "fields_of", "plain", "reason_of", "texts"]
+__all__ = ["account_kind", "connection_kind", "fields_of", "plain", "reason_of", "texts"]
 
 MAX_REASON = 300
 _SECRET = ("sharedaccesskey", "sharedaccesssignature", "accountkey")
@@ -38,7 +38,14 @@ def _connection(text: str) -> str:
     return text
 
 
+def _account(text: str) -> str:
+    if not {name for name, _ in fields_of(text)} & {"accountname", "blobendpoint", "usedevelopmentstorage"}:
+        raise ValueError("is no connection string of a storage account")
+    return text
+
+
 connection_kind = Kind("connection string", _connection)
+account_kind = Kind("connection string", _account)
 
 
 def plain(value: object) -> object:

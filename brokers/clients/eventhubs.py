@@ -20,9 +20,9 @@ from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub.exceptions import AuthenticationError, EventDataError
 
 from brokers.clients.azure import AzureSettings
-from brokers.clients.azure_amqp import connection_kind, fields_of, plain, texts
+from brokers.clients.azure_amqp import account_kind, connection_kind, fields_of, plain, texts
 from brokers.clients.azure_checkpoints import CheckpointPlace
-from brokers.clients.azure_storage import account_kind, key_kind
+from brokers.clients.azure_storage import key_kind
 from mesh.resources.settings import BOOLEAN, setting
 from mesh.tasks import task_group
 

@@ -223,8 +223,8 @@ def no_session(error: OperationTimeoutError) -> bool:
 
     The library has the same error for a connection or a token that was waited for.
     """
-    told = getattr(error.__cause__, "inner_exception", None)
-    return getattr(told, "condition", None) == TIMEOUT
+    told = [getattr(each, "inner_exception", None) for each in (error, error.__cause__)]
+    return any(getattr(each, "condition", None) == TIMEOUT for each in told)
 
 
 def make_message(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brokers.clients.azure_storage import account_kind
+from brokers.clients.azure_amqp import account_kind
 from brokers.clients.eventhubs import CheckpointSettings
 from brokers.native._topics import NativeSettings
 from mesh.resources.settings import BOOLEAN, Setting, choice, ignored, setting
