@@ -151,7 +151,8 @@ class RabbitMQBodies:
             return None
         if left < 0:
             return []
-        return None if gone else [found[str(index)] for index in range(count)]
+        # Taken out: the connection, which is a circle, would keep them until somebody collects it.
+        return None if gone else [found.pop(str(index)) for index in range(count)]
 
     @asynccontextmanager
     async def _reading(self, offset: int | str, take: Take) -> AsyncIterator[asyncio.Future[None]]:
