@@ -37,6 +37,7 @@ class Features:
         layout: ``mesh`` = names and bytes are the mesh's own; ``native`` = they are as every other program there has
             them, so that topics are shared with these. Then an address is known by its ``label`` alone.
         both_layouts: Whether its components can have the mesh's layout as well.
+        both_lack: What of these the mesh's layout lacks as well, by the names here.
         headers: Whether ``Message.headers`` travel beside the body; otherwise they must be empty.
         rejects: Whether the broker keeps what a delivery's ``reject`` gave up, among its own dead letters.
         expires: Whether the broker itself lets an event expire that was published with ``ttlInSeconds``.
@@ -65,6 +66,7 @@ class Features:
     embeds: bool = False
     layout: Literal["mesh", "native"] = "mesh"
     both_layouts: bool = True
+    both_lack: tuple[str, ...] = ()
     headers: bool = True
     rejects: bool = False
     expires: bool = False
@@ -74,9 +76,15 @@ class Features:
     competing: bool = True
 
 
-def not_in_layout(features: Features, what: str) -> FeatureNotSupportedError:
-    """Make the error of asking for what the native layout lacks; it says which line gives it."""
-    if not features.both_layouts:
+def not_in_layout(features: Features, what: str, ability: str) -> FeatureNotSupportedError:
+    """Make the error of asking for what the native layout lacks; it says which line gives it, if one does.
+
+    Args:
+        features: Of the layout.
+        what: Was asked for.
+        ability: Its name among the features.
+    """
+    if not features.both_layouts or ability in features.both_lack:
         return FeatureNotSupportedError(features.name, what)
     text = f"{what} in the native layout; the component's setting 'layout: mesh' has that, on topics of the mesh's own"
     return FeatureNotSupportedError(features.name, text)

@@ -271,6 +271,8 @@ class KafkaReading(Reading[_Settings]):
         kind = found.auth.lower() or ("password" if found.username or found.auth_required else "none")
         if kind not in self.auth_types:
             self.wrong("authType", f"is one of {', '.join(self.auth_types)}, not {kind!r}")
+        if kind == "none":
+            self.useless("with the authType none", "saslUsername", "saslPassword", "saslMechanism")
         return kind
 
     def _login(self) -> dict[str, object]:
@@ -287,6 +289,7 @@ class KafkaReading(Reading[_Settings]):
         found = self.found
         ours = found.certificate or found.key
         if found.without_tls or (kind == "none" and not found.ca and not ours):
+            self.without_tls("disableTls turns it off", "skipVerify")
             return None
         if kind == "mtls" and not ours:
             self.wrong("authType", f"{kind!r} needs clientCert and clientKey")

@@ -115,12 +115,12 @@ class NativeTopics(Frameless, ComponentAdapter):
         """
         features = self.features
         if options.ordered and not features.ordering:
-            raise not_in_layout(features, "ordered subscriptions")
+            raise not_in_layout(features, "ordered subscriptions", "ordering")
         if options.ephemeral and not features.ephemeral:
-            raise not_in_layout(features, "subscriptions that end with their instance")
+            raise not_in_layout(features, "subscriptions that end with their instance", "ephemeral")
         written = not features.own_wildcards and not {"*", ">"}.isdisjoint(address.label.split("."))
         if not features.wildcard and (address.is_pattern or written):
-            raise not_in_layout(features, f"the pattern {address.label!r}")
+            raise not_in_layout(features, f"the pattern {address.label!r}", "wildcard")
 
     @asynccontextmanager
     async def subscribe(self, address: Address, options: SubscribeOptions, handler: Handler) -> AsyncIterator[None]:

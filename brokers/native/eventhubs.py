@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Self
@@ -86,7 +86,6 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
         name="Azure Event Hubs",
         event_prefix="cloudEvents_",
         layout="native",
-        both_layouts=False,
         max_message_bytes=1_000_000,  # A hub takes 1 MiB with what the protocol adds.
         durable=True,
         shared=True,
@@ -200,10 +199,6 @@ class EventHubsTopics(NativeTopics, AzureAdapter):
             logger.debug("%s", error)
         finally:
             await closed(producer)
-
-    def on_restored(self, callback: Callable[[], None]) -> None:
-        """Call back when the service is back."""
-        self._outage.on_back(callback)
 
     # Publishing
 

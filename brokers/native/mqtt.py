@@ -123,6 +123,7 @@ class MQTTTopics(NativeTopics):
         delay=True,
         layout="native",
         headers=False,
+        both_lack=("ordering", "delay", "wildcard"),
         publish_metadata=("retain",),
     )
 
@@ -221,7 +222,7 @@ class MQTTTopics(NativeTopics):
         topic, retain = address.label, self._settings.retain
         check_size(message.body, message.headers, self.features.max_message_bytes)
         if message.headers:
-            raise not_in_layout(self.features, "headers")
+            raise not_in_layout(self.features, "headers", "headers")
         if UNCLEAN.search(topic) or topic.startswith("$"):  # That of the server, which may end the connection for it.
             raise BadArgumentError(f"MQTT has no such topic to publish to: {topic!r}")
         for name, value in message.metadata.items():

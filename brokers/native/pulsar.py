@@ -97,10 +97,6 @@ class PulsarTopics(NativeTopics):
         except PulsarException as error:
             raise unavailable(f"Pulsar at {self._client.shown}", error) from error
 
-    def on_restored(self, callback: Callable[[], None]) -> None:
-        """Call back whenever the broker answers again."""
-        self._client.outage.on_back(callback)
-
     async def publish(self, address: Address, message: Message) -> None:
         """Send a message; the broker's receipt confirms it."""
         beside = {**message.metadata, **message.headers}

@@ -239,7 +239,9 @@ class ConfigReader(Reading[_Settings]):
         """Read where the server is: one URL, or its parts."""
         found, url = self.found, self.found.url
         setting = next((name for name in ("connectionString", "host") if self.text(name)), "hostname")
-        if not url:
+        if url:
+            self.useless(f"beside {setting}", "hostname", "protocol")
+        else:
             if not found.hostname:
                 self.wrong(setting, "says not where RabbitMQ is: set connectionString, or hostname and protocol")
             url = f"{found.protocol}://{found.hostname or 'localhost'}"

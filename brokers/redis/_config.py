@@ -216,6 +216,8 @@ class RedisReader(Reading[_Settings]):
             return {}
         if found.failover and not found.master:
             self.wrong("failover", "needs sentinelMasterName, and in redisHost the Sentinels")
+        if not found.failover:
+            self.useless("without failover", "sentinelMasterName", "sentinelUsername", "sentinelPassword")
         default = found.port or (DEFAULT_SENTINEL_PORT if found.failover else DEFAULT_PORT)
         try:
             hosts = hosts_of(found.host, default)
@@ -234,7 +236,7 @@ class RedisReader(Reading[_Settings]):
 
     def _tls(self) -> ssl.SSLContext | None:
         if not self.found.tls:
-            self.without_tls('enableTLS: "true" turns it on')
+            self.without_tls('enableTLS: "true" turns it on', "insecureSkipTLSVerify")
             return None
         return self.tls("clientCert", "clientKey", ca="caCert", files=TLSFiles(verify=not self.found.unverified))
 

@@ -175,11 +175,14 @@ class Reading(Generic[_Model]):
         """Give a setting's text without blanks around it; empty if it is not set."""
         return (self.component.setting(name) or "").strip()
 
-    def without_tls(self, advice: str) -> None:
+    def useless(self, why: str, *names: str) -> None:
+        """Tell of settings that are set and do nothing beside others."""
+        if given := [name for name in names if self.text(name)]:
+            logger.warning("component %s: %s: no effect %s", self.component.name, " and ".join(given), why)
+
+    def without_tls(self, advice: str, *more: str) -> None:
         """Tell of certificates that are set, and do nothing: the connection has no TLS."""
-        if given := [name for name in ("caCert", "clientCert", "clientKey") if self.text(name)]:
-            names = " and ".join(given)
-            logger.warning("component %s: %s: no effect without TLS; %s", self.component.name, names, advice)
+        self.useless(f"without TLS; {advice}", "caCert", "clientCert", "clientKey", *more)
 
     def tls(
         self, certificate: str, key: str, *, ca: str | None = None, files: TLSFiles | None = None

@@ -83,7 +83,7 @@ class NativeWire:
         """Make the message of an event."""
         features = self._features
         if options.not_before is not None:
-            raise not_in_layout(features, "delayed events")
+            raise not_in_layout(features, "delayed events", "delay")
         key = key or metadata.get("__key")
         mode = self._mode_of(metadata)
         if raw or mode == "raw":

@@ -145,7 +145,7 @@ def test_no_line_is_named_where_there_is_none(kind: str, settings: dict[str, str
     if kind == "pubsub.solace.amqp":
         pytest.importorskip("proton")
     made = Registry().load(kind).from_component(component("shop", kind, **settings))  # type: ignore[attr-defined]
-    assert ("layout: mesh" in str(not_in_layout(made.features, "it"))) is both
+    assert ("layout: mesh" in str(not_in_layout(made.features, "it", "ordering"))) is both
 
 
 def got(message: Message, *, raw: bool = False, batch: bool = False):  # type: ignore[no-untyped-def]
