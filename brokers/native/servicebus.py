@@ -65,6 +65,7 @@ FEATURES = Features(
     max_message_bytes=1024 * 1024,
     durable=True,
     shared=True,
+    delay=True,
     release_counts=True,
     frames=False,
     expires=True,

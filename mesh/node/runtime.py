@@ -74,7 +74,7 @@ __all__ = ["NodeSettings", "Runtime", "check"]
 
 logger = logging.getLogger(__name__)
 
-HAND_OVER_SECONDS = 1.0  # Where nothing hangs any more it is some milliseconds.
+HAND_OVER_SECONDS = 2.0  # Where nothing hangs any more it is some milliseconds.
 TELL_INTERVAL = 3.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0
 
