@@ -145,7 +145,8 @@ async def test_a_program_that_comes_back(
                 under_way = tasks.create_task(_unavailable(broker))
                 await server.kill()
         later = await _unavailable(broker)
-        assert "nobody listens there" in under_way.result()
+        # A process that ends closes its connections and its socket one after the other: either may be seen.
+        assert str(server.path) in under_way.result()
         assert "nobody listens there" in later
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
