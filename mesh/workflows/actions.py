@@ -1,0 +1,164 @@
+"""What a worker answers to a turn: the actions that the workflow's code asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from mesh.workflows.events import EventRaised, Failure, Moment, Origin, Retry, Trace
+
+__all__ = [
+    "Action",
+    "Answer",
+    "Complete",
+    "CreateChild",
+    "CreateDetached",
+    "CreateTimer",
+    "ScheduleTask",
+    "SendEvent",
+    "TerminateInstance",
+    "VersionMissing",
+    "Wait",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleTask:
+    """Run an activity; fields as in `mesh.workflows.events.TaskScheduled`, an empty ``execution_id`` is made."""
+
+    id: int
+    name: str
+    input: str | None = None
+    version: str | None = None
+    execution_id: str = ""
+    app: str | None = None
+    retry: Retry | None = None
+    propagation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTimer:
+    """Have a timer; fields as in `mesh.workflows.events.TimerCreated`."""
+
+    id: int
+    fire_at: Moment
+    name: str | None = None
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateChild:
+    """Start a child; an empty ``instance`` is made of the parent's and the action's id."""
+
+    id: int
+    instance: str
+    name: str
+    input: str | None = None
+    version: str | None = None
+    app: str | None = None
+    retry_of: str | None = None
+    propagation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendEvent:
+    """Raise an event of another instance."""
+
+    id: int
+    instance: str
+    name: str
+    input: str | None = None
+    app: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TerminateInstance:
+    """Terminate another instance."""
+
+    id: int
+    instance: str
+    output: str | None = None
+    recursive: bool = False
+    app: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDetached:
+    """Start an instance that tells nobody how it ends."""
+
+    id: int
+    instance: str
+    name: str
+    input: str | None = None
+    version: str | None = None
+    execution: str = ""
+    scheduled: float | None = None
+    trace: Trace | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    app: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """End, or begin anew.
+
+    Attributes:
+        status: `mesh.workflows.state.Status`: COMPLETED, FAILED, TERMINATED, CANCELED, or CONTINUED_AS_NEW.
+        result: The output; of what begins anew, its input.
+        carryover: Events for what begins anew, that this execution did not use.
+        version: Of what begins anew.
+    """
+
+    id: int
+    status: int
+    result: str | None = None
+    failure: Failure | None = None
+    carryover: tuple[EventRaised, ...] = ()
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionMissing:
+    """The worker has the workflow, not in the version that this instance needs."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The code waits for an event: it takes a number, and nothing is done."""
+
+    id: int
+    name: str
+
+
+Action: TypeAlias = (
+    ScheduleTask
+    | CreateTimer
+    | CreateChild
+    | SendEvent
+    | TerminateInstance
+    | CreateDetached
+    | Complete
+    | VersionMissing
+    | Wait
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a turn.
+
+    Attributes:
+        actions: In order.
+        custom_status: What the code tells of itself; None = nothing new.
+        version: Of the code that ran.
+        patches: That it asked for, in order.
+        whole: Whether the actions are all that the code has asked for since it began, and not only new ones.
+    """
+
+    actions: tuple[Action, ...] = ()
+    custom_status: str | None = None
+    version: str | None = None
+    patches: tuple[str, ...] = ()
+    whole: bool = False
