@@ -109,3 +109,99 @@ def check_python_ends(seen: dict[str, Any]) -> None:
         "started there": [done, ["started-there", "remote", 1]],
         "tries": [3, 2, 3],
     }
+
+
+# The numbers of gRPC's codes, which is what the SDK tells.
+NOT_FOUND, ALREADY_EXISTS = 5, 6
+
+
+async def test_node(mesh_home: Path) -> None:
+    """What the SDK has: it knows no retries, no other applications, no versions, no histories."""
+    needs(NODE)
+    async with hubs(mesh_home) as environ:
+        seen = await run("node", "workflows.js", environ=environ)
+    done = "COMPLETED"
+    named, unnamed, failed = seen["ends"].pop("parent")[1]
+    assert (named, unnamed) == (8, 16)
+    assert "child is closed" in failed
+    status, failed = seen["ends"].pop("failing")
+    assert status == "FAILED"
+    assert "it is closed" in failed
+    assert seen["ends"] == {
+        "pending": "PENDING",
+        "sequence": [done, [8, None]],
+        "fan": [done, DOUBLED],
+        "race-timer": [done, "late"],
+        "race-event": [done, {"by": "ü"}],
+        "timers": [done, True],
+        "again": [done, ["a", "b", "c"]],
+        "scheduled": [done, [40, None]],
+        "notEarly": True,
+        "state": ["sequence", "1", "at 8"],
+    }
+    assert seen["managed"] == {
+        "paused": "SUSPENDED",
+        "still": "SUSPENDED",
+        "held": [done, [1, 2]],
+        "taken": ALREADY_EXISTS,
+        "terminated": [["TERMINATED", {"why": "late"}], True],
+        "purged": [True, None],
+        "again": ["held", [done, [24, None]]],
+        "nobody": [None, NOT_FOUND],
+    }
+
+
+async def test_go(mesh_home: Path) -> None:
+    """Everything but a later start's time, with the names of what runs in another application."""
+    program = str(built("go") / "program")
+    async with hubs(mesh_home) as environ:
+        seen = await run(program, "workflows", environ=environ)
+    done = "COMPLETED"
+    assert "child is lost" in seen["failed"]
+    del seen["failed"]
+    assert seen == {
+        "sequence": [done, "[8,null]"],
+        "fan": [done, str(DOUBLED)],
+        "raceTimer": [done, '"late"'],
+        "raceEvent": [done, '"ü"'],
+        "timers": [done, "true"],
+        "parent": [done, '[8,"shipped book",7]'],
+        "retried": [done, "[3,true]"],
+        "again": [done, '["a","b","c"]'],
+        "versions": [done, '"two"'],
+        "patched": [done, "true"],
+        "customStatus": "at 8",
+        "paused": "SUSPENDED",
+        "held": [done, "[1,2]"],
+        "terminated": ["TERMINATED", "TERMINATED"],
+        "purged": ["NotFound", "NotFound"],
+        "taken": "AlreadyExists",
+        "history": 15,
+        "rerun": [done, "[80,null]"],
+        "listed": True,
+    }
+
+
+async def test_java(mesh_home: Path) -> None:
+    """Sequences, fan-out, races, timers, children, other applications, retries, patches, and what a client does."""
+    made = built("java")
+    async with hubs(mesh_home) as environ:
+        seen = await run(*JAVA, "-cp", f"{made}:{made}/*", "Workflows", environ=environ)
+    done = "COMPLETED"
+    named, failed, shipped, charged = seen.pop("parent")[1]
+    assert (named, shipped, charged) == (8, "shipped book", 7)
+    assert "child is lost" in failed
+    assert seen == {
+        "sequence": [done, 8],
+        "fan": [done, DOUBLED],
+        "raceTimer": [done, "late"],
+        "raceEvent": [done, "ü"],
+        "timers": [done, True],
+        "retried": [done, 3],
+        "again": [done, ["a", "b", "c"]],
+        "patched": [done, True],
+        "paused": "SUSPENDED",
+        "held": [done, [1, 2]],
+        "terminated": "TERMINATED",
+        "purged": [True, None],
+    }
