@@ -27,6 +27,8 @@ from gateway.routes import (
     secrets,
     state,
     streams,
+    workflow_hub,
+    workflow_stream,
 )
 from gateway.routes.invocation import by_header, by_nothing, comparable
 from gateway.routes.route import API, Asked, Node, Route
@@ -69,6 +71,8 @@ RPCS: tuple[RPC, ...] = (
     *node.RPCS,
     *streams.RPCS,
     *actor_stream.RPCS,
+    *workflow_stream.RPCS,
+    *workflow_hub.RPCS,
 )
 
 

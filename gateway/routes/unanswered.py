@@ -14,9 +14,9 @@ _PAGE = "see docs/compatibility.md#other-blocks"
 MISSING = {
     "workflows": "workflows",
 }
-# As above, by the names of gRPC's methods, or by the paths of those of other services.
+# As above, by the names of gRPC's methods.
 MISSING_RPCS = {
-    r"\w*Workflow(Alpha1|Beta1)|/TaskHubSidecarService/\w+": "workflows",
+    r"\w*Workflow(Alpha1|Beta1)": "workflows",
 }
 # What stands last in a path and has one segment.
 LAST = {"state": "a key", "secrets": "a secret's name"}
