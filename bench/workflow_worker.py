@@ -16,7 +16,7 @@ def echo(_context: wf.WorkflowActivityContext, given: int) -> int:
 
 
 @runtime.workflow
-def chain(context: wf.DaprWorkflowContext, given: int):  # noqa: ANN201  # A generator of the SDK's tasks.
+def chain(context: wf.DaprWorkflowContext, given: int):  # A generator of the SDK's tasks.
     """Call one activity after the other."""
     for number in range(given):
         yield context.call_activity(echo, input=number)
@@ -24,14 +24,14 @@ def chain(context: wf.DaprWorkflowContext, given: int):  # noqa: ANN201  # A gen
 
 
 @runtime.workflow
-def fan(context: wf.DaprWorkflowContext, given: int):  # noqa: ANN201
+def fan(context: wf.DaprWorkflowContext, given: int):
     """Call all activities at once."""
     yield wf.when_all([context.call_activity(echo, input=number) for number in range(given)])
     return given
 
 
 @runtime.workflow
-def wait(context: wf.DaprWorkflowContext, given: int):  # noqa: ANN201
+def wait(context: wf.DaprWorkflowContext, given: int):
     """Wait for an event."""
     yield context.wait_for_external_event("go")
     return given

@@ -108,7 +108,7 @@ def timers(context: DaprWorkflowContext) -> Steps:
     """Wait a millisecond, until a time that has passed, a hundredth of a second, and not for years or for ever."""
     begun = context.current_utc_datetime
     yield context.create_timer(timedelta(milliseconds=1))
-    yield context.create_timer(datetime(2001, 1, 1))  # noqa: DTZ001  # The SDK's times have no zone.
+    yield context.create_timer(datetime(2001, 1, 1))  # The SDK's times have no zone.
     short = context.create_timer(timedelta(milliseconds=10))
     won = yield when_any([context.create_timer(timedelta(days=3650)), context.wait_for_external_event("never"), short])
     return [won == short, (context.current_utc_datetime - begun).total_seconds() >= 0.011]

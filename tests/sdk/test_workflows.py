@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.faults.conftest import mesh_home
 from tests.sdk.harness import HERE, NODE, PATIENT, PYTHON, needs, resources, run
 from tests.sdk.test_programs import JAVA, built
-from tests.support.eventually import eventually
 from tests.support.gateways import MeshHome
 from tests.support.mesh import GatewayProcess
 from tests.support.processes import free_port
@@ -205,3 +203,30 @@ async def test_java(mesh_home: Path) -> None:
         "terminated": "TERMINATED",
         "purged": [True, None],
     }
+
+
+def test_quickstarts(mesh_home: Path) -> None:
+    """Order processors that are written for ``dapr run``: an inventory, an approval, a payment, all by ``mesh run``."""
+    needs(PYTHON)
+    needs(NODE)
+    path = f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}"
+    shared = ("--resources-path", str(resources(mesh_home)))
+    words = ("-f", "orders.yaml", *shared)
+    with MeshHome(mesh_home).run(*words, environ={"PATH": path}, cwd=HERE / "quickstart") as running:
+        for line in (
+            'order-processor == workflow of 1000 COMPLETED: {"processed": false}',
+            'order-processor-js == orchestration of 1000 completed: {"processed":false}',
+        ):
+            running.until(re.escape(line))
+        assert running.wait() == 0
+        for line in (
+            "order-processor == asking for the approval of 150000",
+            "order-processor == there are now 90 cars left in stock",
+            'order-processor == workflow of 10 COMPLETED: {"processed": true}',
+            "order-processor == there are only 90 cars",
+            "order-processor-js == there are now 90 item1 left in stock",
+            "order-processor-js == asking for the approval of 6000",
+            "order-processor-js == there are now 30 item1 left in stock",
+            'order-processor-js == orchestration of 60 completed: {"processed":true}',
+        ):
+            assert f"== APP - {line}" in running.text
