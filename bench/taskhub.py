@@ -1,4 +1,4 @@
-"""A server for workers of the official SDKs that stores nothing: what it hands out, and no more, is what a worker can do.
+"""A server for workers of the official SDKs that stores nothing: what it is answered is what such a worker can do.
 
 It speaks the part of ``TaskHubSidecarService`` that workers do, and plays the engine in memory: each instance schedules
 what its workflow asks for, and is forgotten at its end.
@@ -11,6 +11,7 @@ import json
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvloop
 from google.protobuf.message_factory import GetMessageClass
@@ -19,10 +20,10 @@ from httpunk.h2.server import ServerRequest
 
 from bench.load import BenchError
 from bench.peer import control
-from gateway.grpc.call import ACCEPTED, Call
+from gateway.grpc.call import Call
 from gateway.grpc.messages import service
 from gateway.grpc.wire import framed
-from gateway.http2.server import HTTP2Connections
+from gateway.http2.server import HTTP2Connections, Peer
 
 SERVICE = service("TaskHubSidecarService", "")
 WINDOW = {"grpc-node-js": 100}  # Of items at once; what is above it that SDK throws away.
@@ -31,17 +32,16 @@ STATEFUL_HISTORY = 2
 PAST, NEW, TURN = b"\x1a", b"\x22", b"\x0a"  # Fields of a WorkflowRequest, and of a WorkItem.
 
 
-def _message(method: str, *, given: bool = False) -> type:
+def _message(method: str, *, given: bool = False) -> Any:
     found = SERVICE.methods_by_name[method]
-    made: type = GetMessageClass(found.output_type if given else found.input_type)
-    return made
+    return GetMessageClass(found.output_type if given else found.input_type)
 
 
 ITEM = _message("GetWorkItems", given=True)
 ASKED = _message("GetWorkItems")
 TURN_DONE, TASK_DONE = _message("CompleteOrchestratorTask"), _message("CompleteActivityTask")
-EMPTY = framed(b"")
-REQUEST = GetMessageClass(ITEM.DESCRIPTOR.fields_by_name["workflowRequest"].message_type)  # type: ignore[attr-defined]
+DONE = _message("CompleteActivityTask", given=True)()
+REQUEST = GetMessageClass(ITEM.DESCRIPTOR.fields_by_name["workflowRequest"].message_type)
 EVENT = GetMessageClass(REQUEST.DESCRIPTOR.fields_by_name["newEvents"].message_type)
 
 
@@ -146,15 +146,15 @@ class Hub:
         self._waiting.append(framed(item))
         self._more.set()
 
-    def turned(self, answer: object) -> None:
+    def turned(self, answer: Any) -> None:
         """Take what a turn came to."""
         self._room += 1
         self._more.set()
-        instance = self._instances[answer.instanceId]  # type: ignore[attr-defined]
+        instance = self._instances[answer.instanceId]
         self.turns += 1
         instance.past += instance.turn
         instance.out = False
-        for action in answer.actions:  # type: ignore[attr-defined]
+        for action in answer.actions:
             kind = action.WhichOneof("workflowActionType")
             if kind == "completeWorkflow":
                 self._end(instance, action.completeWorkflow)
@@ -176,23 +176,23 @@ class Hub:
             self._send(item.SerializeToString())
         self._turn(instance)
 
-    def resolved(self, answer: object) -> None:
+    def resolved(self, answer: Any) -> None:
         """Take an activity's result."""
         self._room += 1
         self._more.set()
-        if answer.HasField("failureDetails"):  # type: ignore[attr-defined]
+        if answer.HasField("failureDetails"):
             raise BenchError(f"an activity failed: {answer}")
-        instance = self._instances[answer.instanceId]  # type: ignore[attr-defined]
+        instance = self._instances[answer.instanceId]
         self.tasks += 1
         event = EVENT(eventId=-1)
         event.timestamp.GetCurrentTime()
-        event.taskCompleted.taskScheduledId = answer.taskId  # type: ignore[attr-defined]
-        event.taskCompleted.result.CopyFrom(answer.result)  # type: ignore[attr-defined]
+        event.taskCompleted.taskScheduledId = answer.taskId
+        event.taskCompleted.result.CopyFrom(answer.result)
         instance.new.append(event.SerializeToString())
         self._turn(instance)
 
-    def _end(self, instance: Instance, how: object) -> None:
-        if how.workflowStatus != 1 or how.result.value != self._input:  # type: ignore[attr-defined]
+    def _end(self, instance: Instance, how: Any) -> None:
+        if how.workflowStatus != 1 or how.result.value != self._input:
             raise BenchError(f"a workflow ended with {how}")
         del self._instances[instance.id]
         self.ended += 1
@@ -201,29 +201,27 @@ class Hub:
         elif not self._instances and self._done is not None and not self._done.done():
             self._done.set_result(None)
 
-    async def handle(self, request: ServerRequest, _peer: object = None) -> None:
+    async def handle(self, request: ServerRequest, connection: Peer) -> None:
         """Answer a call."""
         method = (request.path or "").rpartition("/")[2]
-        call = Call(request, 2**26)
+        call = Call(request, 2**26, connection)
         try:
             if method == "GetWorkItems":
-                call.takes(ASKED.FromString)  # type: ignore[attr-defined]
+                call.takes(ASKED.FromString)
                 asked = await call.message()
                 self._stateful = STATEFUL_HISTORY in asked.capabilities
                 agent = call.metadata.get("user-agent", "")
                 self._room = next((room for name, room in WINDOW.items() if name in agent), ANY)
                 await self._hand_out(call)
             elif method in ("CompleteOrchestratorTask", "CompleteWorkflowTask"):
-                call.takes(TURN_DONE.FromString)  # type: ignore[attr-defined]
+                call.takes(TURN_DONE.FromString)
                 self.turned(await call.message())
             elif method == "CompleteActivityTask":
-                call.takes(TASK_DONE.FromString)  # type: ignore[attr-defined]
+                call.takes(TASK_DONE.FromString)
                 self.resolved(await call.message())
             else:
                 await call.message()
-            await call.begin(ACCEPTED)
-            await call.write(EMPTY)
-            await call.finish([("grpc-status", "0")])
+            await call.reply(DONE)
         except (HTTPunkError, OSError):
             pass  # The worker is gone, and the run with it.
         except (BenchError, LookupError) as error:
@@ -232,7 +230,7 @@ class Hub:
             raise
 
     async def _hand_out(self, call: Call) -> None:
-        await call.begin(ACCEPTED)
+        await call.send_raw(b"")
         self.workers += 1
         try:
             while True:
@@ -241,7 +239,7 @@ class Hub:
                 while self._waiting and self._room:
                     count = min(len(self._waiting), self._room, 100)
                     self._room -= count
-                    await call.write(b"".join(self._waiting.popleft() for _ in range(count)))
+                    await call.send_raw(b"".join(self._waiting.popleft() for _ in range(count)))
         finally:
             self.workers -= 1
 
