@@ -402,10 +402,14 @@ class Dispatch:
             came = error
         finally:
             away.out -= 1
-        if work is not None:
-            self._tell_of_task(ref, work, came)
-        else:
+        if work is None:
             self._not_opened(came, lambda: self.task(ref, number, name, away.app))
+        else:
+            if isinstance(came, TaskResult):
+                away.pause.over()
+            elif not isinstance(came, AppUnreachableError):  # It would be asked for again at once.
+                self._rest_longer(away)
+            self._tell_of_task(ref, work, came)
         self._look_away(away)
 
     async def _away_peer(self, away: Away) -> Peer | None:
@@ -419,11 +423,12 @@ class Dispatch:
             peer = None
         away.found = peer is not None
         if peer is None:
-            if away.pause.until <= now():
-                self._rest(away, away.pause.longer())
-        else:
-            away.pause.over()
+            self._rest_longer(away)
         return peer
+
+    def _rest_longer(self, away: Away) -> None:
+        if away.pause.until <= now():
+            self._rest(away, away.pause.longer())
 
     def _rest(self, away: Away, seconds: float) -> None:
         away.pause.until = now() + seconds
