@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mesh.resources.subscription import Subscription
     from mesh.store import StateStore
     from mesh.telemetry import Observer, Tracing
+    from mesh.workflows.access import Rules
 
 __all__ = ["Block", "Held", "Inbound", "OpenRecords", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
 
@@ -209,6 +210,7 @@ class Parts:
         run: The pipeline, for what a block asks of another one.
         inbound: What everything for the application passes.
         access: Who may call it.
+        workflow_access: Which others may use its workflows and activities.
         memory: What outlives this node, of an application that does; None = nothing.
         streams: Of clients, as long as they are open.
         marked: Gives the state store that is marked for actors, if there is one: its name, the store, its life.
@@ -237,6 +239,7 @@ class Parts:
     run: Handler
     inbound: InboundPipeline
     access: Gate
+    workflow_access: Rules
     marked: Callable[[], tuple[str, StateStore, Life] | None] = lambda: None
     asks_config: bool = True
     later: Later = field(default_factory=Later)
