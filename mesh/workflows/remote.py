@@ -35,6 +35,7 @@ from mesh.host import joined
 from mesh.operation import Caller
 from mesh.ownership.asking import Owners
 from mesh.ownership.table import Standing
+from mesh.workflows.access import denied
 from mesh.workflows.dispatch import Peer
 from mesh.workflows.events import Failure
 from mesh.workflows.worker import TaskResult, TaskWork
@@ -52,8 +53,8 @@ MAX_LEFT_ALONE = 1000
 _WORK = msgspec.msgpack.Decoder(TaskWork)
 _RESULT = msgspec.msgpack.Decoder(TaskResult)
 
-Allows = Callable[[str, str, str, str], bool]
-"""Whether an application may do something here: its app id, ``workflow`` or ``activity``, the operation, the name."""
+Allows = Callable[[str, str], bool]
+"""Whether another application may have an activity run here: its app id, and the activity's name."""
 
 
 class Remote:
@@ -184,9 +185,9 @@ class Remote:
         return work
 
     def _denied(self, work: TaskWork) -> TaskResult | None:
-        if work.owner == self._caller.app_id or self._allows(work.owner, "activity", "schedule", work.name):
+        if work.owner == self._caller.app_id or self._allows(work.owner, work.name):
             return None
-        text = f"access denied by workflow access policy: {work.owner} may not run the activity {work.name[:200]!r}"
+        text = denied(work.owner, "activity", "schedule", work.name)
         return TaskResult(None, Failure("PermissionDenied", text, final=True))
 
 
