@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mesh.broker import Frame
 from mesh.calls.context import counts, tell
-from mesh.errors import MeshError, RecordsMissingError
+from mesh.errors import MeshError, RecordsMissingError, StreamEndedError
 
 if TYPE_CHECKING:
     from mesh.address import Address
@@ -74,6 +74,7 @@ class OnDemand:
         self._parts, self._kind, self._news = parts, kind, news
         self._opened, self._answer, self._left = opened, answer, left
         self._kept: _Kept | None = None
+        self._settled = asyncio.Event()
         self._ready = self._has_told = False
 
     async def host(self) -> None:
@@ -81,22 +82,35 @@ class OnDemand:
 
         Raises:
             RecordsMissingError: There is no place for it.
+            StreamEndedError: The node ends.
         """
         kept = await self._opened()
-        if self.hosts:
-            return
-        self.hosts = True
-        await self._parts.later.enter(self._hosted(kept))
+        while self._kept is None:
+            if self.hosts:  # Another one is at it.
+                await self._settled.wait()
+                continue
+            self.hosts = True
+            self._settled.clear()
+            try:
+                await self._parts.later.enter(self._hosted(kept))
+            except StreamEndedError:
+                self._end()
+                raise
 
     @asynccontextmanager
     async def _hosted(self, kept: _Kept) -> AsyncIterator[None]:
         try:
             async with kept.run():
                 self._kept = kept
+                self._settled.set()
                 self._tell_ready()
                 yield
         finally:
-            self.hosts, self._kept = False, None
+            self._end()
+
+    def _end(self) -> None:
+        self.hosts, self._kept = False, None
+        self._settled.set()
 
     def ready(self, *, ready: bool) -> None:
         """Say whether this node can do more than keep it, which it does where nobody can."""
