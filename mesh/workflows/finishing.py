@@ -212,7 +212,7 @@ def _continue(
             outbox=outbox.entries,
             sent=outbox.number,
             turns=0,
-            seen=seen(state, now, instance, turn.new),
+            seen=seen(state, now, instance),
         )
     )
 
