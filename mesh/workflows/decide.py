@@ -185,6 +185,7 @@ def accept_all(
     for place, message in enumerate(messages):
         try:
             event: AnyEvent | None
+            key: object
             if isinstance(message, Raise):
                 event, key = _raised(instance, message, now), message.token or place
             else:
