@@ -12,7 +12,7 @@ from mesh.deadlines import Deadlines
 from mesh.errors import DeadlineExceededError, MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.tasks import task_group
-from mesh.workflows import decide, finishing
+from mesh.workflows import finishing
 from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Commits, Deliver, Dispatch, Until
 from mesh.workflows.errors import WorkflowNotEndedError, WorkflowNotFoundError
@@ -182,7 +182,7 @@ class Engine:
         """Make something of an instance once it is in memory, and with ``alone`` not in the middle of a write."""
         if entry.known and not (alone and entry.busy):
             return make(entry)
-        made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        made: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         entry.opening.append(Opening(made, make))
         self._running.kick(entry)
         return await made
@@ -291,7 +291,7 @@ class Engine:
         if entry.held.leaving:
             entry.held.quiet.set()
         elif entry.known:
-            self._running.advance(entry)
+            self._running.needs.advance(entry)
 
     def resolved(self, ref: Ref, work: TaskWork, result: TaskResult) -> None:
         """See `mesh.workflows.contracts.Engine`."""
@@ -314,7 +314,7 @@ class Engine:
             return
         entry = self._running.entry(held, ref.id)
         if entry.known and not entry.busy:
-            self._running.settle(entry, work, result)
+            self._running.needs.settle(entry, work, result)
         else:
             entry.begun.discard(work.task)
             entry.results.append((work, result))
@@ -329,7 +329,7 @@ class Engine:
                 entry = self._running.entry(held, id)
                 if entry.known and not entry.busy:
                     entry.again = True
-                    self._running.advance(entry)
+                    self._running.needs.advance(entry)
                 else:
                     self._running.resume(entry, again=True)
 

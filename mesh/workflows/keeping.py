@@ -40,7 +40,7 @@ class Keeping:
         self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
         self._last: dict[int, Held] = {}  # What was owned before, until nothing of it is written any more.
         self._tasks: asyncio.TaskGroup | None = None
-        running.expire = self._expire
+        running.needs.expire = self._expire
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Work in tasks of a group, from now on."""
@@ -127,7 +127,7 @@ class Keeping:
                 continue  # Somebody has asked for it, and it goes on.
             if not _needs(state):
                 if state.due is not None and entry is None:
-                    self._running.due(Ref(held.partition, id), state.due)
+                    self._running.needs.due(Ref(held.partition, id), state.due)
                 continue
             await self._resuming.acquire()
             entry = self._running.entry(held, id)
@@ -137,13 +137,14 @@ class Keeping:
             else:
                 task.add_done_callback(lambda _: self._resuming.release())
         async for until, _ in self._commits.expiring(held.partition):
-            self._running.expires(held, until)
+            self._running.needs.expires(held, until)
 
     # What was put away
 
-    def _expire(self, held: Held) -> None:
-        held.expires = float("inf")
-        if self._tasks is not None:
+    def _expire(self, partition: int) -> None:
+        held = self._running.held.get(partition)
+        if held is not None and self._tasks is not None:
+            held.expires = float("inf")
             self._tasks.create_task(self._expiring(held), name="workflows-expiring")
 
     async def _expiring(self, held: Held) -> None:
@@ -154,14 +155,14 @@ class Keeping:
                 if held.leaving:
                     return
                 if until > now:
-                    self._running.expires(held, until)
+                    self._running.needs.expires(held, until)
                     continue
                 entry = self._running.entry(held, id)
                 entry.asked.append(Asked(Purge()))
                 self._running.kick(entry)
         except MeshError as error:
             logger.warning("what is put away in partition %d is looked at again: %s", held.partition, error)
-            self._running.expires(held, now)
+            self._running.needs.expires(held, now)
 
 
 def _needs(state: State) -> bool:

@@ -16,8 +16,7 @@ from mesh.workflows.state import Sent
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 
 if TYPE_CHECKING:
-    from mesh.workflows.finishing import Turn
-    from mesh.workflows.instance import Instance
+    from mesh.workflows.instance import Instance, Turn
 
 __all__ = ["Asked", "Entry", "Held", "Impossible", "Memory", "Opening", "Refused"]
 

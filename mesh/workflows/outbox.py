@@ -58,13 +58,19 @@ class Outbox:
         self._clock = clock
         self._lines: dict[Ref, dict[tuple[str, str], _Line]] = {}
         self._ready: deque[_Line] = deque()
-        self._in_flight = 0
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._deadlines = Deadlines()
         self._tasks: asyncio.TaskGroup | None = None
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Deliver in tasks of a group, from now on."""
         self._tasks = tasks
+
+    def stop(self) -> None:
+        """Deliver nothing any more: what is not delivered is in the store."""
+        self._tasks = None
+        for task in self._in_flight:
+            task.cancel()
 
     def put(self, ref: Ref, outbox: Collection[Sent]) -> None:
         """Deliver what is not on its way yet."""
@@ -98,32 +104,31 @@ class Outbox:
     # Delivering
 
     def _more(self) -> None:
-        while self._ready and self._in_flight < AT_ONCE and self._tasks is not None:
+        while self._ready and len(self._in_flight) < AT_ONCE and self._tasks is not None:
             line = self._ready.popleft()
             if line.gone:
                 continue
-            self._in_flight += 1
-            self._tasks.create_task(self._work(line), name="workflows-outbox")
+            task = self._tasks.create_task(self._work(line), name="workflows-outbox")
+            self._in_flight.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._more()
 
     async def _work(self, line: _Line) -> None:
-        try:
-            while line.waiting:
-                if not await self._one(line, line.waiting[0]):
-                    return
-        finally:
-            self._in_flight -= 1
-            if not line.gone and not line.waiting:
-                self._forget_line(line)
-            self._more()
+        while line.waiting:
+            if not await self._one(line, line.waiting[0]):
+                return
+        if not line.gone:
+            self._forget_line(line)
 
     async def _one(self, line: _Line, sent: Sent) -> bool:
         """Try once; tells whether the next one may be tried now."""
         refused: WorkflowError | None = None
         try:
             until = self._clock() + TELL_SECONDS
-            await self._deadlines.within(
-                TELL_SECONDS, self._deliver, sent.app, sent.instance, sent.message, until
-            )
+            await self._deadlines.within(TELL_SECONDS, self._deliver, sent.app, sent.instance, sent.message, until)
         except MeshError as error:
             if not isinstance(error, WorkflowError) or isinstance(error, _LATER):
                 self._later(line, sent, error)
@@ -173,4 +178,5 @@ def _smaller(sent: Sent, error: WorkflowTooLargeError) -> Sent | None:
     if not isinstance(message, ChildDone) or (message.failure is not None and len(message.failure.message) <= TEXT):
         return None
     failure = Failure("WorkflowTooLarge", str(error)[:TEXT], final=True)
-    return Sent(sent.number, sent.app, sent.instance, ChildDone(message.execution, message.task, message.app, None, failure))
+    smaller = ChildDone(message.execution, message.task, message.app, failure=failure)
+    return Sent(sent.number, sent.app, sent.instance, smaller)

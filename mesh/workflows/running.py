@@ -18,8 +18,7 @@ from mesh.deadlines import Deadlines
 from mesh.errors import MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows import decide, finishing, retrying
-from mesh.workflows.contracts import Commits, Deliver, Dispatch, Saved
-from mesh.workflows.dues import Alarm, Dues
+from mesh.workflows.contracts import Commits, Deliver, Dispatch
 from mesh.workflows.errors import (
     WorkflowError,
     WorkflowNotEndedError,
@@ -27,13 +26,14 @@ from mesh.workflows.errors import (
     WorkflowTooLargeError,
     WorkflowUnreadableError,
 )
-from mesh.workflows.events import Failure, Retrying, TaskScheduled
+from mesh.workflows.events import Failure, TaskScheduled
 from mesh.workflows.instance import Instance
 from mesh.workflows.memory import Asked, Entry, Held, Impossible, Memory, Refused
 from mesh.workflows.messages import Purge, Restore, Start, Told
+from mesh.workflows.needs import Needs
 from mesh.workflows.outbox import TEXT, Outbox
-from mesh.workflows.state import Sent, State, Status, Step
-from mesh.workflows.worker import Ref, TaskResult, TaskWork
+from mesh.workflows.state import Sent, State, Step
+from mesh.workflows.worker import Ref
 
 __all__ = ["STORE_SECONDS", "Observer", "Running"]
 
@@ -41,12 +41,8 @@ logger = logging.getLogger(__name__)
 
 STORE_SECONDS = 10.0  # What one read or write may take.
 PAUSES = 0.05, 2.0  # Between tries at a store that failed.
-FLUSH_SECONDS = 1.0  # What is volatile, or delivered, waits so long for another write that it may go with.
 TOGETHER = 1000  # The most messages in one write.
-BURST, BURST_SECONDS = 100, 1.0  # So many generations in that time, then the instance pauses as long.
-EXPIRE_SECONDS = 60.0  # Between looking at what was put away in a partition, at least.
 TOO_LARGE = 2  # The reason of `Stalled`.
-LOST = Failure("WorkerLost", "the worker was lost while the activity ran")
 
 
 class Observer(Protocol):
@@ -112,11 +108,9 @@ class Running:
         self._observer = observer
         self.outbox = Outbox(deliver, self._delivered, clock)
         self.memory = Memory(memory_bytes)
-        self.expire: Callable[[Held], None] = lambda _: None
+        self.needs = Needs(dispatch, self.outbox, clock, self.kick)
+        self.needs.look = self._look
         self._deadlines = Deadlines()
-        self._dues = Dues()
-        self._alarm = Alarm(clock, self._ring)
-        self._later: dict[Entry, float] = {}  # What waits for another write to go with, in order of the time since.
         self._tasks: asyncio.TaskGroup | None = None
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
@@ -125,8 +119,9 @@ class Running:
         self.outbox.begin(tasks)
 
     def stop(self) -> None:
-        """Look at no due time any more."""
-        self._alarm.stop()
+        """Begin nothing any more by itself."""
+        self.needs.stop()
+        self.outbox.stop()
 
     def owns(self, held: Held) -> bool:
         """Tell whether a partition is owned, now and for sure."""
@@ -150,47 +145,16 @@ class Running:
         entry.busy = True
         return self._tasks.create_task(self._work(entry), name="workflow")
 
-    # Times
-
-    def due(self, ref: Ref, at: float | None) -> None:
-        """Look at an instance at a Unix time; with an empty id, at what is put away in the partition."""
-        self._dues.set(ref, at)
-        if at is not None:
-            self._alarm.set(at)
-
-    def later(self, entry: Entry) -> None:
-        """Have it written soon, should nothing else do."""
-        if entry not in self._later:
-            now = self.clock()
-            self._later[entry] = now
-            self._alarm.set(now + FLUSH_SECONDS)
-
-    def _ring(self) -> None:
-        now = self.clock()
-        for ref in self._dues.take(now):
-            if (held := self.held.get(ref.partition)) is None:
-                continue
-            if not ref.id:
-                self.expire(held)
-            elif not held.leaving:
-                self._look(self.entry(held, ref.id))
-        while self._later:
-            entry, since = next(iter(self._later.items()))
-            if since + FLUSH_SECONDS > now:
-                self._alarm.set(since + FLUSH_SECONDS)
-                break
-            del self._later[entry]
-            entry.flush = True
-            self.kick(entry)
-        if (first := self._dues.first) is not None:
-            self._alarm.set(first)
-
-    def _look(self, entry: Entry) -> None:
+    def _look(self, ref: Ref) -> None:
+        held = self.held.get(ref.partition)
+        if held is None or held.leaving:
+            return
+        entry = self.entry(held, ref.id)
         if entry.busy:
             return  # It looks when it has ended.
         if entry.known:
-            self._fire(entry)
-            self.advance(entry)
+            self.needs.fire(entry)
+            self.needs.advance(entry)
         else:
             self.resume(entry)
 
@@ -202,11 +166,10 @@ class Running:
 
     def forget(self, held: Held) -> None:
         """Forget a partition."""
-        self._dues.drop(held.partition)
+        self.needs.forget(held)
         self.outbox.drop(held.partition)
         for entry in held.entries.values():
             self.memory.forget(entry)
-            self._later.pop(entry, None)
 
     # One instance
 
@@ -227,28 +190,24 @@ class Running:
         if not entry.known:
             if not (entry.asked or entry.opening or entry.results or entry.resume):
                 return False
-            if entry.pause:
-                await asyncio.sleep(entry.pause)
-                if entry.held.gone:
-                    return False
             await self._load(entry)
-            return True
+            return entry.known
         for work, result in entry.results:
-            self.settle(entry, work, result)
+            self.needs.settle(entry, work, result)
         entry.results.clear()
         self._open(entry)
         batch = self._batch(entry)
         if batch.step is not None:
             await self._commit(entry, batch, batch.step)
-            return True
+            return entry.known
         self._tell(entry, batch)
         if entry.asked:  # That is to be purged: alone.
             if isinstance(entry.asked[0].message, Purge):
                 await self._purge(entry, entry.asked.popleft())
-            return True
+            return entry.known
         if entry.ending and _may_go(entry):
             await self._put_away(entry)
-            return True
+            return entry.known
         return bool(entry.results or entry.opening)
 
     def _rest(self, entry: Entry) -> None:
@@ -259,10 +218,12 @@ class Running:
             held.quiet.set()
             return
         if entry.known and entry.instance is not None:
-            self._fire(entry)
-            self.advance(entry)
+            self.needs.fire(entry)
+            self.needs.advance(entry)
             self.memory.used(entry)
-        elif entry.resume or entry.asked or entry.opening:
+        elif entry.pause and (entry.resume or entry.asked or entry.opening):
+            self.needs.due(entry.ref, self.clock() + entry.pause)
+        elif entry.resume or entry.asked or entry.opening or entry.results:
             self.kick(entry)
         elif entry.idle:
             self.memory.forget(entry)
@@ -282,9 +243,6 @@ class Running:
                 logger.error("workflow %s is left alone: %s", ref.id, error)  # noqa: TRY400 - it says all
                 entry.resume = False
                 return
-            if isinstance(error, NotOwnerError):
-                self._lost(entry)
-                return
             entry.resume = entry.resume or bool(entry.tasks or entry.results)
             entry.pause = min(max(PAUSES[0], 2 * entry.pause), PAUSES[1])
             return
@@ -293,7 +251,7 @@ class Running:
         entry.pause, entry.known, entry.resume = 0.0, True, False
         if found is None:
             entry.instance = entry.saved = None
-            self._clear(entry)
+            self.needs.clear(entry)
         else:
             entry.instance = Instance(ref.id, self.app, found.state, found.history)
             entry.saved = found.saved
@@ -306,7 +264,7 @@ class Running:
         assert instance is not None
         state = instance.state
         if entry.generation != state.generation:
-            self._renew(entry)
+            self.needs.renew(entry)
         entry.volatile = [each for each in entry.volatile if instance.wants(each)]
         entry.settle()
         if state.ended is not None:
@@ -315,8 +273,8 @@ class Running:
             waiting = retrying.waiting(instance, self.clock())
             for task in instance.tasks.values():
                 if task.id not in entry.tasks and task.id not in waiting and task.id not in entry.settled:
-                    self.dispatch(entry, task)
-        self._mark(entry, state)
+                    self.needs.dispatch(entry, task)
+        self.needs.mark(entry, state)
         if undelivered := [sent for sent in state.outbox if sent.number not in entry.acks]:
             self.outbox.put(entry.ref, undelivered)
 
@@ -426,11 +384,11 @@ class Running:
         if batch.answered:
             entry.turn = entry.answer = None
         if before is None or before.generation != state.generation:
-            self._renew(entry)
+            self.needs.renew(entry)
             if before is not None:
-                self._count(entry)
+                self.needs.count(entry)
         if state.ended is not None and not entry.ending:
-            self._renew(entry)
+            self.needs.renew(entry)
             entry.ending = True
         if entry.volatile:
             entry.volatile = [each for each in entry.volatile if instance.wants(each)]
@@ -438,11 +396,11 @@ class Running:
         if not entry.held.leaving:
             for event in step.append:
                 if type(event) is TaskScheduled and event.id in instance.tasks:
-                    self.dispatch(entry, event)
+                    self.needs.dispatch(entry, event)
         if state.outbox:
             sent = 0 if before is None else before.sent
             self.outbox.put(entry.ref, [each for each in state.outbox if each.number > sent])
-        self._mark(entry, state)
+        self.needs.mark(entry, state)
         if self._observer is not None:
             self._observer(entry.ref, before, step, instance)
         self._tell(entry, batch)
@@ -487,20 +445,14 @@ class Running:
                     STORE_SECONDS, self._commits.put_away, ref.partition, ref.id, entry.saved, state, until
                 )
                 if until is not None and not entry.held.gone:
-                    self.expires(entry.held, until)
+                    self.needs.expires(entry.held, until)
         except MeshError as error:
             logger.warning("workflow %s has ended, and is put away later: %s", ref.id, error)
             self._unsure(entry)
             return
         if not entry.held.gone:
-            self._clear(entry)
+            self.needs.clear(entry)
             self._unload(entry)
-
-    def expires(self, held: Held, until: float) -> None:
-        """Look at what is put away in a partition, soon after a time."""
-        if until < held.expires:
-            held.expires = until
-            self.due(Ref(held.partition, ""), max(until, self.clock() + EXPIRE_SECONDS))
 
     async def _purge(self, entry: Entry, asked: Asked) -> None:
         instance, ref, message = entry.instance, entry.ref, asked.message
@@ -511,7 +463,7 @@ class Running:
             self._answer(entry, asked, WorkflowNotFoundError(ref.id))
             return
         state = decide.delivered(instance.state, entry.acks) if entry.acks else instance.state
-        if not decide.can_purge(state, message.force):
+        if not decide.can_purge(state, force=message.force):
             what = "has not ended" if state.ended is None else "has messages for others that do not have them yet"
             self._answer(entry, asked, WorkflowNotEndedError(f"the workflow instance '{ref.id[:200]}' {what}"))
             return
@@ -522,7 +474,7 @@ class Running:
             _answer(asked, error)
             return
         if not entry.held.gone:
-            self._clear(entry)
+            self.needs.clear(entry)
             self._unload(entry)
             _see(entry, None)
         _answer(asked, Told(int(found)))
@@ -573,124 +525,7 @@ class Running:
             entry.resume = entry.resume or not entry.known
             self.kick(entry)
         else:
-            self.later(entry)
-
-    # What an instance needs
-
-    def settle(self, entry: Entry, work: TaskWork, result: TaskResult | None) -> None:
-        """Take what came of an activity, of an instance in memory that is not written just now; None = it is lost."""
-        instance = entry.instance
-        id = work.task
-        entry.begun.discard(id)
-        if instance is None or work.generation != instance.state.generation or id in entry.settled:
-            return
-        task = instance.tasks.get(id)
-        if task is None:
-            entry.tasks.pop(id, None)
-            return
-        if result is None:
-            if task.retry is None:  # It begins again, until somebody knows what came of it.
-                instance.attempts[id] = max(instance.attempts.get(id, 1), work.attempt + 1)
-                self.dispatch(entry, task)
-                return
-            result = TaskResult(failure=LOST)
-        event = decide.resolve(instance, work.generation, id, result, work.attempt, self.clock())
-        if event is None:
-            return
-        entry.tasks.pop(id, None)
-        if isinstance(event, Retrying):
-            entry.retrying.append(event)
-            self.kick(entry)
-            return
-        entry.volatile.append(event)
-        entry.settled.add(id)
-        self.later(entry)
-        if entry.held.leaving:
-            entry.flush = True
-            self.kick(entry)
-        else:
-            self.advance(entry)
-
-    def dispatch(self, entry: Entry, task: TaskScheduled) -> None:
-        """Have an activity run."""
-        instance = entry.instance
-        entry.tasks[task.id] = 1 if instance is None else instance.attempts.get(task.id, 1)
-        self._dispatch.task(entry.ref, task.id, task.name, task.app)
-
-    def advance(self, entry: Entry) -> None:
-        """Have it get a turn, if there is something new for it."""
-        instance = entry.instance
-        if instance is None or entry.queued or entry.turn is not None or entry.held.leaving:
-            return
-        state = instance.state
-        if state.status != Status.RUNNING:
-            now = self.clock()
-            if state.status not in _MAY_BEGIN or finishing.begin(instance, entry.volatile, now, again=entry.again) is None:
-                return
-        elif not (state.inbox or entry.volatile):
-            return
-        if entry.burst[1] > BURST and (rest := entry.burst[0] + BURST_SECONDS - self.clock()) > 0:
-            self.due(entry.ref, self.clock() + rest)
-            return
-        entry.queued = True
-        self._dispatch.turn(entry.ref, state.name)
-
-    def _fire(self, entry: Entry) -> None:
-        """Take what is due, and look again when the next is."""
-        instance = entry.instance
-        assert instance is not None
-        due = instance.state.due
-        if due is None or entry.held.leaving:
-            self.due(entry.ref, None)
-            return
-        now = self.clock()
-        if due <= now:
-            for event in decide.due_events(instance, now, entry.settled):
-                entry.volatile.append(event)
-                entry.settled.add(event.timer)
-                self.later(entry)
-            for id in retrying.due(instance, now, entry.tasks):
-                self.dispatch(entry, instance.tasks[id])
-            due = instance.next_due(now)
-        self.due(entry.ref, due)
-
-    def _count(self, entry: Entry) -> None:
-        """Count generations, as one that begins anew for ever must not keep a processor busy."""
-        now = self.clock()
-        since, count = entry.burst
-        entry.burst = (now, 1) if now - since > BURST_SECONDS else (since, count + 1)
-
-    def _mark(self, entry: Entry, state: State) -> None:
-        if state.status == Status.STALLED:
-            entry.held.stalled.add(entry.ref.id)
-        else:
-            entry.held.stalled.discard(entry.ref.id)
-
-    def _renew(self, entry: Entry) -> None:
-        """Forget what belongs to an execution that is over."""
-        if entry.tasks or entry.queued:
-            self._dispatch.forget(entry.ref)
-        entry.generation = 0 if entry.instance is None else entry.instance.state.generation
-        entry.turn = entry.work = entry.answer = None
-        entry.queued = False
-        entry.volatile, entry.retrying = [], []
-        entry.tasks.clear()
-        entry.begun.clear()
-        entry.settled.clear()
-        entry.rendered = {}
-        self._later.pop(entry, None)
-
-    def _clear(self, entry: Entry) -> None:
-        """Forget all that is to be done for it."""
-        self._renew(entry)
-        self.outbox.forget(entry.ref)
-        self.due(entry.ref, None)
-        entry.held.stalled.discard(entry.ref.id)
-        entry.acks.clear()
-        entry.ending = entry.again = entry.flush = False
-
-
-_MAY_BEGIN = frozenset({Status.PENDING, Status.STALLED})
+            self.needs.later(entry)
 
 
 def _answer(asked: Asked, told: Told | MeshError) -> None:
