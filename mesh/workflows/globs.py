@@ -1,4 +1,4 @@
-"""Patterns of names: ``*`` is any text, ``?`` any character, ``[a-z]`` and ``[^a-z]`` one of some, ``\\`` makes a sign plain.
+r"""Patterns of names: ``*`` any text, ``?`` any sign, ``[a-z]`` and ``[^a-z]`` one of some, ``\\`` before a plain sign.
 
 None of them stands for a ``/``. A name is compared in one pass, so that none takes long.
 
