@@ -241,7 +241,10 @@ def test_the_rest_of_an_answer() -> None:
 
 def test_events_that_nothing_waited_for_go_on() -> None:
     """Each wait takes the first of its name; with ``keepEvents: false`` none is kept."""
-    raised = [EventRaised(AT, name, text, str(index)) for index, (name, text) in enumerate(["a1", "b2", "a3", "a4"])]
+    raised = [
+        EventRaised(AT, name, text, str(index))
+        for index, (name, text) in enumerate([("a", "1"), ("b", "2"), ("a", "3"), ("a", "4")])
+    ]
     of = {"past": (TurnStarted(AT), STARTED, *raised[:2]), "new": (TurnStarted(AT), *raised[2:])}
     answer = {"actions": [{"wait": "a"}, {"wait": "a"}, {"wait": "c"}], "continueAsNew": None}
     assert answered(answer, **of)[-1].carryover == (raised[1], raised[3])
