@@ -29,6 +29,8 @@ from gateway.routes import (
     streams,
     workflow_hub,
     workflow_stream,
+    workflow_views,
+    workflows,
 )
 from gateway.routes.invocation import by_header, by_nothing, comparable
 from gateway.routes.route import API, Asked, Node, Route
@@ -53,6 +55,8 @@ ROUTES: tuple[Route, ...] = (
     *actors.ROUTES,
     *actor_views.ROUTES,
     *jobs.ROUTES,
+    *workflows.ROUTES,
+    *workflow_views.ROUTES,
     *node.ROUTES,
 )
 
@@ -68,6 +72,7 @@ RPCS: tuple[RPC, ...] = (
     *conversation.RPCS,
     *actor_calls.RPCS,
     *jobs.RPCS,
+    *workflows.RPCS,
     *node.RPCS,
     *streams.RPCS,
     *actor_stream.RPCS,

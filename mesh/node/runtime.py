@@ -21,6 +21,7 @@ from typing import cast
 from mesh import address
 from mesh.access import Gate
 from mesh.application import Application
+from mesh.application_config import ApplicationConfig
 from mesh.blocks import BLOCKS
 from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
@@ -69,6 +70,7 @@ from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both
 from mesh.trust.proving import proving
 from mesh.urls import without_credentials
+from mesh.workflows.access import Rules
 
 __all__ = ["NodeSettings", "Runtime", "check"]
 
@@ -282,9 +284,10 @@ class Runtime(Steps):
                 self._observer,
                 proves=settings.trust is not None,
             ),
+            workflow_access=Rules(settings.app_id, settings.workflow_access),
+            config=ApplicationConfig(settings.app_id, asks=settings.asks_config),
             memory=self._memory(),
             marked=self._places.marked,
-            asks_config=settings.asks_config,
             binding_seconds=settings.binding_seconds,
         )
 
@@ -308,6 +311,7 @@ class Runtime(Steps):
             tuple(settings.resiliencies),
             tuple(settings.endpoints),
             settings.configuration,
+            tuple(settings.workflow_access),
         )
 
     async def reload(self, settings: NodeSettings) -> Told:
@@ -329,6 +333,7 @@ class Runtime(Steps):
             subscriptions=applied.subscriptions,
             resiliencies=applied.resiliencies,
             endpoints=applied.endpoints,
+            workflow_access=applied.workflow_access,
             configuration=self._parts.configuration,
             withheld=withheld,
         )
@@ -427,6 +432,7 @@ class Runtime(Steps):
             components=components,
             methods=None if self.methods is None else tuple(self.methods),
             resiliencies=tuple(each.name for each in self.settings.resiliencies),
+            workflow_access=tuple(each.name for each in self.settings.workflow_access),
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )

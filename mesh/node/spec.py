@@ -10,6 +10,7 @@ from mesh.resources.component import Component, HTTPEndpoint
 from mesh.resources.configuration import Configuration
 from mesh.resources.resiliency import Resiliency
 from mesh.resources.subscription import Subscription
+from mesh.resources.workflow_access import WorkflowAccessPolicy
 from mesh.scopes import in_scope
 from mesh.telemetry import Observer
 from mesh.trust.identity import TrustSettings
@@ -30,6 +31,7 @@ class NodeSettings:
         resiliencies: In scope or not.
         configuration: Merged.
         endpoints: Services outside of the mesh, in scope.
+        workflow_access: Who else may use its workflows, in scope or not.
         namespace_given: Whether the namespace was set by the user (``keyPrefix: namespace`` asks).
         home: Where it keeps files of its own; None = it has none.
         single_host: Whether all nodes are on this machine, so that a file holds what a backbone without key/value
@@ -37,7 +39,7 @@ class NodeSettings:
         observer: Is told of everything; in place of the node's own counters if it is such, else besides them.
         backbone_timeout: Seconds that a backbone which is not there is waited for at start.
         binding_seconds: How long the application may take to say whether it wants the events of a binding.
-        asks_config: Whether the application is asked which actors it hosts.
+        asks_config: Whether the application is asked which actors and workflows it hosts.
         host_only: Whether it is there to host components: then it opens all of them, whatever their scopes.
         backbone_from: What the user has named the backbone by, for what is said of it; empty when nothing.
         application: Address of an application that may outlive the node; empty when there is none.
@@ -53,6 +55,7 @@ class NodeSettings:
     resiliencies: Sequence[Resiliency] = ()
     configuration: Configuration = field(default_factory=Configuration)
     endpoints: Sequence[HTTPEndpoint] = ()
+    workflow_access: Sequence[WorkflowAccessPolicy] = ()
     namespace_given: bool = False
     home: Path | None = None
     single_host: bool = False

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from mesh.errors import Problem
-from mesh.resources.fields import Action, AnyText, JSONText, Ratio, ScalarText, Seconds, TimeoutValue
+from mesh.resources.fields import Action, AnyText, JSONText, Limit, Name, Ratio, ScalarText, Seconds, TimeoutValue
 
 __all__ = [
     "API_NAMES",
@@ -68,12 +68,15 @@ API_VERSIONS = MappingProxyType(
 """Versions as they may be written, and as they stand in paths."""
 _ALPHA = dict.fromkeys(("crypto", "lock", "subscribe", "subtlecrypto", "unlock"), ("v1.0-alpha1",))
 _BOTH = dict.fromkeys(("actors", "configuration", "jobs", "publish", "state"), ("v1.0", "v1.0-alpha1"))
-_NOT_YET = dict.fromkeys(("workflows",), tuple(API_VERSIONS.values()))
+_OTHERS = {
+    "conversation": ("v1.0-alpha1", "v1.0-alpha2"),
+    "workflows": ("v1.0", "v1.0-alpha1", "v1.0-beta1"),
+}
 API_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     dict.fromkeys(("bindings", "healthz", "invoke", "mesh", "metadata", "secrets", "shutdown"), ("v1.0",))
-    | {**_ALPHA, **_BOTH, **_NOT_YET, "conversation": ("v1.0-alpha1", "v1.0-alpha2")}
+    | {**_ALPHA, **_BOTH, **_OTHERS}
 )
-"""What parts of the API are called, those that are not there yet and those of gRPC with them, and their versions."""
+"""What parts of the API are called, those of gRPC with them, and their versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,13 +339,13 @@ class Wasm:
 class ConcurrencyLimit:
     """How many of one workflow or activity run at once."""
 
-    name: str
-    max_concurrent: int
+    name: Name
+    max_concurrent: Limit
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """Seconds that an ended workflow's state is kept; None = for ever."""
+    """Seconds that an ended workflow's state is kept; None = for ever; that of a status goes before that of any."""
 
     any_terminal: Seconds | None = None
     completed: Seconds | None = None
@@ -354,10 +357,10 @@ class RetentionPolicy:
 class WorkflowSpec:
     """Limits of the workflow engine; None = no limit."""
 
-    max_concurrent_workflow_invocations: int | None = None
-    max_concurrent_activity_invocations: int | None = None
-    global_max_concurrent_workflow_invocations: int | None = None
-    global_max_concurrent_activity_invocations: int | None = None
+    max_concurrent_workflow_invocations: Limit | None = None
+    max_concurrent_activity_invocations: Limit | None = None
+    global_max_concurrent_workflow_invocations: Limit | None = None
+    global_max_concurrent_activity_invocations: Limit | None = None
     workflow_concurrency_limits: tuple[ConcurrencyLimit, ...] = ()
     activity_concurrency_limits: tuple[ConcurrencyLimit, ...] = ()
     state_retention_policy: RetentionPolicy = RetentionPolicy()
