@@ -140,7 +140,6 @@ class WorkflowResults:
     def goals(self) -> list[Goal]:
         """What the goals came to."""
         found = []
-        best = dict.fromkeys(WORKERS, f"{CHAIN}-3")
         by_name = {(each.store, each.worker, each.shape): each for each in self.figures}
         for worker, shape in itertools.product((HTTP, PYTHON), (f"{CHAIN}-3", f"{FAN}-100")):
             if (each := by_name.get(("nats", worker, shape))) is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.conftest import mesh_home
-from tests.sdk.harness import HERE, NODE, PATIENT, PYTHON, needs, resources, run
+from tests.sdk.harness import HERE, NODE, PATIENT, PYTHON, Program, needs, resources, run
 from tests.sdk.test_programs import JAVA, built
 from tests.support.gateways import MeshHome
 from tests.support.mesh import GatewayProcess
@@ -172,7 +172,7 @@ async def test_go(mesh_home: Path) -> None:
         "paused": "SUSPENDED",
         "held": [done, "[1,2]"],
         "terminated": ["TERMINATED", "TERMINATED"],
-        "purged": ["NotFound", "NotFound"],
+        "purged": ["no such instance exists"] * 2,
         "taken": "AlreadyExists",
         "history": 15,
         "rerun": [done, "[80,null]"],
@@ -183,8 +183,9 @@ async def test_go(mesh_home: Path) -> None:
 async def test_java(mesh_home: Path) -> None:
     """Sequences, fan-out, races, timers, children, other applications, retries, patches, and what a client does."""
     made = built("java")
-    async with hubs(mesh_home) as environ:
-        seen = await run(*JAVA, "-cp", f"{made}:{made}/*", "Workflows", environ=environ)
+    command = (*JAVA, "-cp", f"{made}:{made}/*", "Workflows")
+    async with hubs(mesh_home) as environ, Program(mesh_home, *command, "billing", environ=environ):
+        seen = await run(*command, environ=environ)
     done = "COMPLETED"
     named, failed, shipped, charged = seen.pop("parent")[1]
     assert (named, shipped, charged) == (8, "shipped book", 7)

@@ -1,5 +1,5 @@
-// Workflows on the unmodified Java SDK: the workers of two applications, and a client; prints what it saw as one line of
-// JSON.
+// Workflows on the unmodified Java SDK: a worker and a client, which prints what it saw as one line of JSON; with an
+// argument the worker of another application.
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.dapr.config.Properties;
@@ -139,6 +139,13 @@ public final class Workflows {
   }
 
   public static void main(String[] args) throws Exception {
+    if (args.length > 0) { // A process has one runtime.
+      new Hub(at("BILLING_GRPC_PORT"))
+          .activity("charge", ctx -> ctx.getInput(Integer.class))
+          .workflow("ship", ctx -> ctx.complete(ctx.getInstanceId() + " " + ctx.getInput(String.class)))
+          .start();
+      return;
+    }
     new Hub(at("SHOP_GRPC_PORT"))
         .activity("double", ctx -> 2 * ctx.getInput(Integer.class))
         .activity("nothing", ctx -> null)
@@ -164,10 +171,6 @@ public final class Workflows {
         .workflow("again", Workflows::again)
         .workflow("waits", Workflows::waits)
         .workflow("patched", Workflows::patched)
-        .start();
-    new Hub(at("BILLING_GRPC_PORT"))
-        .activity("charge", ctx -> ctx.getInput(Integer.class))
-        .workflow("ship", ctx -> ctx.complete(ctx.getInstanceId() + " " + ctx.getInput(String.class)))
         .start();
     Map<String, Object> seen = new LinkedHashMap<>();
     try (DaprWorkflowClient client = new DaprWorkflowClient(at("SHOP_GRPC_PORT"))) {
