@@ -202,7 +202,7 @@ async def test_java(mesh_home: Path) -> None:
         "paused": "SUSPENDED",
         "held": [done, [1, 2]],
         "terminated": "TERMINATED",
-        "purged": [True, None],
+        "purged": [True, True],
     }
 
 

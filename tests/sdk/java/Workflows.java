@@ -205,7 +205,7 @@ public final class Workflows {
       seen.put("terminated", ended(client, "ended").get(0));
       boolean purged = client.purgeWorkflow("ended");
       WorkflowState gone = client.getWorkflowState("ended", false);
-      seen.put("purged", Arrays.asList(purged, gone == null ? null : gone.getRuntimeStatus().name()));
+      seen.put("purged", Arrays.asList(purged, gone == null || gone.getName().isEmpty()));
     }
     System.out.println(JSON.writeValueAsString(seen));
     System.exit(0);
