@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 OPERATION = "mesh."  # What an activity's name begins with that the mesh itself does.
 BUSY_SECONDS = 0.5  # Until nodes that have no room are asked again.
+GROW_SECONDS = 0.1  # In which nobody refuses, then they are asked for twice as much.
 AGAIN_SECONDS = 1.0  # Until it is asked again what the store failed to say.
 DRAIN_SECONDS = 60.0
 _Work = TypeVar("_Work", TurnWork, TaskWork)
@@ -254,11 +255,11 @@ class Dispatch:
         return best
 
     def _spread(self, name: str) -> None:
-        """Send to other nodes half of what waits here, or all where no worker of this node runs it."""
+        """Send to other nodes what there is no room for here."""
         queue, away = self._tasks.queue, self._away[self._app]
-        here = any(each.runs(1, name) for each in self._attached)
-        while away.open and (ref := queue.first(name)) is not None and ref.partition != GUEST:
-            if here and not queue.exceeds(name, away.out):
+        while (ref := queue.first(name)) is not None and ref.partition != GUEST:
+            if not away.open:
+                self._grow(away)
                 return
             self._send_one(away, queue, name)
 
@@ -267,10 +268,22 @@ class Dispatch:
         if self._group is None:
             return
         for name in away.queue:
-            while away.open and away.queue.first(name) is not None:
+            while away.queue.first(name) is not None:
+                if not away.open:
+                    self._grow(away)
+                    return
                 self._send_one(away, away.queue, name)
         if away.app != self._app and not away.out and not away.queue and away.pause.until <= now():
             self._away.pop(away.app, None)
+
+    def _grow(self, away: Away) -> None:
+        def grow() -> None:
+            away.grow()
+            self._look_away(away)
+
+        if away.may_grow:
+            away.growing = True
+            self._later(GROW_SECONDS, grow)
 
     def _send_one(self, away: Away, queue: FairQueue, name: str) -> None:
         away.out += 1
@@ -402,6 +415,7 @@ class Dispatch:
             if peer is None:
                 queue.add(name, ref, number)
                 return
+            self._look_away(away)  # Now there may be more than one.
             work = await engine.open_task(ref, number)
             came = None if work is None else await self._peers.task(peer, work)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as above
@@ -413,7 +427,9 @@ class Dispatch:
         else:
             if isinstance(came, TaskResult):
                 away.pause.over()
-            elif not isinstance(came, AppUnreachableError):  # It would be asked for again at once.
+            elif isinstance(came, AppUnreachableError):
+                away.refused()
+            else:  # It would be asked for again at once.
                 self._rest_longer(away)
             self._tell_of_task(ref, work, came)
         self._look_away(away)

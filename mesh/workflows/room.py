@@ -15,7 +15,7 @@ __all__ = ["MAX_AWAY", "PAUSE", "Attached", "Away", "Lane", "Level", "Pause", "R
 
 PAUSE = 0.2, 30.0  # Seconds that a worker is left alone with a name: at first, and at most.
 AWAY_PAUSE = 0.5, 60.0  # Likewise an application that is not there.
-MAX_AWAY = 1000  # What is asked of nodes of one application at once.
+FIRST_AWAY, MAX_AWAY = 32, 1000  # What is asked of nodes of one application at once: at first, and at most.
 
 
 def now() -> float:
@@ -154,16 +154,34 @@ class Away:
     Attributes:
         queue: What waits for them alone.
         out: What they are asked for.
+        most: What they may be asked for: as much as they have taken, and then more and more.
+        growing: Whether that is about to grow.
         found: Whether there was one when it was looked last: until then one look at a time is enough.
+        pause: While nobody is there.
     """
 
     app: str
     queue: FairQueue = field(default_factory=FairQueue)
     out: int = 0
+    most: int = FIRST_AWAY
+    growing: bool = False
     found: bool = False
     pause: Pause = field(default_factory=lambda: Pause(AWAY_PAUSE))
 
     @property
     def open(self) -> bool:
         """Tell whether they may be asked for one more now."""
-        return self.out < (MAX_AWAY if self.found else 1) and self.pause.until <= now()
+        return self.out < (self.most if self.found else 1) and self.pause.until <= now()
+
+    @property
+    def may_grow(self) -> bool:
+        """Tell whether it would help to ask for more, after a while in which nobody refused."""
+        return self.found and self.most <= self.out < MAX_AWAY and not self.growing
+
+    def grow(self) -> None:
+        """Ask for more from now on."""
+        self.growing, self.most = False, min(2 * self.most, MAX_AWAY)
+
+    def refused(self) -> None:
+        """Ask for no more than what they have."""
+        self.most = max(1, self.out)
