@@ -218,6 +218,11 @@ class Held:
         self.quiet = asyncio.Event()
 
     @property
+    def busy(self) -> bool:
+        """Tell whether something of it is read or written just now."""
+        return any(entry.busy for entry in self.entries.values())
+
+    @property
     def working(self) -> bool:
         """Tell whether something is written just now, or wants to be."""
         return any(entry.busy or entry.volatile or entry.retrying for entry in self.entries.values())

@@ -140,7 +140,8 @@ class Running:
 
     def kick(self, entry: Entry) -> asyncio.Task[None] | None:
         """Have a task work on an instance, unless one does; gives it."""
-        if entry.busy or entry.held.gone or self._tasks is None:
+        held = entry.held
+        if entry.busy or held.gone or not held.taken.done() or self._tasks is None:
             return None
         entry.busy = True
         return self._tasks.create_task(self._work(entry), name="workflow")
