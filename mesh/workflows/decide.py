@@ -12,7 +12,7 @@ from collections.abc import Collection, Container, Sequence
 from msgspec.structs import replace
 
 from mesh.errors import BadArgumentError
-from mesh.workflows.errors import WorkflowEndedError, WorkflowExistsError, WorkflowStalledError
+from mesh.workflows.errors import WorkflowEndedError, WorkflowError, WorkflowExistsError, WorkflowStalledError
 from mesh.workflows.events import (
     AnyEvent,
     ChildCompleted,
@@ -39,7 +39,18 @@ from mesh.workflows.retrying import next_attempt
 from mesh.workflows.state import Sent, State, Status, Step
 from mesh.workflows.worker import TaskResult
 
-__all__ = ["absorb", "accept", "can_purge", "delivered", "due_events", "refused", "resolve", "restore", "start"]
+__all__ = [
+    "absorb",
+    "accept",
+    "accept_all",
+    "can_purge",
+    "delivered",
+    "due_events",
+    "refused",
+    "resolve",
+    "restore",
+    "start",
+]
 
 
 def start(app: str, id: str, old: State | None, message: Start, now: float) -> Step | None:
@@ -144,17 +155,11 @@ def accept(
         WorkflowEndedError: It has ended, and takes no events.
         WorkflowStalledError: No worker can go on with it, and it takes no events.
     """
-    ended = instance.state.ended is not None
     match message:
         case Raise():
-            if message.token and message.token in instance.tokens:
-                return None
-            if ended:
-                raise WorkflowEndedError(f"the workflow '{instance.id}' has ended, and takes no events")
-            if instance.state.status == Status.STALLED:
-                raise WorkflowStalledError(f"the workflow '{instance.id}' is stalled, and takes no events")
-            return _into_inbox(instance, (EventRaised(now, message.name, message.input, message.token),), now)
-        case _ if ended:
+            raised = _raised(instance, message, now)
+            return _into_inbox(instance, (raised,), now) if raised is not None else None
+        case _ if instance.state.ended is not None:
             return None
         case Suspend():
             return _suspend(instance, message, now, turn)
@@ -163,7 +168,33 @@ def accept(
         case Terminate():
             return _terminate(instance, message, now)
         case ChildDone():
-            return _child_done(instance, message, now)
+            done = _child_done(instance, message, now)
+            return _into_inbox(instance, (done,), now) if done is not None else None
+
+
+def accept_all(
+    instance: Instance, messages: Sequence[Raise | ChildDone], now: float
+) -> tuple[Step | None, Sequence[bool | WorkflowError]]:
+    """Take many messages in one step, as ``accept`` takes each.
+
+    Returns:
+        The step, and of each message whether it had an effect, or the error.
+    """
+    events: dict[object, AnyEvent] = {}
+    told: list[bool | WorkflowError] = []
+    for place, message in enumerate(messages):
+        try:
+            event: AnyEvent | None
+            key: object
+            if isinstance(message, Raise):
+                event, key = _raised(instance, message, now), message.token or place
+            else:
+                event, key = _child_done(instance, message, now), (CHILD, message.task)
+        except WorkflowError as error:
+            told.append(error)
+            continue
+        told.append(event is not None and events.setdefault(key, event) is event)
+    return _into_inbox(instance, tuple(events.values()), now) if events else None, told
 
 
 def absorb(instance: Instance, volatile: Sequence[Event], now: float) -> Step | None:
@@ -190,11 +221,12 @@ def refused(instance: Instance, sent: Sent, failure: Failure, now: float) -> Ste
     """Forget a message that can never be delivered; where it was to start a child, the child has failed."""
     if sent not in instance.state.outbox:
         return None
-    message, step = sent.message, None
-    if isinstance(message, Start) and message.parent is not None:
-        parent = message.parent
-        step = _child_done(instance, ChildDone(parent.execution, parent.task, sent.app, failure=failure), now)
-    return Step(delivered(step.state if step is not None else instance.state, {sent.number}))
+    state, message = instance.state, sent.message
+    if isinstance(message, Start) and (parent := message.parent) is not None:
+        failed = _child_done(instance, ChildDone(parent.execution, parent.task, sent.app, failure=failure), now)
+        if failed is not None:
+            state = _into_inbox(instance, (failed,), now).state
+    return Step(delivered(state, {sent.number}))
 
 
 def can_purge(state: State, *, force: bool) -> bool:
@@ -294,13 +326,25 @@ def _terminate(instance: Instance, message: Terminate, now: float) -> Step:
     return end(instance, state, completed, append, outbox, len(instance.children), now)
 
 
-def _child_done(instance: Instance, message: ChildDone, now: float) -> Step | None:
-    child = instance.children.get(message.task)
-    if child is None or message.execution != instance.state.execution or message.app != (child.app or instance.app):
+def _raised(instance: Instance, message: Raise, now: float) -> EventRaised | None:
+    if message.token and message.token in instance.tokens:
+        return None
+    if instance.state.ended is not None:
+        raise WorkflowEndedError(f"the workflow '{instance.id}' has ended, and takes no events")
+    if instance.state.status == Status.STALLED:
+        raise WorkflowStalledError(f"the workflow '{instance.id}' is stalled, and takes no events")
+    return EventRaised(now, message.name, message.input, message.token)
+
+
+def _child_done(instance: Instance, message: ChildDone, now: float) -> ChildCompleted | ChildFailed | None:
+    child, state = instance.children.get(message.task), instance.state
+    if child is None or state.ended is not None or message.execution != state.execution:
+        return None
+    if message.app != (child.app or instance.app):
         return None
     if message.failure is not None:
-        return _into_inbox(instance, (ChildFailed(now, message.task, message.failure),), now)
-    return _into_inbox(instance, (ChildCompleted(now, message.task, message.result),), now)
+        return ChildFailed(now, message.task, message.failure)
+    return ChildCompleted(now, message.task, message.result)
 
 
 def _without(kind: type[Event], inbox: tuple[AnyEvent, ...], turn: Turn | None) -> tuple[AnyEvent, ...]:

@@ -161,16 +161,18 @@ def stall(instance: Instance, turn: Turn, reason: int, text: str, now: float) ->
     append = (Stalled(now, reason, text),) if instance.stalled != text else ()
     if not append and not volatile and state.status in (Status.STALLED, Status.SUSPENDED):
         return None
-    kinds = [outcome(event)[0] for event in volatile]
+    keys = {outcome(event) for event in volatile}
+    kinds = [kind for kind, _ in keys]
+    suspended = state.status == Status.SUSPENDED
     return Step(
         replace(
             state,
-            status=Status.SUSPENDED if state.status == Status.SUSPENDED else Status.STALLED,
+            status=Status.SUSPENDED if suspended else Status.STALLED,
             updated=now,
             events=state.events + len(append),
             open_tasks=state.open_tasks - kinds.count(TASK),
             open_children=state.open_children - kinds.count(CHILD),
-            due=None,
+            due=instance.due(keys) if suspended else None,
             inbox=(*state.inbox, *volatile),
         ),
         append,
@@ -212,7 +214,7 @@ def _continue(
             outbox=outbox.entries,
             sent=outbox.number,
             turns=0,
-            seen=seen(state, now, instance, turn.new),
+            seen=seen(state, now, instance),
         )
     )
 

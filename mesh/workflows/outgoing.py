@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from msgspec.structs import replace
 
-from mesh.workflows.events import ChildCreated, Completed, Event, EventRaised, Failure, Parent
+from mesh.workflows.events import ChildCreated, Completed, Event, Failure, Parent
 from mesh.workflows.instance import Instance
 from mesh.workflows.messages import AnyMessage, ChildDone, Start, Terminate
 from mesh.workflows.state import Sent, State, Status, Step
@@ -117,21 +115,15 @@ def end(
     )
 
 
-def seen(
-    state: State, now: float, instance: Instance | None = None, taken: Sequence[Event] = ()
-) -> tuple[tuple[float, str], ...]:
+def seen(state: State, now: float, instance: Instance | None = None) -> tuple[tuple[float, str], ...]:
     """Give what is to be remembered of an execution that another one follows, the latest last.
 
     Args:
         state: Of the one before.
         now: Unix time in seconds.
         instance: The instance, where it goes on; else only the execution's id counts.
-        taken: Events that its history does not have yet.
     """
-    known = {token: at for at, token in state.seen}
-    if instance is not None:
-        known = dict(instance.tokens)
-        known.update((event.token, event.at) for event in taken if isinstance(event, EventRaised) and event.token)
+    known = dict(instance.tokens) if instance is not None else {token: at for at, token in state.seen}
     known[state.execution] = now
     lately = [(at, token) for token, at in known.items() if at > now - SEEN_SECONDS]
     return tuple(sorted(lately)[-MAX_SEEN:])
