@@ -11,8 +11,7 @@ from functools import partial
 from mesh.errors import MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows.contracts import Commits, Dispatch
-from mesh.workflows.memory import Asked, Entry, Held
-from mesh.workflows.messages import Purge
+from mesh.workflows.memory import Asked, Entry, Expired, Held
 from mesh.workflows.running import PAUSES, Running
 from mesh.workflows.state import State, Status
 from mesh.workflows.worker import Ref
@@ -174,7 +173,7 @@ class Keeping:
                     self._running.needs.expires(held, until)
                     continue
                 entry = self._running.entry(held, id)
-                entry.asked.append(Asked(Purge()))
+                entry.asked.append(Asked(Expired(until)))
                 self._running.kick(entry)
         except MeshError as error:
             logger.warning("what is put away in partition %d is looked at again: %s", held.partition, error)
