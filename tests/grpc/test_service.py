@@ -106,7 +106,11 @@ CASES = (
         path="/dapr.proto.runtime.v1.Dapr/StartWorkflowBeta1",
     ),
     Case("unknown service", framed(b""), 12, "has the metadata dapr-app-id", path="/x.Y/Z"),
-    Case("service of a block", framed(b""), 12, "'workflows' is not there yet", path="/TaskHubSidecarService/Hello"),
+    Case("of a service without a package", framed(b""), 0, "", path="/TaskHubSidecarService/Hello"),
+    *(
+        Case(name, framed(b""), 12, f"there is no method {name!r}", path=f"/TaskHubSidecarService/{name}")
+        for name in ("RewindInstance", "QueryInstances", "CreateTaskHub", "DeleteTaskHub")
+    ),
     Case("no path of a method", framed(b""), 12, "unknown service of /", path="/"),
 )
 
