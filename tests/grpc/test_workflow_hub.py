@@ -27,6 +27,7 @@ from mesh.workflows.state import State, Status, View
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, WorkTooLargeError
 from tests.grpc.harness import Client, Failed
 from tests.support.eventually import PATIENCE
+from tests.support.proxy import Proxy
 from tests.support.workflow_engine import APP, Engine, listening
 
 HUB = service("TaskHubSidecarService", "")
@@ -351,13 +352,15 @@ async def test_a_token_of_something_else(engine: Engine, client: Client) -> None
     assert turned.result() == Answer()
 
 
-async def test_the_connection_ends(engine: Engine, client: Client, port: int) -> None:
+async def test_the_connection_ends(engine: Engine, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the worker had is given back at once; what it never read counts as not taken."""
-    async with hub(port) as leaving, asyncio.TaskGroup() as tasks, working(engine, leaving) as worker:
+    monkeypatch.setattr("mesh.workflows.stream.LATE_SECONDS", 3600.0)
+    async with Proxy(port) as proxy, hub(proxy.port) as leaving, working(engine, leaving) as worker:
         given = engine.workers[0]
-        turned = tasks.create_task(outcome(given.turn(turn())))
-        await worker.item()
-        await leaving.channel.close()
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+            turned = tasks.create_task(outcome(given.turn(turn())))
+            await worker.item()
+            proxy.cut()
     assert isinstance(turned.result(), AppFailedError)
     assert isinstance(await outcome(given.task(task())), AppUnreachableError)
 
@@ -372,6 +375,17 @@ async def test_a_late_answer(engine: Engine, client: Client) -> None:
         await given.ended.wait()
         await client.message("CompleteOrchestratorTask", instanceId="i", customStatus={"value": "late"})
     assert turned.result() == Answer(custom_status="late")
+
+
+async def test_no_answer_after_the_stream(engine: Engine, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn is given back in the end, though the connection goes on."""
+    monkeypatch.setattr("mesh.workflows.stream.LATE_SECONDS", 0.01)
+    async with working(engine, client) as worker, asyncio.TaskGroup() as tasks:
+        turned = tasks.create_task(outcome(worker.turn(turn())))
+        await worker.item()
+        worker.call.cancel()
+    assert isinstance(turned.result(), AppFailedError)
+    await client.message("CompleteOrchestratorTask", instanceId="i")
 
 
 async def test_a_worker_that_remembers(engine: Engine, client: Client) -> None:
@@ -413,8 +427,9 @@ async def test_what_no_client_of_grpc_takes(engine: Engine, client: Client) -> N
     assert (failure.type, failure.final) == ("PayloadTooLarge", True)
 
 
-async def test_a_store_that_is_not_there_yet(engine: Engine, client: Client) -> None:
+async def test_a_store_that_is_not_there_yet(engine: Engine, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker stays, and is given work once it can be: an SDK's may not come again."""
+    monkeypatch.setattr("gateway.routes.workflow_stream.RETRY_SECONDS", (0.01, 0.01))
     engine.answers["host"] = RecordsMissingError("no store")
     call = client.open("GetWorkItems", client.request("GetWorkItems"))
     await call.initial_metadata()
