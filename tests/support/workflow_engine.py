@@ -28,7 +28,7 @@ from mesh.workflows.errors import WorkflowNotFoundError
 from mesh.workflows.events import Event
 from mesh.workflows.state import State, Status, View
 from mesh.workflows.stream import StreamWorker
-from mesh.workflows.worker import Ref, TaskWork, TurnWork
+from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 
 __all__ = ["APP", "Engine", "Instance", "listening"]
 
@@ -82,6 +82,7 @@ class Engine:
         self.instances: dict[str, Instance] = {}
         self.answers: dict[str, object] = {}
         self.draining, self.attached = asyncio.Event(), asyncio.Event()
+        self._room: dict[StreamWorker, tuple[asyncio.Semaphore, asyncio.Semaphore]] = {}
         self._tasks: asyncio.TaskGroup
 
     async def __aenter__(self) -> Engine:
@@ -116,6 +117,7 @@ class Engine:
         if self.draining.is_set():
             raise StreamEndedError(DRAINS)
         self.workers.append(worker)
+        self._room[worker] = asyncio.Semaphore(worker.max_turns), asyncio.Semaphore(worker.max_tasks)
         self.attached.set()
         try:
             await until_any(worker.ended, self.draining)
@@ -157,10 +159,19 @@ class Engine:
         found = self._found(asked.id)
         return HistoryPage(found.view, list(found.history), len(found.history))
 
-    async def worker(self) -> StreamWorker:
-        """Give the worker that came first, once there is one."""
+    async def turn(self, work: TurnWork) -> Answer:
+        """Have the worker that came first run a turn, once there is one."""
         await self.attached.wait()
-        return self.workers[0]
+        worker = self.workers[0]
+        async with self._room[worker][0]:
+            return await worker.turn(work)
+
+    async def task(self, work: TaskWork) -> TaskResult:
+        """Have the worker that came first run an activity, once there is one."""
+        await self.attached.wait()
+        worker = self.workers[0]
+        async with self._room[worker][1]:
+            return await worker.task(work)
 
     async def _drive(self, instance: Instance) -> None:
         while not instance.ended.is_set():
@@ -170,7 +181,7 @@ class Engine:
             instance.inbox.clear()
             instance.turns += 1
             try:
-                answer = await (await self.worker()).turn(self._turn(instance, new))
+                answer = await self.turn(self._turn(instance, new))
             except (AppFailedError, AppUnreachableError):
                 instance.inbox[:0] = new[1:]
                 instance.wake.set()
@@ -219,7 +230,7 @@ class Engine:
         given = action.input
         name = instance.started.name
         work = TaskWork(APP, instance.id, name, 1, id_, 1, action.name, key, APP, time.time(), given)
-        result = await (await self.worker()).task(work)
+        result = await self.task(work)
         now = time.time()
         if result.failure is None:
             instance.tell(events.TaskCompleted(now, id_, key, result.result))
@@ -249,5 +260,3 @@ async def listening(engine: Engine, home: Path) -> AsyncIterator[int]:
     finally:
         server.close()
         await connections.drain(1)
-
-
