@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 
 from gateway.grpc.messages import service
 from gateway.routes import ROUTES, RPCS
-from gateway.routes.unanswered import MISSING
 
 __all__ = ["table"]
 
 HEAD = "| block | what | HTTP | gRPC |\n| --- | --- | --- | --- |\n"
 NONE = "–"
+_PARTS = {"actor_": "actors", "workflow_": "workflows"}  # Blocks whose routes stand in several modules.
 
 
 def table() -> str:
@@ -45,13 +45,13 @@ def table() -> str:
     absent = [f"`{each.name}`" for each in service("Dapr").methods if each.name not in there]
     if absent:
         lines.append(_line("these blocks", "further calls", NONE, f"not yet: {', '.join(absent)}"))
-    lines += [_line(block, "", "not yet", "not yet") for block in sorted(set(MISSING.values()))]
     return HEAD + "".join(lines)
 
 
 def _key(answer: Callable[..., object]) -> tuple[str, str]:
-    module = answer.__module__.rpartition(".")[2]  # Those of actors are several.
-    return "actors" if module.startswith("actor_") else module, answer.__name__.removesuffix("_rpc")
+    module = answer.__module__.rpartition(".")[2]
+    whole = next((whole for begin, whole in _PARTS.items() if module.startswith(begin)), module)
+    return whole, answer.__name__.removesuffix("_rpc")
 
 
 def _said(answer: Callable[..., object]) -> str:

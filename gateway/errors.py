@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from gateway.error_row import Row
 from gateway.errors_of_actors import ROWS as _OF_ACTORS
 from gateway.errors_of_jobs import ROWS as _OF_JOBS
+from gateway.errors_of_workflows import ROWS as _OF_WORKFLOWS
 from mesh.errors import MeshError
 from mesh.operation import Method
 
@@ -330,6 +331,7 @@ ERRORS: Mapping[str, Row] = {
     "durable.outcome": Row(500, "INTERNAL", "ERR_DURABLE_INVOKE"),
     **_OF_ACTORS,
     **_OF_JOBS,
+    **_OF_WORKFLOWS,
     "*/STREAM_ENDED": Row(503, "UNAVAILABLE", "ERR_STREAM_ENDED"),
     "*/COMPONENT_HOSTS_GONE": Row(503, "UNAVAILABLE", "ERR_BROKER"),
     "*/COMPONENT_HOSTS_DIFFER": Row(500, "FAILED_PRECONDITION", "ERR_COMPONENT"),

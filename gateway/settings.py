@@ -157,6 +157,7 @@ class Reader:
             resiliencies=resources.resiliencies,
             configuration=self._configuration,
             endpoints=endpoints,
+            workflow_access=resources.workflow_access,
             withheld=resources.withheld,
             trust=self._trust(),
         )

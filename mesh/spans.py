@@ -97,15 +97,16 @@ class Begun:
         *,
         tracestate: str = "",
         links: tuple[str, ...] = (),
+        started: int | None = None,
     ) -> None:
-        """Begin now; see `Span`."""
+        """Begin now, unless it was ``started`` before; see `Span`."""
         self._sink, self._parent, self._kind = sink, parent, kind
         self._state, self._links = tracestate, links
         self.name = name
         self.traceparent = traceparent
         self.attributes: dict[str, Value] = dict(attributes)
         self.error = ""
-        self._started = time.time_ns()
+        self._started = time.time_ns() if started is None else started
 
     def __enter__(self) -> Self:
         """Go on."""

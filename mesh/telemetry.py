@@ -43,6 +43,12 @@ __all__ = [
     "Tracing",
     "UNPROVEN",
     "UNTOLD",
+    "WORKFLOW_ACCESS",
+    "WORKFLOW_ACTIVITIES",
+    "WORKFLOW_ACTIVITY_RUNS",
+    "WORKFLOW_BEGINNINGS",
+    "WORKFLOW_EXECUTIONS",
+    "WORKFLOW_TURNS",
     "both",
     "child_span",
     "is_baggage",
@@ -78,6 +84,12 @@ ACCESS = "access"  # what decided (app: its policy; global); allowed or blocked;
 ACTOR_TURNS = "actor_turns"  # type; method, reminder, timer or deactivation; outcome as of an operation
 PROOFS_ASKED = "proofs_asked"  # asked: a caller was, here; downgrade: a sealing one was, by who proves nothing
 UNPROVEN = "unproven"  # request, answer, told, event, call or outcome; missing, invalid, scope, replayed or crowded
+WORKFLOW_EXECUTIONS = "workflow_executions"  # name; success or failed; when one has ended, since its first turn
+WORKFLOW_BEGINNINGS = "workflow_beginnings"  # name; of the first turn, since it was due
+WORKFLOW_TURNS = "workflow_turns"  # name; success, or recoverable: handed out again
+WORKFLOW_ACTIVITIES = "workflow_activities"  # name; success or failed; since it was asked for
+WORKFLOW_ACTIVITY_RUNS = "workflow_activity_runs"  # name; the same, or recoverable; since a worker was given it
+WORKFLOW_ACCESS = "workflow_access"  # allowed or denied; caller; operation; workflow or activity
 SPANS = "spans"  # exporter; outcome: sent, failed (not taken by the collector), left out (too many waited)
 
 MAX_SERIES = 1000

@@ -69,6 +69,12 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     telemetry.ACTOR_TURNS: ("type", "turn", "outcome"),
     telemetry.PROOFS_ASKED: ("what",),
     telemetry.UNPROVEN: ("what", "reason"),
+    telemetry.WORKFLOW_EXECUTIONS: ("workflow", "outcome"),
+    telemetry.WORKFLOW_BEGINNINGS: ("workflow",),
+    telemetry.WORKFLOW_TURNS: ("workflow", "outcome"),
+    telemetry.WORKFLOW_ACTIVITIES: ("activity", "outcome"),
+    telemetry.WORKFLOW_ACTIVITY_RUNS: ("activity", "outcome"),
+    telemetry.WORKFLOW_ACCESS: ("action", "caller", "operation", "kind"),
     telemetry.SPANS: ("exporter", "outcome"),
     telemetry.ACCESS: ("by", "action", "namespace", "trust_domain"),
     HTTP_SERVED: ("verb", "path", "status"),
@@ -90,7 +96,23 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
 }
 DETAILS: Mapping[str, int] = {telemetry.OPERATIONS: 1, telemetry.ARRIVALS: 2}
 """How many of these labels, from the end, are details."""
-OPEN = frozenset(("app", "broker", "caller", "component", "detail", "of", "path", "rpc", "target", "topic", "verb"))
+OPEN = frozenset(
+    (
+        "activity",
+        "app",
+        "broker",
+        "caller",
+        "component",
+        "detail",
+        "of",
+        "path",
+        "rpc",
+        "target",
+        "topic",
+        "verb",
+        "workflow",
+    )
+)
 """Labels whose values come from outside, so that nothing else bounds them."""
 SIZES = frozenset((HTTP_RECEIVED, HTTP_SENT))
 """What is measured in bytes; everything else in milliseconds."""

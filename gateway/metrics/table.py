@@ -308,6 +308,45 @@ def _actors() -> Iterator[Metric]:
     yield _one("mesh_actors", "gauge", "Actors that are active.", sources.ACTORS, {"type": "type"})
 
 
+_WORKFLOWS = {
+    "start": "create_workflow",
+    "get": "get_workflow",
+    "raise_event": "add_event",
+    "purge": "purge_workflow",
+    "purge_many": "purge_workflow",
+}
+
+
+def _workflows() -> Iterator[Metric]:
+    prefix, activity = "dapr_runtime_workflow", "dapr_runtime_workflow_activity"
+    executions, runs = ("_execution_count", "_execution_latency"), ("_operation_count", "_operation_latency")
+    asked: Mapping[str, str | Label] = {
+        "namespace": NAMESPACE,
+        "operation": _by_method(_WORKFLOWS),
+        "status": lambda told: "success" if told["outcome"] == telemetry.OK else "failed",
+    }
+    text = "operations on workflows"
+    of, methods = telemetry.OPERATIONS, tuple(_WORKFLOWS)
+    yield from _pair(prefix, text, of, asked, suffixes=runs, block="workflows", method=methods)
+    named: Mapping[str, str | Label] = {"namespace": NAMESPACE, "workflow_name": "workflow"}
+    ended, text = {**named, "status": "outcome"}, "workflows that have ended, since their first turn"
+    yield from _pair(prefix, text, telemetry.WORKFLOW_EXECUTIONS, ended, suffixes=executions)
+    text = "Milliseconds that workflows waited for their first turn, since they were due."
+    yield _one(f"{prefix}_scheduling_latency", "histogram", text, telemetry.WORKFLOW_BEGINNINGS, named)
+    task: Mapping[str, str | Label] = {"namespace": NAMESPACE, "activity_name": "activity", "status": "outcome"}
+    text = "activities that have ended, since they were asked for"
+    yield from _pair(activity, text, telemetry.WORKFLOW_ACTIVITIES, task, suffixes=runs)
+    text = "attempts at activities, since a worker was given them"
+    yield from _pair(activity, text, telemetry.WORKFLOW_ACTIVITY_RUNS, task, suffixes=executions)
+    by: Mapping[str, str | Label] = {"src_app_id": "caller", "operation": "operation", "type": "kind"}
+    for action in ("allowed", "denied"):
+        text = f"Number of times that a workflow access policy has {action} another application something."
+        yield _one(f"{prefix}_acl_action_{action}_total", "counter", text, telemetry.WORKFLOW_ACCESS, by, action=action)
+    turn: Mapping[str, str | Label] = {"workflow_name": "workflow", "outcome": "outcome"}
+    suffixes = ("_total", "_latencies")
+    yield from _pair("mesh_workflow_turns", "turns of workflows", telemetry.WORKFLOW_TURNS, turn, suffixes=suffixes)
+
+
 def _access() -> Iterator[Metric]:
     of: Mapping[str, str | Label] = {"namespace": "namespace", "trustDomain": "trust_domain"}
     for by, decided in (("app", "a policy about their caller"), ("global", "what holds for everybody")):
@@ -366,13 +405,24 @@ def _ours() -> Iterator[Metric]:
     yield _one("mesh_gateway_info", "gauge", "1; tells the version.", sources.GATEWAY, same("version"))
 
 
-METRICS: tuple[Metric, ...] = (*_components(), _dead_letters(), *_http(), *_runtime(), *_actors(), *_ours())
+METRICS: tuple[Metric, ...] = (
+    *_components(),
+    _dead_letters(),
+    *_http(),
+    *_runtime(),
+    *_actors(),
+    *_workflows(),
+    *_ours(),
+)
 
 ABSENT: Mapping[str, str] = {
     "dapr_runtime_actor_status_report_*, dapr_runtime_actor_table_operation_*": "there is no placement service",
     "dapr_runtime_actor_rebalanced_total, dapr_runtime_actor_reminders": "the table of owners and the store have both",
     "dapr_runtime_actor_deactivated_failed_total": "`mesh_actor_turns_total` has it, with the outcome",
-    "dapr_runtime_workflow_*": "there are no workflows yet",
+    "dapr_runtime_workflow_payload_size_ratio, dapr_runtime_workflow_activity_payload_size_ratio": (
+        "payloads are not held against the limit of a message of gRPC"
+    ),
+    "dapr_runtime_workflow_attestation_*": "histories are not signed",
     "dapr_runtime_mtls_*": "there are no connections between gateways that would have certificates",
     "dapr_component_pubsub_egress_bulk_event_count": "the reference does not have it either, although it names it",
     "dapr_http_client_sent_bytes, dapr_http_client_received_bytes": "bodies towards the application are not measured",

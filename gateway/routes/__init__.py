@@ -27,6 +27,8 @@ from gateway.routes import (
     secrets,
     state,
     streams,
+    workflow_views,
+    workflows,
 )
 from gateway.routes.invocation import by_header, by_nothing, comparable
 from gateway.routes.route import API, Asked, Node, Route
@@ -51,6 +53,8 @@ ROUTES: tuple[Route, ...] = (
     *actors.ROUTES,
     *actor_views.ROUTES,
     *jobs.ROUTES,
+    *workflows.ROUTES,
+    *workflow_views.ROUTES,
     *node.ROUTES,
 )
 
@@ -66,6 +70,7 @@ RPCS: tuple[RPC, ...] = (
     *conversation.RPCS,
     *actor_calls.RPCS,
     *jobs.RPCS,
+    *workflows.RPCS,
     *node.RPCS,
     *streams.RPCS,
     *actor_stream.RPCS,

@@ -10,14 +10,6 @@ __all__ = ["hint", "missing"]
 _API = re.compile(r"/+v1\.0(?:-alpha[12]|-beta1)?/+([^/]+)(.*)", re.DOTALL)
 _PAGE = "see docs/compatibility.md#other-blocks"
 
-# The building blocks that are not there yet, by what their paths begin with.
-MISSING = {
-    "workflows": "workflows",
-}
-# As above, by the names of gRPC's methods, or by the paths of those of other services.
-MISSING_RPCS = {
-    r"\w*Workflow(Alpha1|Beta1)|/TaskHubSidecarService/\w+": "workflows",
-}
 # What stands last in a path and has one segment.
 LAST = {"state": "a key", "secrets": "a secret's name"}
 
@@ -33,8 +25,6 @@ def hint(path: str, names: Collection[str]) -> str:
     if found is None:
         return ""
     name, rest = found[1], found[2]
-    if name in MISSING and name not in names:
-        return f"the building block {MISSING[name]!r} is not there yet, {_PAGE}"
     if name not in names:
         return f"there is no API {name!r} in this version, {_PAGE}"
     if name in LAST and rest.rstrip("/").count("/") > 2:
@@ -44,9 +34,6 @@ def hint(path: str, names: Collection[str]) -> str:
 
 def missing(name: str) -> str:
     """Say why a method is not there: of the service, by its name, or of another one, by its path."""
-    block = next((block for pattern, block in MISSING_RPCS.items() if re.fullmatch(pattern, name)), None)
-    if block is not None:
-        return f"the building block {block!r} is not there yet, {_PAGE}"
     if name.startswith("/"):
         return f"unknown service of {name[:200]}; a call to another application has the metadata dapr-app-id"
     return f"there is no method {name[:100]!r} in this version, {_PAGE}"

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mesh.resources.subscription import Subscription
     from mesh.store import StateStore
     from mesh.telemetry import Observer, Tracing
+    from mesh.workflows.access import Rules
 
 __all__ = ["Block", "Held", "Inbound", "OpenRecords", "Opened", "Parts", "Presence", "Serving", "Topics", "no_policy"]
 
@@ -210,7 +211,11 @@ class Parts:
         run: The pipeline, for what a block asks of another one.
         inbound: What everything for the application passes.
         access: Who may call it.
+<<<<<<< HEAD
         config: What the application says of itself.
+=======
+        workflow_access: Which others may use its workflows and activities.
+>>>>>>> 6f731c543b28350d40decac4634315361724c96b
         memory: What outlives this node, of an application that does; None = nothing.
         streams: Of clients, as long as they are open.
         marked: Gives the state store that is marked for actors, if there is one: its name, the store, its life.
@@ -238,7 +243,11 @@ class Parts:
     run: Handler
     inbound: InboundPipeline
     access: Gate
+<<<<<<< HEAD
     config: ApplicationConfig
+=======
+    workflow_access: Rules
+>>>>>>> 6f731c543b28350d40decac4634315361724c96b
     marked: Callable[[], tuple[str, StateStore, Life] | None] = lambda: None
     later: Later = field(default_factory=Later)
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)

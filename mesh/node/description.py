@@ -79,6 +79,8 @@ class NodeDescription:
         methods: What its application answers, each ``path`` or ``VERB path``; None when nobody knows, as over HTTP.
         endpoints: Services outside of the mesh, by name.
         resiliencies: The Resiliency resources, by name.
+        workflow_access: The WorkflowAccessPolicy resources, by name.
+        workers: How many workers of workflows are attached.
         features: Those that are switched on.
         actors: The types that its application hosts, and how many are active of each.
         actors_enabled: Whether it may host any: there is a place for their state, or it does host some.
@@ -92,6 +94,8 @@ class NodeDescription:
     methods: tuple[str, ...] | None = None
     endpoints: tuple[str, ...] = ()
     resiliencies: tuple[str, ...] = ()
+    workflow_access: tuple[str, ...] = ()
+    workers: int = 0
     features: tuple[str, ...] = ()
     actors: tuple[tuple[str, int], ...] = ()
     actors_enabled: bool = False

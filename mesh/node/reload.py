@@ -36,6 +36,7 @@ from mesh.resources.component import Component, HTTPEndpoint, without_store
 from mesh.resources.configuration import DEFAULT_SAMPLING_RATIO, PIPELINES, Configuration, Tracing
 from mesh.resources.resiliency import Resiliency, ResiliencyPolicies
 from mesh.resources.subscription import Subscription, combined
+from mesh.resources.workflow_access import WorkflowAccessPolicy
 from mesh.scopes import in_scope
 from mesh.telemetry import RESILIENCIES_LOADED, nobody
 
@@ -75,7 +76,7 @@ RESTART_SECTIONS = {
     **{section: f"spec.{name}" for section, name in PIPELINES.items()},
 }
 
-Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint
+Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint | WorkflowAccessPolicy
 OpenEndpoint = Callable[[HTTPEndpoint], Awaitable[AbstractAsyncContextManager[Application]]]
 _R = TypeVar("_R", Component, HTTPEndpoint)
 
@@ -90,6 +91,7 @@ class Resources:
         resiliencies: The later goes before the earlier.
         endpoints: Services outside of the mesh.
         configuration: Merged.
+        workflow_access: Who else may use the application's workflows.
     """
 
     components: tuple[Component, ...] = ()
@@ -97,6 +99,7 @@ class Resources:
     resiliencies: tuple[Resiliency, ...] = ()
     endpoints: tuple[HTTPEndpoint, ...] = ()
     configuration: Configuration = field(default_factory=Configuration)
+    workflow_access: tuple[WorkflowAccessPolicy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class Step:
 def steps(before: Resources, after: Resources) -> list[Step]:
     """Find what differs by value. A resource that moved within its file, or to another file, is the same."""
     found: list[Step] = []
-    for kind in ("components", "endpoints", "resiliencies", "subscriptions"):
+    for kind in ("components", "endpoints", "resiliencies", "subscriptions", "workflow_access"):
         earlier: dict[str, Resource] = {each.name: each for each in getattr(before, kind)}
         later: dict[str, Resource] = {each.name: each for each in getattr(after, kind)}
         found += [Step(earlier.get(name), each) for name, each in later.items() if earlier.get(name) != each]
@@ -345,14 +348,15 @@ class Live:
         self.resources = dataclasses.replace(self.resources, configuration=after)
 
     def _set_policies(self, wanted: Resources, changed: Sequence[Step], done: list[Step]) -> None:
-        if self.resources.resiliencies == wanted.resiliencies:
-            return
-        self.parts.policies = ResiliencyPolicies(wanted.resiliencies, self.app_id)
-        self.pipeline.apply(self.policies if wanted.resiliencies else None)
-        self.resources = dataclasses.replace(self.resources, resiliencies=wanted.resiliencies)
-        taken = [step for step in changed if isinstance(step.resource, Resiliency)]
-        self._count(step.after for step in taken if isinstance(step.after, Resiliency))
-        done += taken
+        now, access = self.resources, wanted.workflow_access
+        self.resources = dataclasses.replace(now, resiliencies=wanted.resiliencies, workflow_access=access)
+        done += [step for step in changed if isinstance(step.resource, Resiliency | WorkflowAccessPolicy)]
+        if now.workflow_access != access:
+            self.parts.workflow_access.apply(access)
+        if now.resiliencies != wanted.resiliencies:
+            self.parts.policies = ResiliencyPolicies(wanted.resiliencies, self.app_id)
+            self.pipeline.apply(self.policies if wanted.resiliencies else None)
+            self._count(step.after for step in changed if isinstance(step.after, Resiliency))
 
     def _ordered(self, changed: Sequence[Step], kept: list[Problem]) -> list[Step]:
         """Give steps of components that may be taken: secret stores first, what is removed last."""

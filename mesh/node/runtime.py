@@ -70,6 +70,7 @@ from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both
 from mesh.trust.proving import proving
 from mesh.urls import without_credentials
+from mesh.workflows.access import Rules
 
 __all__ = ["NodeSettings", "Runtime", "check"]
 
@@ -284,6 +285,7 @@ class Runtime(Steps):
                 proves=settings.trust is not None,
             ),
             config=ApplicationConfig(settings.app_id, asks=settings.asks_config),
+            workflow_access=Rules(settings.app_id, settings.workflow_access),
             memory=self._memory(),
             marked=self._places.marked,
             binding_seconds=settings.binding_seconds,
@@ -309,6 +311,7 @@ class Runtime(Steps):
             tuple(settings.resiliencies),
             tuple(settings.endpoints),
             settings.configuration,
+            tuple(settings.workflow_access),
         )
 
     async def reload(self, settings: NodeSettings) -> Told:
@@ -330,6 +333,7 @@ class Runtime(Steps):
             subscriptions=applied.subscriptions,
             resiliencies=applied.resiliencies,
             endpoints=applied.endpoints,
+            workflow_access=applied.workflow_access,
             configuration=self._parts.configuration,
             withheld=withheld,
         )
@@ -428,6 +432,7 @@ class Runtime(Steps):
             components=components,
             methods=None if self.methods is None else tuple(self.methods),
             resiliencies=tuple(each.name for each in self.settings.resiliencies),
+            workflow_access=tuple(each.name for each in self.settings.workflow_access),
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )

@@ -10,6 +10,7 @@ from mesh.resources.component import Component, HTTPEndpoint
 from mesh.resources.configuration import Configuration
 from mesh.resources.resiliency import Resiliency
 from mesh.resources.subscription import Subscription
+from mesh.resources.workflow_access import WorkflowAccessPolicy
 from mesh.scopes import in_scope
 from mesh.telemetry import Observer
 from mesh.trust.identity import TrustSettings
@@ -30,6 +31,7 @@ class NodeSettings:
         resiliencies: In scope or not.
         configuration: Merged.
         endpoints: Services outside of the mesh, in scope.
+        workflow_access: Who else may use its workflows, in scope or not.
         namespace_given: Whether the namespace was set by the user (``keyPrefix: namespace`` asks).
         home: Where it keeps files of its own; None = it has none.
         single_host: Whether all nodes are on this machine, so that a file holds what a backbone without key/value
@@ -53,6 +55,7 @@ class NodeSettings:
     resiliencies: Sequence[Resiliency] = ()
     configuration: Configuration = field(default_factory=Configuration)
     endpoints: Sequence[HTTPEndpoint] = ()
+    workflow_access: Sequence[WorkflowAccessPolicy] = ()
     namespace_given: bool = False
     home: Path | None = None
     single_host: bool = False

@@ -68,12 +68,15 @@ API_VERSIONS = MappingProxyType(
 """Versions as they may be written, and as they stand in paths."""
 _ALPHA = dict.fromkeys(("crypto", "lock", "subscribe", "subtlecrypto", "unlock"), ("v1.0-alpha1",))
 _BOTH = dict.fromkeys(("actors", "configuration", "jobs", "publish", "state"), ("v1.0", "v1.0-alpha1"))
-_NOT_YET = dict.fromkeys(("workflows",), tuple(API_VERSIONS.values()))
+_OTHERS = {
+    "conversation": ("v1.0-alpha1", "v1.0-alpha2"),
+    "workflows": ("v1.0", "v1.0-alpha1", "v1.0-beta1"),
+}
 API_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     dict.fromkeys(("bindings", "healthz", "invoke", "mesh", "metadata", "secrets", "shutdown"), ("v1.0",))
-    | {**_ALPHA, **_BOTH, **_NOT_YET, "conversation": ("v1.0-alpha1", "v1.0-alpha2")}
+    | {**_ALPHA, **_BOTH, **_OTHERS}
 )
-"""What parts of the API are called, those that are not there yet and those of gRPC with them, and their versions."""
+"""What parts of the API are called, those of gRPC with them, and their versions."""
 
 
 @dataclass(frozen=True, slots=True)

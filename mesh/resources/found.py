@@ -13,11 +13,12 @@ from mesh.resources.configuration import Configuration
 from mesh.resources.documents import Document
 from mesh.resources.resiliency import Resiliency
 from mesh.resources.subscription import Subscription
+from mesh.resources.workflow_access import WorkflowAccessPolicy
 
 __all__ = ["Found", "Looked", "Resource", "of_kind"]
 
-Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint
-_R = TypeVar("_R", Component, Subscription, Configuration, Resiliency, HTTPEndpoint)
+Resource = Component | Subscription | Configuration | Resiliency | HTTPEndpoint | WorkflowAccessPolicy
+_R = TypeVar("_R", Component, Subscription, Configuration, Resiliency, HTTPEndpoint, WorkflowAccessPolicy)
 _SECTIONS = frozenset({"apiVersion", "kind", "metadata", "spec", "auth", "scopes"})
 
 

@@ -26,7 +26,9 @@ from mesh.resources.resiliency import Resiliency
 from mesh.resources.schema import OURS, PLACEMENT, component, configuration, http_endpoint
 from mesh.resources.schema_resiliency import resiliency, unknown_policies
 from mesh.resources.schema_subscription import check_metadata, subscription
+from mesh.resources.schema_workflow_access import workflow_access
 from mesh.resources.subscription import Subscription
+from mesh.resources.workflow_access import WorkflowAccessPolicy
 from mesh.scopes import in_scope
 from mesh.spelling import did_you_mean
 
@@ -59,9 +61,10 @@ _CONVERTERS: Mapping[str, Callable[[Document, list[Problem], list[Problem]], Res
     "HTTPEndpoint": http_endpoint,
     "Resiliency": resiliency,
     "Subscription": subscription,
+    "WorkflowAccessPolicy": workflow_access,
 }
 _LISTS = ("List", *(f"{kind}List" for kind in _CONVERTERS))
-_IGNORED_KINDS = frozenset({"MCPServer", "WorkflowAccessPolicy"})
+_IGNORED_KINDS = frozenset({"MCPServer"})
 _GROUP = "dapr.io/"
 DEFAULT_NAMESPACE = "default"  # Of a gateway whose user has named none.
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
@@ -81,6 +84,7 @@ class LoadedResources:
     configurations: tuple[Configuration, ...] = ()
     resiliencies: tuple[Resiliency, ...] = ()
     http_endpoints: tuple[HTTPEndpoint, ...] = ()
+    workflow_access: tuple[WorkflowAccessPolicy, ...] = ()
     warnings: tuple[Problem, ...] = ()
     withheld: frozenset[str] = frozenset()
 
@@ -167,6 +171,7 @@ class ResourceFiles:
             configurations=of_kind(Configuration, resources),
             resiliencies=of_kind(Resiliency, resources),
             http_endpoints=of_kind(HTTPEndpoint, resources),
+            workflow_access=of_kind(WorkflowAccessPolicy, resources),
             warnings=tuple(each for file in read.values() for each in file.warnings),
             withheld=frozenset(name for file in read.values() for name in file.withheld)
             - {each.name for each in resources if isinstance(each, Component)},

@@ -98,15 +98,7 @@ CASES = (
     Case("over at once", framed(REQUEST), 4, headers=(("grpc-timeout", "0n"),)),
     Case("over, and refused", framed(NOWHERE), 4, headers=(("grpc-timeout", "0n"),)),
     Case("unknown method", framed(b""), 12, "there is no method 'Nope'", path="/dapr.proto.runtime.v1.Dapr/Nope"),
-    Case(
-        "a later block",
-        framed(b""),
-        12,
-        "'workflows' is not there yet",
-        path="/dapr.proto.runtime.v1.Dapr/StartWorkflowBeta1",
-    ),
     Case("unknown service", framed(b""), 12, "has the metadata dapr-app-id", path="/x.Y/Z"),
-    Case("service of a block", framed(b""), 12, "'workflows' is not there yet", path="/TaskHubSidecarService/Hello"),
     Case("no path of a method", framed(b""), 12, "unknown service of /", path="/"),
 )
 

@@ -56,20 +56,6 @@ def no_api(name: str) -> dict[str, object]:
     return error("ERR_DIRECT_INVOKE", f"{NO_ID['message']}{hint}")
 
 
-@pytest.mark.parametrize(
-    ("verb", "path", "block"),
-    [
-        ("POST", "/v1.0-beta1/workflows/dapr/w/start", "workflows"),
-        ("GET", "//v1.0//workflows//dapr/x", "workflows"),
-    ],
-)
-async def test_blocks_that_are_not_there(node: Node, verb: str, path: str, block: str) -> None:
-    """The failure is the reference's, and names the block and the page that says so."""
-    hint = f"; the building block {block!r} is not there yet, see docs/compatibility.md#other-blocks"
-    reply = await node.request(verb, path)
-    assert (reply.status, reply.json) == (404, error("ERR_DIRECT_INVOKE", f"{NO_ID['message']}{hint}"))
-
-
 @cases(
     Case("healthz", ("GET", "/v1.0/healthz"), 204, b"", {"Content-Type": None}),
     Case("healthz with a slash", ("GET", "/v1.0/healthz/"), 204),

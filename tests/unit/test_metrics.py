@@ -85,6 +85,17 @@ DAPR = {
     "runtime_service_invocation_res_recv_total": "src_app_id status type",
     "runtime_service_invocation_res_recv_latency_ms": "src_app_id status",
     "runtime_service_invocation_res_sent_total": "dst_app_id status",
+    "runtime_workflow_operation_count": "namespace operation status",
+    "runtime_workflow_operation_latency": "namespace operation status",
+    "runtime_workflow_execution_count": "namespace workflow_name status",
+    "runtime_workflow_execution_latency": "namespace workflow_name status",
+    "runtime_workflow_scheduling_latency": "namespace workflow_name",
+    "runtime_workflow_activity_operation_count": "namespace activity_name status",
+    "runtime_workflow_activity_operation_latency": "namespace activity_name status",
+    "runtime_workflow_activity_execution_count": "namespace activity_name status",
+    "runtime_workflow_activity_execution_latency": "namespace activity_name status",
+    "runtime_workflow_acl_action_allowed_total": "src_app_id operation type",
+    "runtime_workflow_acl_action_denied_total": "src_app_id operation type",
 }
 
 

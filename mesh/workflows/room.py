@@ -1,0 +1,168 @@
+"""How much a node has out at its workers, and at other nodes; whom it leaves alone for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from mesh.workflows.waiting import FairQueue
+from mesh.workflows.worker import Worker
+
+__all__ = ["MAX_AWAY", "PAUSE", "Attached", "Away", "Lane", "Level", "Limits", "Pause", "Room", "now"]
+
+PAUSE = 0.2, 30.0  # Seconds that a worker is left alone with a name: at first, and at most.
+AWAY_PAUSE = 0.5, 60.0  # Likewise an application that is not there.
+MAX_AWAY = 1000  # What is asked of nodes of one application at once.
+
+
+def now() -> float:
+    """Give the time by which pauses are counted, in seconds."""
+    return asyncio.get_running_loop().time()
+
+
+class Level(IntEnum):
+    """Who is given a name that several workers run: those of the lowest number."""
+
+    OPERATIONS = 0  # The mesh itself.
+    DECLARED = 1  # Over HTTP, by names that the application has told.
+    ANY = 2  # Over a stream, whatever comes.
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that a node has out at once, in all and by name; None = whatever its workers take."""
+
+    turns: int | None = None
+    tasks: int | None = None
+    turns_of: Mapping[str, int] = field(default_factory=dict)
+    tasks_of: Mapping[str, int] = field(default_factory=dict)
+
+
+class Pause:
+    """Seconds to leave somebody alone, which double until it is there again."""
+
+    __slots__ = ("_longest", "_next", "_seconds", "until")
+
+    def __init__(self, bounds: tuple[float, float]) -> None:
+        """Have none yet; the shortest and the longest, in seconds."""
+        self._seconds, self._longest = bounds
+        self._next, self.until = self._seconds, 0.0
+
+    def longer(self) -> float:
+        """Begin another one; gives its seconds."""
+        seconds, self._next = self._next, min(self._next * 2, self._longest)
+        self.until = now() + seconds
+        return seconds
+
+    def over(self) -> None:
+        """Have none, and begin anew with the shortest."""
+        self._next, self.until = self._seconds, 0.0
+
+
+class Room:
+    """How much may be out at once."""
+
+    __slots__ = ("_limit", "_limits", "_named", "out")
+
+    def __init__(self, limit: int | None, limits: Mapping[str, int]) -> None:
+        """Have nothing out; the limits are in all, and by name."""
+        self._limit, self._limits = limit, limits
+        self._named: Counter[str] = Counter()
+        self.out = 0
+
+    @property
+    def full(self) -> bool:
+        """Tell whether nothing more may go out, whatever its name is."""
+        return self._limit is not None and self.out >= self._limit
+
+    def has(self, name: str) -> bool:
+        """Tell whether one more of a name may go out."""
+        if self.full:
+            return False
+        limit = self._limits.get(name)
+        return limit is None or self._named[name] < limit
+
+    def enter(self, name: str) -> None:
+        """Count one."""
+        self.out += 1
+        if name in self._limits:
+            self._named[name] += 1
+
+    def leave(self, name: str) -> None:
+        """Count one less."""
+        self.out -= 1
+        if name in self._limits:
+            self._named[name] -= 1
+
+
+class Lane:
+    """Turns, or activities.
+
+    Attributes:
+        queue: What waits.
+        room: What the node lets out.
+        index: Which of a worker's counts is meant.
+    """
+
+    __slots__ = ("index", "queue", "room")
+
+    def __init__(self, index: int, room: Room) -> None:
+        """Have nothing wait."""
+        self.queue, self.room, self.index = FairQueue(), room, index
+
+
+@dataclass(slots=True, eq=False)
+class Attached:
+    """A worker.
+
+    Attributes:
+        out: How many turns and activities it has.
+        most: How many it takes.
+        given: When it was given something last, by a count.
+        pauses: By the index of a lane, and a name.
+        running: What waits for it.
+    """
+
+    worker: Worker
+    level: Level
+    out: list[int] = field(default_factory=lambda: [0, 0])
+    given: int = 0
+    pauses: dict[tuple[int, str], Pause] = field(default_factory=dict)
+    running: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def runs(self, index: int, name: str) -> bool:
+        """Tell whether it may have something of that name."""
+        worker = self.worker
+        return not worker.ended.is_set() and (worker.runs_activity(name) if index else worker.runs_workflow(name))
+
+    def has_room(self, index: int, name: str) -> bool:
+        """Tell whether it may have one more now."""
+        if self.out[index] >= (self.worker.max_tasks if index else self.worker.max_turns):
+            return False
+        pause = self.pauses.get((index, name)) if self.pauses else None
+        return pause is None or pause.until <= now()
+
+
+@dataclass(slots=True, eq=False)
+class Away:
+    """An application's other nodes.
+
+    Attributes:
+        queue: What waits for them alone.
+        out: What they are asked for.
+        found: Whether there was one when it was looked last: until then one look at a time is enough.
+    """
+
+    app: str
+    queue: FairQueue = field(default_factory=FairQueue)
+    out: int = 0
+    found: bool = False
+    pause: Pause = field(default_factory=lambda: Pause(AWAY_PAUSE))
+
+    @property
+    def open(self) -> bool:
+        """Tell whether they may be asked for one more now."""
+        return self.out < (MAX_AWAY if self.found else 1) and self.pause.until <= now()
