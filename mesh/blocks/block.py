@@ -211,11 +211,8 @@ class Parts:
         run: The pipeline, for what a block asks of another one.
         inbound: What everything for the application passes.
         access: Who may call it.
-<<<<<<< HEAD
         config: What the application says of itself.
-=======
         workflow_access: Which others may use its workflows and activities.
->>>>>>> 6f731c543b28350d40decac4634315361724c96b
         memory: What outlives this node, of an application that does; None = nothing.
         streams: Of clients, as long as they are open.
         marked: Gives the state store that is marked for actors, if there is one: its name, the store, its life.
@@ -243,11 +240,8 @@ class Parts:
     run: Handler
     inbound: InboundPipeline
     access: Gate
-<<<<<<< HEAD
     config: ApplicationConfig
-=======
     workflow_access: Rules
->>>>>>> 6f731c543b28350d40decac4634315361724c96b
     marked: Callable[[], tuple[str, StateStore, Life] | None] = lambda: None
     later: Later = field(default_factory=Later)
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)

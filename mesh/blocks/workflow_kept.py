@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from mesh.workflows.committing import Committer
 from mesh.workflows.dispatch import Dispatch
 from mesh.workflows.engine import Engine
+from mesh.workflows.operations import OperationsWorker
 from mesh.workflows.remote import KIND, Remote
-from mesh.workflows.room import Limits
+from mesh.workflows.room import Level, Limits
 
 if TYPE_CHECKING:
     from mesh.blocks.block import Parts
@@ -62,6 +63,8 @@ class WorkflowsKept:
             await stack.enter_async_context(self._committer.run())
             await stack.enter_async_context(self.dispatch.run(self.keeper))
             await stack.enter_async_context(self.keeper.run())
+            operations = OperationsWorker(self._parts.run, self._parts.caller)
+            await stack.enter_async_context(self.dispatch.attach(operations, Level.OPERATIONS))
             await stack.enter_async_context(self._remote.serve(self.dispatch.run_for))
             try:
                 yield

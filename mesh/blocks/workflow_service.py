@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -34,6 +34,8 @@ from mesh.streams import DRAINS
 from mesh.tasks import task_group, until_any
 from mesh.workflows.access import Operation as Asks
 from mesh.workflows.access import denied
+from mesh.workflows.application import ApplicationWorker
+from mesh.workflows.declared import Declared, declared_of
 from mesh.workflows.errors import WorkflowError, WorkflowForbiddenError, WorkflowNotFoundError
 from mesh.workflows.events import Event, Trace
 from mesh.workflows.messages import (
@@ -49,6 +51,7 @@ from mesh.workflows.messages import (
 )
 from mesh.workflows.reading import Reader
 from mesh.workflows.record import Keys
+from mesh.workflows.room import Level
 from mesh.workflows.state import ENDED, State, Status, View
 from mesh.workflows.worker import Ref, Worker
 
@@ -90,6 +93,7 @@ class WorkflowService:
         self._kind = KIND + self._app_id
         self._read: tuple[Reader, StateStore, StateStore] | None = None
         self._kept: WorkflowsKept | None = None
+        self._declared: tuple[Inbound, Declared] | None = None
         news = address.workflows(parts.caller.namespace, self._app_id)
         self._owning = OnDemand(parts, self._kind, news, self._opened, self._answer, self._is_any_left)
         self._deadlines = Deadlines()
@@ -439,19 +443,41 @@ class WorkflowService:
 
     async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Give work to the application, by what it says that it runs."""
-        # HTTP WORKERS (F, branch wf): `declared_of(await self._parts.config.of(inbound))` goes here and into `made_of`.
-        made_of = self._parts.marked() if self._owning.refused else None
-        return [Held("workflows", made_of, self._served(inbound), overlaps=True)]
+        if self._declared is None or self._declared[0] is not inbound:
+            self._declared = inbound, declared_of(await self._parts.config.of(inbound))
+        declared = self._declared[1]
+        marked = self._parts.marked() if self._owning.refused else None
+        held = [Held("workflows", marked, self._served(self._owning.look), overlaps=True)]
+        if declared:
+            work = partial(self._work, ApplicationWorker(inbound.application, declared))
+            held.append(Held("workflows over HTTP", (declared, marked), self._served(work)))
+        return held
 
     @asynccontextmanager
-    async def _served(self, inbound: Inbound) -> AsyncIterator[None]:
-        """Look whether instances are left, while the application is there."""
+    async def _served(self, do: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
+        """Do something while the application is there."""
         async with task_group() as tasks:
-            looking = tasks.create_task(self._owning.look(), name="workflows-look")
+            doing = tasks.create_task(do(), name="workflows")
             try:
                 yield
             finally:
-                looking.cancel()
+                doing.cancel()
+
+    async def _work(self, worker: ApplicationWorker) -> None:
+        """Give work to the application over HTTP; cancelled, what it has been given may end."""
+        try:
+            kept = await self._hosting(worker.ended)
+            if kept is not None:
+                async with kept.dispatch.attach(worker, Level.DECLARED):
+                    try:
+                        await worker.ended.wait()
+                    finally:
+                        worker.ended.set()
+        except RecordsMissingError as error:
+            logger.warning("workflows are not run: %s", error)
+            self._owning.refused = True  # Until another store is marked.
+        except StreamEndedError:
+            return  # The node ends.
 
     def described(self) -> Mapping[str, object]:
         """Add nothing to the node's description."""
