@@ -211,8 +211,8 @@ class Parts:
         run: The pipeline, for what a block asks of another one.
         inbound: What everything for the application passes.
         access: Who may call it.
-        config: What the application says of itself.
         workflow_access: Which others may use its workflows and activities.
+        config: What the application says of itself.
         memory: What outlives this node, of an application that does; None = nothing.
         streams: Of clients, as long as they are open.
         marked: Gives the state store that is marked for actors, if there is one: its name, the store, its life.
@@ -240,8 +240,8 @@ class Parts:
     run: Handler
     inbound: InboundPipeline
     access: Gate
-    config: ApplicationConfig
     workflow_access: Rules
+    config: ApplicationConfig
     marked: Callable[[], tuple[str, StateStore, Life] | None] = lambda: None
     later: Later = field(default_factory=Later)
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from mesh.errors import Problem
-from mesh.resources.fields import Action, AnyText, JSONText, Ratio, ScalarText, Seconds, TimeoutValue
+from mesh.resources.fields import Action, AnyText, JSONText, Limit, Name, Ratio, ScalarText, Seconds, TimeoutValue
 
 __all__ = [
     "API_NAMES",
@@ -339,13 +339,13 @@ class Wasm:
 class ConcurrencyLimit:
     """How many of one workflow or activity run at once."""
 
-    name: str
-    max_concurrent: int
+    name: Name
+    max_concurrent: Limit
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """Seconds that an ended workflow's state is kept; None = for ever."""
+    """Seconds that an ended workflow's state is kept; None = for ever; that of a status goes before that of any."""
 
     any_terminal: Seconds | None = None
     completed: Seconds | None = None
@@ -357,10 +357,10 @@ class RetentionPolicy:
 class WorkflowSpec:
     """Limits of the workflow engine; None = no limit."""
 
-    max_concurrent_workflow_invocations: int | None = None
-    max_concurrent_activity_invocations: int | None = None
-    global_max_concurrent_workflow_invocations: int | None = None
-    global_max_concurrent_activity_invocations: int | None = None
+    max_concurrent_workflow_invocations: Limit | None = None
+    max_concurrent_activity_invocations: Limit | None = None
+    global_max_concurrent_workflow_invocations: Limit | None = None
+    global_max_concurrent_activity_invocations: Limit | None = None
     workflow_concurrency_limits: tuple[ConcurrencyLimit, ...] = ()
     activity_concurrency_limits: tuple[ConcurrencyLimit, ...] = ()
     state_retention_policy: RetentionPolicy = RetentionPolicy()

@@ -26,6 +26,7 @@ __all__ = [
     "GRPCCodes",
     "HTTPCodes",
     "JSONText",
+    "Limit",
     "MatchText",
     "Name",
     "Parsed",
@@ -216,6 +217,9 @@ Name = Annotated[str, Parsed(plain_text)]
 
 Count = Annotated[int, whole_number("a whole number of at least 0", 0)]
 """A whole number of at least 0."""
+
+Limit = Annotated[int, whole_number("a whole number of at least 1", 1)]
+"""A whole number of at least 1."""
 
 HTTPCodes = Annotated[StatusCodes, Parsed(_http_codes, _SCALAR)]
 GRPCCodes = Annotated[StatusCodes, Parsed(_grpc_codes, _SCALAR)]

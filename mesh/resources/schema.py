@@ -29,11 +29,13 @@ from mesh.resources.configuration import (
     SecretKeyRef,
     SecretsSpec,
     Tracing,
+    WorkflowSpec,
 )
 from mesh.resources.documents import Document, Effect, FileModel, is_empty, validate
 from mesh.resources.fields import AnyText, Name, Parsed, Seconds, plain_text
 from mesh.resources.metric_patterns import metric_problems, metric_warnings
 from mesh.resources.schema_access import access_control
+from mesh.resources.schema_workflow import check_workflow
 from mesh.spelling import did_you_mean
 from mesh.urls import names_a_host, port_of
 from mesh.values import is_host
@@ -270,7 +272,7 @@ def _says_enabled(section: object) -> bool:
     return is_empty(section) or (isinstance(section, dict) and "enabled" in section)
 
 
-_NO_WORKFLOWS = Effect("it has no effect yet: there are no workflows")
+_NO_BUCKETS = Effect("it has no effect: times of workflows fall into the buckets of latencyDistributionBuckets")
 _NO_SELECTOR = Effect("nothing reads it, as in Dapr: every request passes the middleware")
 _OLD = Effect("nothing reads it, as in newer versions of Dapr", harmless=lambda _: False)
 
@@ -291,11 +293,10 @@ class ConfigurationFile(FileModel):
         "spec.tracing.enabled": _OLD,
         "spec.tracing.expandParams": _OLD,
         "spec.tracing.includeBody": _OLD,
-        "spec.metric.workflow": _NO_WORKFLOWS,
-        "spec.metrics.workflow": _NO_WORKFLOWS,
+        "spec.metric.workflow": _NO_BUCKETS,
+        "spec.metrics.workflow": _NO_BUCKETS,
         "spec.nameResolution": Effect("it has no effect: applications are found over the broker"),
         "spec.wasm": Effect("it has no effect yet: there is no WebAssembly"),
-        "spec.workflow": _NO_WORKFLOWS,
     }
 
     api_version: Literal["dapr.io/v1alpha1"]
@@ -321,6 +322,7 @@ def configuration(
     if spec.tracing is not None:
         _check_tracing(document, spec.tracing, problems, warnings)
     _check_scopes(document, spec.secrets or SecretsSpec(), problems)
+    check_workflow(document, spec.workflow or WorkflowSpec(), problems)
     meta = model.metadata
     sections = {"metric": spec.metric, "metrics": spec.metrics}
     for name, section in sections.items():

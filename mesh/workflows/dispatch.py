@@ -23,7 +23,8 @@ from mesh.ownership.errors import NotOwnerError
 from mesh.tasks import task_group
 from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Engine
-from mesh.workflows.room import MAX_AWAY, PAUSE, Attached, Away, Lane, Level, Limits, Pause, Room, now
+from mesh.workflows.room import MAX_AWAY, PAUSE, Attached, Away, Lane, Level, Pause, Room, now
+from mesh.workflows.settings import Limits
 from mesh.workflows.waiting import FairQueue
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
 
@@ -75,18 +76,17 @@ class _Guest:
 class Dispatch:
     """What one node gives to workers of one application."""
 
-    def __init__(self, app: str, peers: Peers, limits: Limits, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, app: str, peers: Peers, changed: Callable[[], None] = lambda: None) -> None:
         """Have no worker yet.
 
         Args:
             app: The application.
             peers: Other nodes.
-            limits: What this one may have out.
             changed: Is called when a worker was attached, or has gone.
         """
         self._app, self._peers, self._changed = app, peers, changed
-        self._turns = Lane(0, Room(limits.turns, limits.turns_of))
-        self._tasks = Lane(1, Room(limits.tasks, limits.tasks_of))
+        self._turns = Lane(0, Room(Limits()))
+        self._tasks = Lane(1, Room(Limits()))
         self._attached: list[Attached] = []
         self._away: dict[str, Away] = {app: Away(app)}
         self._guests: dict[int, _Guest] = {}
@@ -109,6 +109,12 @@ class Dispatch:
                     timer.cancel()
                 for task in self._running:
                     task.cancel()
+
+    def limit(self, turns: Limits, tasks: Limits, gateways: int = 1) -> None:
+        """Have no more out than that from here on, on one of so many gateways; at first there are no limits."""
+        self._turns.room.limit(turns, gateways)
+        self._tasks.room.limit(tasks, gateways)
+        self._pump()
 
     # Workers
 

@@ -431,7 +431,6 @@ STRANGERS: dict[str, tuple[str, list[str]]] = {
             "8:3: spec.nameResolution: it has no effect: applications are found over the broker",
             "9:3: spec.mtls: it has no effect: the broker's TLS takes its place",
             "10:3: spec.wasm: it has no effect yet: there is no WebAssembly",
-            "11:3: spec.workflow: it has no effect yet: there are no workflows",
         ],
     ),
     "a collector's port": (

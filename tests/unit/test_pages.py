@@ -132,7 +132,7 @@ PAGES: dict[str, tuple[dict[str, object], dict[str, object], list[str]]] = {
     "workflows": (
         {"workflow": {"maxConcurrentWorkflowInvocations": 100}},
         {"workflow.max_concurrent_workflow_invocations": 100},
-        ["spec.workflow"],
+        [],
     ),
 }
 

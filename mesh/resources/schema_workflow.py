@@ -1,0 +1,35 @@
+"""What is checked of ``spec.workflow``.
+
+Source: Dapr 1.18, the Configuration resource.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mesh.errors import Problem
+from mesh.resources.configuration import WorkflowSpec
+from mesh.resources.documents import Document
+from mesh.resources.shapes import wire_name
+
+__all__ = ["check_workflow"]
+
+_LISTS = ("workflow_concurrency_limits", "activity_concurrency_limits")
+
+
+def check_workflow(document: Document, section: WorkflowSpec, problems: list[Problem]) -> None:
+    """Find names that are limited twice, and times that are over before they begin."""
+    at = ("spec", "workflow")
+    for list_name in _LISTS:
+        seen: set[str] = set()
+        for index, limit in enumerate(getattr(section, list_name)):
+            if limit.name in seen:
+                told = f"there is a limit of {limit.name} before, which would not count"
+                problems.append(document.problem(told, (*at, wire_name(list_name), index)))
+            seen.add(limit.name)
+    policy = section.state_retention_policy
+    for each in dataclasses.fields(policy):
+        seconds = getattr(policy, each.name)
+        if seconds is not None and seconds < 0:
+            place = (*at, "stateRetentionPolicy", wire_name(each.name))
+            problems.append(document.problem("a time to keep something is not negative", place))
