@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from mesh.blocks.workflow_operations import OperationsWorker
 from mesh.errors import MeshError
 from mesh.ownership.table import Standing
 from mesh.tasks import task_group
@@ -18,7 +19,6 @@ from mesh.workflows import observed
 from mesh.workflows.committing import Committer
 from mesh.workflows.dispatch import Dispatch
 from mesh.workflows.engine import Engine
-from mesh.workflows.operations import OperationsWorker
 from mesh.workflows.remote import KIND, Remote
 from mesh.workflows.room import Level
 from mesh.workflows.settings import WorkflowSettings, settings_of

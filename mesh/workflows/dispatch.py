@@ -23,16 +23,16 @@ from mesh.ownership.errors import NotOwnerError
 from mesh.tasks import task_group
 from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Engine
+from mesh.workflows.operations import PREFIX
 from mesh.workflows.room import MAX_AWAY, PAUSE, Attached, Away, Lane, Level, Pause, Room, now
 from mesh.workflows.settings import Limits
 from mesh.workflows.waiting import FairQueue
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
 
-__all__ = ["OPERATION", "Dispatch", "Peer", "Peers"]
+__all__ = ["Dispatch", "Peer", "Peers"]
 
 logger = logging.getLogger(__name__)
 
-OPERATION = "mesh."  # What an activity's name begins with that the mesh itself does.
 BUSY_SECONDS = 0.5  # Until nodes that have no room are asked again.
 GROW_SECONDS = 0.1  # In which nobody refuses, then they are asked for twice as much.
 AGAIN_SECONDS = 1.0  # Until it is asked again what the store failed to say.
@@ -183,7 +183,7 @@ class Dispatch:
     async def run_for(self, work: TaskWork) -> TaskResult:
         """Run an activity that another node asks for; raises as ``Worker.task`` does."""
         name, tasks = work.name, self._tasks
-        if name.startswith(OPERATION) or not any(each.runs(tasks.index, name) for each in self._attached):
+        if name.startswith(PREFIX) or not any(each.runs(tasks.index, name) for each in self._attached):
             raise AppUnreachableError(f"no worker of this node runs the activity {name!r}")
         ref, number = Ref(GUEST, f"{work.owner}/{work.instance}"), next(self._numbers)
         if self._find(tasks, name, ref.id) is None and (
@@ -232,7 +232,7 @@ class Dispatch:
             task = self._start(work)
             attached.running.add(task)
             task.add_done_callback(attached.running.discard)
-        if ref is not None and lane is self._tasks and not name.startswith(OPERATION):
+        if ref is not None and lane is self._tasks and not name.startswith(PREFIX):
             self._spread(name)
 
     def _find(self, lane: Lane, name: str, instance: str) -> Attached | None:
