@@ -72,6 +72,7 @@ class _Guest:
 
     work: TaskWork
     result: asyncio.Future[TaskResult]
+    begun: bool = False
 
 
 class Dispatch:
@@ -200,7 +201,7 @@ class Dispatch:
 
     def _refuse_guests(self) -> None:
         for guest in self._guests.values():
-            if not guest.result.done():
+            if not guest.begun and not guest.result.done():
                 guest.result.set_exception(AppUnreachableError("this node has no worker now"))
 
     # Who gets it
@@ -277,11 +278,17 @@ class Dispatch:
             self._away.pop(away.app, None)
 
     def _grow(self, away: Away) -> None:
+        """Look whether somebody is there, or ask for more before long."""
+
         def grow() -> None:
             away.grow()
             self._look_away(away)
 
-        if away.may_grow:
+        if not away.found:
+            if not away.seeking and away.pause.until <= now():
+                away.seeking = True
+                _ = self._start(self._seek(away))
+        elif away.may_grow:
             away.growing = True
             self._later(GROW_SECONDS, grow)
 
@@ -335,7 +342,8 @@ class Dispatch:
             self._engine.task_lost(ref, work, begun=not isinstance(came, AppUnreachableError))
 
     async def _run_guest(self, attached: Attached, number: int, name: str) -> None:
-        guest = self._guests.get(number)
+        if (guest := self._guests.get(number)) is not None:
+            guest.begun = True
         work, came = await self._outcome(attached, self._tasks, name, _wanted(guest), attached.worker.task)
         if work is None or guest is None or guest.result.done():
             return
@@ -407,7 +415,7 @@ class Dispatch:
         self._later(AGAIN_SECONDS, again)
 
     async def _run_away(self, away: Away, queue: FairQueue, ref: Ref, number: int, name: str) -> None:
-        """Have other nodes run an activity; what waited stays as it was until one of them is known to be there."""
+        """Have other nodes run an activity."""
         engine, work = self._engine, None
         came: object = None
         try:
@@ -415,7 +423,6 @@ class Dispatch:
             if peer is None:
                 queue.add(name, ref, number)
                 return
-            self._look_away(away)  # Now there may be more than one.
             work = await engine.open_task(ref, number)
             came = None if work is None else await self._peers.task(peer, work)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as above
@@ -434,10 +441,18 @@ class Dispatch:
             self._tell_of_task(ref, work, came)
         self._look_away(away)
 
+    async def _seek(self, away: Away) -> None:
+        try:
+            await self._away_peer(away)
+        finally:
+            away.seeking = False
+        self._look_away(away)
+
     async def _away_peer(self, away: Away) -> Peer | None:
         try:
             peer = await self._peers.peer(away.app)
         except AppUnreachableError:  # There are some, and they are busy.
+            away.found = True
             self._rest(away, BUSY_SECONDS)
             return None
         except MeshError as error:

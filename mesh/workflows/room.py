@@ -156,7 +156,8 @@ class Away:
         out: What they are asked for.
         most: What they may be asked for: as much as they have taken, and then more and more.
         growing: Whether that is about to grow.
-        found: Whether there was one when it was looked last: until then one look at a time is enough.
+        found: Whether there was one when it was looked last: until then nothing is taken from what waits.
+        seeking: Whether it is being looked.
         pause: While nobody is there.
     """
 
@@ -166,12 +167,13 @@ class Away:
     most: int = FIRST_AWAY
     growing: bool = False
     found: bool = False
+    seeking: bool = False
     pause: Pause = field(default_factory=lambda: Pause(AWAY_PAUSE))
 
     @property
     def open(self) -> bool:
         """Tell whether they may be asked for one more now."""
-        return self.out < (self.most if self.found else 1) and self.pause.until <= now()
+        return self.found and self.out < self.most and self.pause.until <= now()
 
     @property
     def may_grow(self) -> bool:
