@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mesh.application import read_within
 from mesh.errors import AppFailedError
 from mesh.values import parse_duration
 
 if TYPE_CHECKING:
-    from mesh.blocks.block import Inbound
+    from mesh.application import Application
 
-__all__ = ["MAX_PROBLEMS", "ApplicationConfig", "Reading", "lowered", "shown"]
+__all__ = ["MAX_PROBLEMS", "ApplicationConfig", "Reading", "There", "lowered", "shown"]
 
 SECONDS = 30.0
 MAX_BYTES = 1024 * 1024
 MAX_PROBLEMS = 20
 OK = 200
+
+
+class There(Protocol):
+    """The application, for the time that it is there (a `mesh.blocks.block.Inbound`)."""
+
+    @property
+    def application(self) -> Application:
+        """It."""
 
 
 class ApplicationConfig:
@@ -37,9 +45,9 @@ class ApplicationConfig:
         """
         self._app_id = app_id
         self._asks = asks
-        self._told: tuple[Inbound, bytes] | None = None
+        self._told: tuple[There, bytes] | None = None
 
-    async def of(self, inbound: Inbound) -> bytes:
+    async def of(self, inbound: There) -> bytes:
         """Give what it answered; empty where it has nothing to say, or speaks gRPC alone.
 
         Raises:
@@ -52,7 +60,7 @@ class ApplicationConfig:
             self._told = inbound, await self._ask(inbound)
         return self._told[1]
 
-    async def _ask(self, inbound: Inbound) -> bytes:
+    async def _ask(self, inbound: There) -> bytes:
         headers = [("dapr-app-id", self._app_id)]
         try:
             async with (

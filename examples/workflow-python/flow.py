@@ -114,6 +114,7 @@ def serve(workflows, activities):
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # Head and body go out together.
 
         def do_GET(self):
             self.answer(*((200, config) if self.path == "/dapr/config" else (404, None)))

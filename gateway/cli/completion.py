@@ -19,8 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["parser", "run"]
 
 _APP_ID_OPTIONS = ("-a", "--app-id", "-i", "--publish-app-id")
-_TAKES_APP_ID = ("invoke", "publish", "components", "stop", "jobs", "actors", "doctor", "dlq")
-_FIRST = {"jobs": "list show delete run", "actors": "list show deactivate", "dlq": "list show replay purge"}
+_TAKES_APP_ID = ("invoke", "publish", "components", "stop", "jobs", "actors", "doctor", "dlq", "workflow", "wf")
+_WORKFLOW = "list show history start run raise raise-event terminate suspend resume purge rerun"
+_FIRST = {
+    "jobs": "list show delete run",
+    "actors": "list show deactivate",
+    "dlq": "list show replay purge",
+    "workflow": _WORKFLOW,
+    "wf": _WORKFLOW,
+}
 
 _BASH = """\
 # bash completion for mesh; to use it: source <(mesh completion bash)

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "components": ("components", "list the components of running gateways"),
     "component": ("component", "list the types of components, and write a file of one"),
     "jobs": ("jobs", "list, show, delete or run the jobs of an application"),
+    "workflow": ("workflow", "list, show, start, steer and purge the workflows of an application"),
     "trust": ("trust", "make a root, and certificates that prove who an application is"),
     "asyncapi": ("asyncapi", "describe the live mesh as an AsyncAPI document"),
     "broker": ("broker", "print the rights that a gateway needs on the broker"),

@@ -155,7 +155,7 @@ def own_gateway(app_id: str | None, ask: str, socket_folder: str | None = None) 
     return gateway_of(app_ids[0] if app_ids else "")
 
 
-def ask(gateway: Run, method: str, path: str, missing: str = "") -> Any:
+def ask(gateway: Run, method: str, path: str, missing: str = "", body: bytes | None = None) -> Any:
     """Ask a gateway about what it keeps, whatever its ``spec.httpPipeline`` asks for, and give its JSON; None for none.
 
     Args:
@@ -163,6 +163,7 @@ def ask(gateway: Run, method: str, path: str, missing: str = "") -> Any:
         method: HTTP verb.
         path: With its query.
         missing: The code of an error that is none here, but None.
+        body: What is sent, JSON; None = nothing.
 
     Raises:
         GatewayUnreachableError: It does not answer, or not with JSON.
@@ -170,17 +171,17 @@ def ask(gateway: Run, method: str, path: str, missing: str = "") -> Any:
     """
     name = gateway.app_id
     try:
-        with opened(gateway, method, path, headers={KEY_HEADER: gateway.key}, timeout=_ASK_SECONDS) as response:
-            body = response.read()
+        with opened(gateway, method, path, body, headers={KEY_HEADER: gateway.key}, timeout=_ASK_SECONDS) as response:
+            told = response.read()
     except TimeoutError:
         raise GatewayUnreachableError(f"the gateway of {name} gave no answer for {_ASK_SECONDS:g} s") from None
     if not response.ok:
-        text = body.decode(errors="replace").strip()
+        text = told.decode(errors="replace").strip()
         if missing and error_text(text).endswith(f"({missing})"):
             return None
         raise SystemExit(_failed(name, response, text))
     try:
-        return json.loads(body) if body else None
+        return json.loads(told) if told else None
     except ValueError:
         raise GatewayUnreachableError(f"what answers for {name} is no gateway: it gave no JSON") from None
 

@@ -111,7 +111,7 @@ class Parser(argparse.ArgumentParser):
         """
         plain, used = self._plain(words)
         # Where all words have a place of their own, options may stand between them.
-        placed = all(each.nargs in (None, "?") for each in self._get_positional_actions())
+        placed = all(each.nargs in (None, "?", "*") for each in self._get_positional_actions())
         found, unknown = (self.parse_known_intermixed_args if placed else self.parse_known_args)(plain)
         if unknown:
             hint = "; a switch has its value behind '=', such as --app-ssl=false" if unknown[0] in _BOOLEANS else ""

@@ -37,11 +37,11 @@ _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "�
 _STYLES = ("mesh", "dapr")
 _OURS = re.compile(
     r"\bmesh(?= (?:run|list|stop|invoke|publish|host|actors|check|components?|trust|broker|asyncapi|status|init"
-    r"|uninstall|completion|version|jobs|doctor|dlq|COMMAND)\b)"
+    r"|uninstall|completion|version|jobs|doctor|dlq|workflow|COMMAND)\b)"
 )
 _NO_KUBERNETES = "Kubernetes is not supported; the gateway is a container beside the application, see docs/compose.md"
 
-ALIASES: Mapping[str, str] = {"build-info": "version"}
+ALIASES: Mapping[str, str] = {"build-info": "version", "wf": "workflow"}
 """Commands of dapr that have another name here."""
 
 INSTEAD: Mapping[str, str] = {
@@ -54,8 +54,6 @@ INSTEAD: Mapping[str, str] = {
     "sched": "mesh jobs lists, shows, deletes and runs the jobs of an application; reminders are not there yet",
     "scheduler": "mesh jobs lists, shows, deletes and runs the jobs of an application; reminders are not there yet",
     "upgrade": "there is one package to upgrade: git pull in the clone, and pip install it again",
-    "wf": "workflows are not there yet",
-    "workflow": "workflows are not there yet",
 }
 """Commands of dapr that are not here, and what there is instead."""
 

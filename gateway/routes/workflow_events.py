@@ -16,7 +16,7 @@ __all__ = ["shown_event", "shown_text"]
 # What each kind is called, and the fields that are shown under other names.
 _KINDS: dict[type[Event], tuple[str, dict[str, str]]] = {
     events.Started: ("started", {"name": "workflow", "execution": "executionID", "caller": "callerAppID"}),
-    events.Completed: ("ended", {"status": "runtimeStatus"}),
+    events.Completed: ("ended", {"status": "runtimeStatus", "failure": "error", "id": "task"}),
     events.Terminated: ("terminated", {}),
     events.TaskScheduled: ("scheduled", {"id": "task", "name": "activity"}),
     events.TaskCompleted: ("completed", {}),

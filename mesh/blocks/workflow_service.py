@@ -11,34 +11,30 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, cast
-
-import msgspec
 
 from mesh import address
 from mesh.blocks import workflow_questions as questions
 from mesh.blocks import workflows as asked_for
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.blocks.on_demand import OnDemand
+from mesh.blocks.workflow_answers import Answers
 from mesh.blocks.workflows import MAX_PAGE, HistoryPage, Page, Shown
 from mesh.broker import Message
-from mesh.deadlines import Deadlines
 from mesh.errors import BadArgumentError, MeshError, RecordsMissingError, StreamEndedError
 from mesh.operation import Operation
 from mesh.ownership.repeating import repeated
 from mesh.ownership.table import partition_of
 from mesh.streams import DRAINS
 from mesh.tasks import task_group, until_any
-from mesh.workflows.access import Operation as Asks
-from mesh.workflows.access import denied
+from mesh.workflows import observed
 from mesh.workflows.errors import WorkflowError, WorkflowForbiddenError, WorkflowNotFoundError
-from mesh.workflows.events import Event, Trace
+from mesh.workflows.events import Event
 from mesh.workflows.messages import (
     AnyMessage,
-    ChildDone,
     Purge,
     Raise,
     Resume,
@@ -49,12 +45,12 @@ from mesh.workflows.messages import (
 )
 from mesh.workflows.reading import Reader
 from mesh.workflows.record import Keys
-from mesh.workflows.state import ENDED, State, Status, View
-from mesh.workflows.worker import Ref, Worker
+from mesh.workflows.room import Level
+from mesh.workflows.state import ENDED, State, View
+from mesh.workflows.worker import Worker
 
 if TYPE_CHECKING:
     from mesh.blocks.workflow_kept import WorkflowsKept
-    from mesh.ownership.asking import Asked
     from mesh.store import StateStore
 
 __all__ = ["WorkflowService"]
@@ -67,17 +63,6 @@ LONG_SECONDS = 365 * 86400.0  # Who waits without a deadline asks again after th
 AGAIN_SECONDS = 1.0
 PURGES_AT_ONCE = 32
 MARGIN_SECONDS = 1.0  # In which a purge of many tells how far it came.
-OPERATIONS: Mapping[type, Asks] = {
-    Start: "schedule",
-    Raise: "raise",
-    Suspend: "pause",
-    Resume: "resume",
-    Terminate: "terminate",
-    Purge: "purge",
-    questions.Wait: "get",
-    questions.Read: "get",
-}
-_OF_A_PARENT = (Terminate, Purge)  # What whoever has started a child may always do with it.
 
 
 class WorkflowService:
@@ -88,17 +73,12 @@ class WorkflowService:
         self._parts = parts
         self._app_id = parts.caller.app_id
         self._kind = KIND + self._app_id
-        self._read: tuple[Reader, StateStore, StateStore] | None = None
+        self._stores: tuple[StateStore, StateStore] | None = None
+        self._read: Reader | None = None
         self._kept: WorkflowsKept | None = None
         news = address.workflows(parts.caller.namespace, self._app_id)
-        self._owning = OnDemand(parts, self._kind, news, self._opened, self._answer, self._is_any_left)
-        self._deadlines = Deadlines()
-        self._answers: Mapping[type, Callable[..., Awaitable[object]]] = {
-            questions.Tell: self._answer_tell,
-            questions.Wait: self._answer_wait,
-            questions.Read: self._answer_read,
-            questions.Look: self._answer_look,
-        }
+        answers = Answers(parts, self._opened, self._reader)
+        self._owning = OnDemand(parts, self._kind, news, self._opened, answers.answer, self._is_any_left)
 
     async def run(self, operation: Operation) -> object:
         """Do what is asked of an instance, or of many.
@@ -116,20 +96,20 @@ class WorkflowService:
         """Start an instance, once that is stored; gives its id."""
         asked = cast("asked_for.Start", operation.arguments)
         context = operation.context
-        trace = asked.trace
-        if trace is None and context.traceparent:
-            trace = Trace(context.traceparent, context.tracestate)
         instance = asked.id or str(uuid.uuid4())
+        given = context.traceparent if asked.trace is None else asked.trace.parent
+        telling, trace = observed.creating(self._parts.tracing, given, asked.name, instance)
         message = Start(
             asked.name,
             asked.execution or secrets.token_hex(16),
             version=asked.version or None,
             input=asked.input,
             scheduled=asked.scheduled,
-            trace=trace,
+            trace=trace if trace is not None else asked.trace,
             tags=asked.tags,
         )
-        await self._tell(operation.target, instance, message, operation.deadline)
+        with telling:
+            await self._tell(operation.target, instance, message, operation.deadline)
         return instance
 
     async def raise_event(self, operation: Operation) -> None:
@@ -182,7 +162,7 @@ class WorkflowService:
         self._check_own(operation)
         asked = cast("asked_for.PurgeMany", operation.arguments)
         until = operation.deadline - MARGIN_SECONDS
-        reader, _, _ = await self._reader()
+        reader = await self._reader()
         statuses, after, count, complete = asked.statuses or tuple(ENDED), "", 0, True
         message = Purge(asked.recursive, asked.force)
 
@@ -190,12 +170,15 @@ class WorkflowService:
             nonlocal count, complete
             for each in ids:
                 try:
-                    count += (await self._tell(self._app_id, each, message, operation.deadline)).count
+                    told = await self._tell(self._app_id, each, message, operation.deadline)
                 except WorkflowNotFoundError:
                     continue
                 except WorkflowError as error:
                     logger.debug("workflow %s is not purged: %s", each, error)
                     complete = False
+                else:
+                    count += told.count
+                    complete = complete and told.complete
 
         while True:
             views, after = await reader.page(
@@ -244,7 +227,7 @@ class WorkflowService:
         """Look at an instance; None = there is none."""
         asked = cast("asked_for.Get", operation.arguments)
         if operation.target == self._app_id:
-            return await (await self._reader())[0].view(asked.id, texts=asked.texts)
+            return await (await self._reader()).view(asked.id, texts=asked.texts)
         answer = await self._ask(operation.target, asked.id, questions.Read(asked.texts), operation.deadline)
         return questions.view_of(answer.body)
 
@@ -262,7 +245,7 @@ class WorkflowService:
         """Look at many."""
         self._check_own(operation)
         asked = cast("asked_for.List", operation.arguments)
-        views, after = await (await self._reader())[0].page(
+        views, after = await (await self._reader()).page(
             statuses=asked.statuses,
             name=asked.name,
             created_from=asked.created_from,
@@ -283,7 +266,7 @@ class WorkflowService:
         """Look at an instance, and at what its owner knows of it; raises ``WorkflowNotFoundError``."""
         self._check_own(operation)
         asked = cast("asked_for.Show", operation.arguments)
-        view = await (await self._reader())[0].view(asked.id, texts=True)
+        view = await (await self._reader()).view(asked.id, texts=True)
         if view is None:
             raise WorkflowNotFoundError(asked.id)
         table = await self._parts.owners.table(self._kind, fresh=True)
@@ -302,7 +285,7 @@ class WorkflowService:
         return Shown(view, partition, member.node, looked.tasks, looked.workers)
 
     async def _history_of(self, instance: str) -> tuple[View, Sequence[Event]]:
-        found = await (await self._reader())[0].history(instance)
+        found = await (await self._reader()).history(instance)
         if found is None:
             raise WorkflowNotFoundError(instance)
         return found
@@ -311,12 +294,13 @@ class WorkflowService:
         if operation.target != self._app_id:
             raise WorkflowForbiddenError(f"{operation.method} is for an application's own workflows")
 
-    async def _reader(self) -> tuple[Reader, StateStore, StateStore]:
+    async def _reader(self) -> Reader:
+        """Give what reads instances, which opens their stores; raises ``RecordsMissingError``."""
         if self._read is None:
             live = await self._parts.records(LIVE, dotted=True)
             ended = await self._parts.records(PUT_AWAY, dotted=True)
             if self._read is None:  # Another one may have been faster.
-                self._read = Reader(self._kind, live, ended, self._partition), live, ended
+                self._stores, self._read = (live, ended), Reader(self._kind, live, ended, self._partition)
         return self._read
 
     async def _partition(self, instance: str) -> int:
@@ -326,84 +310,19 @@ class WorkflowService:
 
     async def _opened(self) -> WorkflowsKept:
         """Give the engine, which need not own anything."""
-        _, live, ended = await self._reader()
         if self._kept is None:
             from mesh.blocks.workflow_kept import WorkflowsKept
 
-            self._kept = WorkflowsKept(self._parts, live, ended, self._tell, self._owning.ready)
+            await self._reader()
+            assert self._stores is not None
+            if self._kept is None:
+                self._kept = WorkflowsKept(self._parts, *self._stores, self._tell, self._owning.ready)
         return self._kept
 
     async def _is_any_left(self) -> bool:
-        _, live, _ = await self._reader()
-        return bool(await live.scan(Keys(self._kind).live, "", 1))
-
-    async def _answer(self, asked: Asked) -> Message:
-        """Do at the owner what is asked of an instance, where that is allowed."""
-        question = questions.question_of(asked.body)
-        question = await self._allowed(asked, question)
-        seconds = asked.deadline - time.time()
-        answer = await self._deadlines.within(seconds, self._answers[type(question)], asked, question)
-        return Message({}, questions.encoded(answer))
-
-    async def _answer_tell(self, asked: Asked, question: questions.Tell) -> Told:
-        engine = (await self._opened()).keeper
-        return await engine.tell(Ref(asked.partition, asked.key), question.message, asked.deadline)
-
-    async def _answer_wait(self, asked: Asked, question: questions.Wait) -> View | None:
-        engine = (await self._opened()).keeper
-        await engine.wait(Ref(asked.partition, asked.key), _has_ended if question.ended else _has_begun, asked.deadline)
-        return await (await self._reader())[0].view(asked.key, texts=question.texts)
-
-    async def _answer_read(self, asked: Asked, question: questions.Read) -> View | None:
-        return await (await self._reader())[0].view(asked.key, texts=question.texts)
-
-    async def _answer_look(self, asked: Asked, _: questions.Look) -> questions.Looked:
-        kept = await self._opened()
-        tasks = kept.keeper.open_tasks(Ref(asked.partition, asked.key))
-        found = [
-            asked_for.Task(work.task, work.name, work.app, work.since, work.attempt, running)
-            for work, running in tasks[:MAX_PAGE]
-        ]
-        return questions.Looked(tuple(found), dict(kept.dispatch.workers))
-
-    async def _allowed(self, asked: Asked, question: questions.Question) -> questions.Question:
-        """Give a question as it is to be answered: an application speaks for itself alone.
-
-        Raises:
-            WorkflowForbiddenError: The caller may not ask that.
-        """
-        app, own = asked.caller.app_id, asked.caller.app_id == self._app_id
-        what: object = question
-        if isinstance(question, questions.Tell):
-            what = message = question.message
-            if isinstance(message, ChildDone):
-                if message.app != app:
-                    raise WorkflowForbiddenError(f"{app} tells how a child of {message.app[:100]} has ended")
-                return question
-            if isinstance(message, Start):
-                if message.parent is not None and message.parent.app != app:
-                    raise WorkflowForbiddenError(f"{app} starts a child for {message.parent.app[:100]}")
-                question = questions.Tell(msgspec.structs.replace(message, caller="" if own else app))
-        if own:
-            return question
-        operation = OPERATIONS.get(type(what))
-        if operation is None:
-            raise WorkflowForbiddenError(f"that is asked of workflows of {self._app_id} by itself alone")
-        if isinstance(what, Start):
-            name = what.name
-        else:
-            view = await (await self._reader())[0].view(asked.key, texts=False)
-            if view is None:
-                return question  # It is told that there is none.
-            parent = view.state.parent
-            if isinstance(what, _OF_A_PARENT) and parent is not None and parent.app == app:
-                return question
-            name = view.state.name
-        namespace = self._parts.caller.namespace
-        rules = self._parts.workflow_access
-        if not rules.allows(app, namespace, self._app_id, namespace, "workflow", operation, name):
-            raise WorkflowForbiddenError(denied(app, "workflow", operation, name))
-        return question
+        await self._reader()
+        assert self._stores is not None
+        return bool(await self._stores[0].scan(Keys(self._kind).live, "", 1))
 
     # Workers
 
@@ -419,7 +338,7 @@ class WorkflowService:
         with streams.one():
             kept = await self._hosting(worker.ended, streams.ending)
             if kept is not None:
-                async with kept.dispatch.attach(worker):
+                async with kept.attached(worker, Level.ANY):
                     await until_any(worker.ended, streams.ending)
         if not worker.ended.is_set():
             raise StreamEndedError(DRAINS)
@@ -439,31 +358,52 @@ class WorkflowService:
 
     async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Give work to the application, by what it says that it runs."""
-        # HTTP WORKERS (F, branch wf): `declared_of(await self._parts.config.of(inbound))` goes here and into `made_of`.
-        made_of = self._parts.marked() if self._owning.refused else None
-        return [Held("workflows", made_of, self._served(inbound), overlaps=True)]
+        if self._kept is not None:
+            self._kept.configure()
+        answer, declared = await self._parts.config.of(inbound), None
+        worker: Worker | None = None
+        if answer:  # What is for workers over HTTP is loaded where there may be one.
+            from mesh.workflows.declared import declared_of
+
+            declared = declared_of(answer)
+        if declared:
+            from mesh.workflows.application import ApplicationWorker
+
+            worker = ApplicationWorker(inbound.application, declared)
+        made_of = declared, self._parts.marked() if self._owning.refused else None
+        return [Held("workflows", made_of, self._served(worker), overlaps=True)]
 
     @asynccontextmanager
-    async def _served(self, inbound: Inbound) -> AsyncIterator[None]:
-        """Look whether instances are left, while the application is there."""
+    async def _served(self, worker: Worker | None) -> AsyncIterator[None]:
+        """Give work to the application; where it runs none over HTTP, look whether instances are left."""
         async with task_group() as tasks:
-            looking = tasks.create_task(self._owning.look(), name="workflows-look")
+            serving = tasks.create_task(self._serve(worker), name="workflows-serve")
             try:
                 yield
             finally:
-                looking.cancel()
+                if worker is None:
+                    serving.cancel()
+                else:
+                    worker.ended.set()
+
+    async def _serve(self, worker: Worker | None) -> None:
+        if worker is None:
+            await self._owning.look()
+            return
+        try:
+            kept = await self._hosting(worker.ended)
+        except RecordsMissingError as error:
+            logger.warning("the application's workflows are not run: %s", error)
+            return
+        except StreamEndedError:
+            return
+        if kept is not None:
+            async with kept.attached(worker, Level.DECLARED):
+                await worker.ended.wait()
 
     def described(self) -> Mapping[str, object]:
-        """Add nothing to the node's description."""
-        return {}
-
-
-def _has_begun(state: State | None) -> bool:
-    return state is None or state.status != Status.PENDING
-
-
-def _has_ended(state: State | None) -> bool:
-    return state is None or state.ended is not None
+        """Tell how many workers there are."""
+        return {"workers": 0 if self._kept is None else sum(self._kept.dispatch.workers.values())}
 
 
 def _is_meant(state: State, asked: asked_for.PurgeMany) -> bool:

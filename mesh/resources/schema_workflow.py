@@ -5,8 +5,6 @@ Source: Dapr 1.18, the Configuration resource.
 
 from __future__ import annotations
 
-import dataclasses
-
 from mesh.errors import Problem
 from mesh.resources.configuration import WorkflowSpec
 from mesh.resources.documents import Document
@@ -18,7 +16,7 @@ _LISTS = ("workflow_concurrency_limits", "activity_concurrency_limits")
 
 
 def check_workflow(document: Document, section: WorkflowSpec, problems: list[Problem]) -> None:
-    """Find names that are limited twice, and times that are over before they begin."""
+    """Find names that are limited twice."""
     at = ("spec", "workflow")
     for list_name in _LISTS:
         seen: set[str] = set()
@@ -27,9 +25,3 @@ def check_workflow(document: Document, section: WorkflowSpec, problems: list[Pro
                 told = f"there is a limit of {limit.name} before, which would not count"
                 problems.append(document.problem(told, (*at, wire_name(list_name), index)))
             seen.add(limit.name)
-    policy = section.state_retention_policy
-    for each in dataclasses.fields(policy):
-        seconds = getattr(policy, each.name)
-        if seconds is not None and seconds < 0:
-            place = (*at, "stateRetentionPolicy", wire_name(each.name))
-            problems.append(document.problem("a time to keep something is not negative", place))

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from mesh.errors import Problem
+from mesh.globs import Glob
 from mesh.resources.documents import Document, Effect, FileModel, validate
 from mesh.resources.fields import Name, Parsed, plain_text
 from mesh.resources.schema import IN_ANY, Meta
 from mesh.resources.workflow_access import WorkflowAccessPolicy, WorkflowAccessRule
-from mesh.workflows.globs import Glob
 
 __all__ = ["workflow_access"]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
+from mesh.globs import Glob
 from mesh.scopes import in_scope
-from mesh.workflows.globs import Glob
 
 if TYPE_CHECKING:
     from mesh.resources.workflow_access import WorkflowAccessPolicy

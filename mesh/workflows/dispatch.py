@@ -23,16 +23,18 @@ from mesh.ownership.errors import NotOwnerError
 from mesh.tasks import task_group
 from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Engine
-from mesh.workflows.room import MAX_AWAY, PAUSE, Attached, Away, Lane, Level, Limits, Pause, Room, now
+from mesh.workflows.operations import PREFIX
+from mesh.workflows.room import MAX_AWAY, PAUSE, Attached, Away, Lane, Level, Pause, Room, now
+from mesh.workflows.settings import Limits
 from mesh.workflows.waiting import FairQueue
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
 
-__all__ = ["OPERATION", "Dispatch", "Peer", "Peers"]
+__all__ = ["Dispatch", "Peer", "Peers"]
 
 logger = logging.getLogger(__name__)
 
-OPERATION = "mesh."  # What an activity's name begins with that the mesh itself does.
 BUSY_SECONDS = 0.5  # Until nodes that have no room are asked again.
+GROW_SECONDS = 0.1  # In which nobody refuses, then they are asked for twice as much.
 AGAIN_SECONDS = 1.0  # Until it is asked again what the store failed to say.
 DRAIN_SECONDS = 60.0
 _Work = TypeVar("_Work", TurnWork, TaskWork)
@@ -70,23 +72,23 @@ class _Guest:
 
     work: TaskWork
     result: asyncio.Future[TaskResult]
+    begun: bool = False
 
 
 class Dispatch:
     """What one node gives to workers of one application."""
 
-    def __init__(self, app: str, peers: Peers, limits: Limits, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, app: str, peers: Peers, changed: Callable[[], None] = lambda: None) -> None:
         """Have no worker yet.
 
         Args:
             app: The application.
             peers: Other nodes.
-            limits: What this one may have out.
             changed: Is called when a worker was attached, or has gone.
         """
         self._app, self._peers, self._changed = app, peers, changed
-        self._turns = Lane(0, Room(limits.turns, limits.turns_of))
-        self._tasks = Lane(1, Room(limits.tasks, limits.tasks_of))
+        self._turns = Lane(0, Room(Limits()))
+        self._tasks = Lane(1, Room(Limits()))
         self._attached: list[Attached] = []
         self._away: dict[str, Away] = {app: Away(app)}
         self._guests: dict[int, _Guest] = {}
@@ -109,6 +111,12 @@ class Dispatch:
                     timer.cancel()
                 for task in self._running:
                     task.cancel()
+
+    def limit(self, turns: Limits, tasks: Limits, gateways: int = 1) -> None:
+        """Have no more out than that from here on, on one of so many gateways; at first there are no limits."""
+        self._turns.room.limit(turns, gateways)
+        self._tasks.room.limit(tasks, gateways)
+        self._pump()
 
     # Workers
 
@@ -176,7 +184,7 @@ class Dispatch:
     async def run_for(self, work: TaskWork) -> TaskResult:
         """Run an activity that another node asks for; raises as ``Worker.task`` does."""
         name, tasks = work.name, self._tasks
-        if name.startswith(OPERATION) or not any(each.runs(tasks.index, name) for each in self._attached):
+        if name.startswith(PREFIX) or not any(each.runs(tasks.index, name) for each in self._attached):
             raise AppUnreachableError(f"no worker of this node runs the activity {name!r}")
         ref, number = Ref(GUEST, f"{work.owner}/{work.instance}"), next(self._numbers)
         if self._find(tasks, name, ref.id) is None and (
@@ -193,7 +201,7 @@ class Dispatch:
 
     def _refuse_guests(self) -> None:
         for guest in self._guests.values():
-            if not guest.result.done():
+            if not guest.begun and not guest.result.done():
                 guest.result.set_exception(AppUnreachableError("this node has no worker now"))
 
     # Who gets it
@@ -225,7 +233,7 @@ class Dispatch:
             task = self._start(work)
             attached.running.add(task)
             task.add_done_callback(attached.running.discard)
-        if ref is not None and lane is self._tasks and not name.startswith(OPERATION):
+        if ref is not None and lane is self._tasks and not name.startswith(PREFIX):
             self._spread(name)
 
     def _find(self, lane: Lane, name: str, instance: str) -> Attached | None:
@@ -248,11 +256,11 @@ class Dispatch:
         return best
 
     def _spread(self, name: str) -> None:
-        """Send to other nodes half of what waits here, or all where no worker of this node runs it."""
+        """Send to other nodes what there is no room for here."""
         queue, away = self._tasks.queue, self._away[self._app]
-        here = any(each.runs(1, name) for each in self._attached)
-        while away.open and (ref := queue.first(name)) is not None and ref.partition != GUEST:
-            if here and not queue.exceeds(name, away.out):
+        while (ref := queue.first(name)) is not None and ref.partition != GUEST:
+            if not away.open:
+                self._grow(away)
                 return
             self._send_one(away, queue, name)
 
@@ -261,10 +269,28 @@ class Dispatch:
         if self._group is None:
             return
         for name in away.queue:
-            while away.open and away.queue.first(name) is not None:
+            while away.queue.first(name) is not None:
+                if not away.open:
+                    self._grow(away)
+                    return
                 self._send_one(away, away.queue, name)
         if away.app != self._app and not away.out and not away.queue and away.pause.until <= now():
             self._away.pop(away.app, None)
+
+    def _grow(self, away: Away) -> None:
+        """Look whether somebody is there, or ask for more before long."""
+
+        def grow() -> None:
+            away.grow()
+            self._look_away(away)
+
+        if not away.found:
+            if not away.seeking and away.pause.until <= now():
+                away.seeking = True
+                _ = self._start(self._seek(away))
+        elif away.may_grow:
+            away.growing = True
+            self._later(GROW_SECONDS, grow)
 
     def _send_one(self, away: Away, queue: FairQueue, name: str) -> None:
         away.out += 1
@@ -316,7 +342,8 @@ class Dispatch:
             self._engine.task_lost(ref, work, begun=not isinstance(came, AppUnreachableError))
 
     async def _run_guest(self, attached: Attached, number: int, name: str) -> None:
-        guest = self._guests.get(number)
+        if (guest := self._guests.get(number)) is not None:
+            guest.begun = True
         work, came = await self._outcome(attached, self._tasks, name, _wanted(guest), attached.worker.task)
         if work is None or guest is None or guest.result.done():
             return
@@ -388,7 +415,7 @@ class Dispatch:
         self._later(AGAIN_SECONDS, again)
 
     async def _run_away(self, away: Away, queue: FairQueue, ref: Ref, number: int, name: str) -> None:
-        """Have other nodes run an activity; what waited stays as it was until one of them is known to be there."""
+        """Have other nodes run an activity."""
         engine, work = self._engine, None
         came: object = None
         try:
@@ -407,15 +434,25 @@ class Dispatch:
         else:
             if isinstance(came, TaskResult):
                 away.pause.over()
-            elif not isinstance(came, AppUnreachableError):  # It would be asked for again at once.
+            elif isinstance(came, AppUnreachableError):
+                away.refused()
+            else:  # It would be asked for again at once.
                 self._rest_longer(away)
             self._tell_of_task(ref, work, came)
+        self._look_away(away)
+
+    async def _seek(self, away: Away) -> None:
+        try:
+            await self._away_peer(away)
+        finally:
+            away.seeking = False
         self._look_away(away)
 
     async def _away_peer(self, away: Away) -> Peer | None:
         try:
             peer = await self._peers.peer(away.app)
         except AppUnreachableError:  # There are some, and they are busy.
+            away.found = True
             self._rest(away, BUSY_SECONDS)
             return None
         except MeshError as error:

@@ -6,12 +6,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from mesh.errors import MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows.contracts import Commits, Dispatch
-from mesh.workflows.memory import Asked, Entry, Held
-from mesh.workflows.messages import Purge
+from mesh.workflows.memory import Asked, Entry, Expired, Held
 from mesh.workflows.running import PAUSES, Running
 from mesh.workflows.state import State, Status
 from mesh.workflows.worker import Ref
@@ -38,7 +38,7 @@ class Keeping:
         self._drain = drain
         self._resuming = asyncio.Semaphore(RESUMED_AT_ONCE)
         self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
-        self._last: dict[int, Held] = {}  # What was owned before, until nothing of it is written any more.
+        self._last: dict[int, list[Held]] = {}  # What was owned before, until nothing of it is written any more.
         self._tasks: asyncio.TaskGroup | None = None
         running.needs.expire = self._expire
 
@@ -66,12 +66,12 @@ class Keeping:
                 self._dispatch.forget(entry.ref)
             entry.queued = False
             _release(entry)
-        await _until(held, lambda: not held.running, self._drain)
+        await _until(held, lambda: held.gone or not held.running, self._drain)
         for entry in list(held.entries.values()):
             if entry.volatile or entry.retrying:
                 entry.flush = True
                 self._running.kick(entry)
-        await _until(held, lambda: not held.working, WRITE_SECONDS)
+        await _until(held, lambda: held.gone or not held.working, WRITE_SECONDS)
         if self._running.held.get(partition) is held:
             self.drop(partition)
 
@@ -91,15 +91,16 @@ class Keeping:
             self._running.refuse(entry, NotOwnerError(LEFT.format(partition)))
             entry.work = None  # What comes of it is for whoever owns it now to find out.
         self._commits.forget(partition)
-        self._last[partition] = held
+        held.quiet.set()
+        if held.busy:
+            self._last.setdefault(partition, []).append(held)
 
     # Taking
 
     async def _take(self, held: Held) -> None:
         async with self._taking:
             pause = PAUSES[0]
-            if (last := self._last.pop(held.partition, None)) is not None:  # It must not write what this has read.
-                await _until(last, lambda: not any(entry.busy for entry in last.entries.values()), None)
+            await self._wait_for_last(held.partition)
             while not held.gone:
                 try:
                     if not held.taken.done():
@@ -107,6 +108,8 @@ class Keeping:
                         if held.gone:
                             return
                         held.taken.set_result(True)
+                        for entry in list(held.entries.values()):  # Something came for it meanwhile.
+                            self._running.kick(entry)
                     await self._scan(held)
                 except MeshError as error:
                     logger.warning("partition %d of workflows is read again: %s", held.partition, error)
@@ -114,6 +117,18 @@ class Keeping:
                     pause = min(2 * pause, PAUSES[1])
                 else:
                     return
+
+    async def _wait_for_last(self, partition: int) -> None:
+        """Wait until nothing is written any more for who owned it before, at this node: its bounds are those of writes.
+
+        The store would take it for this owner's, and it knows nothing of what this one has read.
+        """
+        for last in tuple(self._last.get(partition, ())):
+            await _until(last, partial(_is_quiet, last), None)
+            if last in (left := self._last.get(partition, [])):
+                left.remove(last)
+        if not self._last.get(partition, True):
+            del self._last[partition]
 
     async def _scan(self, held: Held) -> None:
         async for id, state in self._commits.scan(held.partition):
@@ -158,7 +173,7 @@ class Keeping:
                     self._running.needs.expires(held, until)
                     continue
                 entry = self._running.entry(held, id)
-                entry.asked.append(Asked(Purge()))
+                entry.asked.append(Asked(Expired(until)))
                 self._running.kick(entry)
         except MeshError as error:
             logger.warning("what is put away in partition %d is looked at again: %s", held.partition, error)
@@ -178,6 +193,10 @@ def _release(entry: Entry) -> None:
     for _, seen in waiters:
         if not seen.done():
             seen.set_exception(NotOwnerError(LEFT.format(entry.ref.partition)))
+
+
+def _is_quiet(held: Held) -> bool:
+    return not held.busy
 
 
 async def _until(held: Held, reached: Callable[[], bool], seconds: float | None) -> None:

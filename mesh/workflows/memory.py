@@ -18,7 +18,7 @@ from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 if TYPE_CHECKING:
     from mesh.workflows.instance import Instance, Turn
 
-__all__ = ["Asked", "Entry", "Held", "Impossible", "Memory", "Opening", "Refused"]
+__all__ = ["Asked", "Entry", "Expired", "Held", "Impossible", "Memory", "Opening", "Refused"]
 
 ENTRY_BYTES = 2048  # What an instance takes in memory besides what its ``Saved`` counts.
 
@@ -31,11 +31,18 @@ class Refused:
     failure: Failure
 
 
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What an instance is told by what was put away: it was to be kept until a Unix time, and not longer."""
+
+    until: float
+
+
 @dataclass(slots=True, eq=False)
 class Asked:
     """A message, and who waits for what comes of it; None = nobody, as it is the engine's own."""
 
-    message: AnyMessage | Refused
+    message: AnyMessage | Refused | Expired
     told: asyncio.Future[Told] | None = None
 
 
@@ -216,6 +223,11 @@ class Held:
         self.stalled: set[str] = set()
         self.leaving = self.gone = False
         self.quiet = asyncio.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether something of it is read or written just now."""
+        return any(entry.busy for entry in self.entries.values())
 
     @property
     def working(self) -> bool:

@@ -147,6 +147,7 @@ class Needs:
         entry.burst = (now, 1) if now - since > BURST_SECONDS else (since, count + 1)
 
     def mark(self, entry: Entry, state: State) -> None:
+        """Remember which are stalled: a worker that attaches may go on with them."""
         if state.status == Status.STALLED:
             entry.held.stalled.add(entry.ref.id)
         else:
@@ -209,8 +210,9 @@ class Needs:
                 self._alarm.set(since + FLUSH_SECONDS)
                 break
             del self._later[entry]
-            entry.flush = True
-            entry.resume = entry.resume or not entry.known
-            self._kick(entry)
+            if (entry.volatile or entry.acks) and entry.held.entries.get(entry.ref.id) is entry:
+                entry.flush = True
+                entry.resume = entry.resume or not entry.known
+                self._kick(entry)
         if (first := self._dues.first) is not None:
             self._alarm.set(first)

@@ -23,7 +23,7 @@ def next_attempt(task: TaskScheduled, attempt: int, failure: Failure, now: float
     if retry is None or failure.final or attempt >= retry.attempts or failure.type in retry.never:
         return None
     try:
-        pause = retry.first * retry.factor ** (attempt - 1)
+        pause = retry.first * float(retry.factor) ** (attempt - 1)
     except OverflowError:
         pause = FOREVER
     if retry.longest is not None:

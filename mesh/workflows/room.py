@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from mesh.workflows.settings import Limits
 from mesh.workflows.waiting import FairQueue
 from mesh.workflows.worker import Worker
 
-__all__ = ["MAX_AWAY", "PAUSE", "Attached", "Away", "Lane", "Level", "Limits", "Pause", "Room", "now"]
+__all__ = ["MAX_AWAY", "PAUSE", "Attached", "Away", "Lane", "Level", "Pause", "Room", "now"]
 
 PAUSE = 0.2, 30.0  # Seconds that a worker is left alone with a name: at first, and at most.
 AWAY_PAUSE = 0.5, 60.0  # Likewise an application that is not there.
-MAX_AWAY = 1000  # What is asked of nodes of one application at once.
+FIRST_AWAY, MAX_AWAY = 32, 1000  # What is asked of nodes of one application at once: at first, and at most.
 
 
 def now() -> float:
@@ -29,16 +29,6 @@ class Level(IntEnum):
     OPERATIONS = 0  # The mesh itself.
     DECLARED = 1  # Over HTTP, by names that the application has told.
     ANY = 2  # Over a stream, whatever comes.
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The most that a node has out at once, in all and by name; None = whatever its workers take."""
-
-    turns: int | None = None
-    tasks: int | None = None
-    turns_of: Mapping[str, int] = field(default_factory=dict)
-    tasks_of: Mapping[str, int] = field(default_factory=dict)
 
 
 class Pause:
@@ -63,39 +53,50 @@ class Pause:
 
 
 class Room:
-    """How much may be out at once."""
+    """How much may be out at once.
 
-    __slots__ = ("_limit", "_limits", "_named", "out")
+    Attributes:
+        out: How much is.
+    """
 
-    def __init__(self, limit: int | None, limits: Mapping[str, int]) -> None:
-        """Have nothing out; the limits are in all, and by name."""
-        self._limit, self._limits = limit, limits
+    __slots__ = ("_gateways", "_limits", "_named", "_total", "out")
+
+    def __init__(self, limits: Limits) -> None:
+        """Have nothing out, on the only gateway that there is."""
         self._named: Counter[str] = Counter()
         self.out = 0
+        self.limit(limits, 1)
+
+    def limit(self, limits: Limits, gateways: int) -> None:
+        """Have other limits, or share them with others; what is out stays out."""
+        self._limits, self._gateways = limits, gateways
+        self._total = limits.total(gateways)
 
     @property
     def full(self) -> bool:
         """Tell whether nothing more may go out, whatever its name is."""
-        return self._limit is not None and self.out >= self._limit
+        return self._total is not None and self.out >= self._total
 
     def has(self, name: str) -> bool:
         """Tell whether one more of a name may go out."""
         if self.full:
             return False
-        limit = self._limits.get(name)
+        if not self._limits.names:
+            return True
+        limit = self._limits.of_name(name, self._gateways)
         return limit is None or self._named[name] < limit
 
     def enter(self, name: str) -> None:
         """Count one."""
         self.out += 1
-        if name in self._limits:
-            self._named[name] += 1
+        self._named[name] += 1
 
     def leave(self, name: str) -> None:
         """Count one less."""
         self.out -= 1
-        if name in self._limits:
-            self._named[name] -= 1
+        self._named[name] -= 1
+        if not self._named[name]:
+            del self._named[name]
 
 
 class Lane:
@@ -153,16 +154,36 @@ class Away:
     Attributes:
         queue: What waits for them alone.
         out: What they are asked for.
-        found: Whether there was one when it was looked last: until then one look at a time is enough.
+        most: What they may be asked for: as much as they have taken, and then more and more.
+        growing: Whether that is about to grow.
+        found: Whether there was one when it was looked last: until then nothing is taken from what waits.
+        seeking: Whether it is being looked.
+        pause: While nobody is there.
     """
 
     app: str
     queue: FairQueue = field(default_factory=FairQueue)
     out: int = 0
+    most: int = FIRST_AWAY
+    growing: bool = False
     found: bool = False
+    seeking: bool = False
     pause: Pause = field(default_factory=lambda: Pause(AWAY_PAUSE))
 
     @property
     def open(self) -> bool:
         """Tell whether they may be asked for one more now."""
-        return self.out < (MAX_AWAY if self.found else 1) and self.pause.until <= now()
+        return self.found and self.out < self.most and self.pause.until <= now()
+
+    @property
+    def may_grow(self) -> bool:
+        """Tell whether it would help to ask for more, after a while in which nobody refused."""
+        return self.found and self.most <= self.out < MAX_AWAY and not self.growing
+
+    def grow(self) -> None:
+        """Ask for more from now on."""
+        self.growing, self.most = False, min(2 * self.most, MAX_AWAY)
+
+    def refused(self) -> None:
+        """Ask for no more than what they have."""
+        self.most = max(1, self.out)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from mesh.deadlines import Deadlines
 from mesh.errors import MeshError
 from mesh.ownership.errors import NotOwnerError
-from mesh.workflows import decide, finishing, retrying
+from mesh.workflows import decide, retrying
+from mesh.workflows.composing import Batch, compose
 from mesh.workflows.contracts import Commits, Deliver, Dispatch
 from mesh.workflows.errors import (
     WorkflowError,
@@ -28,8 +27,8 @@ from mesh.workflows.errors import (
 )
 from mesh.workflows.events import Failure, TaskScheduled
 from mesh.workflows.instance import Instance
-from mesh.workflows.memory import Asked, Entry, Held, Impossible, Memory, Refused
-from mesh.workflows.messages import Purge, Restore, Start, Told
+from mesh.workflows.memory import Asked, Entry, Expired, Held, Impossible, Memory, Refused
+from mesh.workflows.messages import Purge, Told
 from mesh.workflows.needs import Needs
 from mesh.workflows.outbox import TEXT, Outbox
 from mesh.workflows.state import Sent, State, Step
@@ -57,23 +56,6 @@ class Observer(Protocol):
             step: What was written.
             instance: What it is now.
         """
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What goes in one write."""
-
-    before: State | None
-    step: Step | None = None
-    told: list[tuple[Asked, Told | WorkflowError]] = field(default_factory=list)
-    answered: bool = False
-    acks: frozenset[int] = frozenset()
-
-    def add(self, step: Step) -> None:
-        if self.step is None or self.step.state.generation != step.state.generation:
-            self.step = step
-        else:
-            self.step = Step(step.state, (*self.step.append, *step.append))
 
 
 class Running:
@@ -140,7 +122,8 @@ class Running:
 
     def kick(self, entry: Entry) -> asyncio.Task[None] | None:
         """Have a task work on an instance, unless one does; gives it."""
-        if entry.busy or entry.held.gone or self._tasks is None:
+        held = entry.held
+        if entry.busy or held.gone or not held.taken.done() or self._tasks is None:
             return None
         entry.busy = True
         return self._tasks.create_task(self._work(entry), name="workflow")
@@ -196,13 +179,13 @@ class Running:
             self.needs.settle(entry, work, result)
         entry.results.clear()
         self._open(entry)
-        batch = self._batch(entry)
+        batch = compose(entry, self.app, self.clock())
         if batch.step is not None:
             await self._commit(entry, batch, batch.step)
             return entry.known
         self._tell(entry, batch)
         if entry.asked:  # That is to be purged: alone.
-            if isinstance(entry.asked[0].message, Purge):
+            if isinstance(entry.asked[0].message, (Purge, Expired)):
                 await self._purge(entry, entry.asked.popleft())
             return entry.known
         if entry.ending and _may_go(entry):
@@ -291,72 +274,7 @@ class Running:
 
     # Writing
 
-    def _batch(self, entry: Entry) -> _Batch:
-        """Put together what is to be written, and apply it in memory."""
-        instance = entry.instance
-        batch = _Batch(None if instance is None else instance.state)
-        now = self.clock()
-        while entry.asked and len(batch.told) < TOGETHER:
-            asked = entry.asked[0]
-            if isinstance(asked.message, Purge):
-                break
-            entry.asked.popleft()
-            if asked.told is not None and asked.told.done():
-                continue
-            try:
-                step = self._accept(entry, asked, now)
-            except WorkflowError as error:
-                batch.told.append((asked, error))
-                continue
-            batch.told.append((asked, Told(0 if step is None else 1)))
-            if step is not None:
-                self._apply(entry, batch, step)
-        if (instance := entry.instance) is None:
-            return batch
-        if entry.answer is not None and entry.turn is not None:
-            batch.answered = True
-            if isinstance(entry.answer, Impossible):
-                step = finishing.stall(instance, entry.turn, TOO_LARGE, entry.answer.reason, now)
-            else:
-                step = finishing.finish(instance, entry.turn, entry.answer, now, secrets.token_hex(16))
-            if step is not None:
-                self._apply(entry, batch, step)
-            else:
-                entry.turn = entry.answer = None
-        absorbed = entry.retrying
-        if entry.flush and entry.turn is None:
-            absorbed = [*absorbed, *entry.volatile]
-        if absorbed and (step := decide.absorb(instance, absorbed, now)) is not None:
-            self._apply(entry, batch, step)
-        if entry.acks and (batch.step is not None or (entry.flush and instance.state.ended is None)):
-            batch.acks = frozenset(entry.acks)
-            self._apply(entry, batch, Step(decide.delivered(instance.state, batch.acks)))
-        entry.flush = False
-        entry.retrying = []
-        return batch
-
-    def _accept(self, entry: Entry, asked: Asked, now: float) -> Step | None:
-        message, instance = asked.message, entry.instance
-        old = None if instance is None else instance.state
-        if isinstance(message, Start):
-            return decide.start(self.app, entry.ref.id, old, message, now)
-        if isinstance(message, Restore):
-            return decide.restore(self.app, entry.ref.id, old, message, now)
-        assert not isinstance(message, Purge)
-        if instance is None:
-            raise WorkflowNotFoundError(entry.ref.id)
-        if isinstance(message, Refused):
-            return decide.refused(instance, message.sent, message.failure, now)
-        return decide.accept(instance, message, now, turn=entry.turn)
-
-    def _apply(self, entry: Entry, batch: _Batch, step: Step) -> None:
-        batch.add(step)
-        if entry.instance is None:
-            entry.instance = Instance(entry.ref.id, self.app, step.state, step.append)
-        else:
-            entry.instance.apply(step)
-
-    async def _commit(self, entry: Entry, batch: _Batch, step: Step) -> None:
+    async def _commit(self, entry: Entry, batch: Batch, step: Step) -> None:
         ref = entry.ref
         try:
             saved = await self._deadlines.within(
@@ -372,7 +290,7 @@ class Running:
             entry.saved, entry.pause = saved, 0.0
             self._committed(entry, batch, step)
 
-    def _committed(self, entry: Entry, batch: _Batch, step: Step) -> None:
+    def _committed(self, entry: Entry, batch: Batch, step: Step) -> None:
         """Let follow from a write what does."""
         instance, before = entry.instance, batch.before
         assert instance is not None
@@ -393,6 +311,8 @@ class Running:
         if entry.volatile:
             entry.volatile = [each for each in entry.volatile if instance.wants(each)]
             entry.settle()
+            if entry.volatile:
+                self.needs.later(entry)
         if not entry.held.leaving:
             for event in step.append:
                 if type(event) is TaskScheduled and event.id in instance.tasks:
@@ -405,7 +325,7 @@ class Running:
             self._observer(entry.ref, before, step, instance)
         self._tell(entry, batch)
 
-    def _too_large(self, entry: Entry, batch: _Batch, error: WorkflowTooLargeError) -> None:
+    def _too_large(self, entry: Entry, batch: Batch, error: WorkflowTooLargeError) -> None:
         """Fail the messages, if any were in it; else the turn, whose instance is stalled."""
         self._unload(entry)
         entry.resume, entry.pause = True, PAUSES[0]
@@ -456,14 +376,17 @@ class Running:
 
     async def _purge(self, entry: Entry, asked: Asked) -> None:
         instance, ref, message = entry.instance, entry.ref, asked.message
-        assert isinstance(message, Purge)
+        assert isinstance(message, (Purge, Expired))
         if asked.told is not None and asked.told.done():
             return
         if instance is None:
             self._answer(entry, asked, WorkflowNotFoundError(ref.id))
             return
         state = decide.delivered(instance.state, entry.acks) if entry.acks else instance.state
-        if not decide.can_purge(state, force=message.force):
+        if isinstance(message, Expired):
+            if state.ended is None or state.ended > message.until:  # The id was used again.
+                return
+        elif not decide.can_purge(state, force=message.force):
             what = "has not ended" if state.ended is None else "has messages for others that do not have them yet"
             self._answer(entry, asked, WorkflowNotEndedError(f"the workflow instance '{ref.id[:200]}' {what}"))
             return
@@ -481,7 +404,7 @@ class Running:
 
     # Telling
 
-    def _tell(self, entry: Entry, batch: _Batch) -> None:
+    def _tell(self, entry: Entry, batch: Batch) -> None:
         """Tell who asked, and who waits, what is so now."""
         for asked, told in batch.told:
             if batch.step is None:

@@ -28,15 +28,6 @@ class FairQueue:
         """Iterate over the names of now, the one that has waited longest first."""
         return iter(tuple(self._named))
 
-    def exceeds(self, name: str, limit: int) -> bool:
-        """Tell whether more than ``limit`` of a name wait, without counting all."""
-        found = 0
-        for numbers in self._named.get(name, {}).values():
-            found += len(numbers)
-            if found > limit:
-                return True
-        return False
-
     def add(self, name: str, ref: Ref, number: int) -> None:
         """Have one wait, behind those of its instance."""
         refs = self._named.get(name)

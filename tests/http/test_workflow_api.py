@@ -490,7 +490,7 @@ MANY: list[tuple[events.Event, dict[str, object]]] = [
     (events.Resumed(AT), {"event": "resumed"}),
     (events.Stalled(AT, 1, "no version"), {"event": "stalled", "reason": 1, "why": "no version"}),
     (events.Terminated(AT, "0", recursive=True), {"event": "terminated", "output": 0, "recursive": True}),
-    (events.Completed(AT, 5, 1, "[]"), {"event": "ended", "id": 5, "runtimeStatus": "COMPLETED", "result": []}),
+    (events.Completed(AT, 5, 1, "[]"), {"event": "ended", "task": 5, "runtimeStatus": "COMPLETED", "result": []}),
 ]
 
 

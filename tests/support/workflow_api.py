@@ -79,6 +79,7 @@ class Served:
     block: Workflows
     runtime: Runtime
     http: aiohttp.ClientSession
+    http_port: int
     grpc_port: int
 
 
@@ -98,4 +99,4 @@ async def serving(home: Path) -> AsyncIterator[Served]:
             listening_for_grpc(partial(build_grpc, api, port), ("127.0.0.1",), 0, None, lambda: 0.0) as grpc_port,
             aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
         ):
-            yield Served(block, runtime, http, grpc_port)
+            yield Served(block, runtime, http, port, grpc_port)

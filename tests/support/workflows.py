@@ -78,37 +78,44 @@ class _Saved:
     size: int
 
 
+@dataclass(eq=False)
+class _Tenure:
+    """One owner's time of a partition, and the fence as it has left it."""
+
+    epoch: int
+    owns: Callable[[], bool]
+    fence: tuple[int, int] | None = None
+
+
 class MemoryCommits:
     """An implementation of `mesh.workflows.contracts.Commits` for one owner."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._epochs: dict[int, tuple[int, Callable[[], bool]]] = {}
-        self._fences: dict[int, tuple[int, int]] = {}  # As this owner has left them.
+        self._tenures: dict[int, _Tenure] = {}
         self._busy: set[Ref] = set()
         self.dead = False
 
     async def take(self, partition: int, epoch: int, owns: Callable[[], bool]) -> None:
-        self._epochs[partition] = epoch, owns
-        self._fences.pop(partition, None)
-        await self._fence(partition)
+        tenure = self._tenures[partition] = _Tenure(epoch, owns)
+        await self._fence(partition, tenure)
 
     def forget(self, partition: int) -> None:
-        self._fences.pop(partition, None)
-        self._epochs.pop(partition, None)
+        self._tenures.pop(partition, None)
 
-    async def _fence(self, partition: int) -> tuple[int, int]:
-        """Take the fence, unless it is this owner's as far as it knows."""
-        if (fence := self._fences.get(partition)) is not None:
-            return fence
-        await self._pass()
-        if partition not in self._epochs:
+    def _tenure(self, partition: int) -> _Tenure:
+        if (tenure := self._tenures.get(partition)) is None:
             raise NotOwnerError("not taken")
-        epoch, owns = self._epochs[partition]
-        if not owns() or self._disk.fences.get(partition, (0, 0))[0] > epoch:
-            raise NotOwnerError("another one's")
-        fence = self._disk.fences[partition] = self._fences[partition] = epoch, self._disk.number()
-        return fence
+        return tenure
+
+    async def _fence(self, partition: int, tenure: _Tenure) -> tuple[int, int]:
+        """Take the fence, unless it is this owner's as far as it knows."""
+        if tenure.fence is None:
+            await self._pass()
+            if not tenure.owns() or self._disk.fences.get(partition, (0, 0))[0] > tenure.epoch:
+                raise NotOwnerError("another one's")
+            tenure.fence = self._disk.fences[partition] = tenure.epoch, self._disk.number()
+        return tenure.fence
 
     async def _pass(self) -> None:
         if self._disk.pause is not None:
@@ -133,7 +140,9 @@ class MemoryCommits:
     async def load(self, partition: int, instance: str) -> Loaded | None:
         ref = Ref(partition, instance)
         with self._alone(ref):
-            await self._fence(partition)  # Else what is written late would come behind what is read now.
+            await self._fence(
+                partition, self._tenure(partition)
+            )  # Else what is written late would come behind what is read now.
             await self._pass()
             if self._disk.fault() is not Fault.NONE:
                 raise StateError("load")
@@ -194,14 +203,14 @@ class MemoryCommits:
 
     async def _write(self, ref: Ref, write: Callable[[], None]) -> None:
         with self._alone(ref):
-            fence = await self._fence(ref.partition)
+            tenure = self._tenure(ref.partition)
+            fence = await self._fence(ref.partition, tenure)
             fault = self._disk.fault()
-            disk = self._disk
 
             def apply() -> bool:
-                if disk.fences.get(ref.partition) != fence:
+                if self._disk.fences.get(ref.partition) != fence:
                     return False
-                disk.writes += 1
+                self._disk.writes += 1
                 write()
                 return True
 
@@ -209,14 +218,15 @@ class MemoryCommits:
             if fault is Fault.BEFORE:
                 raise StateError("cut before the write")
             if fault is Fault.LATE:
-                self._fences.pop(ref.partition, None)  # Taken anew before anything else.
+                tenure.fence = None  # Taken anew before anything else.
                 asyncio.get_running_loop().call_later(1.7, apply)
                 raise OutcomeUnknownError("on its way")
             while not apply():
-                self._fences.pop(ref.partition, None)
-                fence = await self._fence(ref.partition)
+                if tenure.fence == fence:
+                    tenure.fence = None
+                fence = await self._fence(ref.partition, tenure)
             if fault is Fault.AFTER:
-                self._fences.pop(ref.partition, None)
+                tenure.fence = None
                 raise OutcomeUnknownError("the answer was lost")
             await self._pass()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from mesh.errors import ConfigError
+from mesh.globs import Glob
 from mesh.resources.loader import load_resources
 from mesh.resources.workflow_access import WorkflowAccessPolicy, WorkflowAccessRule
 from mesh.workflows.access import Rules, denied
-from mesh.workflows.globs import Glob
 
 
 @pytest.mark.parametrize(

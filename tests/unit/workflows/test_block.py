@@ -153,7 +153,7 @@ async def test_what_is_done_to_instances() -> None:
         assert (await _end(runtime, again)).output == "40"
         assert worker.tasks == [("double", each) for each in (1, 2, 4, 10, 20)]
         shown = await ask(runtime, SHOW, APP, Show("c"))
-        assert (shown.owner, shown.workers, shown.tasks) == (runtime.parts.owners.node, {"test": 1}, ())
+        assert (shown.owner is None, shown.workers, shown.tasks) == (False, {"test": 1}, ())
         listed = [each.id for each in (await ask(runtime, LIST, APP, List(name="chain"))).views]
         assert sorted(set(listed)) == sorted(["c", again])
         told = await ask(runtime, PURGE_MANY, APP, PurgeMany())

@@ -8,9 +8,10 @@ import orjson
 import pytest
 
 from gateway.http.application import HTTPApplication
+from mesh.blocks.workflow_operations import OperationsWorker
 from mesh.resources.subscription import Subscription
 from mesh.workflows.events import Failure, Trace
-from mesh.workflows.operations import MEMBERS, OperationsWorker
+from mesh.workflows.operations import MEMBERS
 from mesh.workflows.worker import TaskResult, TaskWork
 from tests.http.actor_app import ActorApp
 from tests.support.eventually import eventually
