@@ -15,7 +15,9 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.back.<app id>                 broadcast to those who wait for an application
     mesh.<namespace>.bindings.<app id>             events of input bindings for an application
     mesh.<namespace>.jobs.<app id>                 broadcast to gateways of an application that own no jobs yet
+    mesh.<namespace>.workflows.<app id>            broadcast to gateways of an application that own no workflows yet
     mesh.<namespace>.owner.<app id>.<node>         one node, of what it owns
+    mesh.<namespace>.work.<app id>.<node>          one node, of activities that its workers run for others
     mesh.<namespace>.owners                        broadcast to those who own: a table of owners has changed
     mesh.<namespace>.readers                       broadcast to those who read input bindings for others
     mesh.<namespace>.triggered                     broadcast to those whose application events may be for
@@ -64,13 +66,16 @@ __all__ = [
     "store",
     "topic",
     "triggered",
+    "work",
+    "workflows",
 ]
 
 MAX_TOPIC_BYTES = 512
 MAX_NAME_BYTES = 256
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _OWN = re.compile(
-    r"mesh\.[^.]*\.(topic|app|component|nodes|hosts|asker|keepers|seen|back|bindings|jobs|owners?|readers|triggered|kv)\b"
+    r"mesh\.[^.]*\.(topic|app|component|nodes|hosts|asker|keepers|seen|back|bindings|jobs|workflows|owners?|work"
+    r"|readers|triggered|kv)\b"
 )
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
@@ -232,11 +237,21 @@ def jobs(namespace: str, app_id: str) -> Address:
     return _of_nodes(namespace, "jobs", app_id)
 
 
+def workflows(namespace: str, app_id: str) -> Address:
+    """Address the gateways of an application that do not own workflows of it yet."""
+    return _of_nodes(namespace, "workflows", app_id)
+
+
 @lru_cache(maxsize=4096)
 def owner(namespace: str, app_id: str, node_id: str) -> Address:
     """Address one node of an application, of what it owns."""
-    space = f"mesh.{_bounded('namespace', namespace)}.owner.{_bounded('app id', app_id)}"
-    return Address(Kind.OWNER, f"{space}.{_bounded('node', node_id)}", "", app_id)
+    return _of_node(namespace, "owner", app_id, node_id)
+
+
+@lru_cache(maxsize=4096)
+def work(namespace: str, app_id: str, node_id: str) -> Address:
+    """Address one node of an application, of activities that its workers run for others."""
+    return _of_node(namespace, "work", app_id, node_id)
 
 
 def owners(namespace: str) -> Address:
@@ -252,6 +267,11 @@ def readers(namespace: str) -> Address:
 def triggered(namespace: str) -> Address:
     """Address every node whose application may be triggered."""
     return _of_nodes(namespace, "triggered")
+
+
+def _of_node(namespace: str, what: str, app_id: str, node_id: str) -> Address:
+    space = f"mesh.{_bounded('namespace', namespace)}.{what}.{_bounded('app id', app_id)}"
+    return Address(Kind.OWNER, f"{space}.{_bounded('node', node_id)}", "", app_id)
 
 
 def _of_nodes(namespace: str, what: str, name: str = "") -> Address:

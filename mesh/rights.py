@@ -29,8 +29,11 @@ ALL = "*"
 WILD = (ALL, ">")
 OUTCOMES = "mesh:invocations"
 OWNERS, TIMERS = "mesh:owners", "mesh:timers"
+WORKFLOWS = ("mesh:workflows", "mesh:workflows-ended")
 _SHARED = ("nodes", "hosts", "keepers", "owners", "readers", "triggered")
 _NAMED = ("asker", "keepers", "seen", "back")
+_OF_A_NODE = ("owner", "work")
+_NEWS = ("jobs", "workflows")
 DEFAULTS = (("pubsub", PUBSUB_ON_BACKBONE), ("statestore", STATE_ON_BACKBONE))
 
 
@@ -65,18 +68,22 @@ class Rights:
         found = [each for app in self.calls for each in (self.space("app", app), self.space("app", app, "members"))]
         found.append(self.space("app", self.app_id, "members"))  # To the other instances of its own application.
         for app in dict.fromkeys((*self.calls, self.app_id)):
-            found += [self.space("owner", app, "*"), self.space("owner", app, "*", "members")]
+            for what in _OF_A_NODE:
+                found += [self.space(what, app, "*"), self.space(what, app, "*", "members")]
         found += [self.space("component", "*"), self.space("component", "*", ">")]
         found += [self.space(name) for name in _SHARED]
-        return found + [self.space(name, "*") for name in (*_NAMED, "bindings")] + [self.space("jobs", self.app_id)]
+        found += [self.space(name, "*") for name in (*_NAMED, "bindings")]
+        return found + [self.space(name, self.app_id) for name in _NEWS]
 
     @property
     def heard(self) -> list[str]:
         """Addresses that it serves, or listens to."""
         own = self.space("app", self.app_id)
-        owned = self.space("owner", self.app_id, "*")
-        found = [own, f"{own}.members", owned, f"{owned}.members"]
-        found += [self.space(name, self.app_id) for name in ("bindings", "jobs")]
+        found = [own, f"{own}.members"]
+        for what in _OF_A_NODE:
+            asked = self.space(what, self.app_id, "*")
+            found += [asked, f"{asked}.members"]
+        found += [self.space(name, self.app_id) for name in ("bindings", *_NEWS)]
         for name in self.hosted:
             found += [self.space("component", name), self.space("component", name, ">")]
         return found + [self.space(name) for name in _SHARED] + [self.space(name, "*") for name in _NAMED]
@@ -96,7 +103,7 @@ def rights_of(
     """Make the rights of an application whose node opens these components; None = those that are always there."""
     named = DEFAULTS if components is None else [(each.name, each.type) for each in components]
     kept = (LOCK_ON_BACKBONE, CONFIGURATION_ON_BACKBONE)
-    stores = [OUTCOMES, "mesh:deduplication", "bindings", OWNERS, TIMERS]
+    stores = [OUTCOMES, "mesh:deduplication", "bindings", OWNERS, TIMERS, *WORKFLOWS]
     stores += [name for name, kind in named if kind == STATE_ON_BACKBONE]
     stores += [f"{kind.partition('.')[0]}:{name}" for name, kind in named if kind in kept]
     pubsub = tuple(name for name, kind in named if kind == PUBSUB_ON_BACKBONE)

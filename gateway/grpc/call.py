@@ -14,6 +14,7 @@ from httpunk.http import HeaderMap
 from gateway.grpc.events import topic_event
 from gateway.grpc.wire import CONTENT_TYPE, Reader, StatusError, framed, status_fields
 from gateway.http2.fields import from_wire
+from gateway.http2.server import Peer
 from gateway.http2.watch import Watch
 from gateway.status import Code
 from mesh.blocks.proofs import PROVEN_BY
@@ -63,6 +64,7 @@ class Call(Watch):
     As a context manager it ends what is done within when the client gives up, or its deadline is over.
 
     Attributes:
+        connection: That it came over.
         metadata: What came with it.
         deadline: The client's, in Unix time; None = it gave none.
         headers: Sent before the answer.
@@ -75,6 +77,7 @@ class Call(Watch):
         "_reader",
         "_sending",
         "_takes",
+        "connection",
         "deadline",
         "headers",
         "metadata",
@@ -82,9 +85,10 @@ class Call(Watch):
         "trailers",
     )
 
-    def __init__(self, request: ServerRequest, limit_bytes: int) -> None:
+    def __init__(self, request: ServerRequest, limit_bytes: int, connection: Peer) -> None:
         """Take a request; messages are at most ``limit_bytes`` long."""
         super().__init__(request)
+        self.connection = connection
         self._sending: SendStream | None = None
         self._takes: Callable[[bytes], Any] = bytes
         self._message_until: float | None = None
@@ -144,10 +148,19 @@ class Call(Watch):
         Raises:
             OSError: The client is gone.
         """
+        await self.send_raw(framed(message.SerializeToString()))
+
+    async def send_raw(self, messages: bytes) -> None:
+        """Send messages that are serialized and framed; none of them begins the answer, and says no more.
+
+        Raises:
+            OSError: The client is gone.
+        """
         try:
             if self._sending is None:
                 self._sending = await self._request.send_response(200, headers=self._accepted())
-            await self._sending.send_data(framed(message.SerializeToString()))
+            if messages:
+                await self._sending.send_data(messages)
         except HTTPunkError as error:
             raise ConnectionError(str(error)) from error
 

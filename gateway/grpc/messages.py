@@ -3,7 +3,8 @@
 They are in a pool of their own, so that an official package with messages of the same names can be in one process with
 them. ``make proto`` compiles them; a test finds out whether that is due.
 
-Source: dapr.proto.runtime.v1 and dapr.proto.common.v1 of Dapr 1.18; google.rpc for the details of errors.
+Source: dapr.proto.runtime.v1 and dapr.proto.common.v1 of Dapr 1.18, and the service without a package that its workers
+of workflows speak; google.rpc for the details of errors.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ _POOL = _pool()
 
 def message(name: str, package: str = RUNTIME) -> Any:
     """Give the class of a message."""
-    return GetMessageClass(_POOL.FindMessageTypeByName(f"{package}.{name}"))
+    return GetMessageClass(_POOL.FindMessageTypeByName(f"{package}.{name}".lstrip(".")))
 
 
-def service(name: str) -> ServiceDescriptor:
-    """Describe a service of the runtime's package."""
-    return _POOL.FindServiceByName(f"{RUNTIME}.{name}")
+def service(name: str, package: str = RUNTIME) -> ServiceDescriptor:
+    """Describe a service."""
+    return _POOL.FindServiceByName(f"{package}.{name}".lstrip("."))
 
 
 def status(code: int, text: str, details: Sequence[Mapping[str, object]]) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from httpunk.h2.server import ServerRequest
 
 from gateway.grpc.wire import CONTENT_TYPE, is_type, status_fields
-from gateway.http2.server import Handler
+from gateway.http2.server import Handler, Peer
 from gateway.status import Code
 
 __all__ = ["HTTP_1_ANSWER", "not_grpc", "without_grpc"]
@@ -30,7 +30,7 @@ def without_grpc(answer: Handler, grpc_port: Callable[[], int]) -> Handler:
         grpc_port: Gives the port of gRPC; 0 = a socket file.
     """
 
-    async def answer_or_refuse(request: ServerRequest, peer: object) -> None:
+    async def answer_or_refuse(request: ServerRequest, peer: Peer) -> None:
         fields = request.headers
         kind = fields.get("content-type", b"").decode("utf-8", "replace") if request.method == "POST" else ""
         if not is_type(kind) or fields.get("te") != b"trailers":

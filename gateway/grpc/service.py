@@ -22,9 +22,10 @@ from gateway.grpc.messages import service, status
 from gateway.grpc.tracing import begin, end, told
 from gateway.grpc.wire import StatusError, deadline_of, is_type
 from gateway.http2.fields import writable
+from gateway.http2.server import Peer
 from gateway.metrics.sources import GRPC_SERVED
 from gateway.routes.route import API
-from gateway.routes.rpc import RPC, Called
+from gateway.routes.rpc import DAPR, RPC, Called
 from gateway.routes.unanswered import missing
 from gateway.spans.names import of_proxied, of_rpc
 from gateway.status import CODE_NAMES, Code
@@ -40,7 +41,6 @@ __all__ = ["TARGETS", "Service"]
 logger = logging.getLogger(__name__)
 api_logger = logging.getLogger("gateway.api")
 
-SERVICE = "Dapr"
 TOKEN = "dapr-api-token"
 TARGETS = ("dapr-app-id", "dapr-callee-app-id")
 NOT_ALLOWED = "requested endpoint is not available: the Configuration's spec.api"
@@ -87,22 +87,24 @@ class Service:
         self._not_grpc = not_grpc
         self._api, self._proxy = api, proxy
         self._admitted = Admitted(api.config.tokens) if api.config.tokens.guarded else None
-        described = service(SERVICE)
-        self._prefix = f"/{described.full_name}/"
+        names = {DAPR, *(row.service for row in rows)}
+        services = {name: service(name) if name == DAPR else service(name, "") for name in names}
+        self._prefixes = tuple(f"/{each.full_name}/" for each in services.values())
         self._denied: set[str] = set()
         self._methods: dict[str, _Method] = {}
         for row in rows:
+            described = services[row.service]
             for name in (row.name, *row.aliases):
-                of = described.methods_by_name[name]
+                of, path = described.methods_by_name[name], f"/{described.full_name}/{name}"
                 takes, gives = GetMessageClass(of.input_type), GetMessageClass(of.output_type)
                 made = _Method(row, takes.FromString, gives, of.client_streaming, of.server_streaming)
                 if is_allowed(row, name):
-                    self._methods[self._prefix + name] = made
+                    self._methods[path] = made
                 else:
-                    self._denied.add(self._prefix + name)
+                    self._denied.add(path)
 
-    async def handle(self, request: ServerRequest, _peer: object = None) -> None:
-        """Answer a call, or pass it on."""
+    async def handle(self, request: ServerRequest, connection: Peer) -> None:
+        """Answer a call that came over a connection, or pass it on."""
         if not (request.path and request.method and request.scheme):
             await request.reset(PROTOCOL_ERROR)
             return
@@ -115,7 +117,7 @@ class Service:
         started = time.monotonic()
         outcome: StatusError | None = StatusError(Code.CANCELLED, "the call was cancelled")
         try:
-            outcome = await self._answer(request)
+            outcome = await self._answer(request, connection)
         except (HTTPunkError, OSError):
             outcome = StatusError(Code.CANCELLED, "the client is gone")
         finally:
@@ -127,9 +129,9 @@ class Service:
             if self._api.api_log.enabled:
                 _log(request, code, seconds)
 
-    async def _answer(self, request: ServerRequest) -> StatusError | None:
+    async def _answer(self, request: ServerRequest, connection: Peer) -> StatusError | None:
         """Answer; give what went wrong, which was told."""
-        call = Call(request, self._api.config.max_body_bytes)
+        call = Call(request, self._api.config.max_body_bytes, connection)
         trace, begun = begin(self._api.tracing, request, call.metadata)
         call.trace = trace
         current = CURRENT.set(trace.traceparent or "") if trace.own else None
@@ -181,7 +183,7 @@ class Service:
         if method is None:
             if not writable(path) or "#" in path:
                 raise bad_request(f"the path {path[:200]!a} cannot stand in a request")
-            if path.startswith(self._prefix) or not any(call.metadata.get(name) for name in TARGETS):
+            if path.startswith(self._prefixes) or not any(call.metadata.get(name) for name in TARGETS):
                 raise self._unknown(path)
             if self._proxy is None:
                 raise StatusError(Code.UNIMPLEMENTED, NOT_ALLOWED)
@@ -240,7 +242,8 @@ class Service:
         """Say why there is no answer to a method."""
         if path in self._denied:
             return StatusError(Code.UNIMPLEMENTED, NOT_ALLOWED)
-        return StatusError(Code.UNIMPLEMENTED, missing(path.removeprefix(self._prefix)))
+        own = path.startswith(self._prefixes)
+        return StatusError(Code.UNIMPLEMENTED, missing(path.rpartition("/")[2] if own else path))
 
 
 def _log(request: ServerRequest, code: int, seconds: float) -> None:

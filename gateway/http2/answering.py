@@ -23,6 +23,7 @@ from gateway.errors import APIError, bad_request, header_too_large, unsendable
 from gateway.http.response import Fields, Request, Response, render
 from gateway.http.server import Handler
 from gateway.http2.fields import from_wire, size_of, to_wire, writable
+from gateway.http2.server import Peer
 from gateway.http2.watch import Watch
 
 __all__ = ["Answering"]
@@ -47,14 +48,14 @@ class Answering:
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
 
-    async def answer(self, incoming: ServerRequest, peer: object) -> None:
+    async def answer(self, incoming: ServerRequest, peer: Peer) -> None:
         """Answer a peer's request; ends with the task's cancellation when the client gives up."""
         tunnel = incoming.method == "CONNECT"
         target = incoming.path or ("*" if tunnel else "")
         if not (incoming.method and target and (incoming.scheme or tunnel)):
             await incoming.reset(int(H2Reason.PROTOCOL_ERROR))
             return
-        exchange = _Exchange(incoming, peer)
+        exchange = _Exchange(incoming, peer.name)
         try:
             if refused := self._refused(incoming, target):
                 await exchange.send(render(refused), incoming.method)

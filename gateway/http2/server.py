@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from httpunk import H2Server
 from httpunk.asyncio import H2ServerProtocol
@@ -19,7 +19,7 @@ from httpunk.h2.server import ServerRequest
 from gateway.http2.fields import CONNECTION_WINDOW_BYTES, LIST_FACTOR, SECTION_FACTOR, STREAM_WINDOW_BYTES, Frames
 from gateway.http2.patience import HeldBack
 
-__all__ = ["HTTP2Connections", "Handler"]
+__all__ = ["HTTP2Connections", "Handler", "Peer"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,21 @@ UNREAD_BYTES = 128 * 1024
 
 _HTTP_1 = re.compile(rb"(?!PRI )[A-Z]{3,}[A-Z-]* /")
 
-Handler = Callable[[ServerRequest, object], Awaitable[None]]
-"""Answers a request of a peer, who is named as the socket does it."""
+
+class Peer(Protocol):
+    """Who is at the other end of a connection, which is one object for all of its requests.
+
+    Attributes:
+        name: As the socket tells it.
+        gone: Done once the connection is closed.
+    """
+
+    name: object
+    gone: asyncio.Future[None]
+
+
+Handler = Callable[[ServerRequest, Peer], Awaitable[None]]
+"""Answers a request."""
 
 
 class _Connection(HeldBack, H2ServerProtocol):
@@ -51,7 +64,8 @@ class _Connection(HeldBack, H2ServerProtocol):
         self._open = 0
         self._greeted = False
         self._wire: asyncio.Transport
-        self._peer: object = None
+        self.name: object = None
+        self.gone: asyncio.Future[None]
         self._greeting: asyncio.TimerHandle
         self._tick: asyncio.TimerHandle
         self._silent_ticks = 0
@@ -59,8 +73,10 @@ class _Connection(HeldBack, H2ServerProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance.
-        self._peer = transport.get_extra_info("peername")
-        self._greeting = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self.give_up)
+        self.name = transport.get_extra_info("peername")
+        loop = asyncio.get_running_loop()
+        self.gone = loop.create_future()
+        self._greeting = loop.call_later(PREFACE_SECONDS, self.give_up)
         self._listen_on()
         self._connections.add(self)
 
@@ -83,6 +99,7 @@ class _Connection(HeldBack, H2ServerProtocol):
         self._greeting.cancel()
         self._tick.cancel()
         self._connections.discard(self)
+        self.gone.set_result(None)
         if self._serve_task is not None:
             super().connection_lost(exc)
 
@@ -130,7 +147,7 @@ class _Connection(HeldBack, H2ServerProtocol):
         self._open += 1
         self._connections.told(self)
         try:
-            await self._connections.handler(request, self._peer)
+            await self._connections.handler(request, self)
         finally:
             self._open -= 1
 

@@ -27,6 +27,8 @@ from gateway.routes import (
     secrets,
     state,
     streams,
+    workflow_hub,
+    workflow_stream,
     workflow_views,
     workflows,
 )
@@ -74,6 +76,8 @@ RPCS: tuple[RPC, ...] = (
     *node.RPCS,
     *streams.RPCS,
     *actor_stream.RPCS,
+    *workflow_stream.RPCS,
+    *workflow_hub.RPCS,
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.errors import answer
@@ -14,6 +14,7 @@ from mesh.errors import ComponentNotFoundError, MeshError, NotConfiguredError
 from mesh.flow import Body
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.resources.configuration import APILogging
+from mesh.workflows.stream import Handed
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -66,6 +67,7 @@ class API:
         message: Gives the class of one of gRPC's messages, for bodies that are one in JSON; loads what that takes.
         allowed: What a Configuration leaves of the API; None = all.
         api_log: Whether calls are logged, and what is told of them.
+        handed: The work that workers of workflows have, who hold a stream open here.
     """
 
     run: Handler
@@ -79,6 +81,7 @@ class API:
     message: Callable[[str], Any]
     allowed: APISpec | None = None
     api_log: APILogging = NO_LOG
+    handed: Handed = field(default_factory=Handed)
 
 
 class Asking:

@@ -6,6 +6,7 @@ Rows stand in the module of their block, beside its HTTP routes; so nothing here
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,17 +15,40 @@ from gateway.routes.route import API, Asking
 from mesh.application import Headers
 from mesh.operation import UNTRACED, Context, Trace
 
-__all__ = ["RPC", "Called", "Stream"]
+__all__ = ["DAPR", "RPC", "Called", "Connection", "Stream"]
+
+DAPR = "Dapr"
+
+
+class Connection(Protocol):
+    """What calls come over; one object for all of them.
+
+    Attributes:
+        gone: Done once it is closed.
+    """
+
+    gone: asyncio.Future[None]
 
 
 class Stream(Protocol):
     """The messages of a call that streams."""
+
+    @property
+    def connection(self) -> Connection:
+        """What it came over."""
 
     def messages(self) -> AsyncIterator[Any]:
         """Iterate over what the client sends. A message that is no such one ends the call."""
 
     async def send(self, message: Any) -> None:
         """Send a message; waits while the client reads more slowly.
+
+        Raises:
+            OSError: The client is gone.
+        """
+
+    async def send_raw(self, messages: bytes) -> None:
+        """Send messages that are serialized and framed; none of them begins the answer, and says no more.
 
         Raises:
             OSError: The client is gone.
@@ -51,7 +75,7 @@ class Called(Asking):
         metadata: Of the call, by lower-case names; of repeated ones the first.
         fields: Gives all of them.
         reply: The class of what is answered.
-        stream: The messages, where either side streams.
+        stream: The messages, where either side streams; else only what the call came over.
         deadline: The client's, in Unix time; None = it gave none.
         trailers: What is told of the answer besides; added to by the row.
         headers: The same, sent before the answer.
@@ -79,13 +103,15 @@ class RPC:
     """A row of the table of RPCs.
 
     Attributes:
-        name: Of the method in the service ``dapr.proto.runtime.v1.Dapr``.
+        name: Of the method in its service.
         answer: Answers a call with a message; where the answer streams it sends them, and gives None.
         api: What ``spec.api`` of a Configuration calls it.
         aliases: Deprecated names of it.
+        service: ``Dapr`` of the package ``dapr.proto.runtime.v1``, or one that has no package.
     """
 
     name: str
     answer: Callable[[Called], Awaitable[Any]]
     api: str
     aliases: tuple[str, ...] = ()
+    service: str = DAPR

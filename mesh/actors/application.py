@@ -5,45 +5,28 @@ Source: Dapr 1.18, the actors API towards the application.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from urllib.parse import quote
 
 import orjson
 
 from mesh.actors.host import Turn, TurnAnswer, TurnKind
-from mesh.actors.settings import NO_ACTORS, HostSettings, read_settings
+from mesh.actors.settings import HostSettings, read_settings
 from mesh.application import Application, AppResponse, Headers, read_within
 from mesh.errors import AppFailedError
 
-__all__ = ["HTTPHost", "ask_settings"]
+__all__ = ["HTTPHost", "settings_of"]
 
 logger = logging.getLogger(__name__)
 
-CONFIG_SECONDS = 30.0
-MAX_CONFIG_BYTES = 1024 * 1024
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 JSON: Headers = (("Content-Type", "application/json"),)
 _LEGAL = "!$&'()*+,:;=@~"
-OK = 200
 
 
-async def ask_settings(application: Application, app_id: str) -> HostSettings:
-    """Ask an application which types of actors it hosts; what is wrong is logged.
-
-    Raises:
-        AppUnreachableError: Nothing reached it.
-        AppFailedError: It broke off, or took too long.
-    """
-    try:
-        async with asyncio.timeout(CONFIG_SECONDS):
-            async with application.call("GET", "/dapr/config", [("dapr-app-id", app_id)], b"") as response:
-                if response.status != OK:
-                    return NO_ACTORS
-                body = await _read(response, MAX_CONFIG_BYTES)
-    except TimeoutError:
-        raise AppFailedError(f"no answer to GET /dapr/config within {CONFIG_SECONDS:g} s") from None
-    settings, problems = read_settings(body)
+def settings_of(answer: bytes) -> HostSettings:
+    """Read which types of actors an application hosts, of its answer; what is wrong is logged."""
+    settings, problems = read_settings(answer)
     for problem in problems:
         logger.warning("GET /dapr/config: %s", problem)
     return settings

@@ -14,13 +14,12 @@ import orjson
 
 from mesh.actors.errors import ActorTypeReservedError
 from mesh.actors.names import check_names
+from mesh.application_config import Reading, lowered, shown
 from mesh.errors import BadArgumentError
-from mesh.values import parse_duration
 
 __all__ = ["MAX_TYPES", "NO_ACTORS", "HostSettings", "TypeSettings", "read_settings"]
 
 MAX_TYPES = 1000
-MAX_PROBLEMS = 20
 MAX_DEPTH = 10_000
 DEFAULT_DEPTH = 32
 _Members = Mapping[str, object]
@@ -69,7 +68,7 @@ def read_settings(body: bytes) -> tuple[HostSettings, Sequence[str]]:
         if document is not None:
             reading.wrong("the answer", document, "an object")
         return NO_ACTORS, reading.problems
-    members = _lowered(document)
+    members = lowered(document)
     common = reading.settings(members, "", TypeSettings())
     types = dict.fromkeys(reading.types(members.get("entities"), "entities"), common)
     listed = members.get("entitiesconfig")
@@ -80,7 +79,7 @@ def read_settings(body: bytes) -> tuple[HostSettings, Sequence[str]]:
         if not isinstance(each, dict):
             reading.wrong(at, each, "an object")
             continue
-        own = _lowered(each)
+        own = lowered(each)
         settings = reading.settings(own, f"{at}.", common)
         for name in reading.types(own.get("entities"), f"{at}.entities"):
             if name in types:
@@ -90,22 +89,8 @@ def read_settings(body: bytes) -> tuple[HostSettings, Sequence[str]]:
     return HostSettings(types), reading.problems
 
 
-class _Reading:
-    """Reads members, and notes what is wrong."""
-
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-
-    def wrong(self, at: str, value: object, wanted: str) -> None:
-        """Note that a member is not what it should be."""
-        self.note(f"{at} must be {wanted}, and is {_shown(value)}; the default counts")
-
-    def note(self, problem: str) -> None:
-        """Note what is wrong, up to a limit: each is logged."""
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(problem)
-        elif len(self.problems) == MAX_PROBLEMS:
-            self.problems.append("there is more that is wrong")
+class _Reading(Reading):
+    """Reads what is of actors."""
 
     def types(self, value: object, at: str) -> list[str]:
         """Read names of types."""
@@ -118,7 +103,7 @@ class _Reading:
         for index, name in enumerate(value):
             try:
                 if not isinstance(name, str):
-                    raise BadArgumentError(f"a name must be a string, not {_shown(name)}")
+                    raise BadArgumentError(f"a name must be a string, not {shown(name)}")
                 check_names(name, "-")
             except (BadArgumentError, ActorTypeReservedError) as error:
                 self.note(f"{at}[{index}]: {error}; it is not hosted")
@@ -134,19 +119,19 @@ class _Reading:
         reentrancy = members.get("reentrancy")
         max_depth = default.max_depth
         if isinstance(reentrancy, dict):
-            max_depth = self._reentrancy(_lowered(reentrancy), f"{at}reentrancy", default.max_depth)
+            max_depth = self._reentrancy(lowered(reentrancy), f"{at}reentrancy", default.max_depth)
         elif reentrancy is not None:
             self.wrong(f"{at}reentrancy", reentrancy, "an object")
         return replace(
             default,
-            idle_seconds=self._seconds(members, "actorIdleTimeout", at, default.idle_seconds),
-            drain_seconds=self._seconds(members, "drainOngoingCallTimeout", at, default.drain_seconds),
-            drains=self._flag(members, "drainRebalancedActors", at, default=default.drains),
+            idle_seconds=self.seconds(members, "actorIdleTimeout", at, default.idle_seconds),
+            drain_seconds=self.seconds(members, "drainOngoingCallTimeout", at, default.drain_seconds),
+            drains=self.flag(members, "drainRebalancedActors", at, default=default.drains),
             max_depth=max_depth,
         )
 
     def _reentrancy(self, members: _Members, at: str, default: int | None) -> int | None:
-        enabled = self._flag(members, "enabled", f"{at}.", default=default is not None)
+        enabled = self.flag(members, "enabled", f"{at}.", default=default is not None)
         depth = members.get("maxstackdepth")
         if depth is not None and not (type(depth) is int and 1 <= depth <= MAX_DEPTH):
             self.wrong(f"{at}.maxStackDepth", depth, f"a whole number from 1 to {MAX_DEPTH}")
@@ -154,32 +139,3 @@ class _Reading:
         if not enabled:
             return None
         return depth if isinstance(depth, int) else default or DEFAULT_DEPTH
-
-    def _seconds(self, members: _Members, name: str, at: str, default: float) -> float:
-        value = members.get(name.lower())
-        if value is None or value == "":
-            return default
-        try:
-            # Zero stands for what was not set, as in the reference.
-            return parse_duration(value if isinstance(value, str) else "") or default
-        except ValueError:
-            self.wrong(f"{at}{name}", value, "a duration such as '60m' or '1h30m'")
-            return default
-
-    def _flag(self, members: _Members, name: str, at: str, *, default: bool) -> bool:
-        value = members.get(name.lower())
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            self.wrong(f"{at}{name}", value, "true or false")
-            return default
-        return value
-
-
-def _shown(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:80]}…"
-
-
-def _lowered(members: Mapping[str, object]) -> dict[str, object]:
-    return {name.lower(): value for name, value in members.items()}

@@ -14,6 +14,7 @@ from mesh.blocks import (
     pubsub,
     secrets,
     state,
+    workflow_block,
 )
 from mesh.blocks.block import Block
 
@@ -34,4 +35,5 @@ BLOCKS: tuple[Block, ...] = (
     durable.BLOCK,
     actor_block.BLOCK,
     jobs.BLOCK,
+    workflow_block.BLOCK,
 )

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from mesh.access import naming
-from mesh.actors.application import HTTPHost, ask_settings
+from mesh.actors.application import HTTPHost, settings_of
 from mesh.actors.errors import (
     ActorError,
     ActorFailedError,
@@ -22,7 +22,7 @@ from mesh.actors.host import ActorHost, Turn, TurnAnswer, TurnKind
 from mesh.actors.hosted import MAX_TURNS, HostedType
 from mesh.actors.names import check_name, check_names
 from mesh.actors.observed import ObservedHost
-from mesh.actors.settings import NO_ACTORS, HostSettings
+from mesh.actors.settings import HostSettings
 from mesh.actors.state import ActorState, StateCache, partition_key, state_key
 from mesh.actors.timers import ActorTimer
 from mesh.actors.turns import Room
@@ -328,10 +328,7 @@ class ActorService:
     async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Host what this node's application says it does."""
         if self._asked is None or self._asked[0] is not inbound:
-            settings = NO_ACTORS
-            if self._parts.asks_config and not inbound.application.is_grpc:
-                settings = await ask_settings(inbound.application, self._app_id)
-            self._asked = inbound, settings
+            self._asked = inbound, settings_of(await self._parts.config.of(inbound))
         host = HTTPHost(inbound.application, self._asked[1])
         marked = self._parts.marked() if self._refused else None
         return [

@@ -22,6 +22,7 @@ from mesh.tasks import Later
 if TYPE_CHECKING:
     from mesh.access import Gate
     from mesh.application import Application
+    from mesh.application_config import ApplicationConfig
     from mesh.blocks.remembered import Memory
     from mesh.broker import Broker, Delivery
     from mesh.calls.exchange import Exchange
@@ -211,10 +212,10 @@ class Parts:
         inbound: What everything for the application passes.
         access: Who may call it.
         workflow_access: Which others may use its workflows and activities.
+        config: What the application says of itself.
         memory: What outlives this node, of an application that does; None = nothing.
         streams: Of clients, as long as they are open.
         marked: Gives the state store that is marked for actors, if there is one: its name, the store, its life.
-        asks_config: Whether the application is asked which actors it hosts.
         binding_seconds: How long the application may take to say whether it wants the events of a binding.
     """
 
@@ -240,8 +241,8 @@ class Parts:
     inbound: InboundPipeline
     access: Gate
     workflow_access: Rules
+    config: ApplicationConfig
     marked: Callable[[], tuple[str, StateStore, Life] | None] = lambda: None
-    asks_config: bool = True
     later: Later = field(default_factory=Later)
     scopes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 from msgspec.structs import replace
@@ -24,6 +25,7 @@ from mesh.blocks.job_record import (
 from mesh.delivery import Attempt
 from mesh.delivery import Outcome as Came
 from mesh.errors import AppUnreachableError, BadArgumentError, CircuitOpenError, MeshError
+from mesh.ownership.owning import Keeper
 from mesh.schedules import Timing, job_timing
 from mesh.store import StateStore
 from mesh.timers import FailurePolicy, Outcome, Timer, TimerExistsError, Timers, record_key
@@ -63,6 +65,15 @@ class JobTimers:
         self._kind = kind
         self._hand_over = hand_over
         self._quiet_until = 0.0
+
+    @property
+    def keeper(self) -> Keeper:
+        """What is told which partitions are this node's."""
+        return self.timers
+
+    def run(self) -> AbstractAsyncContextManager[None]:
+        """Fire what is due while entered."""
+        return self.timers.run()
 
     async def put(self, partition: int, key: str, what: Put) -> None:
         """Keep one, at its owner.

@@ -4,11 +4,8 @@ A job belongs to the application that has scheduled it. Its record is a durable 
 ``jobs.<app id>``; the gateways of the application share these out among themselves (``mesh/ownership``), and the owner
 of one hands it over. The fields of one that are told again, as they were written, are the timer's data.
 
-A node that uses no jobs hosts no kind: it begins when its application schedules one, or asks for one to be deleted or
-run. Those of last week it finds when its application comes: from the record of owners it knows whether anybody has ever
-hosted the kind, which is one read; only then it looks whether a job is left. A gateway that begins tells those that do
-not host yet (``mesh.<namespace>.jobs.<app id>``), and they look again; they do so now and then as well, since that news
-may get lost. So when one is killed, another one is there to take over.
+A node that uses no jobs hosts no kind (``on_demand.py``): it begins when its application schedules one, or asks for one
+to be deleted or run, and when it finds that one is left.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -47,8 +44,8 @@ from mesh.blocks.job_record import (
     check_name,
     encoded,
 )
-from mesh.broker import Frame, Message
-from mesh.calls.context import counts, tell
+from mesh.blocks.on_demand import OnDemand
+from mesh.broker import Message
 from mesh.deadlines import Deadlines
 from mesh.delivery import SUCCESS, Attempt
 from mesh.delivery import Outcome as Came
@@ -56,9 +53,7 @@ from mesh.errors import (
     AppFailedError,
     AppUnreachableError,
     BadArgumentError,
-    MeshError,
     PermissionDeniedError,
-    RecordsMissingError,
 )
 from mesh.operation import Arrival, Method, Operation
 from mesh.ownership.repeating import repeated
@@ -72,7 +67,7 @@ if TYPE_CHECKING:
     from mesh.application import Application
     from mesh.blocks.job_timers import JobTimers
     from mesh.ownership.asking import Asked
-    from mesh.timers import Timer, Timers
+    from mesh.timers import Timer
 
 __all__ = ["BLOCK", "DELETE", "DELETE_BY_PREFIX", "GET", "LIST", "RUN", "SCHEDULE", "Jobs"]
 
@@ -80,8 +75,6 @@ logger = logging.getLogger(__name__)
 
 RECORDS = "mesh:timers"
 DELETES_AT_ONCE = 100
-LOOK_SECONDS = 60.0
-AGAIN_SECONDS = 1.0
 ID_BYTES = 6
 MANY_SECONDS = 60.0
 NOT_FOUND = 404
@@ -120,8 +113,8 @@ class Jobs:
         self._app_id, self._namespace = parts.caller.app_id, parts.caller.namespace
         self._kind = f"jobs.{self._app_id}"
         self._kept: JobTimers | None = None
-        self._hosts = False  # Whether this node takes part in owning jobs.
-        self._has_told = self._refused = False
+        news = address.jobs(self._namespace, self._app_id)
+        self._owning = OnDemand(parts, self._kind, news, self._opened, self._answer, self._is_any_left)
         self._way: _Way | None = None
         self._deadlines = Deadlines()
         self._asked: Mapping[str, Callable[[Operation], Awaitable[object]]] = {
@@ -158,7 +151,7 @@ class Jobs:
         check(asked.job)
         now = time.time()
         check_times(asked.job, now)
-        await self._host()
+        await self._owning.host()
         job = msgspec.structs.replace(asked.job, id=secrets.token_hex(ID_BYTES))
         await self._ask(job.name, Put(job, now, asked.overwrite), operation.deadline)
 
@@ -175,12 +168,12 @@ class Jobs:
         """Delete a job, if it is there."""
         name = cast("Named", operation.arguments).name
         check_name(name)
-        await self._host()
+        await self._owning.host()
         await self._ask(name, Delete(), operation.deadline)
 
     async def _delete_by_prefix(self, operation: Operation) -> None:
         """Delete all that are there now and whose name begins so."""
-        await self._host()
+        await self._owning.host()
         waiting = [each.key async for each, _ in self._listed(cast("Named", operation.arguments).name, "", MAX_PAGE)]
         names = iter(waiting)
 
@@ -211,16 +204,13 @@ class Jobs:
         """
         name = cast("Named", operation.arguments).name
         check_name(name)
-        await self._host()
+        await self._owning.host()
         await self._ask(name, RunNow(), operation.deadline)
 
     async def _ask(self, name: str, what: Put | Delete | RunNow, deadline: float) -> None:
         ask = partial(self._parts.owners.ask, self._kind, name, {}, encoded(what), deadline)
         await (ask() if isinstance(what, RunNow) else repeated(ask, deadline))
-        if not self._has_told:  # Now there are owners, so that whoever looks finds them.
-            self._has_told = True
-            with suppress(MeshError):  # Whoever has not heard it looks again before long.
-                await tell(self._parts.exchange, self._news)
+        await self._owning.announce()
 
     async def _partition(self, name: str) -> int:
         from mesh.ownership.table import partition_of
@@ -242,26 +232,8 @@ class Jobs:
     def _sure(self, partition: int) -> bool:
         return self._parts.owners.epoch(self._kind, partition) is not None
 
-    async def _host(self) -> None:
-        """Take part from now on.
-
-        Raises:
-            RecordsMissingError: There is no place for jobs.
-        """
-        kept = await self._opened()
-        if self._hosts:
-            return
-        self._hosts = True
-        await self._parts.later.enter(self._hosted(kept.timers))
-
-    @asynccontextmanager
-    async def _hosted(self, timers: Timers) -> AsyncIterator[None]:
-        try:
-            async with timers.run():
-                self._tell_ready()
-                yield
-        finally:
-            self._hosts = False
+    async def _is_any_left(self) -> bool:
+        return await (await self._opened()).timers.any()
 
     async def _answer(self, asked: Asked) -> Message:
         """Do at the owner what another gateway of the application asks for."""
@@ -289,17 +261,17 @@ class Jobs:
     async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Hand the application's jobs over."""
         policy = self._parts.policies.for_app(self._app_id)
-        made_of = policy, self._parts.marked() if self._refused else None
+        made_of = policy, self._parts.marked() if self._owning.refused else None
         return [Held("jobs", made_of, self._served(inbound.application, policy), overlaps=True)]
 
     @asynccontextmanager
     async def _served(self, application: Application, policy: Policy) -> AsyncIterator[None]:
         """Be there for jobs; leaving waits for those that are being handed over."""
         self._way = way = _Way(self._towards(application, policy))
-        self._tell_ready()
+        self._owning.ready(ready=True)
         try:
             async with task_group() as tasks:
-                looking = tasks.create_task(self._look(), name="jobs-look")
+                looking = tasks.create_task(self._owning.look(), name="jobs-look")
                 try:
                     yield
                 finally:
@@ -307,51 +279,9 @@ class Jobs:
         finally:
             if self._way is way:  # Else it has a follower, as under another policy.
                 self._way = None
-                self._tell_ready()
+                self._owning.ready(ready=False)
         if way.running:
             await way.idle.wait()
-
-    def _tell_ready(self) -> None:
-        if self._hosts and self._kept is not None:
-            self._parts.owners.host(self._kind, self._kept.timers, self._answer, ready=self._way is not None)
-
-    @property
-    def _news(self) -> address.Address:
-        return address.jobs(self._namespace, self._app_id)
-
-    async def _look(self) -> None:
-        """Begin to host once there may be jobs."""
-        heard = asyncio.Event()
-
-        def hear(frame: Frame) -> None:
-            if counts(self._parts.exchange, self._news, frame, self._namespace, self._app_id):
-                heard.set()
-
-        while not self._hosts:
-            try:
-                async with self._parts.broker.listen(self._news, hear):
-                    while not self._hosts:
-                        heard.clear()
-                        if await self._may_be_wanted():
-                            await self._host()
-                            return
-                        await asyncio.sleep(AGAIN_SECONDS)  # However often somebody says so.
-                        with suppress(TimeoutError):
-                            async with asyncio.timeout(LOOK_SECONDS):
-                                await heard.wait()
-            except RecordsMissingError:
-                self._refused = True  # So nobody has any, until another store is marked.
-                return
-            except MeshError as error:
-                logger.debug("jobs: %s", error)
-                await asyncio.sleep(AGAIN_SECONDS)
-
-    async def _may_be_wanted(self) -> bool:
-        """Tell whether another gateway hosts the kind, or one did and has left jobs behind."""
-        table = await self._parts.owners.table(self._kind, fresh=True)
-        if table.members or not any(table.epochs):
-            return bool(table.members)
-        return await (await self._opened()).timers.any()
 
     def _towards(self, application: Application, policy: Policy) -> InboundHandler:
         async def call(arrival: Arrival) -> Attempt:

@@ -40,6 +40,8 @@ NEEDED: Mapping[str, Sequence[str]] = {
     "mesh:invocations": ("ETAG", "TTL"),
     "mesh:owners": ("ETAG", "TTL"),
     "mesh:timers": ("ETAG", "KEYS", "TRANSACTIONAL"),
+    "mesh:workflows": ("ETAG", "KEYS", "TRANSACTIONAL"),
+    "mesh:workflows-ended": ("ETAG", "KEYS", "TRANSACTIONAL", "TTL"),
 }
 TITLES = {
     "bindings": "what bindings have read",
@@ -47,6 +49,8 @@ TITLES = {
     "mesh:invocations": "durable calls",
     "mesh:owners": "who owns actors, jobs and timers",
     "mesh:timers": "jobs, reminders and timers",
+    "mesh:workflows": "workflows",
+    "mesh:workflows-ended": "workflows that have ended",
 }
 NEEDED_BY_STATE = ("ETAG", "TTL", "TRANSACTIONAL")
 MARK = 'name: actorStateStore, value: "true"'

@@ -21,6 +21,7 @@ from typing import cast
 from mesh import address
 from mesh.access import Gate
 from mesh.application import Application
+from mesh.application_config import ApplicationConfig
 from mesh.blocks import BLOCKS
 from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
@@ -284,9 +285,9 @@ class Runtime(Steps):
                 proves=settings.trust is not None,
             ),
             workflow_access=Rules(settings.app_id, settings.workflow_access),
+            config=ApplicationConfig(settings.app_id, asks=settings.asks_config),
             memory=self._memory(),
             marked=self._places.marked,
-            asks_config=settings.asks_config,
             binding_seconds=settings.binding_seconds,
         )
 

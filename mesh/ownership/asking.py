@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -50,6 +51,7 @@ from mesh.tasks import task_group, until_any
 __all__ = ["OWNERS", "Answer", "Asked", "Owners"]
 
 logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 OWNERS = "mesh:owners"  # The name of the records.
 EVENT_TYPE = "mesh.owner.question"
@@ -420,6 +422,14 @@ class Owners:
         if (problem := reply.headers.get(ERROR_HEADER)) is not None:
             return read_error(problem)
         return Message(reply.headers, answer)
+
+    async def watched(self, kind: str, session: str, to: address.Address, answer: Awaitable[_T]) -> _T:
+        """Wait for what another member of a kind answers at an address of its own, which it serves as long as it lives.
+
+        Raises:
+            StreamBrokenError: It is gone; the outcome is unknown.
+        """
+        return await self._watch.wait(kind, session, to, answer)
 
     async def _is_gone(self, to: address.Address) -> bool:
         """Tell whether a node serves its address no more; one that stands still does, and one that works answers."""

@@ -455,7 +455,7 @@ class Guard:
         if decode_token(namespace) != identity.namespace:
             return False
         if to.kind in (Kind.APP, Kind.OWNER):
-            return what == to.kind and decode_token(rest[0]) == identity.app_id
+            return decode_token(rest[0]) == identity.app_id
         if what == "bindings":
             return to.label == identity.app_id
         return to.kind is not Kind.COMPONENT or not self._hosts or identity.app_id in self._hosts

@@ -93,7 +93,7 @@ class Restore(_Message, frozen=True, array_like=True, tag=8):
 
     Attributes:
         execution: As of `Start`.
-        history: What is taken over; begins with `Started`, of this instance.
+        history: What is taken over, with a `Started` of this instance.
     """
 
     execution: str

@@ -67,6 +67,8 @@ class State(msgspec.Struct, frozen=True, array_like=True):
         outbox: For other instances, which may not have it yet.
         sent: The number of the last one that was put there.
         turns: How many turns the execution had.
+        seen: What has been done in the executions before, with when: their ids, and the tokens of the events that were
+            raised; for as long as somebody may still ask for it once more.
     """
 
     generation: int
@@ -88,6 +90,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     outbox: tuple[Sent, ...] = ()
     sent: int = 0
     turns: int = 0
+    seen: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ import pytest
 from tests.meta.sources import ROOT, Block, blocks
 from tests.support.processes import free_port
 
-TUTORIALS = [ROOT / "docs" / name for name in ("tutorial.md", "tutorial-actors.md")]
-PAGES = [*TUTORIALS, *(ROOT / "docs" / name for name in ("actors.md", "jobs.md"))]
+TUTORIALS = [ROOT / "docs" / name for name in ("tutorial.md", "tutorial-actors.md", "tutorial-workflows.md")]
+PAGES = [*TUTORIALS, *(ROOT / "docs" / name for name in ("actors.md", "jobs.md", "workflow-http.md"))]
 WITHIN = 30.0
 _PORTS = ("3000", "3001", "3002", "3500", "3501", "3502", "4222")
 # The application answers, or the NATS server does.
@@ -178,3 +178,12 @@ def test_every_block_of_the_tutorials_has_a_part() -> None:
         and block.language != "text"
     ]
     assert len(loose) == 1, loose
+
+
+def test_workers_on_the_pages_are_the_examples() -> None:
+    """Whoever copies one has what the other one is."""
+    pages = [ROOT / "docs" / name for name in ("workflow-http.md", "tutorial-workflows.md")]
+    shown = [(_options(block).get("file"), block.text) for block in blocks() if block.page in pages]
+    examples = {file.name: file for file in (ROOT / "examples").glob("workflow-*/flow.*")}
+    assert sorted(name for name, _ in shown if name in examples) == ["flow.js", "flow.py", "flow.py"]
+    assert not [name for name, text in shown if name in examples and text != examples[name].read_text(encoding="utf-8")]

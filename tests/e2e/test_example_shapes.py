@@ -8,9 +8,11 @@ import re
 import shlex
 import shutil
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -124,6 +126,39 @@ def test_actors(home: MeshHome, tmp_path: Path) -> None:
         run.until("^== APP - payer == The account has 50 more$")
         run.until("^== APP - bank == Account ann has 57 after its interest$")
         run.until("^== APP - bank == Job audit: count everything$")
+        run.stop()
+
+
+@pytest.mark.parametrize("name", ["workflow-python", "workflow-node"])
+def test_workflow(home: MeshHome, tmp_path: Path, name: str) -> None:
+    """An activity is tried again, an approval is waited for, and what has to be done is done at once."""
+    first, *words = words_of(name)
+    if words[-2] == "node":
+        needs("node")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/v1.0"
+
+    def ask(path: str, value: object = None) -> Any:
+        body = None if value is None else json.dumps(value).encode()
+        with urllib.request.urlopen(urllib.request.Request(url + path, body), timeout=60) as answer:
+            return json.load(answer)
+
+    def ended(instance: str) -> dict[str, Any]:
+        told = ask(f"/mesh/workflows/{instance}?wait=30s")
+        assert told["runtimeStatus"] == "COMPLETED", told
+        return dict(told["output"])
+
+    with home.run(first, words[0], "--dapr-http-port", str(port), *words[1:], cwd=copied(name, tmp_path)) as run:
+        run.until("^mesh: You're up and running!")
+        small, large = {"total": 7, "items": ["cup", "pan"]}, {"total": 5000, "items": ["piano"]}
+        ask("/workflows/dapr/order/start?instanceID=small", small)
+        ask("/workflows/dapr/order/start?instanceID=large", large)
+        parcels = ["a box with a cup", "a box with a pan"]
+        assert ended("small") == {"state": "sent", "payment": "payment of 7", "parcels": parcels}
+        ask("/workflows/dapr/large/raiseEvent/approve", False)
+        assert ended("large") == {"state": "refused"}
+        run.until(f"^== APP - {name} == The bank is away$")
+        run.until(f"^== APP - {name} == Gave back the payment of 5000$")
         run.stop()
 
 

@@ -44,11 +44,11 @@ class Failed(Exception):
 
 
 class Client:
-    """Calls methods of ``dapr.proto.runtime.v1.Dapr`` by name."""
+    """Calls methods of ``dapr.proto.runtime.v1.Dapr``, or of another service, by name."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, described: Any = None) -> None:
         self.channel = channel
-        self._service = service("Dapr")
+        self._service = described or service("Dapr")
 
     def open(self, name: str, request: object = None, metadata: Metadata = (), timeout: float = PATIENCE) -> Any:
         """Begin a call; streams are given ``request`` as an iterator of messages."""

@@ -99,6 +99,11 @@ CASES = (
     Case("over, and refused", framed(NOWHERE), 4, headers=(("grpc-timeout", "0n"),)),
     Case("unknown method", framed(b""), 12, "there is no method 'Nope'", path="/dapr.proto.runtime.v1.Dapr/Nope"),
     Case("unknown service", framed(b""), 12, "has the metadata dapr-app-id", path="/x.Y/Z"),
+    Case("of a service without a package", framed(b""), 0, "", path="/TaskHubSidecarService/Hello"),
+    *(
+        Case(name, framed(b""), 12, f"there is no method {name!r}", path=f"/TaskHubSidecarService/{name}")
+        for name in ("RewindInstance", "QueryInstances", "CreateTaskHub", "DeleteTaskHub")
+    ),
     Case("no path of a method", framed(b""), 12, "unknown service of /", path="/"),
 )
 

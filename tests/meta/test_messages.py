@@ -11,6 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from gateway.grpc.messages import service
 from gateway.routes import RPCS
+from gateway.routes.rpc import DAPR
 from tests.meta.sources import ROOT
 
 
@@ -28,6 +29,7 @@ def test_compiled_messages_are_up_to_date(tmp_path: Path, package: str) -> None:
 
 def test_every_row_is_a_method() -> None:
     """Under all of its names, each once."""
-    names = [name for row in RPCS for name in (row.name, *row.aliases)]
+    names = [(row.service, name) for row in RPCS for name in (row.name, *row.aliases)]
     assert len(set(names)) == len(names)
-    assert set(names) <= {method.name for method in service("Dapr").methods}
+    services = (service(DAPR), service("TaskHubSidecarService", ""))
+    assert set(names) <= {(each.name, method.name) for each in services for method in each.methods}

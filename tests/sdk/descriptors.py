@@ -51,6 +51,15 @@ def _field(field: Any) -> list[object]:
     ]
 
 
+def _of_workers() -> list[Any]:
+    from dapr.ext.workflow._durabletask.internal import protos  # type: ignore[import-not-found]
+
+    found = [protos.WorkItem.DESCRIPTOR.file]
+    for file in found:  # It grows: all that it needs, but for Google's.
+        found += [each for each in file.dependencies if not each.package and each not in found]
+    return found
+
+
 if __name__ == "__main__":
     from dapr.proto.common.v1 import common_pb2  # type: ignore[import-not-found]
     from dapr.proto.runtime.v1 import appcallback_pb2, dapr_pb2  # type: ignore[import-not-found]
@@ -58,4 +67,4 @@ if __name__ == "__main__":
     files = {file.name: file for file in (common_pb2.DESCRIPTOR, appcallback_pb2.DESCRIPTOR, dapr_pb2.DESCRIPTOR)}
     for file in list(files.values()):
         files |= {each.name: each for each in file.dependencies if each.package.startswith("dapr.")}
-    json.dump(described(files.values()), sys.stdout)
+    json.dump(described([*files.values(), *_of_workers()]), sys.stdout)

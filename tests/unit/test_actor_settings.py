@@ -5,7 +5,8 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from mesh.actors.settings import MAX_PROBLEMS, read_settings
+from mesh.actors.settings import read_settings
+from mesh.application_config import MAX_PROBLEMS
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ SHOP, STOCK, BILLING = (address.app("prod", name) for name in ("shop", "stock", 
 STORE, PRINT = address.component("prod", "store"), address.component("prod", "store", "f00d")
 SHARED = [getattr(address, name)("prod") for name in ("nodes", "hosts", "keepers", "readers", "triggered")]
 NAMED = [getattr(address, name)("prod", "x") for name in ("asker", "keepers", "seen", "back")]
-BOTH = [*SHARED, *NAMED, address.jobs("prod", "shop"), STORE, PRINT, address.members(PRINT), address.members(SHOP)]
-TOLD = [*BOTH, STOCK, address.members(STOCK), address.bindings("prod", "stock")]
+NEWS = [address.jobs("prod", "shop"), address.workflows("prod", "shop")]
+OWN = [address.owner("prod", "shop", "n"), address.work("prod", "shop", "n")]
+BOTH = [*SHARED, *NAMED, *NEWS, *OWN, STORE, PRINT, address.members(PRINT), address.members(SHOP)]
+THEIRS = [address.owner("prod", "stock", "n"), address.work("prod", "stock", "n")]
+TOLD = [*BOTH, *THEIRS, STOCK, address.members(STOCK), address.bindings("prod", "stock")]
 HEARD = [*BOTH, SHOP, address.bindings("prod", "shop")]
 OTHERS = [
     BILLING,
@@ -20,6 +23,8 @@ OTHERS = [
     address.app("test", "stock"),
     address.nodes("test"),
     address.jobs("prod", "stock"),
+    address.workflows("prod", "stock"),
+    address.work("prod", "billing", "n"),
 ]
 STORED = {"topic"}  # Is granted by component.
 
@@ -34,7 +39,7 @@ def test_every_address_is_told_or_heard() -> None:
 
 
 def test_what_is_another_s_is_not() -> None:
-    told, heard = [*OTHERS, SHOP], [*OTHERS, STOCK, address.members(STOCK), address.bindings("prod", "stock")]
+    told, heard = [*OTHERS, SHOP], [*OTHERS, *THEIRS, STOCK, address.members(STOCK), address.bindings("prod", "stock")]
     assert [each.text for each in told if allowed(RIGHTS.told, each)] == []
     assert [each.text for each in heard if allowed(RIGHTS.heard, each)] == []
 
@@ -43,5 +48,5 @@ def test_no_kind_of_address_is_left_out() -> None:
     """Whoever adds one says here who sends to it, and who listens."""
     returns = {name: getattr(getattr(address, name), "__annotations__", {}).get("return") for name in address.__all__}
     kinds = {name for name, what in returns.items() if what == "Address"} - STORED
-    nodes = {"asker", "back", "bindings", "hosts", "jobs", "keepers", "nodes", "owners", "readers", "seen", "triggered"}
-    assert kinds == {"app", "component", "members", "owner"} | nodes
+    nodes = {"asker", "back", "bindings", "hosts", "keepers", "nodes", "owners", "readers", "seen", "triggered"}
+    assert kinds == {"app", "component", "members", "owner", "work", "jobs", "workflows"} | nodes

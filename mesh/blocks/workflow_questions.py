@@ -1,0 +1,99 @@
+"""What the owner of a workflow instance is asked, and what it answers: MessagePack arrays, read strictly."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from mesh.blocks.workflows import Task
+from mesh.errors import EventError
+from mesh.workflows.messages import AnyMessage, Told
+from mesh.workflows.state import View
+
+__all__ = [
+    "Look",
+    "Looked",
+    "Question",
+    "Read",
+    "Tell",
+    "Wait",
+    "encoded",
+    "looked_of",
+    "question_of",
+    "told_of",
+    "view_of",
+]
+
+
+class _Question(msgspec.Struct, frozen=True, array_like=True):
+    pass
+
+
+class Tell(_Question, frozen=True, array_like=True, tag="tell"):
+    """Tell it something; answered by `Told`."""
+
+    message: AnyMessage
+
+
+class Wait(_Question, frozen=True, array_like=True, tag="wait"):
+    """Look at it once it has begun, or ``ended``; answered by a `View`."""
+
+    ended: bool
+    texts: bool
+
+
+class Read(_Question, frozen=True, array_like=True, tag="read"):
+    """Look at it, for another application; answered by a `View`, or None."""
+
+    texts: bool
+
+
+class Look(_Question, frozen=True, array_like=True, tag="look"):
+    """Tell what it waits for; answered by `Looked`."""
+
+
+class Looked(msgspec.Struct, frozen=True, array_like=True):
+    """What an instance waits for, and the workers at its owner, counted by their titles."""
+
+    tasks: tuple[Task, ...]
+    workers: dict[str, int]
+
+
+Question: TypeAlias = Tell | Wait | Read | Look
+_QUESTION = msgspec.msgpack.Decoder(Question)
+_TOLD, _LOOKED = msgspec.msgpack.Decoder(Told), msgspec.msgpack.Decoder(Looked)
+_VIEW = msgspec.msgpack.Decoder(View | None)
+
+encoded = msgspec.msgpack.encode
+
+
+def question_of(body: bytes) -> Question:
+    """Read a question; raises ``EventError``."""
+    found: Question = _read(_QUESTION, body)
+    return found
+
+
+def told_of(body: bytes) -> Told:
+    """Read what came of telling; raises ``EventError``."""
+    found: Told = _read(_TOLD, body)
+    return found
+
+
+def view_of(body: bytes) -> View | None:
+    """Read how an instance is; raises ``EventError``."""
+    found: View | None = _read(_VIEW, body)
+    return found
+
+
+def looked_of(body: bytes) -> Looked:
+    """Read what an instance waits for; raises ``EventError``."""
+    found: Looked = _read(_LOOKED, body)
+    return found
+
+
+def _read(decoder: msgspec.msgpack.Decoder[Any], body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise EventError(f"what another node says of a workflow is malformed: {error}") from error

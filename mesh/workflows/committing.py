@@ -1,0 +1,253 @@
+"""Writing instances to the store, as the owner of their partitions.
+
+A step is one write: the record, on the condition that the partition's fence (`mesh/timers/fence.py`) is as this owner
+has left it. Why that is enough: an owner takes the fence, and reads the instances then. What a former owner wrote
+before that is what it reads; what such a one writes later conflicts. Of one instance at most one step is being written
+at an owner. A write whose outcome is not known has the fence taken anew, so that it conflicts if it is yet to come; and
+the instance is read again before anything else happens to it. Other writes that were on their way under the former
+fence conflict as well, and are written again as they are, which nobody can have forestalled.
+
+What lies beside a record is written before it, under the fence as well, and means nothing without it. So whatever is
+read is an instance as a step has left it.
+
+Writes of many instances that wait at the same time go out together: see ``StateStore.write_guarded``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import cast
+
+from mesh.errors import MeshError, StateLimitError
+from mesh.ownership.errors import NotOwnerError
+from mesh.store import Item, StateStore
+from mesh.tasks import task_group
+from mesh.timers.fence import Fence
+from mesh.workflows import record
+from mesh.workflows.contracts import Loaded, Saved
+from mesh.workflows.errors import WorkflowTooLargeError, WorkflowUnreadableError
+from mesh.workflows.reading import Beside
+from mesh.workflows.record import Garbage, Kept, Keys, decode, instance_of, plan
+from mesh.workflows.state import State, Step
+
+__all__ = ["Committer"]
+
+logger = logging.getLogger(__name__)
+
+PAGE = 200
+AT_ONCE = 32  # Writes of one instance, of what lies beside its record.
+CLEANING = 8  # Generations that are deleted at a time.
+SHORTEST_TTL = 1.0
+
+
+class _Owned:
+    """A partition, with its fences in both stores."""
+
+    __slots__ = ("ended", "live")
+
+    def __init__(self, live: Fence, ended: Fence) -> None:
+        self.live, self.ended = live, ended
+
+
+class Committer:
+    """Keeps the instances of a kind (a `mesh.workflows.contracts.Commits`), while it runs."""
+
+    def __init__(self, kind: str, live: StateStore, ended: StateStore, clock: Callable[[], float] = time.time) -> None:
+        """Touch nothing yet.
+
+        Args:
+            kind: That of the partitions.
+            live: Has the instances that have not been put away, and what lies beside all; with etags, transactions and
+                listing of keys, which are dotted paths.
+            ended: Has those that have been; as ``live``, and what is in it may expire.
+            clock: Unix time in seconds.
+        """
+        self._kind = kind
+        self._keys = Keys(kind)
+        self._live, self._ended = live, ended
+        self._clock = clock
+        self._owned: dict[int, _Owned] = {}
+        self._cleaning = asyncio.Semaphore(CLEANING)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Write; leaving cancels what is being cleaned up, which the next owner does."""
+        async with task_group() as self._tasks:
+            try:
+                yield
+            finally:
+                self._tasks = None
+                for task in self._background:
+                    task.cancel()
+
+    # Partitions
+
+    async def take(self, partition: int, epoch: int, owns: Callable[[], bool]) -> None:
+        """Begin to own a partition: from now on nothing is accepted that a former owner writes."""
+        live = Fence(self._live, self._kind, partition, epoch, owns)
+        await live.take()
+        self._owned[partition] = _Owned(live, Fence(self._ended, self._kind, partition, epoch, owns))
+
+    def forget(self, partition: int) -> None:
+        """Own it no more."""
+        self._owned.pop(partition, None)
+
+    async def scan(self, partition: int) -> AsyncIterator[tuple[str, State | None]]:
+        """Give all that have not been put away; None = it cannot be read by this version."""
+        async for key, value in self._pages(self._keys.live_in(partition)):
+            instance = instance_of(key)
+            try:
+                found = decode(instance, value)
+                yield instance, await Beside(self._live, self._keys, partition, instance, found).state()
+            except WorkflowUnreadableError as error:
+                logger.warning("%s", error)
+                yield instance, None
+
+    async def expiring(self, partition: int) -> AsyncIterator[tuple[float, str]]:
+        """Give the instances that were put away and are to be deleted, with when, Unix time in seconds."""
+        prefix = self._keys.expiring_in(partition)
+        async for key, _ in self._pages(prefix):
+            milliseconds, _, token = key.removeprefix(prefix).partition(".")
+            yield int(milliseconds) / 1000, instance_of(token)
+
+    async def _pages(self, prefix: str) -> AsyncIterator[tuple[str, bytes]]:
+        after = ""
+        while True:
+            page = await self._live.scan(prefix, after, PAGE)
+            for after, stored in page:
+                yield after, stored.value
+            if len(page) < PAGE:
+                return
+
+    # Instances
+
+    async def load(self, partition: int, instance: str) -> Loaded | None:
+        """Read one that has not been put away, or has: then by ``State.ended``."""
+        found, put_away = await self._live.get(self._keys.live_of(partition, instance), strong=True), False
+        if found is None:
+            found, put_away = await self._ended.get(self._keys.ended_of(partition, instance), strong=True), True
+        if found is None:
+            return None
+        stored = decode(instance, found.value)
+        loaded = await Beside(self._live, self._keys, partition, instance, stored).loaded()
+        kept = dataclasses.replace(cast("Kept", loaded.saved), put_away=put_away)
+        self._clean(partition, instance, kept)
+        return dataclasses.replace(loaded, saved=kept)
+
+    async def commit(self, partition: int, instance: str, saved: Saved | None, step: Step) -> Saved:
+        """Write a step, all or nothing; ``saved`` is that of the step before, None for what is new."""
+        owned, before = self._of(partition), cast("Kept | None", saved)
+        made = plan(before, step)
+        if before is not None and before.put_away:
+            await self._unexpire(owned, partition, instance, before.until)  # Else it would end what begins now.
+        with _sizes(instance):
+            if made.beside:
+                begin = self._keys.beside(partition, instance, made.kept.generation)
+                await _each(owned.live.write, [Item(begin + name, value) for name, value in made.beside])
+            await owned.live.write(Item(self._keys.live_of(partition, instance), made.record))
+        if before is not None and before.put_away:
+            try:
+                await owned.ended.write(Item(self._keys.ended_of(partition, instance), None))
+            except MeshError as error:  # It is written over once the instance has ended again.
+                logger.info("the record of the former instance %r is left: %s", instance[:200], error)
+        self._clean(partition, instance, made.kept)
+        return made.kept
+
+    async def put_away(self, partition: int, instance: str, saved: Saved, state: State, until: float | None) -> None:
+        """Move what has ended out of what ``scan`` gives; ``until`` when it is to be kept, None = for good."""
+        owned, kept = self._of(partition), cast("Kept", saved)
+        ttl = None
+        if until is not None and not kept.fat:
+            ttl = max(SHORTEST_TTL, until - self._clock())
+        elif until is not None:
+            index = Item(self._keys.expiring_of(partition, instance, until), b"")
+            await owned.live.write(index)
+        value = record.put_away(kept, state, until)
+        await owned.ended.write(Item(self._keys.ended_of(partition, instance), value, ttl=ttl))
+        await owned.live.write(Item(self._keys.live_of(partition, instance), None))
+
+    async def purge(self, partition: int, instance: str) -> bool:
+        """Delete all there is of one, whatever its state is; gives whether there was anything."""
+        owned = self._of(partition)
+        live, ended = self._keys.live_of(partition, instance), self._keys.ended_of(partition, instance)
+        found = await self._live.get(live, strong=True) is not None
+        if found:
+            await owned.live.write(Item(live, None))
+        there = await self._ended.get(ended, strong=True)
+        # What is left when this is cut off is found by the next purge, so what tells of the instance goes last.
+        beside = [key async for key, _ in self._pages(self._keys.beside(partition, instance))]
+        await _each(owned.live.write, [Item(key, None) for key in beside])
+        if there is not None:
+            await self._unexpire(owned, partition, instance, _until(instance, there.value))
+            await owned.ended.write(Item(ended, None))
+        return found or there is not None or bool(beside)
+
+    # Helping
+
+    def _of(self, partition: int) -> _Owned:
+        owned = self._owned.get(partition)
+        if owned is None:
+            raise NotOwnerError(f"this node does not own partition {partition} of {self._kind}")
+        return owned
+
+    async def _unexpire(self, owned: _Owned, partition: int, instance: str, until: float | None) -> None:
+        if until is not None:
+            key = self._keys.expiring_of(partition, instance, until)
+            if await self._live.get(key, strong=True) is not None:
+                await owned.live.write(Item(key, None))
+
+    def _clean(self, partition: int, instance: str, kept: Kept) -> None:
+        """Begin to delete what former generations have left."""
+        for each in kept.garbage:
+            if self._tasks is not None and not each.cleaning and not each.gone:
+                each.cleaning = True
+                task = self._tasks.create_task(self._delete(partition, instance, each), name="workflows-clean")
+                self._background.add(task)
+                task.add_done_callback(self._background.discard)
+
+    async def _delete(self, partition: int, instance: str, garbage: Garbage) -> None:
+        begin = self._keys.beside(partition, instance, garbage.old.generation)
+        try:
+            async with self._cleaning:
+                owned = self._of(partition)
+                await _each(owned.live.write, [Item(begin + name, None) for name in garbage.old.names()])
+            garbage.gone = True
+        except MeshError as error:
+            logger.info("a former generation of workflow instance %r is left for now: %s", instance[:200], error)
+        finally:
+            garbage.cleaning = False
+
+
+async def _each(write: Callable[[Item], Awaitable[None]], items: Sequence[Item]) -> None:
+    """Write several, some at a time."""
+    waiting = iter(items)
+
+    async def work() -> None:
+        for item in waiting:
+            await write(item)
+
+    async with task_group() as tasks:
+        for _ in range(min(AT_ONCE, len(items))):
+            tasks.create_task(work(), name="workflows-write")
+
+
+@contextmanager
+def _sizes(instance: str) -> Iterator[None]:
+    try:
+        yield
+    except StateLimitError as error:
+        raise WorkflowTooLargeError(f"workflow instance '{instance[:200]}' cannot be stored: {error}") from error
+
+
+def _until(instance: str, value: bytes) -> float | None:
+    try:
+        return decode(instance, value).until
+    except WorkflowUnreadableError:
+        return None

@@ -1,0 +1,363 @@
+"""The instances of the partitions that this node owns: who asks for them, and who gives their work to workers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from mesh.deadlines import Deadlines
+from mesh.errors import DeadlineExceededError, MeshError
+from mesh.ownership.errors import NotOwnerError
+from mesh.tasks import task_group
+from mesh.workflows import finishing
+from mesh.workflows.actions import Answer
+from mesh.workflows.contracts import Commits, Deliver, Dispatch, Until
+from mesh.workflows.errors import WorkflowNotEndedError, WorkflowNotFoundError
+from mesh.workflows.events import ChildCreated, ChildFailed
+from mesh.workflows.keeping import DRAIN_SECONDS, Keeping
+from mesh.workflows.memory import Asked, Entry, Held, Impossible, Opening
+from mesh.workflows.messages import AnyMessage, Purge, Told
+from mesh.workflows.running import Observer, Running
+from mesh.workflows.state import State
+from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
+
+__all__ = ["MEMORY_BYTES", "Engine", "Observer"]
+
+MEMORY_BYTES = 64 * 2**20
+CHILDREN_AT_ONCE = 32  # That are purged at the same time, of one instance.
+NOT_CHILDREN = frozenset({"WorkflowExists", "WorkflowForbidden"})  # Failures of those that were never started.
+_T = TypeVar("_T")
+
+
+class Engine:
+    """Runs instances while ``run`` is entered; an implementation of `mesh.workflows.contracts.Engine`."""
+
+    def __init__(
+        self,
+        app: str,
+        commits: Commits,
+        dispatch: Dispatch,
+        deliver: Deliver,
+        sure: Callable[[int], bool],
+        *,
+        clock: Callable[[], float] = time.time,
+        memory_bytes: int = MEMORY_BYTES,
+        retention: Callable[[State], float | None] = lambda _: None,
+        observer: Observer | None = None,
+        drain: float = DRAIN_SECONDS,
+    ) -> None:
+        """Prepare; nothing is read.
+
+        Args:
+            app: The application that the instances belong to.
+            commits: Where they are kept.
+            dispatch: Gives turns and activities to workers.
+            deliver: Tells other instances something, wherever they are.
+            sure: Tells whether this node owns a partition now, for sure.
+            clock: Unix time in seconds; it may be set.
+            memory_bytes: What the instances in memory may take, about; those that are at work stay beyond it.
+            retention: For how many seconds one that has ended is kept; None = for good.
+            observer: Told of every write.
+            drain: Seconds for what is out when a partition is left; then it runs again at the next owner.
+        """
+        self._app = app
+        self._clock = clock
+        self._dispatch = dispatch
+        self._deliver = deliver
+        self._running = Running(
+            app, commits, dispatch, deliver, sure, clock, memory_bytes, retention, observer
+        )  # fmt: skip
+        self._keeping = Keeping(self._running, commits, dispatch, drain)
+        self._deadlines = Deadlines()
+        self.take, self.leave, self.drop = self._keeping.take, self._keeping.leave, self._keeping.drop
+
+    @property
+    def loaded(self) -> tuple[int, int]:
+        """How many instances are in memory, and about how many bytes they take."""
+        return len(self._running.memory), self._running.memory.bytes
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Run what is to be run; leaving drops all partitions."""
+        async with task_group() as tasks:
+            self._running.begin(tasks)
+            self._keeping.begin(tasks)
+            try:
+                yield
+            finally:
+                self._running.stop()
+                for partition in list(self._running.held):
+                    self.drop(partition)
+
+    # For who asks
+
+    async def tell(self, ref: Ref, message: AnyMessage, deadline: float) -> Told:
+        """See `mesh.workflows.contracts.Engine`."""
+        return await self._within(deadline, self._tell, ref, message, deadline)
+
+    async def _tell(self, ref: Ref, message: AnyMessage, deadline: float) -> Told:
+        held = await self._own(ref)
+        if isinstance(message, Purge) and message.recursive:
+            return await self._purge_with_children(held, ref, message, deadline)
+        return await self._ask(held, ref, message)
+
+    async def _ask(self, held: Held, ref: Ref, message: AnyMessage) -> Told:
+        told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        entry = self._running.entry(held, ref.id)
+        entry.asked.append(Asked(message, told))
+        self._running.kick(entry)
+        return await told
+
+    async def _purge_with_children(self, held: Held, ref: Ref, message: Purge, deadline: float) -> Told:
+        """Purge the children first, so that what is left of it can be purged again."""
+        children = await self._open(self._running.entry(held, ref.id), _children_of(message), alone=True)
+        told = Told(0)
+        room = asyncio.Semaphore(CHILDREN_AT_ONCE)
+
+        async def purge(app: str, id: str) -> None:
+            nonlocal told
+            async with room:
+                try:
+                    one = await self._deliver(app, id, message, deadline)
+                except WorkflowNotFoundError:
+                    return
+                told = Told(told.count + one.count, told.complete and one.complete)
+
+        async with task_group() as tasks:
+            for app, id in children or ():
+                if (app, id) != (self._app, ref.id):
+                    tasks.create_task(purge(app, id), name="workflows-purge")
+        one = await self._ask(await self._own(ref), ref, Purge(force=message.force))
+        return Told(told.count + one.count, told.complete)
+
+    async def wait(self, ref: Ref, until: Until, deadline: float) -> None:
+        """See `mesh.workflows.contracts.Engine`."""
+        await self._within(deadline, self._wait, ref, until)
+
+    async def _wait(self, ref: Ref, until: Until) -> None:
+        held = await self._own(ref)
+        seen: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def look(entry: Entry) -> bool:
+            if until(None if entry.instance is None else entry.instance.state):
+                return True
+            entry.waiters = [each for each in entry.waiters if not each[1].done()]
+            entry.waiters.append((until, seen))
+            return False
+
+        if await self._open(self._running.entry(held, ref.id), look, alone=True):
+            if not self._running.owns(held):
+                raise _not_owner(ref)
+            return
+        await seen
+
+    def open_tasks(self, ref: Ref) -> Sequence[tuple[TaskWork, bool]]:
+        """See `mesh.workflows.contracts.Engine`."""
+        entry = self._running.find(ref)
+        if entry is None or entry.instance is None:
+            return ()
+        works = ((self._work(entry, id), id in entry.begun) for id in entry.instance.tasks if id not in entry.settled)
+        return [(work, out) for work, out in works if work is not None]
+
+    async def _own(self, ref: Ref) -> Held:
+        held = self._running.held.get(ref.partition)
+        if held is None or held.leaving or not self._running.owns(held):
+            raise _not_owner(ref)
+        if not held.taken.done():
+            await asyncio.shield(held.taken)
+        if not held.taken.result() or held.leaving:
+            raise _not_owner(ref)
+        return held
+
+    async def _within(self, deadline: float, call: Callable[..., Coroutine[Any, Any, _T]], *arguments: object) -> _T:
+        seconds = deadline - self._clock()
+        if seconds <= 0:
+            raise DeadlineExceededError("the deadline has passed")
+        return await self._deadlines.within(seconds, call, *arguments)
+
+    async def _open(self, entry: Entry, make: Callable[[Entry], _T], *, alone: bool) -> _T:
+        """Make something of an instance once it is in memory, and with ``alone`` not in the middle of a write."""
+        if entry.known and not (alone and entry.busy):
+            return make(entry)
+        made: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        entry.opening.append(Opening(made, make))
+        self._running.kick(entry)
+        return await made
+
+    # For what gives work to workers
+
+    async def open_turn(self, ref: Ref) -> TurnWork | None:
+        """See `mesh.workflows.contracts.Engine`."""
+        entry = self._running.find(ref)
+        if entry is None or not entry.queued:
+            return None
+        try:
+            return await self._open(entry, self._begin, alone=True)
+        except MeshError:  # It is read again, and asks for a turn then.
+            entry.queued = False
+            return None
+
+    def _begin(self, entry: Entry) -> TurnWork | None:
+        entry.queued = False
+        instance = entry.instance
+        if instance is None or entry.turn is not None or entry.held.leaving:
+            return None
+        turn = finishing.begin(instance, entry.volatile, self._clock(), again=entry.again)
+        entry.again = False
+        if turn is None:
+            return None
+        state, started = instance.state, instance.started
+        entry.turn = turn
+        entry.work = TurnWork(
+            entry.ref,
+            self._app,
+            state.name,
+            state.execution,
+            turn.generation,
+            turn.number,
+            tuple(instance.history),  # As it is now: it grows.
+            turn.new,
+            "" if started is None else started.caller,
+            entry.rendered,
+        )
+        return entry.work
+
+    async def open_task(self, ref: Ref, task: int) -> TaskWork | None:
+        """See `mesh.workflows.contracts.Engine`."""
+        entry = self._running.find(ref)
+        if entry is None or task not in entry.tasks or entry.held.leaving:
+            return None
+
+        def begin(entry: Entry) -> TaskWork | None:
+            if task not in entry.tasks or task in entry.settled or entry.held.leaving:
+                return None
+            if (work := self._work(entry, task)) is None:
+                del entry.tasks[task]
+            else:
+                entry.begun.add(task)
+            return work
+
+        try:
+            return await self._open(entry, begin, alone=False)
+        except MeshError:  # It is read again, and dispatched then.
+            entry.tasks.pop(task, None)
+            return None
+
+    def _work(self, entry: Entry, id: int) -> TaskWork | None:
+        instance = entry.instance
+        task = None if instance is None else instance.tasks.get(id)
+        if instance is None or task is None:
+            return None
+        state = instance.state
+        return TaskWork(
+            self._app,
+            entry.ref.id,
+            state.name,
+            state.generation,
+            id,
+            max(instance.attempts.get(id, 1), entry.tasks.get(id, 1)),
+            task.name,
+            task.execution_id,
+            task.app or self._app,
+            task.at,
+            task.input,
+            task.version,
+            task.trace,
+        )
+
+    async def turned(self, work: TurnWork, answer: Answer) -> None:
+        """See `mesh.workflows.contracts.Engine`; it returns at once, what is written then is the engine's."""
+        self._reply(work, answer)
+
+    async def turn_impossible(self, work: TurnWork, reason: str) -> None:
+        """See `mesh.workflows.contracts.Engine`."""
+        self._reply(work, Impossible(reason))
+
+    def _reply(self, work: TurnWork, answer: Answer | Impossible) -> None:
+        entry = self._running.find(work.ref)
+        if entry is not None and entry.work is work:
+            entry.work, entry.answer = None, answer
+            self._running.kick(entry)
+
+    def turn_lost(self, work: TurnWork) -> None:
+        """See `mesh.workflows.contracts.Engine`."""
+        entry = self._running.find(work.ref)
+        if entry is None or entry.work is not work:
+            return
+        entry.turn = entry.work = None
+        if entry.held.leaving:
+            entry.held.quiet.set()
+        elif entry.known:
+            self._running.needs.advance(entry)
+
+    def resolved(self, ref: Ref, work: TaskWork, result: TaskResult) -> None:
+        """See `mesh.workflows.contracts.Engine`."""
+        self._settle(ref, work, result)
+
+    def task_lost(self, ref: Ref, work: TaskWork, *, begun: bool) -> None:
+        """See `mesh.workflows.contracts.Engine`."""
+        if begun:
+            self._settle(ref, work, None)
+        elif (entry := self._running.find(ref)) is not None and work.task in entry.begun:
+            entry.begun.discard(work.task)
+            if entry.held.leaving:
+                entry.held.quiet.set()
+            else:
+                self._dispatch.task(ref, work.task, work.name, None if work.app == self._app else work.app)
+
+    def _settle(self, ref: Ref, work: TaskWork, result: TaskResult | None) -> None:
+        held = self._running.held.get(ref.partition)
+        if held is None:
+            return
+        entry = self._running.entry(held, ref.id)
+        if entry.known and not entry.busy:
+            self._running.needs.settle(entry, work, result)
+        else:
+            entry.begun.discard(work.task)
+            entry.results.append((work, result))
+            self._running.kick(entry)
+        if held.leaving:
+            held.quiet.set()
+
+    def worker_attached(self) -> None:
+        """See `mesh.workflows.contracts.Engine`."""
+        for held in self._running.held.values():
+            for id in list(held.stalled):
+                entry = self._running.entry(held, id)
+                if entry.known and not entry.busy:
+                    entry.again = True
+                    self._running.needs.advance(entry)
+                else:
+                    self._running.resume(entry, again=True)
+
+
+def _children_of(message: Purge) -> Callable[[Entry], Sequence[tuple[str, str]]]:
+    """Give what finds the children that are to be purged with an instance, as it is in memory; each once."""
+
+    def children(entry: Entry) -> Sequence[tuple[str, str]]:
+        instance = entry.instance
+        if instance is None:
+            raise WorkflowNotFoundError(entry.ref.id)
+        if instance.state.ended is None and not message.force:
+            raise WorkflowNotEndedError(f"the workflow instance '{entry.ref.id[:200]}' has not ended")
+        foreign = {
+            event.task
+            for event in instance.history
+            if isinstance(event, ChildFailed) and event.failure.type in NOT_CHILDREN
+        }
+        return list(
+            dict.fromkeys(
+                (event.app or instance.app, event.instance)
+                for event in instance.history
+                if isinstance(event, ChildCreated) and event.id not in foreign
+            )
+        )
+
+    return children
+
+
+def _not_owner(ref: Ref) -> NotOwnerError:
+    return NotOwnerError(f"this node does not own partition {ref.partition} of workflows, or will not for long")

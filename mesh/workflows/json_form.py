@@ -1,0 +1,175 @@
+"""Turns as JSON, for workers over HTTP: a history, and what a worker answers to it (docs/workflow-http.md).
+
+Texts of applications stand in it as they are: they are JSON already. One that is none, as an event that was raised with
+any text, stands there as a string. Each event of the history is one entry, so that their indexes are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from mesh.workflows.events import (
+    FOREVER,
+    ChildCompleted,
+    ChildCreated,
+    ChildFailed,
+    Completed,
+    DetachedCreated,
+    Event,
+    EventRaised,
+    EventSent,
+    Failure,
+    Resumed,
+    Retrying,
+    Stalled,
+    Started,
+    Suspended,
+    TaskCompleted,
+    TaskFailed,
+    TaskScheduled,
+    Terminated,
+    TimerCreated,
+    TimerFired,
+    TurnStarted,
+    seconds,
+)
+from mesh.workflows.state import Status
+from mesh.workflows.worker import TurnWork
+
+__all__ = ["event_json", "turn_json"]
+
+FORM = "json"
+_Render = Callable[[Any], bytes]
+
+
+def turn_json(work: TurnWork, kept: int = 0) -> bytes:
+    """Render a turn.
+
+    Args:
+        work: The turn.
+        kept: How many events of the past the worker still has.
+    """
+    past = work.rendered.setdefault(FORM, [])
+    for event in work.past[len(past) :]:
+        past.append(event_json(event))
+    opened = work.new[0]
+    head: dict[str, object] = {
+        "instance": work.ref.id,
+        "workflow": work.name,
+        "execution": work.execution,
+        "turn": work.number,
+        "now": _time(opened.at),
+        "new": len(past),
+        "from": kept,
+    }
+    if not kept:
+        head |= _beginning(work)
+    entries = [*(past[kept:] if kept else past), *map(event_json, work.new)]
+    return b'%b,"history":[%b]}' % (orjson.dumps(head)[:-1], b",".join(entries))
+
+
+def _beginning(work: TurnWork) -> dict[str, object]:
+    """Give what the worker needs of the event that the execution began with."""
+    events: Sequence[Event]
+    for events in (work.past, work.new):
+        for event in events:
+            if isinstance(event, Started):
+                return {"version": event.version, "input": orjson.Fragment(_value(event.input))}
+    return {"version": None, "input": None}
+
+
+def event_json(event: Event) -> bytes:
+    """Render an event of a history."""
+    render = _RENDERS.get(type(event))
+    return b'{"event":"unknown"}' if render is None else render(event)
+
+
+def _value(text: str | None) -> bytes:
+    """Give a text of an application as a value of JSON."""
+    if text is None:
+        return b"null"
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return orjson.dumps(text)
+    return text.encode()
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _failure(failure: Failure) -> dict[str, object]:
+    told: dict[str, object] = {"type": failure.type, "message": failure.message, "final": failure.final}
+    if failure.stack:
+        told["stack"] = failure.stack
+    if failure.inner is not None:
+        told["cause"] = _failure(failure.inner)
+    return told
+
+
+def _entry(kind: str, **members: object) -> bytes:
+    return orjson.dumps({"event": kind, **members})
+
+
+def _turn(event: TurnStarted) -> bytes:
+    members: dict[str, object] = {"now": _time(event.at)}
+    if event.version is not None:
+        members["version"] = event.version
+    if event.patches:
+        members["patches"] = event.patches
+    return _entry("turn", **members)
+
+
+def _completed(event: TaskCompleted | ChildCompleted) -> bytes:
+    return b'{"event":"completed","task":%d,"result":%b}' % (event.task, _value(event.result))
+
+
+def _failed(event: TaskFailed | ChildFailed) -> bytes:
+    return _entry("failed", task=event.task, error=_failure(event.failure))
+
+
+def _retrying(event: Retrying) -> bytes:
+    return _entry("retrying", task=event.task, attempt=event.attempt, error=_failure(event.failure))
+
+
+def _timer(event: TimerCreated) -> bytes:
+    return _entry("timer", task=event.id, fireAt=_time(min(seconds(event.fire_at), FOREVER)))
+
+
+def _raised(event: EventRaised) -> bytes:
+    return _entry("raised", name=event.name, data=orjson.Fragment(_value(event.input)))
+
+
+def _ended(event: Completed) -> bytes:
+    failure = None if event.failure is None else _failure(event.failure)
+    return _entry(
+        "ended", status=Status(event.status).name, result=orjson.Fragment(_value(event.result)), error=failure
+    )
+
+
+_RENDERS: dict[type[Event], _Render] = {
+    Started: lambda event: _entry("started", workflow=event.name),
+    TurnStarted: _turn,
+    TaskScheduled: lambda event: _entry("scheduled", task=event.id, activity=event.name),
+    TaskCompleted: _completed,
+    TaskFailed: _failed,
+    Retrying: _retrying,
+    ChildCreated: lambda event: _entry("child", task=event.id, workflow=event.name, instance=event.instance),
+    ChildCompleted: _completed,
+    ChildFailed: _failed,
+    TimerCreated: _timer,
+    TimerFired: lambda event: _entry("fired", task=event.timer),
+    EventRaised: _raised,
+    EventSent: lambda event: _entry("sent", task=event.id, name=event.name, to=event.instance),
+    DetachedCreated: lambda event: _entry("detached", task=event.id, instance=event.instance),
+    Suspended: lambda event: _entry("suspended", reason=event.reason),
+    Resumed: lambda event: _entry("resumed", reason=event.reason),
+    Terminated: lambda event: _entry("terminated", output=orjson.Fragment(_value(event.output))),
+    Stalled: lambda event: _entry("stalled", reason=event.text),
+    Completed: _ended,
+}

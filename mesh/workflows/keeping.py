@@ -1,0 +1,207 @@
+"""The partitions that this node owns: to take one, find what needs something begun, and to leave or lose it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from mesh.errors import MeshError
+from mesh.ownership.errors import NotOwnerError
+from mesh.workflows.contracts import Commits, Dispatch
+from mesh.workflows.memory import Asked, Entry, Expired, Held
+from mesh.workflows.running import PAUSES, Running
+from mesh.workflows.state import State, Status
+from mesh.workflows.worker import Ref
+
+__all__ = ["Keeping"]
+
+logger = logging.getLogger(__name__)
+
+RESUMED_AT_ONCE = 64  # Instances that are read at the same time, of all partitions that were taken.
+TAKEN_AT_ONCE = 16
+DRAIN_SECONDS = 10.0  # For turns and activities that are out when a partition is left.
+WRITE_SECONDS = 5.0  # For what is written then.
+LEFT = "this node does not own partition {} any more"
+
+
+class Keeping:
+    """Takes, leaves and drops partitions: a `mesh.ownership.owning.Keeper`."""
+
+    def __init__(self, running: Running, commits: Commits, dispatch: Dispatch, drain: float = DRAIN_SECONDS) -> None:
+        """Hold nothing yet."""
+        self._running = running
+        self._commits = commits
+        self._dispatch = dispatch
+        self._drain = drain
+        self._resuming = asyncio.Semaphore(RESUMED_AT_ONCE)
+        self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
+        self._last: dict[int, list[Held]] = {}  # What was owned before, until nothing of it is written any more.
+        self._tasks: asyncio.TaskGroup | None = None
+        running.needs.expire = self._expire
+
+    def begin(self, tasks: asyncio.TaskGroup) -> None:
+        """Work in tasks of a group, from now on."""
+        self._tasks = tasks
+        for held in self._running.held.values():
+            tasks.create_task(self._take(held), name="workflows-taking")
+
+    def take(self, partition: int, epoch: int) -> None:
+        """Begin: refuse a former owner's writes, read what is there, and go on with it."""
+        self.drop(partition)
+        held = self._running.held[partition] = Held(partition, epoch)
+        if self._tasks is not None:
+            self._tasks.create_task(self._take(held), name="workflows-taking")
+
+    async def leave(self, partition: int) -> None:
+        """Begin nothing more; return once what is out has come back, within bounds, and was written."""
+        held = self._running.held.get(partition)
+        if held is None:
+            return
+        held.leaving = True
+        for entry in held.entries.values():
+            if entry.queued or entry.tasks:
+                self._dispatch.forget(entry.ref)
+            entry.queued = False
+            _release(entry)
+        await _until(held, lambda: held.gone or not held.running, self._drain)
+        for entry in list(held.entries.values()):
+            if entry.volatile or entry.retrying:
+                entry.flush = True
+                self._running.kick(entry)
+        await _until(held, lambda: held.gone or not held.working, WRITE_SECONDS)
+        if self._running.held.get(partition) is held:
+            self.drop(partition)
+
+    def drop(self, partition: int) -> None:
+        """End at once."""
+        held = self._running.held.pop(partition, None)
+        if held is None:
+            return
+        held.gone = held.leaving = True
+        if not held.taken.done():
+            held.taken.set_result(False)
+        self._running.forget(held)
+        for entry in held.entries.values():
+            if entry.queued or entry.tasks:
+                self._dispatch.forget(entry.ref)
+            _release(entry)
+            self._running.refuse(entry, NotOwnerError(LEFT.format(partition)))
+            entry.work = None  # What comes of it is for whoever owns it now to find out.
+        self._commits.forget(partition)
+        held.quiet.set()
+        if held.busy:
+            self._last.setdefault(partition, []).append(held)
+
+    # Taking
+
+    async def _take(self, held: Held) -> None:
+        async with self._taking:
+            pause = PAUSES[0]
+            await self._wait_for_last(held.partition)
+            while not held.gone:
+                try:
+                    if not held.taken.done():
+                        await self._commits.take(held.partition, held.epoch, lambda: self._running.owns(held))
+                        if held.gone:
+                            return
+                        held.taken.set_result(True)
+                        for entry in list(held.entries.values()):  # Something came for it meanwhile.
+                            self._running.kick(entry)
+                    await self._scan(held)
+                except MeshError as error:
+                    logger.warning("partition %d of workflows is read again: %s", held.partition, error)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, PAUSES[1])
+                else:
+                    return
+
+    async def _wait_for_last(self, partition: int) -> None:
+        """Wait until nothing is written any more for who owned it before, at this node: its bounds are those of writes.
+
+        The store would take it for this owner's, and it knows nothing of what this one has read.
+        """
+        for last in tuple(self._last.get(partition, ())):
+            await _until(last, partial(_is_quiet, last), None)
+            if last in (left := self._last.get(partition, [])):
+                left.remove(last)
+        if not self._last.get(partition, True):
+            del self._last[partition]
+
+    async def _scan(self, held: Held) -> None:
+        async for id, state in self._commits.scan(held.partition):
+            if held.leaving:
+                return
+            if state is None:
+                logger.error("workflow %s is left alone: a newer version has written it, or it is damaged", id)
+                continue
+            entry = held.entries.get(id)
+            if entry is not None and entry.known and state.ended is None:
+                continue  # Somebody has asked for it, and it goes on.
+            if not _needs(state):
+                if state.due is not None and entry is None:
+                    self._running.needs.due(Ref(held.partition, id), state.due)
+                continue
+            await self._resuming.acquire()
+            entry = self._running.entry(held, id)
+            entry.ending = entry.ending or state.ended is not None
+            if (task := self._running.resume(entry, again=True)) is None:
+                self._resuming.release()
+            else:
+                task.add_done_callback(lambda _: self._resuming.release())
+        async for until, _ in self._commits.expiring(held.partition):
+            self._running.needs.expires(held, until)
+
+    # What was put away
+
+    def _expire(self, partition: int) -> None:
+        held = self._running.held.get(partition)
+        if held is not None and self._tasks is not None:
+            held.expires = float("inf")
+            self._tasks.create_task(self._expiring(held), name="workflows-expiring")
+
+    async def _expiring(self, held: Held) -> None:
+        """Purge what was kept for long enough."""
+        now = self._running.clock()
+        try:
+            async for until, id in self._commits.expiring(held.partition):
+                if held.leaving:
+                    return
+                if until > now:
+                    self._running.needs.expires(held, until)
+                    continue
+                entry = self._running.entry(held, id)
+                entry.asked.append(Asked(Expired(until)))
+                self._running.kick(entry)
+        except MeshError as error:
+            logger.warning("what is put away in partition %d is looked at again: %s", held.partition, error)
+            self._running.needs.expires(held, now)
+
+
+def _needs(state: State) -> bool:
+    """Tell whether something is to be begun for an instance whose owner has changed."""
+    return bool(
+        state.ended is not None or state.open_tasks or state.inbox or state.outbox or state.status == Status.STALLED
+    )
+
+
+def _release(entry: Entry) -> None:
+    """Send those away who wait for a state."""
+    waiters, entry.waiters = entry.waiters, []
+    for _, seen in waiters:
+        if not seen.done():
+            seen.set_exception(NotOwnerError(LEFT.format(entry.ref.partition)))
+
+
+def _is_quiet(held: Held) -> bool:
+    return not held.busy
+
+
+async def _until(held: Held, reached: Callable[[], bool], seconds: float | None) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not reached():
+                held.quiet.clear()
+                await held.quiet.wait()

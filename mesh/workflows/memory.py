@@ -1,0 +1,282 @@
+"""What an owner remembers: its partitions, the instances that are in memory, and what it must know of others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mesh.workflows.actions import Answer
+from mesh.workflows.contracts import Saved, Until
+from mesh.workflows.events import Event, Failure, TaskCompleted, TaskFailed, TimerFired
+from mesh.workflows.messages import AnyMessage, Told
+from mesh.workflows.state import Sent
+from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
+
+if TYPE_CHECKING:
+    from mesh.workflows.instance import Instance, Turn
+
+__all__ = ["Asked", "Entry", "Expired", "Held", "Impossible", "Memory", "Opening", "Refused"]
+
+ENTRY_BYTES = 2048  # What an instance takes in memory besides what its ``Saved`` counts.
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What an instance is told by its own outbox: something there can never be delivered, and why."""
+
+    sent: Sent
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What an instance is told by what was put away: it was to be kept until a Unix time, and not longer."""
+
+    until: float
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A message, and who waits for what comes of it; None = nobody, as it is the engine's own."""
+
+    message: AnyMessage | Refused | Expired
+    told: asyncio.Future[Told] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Opening:
+    """Who waits for an instance to be in memory, and what is made of it then, before anything else happens to it."""
+
+    made: asyncio.Future[Any]
+    make: Callable[[Entry], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Impossible:
+    """What takes the place of an answer: no worker can be given the turn."""
+
+    reason: str
+
+
+Reply: TypeAlias = Answer | Impossible
+
+
+class Entry:
+    """What there is in memory of an instance: itself, or only what must be known of it meanwhile.
+
+    Attributes:
+        ref: Which one.
+        held: Its partition.
+        known: Whether ``instance`` is as it is stored; None is none, then.
+        saved: Where it lies.
+        size: Bytes that are counted for it.
+        rendered: See `TurnWork`.
+        volatile: What happened and is in no write yet: results, and timers that have fired.
+        retrying: Attempts that failed, likewise.
+        settled: Ids of the activities and timers in both.
+        turn: That is out, or answered and not written.
+        work: As it was given to a worker.
+        answer: To it.
+        queued: Whether dispatch is to call for a turn.
+        asked: Messages, in order.
+        opening: Who waits for it to be in memory.
+        results: What came of activities while it was not, or was written; None = nobody knows what.
+        tasks: The activities that dispatch was told of, with the attempt.
+        begun: Those of them that were opened.
+        generation: That ``tasks`` are of.
+        again: Whether a turn is to be tried though it is stalled.
+        flush: Whether what is volatile is to be written, turn or not.
+        unsure: Whether a write of unknown outcome is why it is not known.
+        acks: What of its outbox was delivered, and is still in the record.
+        ending: Whether it has ended and is to be put away.
+        resume: Whether it is to be read, and what it needs begun.
+        waiters: Who waits for a state.
+        busy: Whether a task is at work on it.
+        pause: Seconds until it is tried again, should that fail.
+        burst: When its generations were counted from, and how many there were since.
+    """
+
+    __slots__ = (
+        "acks",
+        "again",
+        "answer",
+        "asked",
+        "begun",
+        "burst",
+        "busy",
+        "ending",
+        "flush",
+        "generation",
+        "held",
+        "instance",
+        "known",
+        "opening",
+        "pause",
+        "queued",
+        "ref",
+        "rendered",
+        "results",
+        "resume",
+        "retrying",
+        "saved",
+        "settled",
+        "size",
+        "tasks",
+        "turn",
+        "unsure",
+        "volatile",
+        "waiters",
+        "work",
+    )
+
+    def __init__(self, ref: Ref, held: Held) -> None:
+        """Know nothing of it yet."""
+        self.ref = ref
+        self.held = held
+        self.known = False
+        self.instance: Instance | None = None
+        self.saved: Saved | None = None
+        self.size = 0
+        self.rendered: dict[str, list[bytes]] = {}
+        self.volatile: list[Event] = []
+        self.retrying: list[Event] = []
+        self.settled: set[int] = set()
+        self.turn: Turn | None = None
+        self.work: TurnWork | None = None
+        self.answer: Reply | None = None
+        self.queued = False
+        self.asked: deque[Asked] = deque()
+        self.opening: list[Opening] = []
+        self.results: list[tuple[TaskWork, TaskResult | None]] = []
+        self.tasks: dict[int, int] = {}
+        self.begun: set[int] = set()
+        self.acks: set[int] = set()
+        self.ending = False
+        self.resume = self.again = self.flush = self.unsure = False
+        self.generation = 0
+        self.waiters: list[tuple[Until, asyncio.Future[None]]] = []
+        self.busy = False
+        self.pause = 0.0
+        self.burst = (0.0, 0)
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether it may leave memory."""
+        return not (
+            self.busy
+            or self.asked
+            or self.opening
+            or self.volatile
+            or self.retrying
+            or self.results
+            or self.turn is not None
+            or self.resume
+        )
+
+    @property
+    def bare(self) -> bool:
+        """Tell whether there is nothing left that must be known of it while it is not in memory."""
+        return not (self.tasks or self.acks or self.ending or self.waiters or self.queued)
+
+    def unload(self) -> None:
+        """Forget what it is, not what must be known of it meanwhile."""
+        self.known = False
+        self.instance = self.saved = None
+        self.rendered = {}
+
+    def settle(self) -> None:
+        """Count anew what is settled."""
+        self.settled = {
+            each.timer if isinstance(each, TimerFired) else each.task
+            for each in self.volatile
+            if isinstance(each, (TaskCompleted, TaskFailed, TimerFired))
+        }
+
+
+class Held:
+    """A partition that this node owns.
+
+    Attributes:
+        partition: Its number.
+        epoch: In which it is owned.
+        entries: What is known of its instances.
+        taken: Set once nothing is accepted any more that a former owner writes; false = it is a later owner's.
+        expires: When the first of those that were put away may be to be deleted, Unix time in seconds.
+        stalled: Those that no worker could go on with.
+        leaving: Whether nothing more is begun.
+        gone: Whether it is owned no more.
+        quiet: Set whenever something of it has ended, while it is left.
+    """
+
+    __slots__ = ("entries", "epoch", "expires", "gone", "leaving", "partition", "quiet", "stalled", "taken")
+
+    def __init__(self, partition: int, epoch: int) -> None:
+        """Know of no instance."""
+        self.partition = partition
+        self.epoch = epoch
+        self.entries: dict[str, Entry] = {}
+        self.taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.expires = float("inf")
+        self.stalled: set[str] = set()
+        self.leaving = self.gone = False
+        self.quiet = asyncio.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether something of it is read or written just now."""
+        return any(entry.busy for entry in self.entries.values())
+
+    @property
+    def working(self) -> bool:
+        """Tell whether something is written just now, or wants to be."""
+        return any(entry.busy or entry.volatile or entry.retrying for entry in self.entries.values())
+
+    @property
+    def running(self) -> bool:
+        """Tell whether turns or activities of it are out."""
+        return any(entry.work is not None or entry.begun for entry in self.entries.values())
+
+
+class Memory:
+    """The instances in memory, those used last at the end; it lets go of idle ones beyond so many bytes."""
+
+    def __init__(self, limit: int) -> None:
+        """Begin with none; ``limit`` in bytes."""
+        self._limit = limit
+        self._entries: OrderedDict[Entry, None] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def used(self, entry: Entry) -> None:
+        """Take note that an instance in memory was used, perhaps grew."""
+        size = ENTRY_BYTES
+        if entry.saved is not None:  # What workers have rendered of it is about as large.
+            size += entry.saved.size * (2 if entry.rendered else 1)
+        self.bytes += size - entry.size
+        entry.size = size
+        self._entries[entry] = None
+        self._entries.move_to_end(entry)
+        if self.bytes > self._limit:
+            self._shrink()
+
+    def forget(self, entry: Entry) -> None:
+        """Take note that it is in memory no more."""
+        if entry in self._entries:
+            del self._entries[entry]
+            self.bytes -= entry.size
+            entry.size = 0
+
+    def _shrink(self) -> None:
+        for entry in list(self._entries):
+            if self.bytes <= self._limit:
+                return
+            if entry.idle:
+                self.forget(entry)
+                entry.unload()
+                if entry.bare:
+                    entry.held.entries.pop(entry.ref.id, None)

@@ -1,0 +1,218 @@
+"""What follows from what an instance is: activities and turns for workers, and times at which to look at it again.
+
+Nothing here is written: it is found again from what is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mesh.workflows import decide, finishing, retrying
+from mesh.workflows.contracts import Dispatch
+from mesh.workflows.dues import Alarm, Dues
+from mesh.workflows.events import Failure, Retrying, TaskScheduled
+from mesh.workflows.memory import Entry, Held
+from mesh.workflows.outbox import Outbox
+from mesh.workflows.state import State, Status
+from mesh.workflows.worker import Ref, TaskResult, TaskWork
+
+__all__ = ["Needs"]
+
+FLUSH_SECONDS = 1.0  # What is volatile, or delivered, waits so long for another write that it may go with.
+BURST, BURST_SECONDS = 100, 1.0  # So many generations in that time, then the instance pauses as long.
+EXPIRE_SECONDS = 60.0  # Between looking at what was put away in a partition, at least.
+LOST = Failure("WorkerLost", "the worker was lost while the activity ran")
+_MAY_BEGIN = frozenset({Status.PENDING, Status.STALLED})
+
+
+class Needs:
+    """Sees to what instances need, of all partitions that are held.
+
+    Attributes:
+        look: Looks at an instance whose time has come.
+        expire: Looks at what was put away in a partition, likewise.
+    """
+
+    look: Callable[[Ref], None]
+    expire: Callable[[int], None]
+
+    def __init__(
+        self, dispatch: Dispatch, outbox: Outbox, clock: Callable[[], float], kick: Callable[[Entry], object]
+    ) -> None:
+        """Prepare; ``kick`` has a task work on an instance."""
+        self._dispatch = dispatch
+        self._outbox = outbox
+        self._clock = clock
+        self._kick = kick
+        self._dues = Dues()
+        self._alarm = Alarm(clock, self._ring)
+        self._later: dict[Entry, float] = {}  # What waits for another write to go with, in order of the time since.
+
+    def stop(self) -> None:
+        """Look at nothing any more."""
+        self._alarm.stop()
+
+    def forget(self, held: Held) -> None:
+        """Forget a partition."""
+        self._dues.drop(held.partition)
+        for entry in held.entries.values():
+            self._later.pop(entry, None)
+
+    # What an instance needs
+
+    def settle(self, entry: Entry, work: TaskWork, result: TaskResult | None) -> None:
+        """Take what came of an activity, of an instance in memory that is not written just now; None = it is lost."""
+        instance = entry.instance
+        id = work.task
+        entry.begun.discard(id)
+        if instance is None or work.generation != instance.state.generation or id in entry.settled:
+            return
+        task = instance.tasks.get(id)
+        if task is None:
+            entry.tasks.pop(id, None)
+            return
+        if result is None:
+            if task.retry is None:  # It begins again, until somebody knows what came of it.
+                instance.attempts[id] = max(instance.attempts.get(id, 1), work.attempt + 1)
+                self.dispatch(entry, task)
+                return
+            result = TaskResult(failure=LOST)
+        event = decide.resolve(instance, work.generation, id, result, work.attempt, self._clock())
+        if event is None:
+            return
+        entry.tasks.pop(id, None)
+        if isinstance(event, Retrying):
+            entry.retrying.append(event)
+            self._kick(entry)
+            return
+        entry.volatile.append(event)
+        entry.settled.add(id)
+        self.later(entry)
+        if entry.held.leaving:
+            entry.flush = True
+            self._kick(entry)
+        else:
+            self.advance(entry)
+
+    def dispatch(self, entry: Entry, task: TaskScheduled) -> None:
+        """Have an activity run."""
+        instance = entry.instance
+        entry.tasks[task.id] = 1 if instance is None else instance.attempts.get(task.id, 1)
+        self._dispatch.task(entry.ref, task.id, task.name, task.app)
+
+    def advance(self, entry: Entry) -> None:
+        """Have it get a turn, if there is something new for it."""
+        instance = entry.instance
+        if instance is None or entry.queued or entry.turn is not None or entry.held.leaving:
+            return
+        state = instance.state
+        if state.status != Status.RUNNING:
+            now = self._clock()
+            if (
+                state.status not in _MAY_BEGIN
+                or finishing.begin(instance, entry.volatile, now, again=entry.again) is None
+            ):
+                return
+        elif not (state.inbox or entry.volatile):
+            return
+        if entry.burst[1] > BURST and (rest := entry.burst[0] + BURST_SECONDS - self._clock()) > 0:
+            self.due(entry.ref, self._clock() + rest)
+            return
+        entry.queued = True
+        self._dispatch.turn(entry.ref, state.name)
+
+    def fire(self, entry: Entry) -> None:
+        """Take what is due, and look again when the next is."""
+        instance = entry.instance
+        assert instance is not None
+        due = instance.state.due
+        if due is None or entry.held.leaving:
+            self.due(entry.ref, None)
+            return
+        now = self._clock()
+        if due <= now:
+            for event in decide.due_events(instance, now, entry.settled):
+                entry.volatile.append(event)
+                entry.settled.add(event.timer)
+                self.later(entry)
+            for id in retrying.due(instance, now, entry.tasks):
+                self.dispatch(entry, instance.tasks[id])
+            due = instance.next_due(now)
+        self.due(entry.ref, due)
+
+    def count(self, entry: Entry) -> None:
+        """Count generations, as one that begins anew for ever must not keep a processor busy."""
+        now = self._clock()
+        since, count = entry.burst
+        entry.burst = (now, 1) if now - since > BURST_SECONDS else (since, count + 1)
+
+    def mark(self, entry: Entry, state: State) -> None:
+        """Remember which are stalled: a worker that attaches may go on with them."""
+        if state.status == Status.STALLED:
+            entry.held.stalled.add(entry.ref.id)
+        else:
+            entry.held.stalled.discard(entry.ref.id)
+
+    def renew(self, entry: Entry) -> None:
+        """Forget what belongs to an execution that is over."""
+        if entry.tasks or entry.queued:
+            self._dispatch.forget(entry.ref)
+        entry.generation = 0 if entry.instance is None else entry.instance.state.generation
+        entry.turn = entry.work = entry.answer = None
+        entry.queued = False
+        entry.volatile, entry.retrying = [], []
+        entry.tasks.clear()
+        entry.begun.clear()
+        entry.settled.clear()
+        entry.rendered = {}
+        self._later.pop(entry, None)
+
+    def clear(self, entry: Entry) -> None:
+        """Forget all that is to be done for it."""
+        self.renew(entry)
+        self._outbox.forget(entry.ref)
+        self.due(entry.ref, None)
+        entry.held.stalled.discard(entry.ref.id)
+        entry.acks.clear()
+        entry.ending = entry.again = entry.flush = False
+
+    def expires(self, held: Held, until: float) -> None:
+        """Look at what is put away in a partition, soon after a time."""
+        if until < held.expires:
+            held.expires = until
+            self.due(Ref(held.partition, ""), max(until, self._clock() + EXPIRE_SECONDS))
+
+    # Times
+
+    def due(self, ref: Ref, at: float | None) -> None:
+        """Look at an instance at a Unix time; with an empty id, at what is put away in the partition."""
+        self._dues.set(ref, at)
+        if at is not None:
+            self._alarm.set(at)
+
+    def later(self, entry: Entry) -> None:
+        """Have it written soon, should nothing else do."""
+        if entry not in self._later:
+            now = self._clock()
+            self._later[entry] = now
+            self._alarm.set(now + FLUSH_SECONDS)
+
+    def _ring(self) -> None:
+        now = self._clock()
+        for ref in self._dues.take(now):
+            if ref.id:
+                self.look(ref)
+            else:
+                self.expire(ref.partition)
+        while self._later:
+            entry, since = next(iter(self._later.items()))
+            if since + FLUSH_SECONDS > now:
+                self._alarm.set(since + FLUSH_SECONDS)
+                break
+            del self._later[entry]
+            if (entry.volatile or entry.acks) and entry.held.entries.get(entry.ref.id) is entry:
+                entry.flush = True
+                entry.resume = entry.resume or not entry.known
+                self._kick(entry)
+        if (first := self._dues.first) is not None:
+            self._alarm.set(first)

@@ -1,0 +1,116 @@
+"""Running an instance again, from one of its events, as another instance.
+
+What had an outcome when the event was asked for is taken over with it. The event, and what had none then, are asked for
+anew, under their ids: so the code replays as far as that, and goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from mesh.errors import BadArgumentError
+from mesh.workflows.errors import WorkflowEventNotFoundError, WorkflowNotEndedError
+from mesh.workflows.events import (
+    AnyEvent,
+    ChildCreated,
+    DetachedCreated,
+    Event,
+    EventRaised,
+    EventSent,
+    Started,
+    TaskScheduled,
+    TimerCreated,
+    TurnStarted,
+)
+from mesh.workflows.instance import CHILD, TASK, TIMER, Outcome, outcome
+from mesh.workflows.messages import Restore
+from mesh.workflows.outgoing import child_id, execution_id
+from mesh.workflows.state import State
+
+__all__ = ["make"]
+
+_ASKED = TaskScheduled | TimerCreated | ChildCreated | EventSent | DetachedCreated
+_KEPT = Started | TurnStarted | EventRaised | Outcome | _ASKED
+
+
+def make(
+    source: str,
+    state: State,
+    history: Sequence[Event],
+    event: int,
+    new_id: str,
+    execution: str,
+    now: float,
+    *,
+    input: str | None = None,
+    overwrite: bool = False,
+    new_child_id: str | None = None,
+) -> Restore:
+    """Make what begins the new instance.
+
+    Args:
+        source: Id of the instance which is run again.
+        state: What it is.
+        history: Its history, of its last execution.
+        event: The id of an activity, a timer or a child that it has asked for.
+        new_id: Of the new instance.
+        execution: Id of the new execution.
+        now: Unix time in seconds.
+        input: In place of that of the activity or child, where ``overwrite`` says so.
+        overwrite: Whether it does.
+        new_child_id: Of the child, where the event is one: it needs another id than it had.
+
+    Raises:
+        WorkflowNotEndedError: The source has not ended.
+        WorkflowEventNotFoundError: It has asked for no activity, timer or child of this id.
+        BadArgumentError: What was asked makes no sense of this event.
+    """
+    if state.ended is None:
+        raise WorkflowNotEndedError(f"the workflow '{source}' has not ended, so it cannot be run again")
+    if new_id == source:
+        raise BadArgumentError(f"the workflow '{source}' cannot be run again under its own id")
+    place = _find(source, history, event)
+    target = history[place]
+    if isinstance(target, TimerCreated) and overwrite:
+        raise BadArgumentError(f"event {event} of the workflow '{source}' is a timer, which has no input")
+    if isinstance(target, ChildCreated) != bool(new_child_id):
+        needs = "needs a new id for its child" if not new_child_id else "is no child, which a new id is for"
+        raise BadArgumentError(f"event {event} of the workflow '{source}' {needs}")
+    done = {key for earlier in history[:place] if (key := outcome(earlier)) is not None}
+    made: list[AnyEvent] = []
+    for index, old in enumerate(history[: _turn_end(history, place)]):
+        if not isinstance(old, _ASKED if index > place else _KEPT):
+            continue  # Nothing that happened later: the code is to be where it was.
+        match old:
+            case Started():
+                made.append(replace(old, execution=execution, parent=None, scheduled=None, caller="", rerun_of=source))
+            case TaskScheduled() if (TASK, old.id) not in done:
+                text = input if overwrite and old is target else old.input
+                new = execution_id(execution, old.id)
+                made.append(replace(old, at=now, input=text, execution_id=new, rerun_of=source))
+            case TimerCreated() if (TIMER, old.id) not in done:
+                made.append(replace(old, at=now, rerun_of=source))
+            case ChildCreated() if (CHILD, old.id) not in done:
+                text = input if overwrite and old is target else old.input
+                id = (new_child_id if old is target else None) or child_id(new_id, old.id)
+                made.append(replace(old, at=now, input=text, instance=id, rerun_of=source))
+            case _:
+                made.append(old)
+    return Restore(execution, tuple(made))
+
+
+def _find(source: str, history: Sequence[Event], event: int) -> int:
+    for place, found in enumerate(history):
+        if isinstance(found, TaskScheduled | TimerCreated | ChildCreated) and found.id == event:
+            return place
+    raise WorkflowEventNotFoundError(f"the workflow '{source}' has no activity, timer or child with id {event}")
+
+
+def _turn_end(history: Sequence[Event], place: int) -> int:
+    """Give where the turn ends that has asked for something: what it asked for besides is asked for, too."""
+    for end in range(place, len(history)):
+        if isinstance(history[end], TurnStarted):
+            return end
+    return len(history)

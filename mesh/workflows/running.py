@@ -1,0 +1,479 @@
+"""One instance at a time: it is read, written, put away and purged by one task, which is there while it has work.
+
+Everything that waits for the same instance goes in one write: messages, the answer to its turn, results, and what was
+delivered for it. It is applied in memory before it is written, and nothing follows from it before that succeeded; what
+failed in between is read anew. Writes are the engine's own: whoever asks may go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from mesh.deadlines import Deadlines
+from mesh.errors import MeshError
+from mesh.ownership.errors import NotOwnerError
+from mesh.workflows import decide, retrying
+from mesh.workflows.composing import Batch, compose
+from mesh.workflows.contracts import Commits, Deliver, Dispatch
+from mesh.workflows.errors import (
+    WorkflowError,
+    WorkflowNotEndedError,
+    WorkflowNotFoundError,
+    WorkflowTooLargeError,
+    WorkflowUnreadableError,
+)
+from mesh.workflows.events import Failure, TaskScheduled
+from mesh.workflows.instance import Instance
+from mesh.workflows.memory import Asked, Entry, Expired, Held, Impossible, Memory, Refused
+from mesh.workflows.messages import Purge, Told
+from mesh.workflows.needs import Needs
+from mesh.workflows.outbox import TEXT, Outbox
+from mesh.workflows.state import Sent, State, Step
+from mesh.workflows.worker import Ref
+
+__all__ = ["STORE_SECONDS", "Observer", "Running"]
+
+logger = logging.getLogger(__name__)
+
+STORE_SECONDS = 10.0  # What one read or write may take.
+PAUSES = 0.05, 2.0  # Between tries at a store that failed.
+TOGETHER = 1000  # The most messages in one write.
+TOO_LARGE = 2  # The reason of `Stalled`.
+
+
+class Observer(Protocol):
+    """Told of every write that was done."""
+
+    def __call__(self, ref: Ref, before: State | None, step: Step, instance: Instance) -> None:
+        """Take note; must not fail or block.
+
+        Args:
+            ref: The instance.
+            before: What it was; None = it is new.
+            step: What was written.
+            instance: What it is now.
+        """
+
+
+class Running:
+    """The work on the instances of the partitions that are held.
+
+    Attributes:
+        app: The application.
+        held: Those partitions, by number.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        commits: Commits,
+        dispatch: Dispatch,
+        deliver: Deliver,
+        sure: Callable[[int], bool],
+        clock: Callable[[], float],
+        memory_bytes: int,
+        retention: Callable[[State], float | None],
+        observer: Observer | None,
+    ) -> None:
+        """Prepare; the arguments are those of ``Engine``."""
+        self.app = app
+        self.held: dict[int, Held] = {}
+        self.clock = clock
+        self._commits = commits
+        self._dispatch = dispatch
+        self._sure = sure
+        self._retention = retention
+        self._observer = observer
+        self.outbox = Outbox(deliver, self._delivered, clock)
+        self.memory = Memory(memory_bytes)
+        self.needs = Needs(dispatch, self.outbox, clock, self.kick)
+        self.needs.look = self._look
+        self._deadlines = Deadlines()
+        self._tasks: asyncio.TaskGroup | None = None
+
+    def begin(self, tasks: asyncio.TaskGroup) -> None:
+        """Work in tasks of a group, from now on."""
+        self._tasks = tasks
+        self.outbox.begin(tasks)
+
+    def stop(self) -> None:
+        """Begin nothing any more by itself."""
+        self.needs.stop()
+        self.outbox.stop()
+
+    def owns(self, held: Held) -> bool:
+        """Tell whether a partition is owned, now and for sure."""
+        return not held.gone and self._sure(held.partition)
+
+    def entry(self, held: Held, id: str) -> Entry:
+        """Give what is known of an instance, or begin to know it."""
+        if (entry := held.entries.get(id)) is None:
+            entry = held.entries[id] = Entry(Ref(held.partition, id), held)
+        return entry
+
+    def find(self, ref: Ref) -> Entry | None:
+        """Give what is known of an instance."""
+        held = self.held.get(ref.partition)
+        return None if held is None else held.entries.get(ref.id)
+
+    def kick(self, entry: Entry) -> asyncio.Task[None] | None:
+        """Have a task work on an instance, unless one does; gives it."""
+        held = entry.held
+        if entry.busy or held.gone or not held.taken.done() or self._tasks is None:
+            return None
+        entry.busy = True
+        return self._tasks.create_task(self._work(entry), name="workflow")
+
+    def _look(self, ref: Ref) -> None:
+        held = self.held.get(ref.partition)
+        if held is None or held.leaving:
+            return
+        entry = self.entry(held, ref.id)
+        if entry.busy:
+            return  # It looks when it has ended.
+        if entry.known:
+            self.needs.fire(entry)
+            self.needs.advance(entry)
+        else:
+            self.resume(entry)
+
+    def resume(self, entry: Entry, *, again: bool = False) -> asyncio.Task[None] | None:
+        """Read an instance, and begin what it needs; ``again`` also where it is stalled."""
+        entry.again = entry.again or again
+        entry.resume = True
+        return self.kick(entry)
+
+    def forget(self, held: Held) -> None:
+        """Forget a partition."""
+        self.needs.forget(held)
+        self.outbox.drop(held.partition)
+        for entry in held.entries.values():
+            self.memory.forget(entry)
+
+    # One instance
+
+    async def _work(self, entry: Entry) -> None:
+        try:
+            while not entry.held.gone and await self._once(entry):
+                pass
+        except Exception as error:  # At this boundary: one instance must not end what the others do.
+            logger.exception("workflow %s is read anew", entry.ref.id)
+            self._unsure(entry)
+            self.refuse(entry, WorkflowError(f"the engine failed: {type(error).__name__}"))
+        finally:
+            entry.busy = False
+            self._rest(entry)
+
+    async def _once(self, entry: Entry) -> bool:
+        """Do what is next; tells whether there may be more."""
+        if not entry.known:
+            if not (entry.asked or entry.opening or entry.results or entry.resume):
+                return False
+            await self._load(entry)
+            return entry.known
+        for work, result in entry.results:
+            self.needs.settle(entry, work, result)
+        entry.results.clear()
+        self._open(entry)
+        batch = compose(entry, self.app, self.clock())
+        if batch.step is not None:
+            await self._commit(entry, batch, batch.step)
+            return entry.known
+        self._tell(entry, batch)
+        if entry.asked:  # That is to be purged: alone.
+            if isinstance(entry.asked[0].message, (Purge, Expired)):
+                await self._purge(entry, entry.asked.popleft())
+            return entry.known
+        if entry.ending and _may_go(entry):
+            await self._put_away(entry)
+            return entry.known
+        return bool(entry.results or entry.opening)
+
+    def _rest(self, entry: Entry) -> None:
+        """Leave it, until it is kicked again."""
+        held = entry.held
+        if held.gone:
+            self.refuse(entry, NotOwnerError(f"this node does not own partition {held.partition} any more"))
+            held.quiet.set()
+            return
+        if entry.known and entry.instance is not None:
+            self.needs.fire(entry)
+            self.needs.advance(entry)
+            self.memory.used(entry)
+        elif entry.pause and (entry.resume or entry.asked or entry.opening):
+            self.needs.due(entry.ref, self.clock() + entry.pause)
+        elif entry.resume or entry.asked or entry.opening or entry.results:
+            self.kick(entry)
+        elif entry.idle:
+            self.memory.forget(entry)
+            entry.unload()
+            if entry.bare:
+                held.entries.pop(entry.ref.id, None)
+        if held.leaving:
+            held.quiet.set()
+
+    async def _load(self, entry: Entry) -> None:
+        ref = entry.ref
+        try:
+            found = await self._deadlines.within(STORE_SECONDS, self._commits.load, ref.partition, ref.id)
+        except MeshError as error:
+            self.refuse(entry, error)
+            if isinstance(error, WorkflowUnreadableError):
+                logger.error("workflow %s is left alone: %s", ref.id, error)  # noqa: TRY400 - it says all
+                entry.resume = False
+                return
+            entry.resume = entry.resume or bool(entry.tasks or entry.results)
+            entry.pause = min(max(PAUSES[0], 2 * entry.pause), PAUSES[1])
+            return
+        if entry.held.gone:
+            return
+        entry.pause, entry.known, entry.resume = 0.0, True, False
+        if found is None:
+            entry.instance = entry.saved = None
+            self.needs.clear(entry)
+        else:
+            entry.instance = Instance(ref.id, self.app, found.state, found.history)
+            entry.saved = found.saved
+            self._resumed(entry)
+        entry.unsure = False
+
+    def _resumed(self, entry: Entry) -> None:
+        """Begin what an instance needs that was just read."""
+        instance = entry.instance
+        assert instance is not None
+        state = instance.state
+        if entry.generation != state.generation:
+            self.needs.renew(entry)
+        entry.volatile = [each for each in entry.volatile if instance.wants(each)]
+        entry.settle()
+        if state.ended is not None:
+            entry.ending = entry.ending or entry.unsure
+        elif not entry.held.leaving:
+            waiting = retrying.waiting(instance, self.clock())
+            for task in instance.tasks.values():
+                if task.id not in entry.tasks and task.id not in waiting and task.id not in entry.settled:
+                    self.needs.dispatch(entry, task)
+        self.needs.mark(entry, state)
+        if undelivered := [sent for sent in state.outbox if sent.number not in entry.acks]:
+            self.outbox.put(entry.ref, undelivered)
+
+    def _open(self, entry: Entry) -> None:
+        """Serve who waits for it."""
+        opening, entry.opening = entry.opening, []
+        for each in opening:
+            if each.made.done():
+                continue
+            try:
+                each.made.set_result(each.make(entry))
+            except MeshError as error:
+                each.made.set_exception(error)
+
+    # Writing
+
+    async def _commit(self, entry: Entry, batch: Batch, step: Step) -> None:
+        ref = entry.ref
+        try:
+            saved = await self._deadlines.within(
+                STORE_SECONDS, self._commits.commit, ref.partition, ref.id, entry.saved, step
+            )
+        except WorkflowTooLargeError as error:  # Nothing was done.
+            self._too_large(entry, batch, error)
+        except MeshError as error:
+            self._unsure(entry)
+            for asked, _ in batch.told:
+                _answer(asked, error)
+        else:
+            entry.saved, entry.pause = saved, 0.0
+            self._committed(entry, batch, step)
+
+    def _committed(self, entry: Entry, batch: Batch, step: Step) -> None:
+        """Let follow from a write what does."""
+        instance, before = entry.instance, batch.before
+        assert instance is not None
+        state = instance.state
+        entry.acks -= batch.acks
+        if entry.held.gone:  # Its next owner knows of it by now.
+            self._tell(entry, batch)
+            return
+        if batch.answered:
+            entry.turn = entry.answer = None
+        if before is None or before.generation != state.generation:
+            self.needs.renew(entry)
+            if before is not None:
+                self.needs.count(entry)
+        if state.ended is not None and not entry.ending:
+            self.needs.renew(entry)
+            entry.ending = True
+        if entry.volatile:
+            entry.volatile = [each for each in entry.volatile if instance.wants(each)]
+            entry.settle()
+            if entry.volatile:
+                self.needs.later(entry)
+        if not entry.held.leaving:
+            for event in step.append:
+                if type(event) is TaskScheduled and event.id in instance.tasks:
+                    self.needs.dispatch(entry, event)
+        if state.outbox:
+            sent = 0 if before is None else before.sent
+            self.outbox.put(entry.ref, [each for each in state.outbox if each.number > sent])
+        self.needs.mark(entry, state)
+        if self._observer is not None:
+            self._observer(entry.ref, before, step, instance)
+        self._tell(entry, batch)
+
+    def _too_large(self, entry: Entry, batch: Batch, error: WorkflowTooLargeError) -> None:
+        """Fail the messages, if any were in it; else the turn, whose instance is stalled."""
+        self._unload(entry)
+        entry.resume, entry.pause = True, PAUSES[0]
+        if batch.told:
+            for asked, _ in batch.told:
+                _answer(asked, error)
+        elif batch.answered and not isinstance(entry.answer, Impossible):
+            entry.answer = Impossible(str(error)[:TEXT])
+        else:
+            logger.error("workflow %s cannot be kept: %s", entry.ref.id, error)
+            entry.turn = entry.answer = None
+            entry.pause = PAUSES[1]
+
+    def _unsure(self, entry: Entry) -> None:
+        """Have it read anew, as a write may have been done or not; what is out does not count."""
+        self._unload(entry)
+        entry.turn = entry.work = entry.answer = None
+        entry.unsure = entry.resume = True
+        entry.pause = min(max(PAUSES[0], 2 * entry.pause), PAUSES[1])
+
+    def _unload(self, entry: Entry) -> None:
+        self.memory.forget(entry)
+        entry.unload()
+
+    async def _put_away(self, entry: Entry) -> None:
+        instance, ref = entry.instance, entry.ref
+        assert instance is not None
+        assert entry.saved is not None
+        state = decide.delivered(instance.state, entry.acks) if entry.acks else instance.state
+        keep = self._retention(state)
+        until = None if keep is None or state.ended is None else state.ended + keep
+        try:
+            if until is not None and until <= self.clock():
+                await self._deadlines.within(STORE_SECONDS, self._commits.purge, ref.partition, ref.id)
+            else:
+                await self._deadlines.within(
+                    STORE_SECONDS, self._commits.put_away, ref.partition, ref.id, entry.saved, state, until
+                )
+                if until is not None and not entry.held.gone:
+                    self.needs.expires(entry.held, until)
+        except MeshError as error:
+            logger.warning("workflow %s has ended, and is put away later: %s", ref.id, error)
+            self._unsure(entry)
+            return
+        if not entry.held.gone:
+            self.needs.clear(entry)
+            self._unload(entry)
+
+    async def _purge(self, entry: Entry, asked: Asked) -> None:
+        instance, ref, message = entry.instance, entry.ref, asked.message
+        assert isinstance(message, (Purge, Expired))
+        if asked.told is not None and asked.told.done():
+            return
+        if instance is None:
+            self._answer(entry, asked, WorkflowNotFoundError(ref.id))
+            return
+        state = decide.delivered(instance.state, entry.acks) if entry.acks else instance.state
+        if isinstance(message, Expired):
+            if state.ended is None or state.ended > message.until:  # The id was used again.
+                return
+        elif not decide.can_purge(state, force=message.force):
+            what = "has not ended" if state.ended is None else "has messages for others that do not have them yet"
+            self._answer(entry, asked, WorkflowNotEndedError(f"the workflow instance '{ref.id[:200]}' {what}"))
+            return
+        try:
+            found = await self._deadlines.within(STORE_SECONDS, self._commits.purge, ref.partition, ref.id)
+        except MeshError as error:
+            self._unsure(entry)
+            _answer(asked, error)
+            return
+        if not entry.held.gone:
+            self.needs.clear(entry)
+            self._unload(entry)
+            _see(entry, None)
+        _answer(asked, Told(int(found)))
+
+    # Telling
+
+    def _tell(self, entry: Entry, batch: Batch) -> None:
+        """Tell who asked, and who waits, what is so now."""
+        for asked, told in batch.told:
+            if batch.step is None:
+                self._answer(entry, asked, told)
+            else:
+                _answer(asked, told)
+        if entry.waiters and batch.step is not None:
+            _see(entry, batch.step.state)
+
+    def _answer(self, entry: Entry, asked: Asked, told: Told | MeshError) -> None:
+        """Answer from memory: it may be behind what another owner has done."""
+        if self.owns(entry.held):
+            _answer(asked, told)
+        else:
+            _answer(asked, NotOwnerError(f"this node does not own partition {entry.ref.partition} for sure"))
+
+    def refuse(self, entry: Entry, error: MeshError) -> None:
+        """Fail all that waits, and has had no effect."""
+        asked, opening = list(entry.asked), entry.opening
+        entry.asked.clear()
+        entry.opening = []
+        for each in asked:
+            _answer(each, error)
+        for waiting in opening:
+            if not waiting.made.done():
+                waiting.made.set_exception(error)
+
+    def _delivered(self, ref: Ref, sent: Sent, refused: WorkflowError | None) -> None:
+        held = self.held.get(ref.partition)
+        if held is None:
+            return
+        entry = self.entry(held, ref.id)
+        if refused is not None:
+            kind = type(refused).__name__.removesuffix("Error")
+            logger.info("workflow %s could not tell %s of %s: %s", ref.id, sent.instance, sent.app, refused)
+            entry.asked.append(Asked(Refused(sent, Failure(kind, str(refused)[:TEXT], final=True))))
+            self.kick(entry)
+            return
+        entry.acks.add(sent.number)
+        if entry.ending:
+            entry.resume = entry.resume or not entry.known
+            self.kick(entry)
+        else:
+            self.needs.later(entry)
+
+
+def _answer(asked: Asked, told: Told | MeshError) -> None:
+    if asked.told is None or asked.told.done():
+        return
+    if isinstance(told, Told):
+        asked.told.set_result(told)
+    else:
+        asked.told.set_exception(told)
+
+
+def _see(entry: Entry, state: State | None) -> None:
+    """Tell who waits for a state."""
+    left = []
+    for until, seen in entry.waiters:
+        if seen.done():
+            continue
+        if until(state):
+            seen.set_result(None)
+        else:
+            left.append((until, seen))
+    entry.waiters = left
+
+
+def _may_go(entry: Entry) -> bool:
+    """Tell whether it may be put away: it has ended, and everybody has what it had for them."""
+    state = None if entry.instance is None else entry.instance.state
+    return state is not None and state.ended is not None and all(each.number in entry.acks for each in state.outbox)

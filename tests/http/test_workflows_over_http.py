@@ -1,0 +1,136 @@
+"""Workflows whose code is run by the application over HTTP, from the API of the gateway to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from tests.http.harness import App, Backbone, Got, Node, Reply, gateway
+from tests.support.eventually import eventually
+
+WORKFLOWS = "/v1.0/workflows/dapr"
+Run = Callable[[dict[str, Any]], object]
+
+
+class Worker(App):
+    """An application with one workflow, ``order``, whose code is a function of what it is sent."""
+
+    def __init__(self, run: Run, **config: object) -> None:
+        super().__init__()
+        self.config: dict[str, object] = {"workflows": ["order"], "activities": ["*"], **config}
+        self.answers["/workflow/run/order"] = lambda got, _: web.Response(body=orjson.dumps(run(got.json)))
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/dapr/config":
+            self.init.append(Got(request.method, request.raw_path, list(request.headers.items()), b""))
+            return web.Response(body=orjson.dumps(self.config))
+        return await super()._handle(request)
+
+
+def results(turn: dict[str, Any]) -> dict[int, Any]:
+    return {each["task"]: each["result"] for each in turn["history"] if each["event"] == "completed"}
+
+
+async def started(node: Node, given: object = None) -> str:
+    reply = await node.post(f"{WORKFLOWS}/order/start", given)
+    assert reply.status == 202, reply
+    return str(reply.json["instanceID"])
+
+
+async def until_ended(node: Node, instance: str) -> dict[str, Any]:
+    async def check() -> Reply:
+        reply = await node.get(f"{WORKFLOWS}/{instance}")
+        assert reply.json["runtimeStatus"] in ("COMPLETED", "FAILED", "TERMINATED"), reply
+        return reply
+
+    return dict((await eventually(check)).json)
+
+
+async def test_a_workflow(backbone: Backbone, tmp_path: Path) -> None:
+    """An activity that is tried again, one that is an operation of the mesh, and the end."""
+
+    def run(turn: dict[str, Any]) -> object:
+        came = results(turn)
+        actions: list[dict[str, object]] = [
+            {"activity": "charge", "input": turn["input"], "retry": {"attempts": 3, "first": "1ms"}}
+        ]
+        if 1 in came:
+            actions.append({"operation": "state.set", "store": "statestore", "key": "paid", "value": came[1]})
+        if 2 not in came:
+            return {"actions": actions, "status": "paying"}
+        return {"actions": actions, "complete": {"paid": came[1]}}
+
+    def charge(got: Got, request: web.BaseRequest) -> web.StreamResponse:
+        if got.headers["mesh-workflow-attempt"] == "1":
+            return web.Response(status=500, body=b'{"type": "Away", "message": "the bank is away"}')
+        return web.Response(body=b'{"sum": 7}')
+
+    async with Worker(run, entities=["cart"]) as app:
+        app.answers["/workflow/activity/charge"] = charge
+        async with gateway(backbone, tmp_path, app=app) as node:
+            instance = await started(node, {"total": 7})
+            told = await until_ended(node, instance)
+            assert told["runtimeStatus"] == "COMPLETED"
+            assert told["properties"]["dapr.workflow.output"] == '{"paid":{"sum":7}}'
+            assert told["properties"]["dapr.workflow.custom_status"] == '"paying"'
+            assert (await node.get("/v1.0/state/statestore/paid")).json == {"sum": 7}
+    first, second = app.at("/workflow/activity/charge")
+    assert (first.json, second.json) == ({"total": 7}, {"total": 7})
+    assert first.headers["mesh-idempotency-key"] == second.headers["mesh-idempotency-key"]
+    assert first.headers["mesh-workflow-instance"] == instance
+    assert len([got for got in app.init if got.path == "/dapr/config"]) == 1
+
+
+async def test_an_answer_that_makes_no_sense(memory: Backbone, tmp_path: Path) -> None:
+    """The instance fails, and says why."""
+    async with (
+        Worker(lambda _: {"actions": [{"activity": "a", "inptu": 1}]}) as app,
+        gateway(memory, tmp_path, app=app) as node,
+    ):
+        told = await until_ended(node, await started(node))
+        assert told["runtimeStatus"] == "FAILED"
+        assert told["properties"]["dapr.workflow.failure.error_type"] == "InvalidAnswer"
+        text = "workflow 'order': actions[0]: object contains unknown field `inptu`"
+        assert told["properties"]["dapr.workflow.failure.error_message"] == text
+
+
+async def test_an_application_that_is_away_for_a_while(nats: Backbone, tmp_path: Path) -> None:
+    """What it did before counts, and the rest comes when it is back."""
+
+    def run(turn: dict[str, Any]) -> object:
+        raised = [each["data"] for each in turn["history"] if each["event"] == "raised"]
+        actions = [{"activity": "charge"}, {"wait": "go"}]
+        return {"actions": actions, "complete": raised[0]} if raised else {"actions": actions}
+
+    async with Worker(run) as app, gateway(nats, tmp_path, app=app) as node:
+        instance = await started(node)
+        await app.until("/workflow/activity/charge")
+        await app.until("/workflow/run/order", 2)
+        await app.stop()
+        assert (await node.post(f"{WORKFLOWS}/{instance}/raiseEvent/go", 5)).status == 202
+        await app.start()
+        told = await until_ended(node, instance)
+        assert told["properties"]["dapr.workflow.output"] == "5"
+    assert len(app.at("/workflow/activity/charge")) == 1
+
+
+async def test_a_workflow_that_begins_anew(memory: Backbone, tmp_path: Path) -> None:
+    """What was raised and not waited for goes with it."""
+
+    def run(turn: dict[str, Any]) -> object:
+        raised = [each["data"] for each in turn["history"] if each["event"] == "raised"]
+        actions = [{"wait": "go"}]
+        if not raised:
+            return {"actions": actions}
+        total = turn["input"] + raised[0]
+        return {"actions": actions, **({"complete": total} if total >= 6 else {"continueAsNew": total})}
+
+    async with Worker(run) as app, gateway(memory, tmp_path, app=app) as node:
+        instance = await started(node, 0)
+        for number in (1, 2, 3):
+            assert (await node.post(f"{WORKFLOWS}/{instance}/raiseEvent/go", number)).status == 202
+        assert (await until_ended(node, instance))["properties"]["dapr.workflow.output"] == "6"

@@ -1,0 +1,161 @@
+"""Workflows from end to end on nodes in this process: the block, the engine, the store in memory, and a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from mesh.blocks.workflows import (
+    GET,
+    HISTORY,
+    LIST,
+    PURGE,
+    PURGE_MANY,
+    RAISE_EVENT,
+    RERUN,
+    SHOW,
+    START,
+    TERMINATE,
+    WAIT,
+    Get,
+    History,
+    List,
+    Purge,
+    PurgeMany,
+    RaiseEvent,
+    Rerun,
+    Show,
+    Start,
+    Terminate,
+    Wait,
+)
+from mesh.node.runtime import Runtime
+from mesh.workflows.errors import WorkflowExistsError, WorkflowNotEndedError, WorkflowNotFoundError
+from mesh.workflows.state import Status, View
+from tests.support.nodes import MemoryMesh, ask, node, unique
+from tests.support.workflow_worker import Again, Call, Child, Failed, Timer, Worker, working
+from tests.support.workflow_worker import Wait as Event
+
+APP = "shop"
+
+
+async def _double(given: int) -> int:
+    return 2 * given
+
+
+def _chain(given: int) -> Any:
+    for _ in range(3):
+        given = yield Call("double", given)
+    return given
+
+
+async def _run(runtime: Runtime, name: str, given: object = None, *, id_: str = "") -> View:
+    started = await ask(runtime, START, runtime.settings.app_id, Start(name, id_, json.dumps(given)))
+    return await _end(runtime, started)
+
+
+async def _end(runtime: Runtime, id_: str) -> View:
+    async with asyncio.timeout(60):
+        view: View = await ask(runtime, WAIT, runtime.settings.app_id, Wait(id_))
+    return view
+
+
+async def test_activities_one_after_the_other() -> None:
+    async with AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(node("memory:", unique("n"), app_id=APP, registry=MemoryMesh()))
+        await stack.enter_async_context(working(runtime, Worker({"chain": _chain}, {"double": _double})))
+        view = await _run(runtime, "chain", 1, id_="one")
+        assert (view.state.status, view.output) == (Status.COMPLETED, "8")
+        history = await ask(runtime, HISTORY, APP, History("one"))
+        assert [type(each).__name__ for each in history.events if "Turn" not in type(each).__name__] == [
+            "Started",
+            *["TaskScheduled", "TaskCompleted"] * 3,
+            "Completed",
+        ]
+
+
+def _all(given: int) -> Any:
+    return sum((yield [Call("double", each) for each in range(given)]))
+
+
+def _parent(given: int) -> Any:
+    both = yield [Child("chain", given, "kid"), Child("all", 3)]
+    try:
+        yield Child("fails")
+    except Failed as error:
+        both.append(error.failure.type)
+    return both
+
+
+def _fails(_: None) -> Any:
+    yield Call("refuse")
+
+
+def _waits(_: None) -> Any:
+    first = yield Event("go")
+    yield Timer(0.05)
+    return first
+
+
+def _counts(given: int) -> Any:
+    yield Call("double", given)
+    return Again(given + 1) if given < 4 else given
+
+
+async def _refuse(_: None) -> None:
+    raise ValueError("no")
+
+
+def _worker(**limits: int) -> Worker:
+    workflows = {"chain": _chain, "all": _all, "parent": _parent, "fails": _fails, "waits": _waits, "counts": _counts}
+    return Worker(workflows, {"double": _double, "refuse": _refuse}, **limits)
+
+
+async def test_what_a_workflow_can_do() -> None:
+    async with AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(node("memory:", unique("n"), app_id=APP, registry=MemoryMesh()))
+        worker = await stack.enter_async_context(working(runtime, _worker(max_tasks=7)))
+        assert (await _run(runtime, "all", 200)).output == str(2 * sum(range(200)))
+        assert (await _run(runtime, "counts", 0)).output == "4"
+        failed = await _run(runtime, "fails")
+        assert (failed.state.status, failed.failure and failed.failure.type) == (Status.FAILED, "ValueError")
+        assert (await _run(runtime, "parent", 1, id_="p")).output == '[8, 6, "ValueError"]'
+        assert len(worker.tasks) == 200 + 5 + 1 + 3 + 3 + 1  # None ran twice.
+        waits = await ask(runtime, START, APP, Start("waits", "w"))
+        await ask(runtime, RAISE_EVENT, APP, RaiseEvent(waits, "go", "7"))
+        assert (await _end(runtime, waits)).output == "7"
+
+
+async def test_what_is_done_to_instances() -> None:
+    async with AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(node("memory:", unique("n"), app_id=APP, registry=MemoryMesh()))
+        with pytest.raises(WorkflowNotFoundError):
+            await ask(runtime, WAIT, APP, Wait("none"))
+        assert await ask(runtime, GET, APP, Get("none")) is None
+        # Without a worker an instance is kept, and ended; nobody has to be there.
+        await ask(runtime, START, APP, Start("waits", "w"))
+        with pytest.raises(WorkflowExistsError):
+            await ask(runtime, START, APP, Start("waits", "w"))
+        with pytest.raises(WorkflowNotEndedError):
+            await ask(runtime, PURGE, APP, Purge("w"))
+        await ask(runtime, TERMINATE, APP, Terminate("w", '"over"'))
+        ended = await _end(runtime, "w")
+        assert (ended.state.status, ended.output) == (Status.TERMINATED, '"over"')
+        await ask(runtime, START, APP, Start("chain", "c", "1"))
+        assert (await ask(runtime, GET, APP, Get("c"))).state.status == Status.PENDING
+        worker = await stack.enter_async_context(working(runtime, _worker()))
+        assert (await _end(runtime, "c")).output == "8"
+        again = await ask(runtime, RERUN, APP, Rerun("c", 2, input="10", overwrite=True))
+        assert (await _end(runtime, again)).output == "40"
+        assert worker.tasks == [("double", each) for each in (1, 2, 4, 10, 20)]
+        shown = await ask(runtime, SHOW, APP, Show("c"))
+        assert (shown.owner is None, shown.workers, shown.tasks) == (False, {"test": 1}, ())
+        listed = [each.id for each in (await ask(runtime, LIST, APP, List(name="chain"))).views]
+        assert sorted(set(listed)) == sorted(["c", again])
+        told = await ask(runtime, PURGE_MANY, APP, PurgeMany())
+        assert (told.count, told.complete) == (3, True)
+        assert (await ask(runtime, LIST, APP, List())).views == []
