@@ -12,7 +12,7 @@ import pytest
 
 from mesh.errors import DeadlineExceededError, StateError
 from mesh.ownership.errors import NotOwnerError
-from mesh.workflows.actions import Action, Answer, Complete, CreateChild, CreateTimer, ScheduleTask, SendEvent
+from mesh.workflows.actions import Action, Answer, Complete, CreateChild, ScheduleTask, SendEvent
 from mesh.workflows.engine import Engine
 from mesh.workflows.errors import (
     WorkflowEndedError,
@@ -48,7 +48,7 @@ class _Node:
         self.told: list[tuple[str, str, AnyMessage]] = []
         self.tell_others: Callable[[str, AnyMessage], Awaitable[Told]] = self._tell_here
         self.turn: Callable[[TurnWork], Awaitable[Answer]] = self._turn
-        self.task: Callable[[TaskWork], Awaitable[TaskResult]] = self._task
+        self.task: Callable[[TaskWork], Awaitable[TaskResult | None]] = self._task
         self.commits = MemoryCommits(disk)
         self.dispatch = PullDispatch(tasks, lambda work: self.turn(work), lambda work: self.task(work))
         self.engine = Engine(
@@ -76,7 +76,7 @@ class _Node:
         return await self.tell(Start("program", execution, input=json.dumps(steps)), id)
 
     async def ended(self, id: str = REF.id) -> State:
-        await self.engine.wait(Ref(0, id), lambda state: state is not None and state.ended is not None, clock() + 1e6)
+        await self.engine.wait(Ref(0, id), lambda state: state is not None and state.ended is not None, clock() + 1000)
         return self.state(id)
 
     def state(self, id: str = REF.id) -> State:
@@ -174,6 +174,7 @@ async def test_what_was_not_begun_when_its_asker_went_is_not_done() -> None:
         node.disk.pause = lambda: asyncio.sleep(1)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(node.tell(Raise("first")))
+            await asyncio.sleep(0.1)
             with pytest.raises(DeadlineExceededError):
                 await node.tell(Raise("second"), seconds=0.5)
         await asyncio.sleep(20)
@@ -186,17 +187,16 @@ async def test_what_was_not_begun_when_its_asker_went_is_not_done() -> None:
 @_live
 async def test_what_only_waits_is_not_in_memory_and_timers_are_exact() -> None:
     async with _node(memory_bytes=50_000) as node:
-        node.commits.take  # noqa: B018 - it is there
-        waits = {f"t{number}": 3600.0 * 24 * 365 + number * 0.0125 for number in range(300)}
+        waits = {f"t{number}": 600.0 + number * 0.0125 for number in range(300)}
         for id, seconds in waits.items():
             await node.start(["timer", seconds], id=id)
         await node.start(["event", "e"], id="idle")
         await asyncio.sleep(60)
         assert node.engine.loaded[0] < 25
         assert node.engine.loaded[1] <= 50_000
+        await asyncio.sleep(600)
         for id in waits:
-            await node.ended(id)
-        for id in waits:
+            assert node.state(id).status == Status.COMPLETED
             fired = next(event for event in node.events(id) if isinstance(event, TimerFired))
             assert 0 <= fired.at - (fired.fire_at[0] + fired.fire_at[1] / 1e9) < 0.002
         await node.tell(Raise("e"), "idle")
@@ -261,7 +261,8 @@ async def test_who_leaves_writes_what_it_holds_and_runs_nothing_more() -> None:
             go_on.set()
         with pytest.raises(NotOwnerError):
             await seen
-        assert [event.task for event in node.state().inbox if isinstance(event, TaskCompleted)] == [1, 2]
+        stored = (*node.events(), *node.state().inbox)
+        assert [event.task for event in stored if isinstance(event, TaskCompleted)] == [1, 2]
         other.engine.take(0, 4)
         assert (await other.ended()).status == Status.COMPLETED
         assert sorted(ran) == [1, 2]
@@ -383,11 +384,11 @@ async def test_a_lost_activity_runs_again_as_another_attempt_if_it_had_begun() -
     async with _node() as node:
         works: list[TaskWork] = []
 
-        async def task(work: TaskWork) -> TaskResult:
+        async def task(work: TaskWork) -> TaskResult | None:
             works.append(work)
             if len(works) < 3:
                 node.engine.task_lost(REF, work, begun=len(works) == 2)
-                return TaskResult(failure=Failure("Late", "it was given up"))
+                return None
             return TaskResult("1")
 
         node.task = task
@@ -597,4 +598,4 @@ async def test_open_tasks_are_told_of() -> None:
         assert (work.name, work.attempt, out) == ("task", 1, True)
         go_on.set()
         await node.ended()
-        assert node.engine.open_tasks(REF) == []
+        assert not node.engine.open_tasks(REF)

@@ -25,8 +25,8 @@ from mesh.workflows.messages import AnyMessage, Purge, Raise, Resume, Start, Sus
 from mesh.workflows.state import Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 from tests.support import virtual_time
-from tests.support.workflows import Disk, Fault, MemoryCommits, PullDispatch
 from tests.support.workflow_programs import answer, events_of, expected, program
+from tests.support.workflows import Disk, Fault, MemoryCommits, PullDispatch
 
 PARTITIONS = 3
 APP = "shop"
@@ -65,6 +65,7 @@ class _Dispatch(PullDispatch):
         if self.dead:
             return
         result = await self._task(work)
+        assert result is not None
         fault = self.chance.random() if self.faulty() else 1.0
         if fault < 0.1:
             self.engine.task_lost(ref, work, begun=self.chance.random() < 0.5)
