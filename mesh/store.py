@@ -20,6 +20,7 @@ from mesh.errors import (
     FeatureNotSupportedError,
     InvalidEtagError,
     MeshError,
+    OutcomeUnknownError,
     StateError,
 )
 from mesh.query import Queried, Query
@@ -41,6 +42,7 @@ MAX_PARALLEL = 100
 CAPABILITIES = ("ETAG", "TRANSACTIONAL", "TTL", "ACTOR", "KEYS")
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
+_ALL_ALIKE = (ConflictError, OutcomeUnknownError)
 
 
 class Concurrency(StrEnum):
@@ -168,22 +170,36 @@ class StateStore:
     async def write_guarded(self, items: Sequence[tuple[Item, Item]]) -> Sequence[MeshError | None]:
         """Write each item if what is only checked beside it holds, as ``write`` does in a transaction of both.
 
-        No two are of one key. Gives what each came to; in what order they are done, and how many at once, is the
-        store's. One that writes many so, faster than one after the other, overrides it.
+        No two are of one key, and they have no condition of their own. Gives what each came to; in what order they are
+        done, and how many at once, is the store's.
         """
         results: list[MeshError | None] = [None] * len(items)
-        waiting = iter(enumerate(items))
+        by_check: dict[tuple[str, str | None], list[int]] = {}
+        for place, (_, check) in enumerate(items):
+            by_check.setdefault((check.key, check.etag), []).append(place)
+        most = (self.max_transaction or len(items) + 1) - 1  # Those of one check would wait for each other otherwise.
+        waiting = iter(
+            [each[start : start + most] for each in by_check.values() for start in range(0, len(each), most)]
+        )
 
-        async def write() -> None:
-            for index, pair in waiting:
-                try:
-                    await self.write(pair)
-                except MeshError as error:
-                    results[index] = error
+        async def write(places: Sequence[int]) -> None:
+            try:
+                await self.write([*(items[place][0] for place in places), items[places[0]][1]])
+            except MeshError as error:
+                if len(places) > 1 and not error.retryable and not isinstance(error, _ALL_ALIKE):
+                    for place in places:  # One of them is refused: the others are not.
+                        await write([place])
+                else:
+                    for place in places:
+                        results[place] = error
+
+        async def work() -> None:
+            for places in waiting:
+                await write(places)
 
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(MAX_PARALLEL, len(items))):
-                tasks.create_task(write(), name="state-write-guarded")
+            for _ in range(min(MAX_PARALLEL, len(by_check))):
+                tasks.create_task(work(), name="state-write-guarded")
         return results
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
