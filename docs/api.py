@@ -16,6 +16,7 @@ __all__ = ["table"]
 
 HEAD = "| block | what | HTTP | gRPC |\n| --- | --- | --- | --- |\n"
 NONE = "–"
+_PARTS = {"actor_": "actors", "workflow_": "workflows"}  # Blocks whose routes stand in several modules.
 
 
 def table() -> str:
@@ -50,8 +51,9 @@ def table() -> str:
 
 
 def _key(answer: Callable[..., object]) -> tuple[str, str]:
-    module = answer.__module__.rpartition(".")[2]  # Those of actors are several.
-    return "actors" if module.startswith("actor_") else module, answer.__name__.removesuffix("_rpc")
+    module = answer.__module__.rpartition(".")[2]
+    whole = next((whole for begin, whole in _PARTS.items() if module.startswith(begin)), module)
+    return whole, answer.__name__.removesuffix("_rpc")
 
 
 def _said(answer: Callable[..., object]) -> str:
