@@ -90,7 +90,7 @@ class Item:
             self.answer.set_result(answer)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class Handed:
     """The work that the workers of a gateway have: finds what an answer is to, once.
 
