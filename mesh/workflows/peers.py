@@ -1,4 +1,4 @@
-"""Nodes that run activities for others, as those who give out work see them; `mesh/workflows/remote.py` reaches them."""
+"""Nodes that run activities for others, as those see them who give out work; ``remote.py`` reaches them."""
 
 from __future__ import annotations
 
