@@ -8,45 +8,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
-from aiohttp import web
 
 from gateway.cli.dispatch import main
-from tests.http.harness import App, Backbone, Got, Node, gateway, yaml
+from tests.http.harness import Backbone, Node, gateway, yaml
+from tests.http.workflow_app import Worker
 from tests.support.eventually import eventually
 
 W, MESH = "/v1.0/workflows/dapr", "/v1.0/mesh/workflows"
-
-
-class Worker(App):
-    """Runs ``order``: charges, waits for ``go``, and gives what it brings; ``charge`` fails as often as it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fails = False
-        self.answers["/workflow/run/order"] = lambda got, _: web.Response(body=orjson.dumps(self._turn(got.json)))
-        self.answers["/workflow/activity/charge"] = lambda got, _: self._charge()
-
-    def _charge(self) -> web.StreamResponse:
-        if self.fails:
-            return web.Response(status=422, body=b'{"type": "Refused", "message": "no"}')
-        return web.Response(body=b'{"ok": true}')
-
-    def _turn(self, turn: dict[str, Any]) -> dict[str, object]:
-        history = turn["history"]
-        raised = [each["data"] for each in history if each["event"] == "raised"]
-        failed = [each["error"]["message"] for each in history if each["event"] == "failed"]
-        actions = [{"activity": "charge", "input": turn["input"]}, {"wait": "go"}]
-        if failed:
-            return {"actions": actions, "fail": {"type": "Refused", "message": failed[0]}}
-        return {"actions": actions, "complete": raised[0]} if raised else {"actions": actions, "status": "waiting"}
-
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path == "/dapr/config":
-            self.init.append(Got(request.method, request.raw_path, [], b""))
-            return web.Response(body=b'{"workflows": ["order"], "activities": ["charge"]}')
-        return await super()._handle(request)
 
 
 @pytest.fixture
@@ -188,3 +157,21 @@ async def test_the_command(
         assert [line for line in lines if "charge #" in line and "failed in" in line and "Refused: no" in line]
         assert json.loads(await mesh("list", "-s", "failed", "-o", "json"))[0]["instanceID"] == "o-1"
         assert json.loads(await mesh("purge", "--all", "-o", "json")) == {"purged": 1}
+
+
+async def test_what_is_kept(memory: Backbone, worker: Worker, tmp_path: Path) -> None:
+    """What a Configuration says is to be kept for no time is gone at once; what it says nothing of stays."""
+    file = tmp_path / "kept.yaml"
+    file.write_text(yaml("Configuration", "c", {"workflow": {"stateRetentionPolicy": {"failed": "0s"}}}))
+    async with gateway(memory, tmp_path, app=worker, app_id="shop", configuration_files=(file,)) as node:
+        await post(node, f"{W}/order/start?instanceID=good")
+        await post(node, f"{W}/good/raiseEvent/go", 1)
+        await until(node, "good", "COMPLETED")
+        worker.fails = True
+        await post(node, f"{W}/order/start?instanceID=bad")
+
+        async def gone() -> None:
+            assert (await node.get(f"{W}/bad")).status == 404
+
+        await eventually(gone)
+        assert (await node.get(f"{W}/good")).status == 200
