@@ -13,9 +13,11 @@ import pytest
 from gateway.cli.dispatch import main
 from tests.http.harness import Backbone, Node, gateway, yaml
 from tests.http.workflow_app import Worker
+from tests.support.collector import Collector
 from tests.support.eventually import eventually
 
 W, MESH = "/v1.0/workflows/dapr", "/v1.0/mesh/workflows"
+NAMES = ("create_orchestration||order", "orchestration||order", "activity||charge")
 
 
 @pytest.fixture
@@ -175,3 +177,27 @@ async def test_what_is_kept(memory: Backbone, worker: Worker, tmp_path: Path) ->
 
         await eventually(gone)
         assert (await node.get(f"{W}/good")).status == 200
+
+
+async def test_spans(memory: Backbone, worker: Worker, tmp_path: Path) -> None:
+    """A start, the execution below it, and an activity below that, whose worker is told of it; all of one trace."""
+    async with Collector() as collector:
+        tracing = {"samplingRate": "1", "zipkin": {"endpointAddress": collector.url}}
+        file = tmp_path / "tracing.yaml"
+        file.write_text(yaml("Configuration", "c", {"tracing": tracing}))
+        async with gateway(memory, tmp_path, app=worker, app_id="shop", configuration_files=(file,)) as node:
+            await post(node, f"{W}/order/start?instanceID=o-1")
+            await post(node, f"{W}/o-1/raiseEvent/go", 1)
+            await until(node, "o-1", "COMPLETED")
+
+            def all_there() -> None:
+                assert set(NAMES) <= {each.name for each in collector.spans}
+
+            await eventually(all_there)
+    spans = {each.name: each for each in collector.spans}
+    create, order, charge = (spans[each] for each in NAMES)
+    assert order.is_below(create)
+    assert charge.is_below(order)
+    assert order.tags["durabletask.runtime_status"] == "COMPLETED"
+    (told,) = worker.at("/workflow/activity/charge")
+    assert told.headers["traceparent"].split("-")[1:3] == charge.traceparent.split("-")[1:3]
