@@ -112,7 +112,8 @@ class Keeping:
                             self._running.kick(entry)
                     await self._scan(held)
                 except MeshError as error:
-                    logger.warning("partition %d of workflows is read again: %s", held.partition, error)
+                    level = logging.DEBUG if isinstance(error, NotOwnerError) else logging.WARNING
+                    logger.log(level, "partition %d of workflows is read again: %s", held.partition, error)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, PAUSES[1])
                 else:
