@@ -20,6 +20,7 @@ from mesh.workflows.events import ChildCreated, ChildFailed
 from mesh.workflows.keeping import DRAIN_SECONDS, Keeping
 from mesh.workflows.memory import Asked, Entry, Held, Impossible, Opening
 from mesh.workflows.messages import AnyMessage, Purge, Told
+from mesh.workflows.observed import below
 from mesh.workflows.running import Observer, Running
 from mesh.workflows.state import State
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
@@ -265,7 +266,7 @@ class Engine:
             task.at,
             task.input,
             task.version,
-            task.trace,
+            task.trace or (None if instance.started is None else below(instance.started.trace, state.execution)),
         )
 
     async def turned(self, work: TurnWork, answer: Answer) -> None:
