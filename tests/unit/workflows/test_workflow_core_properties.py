@@ -1,0 +1,241 @@
+"""Programs come to what they should, whatever is lost, late, told twice, suspended or reloaded on the way.
+
+This is the core alone: a step that is made is committed, or is as if it had never been made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh.workflows import decide, finishing, retrying
+from mesh.workflows.actions import Answer
+from mesh.workflows.events import EventRaised, Failure
+from mesh.workflows.instance import TIMER, Turn, outcome
+from mesh.workflows.messages import Raise, Resume, Start, Suspend, Terminate
+from mesh.workflows.state import Sent, Status, Step
+from tests.support.workflow_core_programs import EVENT, Code, Steps, expected, program_input
+from tests.support.workflow_rules import Flow
+
+SIMPLE = st.one_of(
+    st.sampled_from([["task"], ["retried"], ["race"], ["timer"], ["wait"], ["renew"]]),
+    st.integers(0, 3).map(lambda number: ["tasks", number]),
+)
+PROGRAMS = st.lists(
+    st.one_of(SIMPLE, st.lists(SIMPLE, max_size=3).map(lambda steps: ["child", steps])), min_size=1, max_size=6
+)
+KINDS = "begin begin answer answer lose late discard work work fire absorb reload suspend resume raise twice send"
+MOVES = st.lists(st.tuples(st.sampled_from(KINDS.split()), st.integers(0, 5)), max_size=60)
+ROOT = "o-1"
+
+
+class World:
+    """A root and its children, each with what is in memory about it alone."""
+
+    def __init__(self, steps: Steps, *, whole: bool) -> None:
+        self.flows: dict[str, Flow] = {ROOT: Flow(Start("program", "e-1", input=program_input(steps)))}
+        self.out: dict[str, tuple[Turn, Answer]] = {}
+        self.late: list[tuple[str, Turn, Answer]] = []
+        self.raised: Counter[str] = Counter()
+        self.whole = whole
+        self.now = self.flows[ROOT].now
+
+    def move(self, what: str, number: int) -> None:
+        ids = sorted(self.flows)
+        id = ids[number % len(ids)]
+        flow = self.flows[id]
+        flow.now = self.now
+        match what:
+            case "begin":
+                self.begin(id)
+            case "answer":
+                self.answer(id)
+            case "lose":
+                self.lose(id)
+            case "late" if self.late:
+                self.answer_late(*self.late[number % len(self.late)])
+            case "discard" if id in self.out:
+                turn, answer = self.out[id]
+                finishing.finish(flow.instance, turn, answer, self.now, "unused")
+            case "work":
+                self.work(id, number)
+            case "fire":
+                flow.fire()
+                self.now += number / 2
+            case "absorb":
+                flow.absorb()
+            case "reload":
+                self.lose(id)
+                flow.reload()
+            case "suspend":
+                flow.tell(Suspend(), turn=self.turn(id))
+            case "resume":
+                flow.tell(Resume(), turn=self.turn(id))
+            case "raise" if flow.state.ended is None:
+                self.raise_next(id)
+            case "twice" if self.raised[id] and flow.state.ended is None:
+                last = self.raised[id]
+                flow.tell(Raise("go", str(last), f"{id}-{last}"), turn=self.turn(id))
+            case "send" if flow.state.outbox:
+                self.deliver(id, flow.state.outbox[0], acknowledged=number % 2 == 0)
+            case _:
+                pass
+
+    def turn(self, id: str) -> Turn | None:
+        return self.out[id][0] if id in self.out else None
+
+    def begin(self, id: str) -> bool:
+        flow = self.flows[id]
+        if id in self.out or (turn := finishing.begin(flow.instance, flow.volatile, self.now)) is None:
+            return False
+        self.out[id] = turn, Code().run(flow.instance.history, turn.new, whole=self.whole)
+        return True
+
+    def answer(self, id: str) -> bool:
+        if id not in self.out:
+            return False
+        turn, answer = self.out.pop(id)
+        flow = self.flows[id]
+        step = finishing.finish(flow.instance, turn, answer, self.now, f"{flow.state.execution}+")
+        if step is not None:
+            flow.commit(step)
+        self.late.append((id, turn, answer))
+        return True
+
+    def lose(self, id: str) -> None:
+        if id in self.out:
+            self.late.append((id, *self.out.pop(id)))
+
+    def answer_late(self, id: str, turn: Turn, answer: Answer) -> None:
+        state = self.flows[id].state
+        if (turn.generation, turn.number) != (state.generation, state.turns + 1) or state.ended is not None:
+            assert finishing.finish(self.flows[id].instance, turn, answer, self.now, "unused") is None
+
+    def work(self, id: str, number: int) -> bool:
+        flow = self.flows[id]
+        held = {key[1] for event in flow.volatile if (key := outcome(event)) is not None and key[0] != TIMER}
+        waiting = retrying.waiting(flow.instance, self.now)
+        ready = [task for task in sorted(flow.instance.tasks) if task not in held and task not in waiting]
+        if not ready:
+            return False
+        task = flow.instance.tasks[ready[number % len(ready)]]
+        attempt = flow.instance.attempts.get(task.id, 1)
+        broken = Failure("Broken", "once more") if task.retry is not None and attempt < 3 else None
+        flow.resolve(task.id, task.input, broken, attempt=attempt)
+        if broken is not None:
+            flow.absorb()
+        return True
+
+    def raise_next(self, id: str) -> None:
+        flow = self.flows[id]
+        self.raised[id] += 1
+        number = self.raised[id]
+        flow.tell(Raise("go", str(number), f"{id}-{number}"), turn=self.turn(id))
+
+    def deliver(self, id: str, sent: Sent, *, acknowledged: bool) -> None:
+        target = self.flows.get(sent.instance)
+        if isinstance(sent.message, Start):
+            step = decide.start("shop", sent.instance, target and target.state, sent.message, self.now)
+            if target is None:
+                self.flows[sent.instance] = Flow(sent.message, id=sent.instance)
+            elif step is not None:
+                self.lose(sent.instance)
+                target.commit(step)
+        elif target is not None:
+            target.now = self.now
+            target.tell(sent.message, turn=self.turn(sent.instance))
+        if acknowledged:
+            flow = self.flows[id]
+            flow.commit(Step(decide.delivered(flow.state, {sent.number})))
+
+    def settle(self) -> None:
+        """Let everything come to its end."""
+        for _ in range(500):
+            moved = [self.advance(id) for id in sorted(self.flows)]
+            if not any(moved):
+                if all(flow.state.ended is not None for flow in self.flows.values()):
+                    return
+                self.nudge()
+        raise AssertionError(f"it does not end: {[(flow.id, flow.status, flow.kinds) for flow in self.flows.values()]}")
+
+    def advance(self, id: str) -> bool:
+        flow = self.flows[id]
+        flow.now = self.now
+        moved = flow.tell(Resume(), turn=self.turn(id)) is not None
+        for sent in flow.state.outbox:
+            self.deliver(id, sent, acknowledged=True)
+            moved = True
+        while self.work(id, 0):
+            moved = True
+        return self.begin(id) | self.answer(id) | moved
+
+    def nudge(self) -> None:
+        """Raise the events that are waited for, or have time pass."""
+        for id, flow in self.flows.items():
+            code = Code()
+            code.run(flow.instance.history, (), whole=True)
+            if flow.state.ended is None and code.wants_event:
+                self.raise_next(id)
+        self.now += 1
+        for flow in self.flows.values():
+            flow.now = self.now
+            flow.fire()
+
+    def check(self) -> None:
+        for flow in self.flows.values():
+            assert flow.state.outbox == ()
+            history = flow.instance.history
+            outcomes = Counter(key for event in history if (key := outcome(event)) is not None)
+            assert all(count == 1 for count in outcomes.values())
+            tokens = Counter(event.token for event in history if isinstance(event, EventRaised) and event.token)
+            assert all(count == 1 for count in tokens.values())
+            assert flow.kinds.count("Completed") == 1
+
+
+def numbers(wanted: Any, given: Any) -> list[int]:
+    """Compare what came out with what should; gives the numbers of the events, in order."""
+    if wanted == EVENT:
+        assert isinstance(given, int)
+        return [given]
+    if isinstance(wanted, list):
+        assert len(wanted) == len(given)
+        return [number for pair in zip(wanted, given, strict=True) for number in numbers(*pair)]
+    assert wanted == given
+    return []
+
+
+@settings(max_examples=120, deadline=None)
+@given(PROGRAMS, MOVES, st.booleans())
+def test_every_program_comes_to_its_end_once(steps: Steps, moves: list[tuple[str, int]], whole: bool) -> None:
+    world = World(steps, whole=whole)
+    for what, number in moves:
+        world.move(what, number)
+    world.settle()
+    world.check()
+    root = world.flows[ROOT]
+
+    assert root.status == Status.COMPLETED
+    out, wanted = json.loads(root.instance.history[-1].result), expected(steps)
+    numbers(wanted, out)
+    own = [number for step, number in zip(wanted, out, strict=True) if step == EVENT]
+    assert own == list(range(1, len(own) + 1))  # Each event once, in order, over all executions.
+
+
+@settings(max_examples=60, deadline=None)
+@given(PROGRAMS, MOVES, st.booleans())
+def test_terminated_at_any_time_it_has_ended_with_all_its_children(
+    steps: Steps, moves: list[tuple[str, int]], whole: bool
+) -> None:
+    world = World(steps, whole=whole)
+    for what, number in moves:
+        world.move(what, number)
+    root = world.flows[ROOT]
+    if root.state.ended is None:
+        root.tell(Terminate(recursive=True), turn=world.turn(ROOT))
+        assert root.status == Status.TERMINATED
+    world.settle()
+    world.check()
