@@ -22,13 +22,15 @@ from tests.support.workflow_programs import EVENT, Code, Steps, expected, progra
 from tests.support.workflow_rules import Flow
 
 SIMPLE = st.one_of(
-    st.sampled_from([["task"], ["retried"], ["race"], ["timer"], ["wait"], ["renew"]]),
+    st.sampled_from([["task"], ["retried"], ["race"], ["timer"], ["wait"], ["wait"], ["renew"], ["renew"]]),
     st.integers(0, 3).map(lambda number: ["tasks", number]),
 )
 PROGRAMS = st.lists(
     st.one_of(SIMPLE, st.lists(SIMPLE, max_size=3).map(lambda steps: ["child", steps])), min_size=1, max_size=6
 )
-KINDS = "begin begin answer answer lose late discard work work fire absorb reload suspend resume raise twice send"
+KINDS = (
+    "begin answer meanwhile meanwhile lose late discard work work fire absorb reload suspend resume raise twice send"
+)
 MOVES = st.lists(st.tuples(st.sampled_from(KINDS.split()), st.integers(0, 5)), max_size=60)
 ROOT = "o-1"
 
@@ -53,6 +55,11 @@ class World:
             case "begin":
                 self.begin(id)
             case "answer":
+                self.answer(id)
+            case "meanwhile":
+                self.begin(id)
+                for move in ("work", "absorb", ("raise", "suspend", "twice", "raise", "work", "send")[number]):
+                    self.move(move, ids.index(id))
                 self.answer(id)
             case "lose":
                 self.lose(id)
