@@ -26,12 +26,12 @@ SIMPLE = st.one_of(
     st.integers(0, 3).map(lambda number: ["tasks", number]),
 )
 PROGRAMS = st.lists(
-    st.one_of(SIMPLE, st.lists(SIMPLE, max_size=3).map(lambda steps: ["child", steps])), min_size=1, max_size=6
+    st.one_of(SIMPLE, st.lists(SIMPLE, max_size=3).map(lambda steps: ["child", steps])), min_size=2, max_size=6
 )
 KINDS = (
     "begin answer meanwhile meanwhile lose late discard work work fire absorb reload suspend resume raise twice send"
 )
-MOVES = st.lists(st.tuples(st.sampled_from(KINDS.split()), st.integers(0, 5)), max_size=60)
+MOVES = st.lists(st.tuples(st.sampled_from(KINDS.split()), st.integers(0, 5)), min_size=20, max_size=60)
 ROOT = "o-1"
 
 
