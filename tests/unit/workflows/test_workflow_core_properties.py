@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mesh.workflows import decide, finishing, retrying
@@ -217,6 +217,8 @@ def numbers(wanted: Any, given: Any) -> list[int]:
 
 @settings(max_examples=120, deadline=None)
 @given(PROGRAMS, MOVES, st.booleans())
+@example([["renew"], ["wait"]], [("meanwhile", 0)], False)  # Raised while a turn is out that begins anew.
+@example([["renew"], ["wait"], ["wait"]], [("meanwhile", 0), ("twice", 0), ("meanwhile", 2), ("twice", 0)], False)
 def test_every_program_comes_to_its_end_once(steps: Steps, moves: list[tuple[str, int]], whole: bool) -> None:
     world = World(steps, whole=whole)
     for what, number in moves:
