@@ -31,7 +31,7 @@ from mesh.timers.fence import Fence
 from mesh.workflows import record
 from mesh.workflows.contracts import Loaded, Saved
 from mesh.workflows.errors import WorkflowTooLargeError, WorkflowUnreadableError
-from mesh.workflows.grouping import Grouping
+from mesh.workflows.grouping import WRITE_SECONDS, Grouping
 from mesh.workflows.reading import Beside
 from mesh.workflows.record import Garbage, Kept, Keys, decode, instance_of, plan
 from mesh.workflows.state import State, Step
@@ -58,7 +58,15 @@ class _Owned:
 class Committer:
     """Keeps the instances of a kind (a `mesh.workflows.contracts.Commits`), while it runs."""
 
-    def __init__(self, kind: str, live: StateStore, ended: StateStore, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        kind: str,
+        live: StateStore,
+        ended: StateStore,
+        clock: Callable[[], float] = time.time,
+        *,
+        seconds: float = WRITE_SECONDS,
+    ) -> None:
         """Touch nothing yet.
 
         Args:
@@ -67,11 +75,12 @@ class Committer:
                 listing of keys, which are dotted paths.
             ended: Has those that have been; as ``live``, and what is in it may expire.
             clock: Unix time in seconds.
+            seconds: How long a write may take. What is read is bounded by the stores, or by who asks.
         """
         self._kind = kind
         self._keys = Keys(kind)
         self._live, self._ended = live, ended
-        self._live_group, self._ended_group = Grouping(live), Grouping(ended)
+        self._live_group, self._ended_group = Grouping(live, seconds), Grouping(ended, seconds)
         self._clock = clock
         self._owned: dict[int, _Owned] = {}
         self._cleaning = asyncio.Semaphore(CLEANING)
