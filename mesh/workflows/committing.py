@@ -6,6 +6,7 @@ before that is what it reads; what such a one writes later conflicts. Of one ins
 at an owner. A write whose outcome is not known has the fence taken anew, so that it conflicts if it is yet to come; and
 the instance is read again before anything else happens to it. Other writes that were on their way under the former
 fence conflict as well, and are written again as they are, which nobody can have forestalled.
+Reading begins with the fence, too: of what came between it and the next step, that would write over chunks and blobs.
 
 What lies beside a record is written before it, under the fence as well, and means nothing without it. So whatever is
 read is an instance as a step has left it.
@@ -142,6 +143,7 @@ class Committer:
 
     async def load(self, partition: int, instance: str) -> Loaded | None:
         """Read one that has not been put away, or has: then by ``State.ended``."""
+        await self._of(partition).live.take()  # What is still on its way under a former one must not come behind this.
         found, put_away = await self._live.get(self._keys.live_of(partition, instance), strong=True), False
         if found is None:
             found, put_away = await self._ended.get(self._keys.ended_of(partition, instance), strong=True), True

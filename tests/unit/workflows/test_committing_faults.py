@@ -116,9 +116,10 @@ class Life:
         """Read it, and check that it is as the last step left it, or as the one did whose outcome was not known."""
         while True:
             try:
-                found = await owner.load(PARTITION, self.id)
+                async with asyncio.timeout(0.2):
+                    found = await owner.load(PARTITION, self.id)
                 break
-            except StateError:
+            except (StateError, TimeoutError):
                 continue
         if found is None:
             assert self.state is None
