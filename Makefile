@@ -95,9 +95,9 @@ proto: $(STAMP) ## compile the messages of gRPC
 compose-test: $(STAMP) ## run the stacks of compose.yaml with a Docker engine: make compose-test BROKER=nats
 	COMPOSE_TEST=true $(BIN)/python -m pytest $(PYTEST_ARGS) -s tests/compose $(if $(filter-out all,$(BROKER)),--broker $(BROKER))
 
-bench: $(STAMP) ## measure, against the same work without brokermesh; the backbones: make bench BACKBONE=all; components: COMPONENTS=all
-	$(BIN)/python -m bench $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(COMPONENTS),--components $(filter-out all,$(COMPONENTS)))
-ifeq ($(BACKBONE)$(COMPONENTS),)
+bench: $(STAMP) ## measure, against the same work without brokermesh; the backbones: make bench BACKBONE=all; components: COMPONENTS=all; workflows: WORKFLOWS=all
+	$(BIN)/python -m bench $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(COMPONENTS),--components $(filter-out all,$(COMPONENTS))) $(if $(WORKFLOWS),--workflows $(filter-out all,$(WORKFLOWS)))
+ifeq ($(BACKBONE)$(COMPONENTS)$(WORKFLOWS),)
 	$(BIN)/python -m bench --only watch
 	$(BIN)/python -m bench --only actors
 endif

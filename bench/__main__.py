@@ -1,7 +1,7 @@
 """``python -m bench``: measure, print, write ``bench/RESULTS.md``.
 
-With ``--backbone``, ``--components``, or ``--only`` one of ``bindings``, ``watch`` and ``actors``, write
-``bench/RESULTS-….md``.
+With ``--backbone``, ``--components``, ``--workflows``, or ``--only`` one of ``bindings``, ``watch`` and ``actors``,
+write ``bench/RESULTS-….md``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import nats.errors
 import uvloop
 
-from bench import actors, bindings, components, components_report, watch_and_guard
+from bench import actors, bindings, components, components_report, watch_and_guard, workflows
 from bench.actors import ActorResults
 from bench.backbone_report import BackboneResults, described
 from bench.backbones import PLAN, QUICK_PLAN, measure
@@ -32,6 +32,7 @@ from bench.native import CLIENTS
 from bench.processes import Stage
 from bench.report import Results, machine, show
 from bench.watch_and_guard import WatchResults
+from bench.workflows import WorkflowResults
 from bench.works import WORKS, measured
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -40,6 +41,7 @@ BACKBONE_SECONDS = 120.0
 COMPONENT_SECONDS = 180.0
 WATCH_SECONDS = 300.0
 ACTOR_SECONDS = 300.0
+WORKFLOW_SECONDS = 900.0
 QUICK_SECONDS = 115.0
 NAMES = (*WORKS, "idle")
 ALONE = ("bindings", "watch", "actors")
@@ -63,6 +65,13 @@ def _parse(words: list[str]) -> argparse.Namespace:
         metavar="PART,…",
         help=f"measure components beside their drivers: all, or some of {', '.join(PARTS)}",
     )
+    parser.add_argument(
+        "--workflows",
+        nargs="?",
+        const=",".join(workflows.STORES),
+        metavar="STORE,…",
+        help=f"measure workflows on all stores, or on some of {', '.join(workflows.STORES)}",
+    )
     parser.add_argument("--quick", action="store_true", help="short rounds, for a first look")
     parser.add_argument("--output", choices=("table", "json"), default="table", help="what goes to stdout")
     parser.add_argument(
@@ -74,13 +83,19 @@ def _parse(words: list[str]) -> argparse.Namespace:
     found.only = [name.strip() for name in found.only.split(",")]
     if found.components is not None:
         found.components = [name.strip() for name in found.components.split(",")]
+    if found.workflows is not None:
+        found.workflows = [name.strip() for name in found.workflows.split(",")]
     found.alone = found.only[0] if len(found.only) == 1 and found.only[0] in ALONE else None
     known_works = ALONE if found.alone else NAMES
-    for what, named, known in (("work", found.only, known_works), ("part", found.components or (), tuple(PARTS))):
+    for what, named, known in (
+        ("work", found.only, known_works),
+        ("part", found.components or (), tuple(PARTS)),
+        ("store", found.workflows or (), workflows.STORES),
+    ):
         if unknown := set(named) - set(known):
             parser.error(f"unknown {what}: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    if found.components is not None and found.backbone is not None:
-        parser.error("--backbone and --components are two runs")
+    if sum(each is not None for each in (found.backbone, found.components, found.workflows)) > 1:
+        parser.error("--backbone, --components and --workflows are runs of their own")
     return found
 
 
@@ -149,9 +164,19 @@ async def _measure_actors(plan: Plan) -> ActorResults:
         raise BenchError(f"not done within {ACTOR_SECONDS:g} s") from None
 
 
+async def _measure_workflows(stores: Sequence[str], plan: workflows.WorkflowPlan) -> WorkflowResults:
+    try:
+        async with asyncio.timeout(WORKFLOW_SECONDS) as limit:
+            return await workflows.measure(plan, stores)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise BenchError(f"not done within {WORKFLOW_SECONDS:g} s") from None
+
+
 async def _main(
     options: argparse.Namespace,
-) -> Results | BackboneResults | ComponentResults | WatchResults | ActorResults:
+) -> Results | BackboneResults | ComponentResults | WatchResults | ActorResults | WorkflowResults:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -159,6 +184,8 @@ async def _main(
     if options.backbone is not None:
         names = list(CLIENTS) if options.backbone == "all" else [options.backbone]
         return await _measure_backbones(names, QUICK_PLAN if options.quick else PLAN)
+    if options.workflows is not None:
+        return await _measure_workflows(options.workflows, workflows.QUICK_PLAN if options.quick else workflows.PLAN)
     if options.alone == "watch":
         return await _measure_watch(watch_and_guard.QUICK_PLAN if options.quick else watch_and_guard.PLAN)
     if options.alone == "actors":
@@ -192,6 +219,9 @@ def main(words: list[str]) -> int:
         pages = {options.results: results.markdown()}
     elif isinstance(results, BackboneResults) and not options.quick:
         pages = {RESULTS.with_stem(f"{RESULTS.stem}-{name}"): page for name, page in results.pages().items()}
+    elif options.workflows is not None:
+        if set(options.workflows) == set(workflows.STORES) and not options.quick:
+            pages = {RESULTS.with_stem(f"{RESULTS.stem}-workflows"): results.markdown()}
     elif options.alone is not None:
         pages = {} if options.quick else {RESULTS.with_stem(f"{RESULTS.stem}-{options.alone}"): results.markdown()}
     elif isinstance(results, ComponentResults):

@@ -100,7 +100,7 @@ class Gateway(Process):
 
 
 class Peer(Process):
-    """A process of ``bench.bare``, ``clients``, ``stores``, ``rpc`` or ``app``; told by lines of JSON."""
+    """A process of ``bench.bare``, ``clients``, ``stores``, ``rpc`` or ``app``, or a worker; told by lines of JSON."""
 
     http_port: int
 
@@ -269,6 +269,12 @@ class Stage:
         module = "bench.stores" if "store" in options else "bench.rpc" if "rpc" in options else module
         given = json.dumps({"nats": self.nats_url, **options})
         peer = await self._start(Peer, role, [sys.executable, "-m", module, role, given])
+        peer.http_port = int(str((await peer.told())["port"]))
+        return peer
+
+    async def program(self, name: str, command: Sequence[str]) -> Peer:
+        """Start a program that answers as a peer does, and wait until it is ready."""
+        peer = await self._start(Peer, name.replace(" ", "-"), list(command))
         peer.http_port = int(str((await peer.told())["port"]))
         return peer
 

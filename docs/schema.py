@@ -18,6 +18,7 @@ from mesh.resources.documents import Effect, FileModel
 from mesh.resources.schema import ComponentFile, ConfigurationFile, HTTPEndpointFile
 from mesh.resources.schema_resiliency import ResiliencyFile
 from mesh.resources.schema_subscription import V1, V2, SubscriptionV1File, SubscriptionV2File
+from mesh.resources.schema_workflow_access import WorkflowAccessPolicyFile
 from mesh.resources.settings import Setting
 
 __all__ = ["files"]
@@ -31,6 +32,7 @@ _MODELS: Mapping[str, type[FileModel]] = {
     "run-file": Template,
     "subscription-v1alpha1": SubscriptionV1File,
     "subscription-v2alpha1": SubscriptionV2File,
+    "workflowaccesspolicy": WorkflowAccessPolicyFile,
 }
 _VERSIONS = {"subscription-v1alpha1": V1, "subscription-v2alpha1": V2}
 _TEXT = ["string", "boolean", "number"]  # As YAML reads what stands there without quotes.

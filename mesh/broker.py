@@ -418,7 +418,8 @@ class KeyValue(Protocol):
 
     One that bounds its transactions says so by ``max_operations``; one that reads many faster than one by one has
     ``get_many(keys)``, which is strong; one that writes many so has ``apply_each(operations)``, which does each for
-    itself, of keys that differ, and gives ``None`` or the error of each.
+    itself, of keys that differ, and gives ``None`` or the error of each; and one that writes many so under conditions,
+    ``apply_guarded(pairs)``, likewise of pairs of a write and what is only checked for it.
 
     Attributes:
         dotted: Whether it was opened for keys that are dotted paths, so that it can be scanned.

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from mesh.broker import Entry, Write
-from mesh.errors import ConflictError, FeatureNotSupportedError, StateError, StateLimitError
+from mesh.errors import ConflictError, FeatureNotSupportedError, MeshError, StateError, StateLimitError
 
 __all__ = ["MemoryKeyValue", "check_key", "check_path", "check_prefix"]
 
@@ -77,6 +77,17 @@ class MemoryKeyValue:
             self._entries[operation.key] = Entry(operation.value, self._revision, expires_at)
             if expires_at is not None:
                 heapq.heappush(self._expiries, (expires_at, operation.key))
+
+    async def apply_guarded(self, operations: Sequence[tuple[Write, Write]]) -> Sequence[MeshError | None]:
+        """Do each write if what is checked beside it holds; gives what each came to."""
+        results: list[MeshError | None] = []
+        for pair in operations:
+            try:
+                await self.apply(pair)
+                results.append(None)
+            except MeshError as error:
+                results.append(error)
+        return results
 
     async def keys(self, prefix: str = "") -> AsyncIterator[str]:
         """Iterate over live keys, in order."""

@@ -63,6 +63,7 @@ class Dialect:
         delete: Of ``:keys``.
         delete_if: Of ``:key`` if it is live and has ``:etag_is``.
         check: Finds ``:key`` if it is live and has ``:etag_is``, and keeps others from changing it until the end.
+        check_many: Reads ``:keys`` as ``get_many`` does, and keeps others from changing them, likewise.
         keys: At most ``:limit`` live ones with ``:prefix`` behind ``:after``, in the order of their bytes.
         clean: Deletes at most ``:limit`` rows whose time is over.
         claim: Note the time of a clean-up unless one was less than ``:seconds`` ago; a row that counts says so.
@@ -87,6 +88,7 @@ class Dialect:
     delete: str
     delete_if: str
     check: str
+    check_many: str
     keys: str
     clean: str
     claim: Sequence[str]

@@ -29,7 +29,7 @@ class Step:
 
     @property
     def kind(self) -> str:
-        """Which statement does it; steps of the same kind without a condition are done by one."""
+        """Which statement does it; one does several that only check, or that have no condition."""
         if self.item.check:
             return "absent" if self.expected is ABSENT else "check"
         if self.item.value is None:
@@ -77,7 +77,7 @@ def plan(items: Sequence[Item], most: int) -> Sequence[tuple[str, Sequence[Step]
     return [
         (kind, chunk)
         for kind, group in groupby(ordered, key=lambda step: step.kind)
-        for chunk in _chunks(list(group), most if kind in ("upsert", "delete") else 1)
+        for chunk in _chunks(list(group), most if kind in ("check", "upsert", "delete") else 1)
     ]
 
 

@@ -89,6 +89,7 @@ def _dialect(
         delete=f"DELETE FROM {t} WHERE key = ANY(CAST(:keys AS text[]))",
         delete_if=f"DELETE FROM {t} WHERE {key} AND {etag_is} AND {live}",
         check=f"SELECT 1 FROM {t} WHERE {key} AND {etag_is} AND {live} FOR UPDATE",
+        check_many=f"{select} WHERE key = ANY(CAST(:keys AS text[])) AND {live} ORDER BY key FOR UPDATE",
         keys=(
             f'SELECT key FROM {t} WHERE key COLLATE "C" > CAST(:after AS text) '
             f"AND left(key, char_length(CAST(:prefix AS text))) = CAST(:prefix AS text) AND {live} "

@@ -161,6 +161,17 @@ class SQLStateStore(ComponentAdapter, StateStore):
                     return results
         return results
 
+    async def write_guarded(self, items: Sequence[tuple[Item, Item]]) -> Sequence[MeshError | None]:
+        """Write each if its check holds: all in one transaction, unless one of them cannot be done."""
+        checks = {(check.key, check.etag): check for _, check in items}
+        try:
+            await self.write([*(item for item, _ in items), *checks.values()])
+        except MeshError as error:
+            if error.retryable or isinstance(error, OutcomeUnknownError):
+                return [error] * len(items)
+            return await super().write_guarded(items)
+        return [None] * len(items)
+
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """List live keys that begin with a prefix, by their bytes; none holds a NUL, which is the least."""
         if "\0" in prefix:
@@ -215,6 +226,13 @@ class SQLStateStore(ComponentAdapter, StateStore):
                 done = await self._insert(session, item)
                 if kind == "absent" and done:  # Whoever makes the same key waits for the end of this transaction.
                     await session.count(*keys_of(dialect.delete, [item.key]))
+            case "check" if len(steps) > 1:
+                found = await session.rows(*keys_of(dialect.check_many, [step.item.key for step in steps]))
+                etags = {row[0]: dialect.etag(dialect.read(row).etag) for row in found}
+                for step in steps:
+                    if etags.get(step.item.key) != dialect.etag(step.expected):
+                        raise ConflictError(f"key {step.item.key!r} has another etag")
+                return
             case "check":
                 etag = {"etag_is": dialect.etag(steps[0].expected)}
                 done = bool(await session.rows(dialect.check, key | etag))

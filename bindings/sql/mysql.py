@@ -263,6 +263,7 @@ def _dialect(database: str, table: str, metadata: str) -> Dialect:
         delete=f"DELETE FROM {t} WHERE id IN :keys",
         delete_if=f"DELETE FROM {t} {conditions}",
         check=f"SELECT 1 FROM {t} {conditions} FOR UPDATE",
+        check_many=f"{select} WHERE id IN :keys AND {live} ORDER BY id FOR UPDATE",
         keys=(
             f"SELECT id FROM {t} WHERE {bytes_of('id')} > {bytes_of(':after')} "
             f"AND {bytes_of('LEFT(id, CHAR_LENGTH(:prefix))')} = {bytes_of(':prefix')} AND {live} "

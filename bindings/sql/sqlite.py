@@ -261,6 +261,7 @@ def _dialect(title: str, table: str, metadata: str) -> Dialect:
         delete=f"DELETE FROM {t} WHERE key IN :keys",
         delete_if=f"DELETE FROM {t} {conditions}",
         check=f"SELECT 1 FROM {t} {conditions}",
+        check_many=f"{select} WHERE key IN :keys AND {live}",
         keys=(
             f"SELECT key FROM {t} WHERE key > :after AND key >= :prefix "
             f"AND substr(key, 1, length(:prefix)) = :prefix AND {live} ORDER BY key LIMIT :limit"

@@ -242,6 +242,7 @@ def _dialect(settings: SQLServerSettings, *, binary: bool) -> Dialect:
         delete=f"DELETE FROM {t} WHERE [Key] IN :keys",
         delete_if=f"DELETE FROM {t} {conditions}",
         check=f"SELECT 1 FROM {t} WITH (UPDLOCK, HOLDLOCK) {conditions}",
+        check_many=f"{select} WITH (UPDLOCK, HOLDLOCK) WHERE [Key] IN :keys AND {live}",
         keys=(
             f"SELECT TOP (:limit) [Key] FROM {t} WHERE [Key] COLLATE {_BINARY} > :after "
             f"AND LEFT([Key], LEN(:prefix + N'.') - 1) COLLATE {_BINARY} = :prefix AND {live} "

@@ -28,8 +28,9 @@ from brokers.nats._sweep import (
 )
 from mesh.address import decode_token, encode_token
 from mesh.broker import Entry, Write
-from mesh.errors import ConflictError, StateError, StateLimitError
+from mesh.errors import ConflictError, MeshError, StateError, StateLimitError
 from mesh.key_value import check_key, check_path, check_prefix
+from mesh.tasks import task_group
 
 __all__ = ["NatsKeyValue"]
 
@@ -124,6 +125,21 @@ class NatsKeyValue:
                     await asyncio.sleep(IN_FLIGHT_WAIT)  # What it is, and whether it conflicts, is known soon.
                 tried = repaired
         self.sweeper.dead += sum([each.value is None or each.ttl is not None for each in operations if not each.check])
+
+    async def apply_guarded(self, operations: Sequence[tuple[Write, Write]]) -> Sequence[MeshError | None]:
+        """Do each write if what is checked beside it holds; each is a message, and all are on their way at once."""
+        results: list[MeshError | None] = [None] * len(operations)
+
+        async def apply(place: int) -> None:
+            try:
+                await self.apply(operations[place])
+            except MeshError as error:
+                results[place] = error
+
+        async with task_group() as tasks:
+            for place in range(len(operations)):
+                tasks.create_task(apply(place), name="nats-write-guarded")
+        return results
 
     async def _repaired(self, operations: Sequence[Write]) -> list[Write]:
         """Expect what a revision stands for now: 0 for a marker, since no key is there, another for what was swept."""

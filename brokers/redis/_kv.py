@@ -84,10 +84,27 @@ local told = table.concat(found, ' ')
 if told ~= '' then redis.call('SET', KEYS[2], told, 'PX', ARGV[1]) end
 return told
 """
+# Each for itself, behind what is only checked for it. Gives as above the numbers of those that conflict or failed.
+_GUARDED = f"""
+local done = redis.call('SET', KEYS[2], '', 'PX', ARGV[1], 'NX', 'GET')
+if done then return done end
+{_OPERATION}
+local found = {{}}
+for i = 4, #KEYS, 2 do
+  local fine, lost = pcall(function() return conflicts(i - 1) or conflicts(i) end)
+  if fine and not lost then fine = pcall(write, i) end
+  if lost or not fine then found[#found + 1] = fine and i - 2 or 2 - i end
+end
+local told = table.concat(found, ' ')
+if told ~= '' then redis.call('SET', KEYS[2], told, 'PX', ARGV[1]) end
+return told
+"""
 PUT = script(_APPLY)
 DELETE = script(_APPLY, flags=EVEN_OUT_OF_MEMORY)
 PUT_EACH = script(_EACH)
 DELETE_EACH = script(_EACH, flags=EVEN_OUT_OF_MEMORY)
+PUT_GUARDED = script(_GUARDED)
+DELETE_GUARDED = script(_GUARDED, flags=EVEN_OUT_OF_MEMORY)
 
 # KEYS: index of the keys. ARGV: what stands before a key, first and last of the range, how many keys, bytes after
 # which no more are read. Gives the last key that it looked at (or ''), then key, value, revision and expiry of each
@@ -190,27 +207,36 @@ class RedisKeyValue:
 
     async def apply_each(self, operations: Sequence[Write]) -> Sequence[MeshError | None]:
         """Do each for itself, many in one script; gives what each came to. No two are of one key."""
+        return await self._each([(operation,) for operation in operations])
+
+    async def apply_guarded(self, operations: Sequence[tuple[Write, Write]]) -> Sequence[MeshError | None]:
+        """Do each write if what is checked beside it holds, many in one script; gives what each came to."""
+        return await self._each([(check, operation) for operation, check in operations])
+
+    async def _each(self, operations: Sequence[tuple[Write, ...]]) -> Sequence[MeshError | None]:
+        """Do the last of each, behind what is only checked for it."""
         results: list[MeshError | None] = [None] * len(operations)
         batches: dict[Script, Batch] = {}
         placed: list[tuple[int, Batch, int]] = []
-        for place, operation in enumerate(operations):
+        for place, each in enumerate(operations):
             try:
-                key, told = self._told(operation)
+                told = [self._told(operation) for operation in each]
             except MeshError as error:
                 results[place] = error
                 continue
-            script = _script(operation)
+            script = _script(each[-1], guarded=len(each) > 1)
             batch = batches.get(script)
             if batch is None or batch.full:
                 batch = batches[script] = self._begin(script)
-            placed.append((place, batch, batch.add(key, told, len(operation.value or b""))))
+            numbers = [batch.add(*one, len(each[-1].value or b"")) for one in told]
+            placed.append((place, batch, numbers[-1]))
         for place, batch, number in placed:
             try:
                 came_to = await batch.outcome(self._connection, number)
                 if came_to < 0:
-                    await self.apply([operations[place]])  # Says why.
+                    await self.apply(operations[place])  # Says why.
                 elif came_to:
-                    results[place] = _conflict(operations[place])
+                    results[place] = _conflict(operations[place][0])
             except ReplyError as error:
                 results[place] = StateError(f"Redis refused to write: {error}")
             except MeshError as error:
@@ -283,7 +309,9 @@ class RedisKeyValue:
         return found
 
 
-def _script(operation: Write) -> Script:
+def _script(operation: Write, *, guarded: bool = False) -> Script:
+    if guarded:
+        return DELETE_GUARDED if operation.value is None else PUT_GUARDED
     return DELETE_EACH if operation.value is None else PUT_EACH
 
 

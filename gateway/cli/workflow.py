@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import SUPPRESS
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -84,6 +85,9 @@ def parser(what: str = "") -> Parser:
     made.add_argument("--all", action="store_true", default=None, help="purge: all that have ended")
     made.add_argument("--all-older-than", metavar="TIME", help="purge: all that ended so long ago, or before a time")
     made.add_argument("--all-filter-status", metavar="STATUS", help="purge: all of a status")
+    # Those of dapr for where it runs, or keeps things, otherwise.
+    for names in (("-n",), ("-c", "--connection-string"), ("-t", "--table-name")):
+        made.add_argument(*names, dest="ignored", help=SUPPRESS)
     add_socket_option(made)
     add_output_option(made)
     if terminates:

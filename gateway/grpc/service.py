@@ -31,7 +31,7 @@ from gateway.spans.names import of_proxied, of_rpc
 from gateway.status import CODE_NAMES, Code
 from mesh.errors import MeshError
 from mesh.spans import Begun
-from mesh.telemetry import CURRENT, OTHER, UNTOLD, is_baggage
+from mesh.telemetry import CURRENT, OTHER, UNTOLD, Tracing, is_baggage
 
 if TYPE_CHECKING:
     from gateway.metrics.endpoint import Metrics
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 api_logger = logging.getLogger("gateway.api")
 
 TOKEN = "dapr-api-token"
+# Calls that carry work or its outcome have no span of their own: workflows and activities have one.
+UNTOLD_CALLS = Tracing(0)
 TARGETS = ("dapr-app-id", "dapr-callee-app-id")
 NOT_ALLOWED = "requested endpoint is not available: the Configuration's spec.api"
 PROTOCOL_ERROR = 1
@@ -132,7 +134,9 @@ class Service:
     async def _answer(self, request: ServerRequest, connection: Peer) -> StatusError | None:
         """Answer; give what went wrong, which was told."""
         call = Call(request, self._api.config.max_body_bytes, connection)
-        trace, begun = begin(self._api.tracing, request, call.metadata)
+        method = self._methods.get(request.path or "")
+        tracing = self._api.tracing if method is None or method.row.service == DAPR else UNTOLD_CALLS
+        trace, begun = begin(tracing, request, call.metadata)
         call.trace = trace
         current = CURRENT.set(trace.traceparent or "") if trace.own else None
         try:

@@ -6,7 +6,6 @@ Source: Dapr 1.18 and 1.19, the service TaskHubSidecarService.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 from gateway.errors import APIError, answer
@@ -15,29 +14,31 @@ from gateway.routes.workflow_answers import seconds_of, text_of, trace_of
 from gateway.routes.workflow_stream import SERVICE
 from gateway.routes.workflow_wire import at, failure, text, wire_of
 from mesh.blocks import workflows
-from mesh.errors import MeshError
+from mesh.errors import DeadlineExceededError, MeshError, RecordsMissingError
 from mesh.operation import Method, Operation
+from mesh.ownership.errors import NobodyHostsError, NotOwnerError, OwnerLostError
+from mesh.workflows import errors
 from mesh.workflows.state import View
 
 __all__ = ["RPCS"]
 
 # What SDKs go by; other failures have the status of any operation.
-STATUSES = {
-    "WORKFLOW_NOT_FOUND": (404, "NOT_FOUND"),
-    "WORKFLOW_EVENT_NOT_FOUND": (404, "NOT_FOUND"),
-    "WORKFLOW_EXISTS": (409, "ALREADY_EXISTS"),
-    "WORKFLOW_ENDED": (409, "FAILED_PRECONDITION"),
-    "WORKFLOW_NOT_ENDED": (409, "FAILED_PRECONDITION"),
-    "WORKFLOW_STALLED": (409, "FAILED_PRECONDITION"),
-    "WORKFLOW_TOO_LARGE": (413, "RESOURCE_EXHAUSTED"),
-    "WORKFLOW_UNREADABLE": (500, "DATA_LOSS"),
-    "WORKFLOW_FORBIDDEN": (403, "PERMISSION_DENIED"),
-    "WORKFLOW_ERROR": (500, "INTERNAL"),
-    "DEADLINE_EXCEEDED": (504, "DEADLINE_EXCEEDED"),
-    "RECORDS_MISSING": (500, "FAILED_PRECONDITION"),
-    "ERR_NOBODY_HOSTS": (503, "UNAVAILABLE"),
-    "ERR_NOT_OWNER": (503, "UNAVAILABLE"),
-    "TIMER_OWNER_LOST": (503, "UNAVAILABLE"),
+STATUSES: dict[type[MeshError], str] = {
+    errors.WorkflowNotFoundError: "NOT_FOUND",
+    errors.WorkflowEventNotFoundError: "NOT_FOUND",
+    errors.WorkflowExistsError: "ALREADY_EXISTS",
+    errors.WorkflowEndedError: "FAILED_PRECONDITION",
+    errors.WorkflowNotEndedError: "FAILED_PRECONDITION",
+    errors.WorkflowStalledError: "FAILED_PRECONDITION",
+    errors.WorkflowTooLargeError: "RESOURCE_EXHAUSTED",
+    errors.WorkflowUnreadableError: "DATA_LOSS",
+    errors.WorkflowForbiddenError: "PERMISSION_DENIED",
+    errors.WorkflowError: "INTERNAL",
+    DeadlineExceededError: "DEADLINE_EXCEEDED",
+    RecordsMissingError: "FAILED_PRECONDITION",
+    NobodyHostsError: "UNAVAILABLE",
+    NotOwnerError: "UNAVAILABLE",
+    OwnerLostError: "UNAVAILABLE",
 }
 
 
@@ -53,11 +54,10 @@ async def _ask(called: Called, method: Method, arguments: object) -> Any:
     try:
         return await called.api.run(Operation(method, target, arguments, called.context()))
     except MeshError as error:
-        codes = (kind.code for kind in type(error).__mro__ if issubclass(kind, MeshError))
-        status = next((STATUSES[code] for code in codes if code in STATUSES), None)
+        status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
         if status is None:
             raise answer(error) from error
-        raise APIError(status[0], error.code, str(error), grpc=status[1]) from error
+        raise APIError(500, error.code, str(error), grpc=status) from error
 
 
 async def start(called: Called) -> Any:
@@ -87,8 +87,17 @@ async def get(called: Called) -> Any:
     return called.reply() if view is None else _shown(called, view)
 
 
-async def wait(called: Called, *, ended: bool) -> Any:
-    """Look at an instance once it has begun, or ended."""
+async def wait_for_start(called: Called) -> Any:
+    """Look at an instance once it has begun."""
+    return await _wait(called, ended=False)
+
+
+async def wait_for_end(called: Called) -> Any:
+    """Look at an instance once it has ended."""
+    return await _wait(called, ended=True)
+
+
+async def _wait(called: Called, *, ended: bool) -> Any:
     said = called.message
     arguments = workflows.Wait(said.instanceId, ended, said.getInputsAndOutputs)
     return _shown(called, await _ask(called, workflows.WAIT, arguments))
@@ -209,8 +218,8 @@ def _row(name: str, function: Callable[[Called], Awaitable[Any]]) -> RPC:
 RPCS = (
     _row("StartInstance", start),
     _row("GetInstance", get),
-    _row("WaitForInstanceStart", partial(wait, ended=False)),
-    _row("WaitForInstanceCompletion", partial(wait, ended=True)),
+    _row("WaitForInstanceStart", wait_for_start),
+    _row("WaitForInstanceCompletion", wait_for_end),
     _row("RaiseEvent", raise_event),
     _row("TerminateInstance", terminate),
     _row("SuspendInstance", suspend),

@@ -33,11 +33,11 @@ TURNS, TASKS = 1000, 10_000
 FEW = {"grpc-node-js": (50, 50)}
 LEAVE_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
-RETRY_SECONDS = (0.5, 15.0)
+RETRY_SECONDS = (0.5, 2.0)  # Asked again that soon, a node that drains says so.
 
 
 async def hello(called: Called) -> Any:
-    """Answer who asks whether somebody is here."""
+    """Tell a worker that somebody is here."""
     return called.reply()
 
 
@@ -115,7 +115,10 @@ async def _write(stream: Stream, worker: StreamWorker) -> None:
 
 
 async def complete_turn(called: Called) -> Any:
-    """Take the answer to a turn; it is not stored yet when this is answered, and a late one is no mistake."""
+    """Take the answer to a turn.
+
+    It is not stored yet when this is answered, and one that comes late is no mistake.
+    """
     said, stream = called.message, cast("Stream", called.stream)
     item = called.api.handed.take(said.completionToken, stream.connection, said.instanceId, None)
     if item is None:
@@ -126,7 +129,7 @@ async def complete_turn(called: Called) -> Any:
 
 
 async def complete_task(called: Called) -> Any:
-    """Take what came of an activity; likewise."""
+    """Take what came of an activity."""
     said, stream = called.message, cast("Stream", called.stream)
     item = called.api.handed.take(said.completionToken, stream.connection, said.instanceId, said.taskId)
     if item is None:

@@ -302,7 +302,7 @@ RPCS = (
 _INSTANCE = "workflows/{component}/{id}"
 
 ROUTES = (
-    Route(_INSTANCE + "/start", start, POST, VERSIONS),
+    Route("workflows/{component}/{name}/start", start, POST, VERSIONS),
     Route(_INSTANCE, get, READ, VERSIONS),
     Route(_INSTANCE + "/raiseEvent/{event}", raise_event, POST, VERSIONS),
     *(Route(f"{_INSTANCE}/{each.__name__}", each, POST, VERSIONS) for each in (terminate, pause, resume, purge)),

@@ -124,6 +124,10 @@ class LazyRecords(StateStore):
         """Write each for itself."""
         return await self._in_time(lambda store: store.save_each(items))
 
+    async def write_guarded(self, items: Sequence[tuple[Item, Item]]) -> Sequence[MeshError | None]:
+        """Write each if its check holds."""
+        return await self._in_time(lambda store: store.write_guarded(items))
+
     async def scan(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, Stored]]:
         """List keys with their values."""
         return await self._in_time(lambda store: store.scan(prefix, after, limit))
@@ -180,6 +184,10 @@ class Prefixed(StateStore):
     async def save_each(self, items: Sequence[Item]) -> Sequence[MeshError | None]:
         """Write each for itself."""
         return await self._store.save_each([self._item(item) for item in items])
+
+    async def write_guarded(self, items: Sequence[tuple[Item, Item]]) -> Sequence[MeshError | None]:
+        """Write each if its check holds."""
+        return await self._store.write_guarded([(self._item(item), self._item(check)) for item, check in items])
 
     async def keys(self, prefix: str, after: str, limit: int) -> Sequence[str]:
         """List keys."""

@@ -11,6 +11,8 @@ Source: Dapr 1.18, the WorkflowAccessPolicy resource.
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field
+
 from mesh.errors import Problem
 from mesh.globs import Glob
 from mesh.resources.documents import Document, Effect, FileModel, validate
@@ -24,11 +26,10 @@ Pattern = Annotated[str, Parsed(lambda value: Glob(plain_text(value)).text)]
 _REQUIRES = Effect("conditions on the history of a workflow are not supported", unsafe=True, harmless=lambda _: False)
 
 
-@dataclass(frozen=True, slots=True)
-class CallerSpec:
+class CallerSpec(FileModel):
     """An application that asks."""
 
-    app_id: Name
+    app_id: Name = Field(alias="appID")
 
 
 @dataclass(frozen=True, slots=True)

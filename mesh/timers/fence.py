@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from mesh.address import encode_token
 from mesh.errors import ConflictError, StateError
@@ -30,9 +30,17 @@ TOKEN_BYTES = 6
 class Fence:
     """The fence of one partition, as one owner takes it."""
 
-    __slots__ = ("_epoch", "_etag", "_key", "_lock", "_mine", "_owns", "_records")
+    __slots__ = ("_epoch", "_etag", "_guarded", "_key", "_lock", "_mine", "_owns", "_records")
 
-    def __init__(self, records: StateStore, kind: str, partition: int, epoch: int, owns: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        records: StateStore,
+        kind: str,
+        partition: int,
+        epoch: int,
+        owns: Callable[[], bool],
+        guarded: Callable[[Item, Item], Awaitable[None]] | None = None,
+    ) -> None:
         """Touch nothing yet.
 
         Args:
@@ -41,11 +49,14 @@ class Fence:
             partition: Its number.
             epoch: In which it is owned.
             owns: Tells whether it still is, now and for sure.
+            guarded: Writes an item on the condition of another one, as ``write`` does in a transaction of both; None =
+                by such a one.
         """
         self._records = records
         self._key = f"fence.{encode_token(kind)}.{partition:03d}"
         self._epoch = epoch
         self._owns = owns
+        self._guarded = guarded or self._in_transaction
         self._mine = self._new()
         self._etag: str | None = None  # While it is this owner's, as far as is known.
         self._lock = asyncio.Lock()
@@ -74,7 +85,7 @@ class Fence:
         for _ in range(TRIES):
             etag = await self.take()
             try:
-                return await self._records.write([item, Item(self._key, None, etag, check=True)])
+                return await self._guarded(item, Item(self._key, None, etag, check=True))
             except ConflictError:
                 if self._etag == etag:  # Else others have found that out before.
                     self._etag = None
@@ -82,6 +93,9 @@ class Fence:
                 self._etag, self._mine = None, self._new()
                 raise
         raise self._contended()
+
+    async def _in_transaction(self, item: Item, check: Item) -> None:
+        await self._records.write([item, check])
 
     async def _take(self) -> str:
         for _ in range(TRIES):

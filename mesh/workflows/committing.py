@@ -10,7 +10,7 @@ fence conflict as well, and are written again as they are, which nobody can have
 What lies beside a record is written before it, under the fence as well, and means nothing without it. So whatever is
 read is an instance as a step has left it.
 
-Writes of many instances that wait at the same time go out together: see ``StateStore.write_guarded``.
+Writes of many instances that wait at the same time go out together (`mesh/workflows/grouping.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from mesh.timers.fence import Fence
 from mesh.workflows import record
 from mesh.workflows.contracts import Loaded, Saved
 from mesh.workflows.errors import WorkflowTooLargeError, WorkflowUnreadableError
+from mesh.workflows.grouping import Grouping
 from mesh.workflows.reading import Beside
 from mesh.workflows.record import Garbage, Kept, Keys, decode, instance_of, plan
 from mesh.workflows.state import State, Step
@@ -70,6 +71,7 @@ class Committer:
         self._kind = kind
         self._keys = Keys(kind)
         self._live, self._ended = live, ended
+        self._live_group, self._ended_group = Grouping(live), Grouping(ended)
         self._clock = clock
         self._owned: dict[int, _Owned] = {}
         self._cleaning = asyncio.Semaphore(CLEANING)
@@ -79,7 +81,7 @@ class Committer:
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Write; leaving cancels what is being cleaned up, which the next owner does."""
-        async with task_group() as self._tasks:
+        async with self._live_group.run(), self._ended_group.run(), task_group() as self._tasks:
             try:
                 yield
             finally:
@@ -91,9 +93,10 @@ class Committer:
 
     async def take(self, partition: int, epoch: int, owns: Callable[[], bool]) -> None:
         """Begin to own a partition: from now on nothing is accepted that a former owner writes."""
-        live = Fence(self._live, self._kind, partition, epoch, owns)
+        live = Fence(self._live, self._kind, partition, epoch, owns, self._live_group.write)
         await live.take()
-        self._owned[partition] = _Owned(live, Fence(self._ended, self._kind, partition, epoch, owns))
+        ended = Fence(self._ended, self._kind, partition, epoch, owns, self._ended_group.write)
+        self._owned[partition] = _Owned(live, ended)
 
     def forget(self, partition: int) -> None:
         """Own it no more."""

@@ -16,6 +16,7 @@ import msgspec
 
 __all__ = [
     "FOREVER",
+    "AnyEvent",
     "ChildCompleted",
     "ChildCreated",
     "ChildFailed",

@@ -144,7 +144,7 @@ class Needs:
         """Count generations, as one that begins anew for ever must not keep a processor busy."""
         now = self._clock()
         since, count = entry.burst
-        entry.burst = (now, 1) if now - since > BURST_SECONDS else (since, count + 1)
+        entry.burst = (now, 1) if now - since >= BURST_SECONDS else (since, count + 1)
 
     def mark(self, entry: Entry, state: State) -> None:
         """Remember which are stalled: a worker that attaches may go on with them."""

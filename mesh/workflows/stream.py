@@ -90,7 +90,7 @@ class Item:
             self.answer.set_result(answer)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class Handed:
     """The work that the workers of a gateway have: finds what an answer is to, once.
 
@@ -213,8 +213,9 @@ class StreamWorker:
             if not item.answer.done():
                 item.answer.set_exception(AppUnreachableError(ENDED))
         self._waiting.clear()
-        self._late = asyncio.get_running_loop().call_later(LATE_SECONDS, self._give_up)
-        self._line.gone.add_done_callback(self._give_up)
+        if self._out:
+            self._late = asyncio.get_running_loop().call_later(LATE_SECONDS, self._give_up)
+            self._line.gone.add_done_callback(self._give_up)
 
     def _give_up(self, _: object = None) -> None:
         self._line.gone.remove_done_callback(self._give_up)

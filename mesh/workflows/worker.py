@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from mesh.workflows.actions import Answer
 from mesh.workflows.events import Event, Failure, Trace
 
-__all__ = ["Ref", "TaskResult", "TaskWork", "TurnWork", "Worker"]
+__all__ = ["Ref", "TaskResult", "TaskWork", "TurnWork", "WorkTooLargeError", "Worker"]
 
 
 class Ref(NamedTuple):

@@ -13,6 +13,7 @@ from mesh.address import encode_token
 from mesh.broker import Broker, KeyValue, KeyValueProvider, Write
 from mesh.errors import ConflictError, FeatureNotSupportedError, InvalidEtagError, StateError
 from mesh.store import Item, KeyValueStateStore, Stored
+from tests.support.guarded import writes_each_that_its_check_allows
 
 pytestmark = pytest.mark.requires("key_value")
 
@@ -183,3 +184,8 @@ async def test_scan_of_large_values(broker: Broker, paths: KeyValue) -> None:
         await paths.apply([Write(f"t.{number:02}", value)])
     found = await paths.scan("t.", "", 100)
     assert [(key, entry.value == value) for key, entry in found] == [(f"t.{number:02}", True) for number in range(12)]
+
+
+async def test_many_writes_under_what_is_only_checked(paths: KeyValue) -> None:
+    """Each is done if its own check holds."""
+    await writes_each_that_its_check_allows(KeyValueStateStore(paths), "")

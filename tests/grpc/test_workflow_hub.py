@@ -19,6 +19,7 @@ from mesh.blocks import workflows
 from mesh.errors import AppFailedError, AppUnreachableError, DeadlineExceededError, MeshError, RecordsMissingError
 from mesh.operation import Method
 from mesh.ownership.errors import NobodyHostsError
+from mesh.telemetry import Tracing
 from mesh.workflows import errors, events
 from mesh.workflows.actions import Answer, Complete, ScheduleTask
 from mesh.workflows.events import Event, Failure, Parent
@@ -469,6 +470,18 @@ async def test_windows(engine: Engine, port: int, agent: str, title: str, window
         async with working(engine, client) as worker:
             assert worker.title == title
             assert worker.max_turns + worker.max_tasks == window
+
+
+async def test_calls_of_workers_are_no_spans(engine: Engine, tmp_path: Path) -> None:
+    """The span that a client is in reaches the operation; what carries work has none of its own."""
+    spans: list[object] = []
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    engine.answers["raise_event"] = None
+    async with listening(engine, tmp_path, Tracing(1, spans.append)) as port, hub(port) as client:
+        await client.message("Hello")
+        await client.message("RaiseEvent", [("traceparent", parent)], instanceId="i", name="go")
+    assert engine.asked[0].context.traceparent == parent
+    assert not spans
 
 
 async def test_a_turn_that_ends(engine: Engine, client: Client) -> None:

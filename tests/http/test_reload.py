@@ -520,6 +520,35 @@ async def test_policies_apply_to_what_is_asked_from_then_on(files: Files, memory
         await attempts(1)
 
 
+async def test_who_may_use_workflows_is_another_one_from_then_on(
+    files: Files, memory: Backbone, tmp_path: Path
+) -> None:
+    """A policy that comes, changes or goes is told of, and rules from then on."""
+    asked = "till", memory.namespace, "app", memory.namespace, "workflow", "schedule"
+    async with running(files, memory, tmp_path) as node:
+        rules = node.gateway._runtime._parts.workflow_access
+
+        async def until(*names: str, order: bool, other: bool) -> None:
+            async def check() -> None:
+                told = (await node.get("/v1.0/metadata")).json.get("workflowAccessPolicies", [])
+                assert [each["name"] for each in told] == list(names)
+                assert rules.allows(*asked, "order") is order
+                assert rules.allows(*asked, "other") is other
+
+            await eventually(check)
+
+        await until(order=True, other=True)
+        workflows = [{"name": "ord*", "operations": ["schedule"]}]
+        files.write(
+            w=yaml("WorkflowAccessPolicy", "w", {"rules": [{"callers": [{"appID": "till"}], "workflows": workflows}]})
+        )
+        await until("w", order=True, other=False)
+        files.write(w=yaml("WorkflowAccessPolicy", "w", {"rules": []}))
+        await until("w", order=False, other=False)
+        files.remove("w")
+        await until(order=True, other=True)
+
+
 async def test_the_breaker_of_a_subscription_that_changes_is_kept(
     files: Files, memory: Backbone, tmp_path: Path
 ) -> None:

@@ -123,7 +123,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.sftp": (480, frozenset({"asyncssh"})),
     "bindings.vault": (440, frozenset()),
     "brokers.embedded": (410, frozenset({"nats"})),
-    "brokers.faststream": (560, frozenset({"faststream", "pydantic"})),
+    "brokers.faststream": (580, frozenset({"faststream", "pydantic"})),
     "brokers.kafka": (320, frozenset({"aiokafka"})),
     "brokers.memory": (205, frozenset()),
     "brokers.native.amqp": (310, frozenset({"proton"})),

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from mesh.resources.loader import Document, is_run_file, parse_documents
 from tests.meta.sources import ROOT, blocks
 
-_KINDS = {"Component", "Configuration", "HTTPEndpoint", "Resiliency"}
+_KINDS = {"Component", "Configuration", "HTTPEndpoint", "Resiliency", "WorkflowAccessPolicy"}
 
 
 @cache

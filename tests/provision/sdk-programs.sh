@@ -21,7 +21,7 @@ build_java() {
     command -v mvn >/dev/null || provide Maven maven
     command -v javac >/dev/null || provide "a compiler for Java" default-jdk-headless
     mvn -q -B dependency:copy-dependencies -DoutputDirectory="$1"
-    javac -nowarn -cp "$1/*" -d "$1" Sdk.java
+    javac -nowarn -cp "$1/*" -d "$1" *.java
 }
 
 build_rust() {

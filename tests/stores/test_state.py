@@ -46,6 +46,7 @@ from mesh.query import Queried
 from mesh.resources.component import Secret, SecretRef
 from mesh.store import Concurrency, Item, Stored
 from tests.support.eventually import eventually
+from tests.support.guarded import writes_each_that_its_check_allows
 from tests.support.nodes import ask, component, node, unique
 from tests.support.stores import STATE, Served, StoreKind
 
@@ -218,6 +219,15 @@ async def test_items_that_are_only_checked(store: Store, kind: StoreKind) -> Non
     await store.delete("guard")
     await store.transact(Item("guard", None, check=True), Item("a", b"3"))
     assert await store.value("a") == b"3"
+
+
+async def test_many_writes_under_what_is_only_checked(store: Store, kind: StoreKind) -> None:
+    """Each is done if its own check holds."""
+    store.needs("TRANSACTIONAL")
+    store.needs("ETAG")
+    if not kind.checks or kind.metadata:
+        pytest.skip("transactions there have items that are only checked, or are of one partition")
+    await writes_each_that_its_check_allows(store.component.store, f"{store.app_id}||")
 
 
 async def test_a_save_keeps_what_was_before_the_failure(store: Store) -> None:

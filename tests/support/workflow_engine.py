@@ -248,11 +248,11 @@ class _Node:
 
 
 @asynccontextmanager
-async def listening(engine: Engine, home: Path) -> AsyncIterator[int]:
+async def listening(engine: Engine, home: Path, tracing: Tracing | None = None) -> AsyncIterator[int]:
     """Serve gRPC before an engine; give the port."""
     caller = Caller("default", APP)
     config = GatewayConfig(app_id=APP, home=home)
-    api = API(engine.run, {}, caller, Tracing(0), config, _Node(), {}, frozenset(), message)  # type: ignore[arg-type]
+    api = API(engine.run, {}, caller, tracing or Tracing(0), config, _Node(), {}, frozenset(), message)  # type: ignore[arg-type]
     connections = build_grpc(api, 0)
     server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
     try:

@@ -256,7 +256,7 @@ class PullDispatch:
         self,
         tasks: asyncio.TaskGroup,
         turn: Callable[[TurnWork], Awaitable[Answer]],
-        task: Callable[[TaskWork], Awaitable[TaskResult]],
+        task: Callable[[TaskWork], Awaitable[TaskResult | None]],
     ) -> None:
         self._tasks = tasks
         self._turn, self._task = turn, task
@@ -295,4 +295,5 @@ class PullDispatch:
         if self._wanted[ref] != wanted or (work := await self.engine.open_task(ref, task)) is None:
             return
         self.activities += 1
-        self.engine.resolved(ref, work, await self._task(work))
+        if (result := await self._task(work)) is not None:  # Else it is lost, and the engine knows of it.
+            self.engine.resolved(ref, work, result)

@@ -34,6 +34,7 @@ from mesh.resources.configuration import APISpec, Configuration, ConfigurationSp
 from mesh.resources.documents import parse_documents
 from mesh.resources.resiliency import Resiliency
 from mesh.resources.subscription import Rule, Subscription
+from mesh.resources.workflow_access import WorkflowAccessPolicy, WorkflowAccessRule
 from mesh.store import Item, Stored
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component, node, unique
@@ -102,22 +103,25 @@ def test_steps_of_components(before: tuple[Any, ...], after: tuple[Any, ...], to
 
 
 def test_steps_of_every_kind() -> None:
-    old = Resources((A,), (SUBSCRIPTION,), (RETRY,), (ENDPOINT,), Configuration("c", file="c.yaml", line=2))
+    policy = WorkflowAccessPolicy("w", file="w.yaml", line=1)
+    old = Resources((A,), (SUBSCRIPTION,), (RETRY,), (ENDPOINT,), Configuration("c", file="c.yaml", line=2), (policy,))
     new = Resources(
         (dataclasses.replace(A, version="v2"),),
         (dataclasses.replace(SUBSCRIPTION, default_path="/y", file="s.yaml"),),
         (dataclasses.replace(RETRY, retries={}),),
         (dataclasses.replace(ENDPOINT, base_url="http://y"),),
         Configuration("c", ConfigurationSpec(placement="local"), file="c.yaml", line=2),
+        (dataclasses.replace(policy, rules=(WorkflowAccessRule(("a",)),)),),
     )
     assert [str(step) for step in steps(old, new)] == [
         "Component a changed (a.yaml:1)",
         "HTTPEndpoint e changed (e.yaml:1)",
         "Resiliency r changed (r.yaml:1)",
         "Subscription s changed (s.yaml:3)",
+        "WorkflowAccessPolicy w changed (w.yaml:1)",
         "Configuration c changed (c.yaml:2)",
     ]
-    assert [step.after is None for step in steps(new, Resources())] == [True] * 4 + [False]
+    assert [step.after is None for step in steps(new, Resources())] == [True] * 5 + [False]
 
 
 @pytest.mark.parametrize(

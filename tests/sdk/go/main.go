@@ -302,6 +302,8 @@ func main() {
 			describeComponents()
 		case "actors":
 			actors(os.Args[2])
+		case "workflows":
+			workflows()
 		case "jobs":
 			jobs()
 		}

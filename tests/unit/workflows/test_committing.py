@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from msgspec.structs import replace
@@ -25,13 +26,15 @@ PARTITION = 7
 class World:
     """Two stores, and who writes and reads them."""
 
-    def __init__(self) -> None:
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
         self.live = KeyValueStateStore(MemoryKeyValue(dotted=True))
         self.ended = KeyValueStateStore(MemoryKeyValue(dotted=True))
         self.reader = Reader(KIND, self.live, self.ended, self._partition)
 
     async def owner(self, epoch: int) -> Committer:
         made = Committer(KIND, self.live, self.ended)
+        await self._stack.enter_async_context(made.run())
         await made.take(PARTITION, epoch, lambda: True)
         return made
 
@@ -44,9 +47,10 @@ class World:
         return PARTITION
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
+@asynccontextmanager
+async def a_world() -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        yield World(stack)
 
 
 def begun(input: str | None = '"in"', generation: int = 1000) -> Step:
@@ -73,82 +77,89 @@ async def loaded(owner: Committer, instance: str) -> Loaded:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_what_is_loaded_is_what_the_steps_made(world: World, seed: int) -> None:
-    chance = random.Random(seed)
-    owner = await world.owner(1)
+async def test_what_is_loaded_is_what_the_steps_made(seed: int) -> None:
+    async with a_world() as world:
+        chance = random.Random(seed)
+        owner = await world.owner(1)
 
-    def text() -> str:
-        return chance.choice(["", "\0", "é", "x" * chance.choice([10, 1000, 20_000, 100_000, 700_000])])
+        def text() -> str:
+            return chance.choice(["", "\0", "é", "x" * chance.choice([10, 1000, 20_000, 100_000, 700_000])])
 
-    step = begun(text())
-    saved = await owner.commit(PARTITION, "a:1", None, step)
-    history: list[Event] = []
-    for number in range(40):
-        inbox = step.state.inbox
-        events: list[Event] = [TurnStarted(float(number)), *inbox]
-        events += [TaskScheduled(1.0, number, "t", "e", text()) for _ in range(chance.choice([0, 1, 1, 300]) and 1)]
-        if chance.random() < 0.1:
-            events += [TaskCompleted(1.0, each, "e", '"r"') for each in range(400)]
-        raised = tuple(EventRaised(2.0, "n", text()) for _ in range(chance.choice([0, 0, 1, 3])))
-        outbox = tuple(Sent(each, "shop", "b", Raise("n", text())) for each in range(chance.choice([0, 0, 2])))
-        changes: dict[str, object] = {"inbox": raised, "outbox": outbox, "custom_status": chance.choice([None, "s"])}
-        anew = chance.random() < 0.05
-        step = next_step(step, *events, **changes)
-        if anew:
-            step = Step(replace(step.state, generation=step.state.generation + 1, events=0))
-            history = []
-        history += step.append
-        saved = await owner.commit(PARTITION, "a:1", saved, step)
-        if chance.random() < 0.2:
-            found = await loaded(owner, "a:1")
-            assert (found.state, list(found.history)) == (step.state, history)
-            saved, step = found.saved, Step(found.state)
-    found = await loaded(owner, "a:1")
-    assert (found.state, list(found.history)) == (step.state, history)
-    assert found.saved.size == pytest.approx(saved.size, rel=0.01)
-    assert [each async for each in owner.scan(PARTITION)] == [("a:1", step.state)]
-    told = await world.reader.history("a:1")
-    assert told is not None and list(told[1]) == history and told[0].state == replace(step.state, inbox=())
-    assert await owner.purge(PARTITION, "a:1")
-    assert await world.left() == []
-    assert not await owner.purge(PARTITION, "a:1")
+        step = begun(text())
+        saved = await owner.commit(PARTITION, "a:1", None, step)
+        history: list[Event] = []
+        for number in range(40):
+            inbox = step.state.inbox
+            events: list[Event] = [TurnStarted(float(number)), *inbox]
+            events += [TaskScheduled(1.0, number, "t", "e", text()) for _ in range(chance.choice([0, 1, 1, 300]) and 1)]
+            if chance.random() < 0.1:
+                events += [TaskCompleted(1.0, each, "e", '"r"') for each in range(400)]
+            raised = tuple(EventRaised(2.0, "n", text()) for _ in range(chance.choice([0, 0, 1, 3])))
+            outbox = tuple(Sent(each, "shop", "b", Raise("n", text())) for each in range(chance.choice([0, 0, 2])))
+            changes: dict[str, object] = {
+                "inbox": raised,
+                "outbox": outbox,
+                "custom_status": chance.choice([None, "s"]),
+            }
+            anew = chance.random() < 0.05
+            step = next_step(step, *events, **changes)
+            if anew:
+                step = Step(replace(step.state, generation=step.state.generation + 1, events=0))
+                history = []
+            history += step.append
+            saved = await owner.commit(PARTITION, "a:1", saved, step)
+            if chance.random() < 0.2:
+                found = await loaded(owner, "a:1")
+                assert (found.state, list(found.history)) == (step.state, history)
+                saved, step = found.saved, Step(found.state)
+        found = await loaded(owner, "a:1")
+        assert (found.state, list(found.history)) == (step.state, history)
+        assert found.saved.size == pytest.approx(saved.size, rel=0.01)
+        assert [each async for each in owner.scan(PARTITION)] == [("a:1", step.state)]
+        told = await world.reader.history("a:1")
+        assert told is not None and list(told[1]) == history and told[0].state == replace(step.state, inbox=())
+        assert await owner.purge(PARTITION, "a:1")
+        assert await world.left() == []
+        assert not await owner.purge(PARTITION, "a:1")
 
 
-async def test_a_view_tells_of_texts_and_of_none(world: World) -> None:
-    owner = await world.owner(1)
-    step = begun()
-    started = step.state.inbox[0]
-    saved = await owner.commit(PARTITION, "a", None, step)
-    view = await world.reader.view("a", texts=True)
-    assert view is not None
-    assert (view.input, view.output, view.tags, view.scheduled) == ('"in"', None, {"a": "b"}, 3.0)
-    step = next_step(step, TurnStarted(1.0), started, *(TaskScheduled(1.0, each, "t", "e") for each in range(600)))
-    saved = await owner.commit(PARTITION, "a", saved, step)
-    large = '"' + "x" * 600_000 + '"'
-    step = next_step(step, Completed(2.0, 9, Status.COMPLETED, large), status=Status.COMPLETED, ended=2.0)
-    saved = await owner.commit(PARTITION, "a", saved, step)
-    for _ in range(2):
+async def test_a_view_tells_of_texts_and_of_none() -> None:
+    async with a_world() as world:
+        owner = await world.owner(1)
+        step = begun()
+        started = step.state.inbox[0]
+        saved = await owner.commit(PARTITION, "a", None, step)
         view = await world.reader.view("a", texts=True)
-        assert view == View("a", step.state, '"in"', large, None, {"a": "b"}, 3.0)
-        assert await world.reader.view("a", texts=False) == View("a", step.state, None, None, None, {"a": "b"}, 3.0)
-        await owner.put_away(PARTITION, "a", saved, step.state, None)  # Doing so twice leaves the same behind.
-    assert [each async for each in owner.scan(PARTITION)] == []
-    assert await world.reader.view("b", texts=True) is None
+        assert view is not None
+        assert (view.input, view.output, view.tags, view.scheduled) == ('"in"', None, {"a": "b"}, 3.0)
+        step = next_step(step, TurnStarted(1.0), started, *(TaskScheduled(1.0, each, "t", "e") for each in range(600)))
+        saved = await owner.commit(PARTITION, "a", saved, step)
+        large = '"' + "x" * 600_000 + '"'
+        step = next_step(step, Completed(2.0, 9, Status.COMPLETED, large), status=Status.COMPLETED, ended=2.0)
+        saved = await owner.commit(PARTITION, "a", saved, step)
+        for _ in range(2):
+            view = await world.reader.view("a", texts=True)
+            assert view == View("a", step.state, '"in"', large, None, {"a": "b"}, 3.0)
+            assert await world.reader.view("a", texts=False) == View("a", step.state, None, None, None, {"a": "b"}, 3.0)
+            await owner.put_away(PARTITION, "a", saved, step.state, None)  # Doing so twice leaves the same behind.
+        assert [each async for each in owner.scan(PARTITION)] == []
+        assert await world.reader.view("b", texts=True) is None
 
 
-async def test_a_former_owner_writes_nothing_more(world: World) -> None:
-    first = await world.owner(1)
-    step = begun()
-    saved = await first.commit(PARTITION, "a", None, step)
-    second = await world.owner(2)
-    for write in (
-        first.commit(PARTITION, "a", saved, next_step(step, TurnStarted(1.0))),
-        first.put_away(PARTITION, "a", saved, step.state, None),
-        first.purge(PARTITION, "a"),
-    ):
+async def test_a_former_owner_writes_nothing_more() -> None:
+    async with a_world() as world:
+        first = await world.owner(1)
+        step = begun()
+        saved = await first.commit(PARTITION, "a", None, step)
+        second = await world.owner(2)
+        for write in (
+            first.commit(PARTITION, "a", saved, next_step(step, TurnStarted(1.0))),
+            first.put_away(PARTITION, "a", saved, step.state, None),
+            first.purge(PARTITION, "a"),
+        ):
+            with pytest.raises(NotOwnerError):
+                await write
+        assert (await loaded(second, "a")).state == step.state
+        second.forget(PARTITION)
         with pytest.raises(NotOwnerError):
-            await write
-    assert (await loaded(second, "a")).state == step.state
-    second.forget(PARTITION)
-    with pytest.raises(NotOwnerError):
-        await second.commit(PARTITION, "a", saved, step)
+            await second.commit(PARTITION, "a", saved, step)

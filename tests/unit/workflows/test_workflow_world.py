@@ -65,6 +65,7 @@ class _Dispatch(PullDispatch):
         if self.dead:
             return
         result = await self._task(work)
+        assert result is not None
         fault = self.chance.random() if self.faulty() else 1.0
         if fault < 0.1:
             self.engine.task_lost(ref, work, begun=self.chance.random() < 0.5)

@@ -1,0 +1,100 @@
+"""Writes under fences, of whoever waits at the same time, go out together: a group commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mesh.errors import MeshError, OutcomeUnknownError, StateError
+from mesh.store import Item, StateStore
+from mesh.tasks import task_group
+
+__all__ = ["Grouping"]
+
+AT_ONCE = 4  # Groups on their way: while some are, the next one gathers.
+MOST = 100  # Writes of a group.
+MOST_BYTES = 1024 * 1024
+ENDS = "workflows are not stored any more: this node is shutting down"
+
+_Waiting = tuple[Item, Item, asyncio.Future[MeshError | None]]
+
+
+class Grouping:
+    """Writes to one store, while it runs."""
+
+    def __init__(self, store: StateStore) -> None:
+        """Prepare."""
+        self._store = store
+        self._waiting: deque[_Waiting] = deque()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._on_their_way = 0
+        self._at_work: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Write; leaving cuts off what is on its way, and whoever waits for it does not know what came of it."""
+        async with task_group() as self._tasks:
+            try:
+                yield
+            finally:
+                self._tasks = None
+                for task in self._at_work:
+                    task.cancel()
+                for _, _, came_to in self._waiting:
+                    if not came_to.done():
+                        came_to.set_result(StateError(ENDS))
+                self._waiting.clear()
+
+    async def write(self, item: Item, check: Item) -> None:
+        """Write an item if what is only checked holds, with others that wait.
+
+        Raises:
+            ConflictError: It does not hold; nothing was done.
+            MeshError: The store failed; it may have been done.
+        """
+        if self._tasks is None:
+            raise StateError(ENDS)
+        came_to: asyncio.Future[MeshError | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, check, came_to))
+        if self._on_their_way < AT_ONCE:
+            self._on_their_way += 1
+            task = self._tasks.create_task(self._work(), name="workflows-group")
+            self._at_work.add(task)
+            task.add_done_callback(self._at_work.discard)
+        error = await came_to
+        if error is not None:
+            raise error
+
+    async def _work(self) -> None:
+        try:
+            await self._write_all()
+        finally:
+            self._on_their_way -= 1  # At once, as what waits from now on needs another task.
+
+    async def _write_all(self) -> None:
+        while group := self._gathered():
+            try:
+                results = await self._store.write_guarded([(item, check) for item, check, _ in group])
+            except BaseException as error:
+                for _, _, came_to in group:
+                    if not came_to.done():
+                        came_to.set_result(OutcomeUnknownError(f"the store was cut off: {error!r}"))
+                if not isinstance(error, MeshError):
+                    raise
+                continue
+            for (_, _, came_to), result in zip(group, results, strict=True):
+                if not came_to.done():
+                    came_to.set_result(result)
+
+    def _gathered(self) -> list[_Waiting]:
+        """Take what goes out together, without that which nobody waits for any more."""
+        group: list[_Waiting] = []
+        size = 0
+        while self._waiting and len(group) < MOST and size < MOST_BYTES:
+            item, check, came_to = self._waiting.popleft()
+            if not came_to.done():
+                group.append((item, check, came_to))
+                size += len(item.value or b"")
+        return group
