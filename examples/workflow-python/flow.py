@@ -143,7 +143,10 @@ def serve(workflows, activities):
         def log_message(self, *args):
             pass
 
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 1024  # Many activities may begin at once; the default is 5.
+
     port = int(os.environ.get("APP_PORT", "3000"))
-    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+    with Server(("127.0.0.1", port), Handler) as server:
         print(f"Worker listening on port {port}", flush=True)
         server.serve_forever()

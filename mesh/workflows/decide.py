@@ -103,10 +103,10 @@ def start(app: str, id: str, old: State | None, message: Start, now: float) -> S
 
 
 def restore(app: str, id: str, old: State | None, message: Restore, now: float) -> Step | None:
-    """Begin an instance with a history, of an id that none has had; else as ``start``.
+    """Begin an instance with a history, under an id that no instance has, ended or not; else as ``start``.
 
     Raises:
-        WorkflowExistsError: There is an instance of this id, even if it has ended.
+        WorkflowExistsError: There is an instance of this id.
         BadArgumentError: It is no history.
     """
     if not _is_free(id, old, message.execution, None):
@@ -129,7 +129,7 @@ def restore(app: str, id: str, old: State | None, message: Restore, now: float) 
         turns=sum(type(event) is TurnStarted for event in message.history),
     )
     instance = Instance(id, app, state, message.history)
-    outbox = Outbox(None)
+    outbox = Outbox()
     for child in instance.children.values():
         outbox.put(child.app or app, child.instance, child_start(instance, state, child))
     state = replace(

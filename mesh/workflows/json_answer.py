@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -34,6 +35,8 @@ from mesh.workflows.worker import TurnWork
 __all__ = ["AnswerInvalidError", "failed", "failure_of", "read_answer"]
 
 ANSWERED = "json actions"
+MAX_ACTIONS = 100_000  # Of one answer, which is bounded in bytes as well.
+MAX_CAUSES = 10
 MAX_MESSAGE = 4096
 MAX_STACK = 65536
 MAX_RETRY_ATTEMPTS = 1_000_000
@@ -125,6 +128,8 @@ def read_answer(body: bytes, work: TurnWork) -> Answer:
         AnswerInvalidError: It is none.
     """
     given = _read(_decode, body, "")
+    if len(given.actions) > MAX_ACTIONS:
+        raise AnswerInvalidError(f"actions: {len(given.actions)} are more than {MAX_ACTIONS}; continue as new in time")
     written = list(map(bytes, given.actions))
     known = _known(work, written) if given.continueAsNew is _ABSENT else 0
     now = work.new[0].at
@@ -141,16 +146,19 @@ def read_answer(body: bytes, work: TurnWork) -> Answer:
     if end is not None:
         actions.append(end)
     answer = Answer(tuple(actions), _text(given.status, "status"), given.version, given.patches, whole=not known)
-    work.rendered[ANSWERED] = [b"%d" % work.number, *written]
+    work.rendered[ANSWERED] = [b"%d" % work.number, b"%d" % len(written), _digest(written)]
     return answer
 
 
 def _known(work: TurnWork, written: Sequence[bytes]) -> int:
     """Tell how many actions are those of the answer to the turn before, which was committed."""
-    before = work.rendered.get(ANSWERED)
-    if before is None or before[0] != b"%d" % (work.number - 1) or before[1:] != written[: len(before) - 1]:
-        return 0
-    return len(before) - 1
+    number, count, digest = work.rendered.get(ANSWERED, (b"0", b"0", b""))
+    known = int(count) if int(number) == work.number - 1 else 0
+    return known if known <= len(written) and _digest(written[:known]) == digest else 0
+
+
+def _digest(written: Sequence[bytes]) -> bytes:
+    return blake2b(b",".join(written), digest_size=16).digest()
 
 
 def _read(decode: Callable[[bytes], _T], data: bytes, at: str) -> _T:
@@ -187,8 +195,8 @@ def failure_of(body: bytes, kind: str, otherwise: str, *, final: bool) -> Failur
     return _failure(given, kind, otherwise, final=final)
 
 
-def _failure(given: _Error, kind: str, otherwise: str, *, final: bool = False) -> Failure:
-    inner = None if given.cause is None else _failure(given.cause, kind, "")
+def _failure(given: _Error, kind: str, otherwise: str, *, final: bool = False, depth: int = 0) -> Failure:
+    inner = None if given.cause is None or depth >= MAX_CAUSES else _failure(given.cause, kind, "", depth=depth + 1)
     stack = given.stack[:MAX_STACK] if given.stack else None
     message = given.message[:MAX_MESSAGE] or otherwise
     return Failure(given.type[:MAX_MESSAGE] or kind, message, stack, inner, final or given.final)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,54 @@ async def test_a_workflow_that_begins_anew(memory: Backbone, tmp_path: Path) -> 
         for number in (1, 2, 3):
             assert (await node.post(f"{WORKFLOWS}/{instance}/raiseEvent/go", number)).status == 202
         assert (await until_ended(node, instance))["properties"]["dapr.workflow.output"] == "6"
+
+
+async def test_an_activity_that_was_not_done(memory: Backbone, tmp_path: Path) -> None:
+    """One that was not taken comes again as it was; one that was cut off is another attempt, with the same key."""
+
+    def run(turn: dict[str, Any]) -> object:
+        actions = [{"activity": "charge"}]
+        return {"actions": actions, "complete": results(turn)[1]} if results(turn) else {"actions": actions}
+
+    def charge(got: Got, request: web.BaseRequest) -> web.StreamResponse:
+        number = len(app.at("/workflow/activity/charge"))
+        if number == 1:
+            return web.Response(status=503)
+        if number == 2:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.Response(body=b"7")
+
+    async with Worker(run) as app, gateway(memory, tmp_path, app=app) as node:
+        app.answers["/workflow/activity/charge"] = charge
+        told = await until_ended(node, await started(node))
+        assert told["properties"]["dapr.workflow.output"] == "7"
+    calls = app.at("/workflow/activity/charge")
+    assert [got.headers["mesh-workflow-attempt"] for got in calls] == ["1", "1", "2"]
+    assert len({got.headers["mesh-idempotency-key"] for got in calls}) == 1
+
+
+async def test_many_activities_at_once(memory: Backbone, tmp_path: Path) -> None:
+    """No more than the application takes, by its own word."""
+    most = now = 0
+
+    def run(turn: dict[str, Any]) -> object:
+        actions = [{"activity": "double", "input": number} for number in range(100)]
+        came = results(turn)
+        return {"actions": actions, "complete": sum(came.values())} if len(came) == 100 else {"actions": actions}
+
+    async def double(got: Got, _: web.BaseRequest) -> web.StreamResponse:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.001)
+        now -= 1
+        return web.Response(body=orjson.dumps(2 * got.json))
+
+    async with Worker(run, workflowSettings={"maxConcurrentActivities": 5}) as app:
+        app.answers["/workflow/activity/double"] = double
+        async with gateway(memory, tmp_path, app=app) as node:
+            told = await until_ended(node, await started(node))
+    assert told["properties"]["dapr.workflow.output"] == "9900"
+    assert most == 5
+    assert len(app.at("/workflow/activity/double")) == 100

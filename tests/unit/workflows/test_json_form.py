@@ -315,6 +315,8 @@ KINDS = "activity, timer, wait, workflow, operation, send, start"
         ),
         (b'{"complete": 1, "fail": {}}', "the answer: complete and fail are two ends"),
         (b'{"complete": "\xff"}', "complete: no UTF-8"),
+        (b'{"actions": [%b]}' % b",".join([b"{}"] * 100_001), "actions: 100001 are more than 100000"),
+        (b'{"actions": ' + b"[" * 100_000, "the answer: no JSON: "),
         (b'{"patches": [1]}', "patches[0]: expected `str`, got `int`"),
     ],
 )
@@ -333,9 +335,18 @@ def test_an_answer_that_is_none(body: bytes, text: str) -> None:
         (b"{}", Failure("K", "otherwise")),
         (b'{"type": "T", "message": "m", "stack": "s", "final": true}', Failure("T", "m", "s", final=True)),
         (b'{"type": "T", "cause": {"type": "C"}}', Failure("T", "otherwise", None, Failure("C", ""))),
+        (b'{"cause": ' * 100_000, Failure("K", ('{"cause": ' * 410)[:4096])),
         (b'{"type": 1}', Failure("K", '{"type": 1}')),
         (b"\xff" * 5000, Failure("K", "\ufffd" * 4096)),
     ],
 )
 def test_a_failure(body: bytes, failure: Failure) -> None:
     assert failure_of(body, "K", "otherwise", final=False) == failure
+
+
+def test_causes_are_bounded() -> None:
+    found = failure_of(b'{"cause": ' * 100 + b"{}" + b"}" * 100, "K", "otherwise", final=True)
+    depth, inner = 0, found.inner
+    while inner is not None:
+        depth, inner = depth + 1, inner.inner
+    assert depth == 10
