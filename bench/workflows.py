@@ -54,8 +54,8 @@ HOW = f"""\
 - **Workers**: a bare asyncio protocol in Python over HTTP, which the gateway calls; the official SDKs for Python and
   Node, unmodified. Over HTTP the whole history goes with each turn.
 - **The workers' own ceiling** (*{STUB}*): the same program, and a server in the gateway's place that stores nothing.
-- **Stores**: what a component keeps that is marked by `actorStateStore`; on NATS, and with any of them the backbone, it
-  is the server's file store, as durable as it comes.
+- **Stores**: NATS with its file store, Redis as the backbone, both as durable as they come; PostgreSQL in a component
+  that is marked by `actorStateStore`, beside RabbitMQ, which keeps no records; and the gateway's own memory.
 - **Latency**: a chain of 3 is started {RATE:g} times a second over HTTP, and asked for until it has ended; it is the
   time from the start's request to that answer.
 - **Idle**: instances that wait for an event, CPU in the seconds before and after they were started.
@@ -124,17 +124,18 @@ class WorkflowResults:
     Attributes:
         figures: By store, worker and shape.
         latency: p50, p90 and p99 in ms, by store.
-        idle: Percent of a core, by process, before and after; and seconds that the starts took.
+        waiting: How many instances, percent of a core before and after, MB, and seconds that the starts took.
         machine: What it ran on.
         load: Load average before and after.
     """
 
     figures: Sequence[Figure]
     latency: dict[str, Sequence[float]]
-    idle: dict[str, float]
+    waiting: dict[str, float]
     machine: dict[str, str]
     load: tuple[float, float]
     rows: Sequence[Row] = ()
+    idle: None = None
 
     @property
     def goals(self) -> list[Goal]:
@@ -153,9 +154,9 @@ class WorkflowResults:
             for each in self.figures
             if each.worker == HTTP and each.shape == f"{CHAIN}-3"
         ]
-        if self.idle:
-            more = self.idle["after"] - self.idle["before"]
-            found.append(Goal(f"{self.idle['instances']:,.0f} instances that wait", 1, more, "% of a core"))
+        if self.waiting:
+            more = self.waiting["after"] - self.waiting["before"]
+            found.append(Goal(f"{self.waiting['instances']:,.0f} instances that wait", 1, more, "% of a core"))
         return found
 
     def as_json(self) -> dict[str, object]:
@@ -167,7 +168,7 @@ class WorkflowResults:
             "latency_ms": {
                 store: dict(zip(("p50", "p90", "p99"), each, strict=True)) for store, each in self.latency.items()
             },
-            "idle": self.idle,
+            "waiting": self.waiting,
             "goals": [goal.as_json() for goal in self.goals],
         }
 
@@ -188,8 +189,8 @@ class WorkflowResults:
         lines += [
             f"| {store} | {' | '.join(f'{each:.1f}' for each in values)} |" for store, values in self.latency.items()
         ]
-        if self.idle:
-            of = self.idle
+        if self.waiting:
+            of = self.waiting
             lines += ["", "## Idle", "", f"{of['instances']:,.0f} instances wait for an event, started in"]
             lines += [f"{of['seconds']:.0f} s; gateway and NATS server take {of['before']:.2f} % of a core before,"]
             lines += [f"{of['after']:.2f} % after, and the gateway {of['mb']:.0f} MB more."]
@@ -210,7 +211,7 @@ class Site:
         self.store, self.gateway, self.worker, self.worker_name = store, gateway, worker, name
         self._stage = stage
         self._numbers = itertools.count()
-        self._processes = {"gateway": gateway, "worker": worker, "nats": stage.broker}
+        self._processes = {"gateway": gateway, "worker": worker} | ({"nats": stage.broker} if store == "nats" else {})
 
     def cpu(self) -> dict[str, float]:
         """Seconds so far, by process."""
@@ -298,43 +299,40 @@ class Site:
         return found
 
 
-async def _settings(stage: Stage, stack: AsyncExitStack, store: str) -> tuple[str, dict[str, str]] | None:
-    """Start what keeps records; gives the type and the settings of its component."""
+async def _place(stage: Stage, stack: AsyncExitStack, store: str) -> tuple[str | None, Path | None]:
+    """Start what keeps records; gives the backbone's URL, and a folder of resources where a component keeps them."""
     if store == "nats":
-        return None
+        return None, None
     if store == "memory":
-        return "state.in-memory", {}
+        return "memory:", None
     if store == "redis":
-        url = await stack.enter_async_context(stage.server("redis"))
-        return "state.redis", {"redisHost": url.partition("://")[2].partition("/")[0]}
+        return await stack.enter_async_context(stage.server("redis")), None
     from tests.support.postgresql_server import PostgreSQLServer  # With its driver.
 
     server = await stack.enter_async_context(PostgreSQLServer(stage.directory / "postgresql"))
-    return "state.postgresql", {"connectionString": server.connection_string}
-
-
-def _resources(folder: Path, kind: str, settings: Mapping[str, str]) -> Path:
-    """Write the component that is marked; gives the folder."""
-    folder.mkdir(exist_ok=True)
-    pairs = {**settings, "actorStateStore": "true"}
-    metadata = [{"name": name, "value": value} for name, value in pairs.items()]
-    spec = {"type": kind, "version": "v1", "metadata": metadata}
+    metadata = {"connectionString": server.connection_string, "actorStateStore": "true"}
+    spec = {
+        "type": "state.postgresql",
+        "version": "v1",
+        "metadata": [{"name": name, "value": value} for name, value in metadata.items()],
+    }
     component = {"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "records"}, "spec": spec}
+    folder = stage.directory / "resources"
+    folder.mkdir()
     (folder / "records.yaml").write_text(json.dumps(component))
-    return folder
+    return await stack.enter_async_context(stage.server("rabbitmq")), folder
 
 
 @asynccontextmanager
 async def _site(store: str, worker: str) -> AsyncIterator[Site]:
     """Run a gateway with a worker on a store."""
     async with Stage() as stage, AsyncExitStack() as stack:
-        kept = await _settings(stage, stack, store)
-        resources = None if kept is None else _resources(stage.directory / "resources", *kept)
+        backbone, resources = await _place(stage, stack, store)
         if worker == HTTP:
             peer = await stage.program(worker, WORKERS[worker])
-            gateway = await stage.gateway("shop", peer.http_port, resources=resources)
+            gateway = await stage.gateway("shop", peer.http_port, backbone=backbone, resources=resources)
         else:
-            gateway = await stage.gateway("shop", resources=resources)
+            gateway = await stage.gateway("shop", backbone=backbone, resources=resources)
             peer = await stage.program(worker, [*WORKERS[worker], str(gateway.grpc_port)])
         yield Site(stage, store, gateway, peer, worker)
 
