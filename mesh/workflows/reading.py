@@ -32,7 +32,7 @@ from mesh.workflows.record import (
     unreadable,
     view_of,
 )
-from mesh.workflows.state import State, View
+from mesh.workflows.state import ENDED, State, View
 
 __all__ = ["Beside", "Reader"]
 
@@ -222,24 +222,28 @@ class Reader:
         """
         views: list[View] = []
         read = 0
+        filtered = bool(statuses or name or created_from is not None)
         for store, prefix in ((self._live, self._keys.live), (self._ended, self._keys.ended)):
             if after and not after.startswith(prefix):
                 if store is self._ended:
                     raise BadArgumentError("no page of workflow instances ends there")
                 continue
+            if store is self._ended and statuses and ENDED.isdisjoint(statuses):
+                break  # There is none.
             while True:
-                wanted = min(PAGE, limit - len(views))
-                if wanted <= 0 or read >= MOST_READ:
+                if len(views) >= limit or read >= MOST_READ:
                     return views, after or prefix
-                page = await store.scan(prefix, after.removeprefix(prefix) and after, wanted)
+                most = PAGE if filtered else min(PAGE, limit - len(views))
+                page = await store.scan(prefix, after.removeprefix(prefix) and after, most)
                 for key, stored in page:
-                    view = _shown(instance_of(key), stored)
+                    if len(views) >= limit:
+                        break
+                    after, view = key, _shown(instance_of(key), stored)
                     if view is not None and _is_wanted(view.state, statuses, name, created_from):
                         views.append(view)
-                if len(page) < wanted:
+                if len(page) < most and len(views) < limit:
                     break
                 read += len(page)
-                after = page[-1][0]
             after = ""
         return views, ""
 
