@@ -77,10 +77,10 @@ class WorkflowPlan:
     """
 
     activities: int = 3000
-    latency_seconds: float = 20.0
+    latency_seconds: float = 10.0
     idle: int = 100_000
     idle_seconds: float = 30.0
-    ceiling_seconds: float = 3.0
+    ceiling_seconds: float = 2.0
 
 
 PLAN = WorkflowPlan()
