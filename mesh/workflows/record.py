@@ -29,6 +29,7 @@ from mesh.workflows.events import AnyEvent, Completed, Event, Started
 from mesh.workflows.state import State, Step, View
 
 __all__ = [
+    "FIRST",
     "FORMAT",
     "Away",
     "Garbage",
@@ -38,11 +39,14 @@ __all__ = [
     "Plan",
     "Record",
     "Spilled",
+    "blob",
+    "chunk",
     "decode",
     "instance_of",
     "kept_of",
     "plan",
     "put_away",
+    "read_chunk",
     "unreadable",
     "view_of",
 ]
