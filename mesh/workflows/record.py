@@ -47,6 +47,9 @@ __all__ = [
     "plan",
     "put_away",
     "read_chunk",
+    "read_event",
+    "read_state",
+    "slot_part",
     "unreadable",
     "view_of",
 ]
