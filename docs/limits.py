@@ -28,6 +28,8 @@ from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
 from gateway.routes import node, request
 from gateway.routes.jobs import MAX_LISTED
+from gateway.routes.workflow_views import MAX_EVENTS, MAX_WAIT
+from gateway.routes.workflows import MAX_ID_BYTES
 from mesh import address, conditions, delivery, flow, host, key_value, large, pipeline, policies, store, telemetry
 from mesh.blocks import (
     actors,
@@ -45,6 +47,7 @@ from mesh.blocks import (
     secrets,
     state,
     topics,
+    workflows,
 )
 from mesh.blocks.binding_contract import INVOKE as INVOKE_BINDING
 from mesh.blocks.binding_contract import STREAM as STREAM_BINDING
@@ -150,6 +153,24 @@ def _asked() -> Sequence[Row]:
         ("accepting a durable call, or reading its outcome", _time(durable.ACCEPT.seconds), NONE, failed),
         ("scheduling, reading or deleting a job", _time(jobs.SCHEDULE.seconds), NONE, failed),
         ("listing jobs, deleting several, or running one now", _time(jobs.LIST.seconds), NONE, failed),
+        (
+            "starting a workflow, telling one something, or looking at one",
+            _time(workflows.START.seconds),
+            "`mesh-timeout` on the call, or `grpc-timeout`",
+            failed,
+        ),
+        (
+            "waiting until a workflow has ended, over HTTP",
+            _time(MAX_WAIT),
+            "`wait` in the query, up to that",
+            "the workflow as it is",
+        ),
+        (
+            "listing workflows, their histories, purging them, or running one again",
+            _time(workflows.LIST.seconds),
+            NONE,
+            failed,
+        ),
         (
             "all attempts under a policy",
             _time(RETRY.max_elapsed),
@@ -481,6 +502,14 @@ def _sizes() -> Sequence[Row]:
             "400 `DAPR_SCHEDULER_SCHEDULE_JOB`; what is larger belongs in a state store",
         ),
         ("jobs on one page of a list", f"{job_record.MAX_PAGE:,}", "`limit`", "`after` in the answer"),
+        (
+            "workflows on one page of a list, or purged at once",
+            f"{workflows.MAX_PAGE:,}",
+            "`limit`",
+            "`after` in the answer",
+        ),
+        ("the id under which a workflow is started", f"{MAX_ID_BYTES} bytes", NONE, "400 `ERR_INSTANCE_ID_TOO_LONG`"),
+        ("events on one page of a history", f"{MAX_EVENTS:,}", "`limit`", "`after` in the answer"),
         ("jobs that `ListJobs` gives", f"{MAX_LISTED:,}", NONE, "`RESOURCE_EXHAUSTED`; pages over HTTP"),
         ("an idempotency key", _size(durable.MAX_KEY_BYTES), NONE, "400"),
         (

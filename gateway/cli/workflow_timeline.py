@@ -41,7 +41,7 @@ def timeline(told: Mapping[str, Any], *, whole: bool) -> str:
         whole: Whether values are written as long as they are.
     """
     events = told["events"]
-    since = _seconds(events[0]["at"]) if events else 0.0
+    since = min((_seconds(each["at"]) for each in events), default=0.0)  # The first turn stands before the start.
     names: dict[int, str] = {}
     begun: dict[int, float] = {}
     rows, kinds = [], []

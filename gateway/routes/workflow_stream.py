@@ -29,8 +29,11 @@ logger = logging.getLogger(__name__)
 SERVICE = "TaskHubSidecarService"
 STATEFUL_HISTORY, HEALTH_PING = 2, 3  # Of WorkerCapability.
 TURNS, TASKS = 1000, 10_000
-# The SDK for Node takes ten at once, keeps a hundred, and throws away what comes then.
-FEW = {"grpc-node-js": (50, 50)}
+# The SDK for Node takes ten at once, keeps a hundred, and throws away what comes then. It gives up for good when the
+# first stream that it opens breaks, and tries again after any other one: so its first is ended well, and it comes again
+# within two seconds with one that may break.
+NODE = "grpc-node-js/"
+NODE_TURNS, NODE_TASKS = 50, 50
 LEAVE_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 RETRY_SECONDS = (0.5, 2.0)  # Asked again that soon, a node that drains says so.
@@ -43,8 +46,10 @@ async def hello(called: Called) -> Any:
 
 async def get_work_items(called: Called) -> None:
     """Hand work out to a worker, for as long as it holds the stream open."""
-    stream = cast("Stream", called.stream)
-    worker = _worker(called, stream)
+    stream, title = cast("Stream", called.stream), _title(called.metadata.get("user-agent", ""))
+    if title.startswith(NODE) and called.api.handed.greet(stream.connection):
+        return
+    worker = _worker(called, stream, title)
     problem: APIError | None = None
     async with task_group() as tasks:
         writing = tasks.create_task(_write(stream, worker), name="workflow-stream-write")
@@ -66,9 +71,8 @@ async def get_work_items(called: Called) -> None:
         raise problem
 
 
-def _worker(called: Called, stream: Stream) -> StreamWorker:
-    title = _title(called.metadata.get("user-agent", ""))
-    turns, tasks = FEW.get(title.partition("/")[0], (TURNS, TASKS))
+def _worker(called: Called, stream: Stream, title: str) -> StreamWorker:
+    turns, tasks = (NODE_TURNS, NODE_TASKS) if title.startswith(NODE) else (TURNS, TASKS)
     capabilities = called.message.capabilities
     return StreamWorker(
         title,

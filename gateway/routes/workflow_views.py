@@ -49,7 +49,7 @@ from mesh.workflows.errors import WorkflowNotFoundError
 from mesh.workflows.messages import Told
 from mesh.workflows.state import Status, View
 
-__all__ = ["ROUTES"]
+__all__ = ["MAX_EVENTS", "MAX_WAIT", "ROUTES"]
 
 GET, POST = frozenset({"GET"}), frozenset({"POST"})
 MAX_EVENTS = 1000

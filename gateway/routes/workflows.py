@@ -40,7 +40,18 @@ from mesh.operation import Method
 from mesh.values import parse_instant
 from mesh.workflows.state import Status, View
 
-__all__ = ["RPCS", "ROUTES", "of_app", "properties", "refused", "started", "status_name", "text_of", "timestamp"]
+__all__ = [
+    "MAX_ID_BYTES",
+    "RPCS",
+    "ROUTES",
+    "of_app",
+    "properties",
+    "refused",
+    "started",
+    "status_name",
+    "text_of",
+    "timestamp",
+]
 
 VERSIONS = ("v1.0", "v1.0-beta1", "v1.0-alpha1")
 READ, POST = frozenset({"GET"}), frozenset({"POST"})

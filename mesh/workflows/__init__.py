@@ -6,7 +6,9 @@
     instance, decide, finishing, rerun  the rules: functions of values, without store, clock or chance
     retrying, outgoing
     record, committing, reading         how it is kept: one conditional write for a turn
-    engine, keeping, dues, outbox       the instances of the partitions that this node owns
+    engine, keeping, memory             the instances of the partitions that this node owns
+    running, composing, needs           one of them: what is written of it together, and what follows from that
+    dues, outbox                        when to look again; what is for other instances
     dispatch, worker, remote            turns and activities on their way to workers, here or elsewhere
     stream, application, json_form      workers: over a stream that they hold open, or over HTTP
 """

@@ -6,6 +6,7 @@ before that is what it reads; what such a one writes later conflicts. Of one ins
 at an owner. A write whose outcome is not known has the fence taken anew, so that it conflicts if it is yet to come; and
 the instance is read again before anything else happens to it. Other writes that were on their way under the former
 fence conflict as well, and are written again as they are, which nobody can have forestalled.
+Reading begins with the fence, too: of what came between it and the next step, that would write over chunks and blobs.
 
 What lies beside a record is written before it, under the fence as well, and means nothing without it. So whatever is
 read is an instance as a step has left it.
@@ -31,7 +32,7 @@ from mesh.timers.fence import Fence
 from mesh.workflows import record
 from mesh.workflows.contracts import Loaded, Saved
 from mesh.workflows.errors import WorkflowTooLargeError, WorkflowUnreadableError
-from mesh.workflows.grouping import Grouping
+from mesh.workflows.grouping import WRITE_SECONDS, Grouping
 from mesh.workflows.reading import Beside
 from mesh.workflows.record import Garbage, Kept, Keys, decode, instance_of, plan
 from mesh.workflows.state import State, Step
@@ -58,7 +59,15 @@ class _Owned:
 class Committer:
     """Keeps the instances of a kind (a `mesh.workflows.contracts.Commits`), while it runs."""
 
-    def __init__(self, kind: str, live: StateStore, ended: StateStore, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        kind: str,
+        live: StateStore,
+        ended: StateStore,
+        clock: Callable[[], float] = time.time,
+        *,
+        seconds: float = WRITE_SECONDS,
+    ) -> None:
         """Touch nothing yet.
 
         Args:
@@ -67,11 +76,12 @@ class Committer:
                 listing of keys, which are dotted paths.
             ended: Has those that have been; as ``live``, and what is in it may expire.
             clock: Unix time in seconds.
+            seconds: How long a write may take. What is read is bounded by the stores, or by who asks.
         """
         self._kind = kind
         self._keys = Keys(kind)
         self._live, self._ended = live, ended
-        self._live_group, self._ended_group = Grouping(live), Grouping(ended)
+        self._live_group, self._ended_group = Grouping(live, seconds), Grouping(ended, seconds)
         self._clock = clock
         self._owned: dict[int, _Owned] = {}
         self._cleaning = asyncio.Semaphore(CLEANING)
@@ -133,6 +143,7 @@ class Committer:
 
     async def load(self, partition: int, instance: str) -> Loaded | None:
         """Read one that has not been put away, or has: then by ``State.ended``."""
+        await self._of(partition).live.take()  # What is still on its way under a former one must not come behind this.
         found, put_away = await self._live.get(self._keys.live_of(partition, instance), strong=True), False
         if found is None:
             found, put_away = await self._ended.get(self._keys.ended_of(partition, instance), strong=True), True

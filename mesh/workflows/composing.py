@@ -52,7 +52,7 @@ def compose(entry: Entry, app: str, now: float) -> Batch:
         asked = entry.asked[0]
         if isinstance(asked.message, (Purge, Expired)):
             break
-        entry.asked.popleft()
+        entry.asked.pop(0)
         if asked.told is not None and asked.told.done():
             continue
         try:

@@ -103,19 +103,21 @@ def start(app: str, id: str, old: State | None, message: Start, now: float) -> S
 
 
 def restore(app: str, id: str, old: State | None, message: Restore, now: float) -> Step | None:
-    """Begin an instance with a history; else as ``start``.
+    """Begin an instance with a history, under an id that no instance has, ended or not; else as ``start``.
 
     Raises:
-        WorkflowExistsError: An instance of this id has not ended.
+        WorkflowExistsError: There is an instance of this id.
         BadArgumentError: It is no history.
     """
     if not _is_free(id, old, message.execution, None):
         return None
+    if old is not None:
+        raise WorkflowExistsError(f"a workflow with ID '{id}' already exists")
     began = next((event for event in message.history if isinstance(event, Started)), None)
     if began is None:
         raise BadArgumentError("the history of a workflow that is to go on does not tell how it was started")
     state = State(
-        _generation(old, now),
+        _generation(None, now),
         message.execution,
         began.name,
         Status.RUNNING,
@@ -124,11 +126,10 @@ def restore(app: str, id: str, old: State | None, message: Restore, now: float) 
         began.version,
         started=now,
         events=len(message.history),
-        seen=seen(old, now) if old is not None else (),
         turns=sum(type(event) is TurnStarted for event in message.history),
     )
     instance = Instance(id, app, state, message.history)
-    outbox = Outbox(old)
+    outbox = Outbox()
     for child in instance.children.values():
         outbox.put(child.app or app, child.instance, child_start(instance, state, child))
     state = replace(

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from mesh.errors import AppFailedError, AppUnreachableError, MeshError
 from mesh.ownership.errors import NotOwnerError
@@ -24,12 +24,13 @@ from mesh.tasks import task_group
 from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Engine
 from mesh.workflows.operations import PREFIX
+from mesh.workflows.peers import Peer, Peers
 from mesh.workflows.room import MAX_AWAY, PAUSE, Attached, Away, Lane, Level, Pause, Room, now
 from mesh.workflows.settings import Limits
 from mesh.workflows.waiting import FairQueue
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
 
-__all__ = ["Dispatch", "Peer", "Peers"]
+__all__ = ["Dispatch"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,30 +41,6 @@ DRAIN_SECONDS = 60.0
 _Work = TypeVar("_Work", TurnWork, TaskWork)
 _Result = TypeVar("_Result", Answer, TaskResult)
 GUEST = -1  # In place of the partition of what another node has asked for.
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A node that runs activities: its application, the session under which it is known, and its id."""
-
-    app: str
-    session: str
-    node: str
-
-
-class Peers(Protocol):
-    """Nodes that run activities."""
-
-    async def peer(self, app: str) -> Peer | None:
-        """Give one of an application, which is not this node; None = there is none.
-
-        Raises:
-            AppUnreachableError: None of them has room now.
-            MeshError: It cannot be told.
-        """
-
-    async def task(self, peer: Peer, work: TaskWork) -> TaskResult:
-        """Have an activity run; raises as ``Worker.task`` does."""
 
 
 @dataclass(slots=True, eq=False)
@@ -404,7 +381,13 @@ class Dispatch:
             seconds,
             error,
         )
-        self._later(seconds, lambda: self._place(lane, name))
+        until = pause.until
+
+        def over() -> None:
+            pause.end(until)
+            self._place(lane, name)
+
+        self._later(seconds, over)
 
     def _not_opened(self, error: object, again: Callable[[], None]) -> None:
         """Ask again for what could not be made, unless there is nothing to do, or another node does it."""
@@ -468,12 +451,17 @@ class Dispatch:
             self._rest(away, away.pause.longer())
 
     def _rest(self, away: Away, seconds: float) -> None:
-        away.pause.until = now() + seconds
-        self._later(seconds, lambda: self._look_away(away))
+        away.pause.until = until = now() + seconds
+
+        def over() -> None:
+            away.pause.end(until)
+            self._look_away(away)
+
+        self._later(seconds, over)
 
     def _look_away(self, away: Away) -> None:
         self._send(away)
-        if away.app == self._app and away.open:
+        if away.app == self._app and away.pause.until <= now():
             for name in self._tasks.queue:
                 self._place(self._tasks, name)
 

@@ -20,6 +20,7 @@ from mesh.workflows.events import ChildCreated, ChildFailed
 from mesh.workflows.keeping import DRAIN_SECONDS, Keeping
 from mesh.workflows.memory import Asked, Entry, Held, Impossible, Opening
 from mesh.workflows.messages import AnyMessage, Purge, Told
+from mesh.workflows.observed import below
 from mesh.workflows.running import Observer, Running
 from mesh.workflows.state import State
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
@@ -108,7 +109,7 @@ class Engine:
         told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         entry = self._running.entry(held, ref.id)
         entry.asked.append(Asked(message, told))
-        self._running.kick(entry)
+        self._running.wake(entry)
         return await told
 
     async def _purge_with_children(self, held: Held, ref: Ref, message: Purge, deadline: float) -> Told:
@@ -184,7 +185,7 @@ class Engine:
             return make(entry)
         made: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         entry.opening.append(Opening(made, make))
-        self._running.kick(entry)
+        self._running.wake(entry)
         return await made
 
     # For what gives work to workers
@@ -265,7 +266,7 @@ class Engine:
             task.at,
             task.input,
             task.version,
-            task.trace,
+            task.trace or (None if instance.started is None else below(instance.started.trace, state.execution)),
         )
 
     async def turned(self, work: TurnWork, answer: Answer) -> None:
@@ -280,7 +281,7 @@ class Engine:
         entry = self._running.find(work.ref)
         if entry is not None and entry.work is work:
             entry.work, entry.answer = None, answer
-            self._running.kick(entry)
+            self._running.wake(entry)
 
     def turn_lost(self, work: TurnWork) -> None:
         """See `mesh.workflows.contracts.Engine`."""
@@ -318,7 +319,7 @@ class Engine:
         else:
             entry.begun.discard(work.task)
             entry.results.append((work, result))
-            self._running.kick(entry)
+            self._running.wake(entry)
         if held.leaving:
             held.quiet.set()
 

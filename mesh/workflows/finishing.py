@@ -24,6 +24,7 @@ from mesh.workflows.actions import (
 )
 from mesh.workflows.events import (
     FOREVER,
+    AnyEvent,
     ChildCreated,
     Completed,
     DetachedCreated,
@@ -101,36 +102,16 @@ def finish(instance: Instance, turn: Turn, answer: Answer, now: float, new_execu
         failure = Failure("NonDeterminismError", str(error), final=True)
         complete = Complete(-1, Status.FAILED, failure=failure)
     new = (TurnStarted(turn.new[0].at, answer.version, answer.patches), *turn.new[1:])
-    taken = {key for event in new if (key := outcome(event)) is not None}
-    wanted = {outcome(event) for event in instance.wanted(new)}
-    closed = [kind for kind, _ in wanted]
-    open_children = len(instance.children) - closed.count(CHILD) + made.children
     turned = replace(
         state,
         version=answer.version or state.version,
         started=state.started if state.started is not None else turn.new[0].at,
         custom_status=state.custom_status if answer.custom_status is None else answer.custom_status,
         turns=turn.number,
+        updated=now,
     )
     if complete is None:
-        rest = state.inbox[turn.taken :]
-        suspended = tuple(event for event in rest if type(event) is Suspended)
-        append = (*new, *made.events, *suspended)
-        return Step(
-            replace(
-                turned,
-                status=Status.SUSPENDED if state.status == Status.SUSPENDED else Status.RUNNING,
-                updated=now,
-                events=state.events + len(append),
-                open_tasks=len(instance.tasks) - closed.count(TASK) + made.tasks,
-                open_children=open_children,
-                due=min((at for at in (instance.due(wanted), made.due) if at is not None), default=None),
-                inbox=tuple(event for event in rest if type(event) is not Suspended and outcome(event) not in taken),
-                outbox=made.outbox.entries,
-                sent=made.outbox.number,
-            ),
-            append,
-        )
+        return _go_on(instance, turn, turned, new, made)
     if complete.status == Status.CONTINUED_AS_NEW:
         return _continue(instance, turn, turned, complete, made.outbox, now, new_execution)
     if complete.status in ENDED:
@@ -138,7 +119,9 @@ def finish(instance: Instance, turn: Turn, answer: Answer, now: float, new_execu
     else:
         failure = Failure("InvalidAnswer", f"the workflow's code ended with status {complete.status}", final=True)
         completed = Completed(now, complete.id, Status.FAILED, failure=failure)
-    return end(instance, turned, completed, (*new, *made.events, completed), made.outbox, open_children, now)
+    children = _open(instance, new)[1] + made.children
+    append = (*new, *made.events, *_meanwhile(instance, turn), completed)
+    return end(instance, turned, completed, append, made.outbox, children, now)
 
 
 def stall(instance: Instance, turn: Turn, reason: int, text: str, now: float) -> Step | None:
@@ -179,6 +162,40 @@ def stall(instance: Instance, turn: Turn, reason: int, text: str, now: float) ->
     )
 
 
+def _go_on(instance: Instance, turn: Turn, state: State, new: tuple[Event, ...], made: _Made) -> Step:
+    rest = _meanwhile(instance, turn)
+    suspended = tuple(event for event in rest if type(event) is Suspended)
+    append = (*new, *made.events, *suspended)
+    tasks, children = _open(instance, new)
+    dues = (instance.due({outcome(event) for event in instance.wanted(new)}), made.due)
+    return Step(
+        replace(
+            state,
+            status=Status.SUSPENDED if state.status == Status.SUSPENDED else Status.RUNNING,
+            events=state.events + len(append),
+            open_tasks=tasks + made.tasks,
+            open_children=children + made.children,
+            due=min((due for due in dues if due is not None), default=None),
+            inbox=tuple(event for event in rest if type(event) is not Suspended),
+            outbox=made.outbox.entries,
+            sent=made.outbox.number,
+        ),
+        append,
+    )
+
+
+def _meanwhile(instance: Instance, turn: Turn) -> Sequence[AnyEvent]:
+    """Give what came to the inbox while a turn was out; an outcome that the turn has too is the turn's."""
+    taken = {key for event in turn.new if (key := outcome(event)) is not None}
+    return [event for event in instance.state.inbox[turn.taken :] if outcome(event) not in taken]
+
+
+def _open(instance: Instance, new: Sequence[Event]) -> tuple[int, int]:
+    """Count the activities and children that are open after what is new."""
+    closed = [outcome(event)[0] for event in instance.wanted(new)]
+    return len(instance.tasks) - closed.count(TASK), len(instance.children) - closed.count(CHILD)
+
+
 def _continue(
     instance: Instance, turn: Turn, state: State, complete: Complete, outbox: Outbox, now: float, execution: str
 ) -> Step:
@@ -204,7 +221,6 @@ def _continue(
             generation=state.generation + 1,
             execution=execution,
             status=Status.SUSPENDED if state.status == Status.SUSPENDED else Status.RUNNING,
-            updated=now,
             version=version,
             events=0,
             open_tasks=0,
@@ -312,9 +328,8 @@ class _Made:
                 )
 
     def _add(self, action: Action) -> None:
-        own, state, now = self._instance.app, self._instance.state, self._now
-        app = getattr(action, "app", None) or own
-        other = app if app != own else None
+        """Have an activity or a timer."""
+        now = self._now
         match action:
             case ScheduleTask():
                 self.tasks += 1
@@ -323,10 +338,10 @@ class _Made:
                         now,
                         action.id,
                         action.name,
-                        action.execution_id or execution_id(state.execution, action.id),
+                        action.execution_id or execution_id(self._instance.state.execution, action.id),
                         action.input,
                         action.version or None,
-                        other,
+                        action.app if action.app and action.app != self._instance.app else None,
                         action.retry,
                         propagation=action.propagation,
                     )
@@ -336,6 +351,17 @@ class _Made:
                 if action.fire_at[0] < FOREVER:
                     due = seconds(action.fire_at)
                     self.due = due if self.due is None else min(due, self.due)
+            case CreateChild() | SendEvent() | TerminateInstance() | CreateDetached():
+                self._send(action)
+            case Wait() | Complete() | VersionMissing():
+                pass
+
+    def _send(self, action: CreateChild | SendEvent | TerminateInstance | CreateDetached) -> None:
+        """Have something told to another instance."""
+        own, state, now = self._instance.app, self._instance.state, self._now
+        app = action.app or own
+        other = app if app != own else None
+        match action:
             case CreateChild():
                 self.children += 1
                 child = ChildCreated(
@@ -371,8 +397,6 @@ class _Made:
                     caller=own if other is not None else "",
                 )
                 self.outbox.put(app, instance, start)
-            case Wait() | Complete() | VersionMissing():
-                pass
 
 
 def _title(what: Action | Event) -> str:

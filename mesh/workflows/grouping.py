@@ -16,6 +16,7 @@ __all__ = ["Grouping"]
 AT_ONCE = 4  # Groups on their way: while some are, the next one gathers.
 MOST = 100  # Writes of a group.
 MOST_BYTES = 1024 * 1024
+WRITE_SECONDS = 10.0
 ENDS = "workflows are not stored any more: this node is shutting down"
 
 _Waiting = tuple[Item, Item, asyncio.Future[MeshError | None]]
@@ -24,9 +25,10 @@ _Waiting = tuple[Item, Item, asyncio.Future[MeshError | None]]
 class Grouping:
     """Writes to one store, while it runs."""
 
-    def __init__(self, store: StateStore) -> None:
-        """Prepare."""
+    def __init__(self, store: StateStore, seconds: float = WRITE_SECONDS) -> None:
+        """Prepare; each write has so many seconds, then nobody knows what came of it."""
         self._store = store
+        self._seconds = seconds
         self._waiting: deque[_Waiting] = deque()
         self._tasks: asyncio.TaskGroup | None = None
         self._on_their_way = 0
@@ -76,12 +78,13 @@ class Grouping:
     async def _write_all(self) -> None:
         while group := self._gathered():
             try:
-                results = await self._store.write_guarded([(item, check) for item, check, _ in group])
+                async with asyncio.timeout(self._seconds):  # Else others would wait behind a store that says nothing.
+                    results = await self._store.write_guarded([(item, check) for item, check, _ in group])
             except BaseException as error:
                 for _, _, came_to in group:
                     if not came_to.done():
-                        came_to.set_result(OutcomeUnknownError(f"the store was cut off: {error!r}"))
-                if not isinstance(error, MeshError):
+                        came_to.set_result(OutcomeUnknownError(f"nobody knows what the store did: {error!r}"))
+                if not isinstance(error, MeshError | TimeoutError):
                     raise
                 continue
             for (_, _, came_to), result in zip(group, results, strict=True):

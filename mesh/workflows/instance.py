@@ -32,7 +32,7 @@ from mesh.workflows.events import (
 )
 from mesh.workflows.state import State, Step
 
-__all__ = ["CHILD", "TASK", "TIMER", "Instance", "Turn", "outcome"]
+__all__ = ["CHILD", "TASK", "TIMER", "Instance", "Outcome", "Turn", "outcome"]
 
 TASK, TIMER, CHILD = range(3)
 

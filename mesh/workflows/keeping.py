@@ -16,7 +16,7 @@ from mesh.workflows.running import PAUSES, Running
 from mesh.workflows.state import State, Status
 from mesh.workflows.worker import Ref
 
-__all__ = ["Keeping"]
+__all__ = ["DRAIN_SECONDS", "Keeping"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Keeping:
         for entry in list(held.entries.values()):
             if entry.volatile or entry.retrying:
                 entry.flush = True
-                self._running.kick(entry)
+                self._running.wake(entry)
         await _until(held, lambda: held.gone or not held.working, WRITE_SECONDS)
         if self._running.held.get(partition) is held:
             self.drop(partition)
@@ -109,10 +109,11 @@ class Keeping:
                             return
                         held.taken.set_result(True)
                         for entry in list(held.entries.values()):  # Something came for it meanwhile.
-                            self._running.kick(entry)
+                            self._running.wake(entry)
                     await self._scan(held)
                 except MeshError as error:
-                    logger.warning("partition %d of workflows is read again: %s", held.partition, error)
+                    level = logging.DEBUG if isinstance(error, NotOwnerError) else logging.WARNING
+                    logger.log(level, "partition %d of workflows is read again: %s", held.partition, error)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, PAUSES[1])
                 else:
@@ -174,7 +175,7 @@ class Keeping:
                     continue
                 entry = self._running.entry(held, id)
                 entry.asked.append(Asked(Expired(until)))
-                self._running.kick(entry)
+                self._running.wake(entry)
         except MeshError as error:
             logger.warning("what is put away in partition %d is looked at again: %s", held.partition, error)
             self._running.needs.expires(held, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Entry", "Expired", "Held", "Impossible", "Memory", "Opening", "Refused"]
 
+TRIES = 32  # The most that are looked at when one more has come: those at work stay.
 ENTRY_BYTES = 2048  # What an instance takes in memory besides what its ``Saved`` counts.
 
 
@@ -148,7 +149,7 @@ class Entry:
         self.work: TurnWork | None = None
         self.answer: Reply | None = None
         self.queued = False
-        self.asked: deque[Asked] = deque()
+        self.asked: list[Asked] = []
         self.opening: list[Opening] = []
         self.results: list[tuple[TaskWork, TaskResult | None]] = []
         self.tasks: dict[int, int] = {}
@@ -272,11 +273,14 @@ class Memory:
             entry.size = 0
 
     def _shrink(self) -> None:
-        for entry in list(self._entries):
-            if self.bytes <= self._limit:
+        for _ in range(TRIES):
+            entry = next(iter(self._entries))
+            if not entry.idle:
+                self._entries.move_to_end(entry)
+                continue
+            self.forget(entry)
+            entry.unload()
+            if entry.bare:
+                entry.held.entries.pop(entry.ref.id, None)
+            if self.bytes <= self._limit or not self._entries:
                 return
-            if entry.idle:
-                self.forget(entry)
-                entry.unload()
-                if entry.bare:
-                    entry.held.entries.pop(entry.ref.id, None)

@@ -37,13 +37,13 @@ class Needs:
     expire: Callable[[int], None]
 
     def __init__(
-        self, dispatch: Dispatch, outbox: Outbox, clock: Callable[[], float], kick: Callable[[Entry], object]
+        self, dispatch: Dispatch, outbox: Outbox, clock: Callable[[], float], wake: Callable[[Entry], object]
     ) -> None:
-        """Prepare; ``kick`` has a task work on an instance."""
+        """Prepare; ``wake`` has a task work on an instance."""
         self._dispatch = dispatch
         self._outbox = outbox
         self._clock = clock
-        self._kick = kick
+        self._wake = wake
         self._dues = Dues()
         self._alarm = Alarm(clock, self._ring)
         self._later: dict[Entry, float] = {}  # What waits for another write to go with, in order of the time since.
@@ -83,14 +83,14 @@ class Needs:
         entry.tasks.pop(id, None)
         if isinstance(event, Retrying):
             entry.retrying.append(event)
-            self._kick(entry)
+            self._wake(entry)
             return
         entry.volatile.append(event)
         entry.settled.add(id)
         self.later(entry)
         if entry.held.leaving:
             entry.flush = True
-            self._kick(entry)
+            self._wake(entry)
         else:
             self.advance(entry)
 
@@ -213,6 +213,6 @@ class Needs:
             if (entry.volatile or entry.acks) and entry.held.entries.get(entry.ref.id) is entry:
                 entry.flush = True
                 entry.resume = entry.resume or not entry.known
-                self._kick(entry)
+                self._wake(entry)
         if (first := self._dues.first) is not None:
             self._alarm.set(first)

@@ -39,6 +39,7 @@ __all__ = [
     "RunningTask",
     "accessed",
     "began",
+    "below",
     "creating",
     "ended",
     "span_of",
@@ -76,6 +77,12 @@ def span_of(trace: Trace | None, execution: str) -> str:
         return ""
     made = hashlib.blake2b(execution.encode(errors="replace"), digest_size=8).hexdigest()
     return f"00{trace.parent[2:36]}{made}-{trace.parent[53:55]}"
+
+
+def below(trace: Trace | None, execution: str) -> Trace | None:
+    """Give the span of an execution as what is below it is told of it; None for none."""
+    own = span_of(trace, execution)
+    return Trace(own, trace.state) if own and trace is not None else None
 
 
 def began(observer: Observer, state: State, scheduled: float | None) -> None:

@@ -22,7 +22,7 @@ from mesh.workflows.messages import ChildDone
 from mesh.workflows.state import Sent
 from mesh.workflows.worker import Ref
 
-__all__ = ["AT_ONCE", "Delivered", "Outbox"]
+__all__ = ["AT_ONCE", "TEXT", "Delivered", "Outbox"]
 
 logger = logging.getLogger(__name__)
 

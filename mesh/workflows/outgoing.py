@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from mesh.workflows.events import ChildCreated, Completed, Event, Failure, Parent
 from mesh.workflows.instance import Instance
 from mesh.workflows.messages import AnyMessage, ChildDone, Start, Terminate
+from mesh.workflows.observed import below
 from mesh.workflows.state import Sent, State, Status, Step
 
 __all__ = ["Outbox", "child_id", "child_start", "end", "execution_id", "seen", "terminate_children"]
@@ -53,7 +54,7 @@ def child_start(instance: Instance, state: State, child: ChildCreated) -> Start:
         child.version,
         child.input,
         Parent(instance.app, instance.id, child.id, state.name, state.execution),
-        trace=instance.started.trace if instance.started is not None else None,
+        trace=None if instance.started is None else below(instance.started.trace, state.execution),
         caller=instance.app if child.app is not None else "",
     )
 

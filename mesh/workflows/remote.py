@@ -36,8 +36,8 @@ from mesh.operation import Caller
 from mesh.ownership.asking import Owners
 from mesh.ownership.table import Standing
 from mesh.workflows.access import denied
-from mesh.workflows.dispatch import Peer
 from mesh.workflows.events import Failure
+from mesh.workflows.peers import Peer
 from mesh.workflows.worker import TaskResult, TaskWork
 
 __all__ = ["KIND", "Allows", "Remote"]

@@ -6,7 +6,7 @@ anew, under their ids: so the code replays as far as that, and goes on from ther
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -78,27 +78,33 @@ def make(
     if isinstance(target, ChildCreated) != bool(new_child_id):
         needs = "needs a new id for its child" if not new_child_id else "is no child, which a new id is for"
         raise BadArgumentError(f"event {event} of the workflow '{source}' {needs}")
+    if overwrite and isinstance(target, TaskScheduled | ChildCreated):
+        target = replace(target, input=input)
+    if new_child_id and isinstance(target, ChildCreated):
+        target = replace(target, instance=new_child_id)
+    whole = (*history[:place], target, *history[place + 1 :])
+    return Restore(execution, tuple(_taken_over(source, whole, place, new_id, execution, now)))
+
+
+def _taken_over(
+    source: str, history: Sequence[Event], place: int, new_id: str, execution: str, now: float
+) -> Iterator[AnyEvent]:
     done = {key for earlier in history[:place] if (key := outcome(earlier)) is not None}
-    made: list[AnyEvent] = []
     for index, old in enumerate(history[: _turn_end(history, place)]):
         if not isinstance(old, _ASKED if index > place else _KEPT):
             continue  # Nothing that happened later: the code is to be where it was.
         match old:
             case Started():
-                made.append(replace(old, execution=execution, parent=None, scheduled=None, caller="", rerun_of=source))
+                yield replace(old, execution=execution, parent=None, scheduled=None, caller="", rerun_of=source)
             case TaskScheduled() if (TASK, old.id) not in done:
-                text = input if overwrite and old is target else old.input
-                new = execution_id(execution, old.id)
-                made.append(replace(old, at=now, input=text, execution_id=new, rerun_of=source))
+                yield replace(old, at=now, execution_id=execution_id(execution, old.id), rerun_of=source)
             case TimerCreated() if (TIMER, old.id) not in done:
-                made.append(replace(old, at=now, rerun_of=source))
+                yield replace(old, at=now, rerun_of=source)
             case ChildCreated() if (CHILD, old.id) not in done:
-                text = input if overwrite and old is target else old.input
-                id = (new_child_id if old is target else None) or child_id(new_id, old.id)
-                made.append(replace(old, at=now, input=text, instance=id, rerun_of=source))
+                id = old.instance if index == place else child_id(new_id, old.id)
+                yield replace(old, at=now, instance=id, rerun_of=source)
             case _:
-                made.append(old)
-    return Restore(execution, tuple(made))
+                yield old
 
 
 def _find(source: str, history: Sequence[Event], event: int) -> int:

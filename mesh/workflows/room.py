@@ -47,6 +47,11 @@ class Pause:
         self.until = now() + seconds
         return seconds
 
+    def end(self, until: float) -> None:
+        """Have none any more, if it is the one until then: a timer may be early by a hair."""
+        if self.until == until:
+            self.until = 0.0
+
     def over(self) -> None:
         """Have none, and begin anew with the shortest."""
         self._next, self.until = self._seconds, 0.0

@@ -34,7 +34,7 @@ from mesh.workflows.outbox import TEXT, Outbox
 from mesh.workflows.state import Sent, State, Step
 from mesh.workflows.worker import Ref
 
-__all__ = ["STORE_SECONDS", "Observer", "Running"]
+__all__ = ["PAUSES", "STORE_SECONDS", "Observer", "Running"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Running:
         self._observer = observer
         self.outbox = Outbox(deliver, self._delivered, clock)
         self.memory = Memory(memory_bytes)
-        self.needs = Needs(dispatch, self.outbox, clock, self.kick)
+        self.needs = Needs(dispatch, self.outbox, clock, self.wake)
         self.needs.look = self._look
         self._deadlines = Deadlines()
         self._tasks: asyncio.TaskGroup | None = None
@@ -120,7 +120,7 @@ class Running:
         held = self.held.get(ref.partition)
         return None if held is None else held.entries.get(ref.id)
 
-    def kick(self, entry: Entry) -> asyncio.Task[None] | None:
+    def wake(self, entry: Entry) -> asyncio.Task[None] | None:
         """Have a task work on an instance, unless one does; gives it."""
         held = entry.held
         if entry.busy or held.gone or not held.taken.done() or self._tasks is None:
@@ -145,7 +145,7 @@ class Running:
         """Read an instance, and begin what it needs; ``again`` also where it is stalled."""
         entry.again = entry.again or again
         entry.resume = True
-        return self.kick(entry)
+        return self.wake(entry)
 
     def forget(self, held: Held) -> None:
         """Forget a partition."""
@@ -186,7 +186,7 @@ class Running:
         self._tell(entry, batch)
         if entry.asked:  # That is to be purged: alone.
             if isinstance(entry.asked[0].message, (Purge, Expired)):
-                await self._purge(entry, entry.asked.popleft())
+                await self._purge(entry, entry.asked.pop(0))
             return entry.known
         if entry.ending and _may_go(entry):
             await self._put_away(entry)
@@ -194,7 +194,7 @@ class Running:
         return bool(entry.results or entry.opening)
 
     def _rest(self, entry: Entry) -> None:
-        """Leave it, until it is kicked again."""
+        """Leave it, until it is woken again."""
         held = entry.held
         if held.gone:
             self.refuse(entry, NotOwnerError(f"this node does not own partition {held.partition} any more"))
@@ -207,7 +207,7 @@ class Running:
         elif entry.pause and (entry.resume or entry.asked or entry.opening):
             self.needs.due(entry.ref, self.clock() + entry.pause)
         elif entry.resume or entry.asked or entry.opening or entry.results:
-            self.kick(entry)
+            self.wake(entry)
         elif entry.idle:
             self.memory.forget(entry)
             entry.unload()
@@ -441,12 +441,12 @@ class Running:
             kind = type(refused).__name__.removesuffix("Error")
             logger.info("workflow %s could not tell %s of %s: %s", ref.id, sent.instance, sent.app, refused)
             entry.asked.append(Asked(Refused(sent, Failure(kind, str(refused)[:TEXT], final=True))))
-            self.kick(entry)
+            self.wake(entry)
             return
         entry.acks.add(sent.number)
         if entry.ending:
             entry.resume = entry.resume or not entry.known
-            self.kick(entry)
+            self.wake(entry)
         else:
             self.needs.later(entry)
 

@@ -9,6 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
+from weakref import WeakSet
 
 from mesh.errors import AppFailedError, AppUnreachableError
 from mesh.workflows.actions import Answer, Complete
@@ -100,6 +101,13 @@ class Handed:
 
     _by_token: dict[str, Item] = field(default_factory=dict)
     _by_place: dict[Place, deque[Item]] = field(default_factory=dict)
+    _greeted: WeakSet[asyncio.Future[None]] = field(default_factory=WeakSet)
+
+    def greet(self, line: Line) -> bool:
+        """Note that a worker opens a stream on a connection; tell whether it is the first one there."""
+        first = line.gone not in self._greeted
+        self._greeted.add(line.gone)
+        return first
 
     def add(self, item: Item) -> None:
         """Note that a worker has it."""

@@ -6,6 +6,7 @@ Source: reference/dapr-surface.md 1.14, 8.4; reference/observed-layouts.md 7.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -17,7 +18,10 @@ from mesh.errors import BrokerUnavailableError, DeadlineExceededError, MeshError
 from mesh.workflows.errors import WorkflowExistsError, WorkflowForbiddenError, WorkflowNotFoundError
 from mesh.workflows.events import Failure
 from mesh.workflows.state import State, Status, View
-from tests.grpc.harness import Client, refused
+from tests.grpc.harness import Client, client, refused
+from tests.http.harness import Backbone, gateway
+from tests.http.workflow_app import Worker
+from tests.support.eventually import eventually
 from tests.support.workflow_api import Served, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -176,3 +180,38 @@ async def test_what_fails(
     served[0].block.answers[method] = error
     fields = {"Start": {"workflow_name": "w"}, "RaiseEvent": {**ONE, "event_name": "e"}}.get(name, ONE)
     assert await refused(served[1], f"{name}WorkflowBeta1", **fields) == expected
+
+
+@pytest.mark.asyncio
+async def test_a_life(memory: Backbone, tmp_path: Path) -> None:
+    """All of them, against the real block."""
+    async with (
+        Worker() as app,
+        gateway(memory, tmp_path, app=app, app_id="shop") as node,
+        client(node) as called,
+    ):
+
+        async def until(status: str) -> dict[str, Any]:
+            async def check() -> dict[str, Any]:
+                told = await called.call("GetWorkflowBeta1", **ONE)
+                assert told["runtime_status"] == status
+                return told
+
+            return dict(await eventually(check))
+
+        started = await called.call("StartWorkflowBeta1", **ONE, workflow_name="order", input=b"7")
+        assert started == {"instance_id": "o-1"}
+        code, text = await refused(called, "StartWorkflowAlpha1", **ONE, workflow_name="order")
+        assert (code, "an active workflow with ID 'o-1' already exists" in text) == ("INTERNAL", True)
+        await called.call("PauseWorkflowBeta1", **ONE)
+        await until("SUSPENDED")
+        await called.call("ResumeWorkflowBeta1", **ONE)
+        await called.call("RaiseEventWorkflowBeta1", **ONE, event_name="go", event_data=b"1.5")
+        told = await until("COMPLETED")
+        assert told["properties"]["dapr.workflow.input"] == "7"
+        assert told["properties"]["dapr.workflow.output"] == "1.5"
+        await called.call("PurgeWorkflowBeta1", **ONE)
+        assert (await refused(called, "GetWorkflowBeta1", **ONE))[0] == "NOT_FOUND"
+        await called.call("StartWorkflowBeta1", **ONE, workflow_name="order")
+        await called.call("TerminateWorkflowBeta1", **ONE)
+        await until("TERMINATED")

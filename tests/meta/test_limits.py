@@ -35,4 +35,5 @@ def test_what_a_row_names_is_there(row: tuple[str, ...]) -> None:
 def test_every_methods_limit_stands_there() -> None:
     """A new block says how long what it is asked may take."""
     limits = {row[1] for row in TABLES["asked"]}
-    assert {f"{method.seconds:g} s" for block in BLOCKS for method in block.methods} <= limits
+    limited = {method.seconds for block in BLOCKS for method in block.methods} - {float("inf")}
+    assert {f"{seconds:g} s" for seconds in limited} <= limits

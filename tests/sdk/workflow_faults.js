@@ -19,7 +19,7 @@ async function* order(context, given) {
   const child = yield context.callChildWorkflow(leg, given);
   const told = yield context.waitForExternalEvent("go");
   const sum = many.reduce((all, each) => all + each, 0);
-  return [first, sum, child, told, yield context.callActivity(step, 0)];
+  return [first, sum, child, told, yield context.callActivity(step, 1)];
 }
 
 // Its worker ends when its first connection fails, and another one is then the application's affair.

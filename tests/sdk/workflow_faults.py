@@ -20,7 +20,7 @@ def order(context: wf.DaprWorkflowContext, given: int) -> Iterator[Any]:
     many = yield wf.when_all([context.call_activity(step, input=given + each) for each in range(3)])
     child = yield context.call_child_workflow(leg, input=given)
     told = yield context.wait_for_external_event("go")
-    return [first, sum(many), child, told, (yield context.call_activity(step, input=0))]
+    return [first, sum(many), child, told, (yield context.call_activity(step, input=1))]
 
 
 @runtime.workflow

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from typing import Any
 
 from mesh.workflows.actions import Action, Answer, Complete, CreateChild, CreateTimer, ScheduleTask, Wait
@@ -81,14 +82,13 @@ class Code:
         """Give the answer to a turn."""
         for event in past:
             self._feed(event)
-        known = 0 if whole else len(self.asked)
-        done = {action.id for action in self.asked} if not whole else set()
+        done = 0 if whole else len(self.asked)
         for event in new:
             self._feed(event)
-        assert known <= len(self.asked)
-        actions = [action for action in self.asked if action.id not in done]
+        actions = self.asked[done:]
         if self.complete is not None:
-            actions.append(self.complete)
+            unused = tuple(self._events) if self.complete.status == Status.CONTINUED_AS_NEW else ()
+            actions.append(replace(self.complete, carryover=unused))
         return Answer(tuple(actions), whole=whole)
 
     def _feed(self, event: Event) -> None:
@@ -172,11 +172,7 @@ class Code:
                     yield [id]
                     out.append(self._results[id])
                 case "renew":
-                    self.complete = Complete(
-                        len(self.asked),
-                        Status.CONTINUED_AS_NEW,
-                        program_input(steps, number + 1, out),
-                        carryover=tuple(self._events),
-                    )
+                    going_on = program_input(steps, number + 1, out)
+                    self.complete = Complete(len(self.asked), Status.CONTINUED_AS_NEW, going_on)
                     yield []
         return out

@@ -159,17 +159,23 @@ class Engine:
         found = self._found(asked.id)
         return HistoryPage(found.view, list(found.history), len(found.history))
 
+    async def _worker(self) -> StreamWorker:
+        while True:
+            await self.attached.wait()
+            for worker in self.workers:
+                if not worker.ended.is_set():
+                    return worker
+            await asyncio.sleep(0)  # It is about to be taken out.
+
     async def turn(self, work: TurnWork) -> Answer:
         """Have the worker that came first run a turn, once there is one."""
-        await self.attached.wait()
-        worker = self.workers[0]
+        worker = await self._worker()
         async with self._room[worker][0]:
             return await worker.turn(work)
 
     async def task(self, work: TaskWork) -> TaskResult:
         """Have the worker that came first run an activity, once there is one."""
-        await self.attached.wait()
-        worker = self.workers[0]
+        worker = await self._worker()
         async with self._room[worker][1]:
             return await worker.task(work)
 

@@ -1,4 +1,4 @@
-"""A worker in the process of a test: workflows are generators that yield what they wait for, activities are functions."""
+"""A worker in the process of a test: workflows are generators that yield what they wait for."""
 
 from __future__ import annotations
 

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from msgspec.structs import replace
 
+from mesh.errors import BadArgumentError
 from mesh.key_value import MemoryKeyValue
 from mesh.ownership.errors import NotOwnerError
 from mesh.store import KeyValueStateStore
 from mesh.workflows.committing import Committer
 from mesh.workflows.contracts import Loaded, Saved
+from mesh.workflows.errors import WorkflowUnreadableError
 from mesh.workflows.events import Completed, Event, EventRaised, Started, TaskCompleted, TaskScheduled, TurnStarted
 from mesh.workflows.messages import Raise
 from mesh.workflows.reading import Reader
+from mesh.workflows.record import decode, plan
 from mesh.workflows.state import Sent, State, Status, Step, View
 
 KIND = "workflows.shop"
 PARTITION = 7
+START = (
+    "9b01dc0013cd03e8a27831a56f7264657206cb3ff0000000000000cb3ff0000000000000c0c0c0000000c0c0c090900000919d03cb3ff0"
+    "000000000000a56f72646572a27831a473686f70c0a422696e22a0c0cb4008000000000000c081a161a162c090c0000000c090c0"
+)
+TURN = (
+    "9b01dc0013cd03e8a27831a56f7264657206cb3ff0000000000000cb3ff0000000000000c0c0c0030000c0c0c0909000009093940ecb40"
+    "00000000000000c0909d03cb3ff0000000000000a56f72646572a27831a473686f70c0a422696e22a0c0cb4008000000000000c081a161"
+    "a162c09c06cb400000000000000000a6636861726765a478312d30a131c0c0c0c0c0c0c0000000c090c0"
+)
 
 
 class World:
@@ -163,3 +176,67 @@ async def test_a_former_owner_writes_nothing_more() -> None:
         second.forget(PARTITION)
         with pytest.raises(NotOwnerError):
             await second.commit(PARTITION, "a", saved, step)
+
+
+def test_format_1_stays_what_it_is() -> None:
+    """Records that were written are read by every later version: these bytes never change."""
+    step = begun()
+    made = plan(None, step)
+    assert made.record.hex() == START
+    later = next_step(step, TurnStarted(2.0), step.state.inbox[0], TaskScheduled(2.0, 0, "charge", "x1-0", "1"))
+    assert plan(made.kept, later).record.hex() == TURN
+    for stored, wanted in ((START, step), (TURN, later)):
+        record = decode("a", bytes.fromhex(stored))
+        assert (replace(record.state, inbox=record.inbox), record.tail) == (wanted.state, wanted.append)
+
+
+def test_a_record_of_another_format_is_named() -> None:
+    newer = bytes.fromhex(START.replace("9b01", "9b02", 1))
+    with pytest.raises(WorkflowUnreadableError, match="'a' cannot be read: it has format 2, and this version reads 1"):
+        decode("a", newer)
+    with pytest.raises(WorkflowUnreadableError, match="'a' cannot be read"):
+        decode("a", b"\x9b\x01\xff")
+
+
+async def test_what_is_put_away_for_a_time() -> None:
+    async with a_world() as world:
+        owner = await world.owner(1)
+        slim, fat = begun(), begun("x" * 100_000)
+        now = time.time()
+        for instance, step in (("slim", slim), ("fat", fat)):
+            saved = await owner.commit(PARTITION, instance, None, step)
+            await owner.put_away(PARTITION, instance, saved, step.state, now + 1000)
+        (expiring,) = [each async for each in owner.expiring(PARTITION)]
+        assert expiring[1] == "fat" and expiring[0] == pytest.approx(now + 1000, abs=0.01)
+        kept = [await world.ended.get(key, strong=True) for key in await world.ended.keys("wfd.", "", 10)]
+        assert sorted(each.expires_at is None for each in kept if each is not None) == [False, True]
+        found = await loaded(owner, "fat")  # The id is used again: it must not be deleted when that time has come.
+        again = begun(generation=2000)
+        await owner.commit(PARTITION, "fat", found.saved, again)
+        assert [each async for each in owner.expiring(PARTITION)] == []
+        assert (await loaded(owner, "fat")).state == again.state
+        assert (await world.reader.page())[0] == [
+            View("fat", replace(again.state, inbox=()), tags={"a": "b"}, scheduled=3.0),
+            View("slim", replace(slim.state, inbox=()), tags={"a": "b"}, scheduled=3.0),
+        ]
+
+
+async def test_pages_of_all_there_are() -> None:
+    async with a_world() as world:
+        owner = await world.owner(1)
+        for number in range(7):
+            step = begun()
+            saved = await owner.commit(PARTITION, f"i{number}", None, step)
+            if number % 2:
+                await owner.put_away(PARTITION, f"i{number}", saved, step.state, None)
+        found: list[str] = []
+        after = ""
+        while True:
+            views, after = await world.reader.page(after=after, limit=2)
+            found += [view.id for view in views]
+            if not after:
+                break
+        assert found == ["i0", "i2", "i4", "i6", "i1", "i3", "i5"]
+        assert await world.reader.page(statuses=[Status.COMPLETED]) == ([], "")
+        with pytest.raises(BadArgumentError):
+            await world.reader.page(after="fence.x")

@@ -13,7 +13,8 @@ from mesh.errors import AppFailedError, AppUnreachableError, StateError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Engine
-from mesh.workflows.dispatch import Dispatch, Peer
+from mesh.workflows.dispatch import Dispatch
+from mesh.workflows.peers import Peer
 from mesh.workflows.room import Level
 from mesh.workflows.settings import Limits
 from mesh.workflows.waiting import FairQueue
@@ -344,6 +345,19 @@ def test_other_nodes_get_what_there_is_no_room_for() -> None:
         assert len(node.engine.told) == 11
 
     _on_a_node(check, peers=1)
+
+
+def test_other_nodes_may_come_later() -> None:
+    async def check(node: _Node) -> None:
+        await node.attach(_Worker(most=1))
+        for task in range(100):
+            node.dispatch.task(_ref("a"), task, "a", None)
+        await asyncio.sleep(20)
+        node.peers.count = 1
+        await asyncio.sleep(20)
+        assert len(node.engine.told) == 100
+
+    _on_a_node(check)
 
 
 def test_operations_of_the_mesh_stay_here() -> None:

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mesh.workflows import decide, finishing, retrying
@@ -22,14 +22,16 @@ from tests.support.workflow_core_programs import EVENT, Code, Steps, expected, p
 from tests.support.workflow_rules import Flow
 
 SIMPLE = st.one_of(
-    st.sampled_from([["task"], ["retried"], ["race"], ["timer"], ["wait"], ["renew"]]),
+    st.sampled_from([["task"], ["retried"], ["race"], ["timer"], ["wait"], ["wait"], ["renew"], ["renew"]]),
     st.integers(0, 3).map(lambda number: ["tasks", number]),
 )
 PROGRAMS = st.lists(
-    st.one_of(SIMPLE, st.lists(SIMPLE, max_size=3).map(lambda steps: ["child", steps])), min_size=1, max_size=6
+    st.one_of(SIMPLE, st.lists(SIMPLE, max_size=3).map(lambda steps: ["child", steps])), min_size=2, max_size=6
 )
-KINDS = "begin begin answer answer lose late discard work work fire absorb reload suspend resume raise twice send"
-MOVES = st.lists(st.tuples(st.sampled_from(KINDS.split()), st.integers(0, 5)), max_size=60)
+KINDS = (
+    "begin answer meanwhile meanwhile lose late discard work work fire absorb reload suspend resume raise twice send"
+)
+MOVES = st.lists(st.tuples(st.sampled_from(KINDS.split()), st.integers(0, 5)), min_size=20, max_size=60)
 ROOT = "o-1"
 
 
@@ -53,6 +55,11 @@ class World:
             case "begin":
                 self.begin(id)
             case "answer":
+                self.answer(id)
+            case "meanwhile":
+                self.begin(id)
+                for move in ("work", "absorb", ("raise", "suspend", "twice", "raise", "work", "send")[number]):
+                    self.move(move, ids.index(id))
                 self.answer(id)
             case "lose":
                 self.lose(id)
@@ -210,6 +217,8 @@ def numbers(wanted: Any, given: Any) -> list[int]:
 
 @settings(max_examples=120, deadline=None)
 @given(PROGRAMS, MOVES, st.booleans())
+@example([["renew"], ["wait"]], [("meanwhile", 0)], False)  # Raised while a turn is out that begins anew.
+@example([["renew"], ["wait"], ["wait"]], [("meanwhile", 0), ("twice", 0), ("meanwhile", 2), ("twice", 0)], False)
 def test_every_program_comes_to_its_end_once(steps: Steps, moves: list[tuple[str, int]], whole: bool) -> None:
     world = World(steps, whole=whole)
     for what, number in moves:

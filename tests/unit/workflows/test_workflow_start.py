@@ -109,6 +109,9 @@ def test_one_with_a_history_goes_on_where_that_ends_and_starts_the_children_that
     assert decide.restore("shop", "o-1", flow.state, Restore("e-9", history), NOW) is None
     with pytest.raises(WorkflowExistsError):
         decide.restore("shop", "o-1", flow.state, Restore("e-10", history), NOW)
+    flow.tell(Terminate())
+    with pytest.raises(WorkflowExistsError, match="a workflow with ID 'o-1' already exists"):
+        decide.restore("shop", "o-1", flow.state, Restore("e-10", history), NOW)
 
 
 def test_what_is_no_history_is_refused() -> None:

@@ -31,6 +31,7 @@ from mesh.workflows.events import (
     Trace,
 )
 from mesh.workflows.messages import ChildDone, Raise, Resume, Start, Suspend, Terminate
+from mesh.workflows.observed import below
 from mesh.workflows.state import Status, Step
 from tests.support.workflow_rules import NOW, Flow
 
@@ -63,7 +64,8 @@ def test_an_answer_schedules_what_it_asks_for_under_the_turn_that_it_answers() -
 
 
 def test_what_others_are_asked_goes_to_the_outbox_in_order() -> None:
-    flow = Flow(Start("order", "e-1", trace=Trace("00-aa-bb-01")))
+    trace = Trace(f"00-{'a' * 32}-{'b' * 16}-01")
+    flow = Flow(Start("order", "e-1", trace=trace))
     flow.turn(
         CreateChild(1, "c-1", "ship", "1", version="2", app="depot"),
         CreateDetached(2, "", "audit", tags={"a": "b"}, scheduled=NOW + 9),
@@ -74,7 +76,7 @@ def test_what_others_are_asked_goes_to_the_outbox_in_order() -> None:
 
     assert [sent.app for sent in flow.state.outbox] == ["depot", "shop", "shop", "shop"]
     assert child == Start(
-        "ship", "e-1-1", "2", "1", Parent("shop", "o-1", 1, "order", "e-1"), trace=Trace("00-aa-bb-01"), caller="shop"
+        "ship", "e-1-1", "2", "1", Parent("shop", "o-1", 1, "order", "e-1"), trace=below(trace, "e-1"), caller="shop"
     )
     assert detached == Start("audit", "e-1-2", scheduled=NOW + 9, tags={"a": "b"})
     assert flow.state.outbox[1].instance == "o-1:0002"
