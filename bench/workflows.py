@@ -76,7 +76,7 @@ class WorkflowPlan:
         ceiling_seconds: Of each shape at the stub.
     """
 
-    activities: int = 6000
+    activities: int = 3000
     latency_seconds: float = 20.0
     idle: int = 100_000
     idle_seconds: float = 30.0

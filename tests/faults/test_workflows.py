@@ -38,6 +38,7 @@ STILL = 13.0  # A session is over after ten seconds.
 WITHIN = 60.0 + COUNT / 20
 STEPS = 6  # Effects of an instance and of its child.
 PAGE = 1000
+DONE_BEFORE = ("already exists", "has ended")  # Told to who asks again, since no answer came.
 
 
 def worker_of(kind: str, home: Path, records: Path, grpc_port: int) -> tuple[ManagedProcess, bool]:
@@ -90,7 +91,7 @@ class Mesh:
             try:
                 async with self.session.request(method, f"{gateway.api}/{path}", **options) as response:
                     told = await response.text()
-                    if response.status in expected or "already exists" in told:
+                    if response.status in expected or any(each in told for each in DONE_BEFORE):
                         return await response.json(content_type=None) if told else None
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 told = repr(error)
