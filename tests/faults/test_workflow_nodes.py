@@ -26,6 +26,7 @@ from mesh.blocks.workflows import (
     Terminate,
     Wait,
 )
+from mesh.errors import AppFailedError
 from mesh.node.runtime import Runtime
 from mesh.resources.workflow_access import WorkflowAccessPolicy, WorkflowAccessRule
 from mesh.workflows.errors import WorkflowForbiddenError
@@ -73,6 +74,7 @@ def _chain(given: int) -> Any:
 
 WORKFLOWS = {"waits": _waits, "chain": _chain}
 MANY = 40
+LARGE = 600_000  # Of bytes: more than a frame holds.
 
 
 async def _start(runtime: Runtime, name: str, id_: str, given: object) -> None:
@@ -152,7 +154,15 @@ async def test_what_belongs_to_another_application(mesh: Mesh) -> None:
 
     def order(given: int) -> Any:
         bill = yield Call("bill", given, app="billing")
+        bill += len((yield Call("copy", "x" * LARGE, app="billing")))
         return bill + (yield Child("chain", given, "kid", app="billing"))
+
+    failures = [AppFailedError("it broke off")]
+
+    async def copy(given: str) -> str:
+        if failures:
+            raise failures.pop()  # Nobody knows what it did: it is run again.
+        return given
 
     def long(_: None) -> Any:
         yield Child("waits", 1, "stays", app="billing")
@@ -162,9 +172,9 @@ async def test_what_belongs_to_another_application(mesh: Mesh) -> None:
         await stack.enter_async_context(working(shop, Worker({"order": order, "long": long}, {})))
         await _start(shop, "order", "one", 3)
         billing = await stack.enter_async_context(mesh.node("billing"))
-        worker = Worker(WORKFLOWS, {"double": _double, "bill": _double})
+        worker = Worker(WORKFLOWS, {"double": _double, "bill": _double, "copy": copy})
         await stack.enter_async_context(working(billing, worker))
-        assert (await _end(shop, "one")).output == str(2 * 3 + 8 * 3)
+        assert (await _end(shop, "one")).output == str(2 * 3 + LARGE + 8 * 3)
         kid = await _end(billing, "kid")
         assert kid.state.parent is not None
         assert (kid.state.parent.app, kid.state.parent.instance) == ("shop", "one")
