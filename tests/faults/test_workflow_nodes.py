@@ -29,6 +29,8 @@ from mesh.blocks.workflows import (
 from mesh.errors import AppFailedError
 from mesh.node.runtime import Runtime
 from mesh.resources.workflow_access import WorkflowAccessPolicy, WorkflowAccessRule
+from mesh.trust.folder import Folder
+from mesh.trust.identity import TrustSettings
 from mesh.workflows.errors import WorkflowForbiddenError
 from mesh.workflows.state import Status, View
 from tests.support.eventually import eventually
@@ -41,17 +43,22 @@ from tests.support.workflow_worker import Wait as Event
 class Mesh:
     """Nodes of one namespace, on one backbone."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, trust: TrustSettings | None = None) -> None:
         self.url, self.namespace, self.registry = url, unique("n"), MemoryMesh()
+        self._trust = trust
 
     def node(self, app_id: str, **settings: Any) -> Runtime:
-        return node(self.url, self.namespace, app_id=app_id, registry=self.registry, **settings)
+        return node(self.url, self.namespace, app_id=app_id, registry=self.registry, trust=self._trust, **settings)
 
 
-@pytest.fixture(params=["memory", "nats"])
+@pytest.fixture(params=["memory", "sealed", "nats"])
 async def mesh(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Mesh]:
-    if request.param == "memory":
-        yield Mesh("memory:")
+    if request.param != "nats":
+        trust = None
+        if request.param == "sealed":
+            Folder(tmp_path / "trust").init("public")
+            trust = TrustSettings("strict", folder=tmp_path / "trust", seal=True)
+        yield Mesh("memory:", trust)
         return
     async with NatsServer(tmp_path / "nats") as server:
         yield Mesh(server.url)
