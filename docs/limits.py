@@ -17,7 +17,7 @@ from bindings.sql import sqlite
 from brokers import memory
 from brokers.nats import broker as nats_broker
 from brokers.shared import backoff
-from docs import limits_of_actors
+from docs import limits_of_actors, limits_of_workflows
 from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.export import queue as span_queue
@@ -698,6 +698,7 @@ TABLES: Mapping[str, Sequence[Row]] = {
     "sizes": _sizes(),
     "counts": _counts(),
     "actors": limits_of_actors.rows(),
+    "workflows": limits_of_workflows.rows(),
     "life": _life(),
 }
 """The rows by table."""
