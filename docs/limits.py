@@ -17,7 +17,7 @@ from bindings.sql import sqlite
 from brokers import memory
 from brokers.nats import broker as nats_broker
 from brokers.shared import backoff
-from docs import limits_of_actors
+from docs import limits_of_actors, limits_of_workflows
 from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.export import queue as span_queue
@@ -66,10 +66,14 @@ from mesh.resources.subscription import (
 )
 
 __all__ = ["HEADINGS", "TABLES", "table"]
+from mesh.workflows import application as worker
+from mesh.workflows import json_answer
+from mesh.workflows.declared import Declared
 
 GATEWAY = GatewayConfig("", Path())
 HEALTH = HealthCheck()
 DELIVERIES = SubscribeOptions("")
+DECLARED = Declared()
 RETRY, BREAKER, BULK = policies.Retry(), policies.CircuitBreaker(), BulkOptions()
 HEADINGS = ("what", "limit", "what sets another", "what one sees who meets it")
 NONE = "nothing"
@@ -158,6 +162,12 @@ def _asked() -> Sequence[Row]:
             _time(workflows.START.seconds),
             "`mesh-timeout` on the call, or `grpc-timeout`",
             failed,
+        ),
+        (
+            "a turn of a workflow over HTTP",
+            _time(DECLARED.turn_seconds),
+            "`turnTimeout` of `workflowSettings`",
+            "it is run again",
         ),
         (
             "waiting until a workflow has ended, over HTTP",
@@ -509,6 +519,13 @@ def _sizes() -> Sequence[Row]:
             "`after` in the answer",
         ),
         ("the id under which a workflow is started", f"{MAX_ID_BYTES} bytes", NONE, "400 `ERR_INSTANCE_ID_TOO_LONG`"),
+        (
+            "what a worker over HTTP answers to a turn or an activity",
+            _size(worker.MAX_ANSWER_BYTES),
+            NONE,
+            "the instance, or the activity, fails with `InvalidAnswer` or `InvalidResult`",
+        ),
+        ("actions in an answer to a turn over HTTP", f"{json_answer.MAX_ACTIONS:,}", NONE, "`InvalidAnswer`"),
         ("events on one page of a history", f"{MAX_EVENTS:,}", "`limit`", "`after` in the answer"),
         ("jobs that `ListJobs` gives", f"{MAX_LISTED:,}", NONE, "`RESOURCE_EXHAUSTED`; pages over HTTP"),
         ("an idempotency key", _size(durable.MAX_KEY_BYTES), NONE, "400"),
@@ -554,6 +571,12 @@ def _counts() -> Sequence[Row]:
             f"{exchange.MAX_SERVED:,}",
             NONE,
             "a call goes to another instance, or waits",
+        ),
+        (
+            "turns, and activities, that an application is asked for over HTTP at once",
+            f"{DECLARED.max_turns}, {DECLARED.max_tasks}",
+            "`workflowSettings`, see [workers](workflow-http.md#what-the-application-says-of-itself)",
+            "the others wait, or are run by another instance",
         ),
         ("keys that a bulk read reads at once", f"{store.MAX_PARALLEL}", "`parallelism`, fewer", "nothing"),
         (
@@ -675,6 +698,7 @@ TABLES: Mapping[str, Sequence[Row]] = {
     "sizes": _sizes(),
     "counts": _counts(),
     "actors": limits_of_actors.rows(),
+    "workflows": limits_of_workflows.rows(),
     "life": _life(),
 }
 """The rows by table."""

@@ -84,7 +84,12 @@ class OnDemand:
             RecordsMissingError: There is no place for it.
             StreamEndedError: The node ends.
         """
-        kept = await self._opened()
+        try:
+            kept = await self._opened()
+        except RecordsMissingError:
+            self.refused = True  # So nobody has any, until another store is marked.
+            raise
+        self.refused = False
         while self._kept is None:
             if self.hosts:  # Another one is at it.
                 await self._settled.wait()
@@ -150,7 +155,7 @@ class OnDemand:
                             async with asyncio.timeout(LOOK_SECONDS):
                                 await heard.wait()
             except RecordsMissingError:
-                self.refused = True  # So nobody has any, until another store is marked.
+                self.refused = True
                 return
             except MeshError as error:
                 logger.debug("%s: %s", self._kind, error)

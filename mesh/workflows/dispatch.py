@@ -30,7 +30,7 @@ from mesh.workflows.settings import Limits
 from mesh.workflows.waiting import FairQueue
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
 
-__all__ = ["Dispatch"]
+__all__ = ["DRAIN_SECONDS", "GROW_SECONDS", "Dispatch"]
 
 logger = logging.getLogger(__name__)
 

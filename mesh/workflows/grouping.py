@@ -11,7 +11,7 @@ from mesh.errors import MeshError, OutcomeUnknownError, StateError
 from mesh.store import Item, StateStore
 from mesh.tasks import task_group
 
-__all__ = ["Grouping"]
+__all__ = ["WRITE_SECONDS", "Grouping"]
 
 AT_ONCE = 4  # Groups on their way: while some are, the next one gathers.
 MOST = 100  # Writes of a group.

@@ -68,6 +68,8 @@ class Keeping:
             _release(entry)
         await _until(held, lambda: held.gone or not held.running, self._drain)
         for entry in list(held.entries.values()):
+            if entry.work is not None:  # It hangs, and must not keep what has come from being written.
+                entry.turn = entry.work = None
             if entry.volatile or entry.retrying:
                 entry.flush = True
                 self._running.wake(entry)

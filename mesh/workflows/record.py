@@ -29,6 +29,7 @@ from mesh.workflows.events import AnyEvent, Completed, Event, Started
 from mesh.workflows.state import State, Step, View
 
 __all__ = [
+    "FIRST",
     "FORMAT",
     "Away",
     "Garbage",
@@ -38,11 +39,17 @@ __all__ = [
     "Plan",
     "Record",
     "Spilled",
+    "blob",
+    "chunk",
     "decode",
     "instance_of",
     "kept_of",
     "plan",
     "put_away",
+    "read_chunk",
+    "read_event",
+    "read_state",
+    "slot_part",
     "unreadable",
     "view_of",
 ]

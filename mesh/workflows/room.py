@@ -11,7 +11,7 @@ from mesh.workflows.settings import Limits
 from mesh.workflows.waiting import FairQueue
 from mesh.workflows.worker import Worker
 
-__all__ = ["MAX_AWAY", "PAUSE", "Attached", "Away", "Lane", "Level", "Pause", "Room", "now"]
+__all__ = ["AWAY_PAUSE", "FIRST_AWAY", "MAX_AWAY", "PAUSE", "Attached", "Away", "Lane", "Level", "Pause", "Room", "now"]
 
 PAUSE = 0.2, 30.0  # Seconds that a worker is left alone with a name: at first, and at most.
 AWAY_PAUSE = 0.5, 60.0  # Likewise an application that is not there.

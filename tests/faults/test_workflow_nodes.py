@@ -26,8 +26,11 @@ from mesh.blocks.workflows import (
     Terminate,
     Wait,
 )
+from mesh.errors import AppFailedError
 from mesh.node.runtime import Runtime
 from mesh.resources.workflow_access import WorkflowAccessPolicy, WorkflowAccessRule
+from mesh.trust.folder import Folder
+from mesh.trust.identity import TrustSettings
 from mesh.workflows.errors import WorkflowForbiddenError
 from mesh.workflows.state import Status, View
 from tests.support.eventually import eventually
@@ -40,17 +43,22 @@ from tests.support.workflow_worker import Wait as Event
 class Mesh:
     """Nodes of one namespace, on one backbone."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, trust: TrustSettings | None = None) -> None:
         self.url, self.namespace, self.registry = url, unique("n"), MemoryMesh()
+        self._trust = trust
 
     def node(self, app_id: str, **settings: Any) -> Runtime:
-        return node(self.url, self.namespace, app_id=app_id, registry=self.registry, **settings)
+        return node(self.url, self.namespace, app_id=app_id, registry=self.registry, trust=self._trust, **settings)
 
 
-@pytest.fixture(params=["memory", "nats"])
+@pytest.fixture(params=["memory", "sealed", "nats"])
 async def mesh(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Mesh]:
-    if request.param == "memory":
-        yield Mesh("memory:")
+    if request.param != "nats":
+        trust = None
+        if request.param == "sealed":
+            Folder(tmp_path / "trust").init("public")
+            trust = TrustSettings("strict", folder=tmp_path / "trust", seal=True)
+        yield Mesh("memory:", trust)
         return
     async with NatsServer(tmp_path / "nats") as server:
         yield Mesh(server.url)
@@ -73,6 +81,7 @@ def _chain(given: int) -> Any:
 
 WORKFLOWS = {"waits": _waits, "chain": _chain}
 MANY = 40
+LARGE = 600_000  # Of bytes: more than a frame holds.
 
 
 async def _start(runtime: Runtime, name: str, id_: str, given: object) -> None:
@@ -152,7 +161,15 @@ async def test_what_belongs_to_another_application(mesh: Mesh) -> None:
 
     def order(given: int) -> Any:
         bill = yield Call("bill", given, app="billing")
+        bill += len((yield Call("copy", "x" * LARGE, app="billing")))
         return bill + (yield Child("chain", given, "kid", app="billing"))
+
+    failures = [AppFailedError("it broke off")]
+
+    async def copy(given: str) -> str:
+        if failures:
+            raise failures.pop()  # Nobody knows what it did: it is run again.
+        return given
 
     def long(_: None) -> Any:
         yield Child("waits", 1, "stays", app="billing")
@@ -162,9 +179,9 @@ async def test_what_belongs_to_another_application(mesh: Mesh) -> None:
         await stack.enter_async_context(working(shop, Worker({"order": order, "long": long}, {})))
         await _start(shop, "order", "one", 3)
         billing = await stack.enter_async_context(mesh.node("billing"))
-        worker = Worker(WORKFLOWS, {"double": _double, "bill": _double})
+        worker = Worker(WORKFLOWS, {"double": _double, "bill": _double, "copy": copy})
         await stack.enter_async_context(working(billing, worker))
-        assert (await _end(shop, "one")).output == str(2 * 3 + 8 * 3)
+        assert (await _end(shop, "one")).output == str(2 * 3 + LARGE + 8 * 3)
         kid = await _end(billing, "kid")
         assert kid.state.parent is not None
         assert (kid.state.parent.app, kid.state.parent.instance) == ("shop", "one")

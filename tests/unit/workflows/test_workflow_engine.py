@@ -269,6 +269,31 @@ async def test_who_leaves_writes_what_it_holds_and_runs_nothing_more() -> None:
 
 
 @_live
+async def test_who_leaves_while_a_turn_hangs_writes_what_has_come() -> None:
+    async with _node(drain=2.0) as node:
+        hangs, go_on = asyncio.Event(), asyncio.Event()
+
+        async def turn(work: TurnWork) -> Answer:
+            if len(work.past) > 1:
+                hangs.set()
+                await go_on.wait()
+            return run_program(work)
+
+        node.turn = turn
+        await node.start(["all", [["task", "a"], ["task", "b"]]])
+        await hangs.wait()
+        await asyncio.sleep(0.1)
+        await node.engine.leave(0)
+        stored = (*node.events(), *node.state().inbox)
+        assert [event.task for event in stored if isinstance(event, TaskCompleted)] == [1, 2]
+        go_on.set()
+        await asyncio.sleep(1)
+        node.engine.take(0, 5)
+        assert (await node.ended()).status == Status.COMPLETED
+        assert node.dispatch.activities == 2
+
+
+@_live
 async def test_who_is_not_sure_answers_nothing() -> None:
     async with _node() as node:
         await node.start(["event", "e"])

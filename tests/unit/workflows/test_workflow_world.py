@@ -306,7 +306,7 @@ async def _live(seed: int) -> None:
             node.task.cancel()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32))
 def test_every_instance_ends_as_its_program_says(seed: int) -> None:
     virtual_time.run(_live(seed))
