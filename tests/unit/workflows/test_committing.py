@@ -238,5 +238,9 @@ async def test_pages_of_all_there_are() -> None:
                 break
         assert found == ["i0", "i2", "i4", "i6", "i1", "i3", "i5"]
         assert await world.reader.page(statuses=[Status.COMPLETED]) == ([], "")
+        views, after = await world.reader.page(statuses=[Status.PENDING], limit=3)
+        rest, end = await world.reader.page(statuses=[Status.PENDING], limit=3, after=after)
+        assert [view.id for view in (*views, *rest)] == ["i0", "i2", "i4", "i6"], "what is put away has ended"
+        assert end == ""
         with pytest.raises(BadArgumentError):
             await world.reader.page(after="fence.x")
