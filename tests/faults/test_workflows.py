@@ -28,12 +28,12 @@ from tests.support.nodes import node
 from tests.support.processes import ROOT, free_port
 
 pytestmark = pytest.mark.slow
-COUNT = int(os.environ.get("WORKFLOW_INSTANCES", "240"))
+COUNT = int(os.environ.get("WORKFLOW_INSTANCES", "96"))
 WORKERS = os.environ.get("WORKFLOW_WORKERS", "http").split(",")
 GATEWAYS = 3
 STARTERS = 16
 FAULTS_APART = 1.0
-STARTS_TAKE = 20.0  # At least, so that faults come in between.
+STARTS_TAKE = 10.0  # At least, so that faults come in between.
 STILL = 13.0  # A session is over after ten seconds.
 WITHIN = 60.0 + COUNT / 20
 STEPS = 6  # Effects of an instance and of its child.
