@@ -154,8 +154,8 @@ class Engine(Keeper, Protocol):
     async def turned(self, work: TurnWork, answer: Answer) -> None:
         """Take the answer to a turn; an answer to one that is not out any more has no effect."""
 
-    def turn_lost(self, work: TurnWork) -> None:
-        """Take note that a turn was not run: it is to be handed out again."""
+    def turn_lost(self, work: TurnWork, *, begun: bool = True) -> None:
+        """Take note that a turn was not run: it is to be handed out again, later and later if it had begun."""
 
     async def turn_impossible(self, work: TurnWork, reason: str) -> None:
         """Take note that no worker can be given a turn: the instance is stalled."""

@@ -302,7 +302,7 @@ class Dispatch:
         elif isinstance(came, WorkTooLargeError):
             await _told(engine.turn_impossible(work, str(came)))
         else:
-            engine.turn_lost(work)
+            engine.turn_lost(work, begun=not isinstance(came, AppUnreachableError))
 
     async def _run_task(self, attached: Attached, ref: Ref, number: int, name: str) -> None:
         engine, run = self._engine, attached.worker.task

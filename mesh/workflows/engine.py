@@ -209,6 +209,7 @@ class Engine:
         turn = finishing.begin(instance, entry.volatile, self._clock(), again=entry.again)
         entry.again = False
         if turn is None:
+            self._running.needs.fire(entry)  # The clock may have been set back before its time.
             return None
         state, started = instance.state, instance.started
         entry.turn = turn
@@ -283,12 +284,15 @@ class Engine:
             entry.work, entry.answer = None, answer
             self._running.wake(entry)
 
-    def turn_lost(self, work: TurnWork) -> None:
+    def turn_lost(self, work: TurnWork, *, begun: bool = True) -> None:
         """See `mesh.workflows.contracts.Engine`."""
         entry = self._running.find(work.ref)
         if entry is None or entry.work is not work:
             return
-        entry.turn = entry.work = None
+        if begun:
+            self._running.needs.turn_lost(entry)
+        else:
+            entry.turn = entry.work = None
         if entry.held.leaving:
             entry.held.quiet.set()
         elif entry.known:

@@ -97,6 +97,8 @@ class Entry:
         waiters: Who waits for a state.
         busy: Whether a task is at work on it.
         pause: Seconds until it is tried again, should that fail.
+        losses: How often a turn was lost, one after the other.
+        rest: Until when no turn begins, by the loop's time; then it is looked at. 0 = it may.
         burst: When its generations were counted from, and how many there were since.
     """
 
@@ -114,11 +116,13 @@ class Entry:
         "held",
         "instance",
         "known",
+        "losses",
         "opening",
         "pause",
         "queued",
         "ref",
         "rendered",
+        "rest",
         "results",
         "resume",
         "retrying",
@@ -161,6 +165,8 @@ class Entry:
         self.waiters: list[tuple[Until, asyncio.Future[None]]] = []
         self.busy = False
         self.pause = 0.0
+        self.losses = 0
+        self.rest = 0.0
         self.burst = (0.0, 0)
 
     @property
@@ -180,7 +186,7 @@ class Entry:
     @property
     def bare(self) -> bool:
         """Tell whether there is nothing left that must be known of it while it is not in memory."""
-        return not (self.tasks or self.acks or self.ending or self.waiters or self.queued)
+        return not (self.tasks or self.acks or self.ending or self.waiters or self.queued or self.losses or self.rest)
 
     def unload(self) -> None:
         """Forget what it is, not what must be known of it meanwhile."""

@@ -133,8 +133,9 @@ class Running:
         if held is None or held.leaving:
             return
         entry = self.entry(held, ref.id)
-        if entry.busy:
-            return  # It looks when it has ended.
+        if entry.busy:  # It looks when it has ended, unless it could not be read.
+            entry.resume = entry.resume or not entry.known
+            return
         if entry.known:
             self.needs.fire(entry)
             self.needs.advance(entry)
@@ -201,11 +202,12 @@ class Running:
             held.quiet.set()
             return
         if entry.known and entry.instance is not None:
+            entry.resume = False
             self.needs.fire(entry)
             self.needs.advance(entry)
             self.memory.used(entry)
         elif entry.pause and (entry.resume or entry.asked or entry.opening):
-            self.needs.due(entry.ref, self.clock() + entry.pause)
+            self.needs.rest(entry, entry.pause)
         elif entry.resume or entry.asked or entry.opening or entry.results:
             self.wake(entry)
         elif entry.idle:
@@ -225,13 +227,17 @@ class Running:
             if isinstance(error, WorkflowUnreadableError):
                 logger.error("workflow %s is left alone: %s", ref.id, error)  # noqa: TRY400 - it says all
                 entry.resume = False
+                entry.results.clear()
+                self.needs.clear(entry)
                 return
-            entry.resume = entry.resume or bool(entry.tasks or entry.results)
+            entry.resume = entry.resume or not entry.bare or bool(entry.results)
             entry.pause = min(max(PAUSES[0], 2 * entry.pause), PAUSES[1])
             return
         if entry.held.gone:
             return
-        entry.pause, entry.known, entry.resume = 0.0, True, False
+        if entry.pause:
+            entry.pause = entry.rest = 0.0
+        entry.known, entry.resume = True, False
         if found is None:
             entry.instance = entry.saved = None
             self.needs.clear(entry)
@@ -240,6 +246,7 @@ class Running:
             entry.saved = found.saved
             self._resumed(entry)
         entry.unsure = False
+        _see(entry, None if found is None else found.state)  # A write of unknown outcome may have done it.
 
     def _resumed(self, entry: Entry) -> None:
         """Begin what an instance needs that was just read."""
@@ -250,6 +257,8 @@ class Running:
             self.needs.renew(entry)
         entry.volatile = [each for each in entry.volatile if instance.wants(each)]
         entry.settle()
+        if entry.volatile or entry.acks:
+            self.needs.later(entry)
         if state.ended is not None:
             entry.ending = entry.ending or entry.unsure
         elif not entry.held.leaving:
@@ -301,6 +310,7 @@ class Running:
             return
         if batch.answered:
             entry.turn = entry.answer = None
+            entry.losses = 0
         if before is None or before.generation != state.generation:
             self.needs.renew(entry)
             if before is not None:
@@ -324,6 +334,9 @@ class Running:
         if self._observer is not None:
             self._observer(entry.ref, before, step, instance)
         self._tell(entry, batch)
+        if entry.asked:  # However much it is told, it has its turns.
+            self.needs.fire(entry)
+            self.needs.advance(entry)
 
     def _too_large(self, entry: Entry, batch: Batch, error: WorkflowTooLargeError) -> None:
         """Fail the messages, if any were in it; else the turn, whose instance is stalled."""
@@ -336,7 +349,7 @@ class Running:
             entry.answer = Impossible(str(error)[:TEXT])
         else:
             logger.error("workflow %s cannot be kept: %s", entry.ref.id, error)
-            entry.turn = entry.answer = None
+            self.needs.turn_lost(entry)
             entry.pause = PAUSES[1]
 
     def _unsure(self, entry: Entry) -> None:
@@ -441,6 +454,7 @@ class Running:
             kind = type(refused).__name__.removesuffix("Error")
             logger.info("workflow %s could not tell %s of %s: %s", ref.id, sent.instance, sent.app, refused)
             entry.asked.append(Asked(Refused(sent, Failure(kind, str(refused)[:TEXT], final=True))))
+            entry.resume = entry.resume or not entry.known  # It is told again, should it not be read now.
             self.wake(entry)
             return
         entry.acks.add(sent.number)

@@ -58,7 +58,7 @@ class _Engine:
     async def turned(self, work: TurnWork, answer: Answer) -> None:
         self.told.append((work.ref.id, "turned"))
 
-    def turn_lost(self, work: TurnWork) -> None:
+    def turn_lost(self, work: TurnWork, *, begun: bool) -> None:
         self.told.append((work.ref.id, "lost"))
         self.dispatch.turn(work.ref, work.name)
 
