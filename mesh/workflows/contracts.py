@@ -14,7 +14,7 @@ from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.state import State, Step
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker
 
-__all__ = ["Commits", "Deliver", "Dispatch", "Engine", "Loaded", "Saved", "Until"]
+__all__ = ["Commits", "Deliver", "Dispatch", "Engine", "Loaded", "Look", "Saved", "Until"]
 
 Until: TypeAlias = Callable[[State | None], bool]
 
@@ -95,6 +95,14 @@ Deliver: TypeAlias = Callable[[str, str, AnyMessage, float], Awaitable[Told]]
 Raises:
     WorkflowError: What its owner answers.
     MeshError: Nobody was there, or the outcome is not known: it may be told again.
+"""
+
+
+Look: TypeAlias = Callable[[str, str, float], Awaitable[State | None]]
+"""Looks at an instance: its application, its id, and until when, Unix time in seconds; None = there is none.
+
+Raises:
+    MeshError: It cannot be told.
 """
 
 

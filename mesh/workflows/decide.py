@@ -166,6 +166,8 @@ def accept(
             return _suspend(instance, message, now, turn)
         case Resume():
             return _resume(instance, message, now, turn)
+        case Terminate(parent=parent) if parent is not None and parent != instance.state.parent:
+            return None
         case Terminate():
             return _terminate(instance, message, now)
         case ChildDone():

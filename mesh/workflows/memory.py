@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Saved, Until
+from mesh.workflows.errors import WorkflowExistsError
 from mesh.workflows.events import Event, Failure, TaskCompleted, TaskFailed, TimerFired
 from mesh.workflows.messages import AnyMessage, Told
+from mesh.workflows.outgoing import parent_of
 from mesh.workflows.state import Sent
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 
 if TYPE_CHECKING:
     from mesh.workflows.instance import Instance, Turn
 
-__all__ = ["Asked", "Entry", "Expired", "Held", "Impossible", "Memory", "Opening", "Refused"]
+__all__ = ["Asked", "ChildrenOpenError", "Entry", "Expired", "Held", "Impossible", "Memory", "Opening", "Refused"]
 
 TRIES = 32  # The most that are looked at when one more has come: those at work stay.
 ENTRY_BYTES = 2048  # What an instance takes in memory besides what its ``Saved`` counts.
@@ -39,12 +41,35 @@ class Expired:
     until: float
 
 
+class ChildrenOpenError(WorkflowExistsError):
+    """An id cannot be used again before somebody has looked whether children of the one that had it go on.
+
+    Attributes:
+        generation: Of that one.
+        children: Those of which it knows no end: application, id, and whose children they are.
+    """
+
+    def __init__(self, instance: Instance) -> None:
+        """Name the instance, which has ended."""
+        super().__init__(f"the workflow '{instance.id}' has ended, and its children may not have")
+        self.generation = instance.state.generation
+        self.children = [
+            (child.app or instance.app, child.instance, parent_of(instance.app, instance.id, instance.state, child))
+            for child in instance.children.values()
+        ]
+
+
 @dataclass(slots=True, eq=False)
 class Asked:
-    """A message, and who waits for what comes of it; None = nobody, as it is the engine's own."""
+    """A message, and who waits for what comes of it; None = nobody, as it is the engine's own.
+
+    Attributes:
+        over: Of a start: the generation that had the id, of which no child goes on.
+    """
 
     message: AnyMessage | Refused | Expired
     told: asyncio.Future[Told] | None = None
+    over: int = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from mesh.workflows import decide, finishing, retrying
 from mesh.workflows.contracts import Dispatch
@@ -81,8 +82,8 @@ class Needs:
                 attempt = instance.attempts[id] = max(instance.attempts.get(id, 1), work.attempt + 1)
                 if seconds := _lost_pause(attempt - 1):
                     entry.tasks[id] = attempt
-                    again = self._begin_again, entry, task, work.generation
-                    asyncio.get_running_loop().call_later(seconds, *again)
+                    again = partial(self._begin_again, entry, task, work.generation)
+                    asyncio.get_running_loop().call_later(seconds, again)
                 else:
                     self.dispatch(entry, task)
                 return

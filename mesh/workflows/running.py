@@ -396,6 +396,9 @@ class Running:
             self._answer(entry, asked, WorkflowNotFoundError(ref.id))
             return
         state = decide.delivered(instance.state, entry.acks) if entry.acks else instance.state
+        if isinstance(message, Purge) and message.parent not in (None, state.parent):
+            self._answer(entry, asked, Told(0))
+            return
         if isinstance(message, Expired):
             if state.ended is None or state.ended > message.until:  # The id was used again.
                 return

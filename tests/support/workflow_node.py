@@ -41,7 +41,14 @@ class Node:
         self.commits = MemoryCommits(disk)
         self.dispatch = PullDispatch(tasks, lambda work: self.turn(work), lambda work: self.task(work))
         self.engine = Engine(
-            APP, self.commits, self.dispatch, self._deliver, lambda _: self.sure, clock=clock, **options
+            APP,
+            self.commits,
+            self.dispatch,
+            self._deliver,
+            lambda _: self.sure,
+            look=self._look,
+            clock=clock,
+            **options,
         )
         self.dispatch.engine = self.engine
 
@@ -57,6 +64,11 @@ class Node:
     async def _deliver(self, app: str, instance: str, message: AnyMessage, until: float) -> Told:
         self.told.append((app, instance, message))
         return await self.tell_others(instance, message)
+
+    async def _look(self, app: str, instance: str, until: float) -> State | None:
+        ref = Ref(0, instance)
+        found = self.disk.live.get(ref) or self.disk.ended.get(ref)
+        return None if found is None else found.state
 
     async def tell(self, message: AnyMessage, id: str = REF.id, seconds: float = 30.0) -> Told:
         return await self.engine.tell(Ref(0, id), message, clock() + seconds)

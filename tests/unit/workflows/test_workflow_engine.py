@@ -8,6 +8,7 @@ import pytest
 
 from mesh.errors import DeadlineExceededError, StateError
 from mesh.ownership.errors import NotOwnerError
+from mesh.workflows import rerun
 from mesh.workflows.actions import Answer, Complete, CreateChild, ScheduleTask, SendEvent
 from mesh.workflows.errors import (
     WorkflowEndedError,
@@ -17,7 +18,16 @@ from mesh.workflows.errors import (
     WorkflowNotFoundError,
     WorkflowTooLargeError,
 )
-from mesh.workflows.events import ChildFailed, EventRaised, Failure, TaskCompleted, TaskScheduled, TimerFired
+from mesh.workflows.events import (
+    ChildCompleted,
+    ChildFailed,
+    Event,
+    EventRaised,
+    Failure,
+    TaskCompleted,
+    TaskScheduled,
+    TimerFired,
+)
 from mesh.workflows.messages import AnyMessage, ChildDone, Purge, Raise, Resume, Start, Suspend, Terminate, Told
 from mesh.workflows.state import Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
@@ -463,9 +473,60 @@ async def test_an_instance_of_another_that_was_no_child_is_not_purged() -> None:
         node.turn = answers(CreateChild(1, "other", "program"), Complete(2, Status.COMPLETED))
         await node.start()
         await asyncio.sleep(10)
-        with pytest.raises(WorkflowNotEndedError):  # It does not say that it was no child: it has ended before.
-            await node.tell(Purge(recursive=True))
+        assert await node.tell(Purge(recursive=True)) == Told(1)
         assert Ref(0, "other") in node.disk.live
+
+
+@live
+async def test_what_is_told_a_child_changes_no_other_instance_that_has_its_id() -> None:
+    async with node_of() as node:
+        await node.start(["event", "e"], id="other")
+        await asyncio.sleep(1)
+        started = asyncio.Event()
+
+        async def tell(instance: str, message: AnyMessage) -> Told:
+            await started.wait()
+            return await node.engine.tell(Ref(0, instance), message, clock() + 30)
+
+        node.tell_others = tell
+        node.turn = answers(CreateChild(1, "other", "program"))
+        await node.start()
+        await asyncio.sleep(1)
+        await node.tell(Terminate(recursive=True))  # Behind a start that has not arrived.
+        started.set()
+        await asyncio.sleep(10)
+        assert [type(message) for _, _, message in node.told] == [Start, Terminate]
+        assert node.state("other").ended is None
+
+
+@live
+async def test_what_is_run_again_leaves_the_children_alone_that_it_has_from_the_first() -> None:
+    async with node_of() as node:
+        await node.start(["child", []], ["task", "a"])
+        state = await node.ended()
+        history = [event for event in node.events() if isinstance(event, Event)]
+        task = next(event.id for event in history if isinstance(event, TaskScheduled))
+        await node.tell(rerun.make("o", state, history, task, "again", "e", clock()), "again")
+        assert (await node.ended("again")).status == Status.COMPLETED
+        assert any(isinstance(event, ChildCompleted) for event in node.events("again"))
+        assert await node.tell(Purge(recursive=True), "again") == Told(1)
+        assert await node.tell(Purge(recursive=True)) == Told(2)
+
+
+@live
+async def test_an_id_is_not_used_again_while_children_of_its_instance_are_active() -> None:
+    async with node_of() as node:
+        await node.start(["child", [["event", "e"]]])
+        await asyncio.sleep(1)
+        await node.tell(Terminate())
+        await asyncio.sleep(1)
+        with pytest.raises(WorkflowExistsError, match="its child 'o:0001' of shop is active"):
+            await node.start([], execution="y")
+        assert await node.start(execution="x") == Told(0), "that has been done"
+        await node.tell(Raise("e"), "o:0001")
+        await asyncio.sleep(1)
+        assert await node.start(execution="y") == Told(1)
+        assert (await node.ended()).execution == "y"
 
 
 @pytest.mark.parametrize("keep", [None, 0.0, 100.0])

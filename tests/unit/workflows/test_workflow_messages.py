@@ -204,7 +204,8 @@ def test_terminated_without_a_turn_it_keeps_what_was_accepted_and_tells_parent_a
     assert flow.kinds[-3:] == ["ChildCompleted", "Terminated", "Completed"]
     assert flow.instance.history[-1].result == '"over"'
     child, parent = flow.state.outbox
-    assert (child.app, child.instance, child.message) == ("depot", "c-1", Terminate('"over"', recursive=True))
+    told = Terminate('"over"', recursive=True, parent=Parent("shop", "o-1", 1, "order", "e-1"))
+    assert (child.app, child.instance, child.message) == ("depot", "c-1", told)
     assert (parent.app, parent.instance, parent.message.task) == ("desk", "p-1", 3)
     assert (parent.message.execution, parent.message.failure.type) == ("pe-1", "WorkflowTerminated")
     assert flow.resolve(3) is None

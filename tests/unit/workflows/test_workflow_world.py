@@ -22,7 +22,7 @@ from mesh.workflows.errors import WorkflowEndedError, WorkflowNotFoundError
 from mesh.workflows.events import Completed, Failure, TimerCreated, TimerFired
 from mesh.workflows.instance import outcome
 from mesh.workflows.messages import AnyMessage, Purge, Raise, Resume, Start, Suspend, Terminate, Told
-from mesh.workflows.state import Status
+from mesh.workflows.state import State, Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 from tests.support import virtual_time
 from tests.support.workflow_programs import answer, events_of, expected, program
@@ -130,6 +130,7 @@ class _World:
                 dispatch,
                 self.deliver,
                 lambda partition: partition in node.owned,
+                look=self.look,
                 clock=self.clock,
                 memory_bytes=20_000,  # A few instances: the others are read again each time.
                 drain=1.0,
@@ -195,6 +196,11 @@ class _World:
         if self.faulty and self.chance.random() < 0.1:
             raise StateError("the answer was lost")
         return told
+
+    async def look(self, app: str, instance: str, until: float) -> State | None:
+        ref = ref_of(instance)
+        found = self.disk.live.get(ref) or self.disk.ended.get(ref)
+        return None if found is None else found.state
 
     async def insist(self, instance: str, message: AnyMessage) -> Told:
         """Ask until there is an answer."""
