@@ -343,11 +343,11 @@ class Engine:
         for held in self._running.held.values():
             for id in list(held.stalled):
                 entry = self._running.entry(held, id)
+                entry.again = True
                 if entry.known and not entry.busy:
-                    entry.again = True
                     self._running.needs.advance(entry)
-                else:
-                    self._running.resume(entry, again=True)
+                elif not entry.known:
+                    self._running.needs.due(entry.ref, self._clock())
 
 
 def _children_of(message: Purge) -> Callable[[Entry], Sequence[tuple[str, str, Parent]]]:

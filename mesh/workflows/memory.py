@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mesh.errors import MeshError
 from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Saved, Until
 from mesh.workflows.errors import WorkflowExistsError
 from mesh.workflows.events import Event, Failure, TaskCompleted, TaskFailed, TimerFired
 from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.outgoing import parent_of
-from mesh.workflows.state import Sent
+from mesh.workflows.state import Sent, State
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 
 if TYPE_CHECKING:
@@ -70,6 +71,15 @@ class Asked:
     message: AnyMessage | Refused | Expired
     told: asyncio.Future[Told] | None = None
     over: int = 0
+
+    def answer(self, told: Told | MeshError) -> None:
+        """Tell who waits, if somebody still does."""
+        if self.told is None or self.told.done():
+            return
+        if isinstance(told, Told):
+            self.told.set_result(told)
+        else:
+            self.told.set_exception(told)
 
 
 @dataclass(slots=True, eq=False)
@@ -218,6 +228,18 @@ class Entry:
         self.known = False
         self.instance = self.saved = None
         self.rendered = {}
+
+    def see(self, state: State | None) -> None:
+        """Tell who waits for a state that it is this one now."""
+        left = []
+        for until, seen in self.waiters:
+            if seen.done():
+                continue
+            if until(state):
+                seen.set_result(None)
+            else:
+                left.append((until, seen))
+        self.waiters = left
 
     def settle(self) -> None:
         """Count anew what is settled."""

@@ -23,6 +23,7 @@ __all__ = ["Needs"]
 FLUSH_SECONDS = 1.0  # What is volatile, or delivered, waits so long for another write that it may go with.
 LOST_PAUSES = 0.5, 60.0  # Before what was lost for the second time begins again; they double. The first time, at once.
 BURST, BURST_SECONDS = 100, 1.0  # So many generations in that time, then the instance pauses as long.
+BUSY_SECONDS = 0.05  # Until others are looked at while many are read.
 EXPIRE_SECONDS = 60.0  # Between looking at what was put away in a partition, at least.
 LOST = Failure("WorkerLost", "the worker was lost while the activity ran")
 _MAY_BEGIN = frozenset({Status.PENDING, Status.STALLED})
@@ -34,10 +35,12 @@ class Needs:
     Attributes:
         look: Looks at an instance whose time has come.
         expire: Looks at what was put away in a partition, likewise.
+        is_busy: Tells whether so many are read just now that others have to wait.
     """
 
     look: Callable[[Ref], None]
     expire: Callable[[int], None]
+    is_busy: Callable[[], bool]
 
     def __init__(
         self, dispatch: Dispatch, outbox: Outbox, clock: Callable[[], float], wake: Callable[[Entry], object]
@@ -226,6 +229,11 @@ class Needs:
         if at is not None:
             self._alarm.set(at)
 
+    def sooner(self, ref: Ref, at: float) -> None:
+        """Look at an instance at a Unix time, unless it is looked at before that."""
+        if (known := self._dues.get(ref)) is None or at < known:
+            self.due(ref, at)
+
     def later(self, entry: Entry) -> None:
         """Have it written soon, should nothing else do."""
         if entry not in self._later:
@@ -250,14 +258,17 @@ class Needs:
                 self._wake(entry)
 
     def _ring(self) -> None:
-        now = self._clock()
+        now, soonest = self._clock(), 0.0
         for ref in self._dues.take(now):
             if ref.id:
                 self.look(ref)
             else:
                 self.expire(ref.partition)
+            if self.is_busy():  # Many are read: the others are not lost meanwhile.
+                soonest = now + BUSY_SECONDS
+                break
         if (first := self._dues.first) is not None:
-            self._alarm.set(first)
+            self._alarm.set(max(first, soonest))
 
 
 def _now() -> float:

@@ -40,8 +40,7 @@ logger = logging.getLogger(__name__)
 
 STORE_SECONDS = 10.0  # What one read or write may take.
 PAUSES = 0.05, 2.0  # Between tries at a store that failed.
-TOGETHER = 1000  # The most messages in one write.
-TOO_LARGE = 2  # The reason of `Stalled`.
+READ_AT_ONCE = 256  # Of those whose time has come.
 
 
 class Observer(Protocol):
@@ -92,6 +91,8 @@ class Running:
         self.memory = Memory(memory_bytes)
         self.needs = Needs(dispatch, self.outbox, clock, self.wake)
         self.needs.look = self._look
+        self.needs.is_busy = lambda: self._reading >= READ_AT_ONCE
+        self._reading = 0
         self._deadlines = Deadlines()
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -146,7 +147,13 @@ class Running:
         """Read an instance, and begin what it needs; ``again`` also where it is stalled."""
         entry.again = entry.again or again
         entry.resume = True
-        return self.wake(entry)
+        if (task := self.wake(entry)) is not None and not entry.known:
+            self._reading += 1
+            task.add_done_callback(self._has_read)
+        return task
+
+    def _has_read(self, _: asyncio.Task[None]) -> None:
+        self._reading -= 1
 
     def forget(self, held: Held) -> None:
         """Forget a partition."""
@@ -246,7 +253,7 @@ class Running:
             entry.saved = found.saved
             self._resumed(entry)
         entry.unsure = False
-        _see(entry, None if found is None else found.state)  # A write of unknown outcome may have done it.
+        entry.see(None if found is None else found.state)  # A write of unknown outcome may have done it.
 
     def _resumed(self, entry: Entry) -> None:
         """Begin what an instance needs that was just read."""
@@ -259,9 +266,8 @@ class Running:
         entry.settle()
         if entry.volatile or entry.acks:
             self.needs.later(entry)
-        if state.ended is not None:
-            entry.ending = entry.ending or entry.unsure
-        elif not entry.held.leaving:
+        entry.ending = state.ended is not None and (entry.ending or entry.unsure)
+        if state.ended is None and not entry.held.leaving:
             waiting = retrying.waiting(instance, self.clock())
             for task in instance.tasks.values():
                 if task.id not in entry.tasks and task.id not in waiting and task.id not in entry.settled:
@@ -294,7 +300,7 @@ class Running:
         except MeshError as error:
             self._unsure(entry)
             for asked, _ in batch.told:
-                _answer(asked, error)
+                asked.answer(error)
         else:
             entry.saved, entry.pause = saved, 0.0
             self._committed(entry, batch, step)
@@ -344,7 +350,7 @@ class Running:
         entry.resume, entry.pause = True, PAUSES[0]
         if batch.told:
             for asked, _ in batch.told:
-                _answer(asked, error)
+                asked.answer(error)
         elif batch.answered and not isinstance(entry.answer, Impossible):
             entry.answer = Impossible(str(error)[:TEXT])
         else:
@@ -410,13 +416,13 @@ class Running:
             found = await self._deadlines.within(STORE_SECONDS, self._commits.purge, ref.partition, ref.id)
         except MeshError as error:
             self._unsure(entry)
-            _answer(asked, error)
+            asked.answer(error)
             return
         if not entry.held.gone:
             self.needs.clear(entry)
             self._unload(entry)
-            _see(entry, None)
-        _answer(asked, Told(int(found)))
+            entry.see(None)
+        asked.answer(Told(int(found)))
 
     # Telling
 
@@ -426,16 +432,16 @@ class Running:
             if batch.step is None:
                 self._answer(entry, asked, told)
             else:
-                _answer(asked, told)
+                asked.answer(told)
         if entry.waiters and batch.step is not None:
-            _see(entry, batch.step.state)
+            entry.see(batch.step.state)
 
     def _answer(self, entry: Entry, asked: Asked, told: Told | MeshError) -> None:
         """Answer from memory: it may be behind what another owner has done."""
         if self.owns(entry.held):
-            _answer(asked, told)
+            asked.answer(told)
         else:
-            _answer(asked, NotOwnerError(f"this node does not own partition {entry.ref.partition} for sure"))
+            asked.answer(NotOwnerError(f"this node does not own partition {entry.ref.partition} for sure"))
 
     def refuse(self, entry: Entry, error: MeshError) -> None:
         """Fail all that waits, and has had no effect."""
@@ -443,7 +449,11 @@ class Running:
         entry.asked.clear()
         entry.opening = []
         for each in asked:
-            _answer(each, error)
+            each.answer(error)
+            if isinstance(each.message, Expired) and not (
+                entry.held.gone or isinstance(error, WorkflowUnreadableError)
+            ):
+                self.needs.expires(entry.held, self.clock())
         for waiting in opening:
             if not waiting.made.done():
                 waiting.made.set_exception(error)
@@ -466,28 +476,6 @@ class Running:
             self.wake(entry)
         else:
             self.needs.later(entry)
-
-
-def _answer(asked: Asked, told: Told | MeshError) -> None:
-    if asked.told is None or asked.told.done():
-        return
-    if isinstance(told, Told):
-        asked.told.set_result(told)
-    else:
-        asked.told.set_exception(told)
-
-
-def _see(entry: Entry, state: State | None) -> None:
-    """Tell who waits for a state."""
-    left = []
-    for until, seen in entry.waiters:
-        if seen.done():
-            continue
-        if until(state):
-            seen.set_result(None)
-        else:
-            left.append((until, seen))
-    entry.waiters = left
 
 
 def _may_go(entry: Entry) -> bool:

@@ -470,6 +470,7 @@ async def test_purging() -> None:
 async def test_an_instance_of_another_that_was_no_child_is_not_purged() -> None:
     async with node_of() as node:
         await node.start(["event", "e"], id="other")
+        await asyncio.sleep(1)
         node.turn = answers(CreateChild(1, "other", "program"), Complete(2, Status.COMPLETED))
         await node.start()
         await asyncio.sleep(10)

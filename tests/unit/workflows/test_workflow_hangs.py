@@ -10,6 +10,7 @@ import pytest
 
 from mesh.errors import MeshError
 from mesh.workflows.actions import Answer
+from mesh.workflows.contracts import Loaded
 from mesh.workflows.errors import WorkflowExistsError, WorkflowUnreadableError
 from mesh.workflows.events import ChildFailed
 from mesh.workflows.messages import AnyMessage, Raise, Terminate, Told
@@ -204,3 +205,60 @@ async def test_what_comes_of_an_instance_that_cannot_be_read_does_not_have_it_re
         await asyncio.sleep(100)
         assert reads == 1
         assert node.engine.open_tasks(REF) == ()
+
+
+@live
+async def test_what_cannot_be_purged_when_it_expires_is_purged_later() -> None:
+    async with node_of(retention=lambda _: 50.0) as node:
+        await node.start()
+        await asyncio.sleep(1)
+        assert node.disk.until
+        fail_once(node.disk, Fault.BEFORE)
+        await asyncio.sleep(70)
+        assert node.disk.keys(), "it is read in vain"
+        fail_once(node.disk, Fault.BEFORE, after=1)  # Then it is deleted in vain.
+        await asyncio.sleep(70)
+        assert not node.disk.keys()
+
+
+@live
+async def test_many_whose_time_has_come_are_read_some_at_a_time() -> None:
+    async with node_of(memory_bytes=1) as node:
+        for number in range(600):
+            await node.start(["timer", 1000.0], id=f"t{number}")
+        await asyncio.sleep(1)
+        reading = most = 0
+        load = node.commits.load
+
+        async def counted(partition: int, instance: str) -> Loaded | None:
+            nonlocal reading, most
+            reading += 1
+            most = max(most, reading)
+            await asyncio.sleep(1)
+            reading -= 1
+            return await load(partition, instance)
+
+        node.commits.load = counted  # type: ignore[method-assign]
+        await asyncio.sleep(1020)
+        assert most <= 300
+        assert len(node.disk.ended) == 600
+
+
+@live
+async def test_stalled_instances_out_of_memory_are_tried_when_a_worker_comes() -> None:
+    async with node_of(memory_bytes=1) as node:
+        works = True
+
+        async def turn(work: TurnWork) -> Answer:
+            if not works:
+                await node.engine.turn_impossible(work, "too large")
+            return run_program(work)
+
+        works, node.turn = False, turn
+        for number in range(10):
+            await node.start(["task", "a"], id=f"s{number}")
+        await asyncio.sleep(5)
+        works = True
+        node.engine.worker_attached()
+        await asyncio.sleep(20)
+        assert len(node.disk.ended) == 10
