@@ -9,14 +9,14 @@ from contextlib import suppress
 import pytest
 
 from mesh.errors import MeshError
-from mesh.workflows.actions import Answer
+from mesh.workflows.actions import Answer, SendEvent
 from mesh.workflows.contracts import Loaded
 from mesh.workflows.errors import WorkflowExistsError, WorkflowUnreadableError
 from mesh.workflows.events import ChildFailed
 from mesh.workflows.messages import AnyMessage, Raise, Terminate, Told
 from mesh.workflows.state import Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
-from tests.support.workflow_node import REF, Node, clock, live, node_of
+from tests.support.workflow_node import REF, Node, answers, clock, live, node_of
 from tests.support.workflow_programs import answer as run_program
 from tests.support.workflows import Disk, Fault
 
@@ -262,3 +262,23 @@ async def test_stalled_instances_out_of_memory_are_tried_when_a_worker_comes() -
         node.engine.worker_attached()
         await asyncio.sleep(20)
         assert len(node.disk.ended) == 10
+
+
+@live
+async def test_who_does_not_answer_keeps_nobody_else_from_being_told() -> None:
+    async with node_of() as node:
+
+        async def tell(instance: str, message: AnyMessage) -> Told:
+            if instance.startswith("dead"):
+                await asyncio.Event().wait()
+            return Told()
+
+        node.tell_others = tell
+        node.turn = answers(
+            *(SendEvent(number, f"dead{number}", "e", app="dead") for number in range(2000)),
+            SendEvent(3000, "other", "e"),
+        )
+        await node.start()
+        await asyncio.sleep(1)
+        assert [app for app, id, _ in node.told if id == "other"] == ["shop"]
+        assert len(node.told) <= 200
