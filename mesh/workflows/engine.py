@@ -211,6 +211,10 @@ class Engine:
         except MeshError:  # It is read again, and asks for a turn then.
             entry.queued = False
             return None
+        except asyncio.CancelledError:
+            if entry.work is not None:  # It was made just then, and nobody has it.
+                self.turn_lost(entry.work, begun=False)
+            raise
 
     def _begin(self, entry: Entry) -> TurnWork | None:
         entry.queued = False

@@ -137,10 +137,7 @@ class Keeping:
         async for id, state in self._commits.scan(held.partition):
             if held.leaving:
                 return
-            if state is None:
-                logger.error("workflow %s is left alone: a newer version has written it, or it is damaged", id)
-                continue
-            if not _needs(state):
+            if state is not None and not _needs(state):
                 if state.due is not None and not _goes_on(held.entries.get(id)):
                     self._running.needs.sooner(Ref(held.partition, id), state.due)
                 continue
@@ -149,7 +146,7 @@ class Keeping:
             if _goes_on(entry):  # Somebody has asked for it.
                 self._resuming.release()
                 continue
-            entry.ending = entry.ending or state.ended is not None
+            entry.ending = entry.ending or (state is not None and state.ended is not None)
             self._release_after(self._running.resume(entry, again=True))
         async for until, _ in self._commits.expiring(held.partition):
             self._running.needs.expires(held, until)

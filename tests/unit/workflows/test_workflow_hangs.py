@@ -13,6 +13,7 @@ from mesh.workflows.actions import Answer, SendEvent
 from mesh.workflows.contracts import Loaded
 from mesh.workflows.errors import WorkflowExistsError, WorkflowUnreadableError
 from mesh.workflows.events import ChildFailed
+from mesh.workflows.memory import Entry
 from mesh.workflows.messages import AnyMessage, Raise, Terminate, Told
 from mesh.workflows.state import Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
@@ -282,3 +283,29 @@ async def test_who_does_not_answer_keeps_nobody_else_from_being_told() -> None:
         await asyncio.sleep(1)
         assert [app for app, id, _ in node.told if id == "other"] == ["shop"]
         assert len(node.told) <= 200
+
+
+@live
+async def test_a_turn_that_is_made_when_nobody_waits_for_it_any_more_is_asked_for_again() -> None:
+    async with node_of(memory_bytes=1) as node, asyncio.TaskGroup() as tasks:
+        wanted: list[str] = []
+        node.dispatch.turn = lambda ref, name: wanted.append(ref.id)  # type: ignore[method-assign]
+        await node.start(["task", "a"])
+        await evict(node)
+        del wanted[:]
+        opening = tasks.create_task(node.engine.open_turn(REF))
+        await asyncio.sleep(0)
+        entry = node.engine._running.find(REF)
+        assert entry is not None
+        (waiting,) = entry.opening
+        make = waiting.make
+
+        def made(entry: Entry) -> object:
+            asyncio.get_running_loop().call_soon(opening.cancel)
+            return make(entry)
+
+        waiting.make = made
+        await asyncio.sleep(1)
+        assert opening.cancelled()
+        assert wanted == [REF.id]
+        assert await node.engine.open_turn(REF) is not None

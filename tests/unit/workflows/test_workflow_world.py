@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import MeshError, StateError
-from mesh.ownership.errors import NotOwnerError
 from mesh.workflows.actions import Answer
 from mesh.workflows.engine import Engine
 from mesh.workflows.errors import WorkflowEndedError, WorkflowNotFoundError
@@ -250,7 +249,7 @@ class _World:
         """Wait until an instance has ended, as askers do: again where the owner has changed."""
         while True:
             ref = ref_of(instance)
-            with suppress(NotOwnerError):
+            with suppress(MeshError):
                 node = self.owner[ref.partition]
                 await node.engine.wait(
                     ref, lambda state: state is not None and state.ended is not None, self.clock() + LONG
@@ -272,6 +271,7 @@ async def _live(seed: int) -> None:
             await world.start()
         for partition in range(PARTITIONS):
             world.move(partition, chance.choice(world.nodes), told=True)
+        waiting = [world.tasks.create_task(world.wait(instance)) for instance in programs]
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(world.trouble(15.0))
             for instance, steps in programs.items():
@@ -282,6 +282,7 @@ async def _live(seed: int) -> None:
                 await world.wait(instance)
         await asyncio.sleep(100.0)  # What is tried again with pauses arrives, children that lost a race end.
         assert not world.disk.live, "what has ended is not put away"
+        assert all(each.done() for each in waiting), "nobody was told"
         for instance, steps in programs.items():
             record = world.disk.ended[ref_of(instance)]
             completed = record.history[-1]
