@@ -66,24 +66,20 @@ def test_an_ended_instance_takes_no_events_and_what_else_it_is_told_has_no_effec
         assert flow.tell(message) is None
 
 
-def test_many_messages_make_one_step_and_each_has_its_own_outcome() -> None:
-    flow = begun(CreateChild(1, "c-1", "ship"), CreateChild(2, "c-2", "ship"))
-    done = ChildDone("e-1", 1, "shop", "1")
-    step, told = decide.accept_all(
-        flow.instance,
-        [done, done, Raise("a", token="t"), Raise("a", token="t"), Raise("b"), Raise("b"), ChildDone("x", 2, "shop")],
-        NOW,
-    )
+def test_events_that_wait_are_bounded_and_what_it_waits_for_itself_comes_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decide, "MAX_WAITING", 2)
+    flow = begun(CreateChild(1, "c-1", "ship"))
+    flow.tell(Suspend())
+    flow.tell(Raise("a"))
+    flow.tell(Raise("b", token="b"))
 
-    assert told == [True, False, True, False, True, True, False]
-    flow.commit(step)
-    assert flow.waiting == ["ChildCompleted", "EventRaised", "EventRaised", "EventRaised"]
-    assert decide.accept_all(flow.instance, [done], NOW) == (None, [False])
-    flow.tell(Terminate())
-    step, told = decide.accept_all(flow.instance, [Raise("b"), done], NOW)
-    assert step is None
-    assert isinstance(told[0], WorkflowEndedError)
-    assert told[1] is False
+    with pytest.raises(WorkflowStalledError, match="has 2 events that wait"):
+        flow.tell(Raise("c"))
+    assert flow.tell(Raise("b", token="b")) is None
+    flow.tell(ChildDone("e-1", 1, "shop", "1"))
+    assert flow.waiting == ["EventRaised", "EventRaised", "ChildCompleted"]
 
 
 @pytest.mark.parametrize(
