@@ -32,7 +32,7 @@ class Batch:
 
     before: State | None
     step: Step | None = None
-    told: list[tuple[Asked, Told | MeshError]] = field(default_factory=list)
+    told: list[tuple[Asked, Told | Exception]] = field(default_factory=list)
     answered: bool = False
     acks: frozenset[int] = frozenset()
 
@@ -57,7 +57,7 @@ def compose(entry: Entry, app: str, now: float) -> Batch:
             continue
         try:
             step = _accept(entry, app, asked, now)
-        except MeshError as error:
+        except (MeshError, ChildrenOpenError) as error:
             batch.told.append((asked, error))
             continue
         batch.told.append((asked, Told(0 if step is None else 1)))

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mesh.errors import MeshError
 from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Saved, Until
-from mesh.workflows.errors import WorkflowExistsError
 from mesh.workflows.events import Event, Failure, TaskCompleted, TaskFailed, TimerFired
 from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.outgoing import parent_of
@@ -42,7 +40,7 @@ class Expired:
     until: float
 
 
-class ChildrenOpenError(WorkflowExistsError):
+class ChildrenOpenError(Exception):
     """An id cannot be used again before somebody has looked whether children of the one that had it go on.
 
     Attributes:
@@ -72,7 +70,7 @@ class Asked:
     told: asyncio.Future[Told] | None = None
     over: int = 0
 
-    def answer(self, told: Told | MeshError) -> None:
+    def answer(self, told: Told | Exception) -> None:
         """Tell who waits, if somebody still does."""
         if self.told is None or self.told.done():
             return

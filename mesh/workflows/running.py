@@ -436,7 +436,7 @@ class Running:
         if entry.waiters and batch.step is not None:
             entry.see(batch.step.state)
 
-    def _answer(self, entry: Entry, asked: Asked, told: Told | MeshError) -> None:
+    def _answer(self, entry: Entry, asked: Asked, told: Told | Exception) -> None:
         """Answer from memory: it may be behind what another owner has done."""
         if self.owns(entry.held):
             asked.answer(told)
