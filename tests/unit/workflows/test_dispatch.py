@@ -261,6 +261,26 @@ def test_what_becomes_of_a_turn_that_failed(error: Exception, told: str) -> None
     _on_a_node(check)
 
 
+def test_an_instance_whose_turns_fail_does_not_keep_others_of_its_name_waiting() -> None:
+    class Failing(_Worker):
+        async def turn(self, work: TurnWork) -> Answer:
+            if work.ref.id == "poison":
+                self.given.append("poison")
+                raise AppFailedError("500")
+            return await super().turn(work)
+
+    async def check(node: _Node) -> None:
+        worker = await node.attach(Failing("p"))
+        node.dispatch.turn(_ref("poison"), "p")
+        await asyncio.sleep(60)
+        assert 100 < worker.given.count("poison") < 400
+        node.dispatch.turn(_ref("p"), "p")
+        await asyncio.sleep(1.5)
+        assert ("p", "turned") in node.engine.told
+
+    _on_a_node(check)
+
+
 def test_an_activity_that_broke_off_had_begun() -> None:
     async def check(node: _Node) -> None:
         worker = await node.attach(_Worker())
