@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeAlias
 
 from mesh.deadlines import Deadlines
-from mesh.errors import MeshError
+from mesh.errors import BadArgumentError, MeshError, StateLimitError
 from mesh.workflows.contracts import Deliver
 from mesh.workflows.errors import WorkflowError, WorkflowStalledError, WorkflowTooLargeError, WorkflowUnreadableError
 from mesh.workflows.events import Failure
@@ -32,9 +32,10 @@ OF_ONE_APP = 128  # of the same application: others do not wait for one that doe
 TELL_SECONDS = 30.0  # What one try may take.
 PAUSES = 0.5, 60.0  # Between tries; they double.
 TEXT = 4096  # The longest of an error that becomes part of a history.
+_NEVER = WorkflowError, BadArgumentError, StateLimitError  # The last two: no application or id is so called.
 _LATER = WorkflowStalledError, WorkflowUnreadableError  # What whoever owns the other instance may say, and not mean.
 
-Delivered: TypeAlias = Callable[[Ref, Sent, WorkflowError | None], None]
+Delivered: TypeAlias = Callable[[Ref, Sent, MeshError | None], None]
 """Told once it is delivered, or refused for good: why."""
 
 
@@ -137,12 +138,12 @@ class Outbox:
 
     async def _one(self, line: _Line, sent: Sent) -> bool:
         """Try once; tells whether the next one may be tried now."""
-        refused: WorkflowError | None = None
+        refused: MeshError | None = None
         try:
             until = self._clock() + TELL_SECONDS
             await self._deadlines.within(TELL_SECONDS, self._deliver, sent.app, sent.instance, sent.message, until)
         except MeshError as error:
-            if not isinstance(error, WorkflowError) or isinstance(error, _LATER):
+            if not isinstance(error, _NEVER) or isinstance(error, _LATER):
                 self._later(line, sent, error)
                 return False
             refused = error

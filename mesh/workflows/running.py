@@ -458,7 +458,7 @@ class Running:
             if not waiting.made.done():
                 waiting.made.set_exception(error)
 
-    def _delivered(self, ref: Ref, sent: Sent, refused: WorkflowError | None) -> None:
+    def _delivered(self, ref: Ref, sent: Sent, refused: MeshError | None) -> None:
         held = self.held.get(ref.partition)
         if held is None:
             return

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from mesh.errors import DeadlineExceededError, StateError
+from mesh.errors import BadArgumentError, DeadlineExceededError, MeshError, StateError, StateLimitError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows import rerun
 from mesh.workflows.actions import Answer, Complete, CreateChild, ScheduleTask, SendEvent
@@ -355,18 +355,29 @@ async def _tasks_then_complete(work: TurnWork) -> Answer:
 # Others
 
 
-@live
-async def test_a_child_that_cannot_be_started_has_failed() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkflowForbiddenError("no policy allows it"),
+        BadArgumentError("no application is so called"),
+        StateLimitError("a key has at most 1024 bytes"),
+    ],
+)
+def test_a_child_that_cannot_be_started_has_failed(error: MeshError) -> None:
+    virtual_time.run(_child_that_fails(error))
+
+
+async def _child_that_fails(error: MeshError) -> None:
     async with node_of() as node:
 
         async def forbid(instance: str, message: AnyMessage) -> Told:
-            raise WorkflowForbiddenError("no policy allows it")
+            raise error
 
         node.tell_others = forbid
         await node.start(["child", []])
         await node.ended()
         failed = next(event for event in node.events() if isinstance(event, ChildFailed))
-        assert failed.failure == Failure("WorkflowForbidden", "no policy allows it", final=True)
+        assert failed.failure == Failure(type(error).__name__.removesuffix("Error"), str(error), final=True)
 
 
 @live
