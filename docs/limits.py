@@ -67,7 +67,7 @@ from mesh.resources.subscription import (
 
 __all__ = ["HEADINGS", "TABLES", "table"]
 from mesh.workflows import application as worker
-from mesh.workflows import json_answer
+from mesh.workflows import decide, json_answer
 from mesh.workflows.declared import Declared
 
 GATEWAY = GatewayConfig("", Path())
@@ -519,6 +519,12 @@ def _sizes() -> Sequence[Row]:
             "`after` in the answer",
         ),
         ("the id under which a workflow is started", f"{MAX_ID_BYTES} bytes", NONE, "400 `ERR_INSTANCE_ID_TOO_LONG`"),
+        (
+            "events that wait for an instance of a workflow to take them",
+            f"{decide.MAX_WAITING:,}",
+            NONE,
+            "an error that says so; events of other workflows wait where they are from",
+        ),
         (
             "what a worker over HTTP answers to a turn or an activity",
             _size(worker.MAX_ANSWER_BYTES),

@@ -37,7 +37,7 @@ OPERATIONS: Mapping[type, Operation] = {
     questions.Wait: "get",
     questions.Read: "get",
 }
-_OF_A_PARENT = (Terminate, Purge)  # What whoever has started a child may always do with it.
+_OF_A_PARENT = (Terminate, Purge, questions.Read)  # What whoever has started a child may always do with it.
 
 
 class Answers:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mesh.blocks.block import Parts
     from mesh.store import StateStore
     from mesh.workflows.actions import Answer
-    from mesh.workflows.contracts import Deliver
+    from mesh.workflows.contracts import Deliver, Look
     from mesh.workflows.instance import Instance
     from mesh.workflows.state import State, Step
     from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker
@@ -48,7 +48,13 @@ class WorkflowsKept:
     """
 
     def __init__(
-        self, parts: Parts, live: StateStore, ended: StateStore, deliver: Deliver, ready: Callable[..., None]
+        self,
+        parts: Parts,
+        live: StateStore,
+        ended: StateStore,
+        deliver: Deliver,
+        look: Look,
+        ready: Callable[..., None],
     ) -> None:
         """Prepare.
 
@@ -57,6 +63,7 @@ class WorkflowsKept:
             live: Has the instances.
             ended: Has those that were put away.
             deliver: Tells other instances.
+            look: Looks at them.
             ready: Is told whether there is a worker.
         """
         self._parts, self._ready = parts, ready
@@ -73,6 +80,7 @@ class WorkflowsKept:
             self.dispatch,
             deliver,
             self._sure,
+            look=look,
             retention=lambda state: self._settings.kept.get(state.status),
             observer=self._observe,
         )

@@ -226,10 +226,17 @@ class WorkflowService:
     async def get(self, operation: Operation) -> View | None:
         """Look at an instance; None = there is none."""
         asked = cast("asked_for.Get", operation.arguments)
-        if operation.target == self._app_id:
-            return await (await self._reader()).view(asked.id, texts=asked.texts)
-        answer = await self._ask(operation.target, asked.id, questions.Read(asked.texts), operation.deadline)
+        return await self._view(operation.target, asked.id, operation.deadline, texts=asked.texts)
+
+    async def _view(self, app: str, instance: str, deadline: float, *, texts: bool) -> View | None:
+        if app == self._app_id:
+            return await (await self._reader()).view(instance, texts=texts)
+        answer = await self._ask(app, instance, questions.Read(texts), deadline)
         return questions.view_of(answer.body)
+
+    async def _look(self, app: str, instance: str, deadline: float) -> State | None:
+        view = await self._view(app, instance, deadline, texts=False)
+        return None if view is None else view.state
 
     async def wait(self, operation: Operation) -> View:
         """Look at an instance once it has begun, or ended."""
@@ -316,7 +323,7 @@ class WorkflowService:
             await self._reader()
             assert self._stores is not None
             if self._kept is None:
-                self._kept = WorkflowsKept(self._parts, *self._stores, self._tell, self._owning.ready)
+                self._kept = WorkflowsKept(self._parts, *self._stores, self._tell, self._look, self._owning.ready)
         return self._kept
 
     async def _is_any_left(self) -> bool:

@@ -144,9 +144,10 @@ class Committer:
     async def load(self, partition: int, instance: str) -> Loaded | None:
         """Read one that has not been put away, or has: then by ``State.ended``."""
         await self._of(partition).live.take()  # What is still on its way under a former one must not come behind this.
-        found, put_away = await self._live.get(self._keys.live_of(partition, instance), strong=True), False
-        if found is None:
-            found, put_away = await self._ended.get(self._keys.ended_of(partition, instance), strong=True), True
+        with _sizes(instance):  # An id may be too long.
+            found, put_away = await self._live.get(self._keys.live_of(partition, instance), strong=True), False
+            if found is None:
+                found, put_away = await self._ended.get(self._keys.ended_of(partition, instance), strong=True), True
         if found is None:
             return None
         stored = decode(instance, found.value)
@@ -191,6 +192,7 @@ class Committer:
         """Delete all there is of one, whatever its state is; gives whether there was anything."""
         owned = self._of(partition)
         live, ended = self._keys.live_of(partition, instance), self._keys.ended_of(partition, instance)
+        await owned.ended.take()  # What is still being put away under a former one must not come behind this.
         found = await self._live.get(live, strong=True) is not None
         if found:
             await owned.live.write(Item(live, None))

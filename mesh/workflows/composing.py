@@ -9,7 +9,7 @@ from mesh.errors import MeshError
 from mesh.workflows import decide, finishing
 from mesh.workflows.errors import WorkflowNotFoundError
 from mesh.workflows.instance import Instance
-from mesh.workflows.memory import Asked, Entry, Expired, Impossible, Refused
+from mesh.workflows.memory import Asked, ChildrenOpenError, Entry, Expired, Impossible, Refused
 from mesh.workflows.messages import Purge, Restore, Start, Told
 from mesh.workflows.state import State, Step
 
@@ -32,7 +32,7 @@ class Batch:
 
     before: State | None
     step: Step | None = None
-    told: list[tuple[Asked, Told | MeshError]] = field(default_factory=list)
+    told: list[tuple[Asked, Told | Exception]] = field(default_factory=list)
     answered: bool = False
     acks: frozenset[int] = frozenset()
 
@@ -57,7 +57,7 @@ def compose(entry: Entry, app: str, now: float) -> Batch:
             continue
         try:
             step = _accept(entry, app, asked, now)
-        except MeshError as error:
+        except (MeshError, ChildrenOpenError) as error:
             batch.told.append((asked, error))
             continue
         batch.told.append((asked, Told(0 if step is None else 1)))
@@ -92,7 +92,11 @@ def _accept(entry: Entry, app: str, asked: Asked, now: float) -> Step | None:
     message, instance = asked.message, entry.instance
     old = None if instance is None else instance.state
     if isinstance(message, Start):
-        return decide.start(app, entry.ref.id, old, message, now)
+        step = decide.start(app, entry.ref.id, old, message, now)
+        if step is not None and old is not None and old.open_children and asked.over != old.generation:
+            assert instance is not None
+            raise ChildrenOpenError(instance)
+        return step
     if isinstance(message, Restore):
         return decide.restore(app, entry.ref.id, old, message, now)
     assert not isinstance(message, (Purge, Expired))

@@ -14,7 +14,7 @@ from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.state import State, Step
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker
 
-__all__ = ["Commits", "Deliver", "Dispatch", "Engine", "Loaded", "Saved", "Until"]
+__all__ = ["Commits", "Deliver", "Dispatch", "Engine", "Loaded", "Look", "Saved", "Until"]
 
 Until: TypeAlias = Callable[[State | None], bool]
 
@@ -98,6 +98,14 @@ Raises:
 """
 
 
+Look: TypeAlias = Callable[[str, str, float], Awaitable[State | None]]
+"""Looks at an instance: its application, its id, and until when, Unix time in seconds; None = there is none.
+
+Raises:
+    MeshError: It cannot be told.
+"""
+
+
 class Dispatch(Protocol):
     """Gives turns and activities to workers, as the engine sees it. What waits is names and numbers, not work."""
 
@@ -154,8 +162,8 @@ class Engine(Keeper, Protocol):
     async def turned(self, work: TurnWork, answer: Answer) -> None:
         """Take the answer to a turn; an answer to one that is not out any more has no effect."""
 
-    def turn_lost(self, work: TurnWork) -> None:
-        """Take note that a turn was not run: it is to be handed out again."""
+    def turn_lost(self, work: TurnWork, *, begun: bool = True) -> None:
+        """Take note that a turn was not run: it is to be handed out again, later and later if it had begun."""
 
     async def turn_impossible(self, work: TurnWork, reason: str) -> None:
         """Take note that no worker can be given a turn: the instance is stalled."""

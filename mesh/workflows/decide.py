@@ -12,7 +12,7 @@ from collections.abc import Collection, Container, Sequence
 from msgspec.structs import replace
 
 from mesh.errors import BadArgumentError
-from mesh.workflows.errors import WorkflowEndedError, WorkflowError, WorkflowExistsError, WorkflowStalledError
+from mesh.workflows.errors import WorkflowEndedError, WorkflowExistsError, WorkflowStalledError
 from mesh.workflows.events import (
     AnyEvent,
     ChildCompleted,
@@ -42,7 +42,6 @@ from mesh.workflows.worker import TaskResult
 __all__ = [
     "absorb",
     "accept",
-    "accept_all",
     "can_purge",
     "delivered",
     "due_events",
@@ -51,6 +50,8 @@ __all__ = [
     "restore",
     "start",
 ]
+
+MAX_WAITING = 10_000  # Events that an instance has not been given yet: each of them is written with all others.
 
 
 def start(app: str, id: str, old: State | None, message: Start, now: float) -> Step | None:
@@ -154,7 +155,7 @@ def accept(
 
     Raises:
         WorkflowEndedError: It has ended, and takes no events.
-        WorkflowStalledError: No worker can go on with it, and it takes no events.
+        WorkflowStalledError: No worker can go on with it, or it has too many events that wait: it takes none now.
     """
     match message:
         case Raise():
@@ -166,36 +167,13 @@ def accept(
             return _suspend(instance, message, now, turn)
         case Resume():
             return _resume(instance, message, now, turn)
+        case Terminate(parent=parent) if parent is not None and parent != instance.state.parent:
+            return None
         case Terminate():
             return _terminate(instance, message, now)
         case ChildDone():
             done = _child_done(instance, message, now)
             return _into_inbox(instance, (done,), now) if done is not None else None
-
-
-def accept_all(
-    instance: Instance, messages: Sequence[Raise | ChildDone], now: float
-) -> tuple[Step | None, Sequence[bool | WorkflowError]]:
-    """Take many messages in one step, as ``accept`` takes each.
-
-    Returns:
-        The step, and of each message whether it had an effect, or the error.
-    """
-    events: dict[object, AnyEvent] = {}
-    told: list[bool | WorkflowError] = []
-    for place, message in enumerate(messages):
-        try:
-            event: AnyEvent | None
-            key: object
-            if isinstance(message, Raise):
-                event, key = _raised(instance, message, now), message.token or place
-            else:
-                event, key = _child_done(instance, message, now), (CHILD, message.task)
-        except WorkflowError as error:
-            told.append(error)
-            continue
-        told.append(event is not None and events.setdefault(key, event) is event)
-    return _into_inbox(instance, tuple(events.values()), now) if events else None, told
 
 
 def absorb(instance: Instance, volatile: Sequence[Event], now: float) -> Step | None:
@@ -334,6 +312,11 @@ def _raised(instance: Instance, message: Raise, now: float) -> EventRaised | Non
         raise WorkflowEndedError(f"the workflow '{instance.id}' has ended, and takes no events")
     if instance.state.status == Status.STALLED:
         raise WorkflowStalledError(f"the workflow '{instance.id}' is stalled, and takes no events")
+    if len(instance.state.inbox) >= MAX_WAITING:
+        text = (
+            f"the workflow '{instance.id}' has {MAX_WAITING} events that wait, and takes no more before its next turn"
+        )
+        raise WorkflowStalledError(text)
     return EventRaised(now, message.name, message.input, message.token)
 
 

@@ -302,7 +302,7 @@ class Dispatch:
         elif isinstance(came, WorkTooLargeError):
             await _told(engine.turn_impossible(work, str(came)))
         else:
-            engine.turn_lost(work)
+            engine.turn_lost(work, begun=not isinstance(came, AppUnreachableError))
 
     async def _run_task(self, attached: Attached, ref: Ref, number: int, name: str) -> None:
         engine, run = self._engine, attached.worker.task
@@ -372,9 +372,10 @@ class Dispatch:
         pause = attached.pauses.setdefault((lane.index, name), Pause(PAUSE))
         if pause.until > now():
             return  # Of several that it had at once, one is enough.
-        seconds = pause.longer()
+        away = isinstance(error, AppUnreachableError)
+        seconds = pause.longer() if away else pause.shortest()  # One instance may be at fault, which is the engine's.
         logger.log(
-            logging.DEBUG if isinstance(error, AppUnreachableError) else logging.WARNING,
+            logging.DEBUG if away else logging.WARNING,
             "the %s %r is to be run again in %.1f s: %s",
             what,
             name,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from mesh.deadlines import Deadlines
 from mesh.errors import DeadlineExceededError, MeshError
@@ -14,13 +17,14 @@ from mesh.ownership.errors import NotOwnerError
 from mesh.tasks import task_group
 from mesh.workflows import finishing
 from mesh.workflows.actions import Answer
-from mesh.workflows.contracts import Commits, Deliver, Dispatch, Until
-from mesh.workflows.errors import WorkflowNotEndedError, WorkflowNotFoundError
-from mesh.workflows.events import ChildCreated, ChildFailed
+from mesh.workflows.contracts import Commits, Deliver, Dispatch, Look, Until
+from mesh.workflows.errors import WorkflowExistsError, WorkflowNotEndedError, WorkflowNotFoundError
+from mesh.workflows.events import ChildCreated, Parent
 from mesh.workflows.keeping import DRAIN_SECONDS, Keeping
-from mesh.workflows.memory import Asked, Entry, Held, Impossible, Opening
+from mesh.workflows.memory import Asked, ChildrenOpenError, Entry, Held, Impossible, Opening
 from mesh.workflows.messages import AnyMessage, Purge, Told
 from mesh.workflows.observed import below
+from mesh.workflows.outgoing import parent_of
 from mesh.workflows.running import Observer, Running
 from mesh.workflows.state import State
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
@@ -28,8 +32,7 @@ from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 __all__ = ["MEMORY_BYTES", "Engine", "Observer"]
 
 MEMORY_BYTES = 64 * 2**20
-CHILDREN_AT_ONCE = 32  # That are purged at the same time, of one instance.
-NOT_CHILDREN = frozenset({"WorkflowExists", "WorkflowForbidden"})  # Failures of those that were never started.
+CHILDREN_AT_ONCE = 32  # That are purged, or looked at, at the same time, of one instance.
 _T = TypeVar("_T")
 
 
@@ -44,6 +47,7 @@ class Engine:
         deliver: Deliver,
         sure: Callable[[int], bool],
         *,
+        look: Look,
         clock: Callable[[], float] = time.time,
         memory_bytes: int = MEMORY_BYTES,
         retention: Callable[[State], float | None] = lambda _: None,
@@ -58,6 +62,7 @@ class Engine:
             dispatch: Gives turns and activities to workers.
             deliver: Tells other instances something, wherever they are.
             sure: Tells whether this node owns a partition now, for sure.
+            look: Looks at other instances, wherever they are.
             clock: Unix time in seconds; it may be set.
             memory_bytes: What the instances in memory may take, about; those that are at work stay beyond it.
             retention: For how many seconds one that has ended is kept; None = for good.
@@ -67,7 +72,7 @@ class Engine:
         self._app = app
         self._clock = clock
         self._dispatch = dispatch
-        self._deliver = deliver
+        self._deliver, self._look = deliver, look
         self._running = Running(
             app, commits, dispatch, deliver, sure, clock, memory_bytes, retention, observer
         )  # fmt: skip
@@ -103,35 +108,41 @@ class Engine:
         held = await self._own(ref)
         if isinstance(message, Purge) and message.recursive:
             return await self._purge_with_children(held, ref, message, deadline)
-        return await self._ask(held, ref, message)
+        over = 0
+        while True:
+            try:
+                return await self._ask(held, ref, message, over)
+            except ChildrenOpenError as error:
+                await _each(error.children, partial(self._check_over, ref.id, deadline))
+                over, held = error.generation, await self._own(ref)
 
-    async def _ask(self, held: Held, ref: Ref, message: AnyMessage) -> Told:
+    async def _ask(self, held: Held, ref: Ref, message: AnyMessage, over: int = 0) -> Told:
         told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         entry = self._running.entry(held, ref.id)
-        entry.asked.append(Asked(message, told))
+        entry.asked.append(Asked(message, told, over))
         self._running.wake(entry)
         return await told
+
+    async def _check_over(self, parent_id: str, deadline: float, app: str, id: str, parent: Parent) -> None:
+        """Raise ``WorkflowExistsError`` where a child has not ended."""
+        state = await self._look(app, id, deadline)
+        if state is not None and state.ended is None and state.parent == parent:
+            text = f"a workflow with ID '{parent_id}' has ended, and its child '{id[:200]}' of {app} is active"
+            raise WorkflowExistsError(text)
 
     async def _purge_with_children(self, held: Held, ref: Ref, message: Purge, deadline: float) -> Told:
         """Purge the children first, so that what is left of it can be purged again."""
         children = await self._open(self._running.entry(held, ref.id), _children_of(message), alone=True)
         told = Told(0)
-        room = asyncio.Semaphore(CHILDREN_AT_ONCE)
 
-        async def purge(app: str, id: str) -> None:
+        async def purge(app: str, id: str, parent: Parent) -> None:
             nonlocal told
-            async with room:
-                try:
-                    one = await self._deliver(app, id, message, deadline)
-                except WorkflowNotFoundError:
-                    return
+            with suppress(WorkflowNotFoundError):
+                one = await self._deliver(app, id, replace(message, parent=parent), deadline)
                 told = Told(told.count + one.count, told.complete and one.complete)
 
-        async with task_group() as tasks:
-            for app, id in children or ():
-                if (app, id) != (self._app, ref.id):
-                    tasks.create_task(purge(app, id), name="workflows-purge")
-        one = await self._ask(await self._own(ref), ref, Purge(force=message.force))
+        await _each(children, purge)
+        one = await self._ask(await self._own(ref), ref, replace(message, recursive=False))
         return Told(told.count + one.count, told.complete)
 
     async def wait(self, ref: Ref, until: Until, deadline: float) -> None:
@@ -200,6 +211,10 @@ class Engine:
         except MeshError:  # It is read again, and asks for a turn then.
             entry.queued = False
             return None
+        except asyncio.CancelledError:
+            if entry.work is not None:  # It was made just then, and nobody has it.
+                self.turn_lost(entry.work, begun=False)
+            raise
 
     def _begin(self, entry: Entry) -> TurnWork | None:
         entry.queued = False
@@ -209,6 +224,7 @@ class Engine:
         turn = finishing.begin(instance, entry.volatile, self._clock(), again=entry.again)
         entry.again = False
         if turn is None:
+            self._running.needs.fire(entry)  # The clock may have been set back before its time.
             return None
         state, started = instance.state, instance.started
         entry.turn = turn
@@ -283,12 +299,15 @@ class Engine:
             entry.work, entry.answer = None, answer
             self._running.wake(entry)
 
-    def turn_lost(self, work: TurnWork) -> None:
+    def turn_lost(self, work: TurnWork, *, begun: bool = True) -> None:
         """See `mesh.workflows.contracts.Engine`."""
         entry = self._running.find(work.ref)
         if entry is None or entry.work is not work:
             return
-        entry.turn = entry.work = None
+        if begun:
+            self._running.needs.turn_lost(entry)
+        else:
+            entry.turn = entry.work = None
         if entry.held.leaving:
             entry.held.quiet.set()
         elif entry.known:
@@ -328,36 +347,45 @@ class Engine:
         for held in self._running.held.values():
             for id in list(held.stalled):
                 entry = self._running.entry(held, id)
+                entry.again = True
                 if entry.known and not entry.busy:
-                    entry.again = True
                     self._running.needs.advance(entry)
-                else:
-                    self._running.resume(entry, again=True)
+                elif not entry.known:
+                    self._running.needs.due(entry.ref, self._clock())
 
 
-def _children_of(message: Purge) -> Callable[[Entry], Sequence[tuple[str, str]]]:
-    """Give what finds the children that are to be purged with an instance, as it is in memory; each once."""
+def _children_of(message: Purge) -> Callable[[Entry], Sequence[tuple[str, str, Parent]]]:
+    """Give what finds the children that are to be purged with an instance, as it is in memory, and whose they are."""
 
-    def children(entry: Entry) -> Sequence[tuple[str, str]]:
+    def children(entry: Entry) -> Sequence[tuple[str, str, Parent]]:
         instance = entry.instance
         if instance is None:
             raise WorkflowNotFoundError(entry.ref.id)
-        if instance.state.ended is None and not message.force:
+        state = instance.state
+        if message.parent not in (None, state.parent):
+            return ()
+        if state.ended is None and not message.force:
             raise WorkflowNotEndedError(f"the workflow instance '{entry.ref.id[:200]}' has not ended")
-        foreign = {
-            event.task
+        return [
+            (event.app or instance.app, event.instance, parent_of(instance.app, instance.id, state, event))
             for event in instance.history
-            if isinstance(event, ChildFailed) and event.failure.type in NOT_CHILDREN
-        }
-        return list(
-            dict.fromkeys(
-                (event.app or instance.app, event.instance)
-                for event in instance.history
-                if isinstance(event, ChildCreated) and event.id not in foreign
-            )
-        )
+            if isinstance(event, ChildCreated)
+        ]
 
     return children
+
+
+async def _each(children: Sequence[tuple[str, str, Parent]], do: Callable[..., Coroutine[Any, Any, None]]) -> None:
+    """Do something with each child, with some at the same time; the first error ends it."""
+    waiting = iter(children)
+
+    async def work() -> None:
+        for child in waiting:
+            await do(*child)
+
+    async with task_group() as tasks:
+        for _ in range(min(CHILDREN_AT_ONCE, len(children))):
+            tasks.create_task(work(), name="workflows-children")
 
 
 def _not_owner(ref: Ref) -> NotOwnerError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,8 @@ from mesh.store import Item, StateStore
 from mesh.tasks import task_group
 
 __all__ = ["WRITE_SECONDS", "Grouping"]
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE = 4  # Groups on their way: while some are, the next one gathers.
 MOST = 100  # Writes of a group.
@@ -84,8 +87,10 @@ class Grouping:
                 for _, _, came_to in group:
                     if not came_to.done():
                         came_to.set_result(OutcomeUnknownError(f"nobody knows what the store did: {error!r}"))
-                if not isinstance(error, MeshError | TimeoutError):
+                if not isinstance(error, Exception):
                     raise
+                if not isinstance(error, MeshError | TimeoutError):  # A mistake of ours must not end what others do.
+                    logger.exception("a store failed to write workflows")
                 continue
             for (_, _, came_to), result in zip(group, results, strict=True):
                 if not came_to.done():

@@ -137,25 +137,26 @@ class Keeping:
         async for id, state in self._commits.scan(held.partition):
             if held.leaving:
                 return
-            if state is None:
-                logger.error("workflow %s is left alone: a newer version has written it, or it is damaged", id)
-                continue
-            entry = held.entries.get(id)
-            if entry is not None and entry.known and state.ended is None:
-                continue  # Somebody has asked for it, and it goes on.
-            if not _needs(state):
-                if state.due is not None and entry is None:
-                    self._running.needs.due(Ref(held.partition, id), state.due)
+            if state is not None and not _needs(state):
+                if state.due is not None and not _goes_on(held.entries.get(id)):
+                    self._running.needs.sooner(Ref(held.partition, id), state.due)
                 continue
             await self._resuming.acquire()
             entry = self._running.entry(held, id)
-            entry.ending = entry.ending or state.ended is not None
-            if (task := self._running.resume(entry, again=True)) is None:
+            if _goes_on(entry):  # Somebody has asked for it.
                 self._resuming.release()
-            else:
-                task.add_done_callback(lambda _: self._resuming.release())
+                continue
+            entry.ending = entry.ending or (state is not None and state.ended is not None)
+            self._release_after(self._running.resume(entry, again=True))
         async for until, _ in self._commits.expiring(held.partition):
             self._running.needs.expires(held, until)
+
+    def _release_after(self, task: asyncio.Task[None] | None) -> None:
+        """Let another instance be read once this one was; None = it is being read already."""
+        if task is None:
+            self._resuming.release()
+        else:
+            task.add_done_callback(lambda _: self._resuming.release())
 
     # What was put away
 
@@ -175,9 +176,10 @@ class Keeping:
                 if until > now:
                     self._running.needs.expires(held, until)
                     continue
+                await self._resuming.acquire()
                 entry = self._running.entry(held, id)
                 entry.asked.append(Asked(Expired(until)))
-                self._running.wake(entry)
+                self._release_after(self._running.wake(entry))
         except MeshError as error:
             logger.warning("what is put away in partition %d is looked at again: %s", held.partition, error)
             self._running.needs.expires(held, now)
@@ -188,6 +190,11 @@ def _needs(state: State) -> bool:
     return bool(
         state.ended is not None or state.open_tasks or state.inbox or state.outbox or state.status == Status.STALLED
     )
+
+
+def _goes_on(entry: Entry | None) -> bool:
+    """Tell whether an instance is in memory, newer than what was scanned, and has not ended."""
+    return entry is not None and entry.known and (entry.instance is None or entry.instance.state.ended is None)
 
 
 def _release(entry: Entry) -> None:

@@ -12,13 +12,14 @@ from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Saved, Until
 from mesh.workflows.events import Event, Failure, TaskCompleted, TaskFailed, TimerFired
 from mesh.workflows.messages import AnyMessage, Told
-from mesh.workflows.state import Sent
+from mesh.workflows.outgoing import parent_of
+from mesh.workflows.state import Sent, State
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 
 if TYPE_CHECKING:
     from mesh.workflows.instance import Instance, Turn
 
-__all__ = ["Asked", "Entry", "Expired", "Held", "Impossible", "Memory", "Opening", "Refused"]
+__all__ = ["Asked", "ChildrenOpenError", "Entry", "Expired", "Held", "Impossible", "Memory", "Opening", "Refused"]
 
 TRIES = 32  # The most that are looked at when one more has come: those at work stay.
 ENTRY_BYTES = 2048  # What an instance takes in memory besides what its ``Saved`` counts.
@@ -39,12 +40,44 @@ class Expired:
     until: float
 
 
+class ChildrenOpenError(Exception):
+    """An id cannot be used again before somebody has looked whether children of the one that had it go on.
+
+    Attributes:
+        generation: Of that one.
+        children: Those of which it knows no end: application, id, and whose children they are.
+    """
+
+    def __init__(self, instance: Instance) -> None:
+        """Name the instance, which has ended."""
+        super().__init__(f"the workflow '{instance.id}' has ended, and its children may not have")
+        self.generation = instance.state.generation
+        self.children = [
+            (child.app or instance.app, child.instance, parent_of(instance.app, instance.id, instance.state, child))
+            for child in instance.children.values()
+        ]
+
+
 @dataclass(slots=True, eq=False)
 class Asked:
-    """A message, and who waits for what comes of it; None = nobody, as it is the engine's own."""
+    """A message, and who waits for what comes of it; None = nobody, as it is the engine's own.
+
+    Attributes:
+        over: Of a start: the generation that had the id, of which no child goes on.
+    """
 
     message: AnyMessage | Refused | Expired
     told: asyncio.Future[Told] | None = None
+    over: int = 0
+
+    def answer(self, told: Told | Exception) -> None:
+        """Tell who waits, if somebody still does."""
+        if self.told is None or self.told.done():
+            return
+        if isinstance(told, Told):
+            self.told.set_result(told)
+        else:
+            self.told.set_exception(told)
 
 
 @dataclass(slots=True, eq=False)
@@ -97,6 +130,8 @@ class Entry:
         waiters: Who waits for a state.
         busy: Whether a task is at work on it.
         pause: Seconds until it is tried again, should that fail.
+        losses: How often a turn was lost, one after the other.
+        rest: Until when no turn begins, by the loop's time; then it is looked at. 0 = it may.
         burst: When its generations were counted from, and how many there were since.
     """
 
@@ -114,11 +149,13 @@ class Entry:
         "held",
         "instance",
         "known",
+        "losses",
         "opening",
         "pause",
         "queued",
         "ref",
         "rendered",
+        "rest",
         "results",
         "resume",
         "retrying",
@@ -161,6 +198,8 @@ class Entry:
         self.waiters: list[tuple[Until, asyncio.Future[None]]] = []
         self.busy = False
         self.pause = 0.0
+        self.losses = 0
+        self.rest = 0.0
         self.burst = (0.0, 0)
 
     @property
@@ -180,13 +219,25 @@ class Entry:
     @property
     def bare(self) -> bool:
         """Tell whether there is nothing left that must be known of it while it is not in memory."""
-        return not (self.tasks or self.acks or self.ending or self.waiters or self.queued)
+        return not (self.tasks or self.acks or self.ending or self.waiters or self.queued or self.losses or self.rest)
 
     def unload(self) -> None:
         """Forget what it is, not what must be known of it meanwhile."""
         self.known = False
         self.instance = self.saved = None
         self.rendered = {}
+
+    def see(self, state: State | None) -> None:
+        """Tell who waits for a state that it is this one now."""
+        left = []
+        for until, seen in self.waiters:
+            if seen.done():
+                continue
+            if until(state):
+                seen.set_result(None)
+            else:
+                left.append((until, seen))
+        self.waiters = left
 
     def settle(self) -> None:
         """Count anew what is settled."""

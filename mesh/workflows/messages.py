@@ -58,10 +58,11 @@ class Resume(_Message, frozen=True, array_like=True, tag=4):
 
 
 class Terminate(_Message, frozen=True, array_like=True, tag=5):
-    """End now."""
+    """End now; where ``parent`` says whose child it is, it is left alone if it is another one's."""
 
     output: str | None = None
     recursive: bool = False
+    parent: Parent | None = None
 
 
 class ChildDone(_Message, frozen=True, array_like=True, tag=6):
@@ -82,10 +83,11 @@ class ChildDone(_Message, frozen=True, array_like=True, tag=6):
 
 
 class Purge(_Message, frozen=True, array_like=True, tag=7):
-    """Forget it; ``force`` also where it has not ended, ``recursive`` its children too."""
+    """Forget it; ``force`` also where it has not ended, ``recursive`` its children too; ``parent`` as above."""
 
     recursive: bool = False
     force: bool = False
+    parent: Parent | None = None
 
 
 class Restore(_Message, frozen=True, array_like=True, tag=8):

@@ -5,7 +5,9 @@ Nothing here is written: it is found again from what is.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from mesh.workflows import decide, finishing, retrying
 from mesh.workflows.contracts import Dispatch
@@ -19,7 +21,9 @@ from mesh.workflows.worker import Ref, TaskResult, TaskWork
 __all__ = ["Needs"]
 
 FLUSH_SECONDS = 1.0  # What is volatile, or delivered, waits so long for another write that it may go with.
+LOST_PAUSES = 0.5, 60.0  # Before what was lost for the second time begins again; they double. The first time, at once.
 BURST, BURST_SECONDS = 100, 1.0  # So many generations in that time, then the instance pauses as long.
+BUSY_SECONDS = 0.05  # Until others are looked at while many are read.
 EXPIRE_SECONDS = 60.0  # Between looking at what was put away in a partition, at least.
 LOST = Failure("WorkerLost", "the worker was lost while the activity ran")
 _MAY_BEGIN = frozenset({Status.PENDING, Status.STALLED})
@@ -31,10 +35,12 @@ class Needs:
     Attributes:
         look: Looks at an instance whose time has come.
         expire: Looks at what was put away in a partition, likewise.
+        is_busy: Tells whether so many are read just now that others have to wait.
     """
 
     look: Callable[[Ref], None]
     expire: Callable[[int], None]
+    is_busy: Callable[[], bool]
 
     def __init__(
         self, dispatch: Dispatch, outbox: Outbox, clock: Callable[[], float], wake: Callable[[Entry], object]
@@ -47,10 +53,13 @@ class Needs:
         self._dues = Dues()
         self._alarm = Alarm(clock, self._ring)
         self._later: dict[Entry, float] = {}  # What waits for another write to go with, in order of the time since.
+        self._flushing: asyncio.TimerHandle | None = None
 
     def stop(self) -> None:
         """Look at nothing any more."""
         self._alarm.stop()
+        if self._flushing is not None:
+            self._flushing.cancel()
 
     def forget(self, held: Held) -> None:
         """Forget a partition."""
@@ -73,8 +82,13 @@ class Needs:
             return
         if result is None:
             if task.retry is None:  # It begins again, until somebody knows what came of it.
-                instance.attempts[id] = max(instance.attempts.get(id, 1), work.attempt + 1)
-                self.dispatch(entry, task)
+                attempt = instance.attempts[id] = max(instance.attempts.get(id, 1), work.attempt + 1)
+                if seconds := _lost_pause(attempt - 1):
+                    entry.tasks[id] = attempt
+                    again = partial(self._begin_again, entry, task, work.generation)
+                    asyncio.get_running_loop().call_later(seconds, again)
+                else:
+                    self.dispatch(entry, task)
                 return
             result = TaskResult(failure=LOST)
         event = decide.resolve(instance, work.generation, id, result, work.attempt, self._clock())
@@ -100,10 +114,23 @@ class Needs:
         entry.tasks[task.id] = 1 if instance is None else instance.attempts.get(task.id, 1)
         self._dispatch.task(entry.ref, task.id, task.name, task.app)
 
+    def _begin_again(self, entry: Entry, task: TaskScheduled, generation: int) -> None:
+        if entry.generation == generation and task.id in entry.tasks and not entry.held.leaving:
+            self._dispatch.task(entry.ref, task.id, task.name, task.app)
+
+    def turn_lost(self, entry: Entry) -> None:
+        """Have a turn begin again, the more often it was lost, the later; others do not wait for that."""
+        entry.turn = entry.work = entry.answer = None
+        entry.losses += 1
+        if entry.instance is not None and entry.instance.state.status == Status.STALLED:
+            entry.again = True
+        if seconds := _lost_pause(entry.losses):
+            self.rest(entry, seconds)
+
     def advance(self, entry: Entry) -> None:
         """Have it get a turn, if there is something new for it."""
         instance = entry.instance
-        if instance is None or entry.queued or entry.turn is not None or entry.held.leaving:
+        if instance is None or entry.queued or entry.turn is not None or entry.rest or entry.held.leaving:
             return
         state = instance.state
         if state.status != Status.RUNNING:
@@ -115,8 +142,8 @@ class Needs:
                 return
         elif not (state.inbox or entry.volatile):
             return
-        if entry.burst[1] > BURST and (rest := entry.burst[0] + BURST_SECONDS - self._clock()) > 0:
-            self.due(entry.ref, self._clock() + rest)
+        if entry.burst[1] > BURST and (rest := entry.burst[0] + BURST_SECONDS - _now()) > 0:
+            self.rest(entry, rest)
             return
         entry.queued = True
         self._dispatch.turn(entry.ref, state.name)
@@ -142,7 +169,7 @@ class Needs:
 
     def count(self, entry: Entry) -> None:
         """Count generations, as one that begins anew for ever must not keep a processor busy."""
-        now = self._clock()
+        now = _now()
         since, count = entry.burst
         entry.burst = (now, 1) if now - since >= BURST_SECONDS else (since, count + 1)
 
@@ -175,6 +202,7 @@ class Needs:
         entry.held.stalled.discard(entry.ref.id)
         entry.acks.clear()
         entry.ending = entry.again = entry.flush = False
+        entry.losses, entry.rest = 0, 0.0
 
     def expires(self, held: Held, until: float) -> None:
         """Look at what is put away in a partition, soon after a time."""
@@ -182,7 +210,18 @@ class Needs:
             held.expires = until
             self.due(Ref(held.partition, ""), max(until, self._clock() + EXPIRE_SECONDS))
 
-    # Times
+    # Times: those of instances by a clock that may be set, pauses by one that may not
+
+    def rest(self, entry: Entry, seconds: float) -> None:
+        """Begin no turn for a while, and look at it then."""
+        if (until := _now() + seconds) > entry.rest:
+            entry.rest = until
+            asyncio.get_running_loop().call_later(seconds, self._rested, entry, until)
+
+    def _rested(self, entry: Entry, until: float) -> None:
+        if entry.rest == until:
+            entry.rest = 0.0
+            self.look(entry.ref)
 
     def due(self, ref: Ref, at: float | None) -> None:
         """Look at an instance at a Unix time; with an empty id, at what is put away in the partition."""
@@ -190,29 +229,51 @@ class Needs:
         if at is not None:
             self._alarm.set(at)
 
+    def sooner(self, ref: Ref, at: float) -> None:
+        """Look at an instance at a Unix time, unless it is looked at before that."""
+        if (known := self._dues.get(ref)) is None or at < known:
+            self.due(ref, at)
+
     def later(self, entry: Entry) -> None:
         """Have it written soon, should nothing else do."""
         if entry not in self._later:
-            now = self._clock()
-            self._later[entry] = now
-            self._alarm.set(now + FLUSH_SECONDS)
+            self._later[entry] = _now()
+            self._flush_in(FLUSH_SECONDS)
 
-    def _ring(self) -> None:
-        now = self._clock()
-        for ref in self._dues.take(now):
-            if ref.id:
-                self.look(ref)
-            else:
-                self.expire(ref.partition)
+    def _flush_in(self, seconds: float) -> None:
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_later(seconds, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing, now = None, _now()
         while self._later:
             entry, since = next(iter(self._later.items()))
-            if since + FLUSH_SECONDS > now:
-                self._alarm.set(since + FLUSH_SECONDS)
-                break
+            if (left := since + FLUSH_SECONDS - now) > 0:
+                self._flush_in(left)
+                return
             del self._later[entry]
             if (entry.volatile or entry.acks) and entry.held.entries.get(entry.ref.id) is entry:
                 entry.flush = True
                 entry.resume = entry.resume or not entry.known
                 self._wake(entry)
+
+    def _ring(self) -> None:
+        now, soonest = self._clock(), 0.0
+        for ref in self._dues.take(now):
+            if ref.id:
+                self.look(ref)
+            else:
+                self.expire(ref.partition)
+            if self.is_busy():  # Many are read: the others are not lost meanwhile.
+                soonest = now + BUSY_SECONDS
+                break
         if (first := self._dues.first) is not None:
-            self._alarm.set(first)
+            self._alarm.set(max(first, soonest))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _lost_pause(times: int) -> float:
+    return 0.0 if times < 2 else min(LOST_PAUSES[0] * 2.0 ** min(times - 2, 10), LOST_PAUSES[1])

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from mesh.deadlines import Deadlines
-from mesh.errors import MeshError
+from mesh.errors import BadArgumentError, MeshError, StateLimitError
 from mesh.workflows.contracts import Deliver
 from mesh.workflows.errors import WorkflowError, WorkflowStalledError, WorkflowTooLargeError, WorkflowUnreadableError
 from mesh.workflows.events import Failure
@@ -26,13 +27,15 @@ __all__ = ["AT_ONCE", "TEXT", "Delivered", "Outbox"]
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 256  # That are told at the same time.
+AT_ONCE = 1024  # That are told at the same time,
+OF_ONE_APP = 128  # of the same application: others do not wait for one that does not answer.
 TELL_SECONDS = 30.0  # What one try may take.
 PAUSES = 0.5, 60.0  # Between tries; they double.
 TEXT = 4096  # The longest of an error that becomes part of a history.
+_NEVER = WorkflowError, BadArgumentError, StateLimitError  # The last two: no application or id is so called.
 _LATER = WorkflowStalledError, WorkflowUnreadableError  # What whoever owns the other instance may say, and not mean.
 
-Delivered: TypeAlias = Callable[[Ref, Sent, WorkflowError | None], None]
+Delivered: TypeAlias = Callable[[Ref, Sent, MeshError | None], None]
 """Told once it is delivered, or refused for good: why."""
 
 
@@ -57,7 +60,8 @@ class Outbox:
         self._delivered = delivered
         self._clock = clock
         self._lines: dict[Ref, dict[tuple[str, str], _Line]] = {}
-        self._ready: deque[_Line] = deque()
+        self._ready: dict[str, deque[_Line]] = {}  # By the application that is to be told.
+        self._out: Counter[str] = Counter()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._deadlines = Deadlines()
         self._tasks: asyncio.TaskGroup | None = None
@@ -82,7 +86,7 @@ class Outbox:
             other = sent.app, sent.instance
             if (line := lines.get(other)) is None:
                 line = lines[other] = _Line(ref, other)
-                self._ready.append(line)
+                self._ready.setdefault(sent.app, deque()).append(line)
             line.waiting.append(sent)
         if not lines:
             del self._lines[ref]
@@ -104,16 +108,25 @@ class Outbox:
     # Delivering
 
     def _more(self) -> None:
-        while self._ready and len(self._in_flight) < AT_ONCE and self._tasks is not None:
-            line = self._ready.popleft()
-            if line.gone:
-                continue
-            task = self._tasks.create_task(self._work(line), name="workflows-outbox")
-            self._in_flight.add(task)
-            task.add_done_callback(self._ended)
+        if self._tasks is None or len(self._in_flight) >= AT_ONCE:
+            return
+        for app, lines in list(self._ready.items()):
+            while lines and self._out[app] < OF_ONE_APP and len(self._in_flight) < AT_ONCE:
+                line = lines.popleft()
+                if line.gone:
+                    continue
+                self._out[app] += 1
+                task = self._tasks.create_task(self._work(line), name="workflows-outbox")
+                self._in_flight.add(task)
+                task.add_done_callback(partial(self._ended, app))
+            if not lines:
+                del self._ready[app]
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, app: str, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
+        self._out[app] -= 1
+        if not self._out[app]:
+            del self._out[app]
         self._more()
 
     async def _work(self, line: _Line) -> None:
@@ -125,12 +138,12 @@ class Outbox:
 
     async def _one(self, line: _Line, sent: Sent) -> bool:
         """Try once; tells whether the next one may be tried now."""
-        refused: WorkflowError | None = None
+        refused: MeshError | None = None
         try:
             until = self._clock() + TELL_SECONDS
             await self._deadlines.within(TELL_SECONDS, self._deliver, sent.app, sent.instance, sent.message, until)
         except MeshError as error:
-            if not isinstance(error, WorkflowError) or isinstance(error, _LATER):
+            if not isinstance(error, _NEVER) or isinstance(error, _LATER):
                 self._later(line, sent, error)
                 return False
             refused = error
@@ -162,7 +175,7 @@ class Outbox:
 
     def _again(self, line: _Line) -> None:
         line.timer = None
-        self._ready.append(line)
+        self._ready.setdefault(line.other[0], deque()).append(line)
         self._more()
 
     def _forget_line(self, line: _Line) -> None:

@@ -10,7 +10,7 @@ from mesh.workflows.messages import AnyMessage, ChildDone, Start, Terminate
 from mesh.workflows.observed import below
 from mesh.workflows.state import Sent, State, Status, Step
 
-__all__ = ["Outbox", "child_id", "child_start", "end", "execution_id", "seen", "terminate_children"]
+__all__ = ["Outbox", "child_id", "child_start", "end", "execution_id", "parent_of", "seen", "terminate_children"]
 
 SEEN_SECONDS = 300.0
 MAX_SEEN = 128
@@ -46,6 +46,11 @@ def execution_id(execution: str, action: int) -> str:
     return f"{execution}-{action}"
 
 
+def parent_of(app: str, id: str, state: State, child: ChildCreated) -> Parent:
+    """Give what a child knows of its parent: of one that is another instance's, it is not that."""
+    return Parent(app, id, child.id, state.name, state.execution)
+
+
 def child_start(instance: Instance, state: State, child: ChildCreated) -> Start:
     """Make the message that starts a child."""
     return Start(
@@ -53,7 +58,7 @@ def child_start(instance: Instance, state: State, child: ChildCreated) -> Start:
         execution_id(state.execution, child.id),
         child.version,
         child.input,
-        Parent(instance.app, instance.id, child.id, state.name, state.execution),
+        parent_of(instance.app, instance.id, state, child),
         trace=None if instance.started is None else below(instance.started.trace, state.execution),
         caller=instance.app if child.app is not None else "",
     )
@@ -73,7 +78,8 @@ def _child_done(app: str, state: State, completed: Completed, parent: Parent) ->
 def terminate_children(instance: Instance, outbox: Outbox, output: str | None) -> None:
     """Tell all children that are not known to have ended to end."""
     for child in instance.children.values():
-        outbox.put(child.app or instance.app, child.instance, Terminate(output, recursive=True))
+        parent = parent_of(instance.app, instance.id, instance.state, child)
+        outbox.put(child.app or instance.app, child.instance, Terminate(output, recursive=True, parent=parent))
 
 
 def end(

@@ -41,6 +41,11 @@ class Pause:
         self._seconds, self._longest = bounds
         self._next, self.until = self._seconds, 0.0
 
+    def shortest(self) -> float:
+        """Begin one that says nothing of how long the next is; gives its seconds."""
+        self.until = now() + self._seconds
+        return self._seconds
+
     def longer(self) -> float:
         """Begin another one; gives its seconds."""
         seconds, self._next = self._next, min(self._next * 2, self._longest)

@@ -40,8 +40,7 @@ logger = logging.getLogger(__name__)
 
 STORE_SECONDS = 10.0  # What one read or write may take.
 PAUSES = 0.05, 2.0  # Between tries at a store that failed.
-TOGETHER = 1000  # The most messages in one write.
-TOO_LARGE = 2  # The reason of `Stalled`.
+READ_AT_ONCE = 256  # Of those whose time has come.
 
 
 class Observer(Protocol):
@@ -92,6 +91,8 @@ class Running:
         self.memory = Memory(memory_bytes)
         self.needs = Needs(dispatch, self.outbox, clock, self.wake)
         self.needs.look = self._look
+        self.needs.is_busy = lambda: self._reading >= READ_AT_ONCE
+        self._reading = 0
         self._deadlines = Deadlines()
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -133,8 +134,9 @@ class Running:
         if held is None or held.leaving:
             return
         entry = self.entry(held, ref.id)
-        if entry.busy:
-            return  # It looks when it has ended.
+        if entry.busy:  # It looks when it has ended, unless it could not be read.
+            entry.resume = entry.resume or not entry.known
+            return
         if entry.known:
             self.needs.fire(entry)
             self.needs.advance(entry)
@@ -145,7 +147,13 @@ class Running:
         """Read an instance, and begin what it needs; ``again`` also where it is stalled."""
         entry.again = entry.again or again
         entry.resume = True
-        return self.wake(entry)
+        if (task := self.wake(entry)) is not None and not entry.known:
+            self._reading += 1
+            task.add_done_callback(self._has_read)
+        return task
+
+    def _has_read(self, _: asyncio.Task[None]) -> None:
+        self._reading -= 1
 
     def forget(self, held: Held) -> None:
         """Forget a partition."""
@@ -201,11 +209,12 @@ class Running:
             held.quiet.set()
             return
         if entry.known and entry.instance is not None:
+            entry.resume = False
             self.needs.fire(entry)
             self.needs.advance(entry)
             self.memory.used(entry)
         elif entry.pause and (entry.resume or entry.asked or entry.opening):
-            self.needs.due(entry.ref, self.clock() + entry.pause)
+            self.needs.rest(entry, entry.pause)
         elif entry.resume or entry.asked or entry.opening or entry.results:
             self.wake(entry)
         elif entry.idle:
@@ -225,13 +234,17 @@ class Running:
             if isinstance(error, WorkflowUnreadableError):
                 logger.error("workflow %s is left alone: %s", ref.id, error)  # noqa: TRY400 - it says all
                 entry.resume = False
+                entry.results.clear()
+                self.needs.clear(entry)
                 return
-            entry.resume = entry.resume or bool(entry.tasks or entry.results)
+            entry.resume = entry.resume or not entry.bare or bool(entry.results)
             entry.pause = min(max(PAUSES[0], 2 * entry.pause), PAUSES[1])
             return
         if entry.held.gone:
             return
-        entry.pause, entry.known, entry.resume = 0.0, True, False
+        if entry.pause:
+            entry.pause = entry.rest = 0.0
+        entry.known, entry.resume = True, False
         if found is None:
             entry.instance = entry.saved = None
             self.needs.clear(entry)
@@ -240,6 +253,7 @@ class Running:
             entry.saved = found.saved
             self._resumed(entry)
         entry.unsure = False
+        entry.see(None if found is None else found.state)  # A write of unknown outcome may have done it.
 
     def _resumed(self, entry: Entry) -> None:
         """Begin what an instance needs that was just read."""
@@ -250,9 +264,10 @@ class Running:
             self.needs.renew(entry)
         entry.volatile = [each for each in entry.volatile if instance.wants(each)]
         entry.settle()
-        if state.ended is not None:
-            entry.ending = entry.ending or entry.unsure
-        elif not entry.held.leaving:
+        if entry.volatile or entry.acks:
+            self.needs.later(entry)
+        entry.ending = state.ended is not None and (entry.ending or entry.unsure)
+        if state.ended is None and not entry.held.leaving:
             waiting = retrying.waiting(instance, self.clock())
             for task in instance.tasks.values():
                 if task.id not in entry.tasks and task.id not in waiting and task.id not in entry.settled:
@@ -285,7 +300,7 @@ class Running:
         except MeshError as error:
             self._unsure(entry)
             for asked, _ in batch.told:
-                _answer(asked, error)
+                asked.answer(error)
         else:
             entry.saved, entry.pause = saved, 0.0
             self._committed(entry, batch, step)
@@ -301,6 +316,7 @@ class Running:
             return
         if batch.answered:
             entry.turn = entry.answer = None
+            entry.losses = 0
         if before is None or before.generation != state.generation:
             self.needs.renew(entry)
             if before is not None:
@@ -324,6 +340,9 @@ class Running:
         if self._observer is not None:
             self._observer(entry.ref, before, step, instance)
         self._tell(entry, batch)
+        if entry.asked:  # However much it is told, it has its turns.
+            self.needs.fire(entry)
+            self.needs.advance(entry)
 
     def _too_large(self, entry: Entry, batch: Batch, error: WorkflowTooLargeError) -> None:
         """Fail the messages, if any were in it; else the turn, whose instance is stalled."""
@@ -331,12 +350,12 @@ class Running:
         entry.resume, entry.pause = True, PAUSES[0]
         if batch.told:
             for asked, _ in batch.told:
-                _answer(asked, error)
+                asked.answer(error)
         elif batch.answered and not isinstance(entry.answer, Impossible):
             entry.answer = Impossible(str(error)[:TEXT])
         else:
             logger.error("workflow %s cannot be kept: %s", entry.ref.id, error)
-            entry.turn = entry.answer = None
+            self.needs.turn_lost(entry)
             entry.pause = PAUSES[1]
 
     def _unsure(self, entry: Entry) -> None:
@@ -383,6 +402,9 @@ class Running:
             self._answer(entry, asked, WorkflowNotFoundError(ref.id))
             return
         state = decide.delivered(instance.state, entry.acks) if entry.acks else instance.state
+        if isinstance(message, Purge) and message.parent not in (None, state.parent):
+            self._answer(entry, asked, Told(0))
+            return
         if isinstance(message, Expired):
             if state.ended is None or state.ended > message.until:  # The id was used again.
                 return
@@ -394,13 +416,13 @@ class Running:
             found = await self._deadlines.within(STORE_SECONDS, self._commits.purge, ref.partition, ref.id)
         except MeshError as error:
             self._unsure(entry)
-            _answer(asked, error)
+            asked.answer(error)
             return
         if not entry.held.gone:
             self.needs.clear(entry)
             self._unload(entry)
-            _see(entry, None)
-        _answer(asked, Told(int(found)))
+            entry.see(None)
+        asked.answer(Told(int(found)))
 
     # Telling
 
@@ -410,16 +432,16 @@ class Running:
             if batch.step is None:
                 self._answer(entry, asked, told)
             else:
-                _answer(asked, told)
+                asked.answer(told)
         if entry.waiters and batch.step is not None:
-            _see(entry, batch.step.state)
+            entry.see(batch.step.state)
 
-    def _answer(self, entry: Entry, asked: Asked, told: Told | MeshError) -> None:
+    def _answer(self, entry: Entry, asked: Asked, told: Told | Exception) -> None:
         """Answer from memory: it may be behind what another owner has done."""
         if self.owns(entry.held):
-            _answer(asked, told)
+            asked.answer(told)
         else:
-            _answer(asked, NotOwnerError(f"this node does not own partition {entry.ref.partition} for sure"))
+            asked.answer(NotOwnerError(f"this node does not own partition {entry.ref.partition} for sure"))
 
     def refuse(self, entry: Entry, error: MeshError) -> None:
         """Fail all that waits, and has had no effect."""
@@ -427,12 +449,16 @@ class Running:
         entry.asked.clear()
         entry.opening = []
         for each in asked:
-            _answer(each, error)
+            each.answer(error)
+            if isinstance(each.message, Expired) and not (
+                entry.held.gone or isinstance(error, WorkflowUnreadableError)
+            ):
+                self.needs.expires(entry.held, self.clock())
         for waiting in opening:
             if not waiting.made.done():
                 waiting.made.set_exception(error)
 
-    def _delivered(self, ref: Ref, sent: Sent, refused: WorkflowError | None) -> None:
+    def _delivered(self, ref: Ref, sent: Sent, refused: MeshError | None) -> None:
         held = self.held.get(ref.partition)
         if held is None:
             return
@@ -441,6 +467,7 @@ class Running:
             kind = type(refused).__name__.removesuffix("Error")
             logger.info("workflow %s could not tell %s of %s: %s", ref.id, sent.instance, sent.app, refused)
             entry.asked.append(Asked(Refused(sent, Failure(kind, str(refused)[:TEXT], final=True))))
+            entry.resume = entry.resume or not entry.known  # It is told again, should it not be read now.
             self.wake(entry)
             return
         entry.acks.add(sent.number)
@@ -449,28 +476,6 @@ class Running:
             self.wake(entry)
         else:
             self.needs.later(entry)
-
-
-def _answer(asked: Asked, told: Told | MeshError) -> None:
-    if asked.told is None or asked.told.done():
-        return
-    if isinstance(told, Told):
-        asked.told.set_result(told)
-    else:
-        asked.told.set_exception(told)
-
-
-def _see(entry: Entry, state: State | None) -> None:
-    """Tell who waits for a state."""
-    left = []
-    for until, seen in entry.waiters:
-        if seen.done():
-            continue
-        if until(state):
-            seen.set_result(None)
-        else:
-            left.append((until, seen))
-    entry.waiters = left
 
 
 def _may_go(entry: Entry) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from mesh.ownership.errors import NotOwnerError
 from mesh.store import Item, KeyValueStateStore
 from mesh.workflows.committing import Committer
 from mesh.workflows.contracts import Saved
+from mesh.workflows.errors import WorkflowTooLargeError
 from mesh.workflows.events import Event, TurnStarted
 from mesh.workflows.state import State, Status, Step
 
@@ -208,3 +209,45 @@ async def _refused(owner: Committer, instance: str) -> bool:
     with pytest.raises(StateError):
         await owner.commit(PARTITION, instance, None, begun())
     return True
+
+
+async def test_what_is_put_away_late_is_not_back_after_a_purge() -> None:
+    live, ended = FaultyStore(random.Random(1)), FaultyStore(random.Random(1))
+    first, second = Committer(KIND, live, ended), Committer(KIND, live, ended)
+    async with first.run(), second.run():
+        await first.take(PARTITION, 1, lambda: True)
+        saved = await first.commit(PARTITION, "a", None, begun())
+        over = Step(replace(begun().state, status=Status.COMPLETED, ended=2.0))
+        saved = await first.commit(PARTITION, "a", saved, over)
+        late = asyncio.Event()
+        ended.write_guarded, write = _behind(late, ended.write_guarded), ended.write_guarded  # type: ignore[method-assign]
+        putting = asyncio.ensure_future(first.put_away(PARTITION, "a", saved, over.state, None))
+        await asyncio.sleep(0.01)
+        ended.write_guarded = write  # type: ignore[method-assign]
+        await second.take(PARTITION, 2, lambda: True)
+        assert await second.purge(PARTITION, "a")
+        late.set()
+        with pytest.raises(NotOwnerError):
+            await putting
+        assert await second.load(PARTITION, "a") is None
+
+
+async def test_an_id_that_is_too_long_for_the_store_is_refused_for_good() -> None:
+    store = FaultyStore(random.Random(1))
+    committer = Committer(KIND, store, store)
+    async with committer.run():
+        await committer.take(PARTITION, 1, lambda: True)
+        with pytest.raises(WorkflowTooLargeError):
+            await committer.commit(PARTITION, "a" * 5000, None, begun())
+        with pytest.raises(WorkflowTooLargeError):
+            await committer.load(PARTITION, "a" * 5000)
+
+
+def _behind(
+    event: asyncio.Event, write: Callable[[Sequence[tuple[Item, Item]]], Awaitable[Sequence[MeshError | None]]]
+) -> Callable[[Sequence[tuple[Item, Item]]], Awaitable[Sequence[MeshError | None]]]:
+    async def late(items: Sequence[tuple[Item, Item]]) -> Sequence[MeshError | None]:
+        await event.wait()
+        return await write(items)
+
+    return late

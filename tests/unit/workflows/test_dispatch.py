@@ -58,7 +58,7 @@ class _Engine:
     async def turned(self, work: TurnWork, answer: Answer) -> None:
         self.told.append((work.ref.id, "turned"))
 
-    def turn_lost(self, work: TurnWork) -> None:
+    def turn_lost(self, work: TurnWork, *, begun: bool) -> None:
         self.told.append((work.ref.id, "lost"))
         self.dispatch.turn(work.ref, work.name)
 
@@ -257,6 +257,26 @@ def test_what_becomes_of_a_turn_that_failed(error: Exception, told: str) -> None
         node.dispatch.turn(_ref("a"), "a")
         await asyncio.sleep(10)
         assert node.engine.told == [("a", told)] + ([("a", "turned")] if told == "lost" else [])
+
+    _on_a_node(check)
+
+
+def test_an_instance_whose_turns_fail_does_not_keep_others_of_its_name_waiting() -> None:
+    class Failing(_Worker):
+        async def turn(self, work: TurnWork) -> Answer:
+            if work.ref.id == "poison":
+                self.given.append("poison")
+                raise AppFailedError("500")
+            return await super().turn(work)
+
+    async def check(node: _Node) -> None:
+        worker = await node.attach(Failing("p"))
+        node.dispatch.turn(_ref("poison"), "p")
+        await asyncio.sleep(60)
+        assert 100 < worker.given.count("poison") < 400
+        node.dispatch.turn(_ref("p"), "p")
+        await asyncio.sleep(1.5)
+        assert ("p", "turned") in node.engine.told
 
     _on_a_node(check)
 

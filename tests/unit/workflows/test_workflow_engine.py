@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
-from mesh.errors import DeadlineExceededError, StateError
+from mesh.errors import BadArgumentError, DeadlineExceededError, MeshError, StateError, StateLimitError
 from mesh.ownership.errors import NotOwnerError
-from mesh.workflows.actions import Action, Answer, Complete, CreateChild, ScheduleTask, SendEvent
-from mesh.workflows.engine import Engine
+from mesh.workflows import rerun
+from mesh.workflows.actions import Answer, Complete, CreateChild, ScheduleTask, SendEvent
 from mesh.workflows.errors import (
     WorkflowEndedError,
     WorkflowExistsError,
@@ -22,105 +18,30 @@ from mesh.workflows.errors import (
     WorkflowNotFoundError,
     WorkflowTooLargeError,
 )
-from mesh.workflows.events import ChildFailed, EventRaised, Failure, TaskCompleted, TaskScheduled, TimerFired
+from mesh.workflows.events import (
+    ChildCompleted,
+    ChildFailed,
+    Event,
+    EventRaised,
+    Failure,
+    TaskCompleted,
+    TaskScheduled,
+    TimerFired,
+)
 from mesh.workflows.messages import AnyMessage, ChildDone, Purge, Raise, Resume, Start, Suspend, Terminate, Told
-from mesh.workflows.state import State, Status
+from mesh.workflows.state import Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 from tests.support import virtual_time
+from tests.support.workflow_node import REF, answers, clock, live, node_of
 from tests.support.workflow_programs import answer as run_program
-from tests.support.workflows import Disk, MemoryCommits, PullDispatch
-
-EPOCH = 1_700_000_000.0
-REF = Ref(0, "o")
-APP = "shop"
-
-
-def clock() -> float:
-    return EPOCH + asyncio.get_running_loop().time()
-
-
-class _Node:
-    """An engine with a worker that runs programs, and what tests turn off and count."""
-
-    def __init__(self, disk: Disk, tasks: asyncio.TaskGroup, **options: Any) -> None:
-        self.disk = disk
-        self.sure = True
-        self.told: list[tuple[str, str, AnyMessage]] = []
-        self.tell_others: Callable[[str, AnyMessage], Awaitable[Told]] = self._tell_here
-        self.turn: Callable[[TurnWork], Awaitable[Answer]] = self._turn
-        self.task: Callable[[TaskWork], Awaitable[TaskResult | None]] = self._task
-        self.commits = MemoryCommits(disk)
-        self.dispatch = PullDispatch(tasks, lambda work: self.turn(work), lambda work: self.task(work))
-        self.engine = Engine(
-            APP, self.commits, self.dispatch, self._deliver, lambda _: self.sure, clock=clock, **options
-        )
-        self.dispatch.engine = self.engine
-
-    async def _turn(self, work: TurnWork) -> Answer:
-        return run_program(work)
-
-    async def _task(self, work: TaskWork) -> TaskResult:
-        return TaskResult(json.dumps(json.loads(work.input or "") + "!"))
-
-    async def _tell_here(self, instance: str, message: AnyMessage) -> Told:
-        return await self.engine.tell(Ref(0, instance), message, clock() + 30)
-
-    async def _deliver(self, app: str, instance: str, message: AnyMessage, until: float) -> Told:
-        self.told.append((app, instance, message))
-        return await self.tell_others(instance, message)
-
-    async def tell(self, message: AnyMessage, id: str = REF.id, seconds: float = 30.0) -> Told:
-        return await self.engine.tell(Ref(0, id), message, clock() + seconds)
-
-    async def start(self, *steps: Sequence[object], id: str = REF.id, execution: str = "x") -> Told:
-        return await self.tell(Start("program", execution, input=json.dumps(steps)), id)
-
-    async def ended(self, id: str = REF.id) -> State:
-        await self.engine.wait(Ref(0, id), lambda state: state is not None and state.ended is not None, clock() + 1000)
-        return self.state(id)
-
-    def state(self, id: str = REF.id) -> State:
-        ref = Ref(0, id)
-        return (self.disk.live.get(ref) or self.disk.ended[ref]).state
-
-    def events(self, id: str = REF.id) -> Sequence[object]:
-        ref = Ref(0, id)
-        return (self.disk.live.get(ref) or self.disk.ended[ref]).history
-
-
-@asynccontextmanager
-async def _node(disk: Disk | None = None, epoch: int = 1, **options: Any) -> AsyncIterator[_Node]:
-    disk = disk or Disk()
-    async with asyncio.TaskGroup() as tasks:
-        node = _Node(disk, tasks, **options)
-        async with node.engine.run():
-            node.engine.take(0, epoch)
-            yield node
-            node.dispatch.dead = True
-    assert not disk.broken
-
-
-def _live(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    def run() -> None:
-        virtual_time.run(test())  # type: ignore[arg-type]
-
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run
-
-
-def _answers(*actions: Action) -> Callable[[TurnWork], Awaitable[Answer]]:
-    async def turn(_: TurnWork) -> Answer:
-        return Answer(actions)
-
-    return turn
-
+from tests.support.workflows import Disk
 
 # Writes
 
 
-@_live
+@live
 async def test_a_chain_is_a_write_for_the_start_one_for_each_turn_and_one_at_the_end() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.start(["task", "a"], ["task", "b"], ["task", "c"])
         state = await node.ended()
         await asyncio.sleep(1)
@@ -130,9 +51,9 @@ async def test_a_chain_is_a_write_for_the_start_one_for_each_turn_and_one_at_the
         assert node.engine.loaded == (0, 0)
 
 
-@_live
+@live
 async def test_what_waits_for_the_same_instance_goes_in_one_write() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.start(["event", "e"])
         await asyncio.sleep(1)
         await node.tell(Suspend())
@@ -147,18 +68,18 @@ async def test_what_waits_for_the_same_instance_goes_in_one_write() -> None:
         assert [event.name for event in node.state().inbox] == [f"e{number}" for number in range(50)]
 
 
-@_live
+@live
 async def test_results_go_with_the_turn_and_each_turn_takes_all_that_are_there() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.start(["all", [["task", "a"]] * 100])
         await node.ended()
         assert node.dispatch.activities == 100
         assert node.disk.writes < 8
 
 
-@_live
+@live
 async def test_an_asker_that_goes_cancels_no_write() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         node.disk.pause = lambda: asyncio.sleep(1)
         with pytest.raises(DeadlineExceededError):
             await node.tell(Start("program", "x", input="[]"), seconds=2.5)  # In the middle of the write.
@@ -166,9 +87,9 @@ async def test_an_asker_that_goes_cancels_no_write() -> None:
         assert node.state().status == Status.COMPLETED
 
 
-@_live
+@live
 async def test_what_was_not_begun_when_its_asker_went_is_not_done() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.start(["event", "e"])
         await asyncio.sleep(1)
         node.disk.pause = lambda: asyncio.sleep(1)
@@ -184,9 +105,9 @@ async def test_what_was_not_begun_when_its_asker_went_is_not_done() -> None:
 # Memory and time
 
 
-@_live
+@live
 async def test_what_only_waits_is_not_in_memory_and_timers_are_exact() -> None:
-    async with _node(memory_bytes=50_000) as node:
+    async with node_of(memory_bytes=50_000) as node:
         waits = {f"t{number}": 600.0 + number * 0.0125 for number in range(300)}
         for id, seconds in waits.items():
             await node.start(["timer", seconds], id=id)
@@ -203,9 +124,9 @@ async def test_what_only_waits_is_not_in_memory_and_timers_are_exact() -> None:
         assert (await node.ended("idle")).status == Status.COMPLETED
 
 
-@_live
+@live
 async def test_a_start_may_be_put_off() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.tell(Start("program", "x", input="[]", scheduled=clock() + 100))
         await asyncio.sleep(99.9)
         assert node.state().status == Status.PENDING
@@ -215,10 +136,10 @@ async def test_a_start_may_be_put_off() -> None:
         assert state.started - state.created == pytest.approx(100, abs=0.01)
 
 
-@_live
+@live
 async def test_one_that_begins_anew_for_ever_pauses() -> None:
-    async with _node() as node:
-        node.turn = _answers(Complete(1, Status.CONTINUED_AS_NEW, "[]"))
+    async with node_of() as node:
+        node.turn = answers(Complete(1, Status.CONTINUED_AS_NEW, "[]"))
         await node.start()
         await asyncio.sleep(10)
         assert 500 < node.dispatch.turns < 1300
@@ -227,7 +148,7 @@ async def test_one_that_begins_anew_for_ever_pauses() -> None:
 # Owners
 
 
-@_live
+@live
 async def test_who_leaves_writes_what_it_holds_and_runs_nothing_more() -> None:
     disk, go_on = Disk(), asyncio.Event()
     ran = []
@@ -238,7 +159,7 @@ async def test_who_leaves_writes_what_it_holds_and_runs_nothing_more() -> None:
             await go_on.wait()
         return TaskResult("1")
 
-    async with _node(disk, drain=5.0) as node, _node(disk, epoch=2) as other:
+    async with node_of(disk, drain=5.0) as node, node_of(disk, epoch=2) as other:
         other.engine.drop(0)
         node.task = other.task = task
         node.engine.take(0, 3)
@@ -268,9 +189,9 @@ async def test_who_leaves_writes_what_it_holds_and_runs_nothing_more() -> None:
         assert sorted(ran) == [1, 2]
 
 
-@_live
+@live
 async def test_who_leaves_while_a_turn_hangs_writes_what_has_come() -> None:
-    async with _node(drain=2.0) as node:
+    async with node_of(drain=2.0) as node:
         hangs, go_on = asyncio.Event(), asyncio.Event()
 
         async def turn(work: TurnWork) -> Answer:
@@ -293,9 +214,9 @@ async def test_who_leaves_while_a_turn_hangs_writes_what_has_come() -> None:
         assert node.dispatch.activities == 2
 
 
-@_live
+@live
 async def test_who_is_not_sure_answers_nothing() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.start(["event", "e"])
         node.sure = False
         for message in (Start("program", "y"), Raise("e"), Purge(), Terminate()):
@@ -305,10 +226,10 @@ async def test_who_is_not_sure_answers_nothing() -> None:
             await node.ended()
 
 
-@_live
+@live
 async def test_who_was_replaced_and_does_not_know_changes_nothing() -> None:
     disk = Disk()
-    async with _node(disk) as node, _node(disk, epoch=2) as other:
+    async with node_of(disk) as node, node_of(disk, epoch=2) as other:
         await other.start(["event", "e"])
         with pytest.raises(NotOwnerError):
             await node.start(["event", "e"], id="new")
@@ -317,9 +238,9 @@ async def test_who_was_replaced_and_does_not_know_changes_nothing() -> None:
         assert Ref(0, "new") not in disk.live
 
 
-@_live
+@live
 async def test_a_store_that_is_away_fails_who_asks_and_no_instance() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.start(["timer", 5.0], ["task", "a"])
         await asyncio.sleep(1)
         node.commits.load, load = _away, node.commits.load  # type: ignore[method-assign]
@@ -339,9 +260,9 @@ async def _away(*_: object) -> None:
 # Stalled, and too large
 
 
-@_live
+@live
 async def test_a_turn_that_cannot_be_stored_stalls_its_instance_until_a_worker_comes() -> None:
-    async with _node(Disk(largest=8)) as node:
+    async with node_of(Disk(largest=8)) as node:
         await node.start(["all", [["task", "a"]] * 10])
         await asyncio.sleep(10)
         assert node.state().status == Status.STALLED
@@ -353,9 +274,9 @@ async def test_a_turn_that_cannot_be_stored_stalls_its_instance_until_a_worker_c
         assert (await node.ended()).status == Status.COMPLETED
 
 
-@_live
+@live
 async def test_a_message_that_cannot_be_stored_fails_who_asks() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.start(["event", "e"])
         await asyncio.sleep(1)
         node.commits.commit, commit = _too_large, node.commits.commit  # type: ignore[method-assign]
@@ -371,9 +292,9 @@ async def _too_large(*_: object) -> None:
     raise WorkflowTooLargeError("it does not fit")
 
 
-@_live
+@live
 async def test_a_turn_that_no_worker_can_be_given_stalls_its_instance() -> None:
-    async with _node() as node:
+    async with node_of() as node:
 
         async def turn(work: TurnWork) -> Answer:
             await node.engine.turn_impossible(work, "5 MiB of history")
@@ -386,9 +307,9 @@ async def test_a_turn_that_no_worker_can_be_given_stalls_its_instance() -> None:
         assert "5 MiB" in repr(node.events()[-1])
 
 
-@_live
+@live
 async def test_a_lost_turn_is_handed_out_again_and_its_late_answer_does_not_count() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         works: list[TurnWork] = []
 
         async def turn(work: TurnWork) -> Answer:
@@ -404,9 +325,9 @@ async def test_a_lost_turn_is_handed_out_again_and_its_late_answer_does_not_coun
         assert (works[0].number, works[0].new[1:]) == (works[1].number, works[1].new[1:])
 
 
-@_live
+@live
 async def test_a_lost_activity_runs_again_as_another_attempt_if_it_had_begun() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         works: list[TaskWork] = []
 
         async def task(work: TaskWork) -> TaskResult | None:
@@ -434,23 +355,34 @@ async def _tasks_then_complete(work: TurnWork) -> Answer:
 # Others
 
 
-@_live
-async def test_a_child_that_cannot_be_started_has_failed() -> None:
-    async with _node() as node:
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkflowForbiddenError("no policy allows it"),
+        BadArgumentError("no application is so called"),
+        StateLimitError("a key has at most 1024 bytes"),
+    ],
+)
+def test_a_child_that_cannot_be_started_has_failed(error: MeshError) -> None:
+    virtual_time.run(_child_that_fails(error))
+
+
+async def _child_that_fails(error: MeshError) -> None:
+    async with node_of() as node:
 
         async def forbid(instance: str, message: AnyMessage) -> Told:
-            raise WorkflowForbiddenError("no policy allows it")
+            raise error
 
         node.tell_others = forbid
         await node.start(["child", []])
         await node.ended()
         failed = next(event for event in node.events() if isinstance(event, ChildFailed))
-        assert failed.failure == Failure("WorkflowForbidden", "no policy allows it", final=True)
+        assert failed.failure == Failure(type(error).__name__.removesuffix("Error"), str(error), final=True)
 
 
-@_live
+@live
 async def test_others_are_told_until_they_have_it_each_in_order() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         away = True
 
         async def tell(instance: str, message: AnyMessage) -> Told:
@@ -459,7 +391,7 @@ async def test_others_are_told_until_they_have_it_each_in_order() -> None:
             return Told()
 
         node.tell_others = tell
-        node.turn = _answers(
+        node.turn = answers(
             CreateChild(1, "other", "program"),
             SendEvent(2, "other", "first"),
             SendEvent(3, "third", "second"),
@@ -476,9 +408,9 @@ async def test_others_are_told_until_they_have_it_each_in_order() -> None:
         assert node.disk.ended[REF].state.outbox == ()
 
 
-@_live
+@live
 async def test_what_was_delivered_is_forgotten_soon() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.start(["child", [["event", "e"]]])
         await asyncio.sleep(0.5)
         assert len(node.state().outbox) == 1
@@ -488,9 +420,9 @@ async def test_what_was_delivered_is_forgotten_soon() -> None:
         assert (await node.ended()).status == Status.COMPLETED
 
 
-@_live
+@live
 async def test_an_outcome_that_is_too_large_for_the_parent_is_a_failure() -> None:
-    async with _node() as node:
+    async with node_of() as node:
 
         async def tell(instance: str, message: AnyMessage) -> Told:
             if isinstance(message, ChildDone) and message.failure is None:
@@ -507,9 +439,9 @@ async def test_an_outcome_that_is_too_large_for_the_parent_is_a_failure() -> Non
 # The end
 
 
-@_live
+@live
 async def test_an_id_may_be_used_again_once_its_instance_has_ended() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.start(["event", "e"])
         assert await node.start(["event", "e"]) == Told(0), "the same question, once more"
         with pytest.raises(WorkflowExistsError):
@@ -528,9 +460,9 @@ async def test_an_id_may_be_used_again_once_its_instance_has_ended() -> None:
         assert not node.disk.keys()
 
 
-@_live
+@live
 async def test_purging() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         with pytest.raises(WorkflowNotFoundError):
             await node.tell(Purge())
         await node.start(["child", [["child", [["event", "e"]]]]])
@@ -545,22 +477,74 @@ async def test_purging() -> None:
         assert node.engine.loaded == (0, 0)
 
 
-@_live
+@live
 async def test_an_instance_of_another_that_was_no_child_is_not_purged() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.start(["event", "e"], id="other")
-        node.turn = _answers(CreateChild(1, "other", "program"), Complete(2, Status.COMPLETED))
+        await asyncio.sleep(1)
+        node.turn = answers(CreateChild(1, "other", "program"), Complete(2, Status.COMPLETED))
         await node.start()
         await asyncio.sleep(10)
-        with pytest.raises(WorkflowNotEndedError):  # It does not say that it was no child: it has ended before.
-            await node.tell(Purge(recursive=True))
+        assert await node.tell(Purge(recursive=True)) == Told(1)
         assert Ref(0, "other") in node.disk.live
+
+
+@live
+async def test_what_is_told_a_child_changes_no_other_instance_that_has_its_id() -> None:
+    async with node_of() as node:
+        await node.start(["event", "e"], id="other")
+        await asyncio.sleep(1)
+        started = asyncio.Event()
+
+        async def tell(instance: str, message: AnyMessage) -> Told:
+            await started.wait()
+            return await node.engine.tell(Ref(0, instance), message, clock() + 30)
+
+        node.tell_others = tell
+        node.turn = answers(CreateChild(1, "other", "program"))
+        await node.start()
+        await asyncio.sleep(1)
+        await node.tell(Terminate(recursive=True))  # Behind a start that has not arrived.
+        started.set()
+        await asyncio.sleep(10)
+        assert [type(message) for _, _, message in node.told] == [Start, Terminate]
+        assert node.state("other").ended is None
+
+
+@live
+async def test_what_is_run_again_leaves_the_children_alone_that_it_has_from_the_first() -> None:
+    async with node_of() as node:
+        await node.start(["child", []], ["task", "a"])
+        state = await node.ended()
+        history = [event for event in node.events() if isinstance(event, Event)]
+        task = next(event.id for event in history if isinstance(event, TaskScheduled))
+        await node.tell(rerun.make("o", state, history, task, "again", "e", clock()), "again")
+        assert (await node.ended("again")).status == Status.COMPLETED
+        assert any(isinstance(event, ChildCompleted) for event in node.events("again"))
+        assert await node.tell(Purge(recursive=True), "again") == Told(1)
+        assert await node.tell(Purge(recursive=True)) == Told(2)
+
+
+@live
+async def test_an_id_is_not_used_again_while_children_of_its_instance_are_active() -> None:
+    async with node_of() as node:
+        await node.start(["child", [["event", "e"]]])
+        await asyncio.sleep(1)
+        await node.tell(Terminate())
+        await asyncio.sleep(1)
+        with pytest.raises(WorkflowExistsError, match="its child 'o:0001' of shop is active"):
+            await node.start([], execution="y")
+        assert await node.start(execution="x") == Told(0), "that has been done"
+        await node.tell(Raise("e"), "o:0001")
+        await asyncio.sleep(1)
+        assert await node.start(execution="y") == Told(1)
+        assert (await node.ended()).execution == "y"
 
 
 @pytest.mark.parametrize("keep", [None, 0.0, 100.0])
 def test_what_has_ended_is_kept_for_as_long_as_it_is_to_be(keep: float | None) -> None:
     async def live() -> None:
-        async with _node(retention=lambda _: keep) as node:
+        async with node_of(retention=lambda _: keep) as node:
             await node.start()
             await asyncio.sleep(90)
             assert bool(node.disk.ended) is (keep != 0)
@@ -571,16 +555,16 @@ def test_what_has_ended_is_kept_for_as_long_as_it_is_to_be(keep: float | None) -
     virtual_time.run(live())
 
 
-@_live
+@live
 async def test_what_expired_while_nobody_was_there_is_purged_and_what_began_anew_is_not() -> None:
     disk = Disk()
-    async with _node(disk, retention=lambda _: 50.0) as node:
+    async with node_of(disk, retention=lambda _: 50.0) as node:
         await node.start()
         await node.start(id="again")
         await asyncio.sleep(1)
     until = dict(disk.until)
     await asyncio.sleep(100)
-    async with _node(disk, epoch=2, retention=lambda _: 50.0) as node:
+    async with node_of(disk, epoch=2, retention=lambda _: 50.0) as node:
         await node.start(["event", "e"], id="again", execution="y")
         disk.until = until  # As if the start had not come to deleting it.
         await asyncio.sleep(70)
@@ -588,9 +572,9 @@ async def test_what_expired_while_nobody_was_there_is_purged_and_what_began_anew
         await node.tell(Resume(), "again")
 
 
-@_live
+@live
 async def test_waiting() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         await node.engine.wait(REF, lambda state: state is None, clock() + 1)
         with pytest.raises(DeadlineExceededError):
             await node.engine.wait(REF, lambda state: state is not None, clock() + 1)
@@ -606,9 +590,9 @@ async def test_waiting() -> None:
         await node.engine.wait(REF, lambda state: state is None, clock() + 1)
 
 
-@_live
+@live
 async def test_open_tasks_are_told_of() -> None:
-    async with _node() as node:
+    async with node_of() as node:
         begun, go_on = asyncio.Event(), asyncio.Event()
 
         async def task(work: TaskWork) -> TaskResult:

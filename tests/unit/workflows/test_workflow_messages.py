@@ -66,24 +66,20 @@ def test_an_ended_instance_takes_no_events_and_what_else_it_is_told_has_no_effec
         assert flow.tell(message) is None
 
 
-def test_many_messages_make_one_step_and_each_has_its_own_outcome() -> None:
-    flow = begun(CreateChild(1, "c-1", "ship"), CreateChild(2, "c-2", "ship"))
-    done = ChildDone("e-1", 1, "shop", "1")
-    step, told = decide.accept_all(
-        flow.instance,
-        [done, done, Raise("a", token="t"), Raise("a", token="t"), Raise("b"), Raise("b"), ChildDone("x", 2, "shop")],
-        NOW,
-    )
+def test_events_that_wait_are_bounded_and_what_it_waits_for_itself_comes_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decide, "MAX_WAITING", 2)
+    flow = begun(CreateChild(1, "c-1", "ship"))
+    flow.tell(Suspend())
+    flow.tell(Raise("a"))
+    flow.tell(Raise("b", token="b"))
 
-    assert told == [True, False, True, False, True, True, False]
-    flow.commit(step)
-    assert flow.waiting == ["ChildCompleted", "EventRaised", "EventRaised", "EventRaised"]
-    assert decide.accept_all(flow.instance, [done], NOW) == (None, [False])
-    flow.tell(Terminate())
-    step, told = decide.accept_all(flow.instance, [Raise("b"), done], NOW)
-    assert step is None
-    assert isinstance(told[0], WorkflowEndedError)
-    assert told[1] is False
+    with pytest.raises(WorkflowStalledError, match="has 2 events that wait"):
+        flow.tell(Raise("c"))
+    assert flow.tell(Raise("b", token="b")) is None
+    flow.tell(ChildDone("e-1", 1, "shop", "1"))
+    assert flow.waiting == ["EventRaised", "EventRaised", "ChildCompleted"]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +200,8 @@ def test_terminated_without_a_turn_it_keeps_what_was_accepted_and_tells_parent_a
     assert flow.kinds[-3:] == ["ChildCompleted", "Terminated", "Completed"]
     assert flow.instance.history[-1].result == '"over"'
     child, parent = flow.state.outbox
-    assert (child.app, child.instance, child.message) == ("depot", "c-1", Terminate('"over"', recursive=True))
+    told = Terminate('"over"', recursive=True, parent=Parent("shop", "o-1", 1, "order", "e-1"))
+    assert (child.app, child.instance, child.message) == ("depot", "c-1", told)
     assert (parent.app, parent.instance, parent.message.task) == ("desk", "p-1", 3)
     assert (parent.message.execution, parent.message.failure.type) == ("pe-1", "WorkflowTerminated")
     assert flow.resolve(3) is None

@@ -15,14 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import MeshError, StateError
-from mesh.ownership.errors import NotOwnerError
 from mesh.workflows.actions import Answer
 from mesh.workflows.engine import Engine
 from mesh.workflows.errors import WorkflowEndedError, WorkflowNotFoundError
 from mesh.workflows.events import Completed, Failure, TimerCreated, TimerFired
 from mesh.workflows.instance import outcome
 from mesh.workflows.messages import AnyMessage, Purge, Raise, Resume, Start, Suspend, Terminate, Told
-from mesh.workflows.state import Status
+from mesh.workflows.state import State, Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 from tests.support import virtual_time
 from tests.support.workflow_programs import answer, events_of, expected, program
@@ -130,6 +129,7 @@ class _World:
                 dispatch,
                 self.deliver,
                 lambda partition: partition in node.owned,
+                look=self.look,
                 clock=self.clock,
                 memory_bytes=20_000,  # A few instances: the others are read again each time.
                 drain=1.0,
@@ -196,6 +196,11 @@ class _World:
             raise StateError("the answer was lost")
         return told
 
+    async def look(self, app: str, instance: str, until: float) -> State | None:
+        ref = ref_of(instance)
+        found = self.disk.live.get(ref) or self.disk.ended.get(ref)
+        return None if found is None else found.state
+
     async def insist(self, instance: str, message: AnyMessage) -> Told:
         """Ask until there is an answer."""
         while True:
@@ -244,7 +249,7 @@ class _World:
         """Wait until an instance has ended, as askers do: again where the owner has changed."""
         while True:
             ref = ref_of(instance)
-            with suppress(NotOwnerError):
+            with suppress(MeshError):
                 node = self.owner[ref.partition]
                 await node.engine.wait(
                     ref, lambda state: state is not None and state.ended is not None, self.clock() + LONG
@@ -266,6 +271,7 @@ async def _live(seed: int) -> None:
             await world.start()
         for partition in range(PARTITIONS):
             world.move(partition, chance.choice(world.nodes), told=True)
+        waiting = [world.tasks.create_task(world.wait(instance)) for instance in programs]
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(world.trouble(15.0))
             for instance, steps in programs.items():
@@ -276,6 +282,7 @@ async def _live(seed: int) -> None:
                 await world.wait(instance)
         await asyncio.sleep(100.0)  # What is tried again with pauses arrives, children that lost a race end.
         assert not world.disk.live, "what has ended is not put away"
+        assert all(each.done() for each in waiting), "nobody was told"
         for instance, steps in programs.items():
             record = world.disk.ended[ref_of(instance)]
             completed = record.history[-1]
