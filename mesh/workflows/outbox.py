@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from mesh.deadlines import Deadlines
-from mesh.errors import MeshError
+from mesh.errors import BadArgumentError, MeshError, MessageTooLargeError, StateLimitError
 from mesh.workflows.contracts import Deliver
 from mesh.workflows.errors import WorkflowError, WorkflowStalledError, WorkflowTooLargeError, WorkflowUnreadableError
 from mesh.workflows.events import Failure
@@ -30,6 +30,7 @@ AT_ONCE = 256  # That are told at the same time.
 TELL_SECONDS = 30.0  # What one try may take.
 PAUSES = 0.5, 60.0  # Between tries; they double.
 TEXT = 4096  # The longest of an error that becomes part of a history.
+_NEVER = BadArgumentError, MessageTooLargeError, StateLimitError
 _LATER = WorkflowStalledError, WorkflowUnreadableError  # What whoever owns the other instance may say, and not mean.
 
 Delivered: TypeAlias = Callable[[Ref, Sent, WorkflowError | None], None]
@@ -129,6 +130,8 @@ class Outbox:
         try:
             until = self._clock() + TELL_SECONDS
             await self._deadlines.within(TELL_SECONDS, self._deliver, sent.app, sent.instance, sent.message, until)
+        except _NEVER as error:  # As the id of an instance, or of an application, that is too long for any store.
+            refused = WorkflowTooLargeError(str(error)[:TEXT])
         except MeshError as error:
             if not isinstance(error, WorkflowError) or isinstance(error, _LATER):
                 self._later(line, sent, error)
