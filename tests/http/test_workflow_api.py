@@ -484,7 +484,7 @@ MANY: list[tuple[events.Event, dict[str, object]]] = [
         {"event": "childFailed", "task": 2, "error": {"type": "E", "message": "m"}},
     ),
     (events.EventSent(AT, 3, "c", "yes"), {"event": "sent", "task": 3, "name": "yes", "instanceID": "c"}),
-    (events.EventRaised(AT, "yes", "true", "token"), {"event": "raised", "name": "yes", "input": True}),
+    (events.EventRaised(AT, "yes", "true", "token"), {"event": "raised", "name": "yes", "data": True}),
     (events.DetachedCreated(AT, 4, "d"), {"event": "detached", "task": 4, "instanceID": "d"}),
     (events.Suspended(AT, "r"), {"event": "suspended", "reason": "r"}),
     (events.Resumed(AT), {"event": "resumed"}),
