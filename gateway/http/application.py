@@ -21,7 +21,7 @@ from gateway.config import HealthCheck
 from gateway.http.client import BusyError, ConnectError, HTTPClient, NotSpokenError, ResponseError
 from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import PROBED
-from mesh.application import AppResponse, BindingAnswer, Headers, Kind, read_within
+from mesh.application import WAITS, AppResponse, BindingAnswer, Headers, Kind, read_within
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.middleware import MiddlewareError
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
@@ -108,7 +108,10 @@ class _Call(AbstractAsyncContextManager[AppResponse]):
     async def __aenter__(self) -> AppResponse:
         self._check(self._asked[1])
         if self._permits is not None:
+            waits = WAITS.get()
+            waits(True)
             await self._permits.acquire()
+            waits(False)
         try:
             self._calling, response = await self._begin(*self._asked)
         except BaseException:
