@@ -54,6 +54,7 @@ from mesh.resources.loader import (
     read_documents,
 )
 from mesh.resources.subscription import Subscription, clashes, without_component
+from mesh.resources.workflow_access import WorkflowAccessPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -90,14 +91,7 @@ def run(words: Sequence[str]) -> int:
     if found.security:
         from gateway.cli.security import look
 
-        openings = look(
-            findings.components,
-            findings.endpoints,
-            findings.configurations,
-            findings.apps,
-            os.environ,
-            findings.environments,
-        )
+        openings = look(findings, os.environ)
     fails = any(found.strict or each.severity != "low" for each in openings)
     if found.strict:
         findings.add(findings.warnings)
@@ -147,6 +141,7 @@ class Findings:
         components: What was read, and nothing is wrong with its form.
         endpoints: Likewise.
         configurations: Likewise.
+        policies: Likewise, those about workflows.
         apps: The gateways of templates, each with its template's file.
         unseen: Files and folders of which not all is in the above, for something is wrong with their form.
         environments: Of applications of templates, each with its template's file and its app id.
@@ -163,6 +158,7 @@ class Findings:
     components: list[Component] = field(default_factory=list)
     endpoints: list[HTTPEndpoint] = field(default_factory=list)
     configurations: list[Configuration] = field(default_factory=list)
+    policies: list[WorkflowAccessPolicy] = field(default_factory=list)
     apps: list[tuple[str, GatewayConfig]] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
     environments: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
@@ -388,6 +384,7 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     findings.components += looked.whole(Component)
     findings.endpoints += looked.whole(HTTPEndpoint)
     findings.configurations += looked.whole(Configuration)
+    findings.policies += looked.whole(WorkflowAccessPolicy)
     findings.middleware += looked.of(Component)
     findings.pipelines += looked.of(Configuration)
     registry = Registry()
