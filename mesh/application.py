@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = [
-    "DROP_REASON",
-    "WAITS",
-    "AppResponse",
-    "Application",
-    "BindingAnswer",
-    "Headers",
-    "Kind",
-    "read_within",
-]
+__all__ = ["DROP_REASON", "AppResponse", "Application", "BindingAnswer", "Headers", "Kind", "read_within"]
 
 Headers = Sequence[tuple[str, str]]
 Kind = Literal["event", "events", "change", "job"]
 """What is posted: one event, a batch of them, a change of a configuration, a job."""
-WAITS: ContextVar[Callable[[bool], None]] = ContextVar("waits", default=lambda _: None)
-"""Told by a call whether it waits for its place among those that may be made at once: no time of the application's."""
 DROP_REASON = "mesh-reason"
 """Member of an entry in the answer to a batch: why that is dropped, where it was not the application who said so."""
 

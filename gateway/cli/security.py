@@ -24,7 +24,7 @@ from mesh.trust.identity import TrustSettings, is_open
 from mesh.urls import without_credentials
 
 if TYPE_CHECKING:
-    from gateway.cli.check import Findings
+    from gateway.cli.findings import Findings
     from gateway.config import GatewayConfig
     from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
     from mesh.resources.configuration import Configuration

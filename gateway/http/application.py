@@ -21,9 +21,10 @@ from gateway.config import HealthCheck
 from gateway.http.client import BusyError, ConnectError, HTTPClient, NotSpokenError, ResponseError
 from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import PROBED
-from mesh.application import WAITS, AppResponse, BindingAnswer, Headers, Kind, read_within
+from mesh.application import AppResponse, BindingAnswer, Headers, Kind, read_within
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.middleware import MiddlewareError
+from mesh.places import WAITS
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
 from mesh.telemetry import who_answered
 

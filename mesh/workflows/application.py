@@ -18,9 +18,10 @@ from urllib.parse import quote
 
 import orjson
 
-from mesh.application import WAITS, Application, Headers, read_within
+from mesh.application import Application, Headers, read_within
 from mesh.errors import AppFailedError, AppUnreachableError
 from mesh.middleware import MiddlewareError
+from mesh.places import WAITS
 from mesh.telemetry import is_traceparent, is_tracestate
 from mesh.workflows.actions import Answer
 from mesh.workflows.declared import ANY, Declared
