@@ -22,7 +22,7 @@ from gateway import errors, logs
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.export import queue as span_queue
 from gateway.grpc.proxy import LONGEST_SECONDS
-from gateway.http import application, client, scraping, server
+from gateway.http import application, client, opening, scraping, server
 from gateway.http2 import client as http2_client
 from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
@@ -297,6 +297,18 @@ def _towards() -> Sequence[Row]:
             _time(client.IDLE_SECONDS),
             NONE,
             "it is closed by the gateway",
+        ),
+        (
+            f"connections to an application on HTTP/1.1 that are opened within {1000 * opening.SECONDS:g} ms",
+            str(opening.AT_ONCE),
+            NONE,
+            "the others are opened then",
+        ),
+        (
+            "an application on HTTP/1.1 that has vanished without a word, while it is waited for",
+            _time(opening.NOTICED_SECONDS),
+            NONE,
+            "as if the connection broke",
         ),
         (
             "connections to an application on HTTP/2, while all have as many calls as it takes on one",

@@ -7,10 +7,11 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.cli.findings import Findings
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.template import load_template, read_template
 from gateway.cli.terminal import note, show
@@ -54,6 +55,7 @@ from mesh.resources.loader import (
     read_documents,
 )
 from mesh.resources.subscription import Subscription, clashes, without_component
+from mesh.resources.workflow_access import WorkflowAccessPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from gateway.config import GatewayConfig
     from mesh.node.spec import NodeSettings
 
-__all__ = ["Findings", "check", "check_start", "parser", "run"]
+__all__ = ["check", "check_start", "parser", "run"]
 
 
 def parser() -> Parser:
@@ -90,14 +92,7 @@ def run(words: Sequence[str]) -> int:
     if found.security:
         from gateway.cli.security import look
 
-        openings = look(
-            findings.components,
-            findings.endpoints,
-            findings.configurations,
-            findings.apps,
-            os.environ,
-            findings.environments,
-        )
+        openings = look(findings, os.environ)
     fails = any(found.strict or each.severity != "low" for each in openings)
     if found.strict:
         findings.add(findings.warnings)
@@ -133,56 +128,6 @@ def run(words: Sequence[str]) -> int:
     if found.security and unseen:
         show(f"what is open was not looked for everywhere in {', '.join(unseen)}")
     return int(fails or bool(findings.problems))
-
-
-@dataclass(slots=True)
-class Findings:
-    """What a check found.
-
-    Attributes:
-        resources: How many there are.
-        templates: How many there are.
-        problems: What is wrong, once each.
-        warnings: What is not wrong, but perhaps not meant.
-        components: What was read, and nothing is wrong with its form.
-        endpoints: Likewise.
-        configurations: Likewise.
-        apps: The gateways of templates, each with its template's file.
-        unseen: Files and folders of which not all is in the above, for something is wrong with their form.
-        environments: Of applications of templates, each with its template's file and its app id.
-        middleware: Components that a pipeline may name, also those with which something is wrong.
-        pipelines: Configurations, likewise.
-        complete: Whether all that a pipeline may name is known.
-        files: Those that were looked at, in order.
-    """
-
-    resources: int = 0
-    templates: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
-    components: list[Component] = field(default_factory=list)
-    endpoints: list[HTTPEndpoint] = field(default_factory=list)
-    configurations: list[Configuration] = field(default_factory=list)
-    apps: list[tuple[str, GatewayConfig]] = field(default_factory=list)
-    unseen: list[str] = field(default_factory=list)
-    environments: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
-    middleware: list[Component] = field(default_factory=list)
-    pipelines: list[Configuration] = field(default_factory=list)
-    complete: bool = True
-    files: dict[str, None] = field(default_factory=dict)
-
-    def unread(self, problems: Sequence[Problem]) -> None:
-        """Add problems for which files are left out."""
-        self.add(problems)
-        self.unseen += [problem.file for problem in problems if problem.file]
-
-    def add(self, problems: Sequence[Problem]) -> None:
-        """Add problems that are not known yet."""
-        self.problems += [problem for problem in dict.fromkeys(problems) if problem not in self.problems]
-
-    def warn(self, warnings: Sequence[Problem]) -> None:
-        """Add warnings that are not known yet."""
-        self.warnings += [warning for warning in dict.fromkeys(warnings) if warning not in self.warnings]
 
 
 def check(paths: Sequence[Path]) -> Findings:
@@ -388,6 +333,7 @@ def _check_resources(paths: Sequence[Path], findings: Findings, seen: set[frozen
     findings.components += looked.whole(Component)
     findings.endpoints += looked.whole(HTTPEndpoint)
     findings.configurations += looked.whole(Configuration)
+    findings.policies += looked.whole(WorkflowAccessPolicy)
     findings.middleware += looked.of(Component)
     findings.pipelines += looked.of(Configuration)
     registry = Registry()

@@ -24,6 +24,7 @@ from mesh.trust.identity import TrustSettings, is_open
 from mesh.urls import without_credentials
 
 if TYPE_CHECKING:
+    from gateway.cli.findings import Findings
     from gateway.config import GatewayConfig
     from mesh.resources.component import Component, HTTPEndpoint, MetadataEntry
     from mesh.resources.configuration import Configuration
@@ -83,40 +84,30 @@ class Opening:
         return f"{self.severity}: {self.problem} [{self.code}]\n  next: {self.next}"
 
 
-def look(
-    components: Sequence[Component],
-    endpoints: Sequence[HTTPEndpoint],
-    configurations: Sequence[Configuration],
-    apps: Sequence[tuple[str, GatewayConfig]],
-    environ: Mapping[str, str],
-    environments: Sequence[tuple[str, str, Mapping[str, str]]] = (),
-) -> list[Opening]:
+def look(read: Findings, environ: Mapping[str, str]) -> list[Opening]:
     """Find what is open, the worst first.
 
     Args:
-        components: Of the files.
-        endpoints: Likewise.
-        configurations: Likewise.
-        apps: Gateways of templates, each with the template's file.
+        read: What was read of files.
         environ: Of whoever asks: where the backbone is that gateways would use.
-        environments: Of applications of templates, each with the template's file and its app id.
     """
     registry = Registry()
     trusts: list[tuple[str | None, TrustSettings]] = [
-        (file, config.trust) for file, config in apps if config.trust is not None
+        (file, config.trust) for file, config in read.apps if config.trust is not None
     ]
     if (trust := trust_by(environ)) is not None:
         trusts.append((None, trust))
     modes = {trust.mode for _, trust in trusts}
     found = [
         *_backbone(environ.get("MESH_BACKBONE", ""), None, "MESH_BACKBONE"),
-        *(each for file, config in apps for each in _gateway(file, config)),
-        *(each for told in environments for each in _environment(*told)),
+        *(each for file, config in read.apps for each in _gateway(file, config)),
+        *(each for told in read.environments for each in _environment(*told)),
         *(each for file, trust in trusts for each in _trust(file, trust)),
-        *(_stored(file, components) for file, trust in trusts if trust.seal),
-        *(each for component in components for each in _component(component, registry)),
-        *(each for endpoint in endpoints for each in _endpoint(endpoint)),
-        *(each for configuration in configurations for each in _configuration(configuration, modes)),
+        *(_stored(file, read.components) for file, trust in trusts if trust.seal),
+        *(each for component in read.components for each in _component(component, registry)),
+        *(each for endpoint in read.endpoints for each in _endpoint(endpoint)),
+        *(each for configuration in read.configurations for each in _configuration(configuration, modes)),
+        *_workflows(read, modes),
     ]
     return sorted(dict.fromkeys(found), key=lambda each: SEVERITIES.index(each.severity))
 
@@ -311,6 +302,23 @@ def _configuration(configuration: Configuration, modes: Set[str]) -> Iterator[Op
             where = at(told, f"spec.secrets.scopes[{index}].defaultAccess")
             yield Opening(
                 "low", "secrets-allowed", where, "defaultAccess: deny, and name the secrets in allowedSecrets"
+            )
+
+
+def _workflows(read: Findings, modes: Set[str]) -> Iterator[Opening]:
+    """Find whose workflows others may use, and who only says to be one that may."""
+    for policy in read.policies:
+        if policy.rules and "strict" not in modes:
+            told = f"WorkflowAccessPolicy {policy.name} names callers, and none is asked to prove who it is: "
+            told += "whoever reaches the broker may say to be one of them"
+            where = Problem(told, "spec.rules", policy.file, policy.line)
+            yield Opening("high", "claimed-callers", where, "identities (docs/trust.md)")
+    for configuration in () if read.policies else read.configurations:
+        if configuration.spec.workflow is not None:
+            told = "any application of the namespace may start, steer and end workflows of the others, and read them"
+            where = Problem(told, "spec.workflow", configuration.file, configuration.line)
+            yield Opening(
+                "low", "workflows-open", where, "a WorkflowAccessPolicy that names who may (docs/resources.md)"
             )
 
 

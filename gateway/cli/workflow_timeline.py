@@ -88,7 +88,7 @@ def _value(event: Mapping[str, Any], whole: bool) -> str:
     elif event["event"] == "turn":
         text = ", ".join(event.get("patches", ()))
     else:
-        told = ("input", "result", "output", "fireAt", "why", "reason")
+        told = ("input", "data", "result", "output", "fireAt", "why", "reason")
         found = next((event[name] for name in told if name in event), None)
         text = "" if found is None else found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
     return text if whole or len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

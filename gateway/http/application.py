@@ -24,6 +24,7 @@ from gateway.metrics.sources import PROBED
 from mesh.application import AppResponse, BindingAnswer, Headers, Kind, read_within
 from mesh.errors import AppFailedError, AppUnreachableError, BadArgumentError
 from mesh.middleware import MiddlewareError
+from mesh.places import WAITS
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
 from mesh.telemetry import who_answered
 
@@ -108,7 +109,10 @@ class _Call(AbstractAsyncContextManager[AppResponse]):
     async def __aenter__(self) -> AppResponse:
         self._check(self._asked[1])
         if self._permits is not None:
+            waits = WAITS.get()
+            waits(True)
             await self._permits.acquire()
+            waits(False)
         try:
             self._calling, response = await self._begin(*self._asked)
         except BaseException:

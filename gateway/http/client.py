@@ -21,6 +21,7 @@ from typing import Self, cast
 import httptools
 
 from gateway.http.failures import BusyError, ConnectError, NotSpokenError, ResponseError
+from gateway.http.opening import Opening
 from mesh.application import Headers
 from mesh.fields import TOKEN, declared_length, sendable
 
@@ -332,7 +333,7 @@ class HTTPClient:
             port: TCP port.
             tls: For ``https``.
         """
-        self._host, self._port, self._tls = host, port, tls
+        self._opening = Opening(host, port, tls)
         default = 443 if tls is not None else 80
         name = f"[{host}]" if ":" in host else host
         self._host_field = f"Host: {name}" if port == default else f"Host: {name}:{port}"
@@ -357,10 +358,9 @@ class HTTPClient:
             self._idle.pop().close()
 
     async def _connect(self) -> _Connection:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                _, connection = await loop.create_connection(_Connection, self._host, self._port, ssl=self._tls)
+                return await self._opening.connect(_Connection)
         except TimeoutError:
             if self._in_use:  # Somebody is there, and may only stand still: its queue is full soon.
                 text = f"no connection within {CONNECT_SECONDS:g} s, while {self._in_use} are in use"
@@ -368,7 +368,6 @@ class HTTPClient:
             raise ConnectError(f"no connection within {CONNECT_SECONDS:g} s") from None
         except (OSError, UnicodeError) as error:  # The latter for what cannot be the name of a host.
             raise ConnectError(str(error)) from error
-        return connection
 
     def _pooled(self) -> _Connection | None:
         limit = asyncio.get_running_loop().time() - IDLE_SECONDS

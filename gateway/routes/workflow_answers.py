@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mesh.address import MAX_NAME_BYTES
 from mesh.workflows import actions
 from mesh.workflows.actions import Action, Answer
 from mesh.workflows.events import EventRaised, Failure, Moment, Origin, Trace
@@ -16,6 +17,7 @@ from mesh.workflows.worker import TaskResult
 
 __all__ = ["answer_of", "result_of", "seconds_of", "text_of", "trace_of"]
 
+FIRST, LAST = -62135596800.0, 253402300799.0  # The years 1 to 9999, as messages have them.
 KINDS = {"createTimer": 1, "externalEvent": 2, "activityRetry": 3, "childWorkflowRetry": 4}
 TEXTS = {2: "name", 3: "taskExecutionId", 4: "instanceId"}
 
@@ -44,6 +46,9 @@ def _action(action: Any, app: str) -> Action:
         why = "the worker asked for something that this version does not know"
         return actions.Complete(action.id, Status.FAILED, failure=Failure("UnknownAction", why, final=True))
     target = action.router.targetAppID if action.HasField("router") else ""
+    if len(target.encode()) > MAX_NAME_BYTES:
+        why = f"the worker asked for something of an application whose id is longer than {MAX_NAME_BYTES} bytes"
+        return actions.Complete(action.id, Status.FAILED, failure=Failure("InvalidAnswer", why, final=True))
     return ACTIONS[kind](action.id, getattr(action, kind), None if target in ("", app) else target)
 
 
@@ -140,9 +145,9 @@ def text_of(said: Any, name: str) -> str | None:
 
 
 def seconds_of(timestamp: Any) -> float:
-    """Read Unix time in seconds."""
+    """Read Unix time in seconds, of the years that can be told: what clients send may lie beyond them."""
     whole, nanos = _moment(timestamp)
-    return whole + nanos / 1e9
+    return min(max(whole + nanos / 1e9, FIRST), LAST)
 
 
 def trace_of(said: Any) -> Trace | None:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import orjson
 
 from mesh.errors import AppFailedError, BadArgumentError, MeshError
+from mesh.fields import TOKEN
 from mesh.operation import UNTRACED, Caller, Context, Method, Operation, Trace
 from mesh.workflows.events import Failure
 from mesh.workflows.operations import IDEMPOTENCY_KEY, MEMBERS, PREFIX
@@ -38,6 +41,8 @@ MAX_MESSAGE = 4096
 AGAIN = frozenset({408, 425, 429})
 
 _Members = Mapping[str, Any]
+_written = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_PATH = re.compile(r"/[!-~]*")
 
 
 class _StatusError(Exception):
@@ -97,7 +102,7 @@ class OperationsWorker:
         try:
             if operation is None:
                 raise BadArgumentError(f"there is no operation {work.name[:100]}; there are {', '.join(MEMBERS)}")
-            asked = _Asked(self._run, self._context(work), work.execution_id, _read(work))
+            asked = _Asked(self._run, self._context(work), work)
             result = await operation(asked)
         except _StatusError as error:
             return TaskResult(failure=Failure(error.kind, str(error), final=error.final))
@@ -113,10 +118,11 @@ class OperationsWorker:
 class _Asked:
     """An operation that is asked for."""
 
-    __slots__ = ("_context", "_members", "_run", "key")
+    __slots__ = ("_context", "_members", "_run", "_written", "key")
 
-    def __init__(self, run: Handler, context: Context, key: str, members: _Members) -> None:
-        self._run, self._context, self.key, self._members = run, context, key, members
+    def __init__(self, run: Handler, context: Context, work: TaskWork) -> None:
+        self._run, self._context, self.key = run, context, work.execution_id
+        self._members, self._written = _read(work)
 
     async def run(self, method: Method, target: str, arguments: object) -> object:
         return await self._run(Operation(method, target, arguments, self._context))
@@ -136,21 +142,24 @@ class _Asked:
         return dict(value)
 
     def data(self, name: str) -> bytes:
-        return orjson.dumps(self._members[name]) if name in self._members else b""
+        """Give a value as it was written: no number of it loses a digit."""
+        return bytes(self._written.get(name, b""))
 
 
-def _read(work: TaskWork) -> _Members:
+def _read(work: TaskWork) -> tuple[_Members, Mapping[str, msgspec.Raw]]:
+    text = work.input or "{}"
     try:
-        members = orjson.loads(work.input or "{}")
-    except orjson.JSONDecodeError as error:
+        members = orjson.loads(text)
+        if not isinstance(members, dict):
+            raise BadArgumentError(f"the input of {work.name} must be an object")
+        written = _written(text)
+    except (orjson.JSONDecodeError, msgspec.DecodeError, RecursionError) as error:
         raise BadArgumentError(f"the input of {work.name} is no JSON: {error}") from None
-    if not isinstance(members, dict):
-        raise BadArgumentError(f"the input of {work.name} must be an object")
     if unknown := sorted(members.keys() - MEMBERS[work.name]):
         raise BadArgumentError(
             f"the input of {work.name} has {unknown[0][:100]!r}, and may have {', '.join(sorted(MEMBERS[work.name]))}"
         )
-    return members
+    return members, written
 
 
 async def _invoke(asked: _Asked) -> object:
@@ -161,6 +170,10 @@ async def _invoke(asked: _Asked) -> object:
     if not any(name.lower() == "content-type" for name, _ in headers):
         headers.append(("Content-Type", JSON))
     target = path if path[:1] == "/" else f"/{path}"
+    if not _PATH.fullmatch(target):
+        raise BadArgumentError("path must be percent-encoded where it has spaces, or other than printable ASCII")
+    if not TOKEN.fullmatch(method):
+        raise BadArgumentError(f"method must be a verb of HTTP, and is {method[:20]!r}")
     async with cast(
         "Answer", await asked.run(INVOKE, app, Call(method, target, headers, asked.data("data")))
     ) as answer:

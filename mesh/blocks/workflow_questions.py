@@ -95,5 +95,5 @@ def looked_of(body: bytes) -> Looked:
 def _read(decoder: msgspec.msgpack.Decoder[Any], body: bytes) -> Any:
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EventError(f"what another node says of a workflow is malformed: {error}") from error

@@ -52,6 +52,7 @@ from mesh.workflows.worker import Worker
 if TYPE_CHECKING:
     from mesh.blocks.workflow_kept import WorkflowsKept
     from mesh.store import StateStore
+    from mesh.workflows.declared import Declared
 
 __all__ = ["WorkflowService"]
 
@@ -76,6 +77,7 @@ class WorkflowService:
         self._stores: tuple[StateStore, StateStore] | None = None
         self._read: Reader | None = None
         self._kept: WorkflowsKept | None = None
+        self._declared: tuple[Inbound, Declared | None] | None = None
         news = address.workflows(parts.caller.namespace, self._app_id)
         answers = Answers(parts, self._opened, self._reader)
         self._owning = OnDemand(parts, self._kind, news, self._opened, answers.answer, self._is_any_left)
@@ -367,18 +369,24 @@ class WorkflowService:
         """Give work to the application, by what it says that it runs."""
         if self._kept is not None:
             self._kept.configure()
-        answer, declared = await self._parts.config.of(inbound), None
+        if self._declared is None or self._declared[0] is not inbound:  # What is wrong with it is told once.
+            self._declared = inbound, await self._ask_declared(inbound)
+        declared = self._declared[1]
         worker: Worker | None = None
-        if answer:  # What is for workers over HTTP is loaded where there may be one.
-            from mesh.workflows.declared import declared_of
-
-            declared = declared_of(answer)
         if declared:
             from mesh.workflows.application import ApplicationWorker
 
             worker = ApplicationWorker(inbound.application, declared)
         made_of = declared, self._parts.marked() if self._owning.refused else None
         return [Held("workflows", made_of, self._served(worker), overlaps=True)]
+
+    async def _ask_declared(self, inbound: Inbound) -> Declared | None:
+        answer = await self._parts.config.of(inbound)
+        if not answer:
+            return None
+        from mesh.workflows.declared import declared_of  # What is for workers over HTTP, where there may be one.
+
+        return declared_of(answer)
 
     @asynccontextmanager
     async def _served(self, worker: Worker | None) -> AsyncIterator[None]:

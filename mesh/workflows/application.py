@@ -21,6 +21,7 @@ import orjson
 from mesh.application import Application, Headers, read_within
 from mesh.errors import AppFailedError, AppUnreachableError
 from mesh.middleware import MiddlewareError
+from mesh.places import WAITS
 from mesh.telemetry import is_traceparent, is_tracestate
 from mesh.workflows.actions import Answer
 from mesh.workflows.declared import ANY, Declared
@@ -159,16 +160,24 @@ class ApplicationWorker:
         """Give status, headers and body of the answer to a request that was taken.
 
         Raises:
-            TimeoutError: There was none in time.
+            TimeoutError: There was none in time; that it waits for its place among calls of the application is none.
             AnswerInvalidError: It is too large.
             AppUnreachableError, AppFailedError: As ``turn`` and ``task`` say.
         """
+        timeout, now = asyncio.timeout(seconds), asyncio.get_running_loop().time
+
+        def wait(waits: bool) -> None:
+            timeout.reschedule(None if waits or seconds is None else now() + seconds)
+
+        token = WAITS.set(wait)
         try:
-            async with asyncio.timeout(seconds), self._application.call("POST", path, headers, body) as response:
+            async with timeout, self._application.call("POST", path, headers, body) as response:
                 status, told = response.status, response.headers
                 answer = await read_within(response, MAX_ANSWER_BYTES)
         except MiddlewareError as error:  # It was not passed on.
             raise AppUnreachableError(f"{what}: {error}") from error
+        finally:
+            WAITS.reset(token)
         if status in NOT_TAKEN:
             await self._pause(told)
             raise AppUnreachableError(f"{what}: the application answered {status}")

@@ -31,6 +31,7 @@ from mesh.workflows.events import (
     Terminated,
     TimerFired,
     TurnStarted,
+    bounded,
 )
 from mesh.workflows.instance import CHILD, TASK, TIMER, Instance, Turn, outcome
 from mesh.workflows.messages import ChildDone, Raise, Restore, Resume, Start, Suspend, Terminate
@@ -245,11 +246,11 @@ def resolve(
     scheduled = instance.tasks.get(task) if generation == instance.state.generation else None
     if scheduled is None or task in held:
         return None
-    failure = result.failure
-    if failure is None:
+    if result.failure is None:
         return TaskCompleted(now, task, scheduled.execution_id, result.result)
     if attempt < instance.attempts.get(task, 1):
         return None
+    failure = bounded(result.failure)
     return next_attempt(scheduled, attempt, failure, now) or TaskFailed(now, task, scheduled.execution_id, failure)
 
 
@@ -327,7 +328,7 @@ def _child_done(instance: Instance, message: ChildDone, now: float) -> ChildComp
     if message.app != (child.app or instance.app):
         return None
     if message.failure is not None:
-        return ChildFailed(now, message.task, message.failure)
+        return ChildFailed(now, message.task, bounded(message.failure))
     return ChildCompleted(now, message.task, message.result)
 
 

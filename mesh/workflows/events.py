@@ -16,6 +16,7 @@ import msgspec
 
 __all__ = [
     "FOREVER",
+    "MAX_CAUSES",
     "AnyEvent",
     "ChildCompleted",
     "ChildCreated",
@@ -43,11 +44,15 @@ __all__ = [
     "TimerFired",
     "Trace",
     "TurnStarted",
+    "bounded",
     "seconds",
 ]
 
 FOREVER = 253402300799
 """The second of Unix time from which on a timer never fires: workers write the end of the year 9999 for "no limit"."""
+
+MAX_CAUSES = 32
+"""Of one failure, with itself: protobuf reads messages that are nested up to 100 times, and JSON's writer 254."""
 
 Moment: TypeAlias = tuple[int, int]
 """Unix time: seconds, and nanoseconds beyond them. Workers compare what they read with what they wrote, to the last."""
@@ -78,6 +83,20 @@ class Failure(_Value, frozen=True, array_like=True):
     stack: str | None = None
     inner: Failure | None = None
     final: bool = False
+
+
+def bounded(failure: Failure) -> Failure:
+    """Give a failure with no more causes than messages may be nested for those who are told of it."""
+    chain = [failure]
+    while chain[-1].inner is not None:
+        if len(chain) == MAX_CAUSES:
+            inner = None
+            for each in reversed(chain):
+                inner = msgspec.structs.replace(each, inner=inner)
+            assert inner is not None
+            return inner
+        chain.append(chain[-1].inner)
+    return failure
 
 
 class Trace(_Value, frozen=True, array_like=True):

@@ -38,6 +38,7 @@ from mesh.workflows.events import (
     TaskScheduled,
     TimerCreated,
     TurnStarted,
+    bounded,
     seconds,
 )
 from mesh.workflows.instance import CHILD, TASK, Instance, Turn, outcome
@@ -115,7 +116,8 @@ def finish(instance: Instance, turn: Turn, answer: Answer, now: float, new_execu
     if complete.status == Status.CONTINUED_AS_NEW:
         return _continue(instance, turn, turned, complete, made.outbox, now, new_execution)
     if complete.status in ENDED:
-        completed = Completed(now, complete.id, complete.status, complete.result, complete.failure)
+        why = None if complete.failure is None else bounded(complete.failure)
+        completed = Completed(now, complete.id, complete.status, complete.result, why)
     else:
         failure = Failure("InvalidAnswer", f"the workflow's code ended with status {complete.status}", final=True)
         completed = Completed(now, complete.id, Status.FAILED, failure=failure)

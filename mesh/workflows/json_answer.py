@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 import msgspec
 import orjson
 
+from mesh.address import MAX_NAME_BYTES
 from mesh.values import is_instant, parse_duration, parse_instant
 from mesh.workflows.actions import (
     Action,
@@ -40,10 +41,12 @@ MAX_CAUSES = 10
 MAX_MESSAGE = 4096
 MAX_STACK = 65536
 MAX_RETRY_ATTEMPTS = 1_000_000
+MAX_TASK = 2**31 - 2  # The end of an execution has the next one, and numbers have 32 bits for workers of gRPC.
 _ABSENT = msgspec.Raw()
 _PLACE = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`\Z", re.DOTALL)
 _T = TypeVar("_T")
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
+_App = Annotated[str, msgspec.Meta(max_length=MAX_NAME_BYTES)]
 
 
 class AnswerInvalidError(Exception):
@@ -70,7 +73,7 @@ class _Error(msgspec.Struct):
 class _Action(msgspec.Struct, forbid_unknown_fields=True):
     """What an action may have; which of it one of a kind has is in ``_KINDS``."""
 
-    task: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
+    task: Annotated[int, msgspec.Meta(ge=1, le=MAX_TASK)] | None = None
     activity: _Text | None = None
     timer: _Text | None = None
     wait: _Text | None = None
@@ -82,7 +85,7 @@ class _Action(msgspec.Struct, forbid_unknown_fields=True):
     data: msgspec.Raw = _ABSENT
     retry: _Retry | None = None
     version: str | None = None
-    app: str | None = None
+    app: _App | None = None
     id: str | None = None
     to: _Text | None = None
     # Of operations, whose worker reads them.
@@ -240,7 +243,7 @@ def _task(given: _Action, number: int, at: str, _: float) -> Action:
 def _operation(given: _Action, number: int, at: str, _: float) -> Action:
     name = given.operation or ""
     members = {
-        member: orjson.Fragment(bytes(value)) if isinstance(value, msgspec.Raw) else value
+        member: orjson.Fragment(_text(value, f"{at}.{member}") or "") if isinstance(value, msgspec.Raw) else value
         for member in _OTHERS
         if member in MEMBERS[PREFIX + name] and (value := getattr(given, member)) not in (None, _ABSENT)
     }

@@ -43,6 +43,7 @@ from mesh.workflows.worker import TurnWork
 __all__ = ["event_json", "turn_json"]
 
 FORM = "json"
+FIRST = -62135596800  # The year 1.
 _Render = Callable[[Any], bytes]
 
 
@@ -100,6 +101,7 @@ def _value(text: str | None) -> bytes:
 
 
 def _time(at: float) -> str:
+    at = min(max(at, FIRST), FOREVER)  # A timer of an SDK may lie beyond all years.
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -138,7 +140,7 @@ def _retrying(event: Retrying) -> bytes:
 
 
 def _timer(event: TimerCreated) -> bytes:
-    return _entry("timer", task=event.id, fireAt=_time(min(seconds(event.fire_at), FOREVER)))
+    return _entry("timer", task=event.id, fireAt=_time(seconds(event.fire_at)))
 
 
 def _raised(event: EventRaised) -> bytes:

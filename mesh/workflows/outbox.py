@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeAlias
 
 from mesh.deadlines import Deadlines
-from mesh.errors import BadArgumentError, MeshError, StateLimitError
+from mesh.errors import BadArgumentError, MeshError, MessageTooLargeError, StateLimitError
 from mesh.workflows.contracts import Deliver
 from mesh.workflows.errors import WorkflowError, WorkflowStalledError, WorkflowTooLargeError, WorkflowUnreadableError
 from mesh.workflows.events import Failure
@@ -32,7 +32,8 @@ OF_ONE_APP = 128  # of the same application: others do not wait for one that doe
 TELL_SECONDS = 30.0  # What one try may take.
 PAUSES = 0.5, 60.0  # Between tries; they double.
 TEXT = 4096  # The longest of an error that becomes part of a history.
-_NEVER = WorkflowError, BadArgumentError, StateLimitError  # The last two: no application or id is so called.
+_NEVER = WorkflowError, BadArgumentError, MessageTooLargeError, StateLimitError  # The last ones: for no store or name.
+_TOO_LARGE = WorkflowTooLargeError, MessageTooLargeError, StateLimitError
 _LATER = WorkflowStalledError, WorkflowUnreadableError  # What whoever owns the other instance may say, and not mean.
 
 Delivered: TypeAlias = Callable[[Ref, Sent, MeshError | None], None]
@@ -154,7 +155,7 @@ class Outbox:
         if line.gone:
             return False
         line.pause = PAUSES[0]
-        if isinstance(refused, WorkflowTooLargeError) and (smaller := _smaller(sent, refused)) is not None:
+        if isinstance(refused, _TOO_LARGE) and (smaller := _smaller(sent, refused)) is not None:
             line.waiting[0] = smaller  # The number of it is what counts: the parent must not wait for ever.
             return True
         line.waiting.popleft()
@@ -185,7 +186,7 @@ class Outbox:
             del self._lines[line.ref]
 
 
-def _smaller(sent: Sent, error: WorkflowTooLargeError) -> Sent | None:
+def _smaller(sent: Sent, error: MeshError) -> Sent | None:
     """Make what tells a parent that its child's outcome is too large for it."""
     message = sent.message
     if not isinstance(message, ChildDone) or (message.failure is not None and len(message.failure.message) <= TEXT):

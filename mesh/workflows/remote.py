@@ -52,6 +52,7 @@ LONG_SECONDS = 365 * 86400.0  # An activity may take as long as it likes; both s
 MAX_LEFT_ALONE = 1000
 _WORK = msgspec.msgpack.Decoder(TaskWork)
 _RESULT = msgspec.msgpack.Decoder(TaskResult)
+_MALFORMED = msgspec.DecodeError, UnicodeDecodeError, RecursionError
 
 Allows = Callable[[str, str], bool]
 """Whether another application may have an activity run here: its app id, and the activity's name."""
@@ -124,7 +125,7 @@ class Remote:
             raise _told_by(peer.app, read_error(problem))
         try:
             return _RESULT.decode(answer)
-        except msgspec.DecodeError as error:
+        except _MALFORMED as error:
             raise AppFailedError(f"a node of {peer.app} answered what cannot be read: {error}") from error
 
     def _leave_alone(self, node: str, seconds: float) -> None:
@@ -178,7 +179,7 @@ class Remote:
             raise PermissionDeniedError(f"activities run here for the namespace {self._caller.namespace} alone")
         try:
             work = _WORK.decode(await joined(request.parts()))
-        except (msgspec.DecodeError, RecursionError) as error:
+        except _MALFORMED as error:
             raise EventError(f"malformed activity: {error}") from error
         if work.owner != app_id or work.app != self._caller.app_id:
             raise PermissionDeniedError(f"{app_id[:100]} asks in the name of {work.owner[:100]}, for {work.app[:100]}")

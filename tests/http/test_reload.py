@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from tests.http.harness import App, Backbone, Node, component, gateway, yaml
+from tests.http.workflow_app import Worker
 from tests.support.eventually import eventually
 
 
@@ -547,6 +548,19 @@ async def test_who_may_use_workflows_is_another_one_from_then_on(
         await until("w", order=False, other=False)
         files.remove("w")
         await until(order=True, other=True)
+
+
+async def test_what_an_application_says_wrongly_of_its_workflows_is_told_once(
+    files: Files, memory: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Worker(workflowSettings={"turnTimeout": 5}) as app, running(files, memory, tmp_path, app=app) as node:
+        await until_logged(caplog, "workflowSettings.turnTimeout must be a duration")
+        files.write(s=subscription())
+        await eventually(lambda: _subscribed(node, "orders", "/one"))
+        files.write(s=subscription(routes={"default": "/two"}))
+        await eventually(lambda: _subscribed(node, "orders", "/two"))
+    told = [record for record in caplog.records if "turnTimeout" in record.getMessage()]
+    assert len(told) == 1
 
 
 async def test_the_breaker_of_a_subscription_that_changes_is_kept(

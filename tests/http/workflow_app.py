@@ -15,9 +15,10 @@ __all__ = ["Worker"]
 class Worker(App):
     """Runs ``order``: charges, waits for ``go``, and gives what it brings; ``charge`` fails as often as it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, **config: object) -> None:
         super().__init__()
         self.fails = False
+        self.config = {"workflows": ["order"], "activities": ["charge"], **config}
         self.answers["/workflow/run/order"] = lambda got, _: web.Response(body=orjson.dumps(self._turn(got.json)))
         self.answers["/workflow/activity/charge"] = lambda got, _: self._charge()
 
@@ -38,5 +39,5 @@ class Worker(App):
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/dapr/config":
             self.init.append(Got(request.method, request.raw_path, [], b""))
-            return web.Response(body=b'{"workflows": ["order"], "activities": ["charge"]}')
+            return web.Response(body=orjson.dumps(self.config))
         return await super()._handle(request)

@@ -174,6 +174,24 @@ def test_configurations(capsys: pytest.CaptureFixture[str], spec: object, expect
     assert found(capsys, "c.yaml")[1] == expected
 
 
+def test_workflows_that_others_may_use(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a Configuration is about workflows, no policy is told of; else policies whose callers prove nothing."""
+    Path("c.yaml").write_text(yaml("Configuration", "c", {"workflow": {"maxConcurrentActivityInvocations": 5}}))
+    _, openings, told = found(capsys, "c.yaml")
+    assert openings == [("low", "workflows-open")]
+    assert "any application of the namespace" in told[0]["problem"]["message"]
+    rules = [{"callers": [{"appID": "till"}], "workflows": [{"name": "*", "operations": ["schedule"]}]}]
+    Path("p.yaml").write_text(yaml("WorkflowAccessPolicy", "p", {"rules": rules}))
+    _, openings, told = found(capsys, "c.yaml", "p.yaml")
+    assert openings == [("high", "claimed-callers")]
+    assert told[0]["problem"]["file"] == "p.yaml"
+    monkeypatch.setenv("MESH_TRUST_MODE", "strict")
+    assert found(capsys, "c.yaml", "p.yaml")[1] == []
+    Path("p.yaml").write_text(yaml("WorkflowAccessPolicy", "p", {"rules": []}))
+    monkeypatch.delenv("MESH_TRUST_MODE")
+    assert found(capsys, "c.yaml", "p.yaml")[1] == []
+
+
 def test_callers_that_are_asked_to_prove_who_they_are(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from gateway.http import client as client_module
 from gateway.http.client import BusyError, ConnectError, HTTPClient
 from tests.support.eventually import eventually
+
+KEPT = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
 
 
 async def test_no_connection_while_others_are_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +46,51 @@ async def test_no_connection_while_others_are_in_use(monkeypatch: pytest.MonkeyP
             with pytest.raises(ConnectError) as failed:
                 await ask()
             assert not isinstance(failed.value, BusyError)
+
+
+async def test_a_peer_that_vanishes_is_noticed() -> None:
+    """However long an answer may take: the system looks whether the other side is there."""
+
+    async def ends(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(ends, "127.0.0.1", 0)
+    async with server, HTTPClient(*server.sockets[0].getsockname()) as client:
+        connection = await client._connect()
+        assert connection._transport is not None
+        opened = connection._transport.get_extra_info("socket")
+        assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        kept = [opened.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in KEPT if hasattr(socket, name)]
+        assert all(0 < each <= 60 for each in kept)
+        connection.close()
+
+
+class _Quick(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+async def test_a_server_with_room_for_five_gets_a_hundred_calls_at_once() -> None:
+    """Opened at the same time, most connections would not be accepted for seconds, and the last for a minute."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Quick)
+    assert server.request_queue_size == 5
+    serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+    serving.start()
+    try:
+        async with HTTPClient("127.0.0.1", server.server_port) as client, asyncio.timeout(20):
+
+            async def ask() -> None:
+                async with client.call("GET", "/", (), b"") as response:
+                    assert response.status == 200
+
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(100):
+                    tasks.create_task(ask())
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()

@@ -8,8 +8,8 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from gateway.grpc.messages import message
-from gateway.routes.workflow_answers import answer_of, result_of
-from gateway.routes.workflow_wire import EVENTS, GRPCWire
+from gateway.routes.workflow_answers import answer_of, result_of, seconds_of
+from gateway.routes.workflow_wire import EVENTS, GRPCWire, at
 from mesh.workflows import actions, events
 from mesh.workflows.actions import Answer
 from mesh.workflows.events import AnyEvent, Event, EventRaised, Failure, Origin, Parent, Trace
@@ -354,6 +354,23 @@ def test_an_action_of_a_later_protocol_fails_the_instance() -> None:
     (said,) = answer_of(response, "app").actions
     assert isinstance(said, actions.Complete)
     assert (said.id, said.status, said.failure and said.failure.type) == (3, Status.FAILED, "UnknownAction")
+
+
+def test_an_application_that_cannot_be_fails_the_instance() -> None:
+    response = message("WorkflowResponse", "")(
+        actions=[{"id": 3, "scheduleTask": {"name": "a"}, "router": {"targetAppID": "a" * 257}}]
+    )
+    (said,) = answer_of(response, "app").actions
+    assert isinstance(said, actions.Complete)
+    assert (said.id, said.status, said.failure and said.failure.type) == (3, Status.FAILED, "InvalidAnswer")
+
+
+@pytest.mark.parametrize(("seconds", "read"), [(2**63 - 1, LAST[0]), (-(2**63), -62135596800)])
+def test_times_beyond_all_years_can_be_written_again(seconds: int, read: int) -> None:
+    instance = message("CreateInstanceRequest", "")(scheduledStartTimestamp={"seconds": seconds})
+    scheduled = seconds_of(instance.scheduledStartTimestamp)
+    assert scheduled == read
+    message("WorkflowState", "")(scheduledStartTimestamp=at(scheduled))
 
 
 def test_what_a_turn_says_besides() -> None:

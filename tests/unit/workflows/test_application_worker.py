@@ -161,6 +161,29 @@ async def test_limits_of_time(app: App) -> None:
             await worker.turn(turn())
 
 
+async def test_waiting_for_a_place_is_no_time_of_the_application(app: App) -> None:
+    """Where ``--app-max-concurrency`` limits calls, the limits of time begin once there is a place."""
+    free = asyncio.Event()
+
+    async def when_free(_: Got, __: web.BaseRequest) -> web.StreamResponse:
+        await free.wait()
+        return web.Response()
+
+    app.answers[CHARGE] = when_free
+    async with HTTPApplication(f"http://127.0.0.1:{app.port}", max_concurrency=1) as application, task_group() as tasks:
+        first = tasks.create_task(ApplicationWorker(application, Declared()).task(task()))
+        await app.until(CHARGE, 1)
+        worker = ApplicationWorker(application, Declared(task_seconds=0.1))
+        second = tasks.create_task(worker.task(task()))
+        assert (await asyncio.wait([second], timeout=0.3))[0] == set()
+        free.set()
+        assert await first == await second == TaskResult()
+        free.clear()
+        late = await worker.task(task())
+        assert late.failure is not None
+        assert late.failure.type == "ActivityTimeout"
+
+
 async def test_an_answer_that_is_too_large(app: App, worker: ApplicationWorker) -> None:
     body = b'"' + b"x" * MAX_ANSWER_BYTES + b'"'
     app.answer(CHARGE, 200, body)

@@ -115,6 +115,23 @@ def _worker(**limits: int) -> Worker:
     return Worker(workflows, {"double": _double, "refuse": _refuse}, **limits)
 
 
+def _cannot_have(child: Child) -> Any:
+    try:
+        yield child
+    except Failed as error:
+        return error.failure.type
+
+
+async def test_a_child_that_no_store_can_hold_has_failed() -> None:
+    """Its parent does not wait for ever."""
+    async with AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(node("memory:", unique("n"), app_id=APP, registry=MemoryMesh()))
+        worker = Worker({"long": lambda _: _cannot_have(Child("all", 1, "x" * 5000))}, {})
+        await stack.enter_async_context(working(runtime, worker))
+        view = await _run(runtime, "long")
+        assert (view.state.status, view.output) == (Status.COMPLETED, '"WorkflowTooLarge"')
+
+
 async def test_what_a_workflow_can_do() -> None:
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(node("memory:", unique("n"), app_id=APP, registry=MemoryMesh()))

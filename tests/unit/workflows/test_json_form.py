@@ -98,6 +98,7 @@ def work(
         ),
         (TimerCreated(AT, 3, (1_800_000_000, 250_000_000)), {"event": "timer", "task": 3, "fireAt": NOW}),
         (TimerCreated(AT, 3, (FOREVER + 5, 0)), {"event": "timer", "task": 3, "fireAt": "9999-12-31T23:59:59.000Z"}),
+        (TimerCreated(AT, 3, (-(2**63), 0)), {"event": "timer", "task": 3, "fireAt": "0001-01-01T00:00:00.000Z"}),
         (TimerFired(AT, 3, (1_800_000_000, 0)), {"event": "fired", "task": 3}),
         (EventRaised(AT, "approve", "true"), {"event": "raised", "name": "approve", "data": True}),
         (EventRaised(AT, 'say "x"', '{"broken'), {"event": "raised", "name": 'say "x"', "data": '{"broken'}),
@@ -312,6 +313,15 @@ KINDS = "activity, timer, wait, workflow, operation, send, start"
         (
             b'{"actions": [{"operation": "state.get", "topic": "t"}]}',
             "actions[0].topic: state.get has no such member",
+        ),
+        (
+            b'{"actions": [{"operation": "publish", "pubsub": "p", "topic": "t", "data": "\xff"}]}',
+            "actions[0].data: no UTF-8",
+        ),
+        (b'{"actions": [{"wait": "a", "task": 2147483647}]}', "actions[0].task: expected `int` <= 2147483646"),
+        (
+            b'{"actions": [{"activity": "a", "app": "%b"}]}' % (b"a" * 257),
+            "actions[0].app: expected `str` of length <= 256",
         ),
         (b'{"complete": 1, "fail": {}}', "the answer: complete and fail are two ends"),
         (b'{"complete": "\xff"}', "complete: no UTF-8"),

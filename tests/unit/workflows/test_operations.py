@@ -112,6 +112,16 @@ async def test_state(worker: OperationsWorker) -> None:
     assert await result(worker, "state.get", **of) is None
 
 
+async def test_values_stay_as_they_were_written(app: ActorApp, worker: OperationsWorker) -> None:
+    """A number may have more digits than a float."""
+    text = '{"app": "app", "path": "/pay", "data": {"n": 12345678901234567890123, "x": 1.10}}'
+    assert (await worker.task(work("invoke", text))).failure is None
+    assert app.at("/pay")[0].body == b'{"n": 12345678901234567890123, "x": 1.10}'
+    deep = f'{{"store": "statestore", "key": "k", "value": {"[" * 1000}{"]" * 1000}}}'
+    came = await worker.task(work("state.set", deep))
+    assert came.failure is None or came.failure.type == "BAD_ARGUMENT"
+
+
 async def test_a_binding(app: ActorApp, worker: OperationsWorker) -> None:
     app.answer("/hook", 200, {"taken": 1})
     assert await result(worker, "binding", binding="hook", command="post", data={"x": 1}) == {"taken": 1}
@@ -134,6 +144,26 @@ async def test_an_actor(app: ActorApp, worker: OperationsWorker) -> None:
         ("state.get", {"kee": "k"}, "the input of mesh.state.get has 'kee', and may have key, metadata, store"),
         ("state.get", {"store": "s", "key": 1}, "key must be a string that is not empty"),
         ("publish", {"topic": "t", "metadata": {"a": 1}}, "metadata must be an object of strings"),
+        (
+            "invoke",
+            {"app": "app", "path": "/a b"},
+            "path must be percent-encoded where it has spaces, or other than printable ASCII",
+        ),
+        (
+            "invoke",
+            {"app": "app", "path": "/a\r\nx: y"},
+            "path must be percent-encoded where it has spaces, or other than printable ASCII",
+        ),
+        (
+            "invoke",
+            {"app": "app", "path": "/", "method": "GET /\r\n"},
+            "method must be a verb of HTTP, and is 'GET /\\r\\n'",
+        ),
+        (
+            "invoke",
+            {"app": "app", "path": "/", "headers": {"a": "b\n"}},
+            "the header a cannot hold the character U+000A",
+        ),
     ],
 )
 async def test_what_makes_no_sense(worker: OperationsWorker, name: str, given: object, told: str) -> None:

@@ -7,7 +7,16 @@ import pytest
 from mesh.workflows import decide, finishing
 from mesh.workflows.actions import Answer, Complete, CreateChild, CreateTimer, ScheduleTask, SendEvent, VersionMissing
 from mesh.workflows.errors import WorkflowEndedError, WorkflowStalledError
-from mesh.workflows.events import ChildFailed, EventRaised, Failure, Parent, Started, TaskCompleted, TurnStarted
+from mesh.workflows.events import (
+    MAX_CAUSES,
+    ChildFailed,
+    EventRaised,
+    Failure,
+    Parent,
+    Started,
+    TaskCompleted,
+    TurnStarted,
+)
 from mesh.workflows.messages import ChildDone, Raise, Resume, Start, Suspend, Terminate
 from mesh.workflows.state import Status, Step
 from tests.support.workflow_rules import NOW, Flow
@@ -97,6 +106,29 @@ def test_what_is_not_the_outcome_of_a_child_that_is_open_has_no_effect(message: 
     assert flow.tell(ChildDone("e-1", 1, "depot", failure=Failure("Lost", "gone"))) is not None
     assert flow.tell(ChildDone("e-1", 1, "depot", "1")) is None
     assert isinstance(flow.state.inbox[0], ChildFailed)
+
+
+def _deep(levels: int) -> Failure:
+    failure = Failure("Deepest", "")
+    for level in range(levels):
+        failure = Failure(f"T{level}", "", inner=failure)
+    return failure
+
+
+def test_of_a_failure_no_more_causes_are_kept_than_whoever_is_told_can_read() -> None:
+    """Of an activity, a child, and the instance itself; else no worker could read its history."""
+    flow = begun(ScheduleTask(1, "charge"), CreateChild(2, "c-1", "ship"))
+    flow.resolve(1, failure=_deep(500))
+    flow.tell(ChildDone("e-1", 2, "shop", failure=_deep(500)))
+    flow.turn(Complete(3, Status.FAILED, failure=_deep(500)))
+
+    failures = [event.failure for event in flow.instance.history if getattr(event, "failure", None) is not None]
+    assert len(failures) == 3
+    for failure in failures:
+        types = [failure.type]
+        while (failure := failure.inner) is not None:
+            types.append(failure.type)
+        assert types == [f"T{499 - level}" for level in range(MAX_CAUSES)]
 
 
 def test_between_turns_it_is_suspended_by_its_history_and_the_first_that_it_hears_is_that_it_goes_on() -> None:
