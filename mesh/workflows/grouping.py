@@ -65,9 +65,10 @@ class Grouping:
             raise StateError(ENDS)
         if self._store.alone:
             try:
-                return await self._deadlines.within(self._seconds, self._store.write, [item, check])
-            except DeadlineExceededError as error:
-                raise OutcomeUnknownError(f"nobody knows what the store did: {error!r}") from None
+                await self._deadlines.within(self._seconds, self._store.write, [item, check])
+            except DeadlineExceededError as late:
+                raise OutcomeUnknownError(f"nobody knows what the store did: {late!r}") from None
+            return
         came_to: asyncio.Future[MeshError | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, check, came_to))
         if self._on_their_way < AT_ONCE:
