@@ -11,6 +11,7 @@ What an application answers is read in ``json_answer``.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from contextlib import suppress
 from functools import lru_cache
@@ -19,7 +20,8 @@ from urllib.parse import quote
 import orjson
 
 from mesh.application import Application, Headers, read_within
-from mesh.errors import AppFailedError, AppUnreachableError
+from mesh.deadlines import Deadlines
+from mesh.errors import AppFailedError, AppUnreachableError, DeadlineExceededError
 from mesh.middleware import MiddlewareError
 from mesh.telemetry import is_traceparent, is_tracestate
 from mesh.workflows.actions import Answer
@@ -59,6 +61,7 @@ class ApplicationWorker:
         self.ended = asyncio.Event()
         self._application = application
         self._declared = declared
+        self._deadlines = Deadlines()
         # Of instances whose history the application says it keeps: the execution, and how many of its events.
         self._kept: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
@@ -109,7 +112,7 @@ class ApplicationWorker:
         path, headers = _run_path(work.name), _traced(_trace_of(work))
         try:
             status, told, body = await self._ask(what, path, headers, turn_json(work, kept), seconds)
-        except TimeoutError:
+        except DeadlineExceededError:
             raise AppFailedError(f"{what}: no answer to a turn within {seconds:g} s") from None
         return status, body, _header(told, KEPT)
 
@@ -142,8 +145,8 @@ class ApplicationWorker:
         body = b"" if work.input is None else work.input.encode()
         try:
             status, _, answer = await self._ask(what, _activity_path(work.name), _task_headers(work), body, seconds)
-        except TimeoutError:
-            return TaskResult(failure=Failure("ActivityTimeout", f"{what}: no answer within {seconds:g} s"))
+        except DeadlineExceededError as error:
+            return TaskResult(failure=Failure("ActivityTimeout", f"{what}: {error}"))
         except AnswerInvalidError as error:
             return TaskResult(failure=Failure("InvalidResult", f"{what}: {error}", final=True))
         if 200 <= status < 300:
@@ -159,14 +162,13 @@ class ApplicationWorker:
         """Give status, headers and body of the answer to a request that was taken.
 
         Raises:
-            TimeoutError: There was none in time.
+            DeadlineExceededError: There was none in time.
             AnswerInvalidError: It is too large.
             AppUnreachableError, AppFailedError: As ``turn`` and ``task`` say.
         """
         try:
-            async with asyncio.timeout(seconds), self._application.call("POST", path, headers, body) as response:
-                status, told = response.status, response.headers
-                answer = await read_within(response, MAX_ANSWER_BYTES)
+            limit = math.inf if seconds is None else seconds
+            status, told, answer = await self._deadlines.within(limit, self._asked, path, headers, body)
         except MiddlewareError as error:  # It was not passed on.
             raise AppUnreachableError(f"{what}: {error}") from error
         if status in NOT_TAKEN:
@@ -175,6 +177,10 @@ class ApplicationWorker:
         if answer is None:
             raise AnswerInvalidError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
         return status, told, answer
+
+    async def _asked(self, path: str, headers: Headers, body: bytes) -> tuple[int, Headers, bytes | None]:
+        async with self._application.call("POST", path, headers, body) as response:
+            return response.status, response.headers, await read_within(response, MAX_ANSWER_BYTES)
 
     async def _pause(self, headers: Headers) -> None:
         """Keep the place among those that run at once for as long as the application asks to be left alone."""
