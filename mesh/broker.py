@@ -420,6 +420,7 @@ class KeyValue(Protocol):
     ``get_many(keys)``, which is strong; one that writes many so has ``apply_each(operations)``, which does each for
     itself, of keys that differ, and gives ``None`` or the error of each; and one that writes many so under conditions,
     ``apply_guarded(pairs)``, likewise of pairs of a write and what is only checked for it.
+    One that gains nothing by that has a true ``alone``.
 
     Attributes:
         dotted: Whether it was opened for keys that are dotted paths, so that it can be scanned.

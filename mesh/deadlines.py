@@ -58,10 +58,10 @@ class Deadlines:
             return await self._exactly(seconds, text, call, *arguments)
         if seconds == math.inf:
             return await call(*arguments)
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None
         before = task.cancelling()
-        loop = asyncio.get_running_loop()
         watched = _Watched(task, loop.time() + seconds)
         self._watched.add(watched)
         if not self._sweeping:

@@ -23,6 +23,8 @@ _PATH = re.compile(r"(?:[A-Za-z0-9_=-]+\.)*[A-Za-z0-9_=-]+")
 class MemoryKeyValue:
     """Keys and values of this process; expired ones are dropped as later calls come by."""
 
+    alone = True
+
     def __init__(self, clock: Callable[[], float] = time.time, *, dotted: bool = False) -> None:
         """Start empty.
 

@@ -107,11 +107,13 @@ class StateStore:
             ``KEYS`` for listing. Without ``TRANSACTIONAL``, ``write`` gets one item.
         max_transaction: The most items of a transaction; None = no limit.
         guards: Whether a transaction may have items that are only checked.
+        alone: Whether many small writes are no faster together than each for itself, all on their way at once.
         volatile: Whether what is in it is gone with this process, which nobody else sees.
     """
 
     capabilities: Sequence[str] = ()
     guards: bool = True
+    alone: bool = False
     volatile: bool = False
     max_transaction: int | None = None
 
@@ -259,6 +261,7 @@ class KeyValueStateStore(StateStore):
         """Use an open store."""
         self._key_value = key_value
         self.max_transaction = getattr(key_value, "max_operations", None)
+        self.alone = getattr(key_value, "alone", False)
 
     async def get(self, key: str, *, strong: bool, metadata: Mapping[str, str] | None = None) -> Stored | None:
         """Read a key."""

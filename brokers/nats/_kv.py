@@ -44,6 +44,7 @@ class NatsKeyValue:
     """One bucket."""
 
     max_operations = MAX_OPERATIONS
+    alone = True
 
     def __init__(self, connection: Connection, bucket: str, *, dotted: bool = False) -> None:
         """Open a bucket whose stream exists."""

@@ -101,7 +101,7 @@ class EncryptedStateStore(StateStore):
         self._suffix = SEPARATOR + keys[0].name.encode()
         self.capabilities = tuple(each for each in store.capabilities if each != "QUERY_API")
         self.max_transaction = store.max_transaction
-        self.guards = store.guards
+        self.guards, self.alone = store.guards, store.alone
         self.volatile = store.volatile
         self.bound = getattr(store, "bound", False)
 

@@ -82,6 +82,11 @@ class LazyRecords(StateStore):
         self._deadlines = Deadlines()
         self._store: StateStore | None = None
 
+    @property
+    def alone(self) -> bool:  # type: ignore[override]  # it is known once the store is open
+        """See ``StateStore``."""
+        return self._store is not None and self._store.alone
+
     async def opened(self) -> StateStore:
         """Give the store.
 
@@ -157,7 +162,7 @@ class Prefixed(StateStore):
         """Use keys with a prefix only."""
         self.capabilities = store.capabilities
         self.max_transaction = store.max_transaction
-        self.guards = store.guards
+        self.guards, self.alone = store.guards, store.alone
         self._store = store
         self._prefix = prefix
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -195,8 +194,7 @@ class _Observed:
 
     async def task(self, work: TaskWork) -> TaskResult:
         with observed.RunningTask(self._parts.observer, self._parts.tracing, work) as running:
-            if running.trace is not work.trace:
-                work = dataclasses.replace(work, trace=running.trace)
+            work.trace = running.trace
             result = await self._worker.task(work)
             running.came(result)
         return result

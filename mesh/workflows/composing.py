@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mesh.errors import MeshError
 from mesh.workflows import decide, finishing
+from mesh.workflows.actions import Complete
 from mesh.workflows.errors import WorkflowNotFoundError
 from mesh.workflows.instance import Instance
 from mesh.workflows.memory import Asked, ChildrenOpenError, Entry, Expired, Impossible, Refused
@@ -70,7 +71,9 @@ def compose(entry: Entry, app: str, now: float) -> Batch:
         if isinstance(entry.answer, Impossible):
             step = finishing.stall(instance, entry.turn, finishing.TOO_LARGE, entry.answer.reason, now)
         else:
-            step = finishing.finish(instance, entry.turn, entry.answer, now, secrets.token_hex(16))
+            ends = any(isinstance(action, Complete) for action in entry.answer.actions)
+            new_execution = secrets.token_hex(16) if ends else ""
+            step = finishing.finish(instance, entry.turn, entry.answer, now, new_execution)
         if step is not None:
             _apply(entry, app, batch, step)
         else:

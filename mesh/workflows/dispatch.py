@@ -71,7 +71,7 @@ class Dispatch:
         self._guests: dict[int, _Guest] = {}
         self._numbers = itertools.count(1)
         self._timers: set[asyncio.TimerHandle] = set()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], set[asyncio.Task[None]] | None] = {}  # With those of its worker.
         self._engine: Engine
         self._group: asyncio.TaskGroup | None = None
 
@@ -207,9 +207,7 @@ class Dispatch:
                 work = self._run_guest(attached, number, name)
             else:
                 work = self._run_task(attached, ref, number, name)
-            task = self._start(work)
-            attached.running.add(task)
-            task.add_done_callback(attached.running.discard)
+            self._start(work, attached.running)
         if ref is not None and lane is self._tasks and not name.startswith(PREFIX):
             self._spread(name)
 
@@ -264,7 +262,7 @@ class Dispatch:
         if not away.found:
             if not away.seeking and away.pause.until <= now():
                 away.seeking = True
-                _ = self._start(self._seek(away))
+                self._start(self._seek(away))
         elif away.may_grow:
             away.growing = True
             self._later(GROW_SECONDS, grow)
@@ -272,14 +270,19 @@ class Dispatch:
     def _send_one(self, away: Away, queue: FairQueue, name: str) -> None:
         away.out += 1
         ref, number = queue.take(name)
-        _ = self._start(self._run_away(away, queue, ref, number, name))
+        self._start(self._run_away(away, queue, ref, number, name))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[Any, Any, None], others: set[asyncio.Task[None]] | None = None) -> None:
         assert self._group is not None
         task = self._group.create_task(work, name="workflow-work")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
+        self._running[task] = others
+        if others is not None:
+            others.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if (others := self._running.pop(task)) is not None:
+            others.discard(task)
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         def do() -> None:

@@ -5,7 +5,7 @@ Functions of values, as those of `mesh.workflows.decide`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 
 from msgspec.structs import replace
 
@@ -121,7 +121,8 @@ def finish(instance: Instance, turn: Turn, answer: Answer, now: float, new_execu
     else:
         failure = Failure("InvalidAnswer", f"the workflow's code ended with status {complete.status}", final=True)
         completed = Completed(now, complete.id, Status.FAILED, failure=failure)
-    children = _open(instance, new)[1] + made.children
+    closed = {outcome(event) for event in instance.wanted(new)}
+    children = _left(instance.children, CHILD, closed) + made.children
     append = (*new, *made.events, *_meanwhile(instance, turn), completed)
     return end(instance, turned, completed, append, made.outbox, children, now)
 
@@ -168,15 +169,15 @@ def _go_on(instance: Instance, turn: Turn, state: State, new: tuple[Event, ...],
     rest = _meanwhile(instance, turn)
     suspended = tuple(event for event in rest if type(event) is Suspended)
     append = (*new, *made.events, *suspended)
-    tasks, children = _open(instance, new)
-    dues = (instance.due({outcome(event) for event in instance.wanted(new)}), made.due)
+    closed = {outcome(event) for event in instance.wanted(new)}
+    dues = (instance.due(closed), made.due)
     return Step(
         replace(
             state,
             status=Status.SUSPENDED if state.status == Status.SUSPENDED else Status.RUNNING,
             events=state.events + len(append),
-            open_tasks=tasks + made.tasks,
-            open_children=children + made.children,
+            open_tasks=_left(instance.tasks, TASK, closed) + made.tasks,
+            open_children=_left(instance.children, CHILD, closed) + made.children,
             due=min((due for due in dues if due is not None), default=None),
             inbox=tuple(event for event in rest if type(event) is not Suspended),
             outbox=made.outbox.entries,
@@ -192,10 +193,9 @@ def _meanwhile(instance: Instance, turn: Turn) -> Sequence[AnyEvent]:
     return [event for event in instance.state.inbox[turn.taken :] if outcome(event) not in taken]
 
 
-def _open(instance: Instance, new: Sequence[Event]) -> tuple[int, int]:
-    """Count the activities and children that are open after what is new."""
-    closed = [outcome(event)[0] for event in instance.wanted(new)]
-    return len(instance.tasks) - closed.count(TASK), len(instance.children) - closed.count(CHILD)
+def _left(waiting: Sized, kind: int, closed: Iterable[tuple[int, int]]) -> int:
+    """Count what waits still, of what waited before some outcomes."""
+    return len(waiting) - sum([each == kind for each, _ in closed])
 
 
 def _continue(

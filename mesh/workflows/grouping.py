@@ -1,4 +1,7 @@
-"""Writes under fences, of whoever waits at the same time, go out together: a group commit."""
+"""Writes under fences, of whoever waits at the same time, go out together: a group commit.
+
+Where a store gains nothing by that, each goes out by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from mesh.errors import MeshError, OutcomeUnknownError, StateError
+from mesh.deadlines import Deadlines
+from mesh.errors import DeadlineExceededError, MeshError, OutcomeUnknownError, StateError
 from mesh.store import Item, StateStore
 from mesh.tasks import task_group
 
@@ -32,6 +36,7 @@ class Grouping:
         """Prepare; each write has so many seconds, then nobody knows what came of it."""
         self._store = store
         self._seconds = seconds
+        self._deadlines = Deadlines()
         self._waiting: deque[_Waiting] = deque()
         self._tasks: asyncio.TaskGroup | None = None
         self._on_their_way = 0
@@ -61,6 +66,12 @@ class Grouping:
         """
         if self._tasks is None:
             raise StateError(ENDS)
+        if self._store.alone:
+            try:
+                await self._deadlines.within(self._seconds, self._store.write, [item, check])
+            except DeadlineExceededError as late:
+                raise OutcomeUnknownError(f"nobody knows what the store did: {late!r}") from None
+            return
         came_to: asyncio.Future[MeshError | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, check, came_to))
         if self._on_their_way < AT_ONCE:

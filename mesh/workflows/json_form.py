@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -100,6 +101,7 @@ def _value(text: str | None) -> bytes:
     return text.encode()
 
 
+@lru_cache(256)  # That of a turn stands in it three times, soon after each other.
 def _time(at: float) -> str:
     at = min(max(at, FIRST), FOREVER)  # A timer of an SDK may lie beyond all years.
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -234,7 +234,7 @@ class Garbage:
     gone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Kept:
     """Where what an instance is lies in the store (a `mesh.workflows.contracts.Saved`).
 
@@ -275,7 +275,7 @@ class Kept:
         return bool(self.chunks or self.blobs or self.slots or self.garbage)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Plan:
     """What a step comes to: what is written beside the record, by its last token, then the record."""
 

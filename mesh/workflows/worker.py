@@ -50,7 +50,7 @@ class TurnWork:
     rendered: dict[str, list[bytes]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class TaskWork:
     """An activity to run, of an instance of this application or another one.
 
@@ -65,6 +65,7 @@ class TaskWork:
         execution_id: The same for all attempts.
         app: Whose worker it is for.
         since: When it was scheduled, Unix time in seconds.
+        trace: What it is below; who tells of its span puts that here.
     """
 
     owner: str
