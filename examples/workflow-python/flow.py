@@ -9,10 +9,11 @@ from urllib.parse import unquote
 class Task:
     """Something that a workflow asks for; ``yield`` gives its result once it is there."""
 
-    asked, done, result, error = False, False, None, None
+    asked, result, error = False, None, None
 
     def __init__(self, **action):
         self.action, self.tasks = action, [self]
+        self.done = "send" in action or "start" in action  # Nothing comes back of these.
 
 
 def activity(name, input=None, **more):
@@ -95,7 +96,7 @@ def run(code, history):
                     settle(task, happened["result"])
                 case "failed":
                     settle(task, error=happened["error"])
-                case "fired" | "sent" | "detached":
+                case "fired":
                     settle(task)
                 case "raised":
                     raised.append(happened)
