@@ -47,7 +47,7 @@ from mesh.spelling import did_you_mean
 from mesh.values import is_instant, parse_duration, parse_instant, parse_whole
 from mesh.workflows.errors import WorkflowNotFoundError
 from mesh.workflows.messages import Told
-from mesh.workflows.state import Status, View
+from mesh.workflows.state import ENDED, Status, View
 
 __all__ = ["MAX_EVENTS", "MAX_WAIT", "ROUTES"]
 
@@ -182,12 +182,15 @@ async def purge_many(asked: Asked) -> Answered:
         raise malformed("statuses must be a list of statuses")
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_PAGE:
         raise malformed(f"limit must be a whole number from 1 to {MAX_PAGE}")
+    force, chosen = _flag(given, "force"), _statuses(",".join(statuses or ()))
+    if open_ := [Status(each).name for each in chosen if each not in ENDED and not force]:
+        raise bad_request(f"statuses: one that is {open_[0]} has not ended; with force it is forgotten all the same")
     wanted = PurgeMany(
-        _statuses(",".join(statuses or ())),
+        chosen,
         ended_before=_since(older, "olderThan"),
         limit=limit,
         recursive=_flag(given, "recursive"),
-        force=_flag(given, "force"),
+        force=force,
     )
     told = cast("Told", await asked.run(PURGE_MANY, _app(asked), wanted, deadline_of(asked.request)))
     return json_response({"purged": told.count, "complete": told.complete})

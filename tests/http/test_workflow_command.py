@@ -150,9 +150,37 @@ CHANGES: list[tuple[tuple[str, ...], object, object, str, str]] = [
 async def test_what_it_changes(
     served: Served, mesh: Mesh, words: tuple[str, ...], answer: object, asked: object, out: str, told: str
 ) -> None:
-    served.block.answers |= dict.fromkeys(("start", "rerun", "purge", "purge_many"), answer)
+    served.block.answers |= {
+        **dict.fromkeys(("start", "rerun", "purge", "purge_many"), answer),
+        "show": Shown(VIEW, 3, "node"),
+    }
     code, got, said = await mesh(*words)
-    assert (code, got, told in said, served.block.asked) == (0, out, True, [("shop", asked)])
+    changes = [each for each in served.block.asked if not isinstance(each[1], Show)]
+    assert (code, got, told in said, changes) == (0, out, True, [("shop", asked)])
+
+
+@pytest.mark.parametrize("what", ["terminate", "suspend", "resume"])
+async def test_what_has_ended(served: Served, mesh: Mesh, what: str) -> None:
+    """It is not told to have changed; one that was terminated may be terminated twice."""
+    for status in (Status.COMPLETED, Status.TERMINATED):
+        served.block.answers["show"] = Shown(
+            View("o-1", State(1, "e", "order", status, AT, AT + 1, ended=AT + 1)), 3, "node"
+        )
+        code, _, said = await mesh(what, "o-1")
+        if what == "terminate" and status is Status.TERMINATED:
+            assert (code, said) == (0, "workflow o-1 is terminated\n")
+        else:
+            assert (code, said) == (1, f"error: workflow o-1 of shop has ended: {status.name}\n")
+            assert served.block.asked == [("shop", Show("o-1"))]
+
+
+async def test_purging_what_has_not_ended(served: Served, mesh: Mesh) -> None:
+    """It needs to be forced, which is said in place of that nothing goes."""
+    served.block.answers["purge_many"] = Told(1)
+    code, _, said = await mesh("purge", "--all-filter-status", "completed,running")
+    assert (code, served.block.asked) == (1, [])
+    assert "statuses: one that is RUNNING has not ended; with force it is forgotten all the same" in said
+    assert (await mesh("purge", "--all-filter-status", "running", "--force"))[0] == 0
 
 
 async def test_purging_goes_on(served: Served, mesh: Mesh) -> None:
