@@ -91,6 +91,8 @@ async def get(asked: Asked) -> Answered:
 
 async def raise_event(asked: Asked) -> Answered:
     """Raise an event of an instance; the body is what it brings, as it is."""
+    if not asked.text(2):
+        raise refused(asked, "EVENT_NAME_MISSING")
     event = RaiseEvent(asked.text(1), asked.text(2), text_of(await read_body(asked.request), "data"))
     app_id = of_app(asked, query_of(asked.query).get("appID"))
     await asked.run(RAISE_EVENT, app_id, event, deadline_of(asked.request))

@@ -208,6 +208,7 @@ REFUSED: list[tuple[str, str, object, int, str, str]] = [
     ("GET", f"{W}/w?appID=a/b", None, 400, "ERR_WORKFLOW_APP_ID_INVALID", "'a/b' is invalid"),
     ("POST", f"{W}/w/start", b"\xff", 400, "ERR_BAD_REQUEST", "the input is not UTF-8"),
     ("POST", f"{W}/w/raiseEvent/e", b"\xff", 400, "ERR_BAD_REQUEST", "the data is not UTF-8"),
+    ("POST", f"{W}/w/raiseEvent/", None, 400, "ERR_WORKFLOW_EVENT_NAME_MISSING", "missing workflow event name"),
     ("POST", f"{W}/w/terminate", b"{", 400, "ERR_MALFORMED_REQUEST", "unexpected end of data"),
     ("POST", f"{W}/w/pause", b"[]", 400, "ERR_MALFORMED_REQUEST", "the body must be an object"),
     ("POST", f"{W}/w/purge", {"instanceID": 1}, 400, "ERR_MALFORMED_REQUEST", "instanceid must be a string"),

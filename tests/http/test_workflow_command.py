@@ -41,6 +41,7 @@ HISTORY = (
     events.TurnStarted(AT + 0.001),
     events.TaskScheduled(AT + 0.003, 0, "charge", "x", '"' + "y" * 80 + '"'),
     events.TimerCreated(AT + 0.003, 1, (1_800_000_060, 0)),
+    events.Retrying(AT + 0.020, 0, 2, AT + 0.040, events.Failure("Refused", "not yet")),
     events.TaskFailed(AT + 0.051, 0, "x", events.Failure("Refused", "no\x1b[31m")),
     events.EventRaised(AT + 2, "approved", "true"),
     events.TimerFired(AT + 60, 1, (1_800_000_060, 0)),
@@ -50,14 +51,15 @@ HISTORY = (
 
 TIMELINE = f"""\
 order  o-1  RUNNING
-+0.000   order      started          {{"total": 7}}
++0.000   order      started           {{"total": 7}}
 +0.001              turn
-+0.003   charge #0  scheduled        {"y" * 59}…
-+0.003   timer #1   timer set        2027-01-15T08:01:00Z
-+0.051   charge #0  failed in 48 ms  Refused: no�[31m
-+2.000   approved   event raised     true
-+60.000  timer #1   fired in 60.0 s  2027-01-15T08:01:00Z
-+60.500             FAILED           Refused: no""".splitlines()
++0.003   charge #0  scheduled         {"y" * 59}…
++0.003   timer #1   timer set         2027-01-15T08:01:00Z
++0.020   charge #0  attempt 1 failed  Refused: not yet
++0.051   charge #0  failed in 48 ms   Refused: no�[31m
++2.000   approved   event raised      true
++60.000  timer #1   fired in 60.0 s   2027-01-15T08:01:00Z
++60.500             FAILED            Refused: no""".splitlines()
 
 
 @pytest.fixture
