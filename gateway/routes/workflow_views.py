@@ -12,7 +12,16 @@ from gateway.http.response import Answered, json_response
 from gateway.routes.request import deadline_of, every, members, query_of, raw_member, read_body, read_json
 from gateway.routes.route import Asked, Route
 from gateway.routes.workflow_events import shown_event, shown_text
-from gateway.routes.workflows import of_app, properties, refused, started, status_name, text_of, timestamp
+from gateway.routes.workflows import (
+    check_new_id,
+    of_app,
+    properties,
+    refused,
+    started,
+    status_name,
+    text_of,
+    timestamp,
+)
 from mesh.blocks.workflows import (
     HISTORY,
     LIST,
@@ -141,6 +150,7 @@ async def rerun(asked: Asked) -> Answered:
         overwrite="input" in given,
         new_child_id=_text(given, "newChildID"),
     )
+    check_new_id(asked, wanted.new_id)
     made = await asked.run(RERUN, _app(asked), wanted, deadline_of(asked.request))
     return json_response({"instanceID": made}, 202)
 
@@ -293,6 +303,8 @@ def _row(view: View) -> dict[str, object]:
 
 def _waiting(view: View) -> dict[str, object] | None:
     state = view.state
+    if state.ended is not None:
+        return None
     found = {
         "activities": state.open_tasks,
         "children": state.open_children,

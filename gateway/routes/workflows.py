@@ -41,6 +41,7 @@ from mesh.values import parse_instant
 from mesh.workflows.state import Status, View
 
 __all__ = [
+    "check_new_id",
     "MAX_ID_BYTES",
     "RPCS",
     "ROUTES",
@@ -215,11 +216,16 @@ async def started(asking: Asking, app_id: str, wanted: Start, deadline: float | 
     """Start an instance; gives its id. What its name and id may be is asked for here alone, as by the reference."""
     if not wanted.name:
         raise refused(asking, "NAME_MISSING")
-    if len(wanted.id.encode(errors="replace")) > MAX_ID_BYTES:
-        raise refused(asking, "ID_TOO_LONG", MAX_ID_BYTES)
-    if not all(each in "_-" or unicodedata.category(each)[0] == "L" or each.isdecimal() for each in wanted.id):
-        raise refused(asking, "ID_INVALID", id=wanted.id)
+    check_new_id(asking, wanted.id)
     return cast("str", await asking.run(START, app_id, wanted, deadline))
+
+
+def check_new_id(asking: Asking, id_: str) -> None:
+    """Raise ``APIError`` for an id that a caller may not give to an instance."""
+    if len(id_.encode(errors="replace")) > MAX_ID_BYTES:
+        raise refused(asking, "ID_TOO_LONG", MAX_ID_BYTES)
+    if not all(each in "_-" or unicodedata.category(each)[0] == "L" or each.isdecimal() for each in id_):
+        raise refused(asking, "ID_INVALID", id=id_)
 
 
 async def _get(asking: Asking, app_id: str, id_: str) -> View:
