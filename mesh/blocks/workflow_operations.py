@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 
 from mesh.errors import AppFailedError, BadArgumentError, MeshError
+from mesh.event import is_json, media_type
 from mesh.operation import UNTRACED, Caller, Context, Method, Operation, Trace
 from mesh.workflows.events import Failure
 from mesh.workflows.operations import IDEMPOTENCY_KEY, MEMBERS, PREFIX
@@ -135,8 +136,17 @@ class _Asked:
             raise BadArgumentError(f"{name} must be an object of strings")
         return dict(value)
 
-    def data(self, name: str) -> bytes:
-        return orjson.dumps(self._members[name]) if name in self._members else b""
+    def data(self, name: str, content_type: str = JSON) -> bytes:
+        """Give a member as JSON, but a text of another content type as it is."""
+        value = self._members.get(name)
+        if isinstance(value, str) and not is_json(media_type(content_type)):
+            return value.encode()
+        return orjson.dumps(value) if name in self._members else b""
+
+    def trace(self) -> dict[str, str]:
+        """Give the headers that say what a call belongs to."""
+        found = {"traceparent": self._context.traceparent, "tracestate": self._context.tracestate}
+        return {name: value for name, value in found.items() if value}
 
 
 def _read(work: TaskWork) -> _Members:
@@ -157,12 +167,12 @@ async def _invoke(asked: _Asked) -> object:
     from mesh.blocks.invocation import INVOKE, Call
 
     app, path, method = asked.text("app"), asked.text("path"), asked.text("method", "POST")
-    headers = [*asked.texts("headers").items(), (IDEMPOTENCY_KEY, asked.key)]
-    if not any(name.lower() == "content-type" for name, _ in headers):
-        headers.append(("Content-Type", JSON))
+    given = {name.lower(): value for name, value in asked.texts("headers").items()}
+    headers = {"content-type": JSON, IDEMPOTENCY_KEY: asked.key, **asked.trace(), **given}
+    data = asked.data("data", headers["content-type"])
     target = path if path[:1] == "/" else f"/{path}"
     async with cast(
-        "Answer", await asked.run(INVOKE, app, Call(method, target, headers, asked.data("data")))
+        "Answer", await asked.run(INVOKE, app, Call(method, target, list(headers.items()), data))
     ) as answer:
         body = await _whole(answer)
     if answer.status >= 400:
@@ -209,7 +219,8 @@ async def _publish(asked: _Asked) -> object:
     from mesh.blocks.topics import PUBLISH, Publish
 
     metadata = {"cloudevent.id": asked.key, **asked.texts("metadata")}
-    event = Publish(asked.text("topic"), asked.data("data"), asked.text("contentType", JSON), metadata)
+    content_type = asked.text("contentType", JSON)
+    event = Publish(asked.text("topic"), asked.data("data", content_type), content_type, metadata)
     await asked.run(PUBLISH, asked.text("pubsub"), event)
     return None
 
