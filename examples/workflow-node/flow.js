@@ -4,7 +4,7 @@
 const http = require('node:http');
 
 // Something that a workflow asks for; `yield` gives its result once it is there.
-const task = (action) => ({ action, number: 0, done: false });
+const task = (action) => ({ action, number: 0, done: Boolean(action.send || action.start) }); // Nothing comes back of these.
 const activity = (name, input, more) => task({ activity: name, input, ...more });
 const timer = (when) => task({ timer: when });
 const event = (name) => task({ wait: name });
@@ -57,7 +57,7 @@ function run(code, history) {
       const which = asked[(happened.task ?? 0) - 1];
       if (happened.event === 'completed') settle(which, { result: happened.result });
       if (happened.event === 'failed') settle(which, { error: happened.error });
-      if (['fired', 'sent', 'detached'].includes(happened.event)) settle(which, {});
+      if (happened.event === 'fired') settle(which, {});
       if (happened.event === 'raised') raised.push(happened);
       matchEvents();
       ended = goOn();
@@ -100,4 +100,4 @@ function serve(workflows, activities) {
   server.listen(port, '127.0.0.1', () => console.log(`Worker listening on port ${port}`));
 }
 
-module.exports = { activity, timer, event, workflow, allOf, anyOf, serve };
+module.exports = { task, activity, timer, event, workflow, allOf, anyOf, serve };

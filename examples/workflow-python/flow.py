@@ -9,10 +9,11 @@ from urllib.parse import unquote
 class Task:
     """Something that a workflow asks for; ``yield`` gives its result once it is there."""
 
-    asked, done, result, error = False, False, None, None
+    asked, result, error = False, None, None
 
     def __init__(self, **action):
         self.action, self.tasks = action, [self]
+        self.done = "send" in action or "start" in action  # Nothing comes back of these.
 
 
 def activity(name, input=None, **more):
@@ -60,7 +61,8 @@ class Failed(Exception):
 
 def run(code, history):
     """Run a workflow from its beginning, over all that has happened; give all that it asks for, and how it ended."""
-    asked, raised, answer, waits = [], [], {}, all_of()
+    asked, raised, answer, waits = [], [], {}, Task()
+    waits.done = True  # The code waits for nothing yet.
 
     def settle(task, result=None, error=None):
         if task is not None and not task.done:
@@ -69,8 +71,7 @@ def run(code, history):
     def go_on():
         nonlocal waits
         while waits.done:
-            result = waits.result if asked else None
-            waits = code.throw(Failed(waits.error)) if waits.error else code.send(result)
+            waits = code.throw(Failed(waits.error)) if waits.error else code.send(waits.result)
             for task in waits.tasks:
                 if not task.asked:
                     task.asked = True
@@ -95,7 +96,7 @@ def run(code, history):
                     settle(task, happened["result"])
                 case "failed":
                     settle(task, error=happened["error"])
-                case "fired" | "sent" | "detached":
+                case "fired":
                     settle(task)
                 case "raised":
                     raised.append(happened)

@@ -218,15 +218,25 @@ def _raise(gateway: Run, found: argparse.Namespace) -> int:
 
 def _terminate(gateway: Run, found: argparse.Namespace) -> int:
     id_ = found.words[0]
-    _asked(gateway, "POST", f"{_one(id_)}/terminate", id_, _body({}, "output", found.given_output))
+    body = _body({}, "output", found.given_output)
+    _not_ended(gateway, id_, "TERMINATED")
+    _asked(gateway, "POST", f"{_one(id_)}/terminate", id_, body)
     note(f"workflow {id_} is terminated")
     return 0
 
 
 def _tell(gateway: Run, found: argparse.Namespace) -> int:
     id_ = found.words[0]
+    _not_ended(gateway, id_)
     _asked(gateway, "POST", f"{_one(id_)}/{found.what}", id_, _body({"reason": found.reason}))
     return _done(found, id_, "", {"suspend": "suspended", "resume": "resumed"}[found.what])
+
+
+def _not_ended(gateway: Run, id_: str, wanted: str = "") -> None:
+    """Raise ``ConfigError`` where it has ended, but as it is wanted: the API takes what changes nothing any more."""
+    told = _asked(gateway, "GET", _one(id_), id_)
+    if "endedAt" in told and told["runtimeStatus"] != wanted:
+        raise ConfigError(f"workflow {id_} of {gateway.app_id} has ended: {told['runtimeStatus']}")
 
 
 def _done(found: argparse.Namespace, id_: str, text: str, outcome: str) -> int:

@@ -31,6 +31,7 @@ _SAYS: Mapping[str, str] = {
     "detached": "started, apart",
 }
 _BEGINS = frozenset({"scheduled", "child", "timer"})
+_ENDS = frozenset({"completed", "failed", "childCompleted", "childFailed", "fired"})
 
 
 def timeline(told: Mapping[str, Any], *, whole: bool) -> str:
@@ -49,9 +50,15 @@ def timeline(told: Mapping[str, Any], *, whole: bool) -> str:
         kind, at, task = event["event"], _seconds(event["at"]), event.get("task")
         if kind in _BEGINS:
             names[task], begun[task] = _name(event), at
-        took = f" in {_took(at - begun[task])}" if task in begun and kind not in _BEGINS else ""
+        took = f" in {_took(at - begun[task])}" if task in begun and kind in _ENDS else ""
         subject = f"{names[task]} #{task}" if task in names else _name(event)
-        what = event["runtimeStatus"] if kind == "ended" else _SAYS.get(kind, kind) + took
+        match kind:
+            case "ended":
+                what = event["runtimeStatus"]
+            case "retrying":
+                what = f"attempt {event['attempt'] - 1} failed"
+            case _:
+                what = _SAYS.get(kind, kind) + took
         rows.append((f"+{at - since:.3f}", subject, what, _value(event, whole)))
         kinds.append({"ended": "completed" if what == "COMPLETED" else "failed"}.get(kind, kind))
     head = f"{told['workflowName']}  {told['instanceID']}  {told['runtimeStatus']}"
@@ -78,7 +85,7 @@ def _took(seconds: float) -> str:
 def _name(event: Mapping[str, Any]) -> str:
     """Say what an event is about; a timer that an application has not named is one."""
     found = event.get("activity") or event.get("workflow") or event.get("name")
-    return str(found or ("timer" if event["event"] == "timer" else ""))
+    return _cut(str(found or ("timer" if event["event"] == "timer" else "")))
 
 
 def _value(event: Mapping[str, Any], whole: bool) -> str:
@@ -91,4 +98,8 @@ def _value(event: Mapping[str, Any], whole: bool) -> str:
         told = ("input", "data", "result", "output", "fireAt", "why", "reason")
         found = next((event[name] for name in told if name in event), None)
         text = "" if found is None else found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-    return text if whole or len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return text if whole else _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

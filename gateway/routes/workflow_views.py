@@ -13,7 +13,7 @@ from gateway.routes.request import deadline_of, every, members, query_of, raw_me
 from gateway.routes.route import Asked, Route
 from gateway.routes.workflow_events import shown_event, shown_text
 from gateway.routes.workflows import (
-    check_id,
+    check_new_id,
     of_app,
     properties,
     refused,
@@ -56,7 +56,7 @@ from mesh.spelling import did_you_mean
 from mesh.values import is_instant, parse_duration, parse_instant, parse_whole
 from mesh.workflows.errors import WorkflowNotFoundError
 from mesh.workflows.messages import Told
-from mesh.workflows.state import Status, View
+from mesh.workflows.state import ENDED, Status, View
 
 __all__ = ["MAX_EVENTS", "MAX_WAIT", "ROUTES"]
 
@@ -150,7 +150,7 @@ async def rerun(asked: Asked) -> Answered:
         overwrite="input" in given,
         new_child_id=_text(given, "newChildID"),
     )
-    check_id(asked, wanted.new_id)
+    check_new_id(asked, wanted.new_id)
     made = await asked.run(RERUN, _app(asked), wanted, deadline_of(asked.request))
     return json_response({"instanceID": made}, 202)
 
@@ -192,12 +192,15 @@ async def purge_many(asked: Asked) -> Answered:
         raise malformed("statuses must be a list of statuses")
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_PAGE:
         raise malformed(f"limit must be a whole number from 1 to {MAX_PAGE}")
+    force, chosen = _flag(given, "force"), _statuses(",".join(statuses or ()))
+    if open_ := [Status(each).name for each in chosen if each not in ENDED and not force]:
+        raise bad_request(f"statuses: one that is {open_[0]} has not ended; with force it is forgotten all the same")
     wanted = PurgeMany(
-        _statuses(",".join(statuses or ())),
+        chosen,
         ended_before=_since(older, "olderThan"),
         limit=limit,
         recursive=_flag(given, "recursive"),
-        force=_flag(given, "force"),
+        force=force,
     )
     told = cast("Told", await asked.run(PURGE_MANY, _app(asked), wanted, deadline_of(asked.request)))
     return json_response({"purged": told.count, "complete": told.complete})
@@ -300,6 +303,8 @@ def _row(view: View) -> dict[str, object]:
 
 def _waiting(view: View) -> dict[str, object] | None:
     state = view.state
+    if state.ended is not None:
+        return None
     found = {
         "activities": state.open_tasks,
         "children": state.open_children,

@@ -41,10 +41,10 @@ from mesh.values import parse_instant
 from mesh.workflows.state import Status, View
 
 __all__ = [
+    "check_new_id",
     "MAX_ID_BYTES",
     "RPCS",
     "ROUTES",
-    "check_id",
     "of_app",
     "properties",
     "refused",
@@ -92,6 +92,8 @@ async def get(asked: Asked) -> Answered:
 
 async def raise_event(asked: Asked) -> Answered:
     """Raise an event of an instance; the body is what it brings, as it is."""
+    if not asked.text(2):
+        raise refused(asked, "EVENT_NAME_MISSING")
     event = RaiseEvent(asked.text(1), asked.text(2), text_of(await read_body(asked.request), "data"))
     app_id = of_app(asked, query_of(asked.query).get("appID"))
     await asked.run(RAISE_EVENT, app_id, event, deadline_of(asked.request))
@@ -214,12 +216,12 @@ async def started(asking: Asking, app_id: str, wanted: Start, deadline: float | 
     """Start an instance; gives its id. What its name and id may be is asked for here alone, as by the reference."""
     if not wanted.name:
         raise refused(asking, "NAME_MISSING")
-    check_id(asking, wanted.id)
+    check_new_id(asking, wanted.id)
     return cast("str", await asking.run(START, app_id, wanted, deadline))
 
 
-def check_id(asking: Asking, id_: str) -> None:
-    """Refuse what cannot be the id of an instance that begins."""
+def check_new_id(asking: Asking, id_: str) -> None:
+    """Raise ``APIError`` for an id that a caller may not give to an instance."""
     if len(id_.encode(errors="replace")) > MAX_ID_BYTES:
         raise refused(asking, "ID_TOO_LONG", MAX_ID_BYTES)
     if not all(each in "_-" or unicodedata.category(each)[0] == "L" or each.isdecimal() for each in id_):

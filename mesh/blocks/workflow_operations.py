@@ -18,6 +18,7 @@ import msgspec
 import orjson
 
 from mesh.errors import AppFailedError, BadArgumentError, MeshError
+from mesh.event import is_json, media_type
 from mesh.fields import TOKEN
 from mesh.operation import UNTRACED, Caller, Context, Method, Operation, Trace
 from mesh.workflows.events import Failure
@@ -141,9 +142,17 @@ class _Asked:
             raise BadArgumentError(f"{name} must be an object of strings")
         return dict(value)
 
-    def data(self, name: str) -> bytes:
-        """Give a value as it was written: no number of it loses a digit."""
+    def data(self, name: str, content_type: str = JSON) -> bytes:
+        """Give a value as it was written: no number of it loses a digit; a text of another content type as it is."""
+        value = self._members.get(name)
+        if isinstance(value, str) and not is_json(media_type(content_type)):
+            return value.encode()
         return bytes(self._written.get(name, b""))
+
+    def trace(self) -> dict[str, str]:
+        """Give the headers that say what a call belongs to."""
+        found = {"traceparent": self._context.traceparent, "tracestate": self._context.tracestate}
+        return {name: value for name, value in found.items() if value}
 
 
 def _read(work: TaskWork) -> tuple[_Members, Mapping[str, msgspec.Raw]]:
@@ -166,16 +175,16 @@ async def _invoke(asked: _Asked) -> object:
     from mesh.blocks.invocation import INVOKE, Call
 
     app, path, method = asked.text("app"), asked.text("path"), asked.text("method", "POST")
-    headers = [*asked.texts("headers").items(), (IDEMPOTENCY_KEY, asked.key)]
-    if not any(name.lower() == "content-type" for name, _ in headers):
-        headers.append(("Content-Type", JSON))
+    given = {name.lower(): value for name, value in asked.texts("headers").items()}
+    headers = {"content-type": JSON, IDEMPOTENCY_KEY: asked.key, **asked.trace(), **given}
+    data = asked.data("data", headers["content-type"])
     target = path if path[:1] == "/" else f"/{path}"
     if not _PATH.fullmatch(target):
         raise BadArgumentError("path must be percent-encoded where it has spaces, or other than printable ASCII")
     if not TOKEN.fullmatch(method):
         raise BadArgumentError(f"method must be a verb of HTTP, and is {method[:20]!r}")
     async with cast(
-        "Answer", await asked.run(INVOKE, app, Call(method, target, headers, asked.data("data")))
+        "Answer", await asked.run(INVOKE, app, Call(method, target, list(headers.items()), data))
     ) as answer:
         body = await _whole(answer)
     if answer.status >= 400:
@@ -222,7 +231,8 @@ async def _publish(asked: _Asked) -> object:
     from mesh.blocks.topics import PUBLISH, Publish
 
     metadata = {"cloudevent.id": asked.key, **asked.texts("metadata")}
-    event = Publish(asked.text("topic"), asked.data("data"), asked.text("contentType", JSON), metadata)
+    content_type = asked.text("contentType", JSON)
+    event = Publish(asked.text("topic"), asked.data("data", content_type), content_type, metadata)
     await asked.run(PUBLISH, asked.text("pubsub"), event)
     return None
 

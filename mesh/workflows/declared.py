@@ -22,6 +22,7 @@ ANY = "*"
 MAX_NAMES = 10_000
 MAX_AT_ONCE = 10_000
 SETTINGS = "workflowSettings"
+KNOWN = ("maxConcurrentWorkflows", "maxConcurrentActivities", "turnTimeout", "activityTimeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ def read_declared(answer: bytes) -> tuple[Declared, list[str]]:
     if given is not None and not isinstance(given, dict):
         reading.wrong(SETTINGS, given, "an object")
     settings, at, default = lowered(given) if isinstance(given, dict) else {}, f"{SETTINGS}.", Declared()
+    for name in settings.keys() - {each.lower() for each in KNOWN}:
+        reading.note(f"{SETTINGS} has no {shown(name)}; there are {', '.join(KNOWN)}")
     declared = Declared(
         workflows,
         activities,

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -160,6 +161,49 @@ def test_workflow(home: MeshHome, tmp_path: Path, name: str) -> None:
         run.until(f"^== APP - {name} == The bank is away$")
         run.until(f"^== APP - {name} == Gave back the payment of 5000$")
         run.stop()
+
+
+SENDERS = {
+    "workflow-python": (
+        "from flow import Task, all_of, serve\n"
+        "def code(given):\n"
+        "    nothing = yield all_of()\n"
+        "    yield Task(send='go', to='other')\n"
+        "    yield Task(start='audit', id='a-1')\n"
+        "    return [nothing, given]\n"
+        "serve({'code': code}, {})\n"
+    ),
+    "workflow-node": (
+        "const { task, allOf, serve } = require('./flow');\n"
+        "serve({ *code(given) {\n"
+        "  const nothing = yield allOf();\n"
+        "  yield task({ send: 'go', to: 'other' });\n"
+        "  yield task({ start: 'audit', id: 'a-1' });\n"
+        "  return [nothing, given];\n"
+        "} }, {});\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["workflow-python", "workflow-node"])
+def test_workflow_does_not_wait_for_what_it_sends(tmp_path: Path, name: str) -> None:
+    """Nothing comes back of an event that it sends, or of an instance that it starts apart, or of no tasks at all."""
+    program = [sys.executable] if name == "workflow-python" else ["node"]
+    needs(program[0])
+    source = copied(name, tmp_path) / "code"
+    source.write_text(SENDERS[name])
+    environ = {**os.environ, "APP_PORT": str(port := free_port())}
+    with subprocess.Popen([*program, source], env=environ, cwd=source.parent, stdout=subprocess.PIPE) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline().startswith(b"Worker listening")
+            turn = json.dumps({"input": 7, "history": [{"event": "started"}]}).encode()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/workflow/run/code", turn, timeout=60) as answer:
+                told = json.load(answer)
+        finally:
+            worker.kill()
+    asked = [{"send": "go", "to": "other"}, {"start": "audit", "id": "a-1"}]
+    assert told == {"actions": asked, "complete": [[], 7]}
 
 
 def test_dapr_yaml(home: MeshHome, tmp_path: Path) -> None:

@@ -208,6 +208,7 @@ REFUSED: list[tuple[str, str, object, int, str, str]] = [
     ("GET", f"{W}/w?appID=a/b", None, 400, "ERR_WORKFLOW_APP_ID_INVALID", "'a/b' is invalid"),
     ("POST", f"{W}/w/start", b"\xff", 400, "ERR_BAD_REQUEST", "the input is not UTF-8"),
     ("POST", f"{W}/w/raiseEvent/e", b"\xff", 400, "ERR_BAD_REQUEST", "the data is not UTF-8"),
+    ("POST", f"{W}/w/raiseEvent/", None, 400, "ERR_WORKFLOW_EVENT_NAME_MISSING", "missing workflow event name"),
     ("POST", f"{W}/w/terminate", b"{", 400, "ERR_MALFORMED_REQUEST", "unexpected end of data"),
     ("POST", f"{W}/w/pause", b"[]", 400, "ERR_MALFORMED_REQUEST", "the body must be an object"),
     ("POST", f"{W}/w/purge", {"instanceID": 1}, 400, "ERR_MALFORMED_REQUEST", "instanceid must be a string"),
@@ -221,8 +222,15 @@ REFUSED: list[tuple[str, str, object, int, str, str]] = [
     ("POST", MESH, None, 400, "ERR_WORKFLOW_NAME_MISSING", "workflow name is not configured"),
     ("POST", MESH, {"name": "w", "startTime": "now"}, 400, "ERR_BAD_REQUEST", "startTime: not a time"),
     ("POST", MESH, {"name": 1}, 400, "ERR_MALFORMED_REQUEST", "name must be a string"),
-    ("POST", f"{MESH}/w/rerun", {"newInstanceID": "a/b"}, 400, "ERR_INSTANCE_ID_INVALID", "instance ID 'a/b' is invalid"),
+        "POST",
+        f"{MESH}/w/rerun",
+        {"newInstanceID": "a/b"},
+        400,
+        "ERR_INSTANCE_ID_INVALID",
+        "instance ID 'a/b' is invalid",
+    ),
     ("POST", f"{MESH}/w/rerun", {"event": -1}, 400, "ERR_MALFORMED_REQUEST", "the number of an event"),
+    ("POST", f"{MESH}/w/rerun", {"newInstanceID": "a b"}, 400, "ERR_INSTANCE_ID_INVALID", "'a b' is invalid"),
     ("POST", f"{MESH}/w/terminate", {"recursive": 1}, 400, "ERR_MALFORMED_REQUEST", "recursive must be true or false"),
     ("POST", f"{MESH}/purge", {"statuses": "a"}, 400, "ERR_MALFORMED_REQUEST", "a list of statuses"),
     ("POST", f"{MESH}/purge", {"limit": 1001}, 400, "ERR_MALFORMED_REQUEST", "a whole number from 1 to 1000"),
@@ -370,12 +378,14 @@ async def test_no_instance(served: Served) -> None:
 async def test_list(served: Served) -> None:
     """With what each waits for, and how the next page is asked for."""
     waiting = State(1, "e", "w", Status.RUNNING, AT, AT, open_tasks=2, open_children=1, due=AT + 60)
-    served.block.answers["list"] = Page([VIEW, View("o-2", waiting)], "place")
+    ended = State(1, "e", "w", Status.TERMINATED, AT, AT, open_children=1, ended=AT)
+    served.block.answers["list"] = Page([VIEW, View("o-2", waiting), View("o-3", ended)], "place")
     status, told = await ask(served, "GET", f"{MESH}?since=1h")
     expected = {"activities": 2, "children": 1, "nextDue": "2027-01-15T08:01:00.250Z"}
     assert (status, told["after"]) == (200, "place")
     assert told["workflows"][0] == {**STATUS, "endedAt": "2027-01-15T08:00:02.250Z", "customStatus": "paid"}
     assert told["workflows"][1]["waitingFor"] == expected
+    assert "waitingFor" not in told["workflows"][2]
     (_, asked), *_ = served.block.asked
     assert isinstance(asked, List)
     assert asked.created_from == pytest.approx(time.time() - 3600, abs=60)

@@ -41,6 +41,7 @@ HISTORY = (
     events.TurnStarted(AT + 0.001),
     events.TaskScheduled(AT + 0.003, 0, "charge", "x", '"' + "y" * 80 + '"'),
     events.TimerCreated(AT + 0.003, 1, (1_800_000_060, 0)),
+    events.Retrying(AT + 0.020, 0, 2, AT + 0.040, events.Failure("Refused", "not yet")),
     events.TaskFailed(AT + 0.051, 0, "x", events.Failure("Refused", "no\x1b[31m")),
     events.EventRaised(AT + 2, "approved", "true"),
     events.TimerFired(AT + 60, 1, (1_800_000_060, 0)),
@@ -50,14 +51,15 @@ HISTORY = (
 
 TIMELINE = f"""\
 order  o-1  RUNNING
-+0.000   order      started          {{"total": 7}}
++0.000   order      started           {{"total": 7}}
 +0.001              turn
-+0.003   charge #0  scheduled        {"y" * 59}…
-+0.003   timer #1   timer set        2027-01-15T08:01:00Z
-+0.051   charge #0  failed in 48 ms  Refused: no�[31m
-+2.000   approved   event raised     true
-+60.000  timer #1   fired in 60.0 s  2027-01-15T08:01:00Z
-+60.500             FAILED           Refused: no""".splitlines()
++0.003   charge #0  scheduled         {"y" * 59}…
++0.003   timer #1   timer set         2027-01-15T08:01:00Z
++0.020   charge #0  attempt 1 failed  Refused: not yet
++0.051   charge #0  failed in 48 ms   Refused: no�[31m
++2.000   approved   event raised      true
++60.000  timer #1   fired in 60.0 s   2027-01-15T08:01:00Z
++60.500             FAILED            Refused: no""".splitlines()
 
 
 @pytest.fixture
@@ -150,9 +152,37 @@ CHANGES: list[tuple[tuple[str, ...], object, object, str, str]] = [
 async def test_what_it_changes(
     served: Served, mesh: Mesh, words: tuple[str, ...], answer: object, asked: object, out: str, told: str
 ) -> None:
-    served.block.answers |= dict.fromkeys(("start", "rerun", "purge", "purge_many"), answer)
+    served.block.answers |= {
+        **dict.fromkeys(("start", "rerun", "purge", "purge_many"), answer),
+        "show": Shown(VIEW, 3, "node"),
+    }
     code, got, said = await mesh(*words)
-    assert (code, got, told in said, served.block.asked) == (0, out, True, [("shop", asked)])
+    changes = [each for each in served.block.asked if not isinstance(each[1], Show)]
+    assert (code, got, told in said, changes) == (0, out, True, [("shop", asked)])
+
+
+@pytest.mark.parametrize("what", ["terminate", "suspend", "resume"])
+async def test_what_has_ended(served: Served, mesh: Mesh, what: str) -> None:
+    """It is not told to have changed; one that was terminated may be terminated twice."""
+    for status in (Status.COMPLETED, Status.TERMINATED):
+        served.block.answers["show"] = Shown(
+            View("o-1", State(1, "e", "order", status, AT, AT + 1, ended=AT + 1)), 3, "node"
+        )
+        code, _, said = await mesh(what, "o-1")
+        if what == "terminate" and status is Status.TERMINATED:
+            assert (code, said) == (0, "workflow o-1 is terminated\n")
+        else:
+            assert (code, said) == (1, f"error: workflow o-1 of shop has ended: {status.name}\n")
+            assert served.block.asked == [("shop", Show("o-1"))]
+
+
+async def test_purging_what_has_not_ended(served: Served, mesh: Mesh) -> None:
+    """It needs to be forced, which is said in place of that nothing goes."""
+    served.block.answers["purge_many"] = Told(1)
+    code, _, said = await mesh("purge", "--all-filter-status", "completed,running")
+    assert (code, served.block.asked) == (1, [])
+    assert "statuses: one that is RUNNING has not ended; with force it is forgotten all the same" in said
+    assert (await mesh("purge", "--all-filter-status", "running", "--force"))[0] == 0
 
 
 async def test_purging_goes_on(served: Served, mesh: Mesh) -> None:

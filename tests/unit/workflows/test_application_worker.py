@@ -326,6 +326,11 @@ def test_all_that_can_be_declared() -> None:
         ),
         (b'{"workflowSettings": []}', "workflowSettings must be an object, and is []; the default counts"),
         (
+            b'{"workflowSettings": {"turntimout": "5s"}}',
+            "workflowSettings has no 'turntimout'; there are maxConcurrentWorkflows, maxConcurrentActivities,"
+            " turnTimeout, activityTimeout",
+        ),
+        (
             b'{"workflowSettings": {"maxConcurrentWorkflows": 0}}',
             "workflowSettings.maxConcurrentWorkflows must be a whole number from 1 to 10000, and is 0;"
             " the default counts",

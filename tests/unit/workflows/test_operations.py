@@ -77,6 +77,19 @@ async def test_a_publish(app: ActorApp, worker: OperationsWorker) -> None:
     assert first.json["traceparent"].split("-")[1] == TRACE.parent.split("-")[1]
 
 
+async def test_text_that_is_no_json(app: ActorApp, worker: OperationsWorker) -> None:
+    """It goes as it is, and not as a text of JSON."""
+    xml = {"data": "<x/>", "contentType": "application/xml; charset=utf-8"}
+    assert await result(worker, "publish", pubsub="pubsub", topic="orders", **xml) is None
+    (event,) = await app.until("/orders", 1)
+    assert (event.json["data"], event.json["datacontenttype"]) == ("<x/>", xml["contentType"])
+    app.answer("/pay", 200, b"")
+    await result(worker, "invoke", app="app", path="pay", headers={"content-type": "text/plain"}, data="x")
+    await result(worker, "invoke", app="app", path="pay", headers={"Content-Type": "text/json"}, data={"a": 1})
+    await result(worker, "invoke", app="app", path="pay", data="x")
+    assert [each.body for each in app.at("/pay")] == [b"x", b'{"a":1}', b'"x"']
+
+
 async def test_a_call(app: ActorApp, worker: OperationsWorker) -> None:
     app.answer("/pay", 201, {"ok": True}, X_Receipt="7")
     told = await result(worker, "invoke", app="app", path="pay", headers={"X-A": "1"}, data={"sum": 3})
@@ -88,7 +101,9 @@ async def test_a_call(app: ActorApp, worker: OperationsWorker) -> None:
         "x-a": "1",
         "mesh-idempotency-key": "x1-3",
         "content-type": "application/json",
+        "tracestate": TRACE.state,
     }.items() <= got.headers.items()
+    assert got.headers["traceparent"].split("-")[1] == TRACE.parent.split("-")[1]
     app.answer("/text", 200, b"plain")
     assert (await result(worker, "invoke", app="app", path="/text", method="GET"))["data"] == "plain"  # type: ignore[index]
     app.answer("/bytes", 200, b"\xff")
