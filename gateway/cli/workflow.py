@@ -211,22 +211,33 @@ def _start(gateway: Run, found: argparse.Namespace) -> int:
 
 def _raise(gateway: Run, found: argparse.Namespace) -> int:
     id_, event = found.words
+    body = None if found.input is None else _json("input", found.input).encode()
     place = f"/v1.0/workflows/dapr/{path_segment(id_, 'instance')}/raiseEvent/{path_segment(event, 'event')}"
-    ask(gateway, "POST", place, body=None if found.input is None else _json("input", found.input).encode())
+    _check_runs(gateway, id_)
+    ask(gateway, "POST", place, body=body)
     return _done(found, id_, f"event {event} is raised of", "raised")
 
 
 def _terminate(gateway: Run, found: argparse.Namespace) -> int:
-    id_ = found.words[0]
-    _asked(gateway, "POST", f"{_one(id_)}/terminate", id_, _body({}, "output", found.given_output))
+    id_, body = found.words[0], _body({}, "output", found.given_output)
+    _check_runs(gateway, id_)
+    _asked(gateway, "POST", f"{_one(id_)}/terminate", id_, body)
     note(f"workflow {id_} is terminated")
     return 0
 
 
 def _tell(gateway: Run, found: argparse.Namespace) -> int:
     id_ = found.words[0]
+    _check_runs(gateway, id_)
     _asked(gateway, "POST", f"{_one(id_)}/{found.what}", id_, _body({"reason": found.reason}))
     return _done(found, id_, "", {"suspend": "suspended", "resume": "resumed"}[found.what])
+
+
+def _check_runs(gateway: Run, id_: str) -> None:
+    """Raise ``ConfigError`` for one that has ended: the gateway takes such a request, as Dapr does, to no effect."""
+    told = _asked(gateway, "GET", _one(id_), id_)
+    if "endedAt" in told:
+        raise ConfigError(f"workflow {id_} has ended: {told['runtimeStatus']}")
 
 
 def _done(found: argparse.Namespace, id_: str, text: str, outcome: str) -> int:
@@ -268,7 +279,8 @@ def _whole(gateway: Run, path: str, body: Mapping[str, Any], id_: str = "") -> i
         if told["complete"]:
             return count
         if not told["purged"]:
-            raise ConfigError(f"{count} purged; the others do not go now, try again")
+            force = "" if body["force"] else ", or have not ended: --force"
+            raise ConfigError(f"{count} purged; the others do not go now, try again{force}")
 
 
 def _one(id_: str) -> str:

@@ -36,6 +36,7 @@ Mesh = Callable[..., Awaitable[tuple[int, str, str]]]
 
 AT = 1_800_000_000.0
 VIEW = View("o-1", State(1, "e", "order", Status.RUNNING, AT, AT + 1, open_tasks=2), '{"total": 7}')
+RUNS = Shown(VIEW, 3, "node")
 HISTORY = (
     events.Started(AT, "order", "e", "shop", input='{"total": 7}'),
     events.TurnStarted(AT + 0.001),
@@ -150,16 +151,31 @@ CHANGES: list[tuple[tuple[str, ...], object, object, str, str]] = [
 async def test_what_it_changes(
     served: Served, mesh: Mesh, words: tuple[str, ...], answer: object, asked: object, out: str, told: str
 ) -> None:
-    served.block.answers |= dict.fromkeys(("start", "rerun", "purge", "purge_many"), answer)
+    served.block.answers |= {**dict.fromkeys(("start", "rerun", "purge", "purge_many"), answer), "show": RUNS}
     code, got, said = await mesh(*words)
-    assert (code, got, told in said, served.block.asked) == (0, out, True, [("shop", asked)])
+    assert (code, got, told in said, served.block.asked[-1]) == (0, out, True, ("shop", asked))
+
+
+@pytest.mark.parametrize(
+    "words", [("raise", "o-1", "yes"), ("terminate", "o-1"), ("suspend", "o-1"), ("resume", "o-1")]
+)
+async def test_nothing_is_said_to_be_done_to_one_that_has_ended(
+    served: Served, mesh: Mesh, words: tuple[str, ...]
+) -> None:
+    ended = View("o-1", State(1, "e", "order", Status.FAILED, AT, AT, ended=AT))
+    served.block.answers["show"] = Shown(ended, 3, "node")
+    assert await mesh(*words) == (1, "", "error: workflow o-1 has ended: FAILED\n")
+    assert served.block.asked == [("shop", Show("o-1"))]
 
 
 async def test_purging_goes_on(served: Served, mesh: Mesh) -> None:
     """Until it is done; where nothing goes any more, it says so."""
     served.block.answers["purge_many"] = Told(0, complete=False)
     code, _, said = await mesh("purge", "--all")
-    assert (code, said) == (1, "error: 0 purged; the others do not go now, try again\n")
+    text = "error: 0 purged; the others do not go now, try again"
+    assert (code, said) == (1, f"{text}, or have not ended: --force\n")
+    code, _, said = await mesh("purge", "--all", "--force")
+    assert (code, said) == (1, f"{text}\n")
 
 
 WRONG: list[tuple[tuple[str, ...], str]] = [
@@ -186,11 +202,12 @@ async def test_what_is_wrong(served: Served, mesh: Mesh, words: tuple[str, ...],
     assert told in said
 
 
-@pytest.mark.parametrize("what", ["show", "history", "terminate", "suspend", "resume", "purge"])
+@pytest.mark.parametrize("what", ["show", "history", "raise", "terminate", "suspend", "resume", "purge"])
 async def test_what_is_not_there(served: Served, mesh: Mesh, what: str) -> None:
     served.block.answers |= dict.fromkeys(
         ("show", "history", "terminate", "suspend", "resume"), WorkflowNotFoundError()
     )
     served.block.answers["purge"] = WorkflowNotFoundError()
     missing = "error: shop has no workflow o-1; see: mesh workflow list --app-id shop\n"
-    assert await mesh(what, "o-1") == (1, "", missing)
+    words = ("o-1", "yes") if what == "raise" else ("o-1",)
+    assert await mesh(what, *words) == (1, "", missing)
