@@ -290,6 +290,8 @@ def _row(view: View) -> dict[str, object]:
 
 def _waiting(view: View) -> dict[str, object] | None:
     state = view.state
+    if state.ended is not None:
+        return None  # What was open when it was terminated is not waited for any more.
     found = {
         "activities": state.open_tasks,
         "children": state.open_children,
@@ -306,6 +308,7 @@ def _shown(found: Shown) -> dict[str, object]:
         "input": shown_text(view.input),
         "output": shown_text(view.output),
         "failure": None if failure is None else {"type": failure.type, "message": failure.message},
+        "stalled": view.stalled,
         "tags": view.tags or None,
         "startTime": None if view.scheduled is None else timestamp(view.scheduled),
         "properties": properties(view) or None,

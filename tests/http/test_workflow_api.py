@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -369,12 +370,14 @@ async def test_no_instance(served: Served) -> None:
 async def test_list(served: Served) -> None:
     """With what each waits for, and how the next page is asked for."""
     waiting = State(1, "e", "w", Status.RUNNING, AT, AT, open_tasks=2, open_children=1, due=AT + 60)
-    served.block.answers["list"] = Page([VIEW, View("o-2", waiting)], "place")
+    over = State(1, "e", "w", Status.TERMINATED, AT, AT, open_tasks=2, ended=AT)
+    served.block.answers["list"] = Page([VIEW, View("o-2", waiting), View("o-3", over)], "place")
     status, told = await ask(served, "GET", f"{MESH}?since=1h")
     expected = {"activities": 2, "children": 1, "nextDue": "2027-01-15T08:01:00.250Z"}
     assert (status, told["after"]) == (200, "place")
     assert told["workflows"][0] == {**STATUS, "endedAt": "2027-01-15T08:00:02.250Z", "customStatus": "paid"}
     assert told["workflows"][1]["waitingFor"] == expected
+    assert "waitingFor" not in told["workflows"][2]  # What was open when it was terminated.
     (_, asked), *_ = served.block.asked
     assert isinstance(asked, List)
     assert asked.created_from == pytest.approx(time.time() - 3600, abs=60)
@@ -398,6 +401,9 @@ async def test_show(served: Served) -> None:
     assert told["output"] == "done"
     assert told["tasks"] == [task]
     assert (told["partition"], told["owner"], told["workers"], told["events"]) == (3, "n1", {"http": 1}, 7)
+    served.block.answers["show"] = Shown(replace(VIEW, stalled="too large"), 3, "n1")
+    _, told = await ask(served, "GET", f"{MESH}/o-1")
+    assert told["stalled"] == "too large"
 
 
 @pytest.mark.parametrize("error", [None, OVER])
