@@ -211,8 +211,10 @@ def _start(gateway: Run, found: argparse.Namespace) -> int:
 
 def _raise(gateway: Run, found: argparse.Namespace) -> int:
     id_, event = found.words
+    body = None if found.input is None else _json("input", found.input).encode()
     place = f"/v1.0/workflows/dapr/{path_segment(id_, 'instance')}/raiseEvent/{path_segment(event, 'event')}"
-    ask(gateway, "POST", place, body=None if found.input is None else _json("input", found.input).encode())
+    _not_ended(gateway, id_)
+    ask(gateway, "POST", place, body=body)
     return _done(found, id_, f"event {event} is raised of", "raised")
 
 
@@ -278,7 +280,8 @@ def _whole(gateway: Run, path: str, body: Mapping[str, Any], id_: str = "") -> i
         if told["complete"]:
             return count
         if not told["purged"]:
-            raise ConfigError(f"{count} purged; the others do not go now, try again")
+            force = "" if body["force"] else ", or have not ended: --force"
+            raise ConfigError(f"{count} purged; the others do not go now, try again{force}")
 
 
 def _one(id_: str) -> str:

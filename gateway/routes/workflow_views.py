@@ -321,6 +321,7 @@ def _shown(found: Shown) -> dict[str, object]:
         "input": shown_text(view.input),
         "output": shown_text(view.output),
         "failure": None if failure is None else {"type": failure.type, "message": failure.message},
+        "stalled": view.stalled,
         "tags": view.tags or None,
         "startTime": None if view.scheduled is None else timestamp(view.scheduled),
         "properties": properties(view) or None,

@@ -25,8 +25,8 @@ from msgspec.structs import replace
 
 from mesh.address import decode_token, encode_token
 from mesh.workflows.errors import WorkflowUnreadableError
-from mesh.workflows.events import AnyEvent, Completed, Event, Started
-from mesh.workflows.state import State, Step, View
+from mesh.workflows.events import AnyEvent, Completed, Event, Stalled, Started
+from mesh.workflows.state import State, Status, Step, View
 
 __all__ = [
     "FIRST",
@@ -426,6 +426,7 @@ def view_of(instance: str, record: Record, *, input: str | None = None, last: Ev
         None if ended is None else ended.failure,
         None if begun is None else begun.tags,
         None if begun is None else begun.scheduled,
+        last.text if isinstance(last, Stalled) and record.state.status == Status.STALLED else None,
     )
 
 

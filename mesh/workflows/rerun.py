@@ -111,7 +111,9 @@ def _find(source: str, history: Sequence[Event], event: int) -> int:
     for place, found in enumerate(history):
         if isinstance(found, TaskScheduled | TimerCreated | ChildCreated) and found.id == event:
             return place
-    raise WorkflowEventNotFoundError(f"the workflow '{source}' has no activity, timer or child with id {event}")
+    ids = [each.id for each in history if isinstance(each, TaskScheduled | TimerCreated | ChildCreated)]
+    first = f"; its first has id {min(ids)}" if ids else ""  # SDKs count from 0 or from 1.
+    raise WorkflowEventNotFoundError(f"the workflow '{source}' has no activity, timer or child with id {event}{first}")
 
 
 def _turn_end(history: Sequence[Event], place: int) -> int:

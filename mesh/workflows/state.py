@@ -118,6 +118,7 @@ class View:
         failure: Why it failed.
         tags: That it was started with.
         scheduled: Before which it was not to begin.
+        stalled: Why no worker can go on with it; None = one can, or it is not known.
     """
 
     id: str
@@ -127,3 +128,4 @@ class View:
     failure: Failure | None = None
     tags: dict[str, str] | None = None
     scheduled: float | None = None
+    stalled: str | None = None

@@ -189,7 +189,10 @@ async def test_purging_goes_on(served: Served, mesh: Mesh) -> None:
     """Until it is done; where nothing goes any more, it says so."""
     served.block.answers["purge_many"] = Told(0, complete=False)
     code, _, said = await mesh("purge", "--all")
-    assert (code, said) == (1, "error: 0 purged; the others do not go now, try again\n")
+    text = "error: 0 purged; the others do not go now, try again"
+    assert (code, said) == (1, f"{text}, or have not ended: --force\n")
+    code, _, said = await mesh("purge", "--all", "--force")
+    assert (code, said) == (1, f"{text}\n")
 
 
 WRONG: list[tuple[tuple[str, ...], str]] = [
@@ -216,11 +219,12 @@ async def test_what_is_wrong(served: Served, mesh: Mesh, words: tuple[str, ...],
     assert told in said
 
 
-@pytest.mark.parametrize("what", ["show", "history", "terminate", "suspend", "resume", "purge"])
+@pytest.mark.parametrize("what", ["show", "history", "raise", "terminate", "suspend", "resume", "purge"])
 async def test_what_is_not_there(served: Served, mesh: Mesh, what: str) -> None:
     served.block.answers |= dict.fromkeys(
         ("show", "history", "terminate", "suspend", "resume"), WorkflowNotFoundError()
     )
     served.block.answers["purge"] = WorkflowNotFoundError()
     missing = "error: shop has no workflow o-1; see: mesh workflow list --app-id shop\n"
-    assert await mesh(what, "o-1") == (1, "", missing)
+    words = ("o-1", "yes") if what == "raise" else ("o-1",)
+    assert await mesh(what, *words) == (1, "", missing)

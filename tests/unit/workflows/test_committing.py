@@ -17,7 +17,17 @@ from mesh.store import KeyValueStateStore
 from mesh.workflows.committing import Committer
 from mesh.workflows.contracts import Loaded, Saved
 from mesh.workflows.errors import WorkflowUnreadableError
-from mesh.workflows.events import Completed, Event, EventRaised, Started, TaskCompleted, TaskScheduled, TurnStarted
+from mesh.workflows.events import (
+    Completed,
+    Event,
+    EventRaised,
+    Resumed,
+    Stalled,
+    Started,
+    TaskCompleted,
+    TaskScheduled,
+    TurnStarted,
+)
 from mesh.workflows.messages import Raise
 from mesh.workflows.reading import Reader
 from mesh.workflows.record import decode, plan
@@ -146,6 +156,13 @@ async def test_a_view_tells_of_texts_and_of_none() -> None:
         assert view is not None
         assert (view.input, view.output, view.tags, view.scheduled) == ('"in"', None, {"a": "b"}, 3.0)
         step = next_step(step, TurnStarted(1.0), started, *(TaskScheduled(1.0, each, "t", "e") for each in range(600)))
+        saved = await owner.commit(PARTITION, "a", saved, step)
+        stalled = next_step(step, Stalled(1.5, 2, "too large"), status=Status.STALLED)
+        saved = await owner.commit(PARTITION, "a", saved, stalled)
+        view = await world.reader.view("a", texts=True)
+        assert view is not None
+        assert view.stalled == "too large"
+        step = next_step(stalled, Resumed(1.6), status=Status.RUNNING)
         saved = await owner.commit(PARTITION, "a", saved, step)
         large = '"' + "x" * 600_000 + '"'
         step = next_step(step, Completed(2.0, 9, Status.COMPLETED, large), status=Status.COMPLETED, ended=2.0)

@@ -220,10 +220,10 @@ async def test_what_is_put_away_late_is_not_back_after_a_purge() -> None:
         over = Step(replace(begun().state, status=Status.COMPLETED, ended=2.0))
         saved = await first.commit(PARTITION, "a", saved, over)
         late = asyncio.Event()
-        ended.write_guarded, write = _behind(late, ended.write_guarded), ended.write_guarded  # type: ignore[method-assign]
+        write, ended.write = ended.write, _behind(late, ended.write)  # type: ignore[method-assign]
         putting = asyncio.ensure_future(first.put_away(PARTITION, "a", saved, over.state, None))
         await asyncio.sleep(0.01)
-        ended.write_guarded = write  # type: ignore[method-assign]
+        ended.write = write  # type: ignore[method-assign]
         await second.take(PARTITION, 2, lambda: True)
         assert await second.purge(PARTITION, "a")
         late.set()
@@ -244,10 +244,10 @@ async def test_an_id_that_is_too_long_for_the_store_is_refused_for_good() -> Non
 
 
 def _behind(
-    event: asyncio.Event, write: Callable[[Sequence[tuple[Item, Item]]], Awaitable[Sequence[MeshError | None]]]
-) -> Callable[[Sequence[tuple[Item, Item]]], Awaitable[Sequence[MeshError | None]]]:
-    async def late(items: Sequence[tuple[Item, Item]]) -> Sequence[MeshError | None]:
+    event: asyncio.Event, write: Callable[[Sequence[Item]], Awaitable[None]]
+) -> Callable[[Sequence[Item]], Awaitable[None]]:
+    async def late(items: Sequence[Item]) -> None:
         await event.wait()
-        return await write(items)
+        await write(items)
 
     return late

@@ -125,8 +125,8 @@ def test_what_was_only_stored_when_it_was_terminated_was_not_used_and_is_done_ag
 @pytest.mark.parametrize(
     ("event", "options", "error", "text"),
     [
-        (6, {}, WorkflowEventNotFoundError, "the workflow 'o-1' has no activity, timer or child with id 6"),
-        (77, {}, WorkflowEventNotFoundError, "with id 77"),
+        (6, {}, WorkflowEventNotFoundError, "the workflow 'o-1' has no activity, timer or child with id 6; its"),
+        (77, {}, WorkflowEventNotFoundError, "with id 77; its first has id 1"),
         (2, {"overwrite": True}, BadArgumentError, "event 2 of the workflow 'o-1' is a timer, which has no input"),
         (5, {}, BadArgumentError, "event 5 of the workflow 'o-1' needs a new id for its child"),
         (5, {"new_child_id": ""}, BadArgumentError, "needs a new id for its child"),
