@@ -192,7 +192,8 @@ class Needs:
         entry.begun.clear()
         entry.settled.clear()
         entry.rendered = {}
-        self._later.pop(entry, None)
+        if not entry.acks:
+            self._later.pop(entry, None)
 
     def clear(self, entry: Entry) -> None:
         """Forget all that is to be done for it."""
@@ -259,16 +260,18 @@ class Needs:
 
     def _ring(self) -> None:
         now, soonest = self._clock(), 0.0
-        for ref in self._dues.take(now):
-            if ref.id:
-                self.look(ref)
-            else:
-                self.expire(ref.partition)
-            if self.is_busy():  # Many are read: the others are not lost meanwhile.
-                soonest = now + BUSY_SECONDS
-                break
-        if (first := self._dues.first) is not None:
-            self._alarm.set(max(first, soonest))
+        try:
+            for ref in self._dues.take(now):
+                if ref.id:
+                    self.look(ref)
+                else:
+                    self.expire(ref.partition)
+                if self.is_busy():  # Many are read: the others are not lost meanwhile.
+                    soonest = now + BUSY_SECONDS
+                    break
+        finally:  # What fails at one must not keep the others from being looked at.
+            if (first := self._dues.first) is not None:
+                self._alarm.set(max(first, soonest))
 
 
 def _now() -> float:

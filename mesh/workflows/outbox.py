@@ -48,6 +48,7 @@ class _Line:
     other: tuple[str, str]
     waiting: deque[Sent] = field(default_factory=deque)
     pause: float = PAUSES[0]
+    tries: int = 0
     timer: asyncio.TimerHandle | None = None
     gone: bool = False
 
@@ -154,7 +155,7 @@ class Outbox:
             return False
         if line.gone:
             return False
-        line.pause = PAUSES[0]
+        line.pause, line.tries = PAUSES[0], 0
         if isinstance(refused, _TOO_LARGE) and (smaller := _smaller(sent, refused)) is not None:
             line.waiting[0] = smaller  # The number of it is what counts: the parent must not wait for ever.
             return True
@@ -165,10 +166,12 @@ class Outbox:
     def _later(self, line: _Line, sent: Sent, error: Exception) -> None:
         if line.gone:
             return
-        if line.pause > PAUSES[0]:  # One failure may be a partition that moves.
+        line.tries += 1
+        # One failure may be a partition that moves; and what is away for days is told of now and then.
+        if line.tries > 1 and line.tries.bit_count() == 1:
             logger.warning(
-                "workflow %s has a message for %s of %s, which is tried again: %s",
-                line.ref.id, sent.instance, sent.app, error,
+                "workflow %s has a message for %s of %s, which was tried %d times: %s",
+                line.ref.id, sent.instance, sent.app, line.tries, error,
             )  # fmt: skip
         seconds = line.pause * random.uniform(0.75, 1.25)  # noqa: S311 - so that not all are tried at once
         line.pause = min(2 * line.pause, PAUSES[1])

@@ -137,11 +137,11 @@ class Running:
         if entry.busy:  # It looks when it has ended, unless it could not be read.
             entry.resume = entry.resume or not entry.known
             return
-        if entry.known:
+        if not entry.known:
+            self.resume(entry)
+        elif entry.instance is not None:
             self.needs.fire(entry)
             self.needs.advance(entry)
-        else:
-            self.resume(entry)
 
     def resume(self, entry: Entry, *, again: bool = False) -> asyncio.Task[None] | None:
         """Read an instance, and begin what it needs; ``again`` also where it is stalled."""
@@ -208,8 +208,9 @@ class Running:
             self.refuse(entry, NotOwnerError(f"this node does not own partition {held.partition} any more"))
             held.quiet.set()
             return
-        if entry.known and entry.instance is not None:
+        if entry.known:
             entry.resume = False
+        if entry.known and entry.instance is not None:
             self.needs.fire(entry)
             self.needs.advance(entry)
             self.memory.used(entry)

@@ -176,3 +176,25 @@ async def test_what_is_done_to_instances() -> None:
         told = await ask(runtime, PURGE_MANY, APP, PurgeMany())
         assert (told.count, told.complete) == (3, True)
         assert (await ask(runtime, LIST, APP, List())).views == []
+
+
+async def test_an_id_is_not_used_again_while_a_child_in_another_application_is_active() -> None:
+    def parent(_: None) -> Any:
+        yield [Child("waits", None, "kid", "depot"), Child("waits", None, "own")]
+
+    async with AsyncExitStack() as stack:
+        mesh, namespace = MemoryMesh(), unique("n")
+        shop = await stack.enter_async_context(node("memory:", namespace, app_id=APP, registry=mesh))
+        depot = await stack.enter_async_context(node("memory:", namespace, app_id="depot", registry=mesh))
+        await stack.enter_async_context(working(shop, Worker({"parent": parent, "waits": _waits}, {})))
+        await stack.enter_async_context(working(depot, _worker()))
+        await ask(shop, START, APP, Start("parent", "p", "null"))
+        async with asyncio.timeout(60):
+            while await ask(depot, GET, "depot", Get("kid")) is None or await ask(shop, GET, APP, Get("own")) is None:
+                await asyncio.sleep(0.02)
+        await ask(shop, TERMINATE, APP, Terminate("p"))
+        for app, runtime, child in (("shop", shop, "own"), ("depot", depot, "kid")):
+            with pytest.raises(WorkflowExistsError, match=r"its child '(own|kid)' of (shop|depot) is active"):
+                await ask(shop, START, APP, Start("waits", "p", "null"))
+            await ask(runtime, TERMINATE, app, Terminate(child))
+        await ask(shop, START, APP, Start("waits", "p", "null"))
