@@ -66,8 +66,9 @@ from mesh.resources.subscription import (
 )
 
 __all__ = ["HEADINGS", "TABLES", "table"]
+from mesh.workflows import actions
 from mesh.workflows import application as worker
-from mesh.workflows import decide, json_answer
+from mesh.workflows import decide
 from mesh.workflows.declared import Declared
 
 GATEWAY = GatewayConfig("", Path())
@@ -543,7 +544,7 @@ def _sizes() -> Sequence[Row]:
             NONE,
             "the instance, or the activity, fails with `InvalidAnswer` or `InvalidResult`",
         ),
-        ("actions in an answer to a turn over HTTP", f"{json_answer.MAX_ACTIONS:,}", NONE, "`InvalidAnswer`"),
+        ("actions in an answer to a turn of a workflow", f"{actions.MAX_ACTIONS:,}", NONE, "`InvalidAnswer`"),
         ("events on one page of a history", f"{MAX_EVENTS:,}", "`limit`", "`after` in the answer"),
         ("jobs that `ListJobs` gives", f"{MAX_LISTED:,}", NONE, "`RESOURCE_EXHAUSTED`; pages over HTTP"),
         ("an idempotency key", _size(durable.MAX_KEY_BYTES), NONE, "400"),

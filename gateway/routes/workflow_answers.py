@@ -24,6 +24,9 @@ TEXTS = {2: "name", 3: "taskExecutionId", 4: "instanceId"}
 
 def answer_of(response: Any, app: str) -> Answer:
     """Read what came of a turn, of an instance of an application."""
+    if (count := len(response.actions)) > actions.MAX_ACTIONS:
+        why = f"the worker asked for {count} things at once, and {actions.MAX_ACTIONS} are the most"
+        return Answer((actions.Complete(-1, Status.FAILED, failure=Failure("InvalidAnswer", why, final=True)),))
     version = response.version if response.HasField("version") else None
     return Answer(
         tuple(_action(each, app) for each in response.actions),

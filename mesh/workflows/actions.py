@@ -8,6 +8,7 @@ from typing import TypeAlias
 from mesh.workflows.events import EventRaised, Failure, Moment, Origin, Retry, Trace
 
 __all__ = [
+    "MAX_ACTIONS",
     "Action",
     "Answer",
     "Complete",
@@ -20,6 +21,8 @@ __all__ = [
     "VersionMissing",
     "Wait",
 ]
+
+MAX_ACTIONS = 100_000  # Of one answer.
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import orjson
 from mesh.address import MAX_NAME_BYTES
 from mesh.values import is_instant, parse_duration, parse_instant
 from mesh.workflows.actions import (
+    MAX_ACTIONS,
     Action,
     Answer,
     Complete,
@@ -36,7 +37,6 @@ from mesh.workflows.worker import TurnWork
 __all__ = ["AnswerInvalidError", "failed", "failure_of", "read_answer"]
 
 ANSWERED = "json actions"
-MAX_ACTIONS = 100_000  # Of one answer, which is bounded in bytes as well.
 MAX_CAUSES = 10
 MAX_MESSAGE = 4096
 MAX_STACK = 65536

@@ -37,6 +37,7 @@ from mesh.ownership.asking import Owners
 from mesh.ownership.table import Standing
 from mesh.workflows.access import denied
 from mesh.workflows.events import Failure
+from mesh.workflows.operations import PREFIX
 from mesh.workflows.peers import Peer
 from mesh.workflows.worker import TaskResult, TaskWork
 
@@ -186,6 +187,9 @@ class Remote:
         return work
 
     def _denied(self, work: TaskWork) -> TaskResult | None:
+        if work.name.startswith(PREFIX):  # Else it would be asked for again and again.
+            text = f"operations of the mesh are run for {work.owner} alone, not by another application"
+            return TaskResult(None, Failure("PermissionDenied", text, final=True))
         if work.owner == self._caller.app_id or self._allows(work.owner, work.name):
             return None
         text = denied(work.owner, "activity", "schedule", work.name)

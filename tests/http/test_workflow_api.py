@@ -223,6 +223,7 @@ REFUSED: list[tuple[str, str, object, int, str, str]] = [
     ("POST", MESH, None, 400, "ERR_WORKFLOW_NAME_MISSING", "workflow name is not configured"),
     ("POST", MESH, {"name": "w", "startTime": "now"}, 400, "ERR_BAD_REQUEST", "startTime: not a time"),
     ("POST", MESH, {"name": 1}, 400, "ERR_MALFORMED_REQUEST", "name must be a string"),
+    ("POST", f"{MESH}/w/rerun", {"newInstanceID": "a/b"}, 400, "ERR_INSTANCE_ID_INVALID", "'a/b' is invalid"),
     ("POST", f"{MESH}/w/rerun", {"event": -1}, 400, "ERR_MALFORMED_REQUEST", "the number of an event"),
     ("POST", f"{MESH}/w/rerun", {"newInstanceID": "a b"}, 400, "ERR_INSTANCE_ID_INVALID", "'a b' is invalid"),
     ("POST", f"{MESH}/w/terminate", {"recursive": 1}, 400, "ERR_MALFORMED_REQUEST", "recursive must be true or false"),

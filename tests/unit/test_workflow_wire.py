@@ -365,6 +365,15 @@ def test_an_application_that_cannot_be_fails_the_instance() -> None:
     assert (said.id, said.status, said.failure and said.failure.type) == (3, Status.FAILED, "InvalidAnswer")
 
 
+def test_too_many_actions_fail_the_instance() -> None:
+    made = message("WorkflowResponse", "")
+    (said,) = answer_of(made(actions=[{}] * 100_001), "app").actions
+    assert isinstance(said, actions.Complete)
+    assert said.failure == Failure(
+        "InvalidAnswer", "the worker asked for 100001 things at once, and 100000 are the most", final=True
+    )
+
+
 @pytest.mark.parametrize(("seconds", "read"), [(2**63 - 1, LAST[0]), (-(2**63), -62135596800)])
 def test_times_beyond_all_years_can_be_written_again(seconds: int, read: int) -> None:
     instance = message("CreateInstanceRequest", "")(scheduledStartTimestamp={"seconds": seconds})

@@ -115,9 +115,9 @@ def _worker(**limits: int) -> Worker:
     return Worker(workflows, {"double": _double, "refuse": _refuse}, **limits)
 
 
-def _cannot_have(child: Child) -> Any:
+def _cannot_have(asked: Child | Call) -> Any:
     try:
-        yield child
+        yield asked
     except Failed as error:
         return error.failure.type
 
@@ -130,6 +130,19 @@ async def test_a_child_that_no_store_can_hold_has_failed() -> None:
         await stack.enter_async_context(working(runtime, worker))
         view = await _run(runtime, "long")
         assert (view.state.status, view.output) == (Status.COMPLETED, '"WorkflowTooLarge"')
+
+
+async def test_an_operation_of_the_mesh_is_none_of_another_application() -> None:
+    """Its node would do it in the name of its own."""
+    mesh, namespace = MemoryMesh(), unique("n")
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        runtime = await enter(node("memory:", namespace, app_id=APP, registry=mesh))
+        other = await enter(node("memory:", namespace, app_id="till", registry=mesh))
+        worker = Worker({"asks": lambda _: _cannot_have(Call("mesh.publish", {"topic": "t"}, app="till"))}, {})
+        await enter(working(runtime, worker))
+        await enter(working(other, Worker({}, {})))
+        assert (await _run(runtime, "asks")).output == '"PermissionDenied"'
 
 
 async def test_what_a_workflow_can_do() -> None:
