@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import msgspec
 
 from mesh.workflows.events import EventRaised, Failure, Moment, Origin, Retry, Trace
 
@@ -25,8 +26,7 @@ __all__ = [
 MAX_ACTIONS = 100_000  # Of one answer.
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleTask:
+class ScheduleTask(msgspec.Struct, frozen=True):
     """Run an activity; fields as in `mesh.workflows.events.TaskScheduled`, an empty ``execution_id`` is made."""
 
     id: int
@@ -39,8 +39,7 @@ class ScheduleTask:
     propagation: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CreateTimer:
+class CreateTimer(msgspec.Struct, frozen=True):
     """Have a timer; fields as in `mesh.workflows.events.TimerCreated`."""
 
     id: int
@@ -49,8 +48,7 @@ class CreateTimer:
     origin: Origin | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CreateChild:
+class CreateChild(msgspec.Struct, frozen=True):
     """Start a child; an empty ``instance`` is made of the parent's and the action's id."""
 
     id: int
@@ -63,8 +61,7 @@ class CreateChild:
     propagation: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SendEvent:
+class SendEvent(msgspec.Struct, frozen=True):
     """Raise an event of another instance."""
 
     id: int
@@ -74,8 +71,7 @@ class SendEvent:
     app: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TerminateInstance:
+class TerminateInstance(msgspec.Struct, frozen=True):
     """Terminate another instance."""
 
     id: int
@@ -85,8 +81,7 @@ class TerminateInstance:
     app: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CreateDetached:
+class CreateDetached(msgspec.Struct, frozen=True):
     """Start an instance that tells nobody how it ends."""
 
     id: int
@@ -97,12 +92,11 @@ class CreateDetached:
     execution: str = ""
     scheduled: float | None = None
     trace: Trace | None = None
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
     app: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(msgspec.Struct, frozen=True):
     """End, or begin anew.
 
     Attributes:
@@ -120,15 +114,13 @@ class Complete:
     version: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class VersionMissing:
+class VersionMissing(msgspec.Struct, frozen=True):
     """The worker has the workflow, not in the version that this instance needs."""
 
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """The code waits for an event: it takes a number, and nothing is done."""
 
     id: int
@@ -148,8 +140,7 @@ Action: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What came of a turn.
 
     Attributes:

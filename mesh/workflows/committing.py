@@ -24,6 +24,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from typing import cast
 
+from msgspec.structs import replace
+
 from mesh.errors import MeshError, StateLimitError
 from mesh.ownership.errors import NotOwnerError
 from mesh.store import Item, StateStore
@@ -152,7 +154,7 @@ class Committer:
             return None
         stored = decode(instance, found.value)
         loaded = await Beside(self._live, self._keys, partition, instance, stored).loaded()
-        kept = dataclasses.replace(cast("Kept", loaded.saved), put_away=put_away)
+        kept = replace(cast("Kept", loaded.saved), put_away=put_away)
         self._clean(partition, instance, kept)
         return dataclasses.replace(loaded, saved=kept)
 

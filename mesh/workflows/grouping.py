@@ -44,7 +44,10 @@ class Grouping:
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Write; leaving cuts off what is on its way, and whoever waits for it does not know what came of it."""
+        """Write; leaving cuts off groups on their way, and whoever waits for one does not know what came of it.
+
+        What goes by itself is the caller's own, and has its seconds.
+        """
         async with task_group() as self._tasks:
             try:
                 yield

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
 from typing import TypeAlias, overload
+
+import msgspec
 
 from mesh.workflows.events import (
     FOREVER,
@@ -39,8 +40,7 @@ TASK, TIMER, CHILD = range(3)
 Outcome: TypeAlias = TaskCompleted | TaskFailed | TimerFired | ChildCompleted | ChildFailed
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """A turn that is out, or is to be.
 
     Attributes:

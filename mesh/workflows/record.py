@@ -13,7 +13,6 @@ over. Keys are dotted paths: of the kind of the partitions, the partition, and t
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -234,8 +233,7 @@ class Garbage:
     gone: bool = False
 
 
-@dataclass(slots=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True):
     """Where what an instance is lies in the store (a `mesh.workflows.contracts.Saved`).
 
     Attributes:
@@ -275,8 +273,7 @@ class Kept:
         return bool(self.chunks or self.blobs or self.slots or self.garbage)
 
 
-@dataclass(slots=True, eq=False)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What a step comes to: what is written beside the record, by its last token, then the record."""
 
     beside: Sequence[tuple[str, bytes]]
@@ -360,7 +357,7 @@ def plan(saved: Kept | None, step: Step) -> Plan:
 
 def put_away(saved: Kept, state: State, until: float | None) -> bytes:
     """Make the record of what has ended, which a step has stored as ``saved`` and ``state``."""
-    kept = dataclasses.replace(saved, until=until)
+    kept = replace(saved, until=until)
     if saved.spilled is not None:
         return _encoded(kept, encode(replace(state, inbox=(), outbox=(), custom_status=None)), [])
     return _encoded(kept, encode(replace(state, inbox=())), [raw for _, raw, _ in saved.inbox])

@@ -93,8 +93,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     seen: tuple[tuple[float, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """What one write makes of an instance.
 
     Attributes:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from mesh.workflows.actions import Answer
 from mesh.workflows.events import Event, Failure, Trace
 
@@ -50,8 +52,7 @@ class TurnWork:
     rendered: dict[str, list[bytes]] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False)
-class TaskWork:
+class TaskWork(msgspec.Struct, eq=False):
     """An activity to run, of an instance of this application or another one.
 
     Attributes:
@@ -83,8 +84,7 @@ class TaskWork:
     trace: Trace | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TaskResult:
+class TaskResult(msgspec.Struct, frozen=True):
     """What came of an activity: its result, unless ``failure`` says why there is none."""
 
     result: str | None = None

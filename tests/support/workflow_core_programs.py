@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from mesh.workflows.actions import Action, Answer, Complete, CreateChild, CreateTimer, ScheduleTask, Wait
 from mesh.workflows.events import (

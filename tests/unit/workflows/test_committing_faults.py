@@ -26,8 +26,9 @@ INSTANCES = ("a", "b", "c")
 class FaultyStore(KeyValueStateStore):
     """Loses answers, writes late, stands still, or writes nothing; ``late`` is what is yet to be written."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, *, alone: bool = False) -> None:
         super().__init__(MemoryKeyValue(dotted=True))
+        self.alone = alone
         self.chance = chance
         self.faults = 0.0
         self.late: list[Sequence[Item]] = []
@@ -135,7 +136,8 @@ class Life:
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_nothing_is_lost_nor_done_twice_by_a_store_that_fails(seed: int) -> None:
-    store, ended = FaultyStore(random.Random(seed)), KeyValueStateStore(MemoryKeyValue(dotted=True))
+    chance = random.Random(seed)
+    store, ended = FaultyStore(chance, alone=seed % 2 == 1), KeyValueStateStore(MemoryKeyValue(dotted=True))
     owner, lives = Committer(KIND, store, ended, seconds=0.05), [Life(each, store) for each in INSTANCES]
 
     async def late() -> None:
@@ -168,9 +170,10 @@ async def test_nothing_is_lost_nor_done_twice_by_a_store_that_fails(seed: int) -
     store.still.set()
 
 
-async def test_what_a_replaced_owner_has_on_its_way_is_refused() -> None:
+@pytest.mark.parametrize("alone", [False, True])
+async def test_what_a_replaced_owner_has_on_its_way_is_refused(*, alone: bool) -> None:
     chance = random.Random(1)
-    store, ended = FaultyStore(chance), KeyValueStateStore(MemoryKeyValue(dotted=True))
+    store, ended = FaultyStore(chance, alone=alone), KeyValueStateStore(MemoryKeyValue(dotted=True))
     former, later = (Committer(KIND, store, ended, seconds=0.05) for _ in range(2))
     async with former.run(), later.run():
         await former.take(PARTITION, 1, lambda: True)
