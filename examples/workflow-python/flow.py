@@ -79,7 +79,7 @@ def run(code, history):
             match_events()
 
     def match_events():  # Each wait takes the first event of its name that is left.
-        for task in asked:
+        for task in asked if raised else ():
             if not task.done and (name := task.action.get("wait")):
                 found = next((each for each in raised if each["name"] == name), None)
                 if found is not None:
