@@ -115,7 +115,8 @@ def serve(workflows, activities):
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # Head and body go out together.
+        wbufsize = -1  # Head and body go out together,
+        disable_nagle_algorithm = True  # or, where they are large, one behind the other at once.
 
         def do_GET(self):
             self.answer(*((200, config) if self.path == "/dapr/config" else (404, None)))
