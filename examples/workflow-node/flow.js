@@ -32,6 +32,7 @@ function run(code, history) {
   const settle = (done, outcome) => done && !done.done && Object.assign(done, { done: true, ...outcome });
 
   function matchEvents() { // Each wait takes the first event of its name that is left.
+    if (!raised.length) return;
     for (const each of asked.filter(({ done, action }) => !done && action.wait)) {
       const index = raised.findIndex(({ name }) => name === each.action.wait);
       if (index >= 0) settle(each, { result: raised.splice(index, 1)[0].data });

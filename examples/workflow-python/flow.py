@@ -79,7 +79,7 @@ def run(code, history):
             match_events()
 
     def match_events():  # Each wait takes the first event of its name that is left.
-        for task in asked:
+        for task in asked if raised else ():
             if not task.done and (name := task.action.get("wait")):
                 found = next((each for each in raised if each["name"] == name), None)
                 if found is not None:
@@ -115,7 +115,8 @@ def serve(workflows, activities):
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # Head and body go out together.
+        wbufsize = -1  # Head and body go out together,
+        disable_nagle_algorithm = True  # or, where they are large, one behind the other at once.
 
         def do_GET(self):
             self.answer(*((200, config) if self.path == "/dapr/config" else (404, None)))
