@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from mesh.deadlines import Deadlines
 from mesh.errors import DeadlineExceededError, MeshError
-from mesh.ownership.errors import NotOwnerError
+from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.tasks import task_group
 from mesh.workflows import finishing
 from mesh.workflows.actions import Answer
@@ -125,6 +125,10 @@ class Engine:
                     one = await self._deliver(app, id, message, deadline)
                 except WorkflowNotFoundError:
                     return
+                except NobodyHostsError:
+                    if message.force:  # Its application may never come: a name may be misspelt.
+                        return
+                    raise
                 told = Told(told.count + one.count, told.complete and one.complete)
 
         async with task_group() as tasks:
