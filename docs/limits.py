@@ -66,9 +66,8 @@ from mesh.resources.subscription import (
 )
 
 __all__ = ["HEADINGS", "TABLES", "table"]
-from mesh.workflows import actions
+from mesh.workflows import actions, decide
 from mesh.workflows import application as worker
-from mesh.workflows import decide
 from mesh.workflows.declared import Declared
 
 GATEWAY = GatewayConfig("", Path())

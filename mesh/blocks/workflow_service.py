@@ -31,12 +31,13 @@ from mesh.ownership.table import partition_of
 from mesh.streams import DRAINS
 from mesh.tasks import task_group, until_any
 from mesh.workflows import observed
-from mesh.workflows.errors import WorkflowError, WorkflowForbiddenError, WorkflowNotFoundError
+from mesh.workflows.errors import WorkflowError, WorkflowForbiddenError, WorkflowNotFoundError, WorkflowTooLargeError
 from mesh.workflows.events import Event
 from mesh.workflows.messages import (
     AnyMessage,
     Purge,
     Raise,
+    Restore,
     Resume,
     Start,
     Suspend,
@@ -59,6 +60,7 @@ __all__ = ["WorkflowService"]
 logger = logging.getLogger(__name__)
 
 KIND = "workflows."
+MAX_ID_BYTES = 1000  # Three times as many, encoded, fit into a path of a store.
 LIVE, PUT_AWAY = "mesh:workflows", "mesh:workflows-ended"
 LONG_SECONDS = 365 * 86400.0  # Who waits without a deadline asks again after that.
 AGAIN_SECONDS = 1.0
@@ -142,6 +144,11 @@ class WorkflowService:
         return await self._tell(operation.target, asked.id, message, operation.deadline)
 
     async def _tell(self, app: str, instance: str, message: AnyMessage, deadline: float) -> Told:
+        size = len(instance.encode(errors="surrogatepass"))
+        if size > MAX_ID_BYTES:  # No store has a key for it, now or later: who sends a message must not try for ever.
+            if not isinstance(message, Start | Restore):
+                raise WorkflowNotFoundError(instance)
+            raise WorkflowTooLargeError(f"the id of a workflow has at most {MAX_ID_BYTES} bytes, this one {size}")
         answer = await self._ask(app, instance, questions.Tell(message), deadline)
         return questions.told_of(answer.body)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from mesh.deadlines import Deadlines
 from mesh.errors import DeadlineExceededError, MeshError
-from mesh.ownership.errors import NotOwnerError
+from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.tasks import task_group
 from mesh.workflows import finishing
 from mesh.workflows.actions import Answer
@@ -137,9 +137,15 @@ class Engine:
 
         async def purge(app: str, id: str, parent: Parent) -> None:
             nonlocal told
-            with suppress(WorkflowNotFoundError):
+            try:
                 one = await self._deliver(app, id, replace(message, parent=parent), deadline)
-                told = Told(told.count + one.count, told.complete and one.complete)
+            except WorkflowNotFoundError:
+                return
+            except NobodyHostsError:
+                if message.force:  # Its application may never come: a name may be misspelt.
+                    return
+                raise
+            told = Told(told.count + one.count, told.complete and one.complete)
 
         await _each(children, purge)
         one = await self._ask(await self._own(ref), ref, replace(message, recursive=False))

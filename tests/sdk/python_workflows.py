@@ -139,6 +139,15 @@ def parent(context: DaprWorkflowContext, text: str) -> Steps:
 
 
 @shop.workflow
+def nowhere(context: DaprWorkflowContext) -> Steps:
+    """Have a child that no store can keep."""
+    try:
+        yield context.call_child_workflow(sequence, input=1, instance_id="x" * 2000)
+    except Exception as error:  # noqa: BLE001
+        return str(error)
+
+
+@shop.workflow
 def failing(context: DaprWorkflowContext, name: str) -> Steps:
     """Fail by itself."""
     yield context.call_activity(double, input=1)
@@ -264,7 +273,7 @@ def ends() -> dict[str, Any]:
     start(fan, WIDE)
     start(race, 0.005, "race-timer")
     start(race, 3600, "race-event")
-    for workflow in (timers, late, patched):
+    for workflow in (timers, late, patched, nowhere):
         start(workflow)
     start(parent, "book")
     start(failing, "it")
@@ -278,7 +287,8 @@ def ends() -> dict[str, Any]:
     pending = status("scheduled")
     client.raise_workflow_event("race-event", "GO", data={"by": "ü"})
     start("ship", "remote", "started-there", app_id="billing")
-    names = "sequence fan race-timer race-event timers late patched parent retried again counts versions scheduled"
+    names = "sequence fan race-timer race-event timers late patched nowhere parent retried again counts versions"
+    names += " scheduled"
     with ThreadPoolExecutor(16) as pool:
         found: dict[str, Any] = dict(zip(names.split(), pool.map(told, names.split()), strict=True))
     found["pending"] = pending
@@ -309,6 +319,7 @@ def managed() -> dict[str, Any]:
     for name in ("tree", "single"):
         start(waits_for_child, name, name)
         until(lambda name=name: status(f"{name}-child") == "RUNNING")
+    found["long"] = refused(lambda: start(waits, None, "x" * 2000))
     found["taken"] = refused(lambda: start(waits, None, "tree"))
     found["not ended"] = refused(lambda: client.purge_workflow("tree"))
     client.terminate_workflow("tree", output={"why": "late"})

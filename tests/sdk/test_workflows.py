@@ -57,6 +57,7 @@ async def test_python(mesh_home: Path) -> None:
         "paused": "SUSPENDED",
         "still": "SUSPENDED",
         "held": ["COMPLETED", [1, 2]],
+        "long": "RESOURCE_EXHAUSTED",
         "taken": "ALREADY_EXISTS",
         "not ended": "FAILED_PRECONDITION",
         "terminated": [["TERMINATED", {"why": "late"}], "TERMINATED"],
@@ -85,6 +86,7 @@ def check_python_ends(seen: dict[str, Any]) -> None:
     named, unnamed, failed, shipped, charged = seen["parent"][1]
     assert (named, unnamed, shipped, charged) == (8, 16, ["shipped", "book", 1], ["parent", 7])
     assert "child is lost" in failed
+    assert "has at most 1000 bytes, this one 2000" in seen.pop("nowhere")[1]
     assert seen["failing"] == ["FAILED", "LookupError", "it is lost"]
     del seen["parent"], seen["failing"]
     assert seen == {

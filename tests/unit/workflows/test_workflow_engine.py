@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mesh.errors import BadArgumentError, DeadlineExceededError, MeshError, StateError, StateLimitError
-from mesh.ownership.errors import NotOwnerError
+from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.workflows import rerun
 from mesh.workflows.actions import Answer, Complete, CreateChild, ScheduleTask, SendEvent
 from mesh.workflows.errors import (
@@ -475,6 +475,20 @@ async def test_purging() -> None:
         await asyncio.sleep(100)
         assert not node.disk.keys()
         assert node.engine.loaded == (0, 0)
+
+
+@live
+async def test_a_purge_by_force_leaves_children_whose_application_is_not_there() -> None:
+    async with node_of() as node:
+        await node.start(["child", [["event", "e"]]])
+        await asyncio.sleep(1)
+
+        async def nobody(_instance: str, _message: AnyMessage) -> Told:
+            raise NobodyHostsError("no node hosts workflows.nobody")
+
+        node.tell_others = nobody
+        assert await node.tell(Purge(recursive=True, force=True)) == Told(1)
+        assert REF not in node.disk.live
 
 
 @live
