@@ -47,6 +47,7 @@ from mesh.blocks import (
     secrets,
     state,
     topics,
+    workflow_service,
     workflows,
 )
 from mesh.blocks.binding_contract import INVOKE as INVOKE_BINDING
@@ -519,6 +520,12 @@ def _sizes() -> Sequence[Row]:
             "`after` in the answer",
         ),
         ("the id under which a workflow is started", f"{MAX_ID_BYTES} bytes", NONE, "400 `ERR_INSTANCE_ID_TOO_LONG`"),
+        (
+            "the id of a child, or of a workflow that a client of an SDK's worker protocol starts",
+            f"{workflow_service.MAX_ID_BYTES:,} bytes",
+            NONE,
+            "`RESOURCE_EXHAUSTED`; the child fails with `WorkflowTooLarge`",
+        ),
         (
             "what a worker over HTTP answers to a turn or an activity",
             _size(worker.MAX_ANSWER_BYTES),
