@@ -47,6 +47,7 @@ from mesh.blocks import (
     secrets,
     state,
     topics,
+    workflow_service,
     workflows,
 )
 from mesh.blocks.binding_contract import INVOKE as INVOKE_BINDING
@@ -536,6 +537,12 @@ def _sizes() -> Sequence[Row]:
             f"{decide.MAX_WAITING:,}",
             NONE,
             "an error that says so; events of other workflows wait where they are from",
+        ),
+        (
+            "the id of a child, or of a workflow that a client of an SDK's worker protocol starts",
+            f"{workflow_service.MAX_ID_BYTES:,} bytes",
+            NONE,
+            "`RESOURCE_EXHAUSTED`; the child fails with `WorkflowTooLarge`",
         ),
         (
             "what a worker over HTTP answers to a turn or an activity",
