@@ -309,7 +309,7 @@ class _Made:
     def _is_new(self, action: Action) -> bool:
         """Tell whether something has not been asked for before."""
         before = self._instance.asked.get(action.id) or self._asked.get(action.id)
-        if before is None:
+        if before is None or (_is_endless(before) and type(action) is not Wait and not _is_endless(action)):
             if type(action) is not Wait:
                 self._asked[action.id] = action
             return True
@@ -399,6 +399,15 @@ class _Made:
                     caller=own if other is not None else "",
                 )
                 self.outbox.put(app, instance, start)
+
+
+def _is_endless(what: Action | Event) -> bool:
+    """Tell whether it is a timer that never fires.
+
+    SDKs have one for each wait for an event without a limit. Where code that was changed has something else in its
+    place, they forget it: nothing has come of it.
+    """
+    return isinstance(what, CreateTimer | TimerCreated) and what.fire_at[0] >= FOREVER
 
 
 def _title(what: Action | Event) -> str:

@@ -372,6 +372,33 @@ def test_code_that_contradicts_the_history_fails_the_instance_and_does_nothing_e
     assert flow.state.outbox == ()
 
 
+@pytest.mark.parametrize(
+    ("action", "kind"),
+    [
+        (ScheduleTask(2, "pack"), "TaskScheduled"),
+        (CreateTimer(2, (int(NOW) + 9, 0)), "TimerCreated"),
+        (CreateChild(2, "", "ship"), "ChildCreated"),
+    ],
+)
+def test_changed_code_may_have_something_else_in_the_place_of_a_timer_without_an_end(action: Action, kind: str) -> None:
+    """SDKs make one for each wait for an event without a limit, and forget it where a patch came before that wait."""
+    flow = begun(ScheduleTask(1, "charge"), CreateTimer(2, (FOREVER, 0)))
+    flow.tell(Raise("x"))
+    flow.turn(action)
+    flow.tell(Raise("y"))
+    flow.turn(action)
+
+    assert flow.status == Status.RUNNING
+    assert flow.kinds[4:] == ["TurnStarted", "EventRaised", kind, "TurnStarted", "EventRaised"]
+
+
+def test_a_timer_without_an_end_is_asked_for_once() -> None:
+    flow = begun(CreateTimer(2, (FOREVER, 0)))
+    flow.tell(Raise("x"))
+    flow.turn(CreateTimer(2, (FOREVER, 5)))
+    assert flow.kinds.count("TimerCreated") == 1
+
+
 def test_an_answer_that_is_whole_may_end_what_it_repeats() -> None:
     flow = charged()
     flow.turn(*SAME, DONE, whole=True)
