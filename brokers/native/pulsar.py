@@ -174,6 +174,7 @@ class _Member:
         self._room = asyncio.Event()
         self._ready: deque[Taken] = deque()
         self._filled = asyncio.Event()
+        self._wanted = 0
         self._held: set[str] = set()
         self._stopping = False
 
@@ -204,6 +205,7 @@ class _Member:
                         await self._subscribe(name, 1, InitialPosition.Earliest)
 
     async def take(self, room: int) -> Sequence[Taken]:
+        self._wanted = room
         self._room.set()
         while not self._ready and not self._stopping:
             self._filled.clear()
@@ -225,6 +227,8 @@ class _Member:
                 self._held.add(identity)
                 message = _message(found, await self._client.body(self._topic, found))
                 self.hand_out(consumer, found, message, found.redelivery_count() + 1)
+                if len(self._ready) >= self._wanted:  # Before who takes them can say so: another member has the next.
+                    self._room.clear()
 
     def hand_out(self, consumer: Any, found: Any, message: Message, attempt: int) -> None:
         """Hand a message out; nothing after `stop`."""

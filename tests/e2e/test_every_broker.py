@@ -189,7 +189,7 @@ async def is_handled_once(nodes: list[Node], apps: list[ActorApp]) -> None:
 
 
 def _hosts_jobs(node: Node) -> None:
-    assert node.gateway._runtime.services["jobs"]._hosts  # type: ignore[attr-defined]
+    assert node.gateway._runtime.services["jobs"]._owning.hosts  # type: ignore[attr-defined]
 
 
 async def is_hosted(nodes: list[Node], apps: list[ActorApp]) -> None:

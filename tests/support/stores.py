@@ -286,7 +286,7 @@ STATE: Mapping[str, StoreKind] = {
         "state.azure.cosmosdb",
         _cosmosdb,
         keys=("ünï code%20key", "a.b=c", "A.b=c", "a&b;+:@%", "1" * 200, "1" * 300),
-        many=1000,
+        many=300,
         metadata={"partitionKey": "tests"},
         checks=False,
     ),
@@ -295,9 +295,9 @@ STATE: Mapping[str, StoreKind] = {
         _azurite("table"),
         keys=("ünï code%20key", "a.b=c", "A.b=c", "a.b=c ", "it's", "1" * 200, "1" * 300),
         largest=64 * 1024,
-        many=1000,
+        many=300,
     ),
-    "azure-blobs": StoreKind("state.azure.blobstorage", _azurite("blob", "v2"), many=1000),
+    "azure-blobs": StoreKind("state.azure.blobstorage", _azurite("blob", "v2"), many=300),
     # An entity has at most a MiB less 4 bytes, all in all.
     "firestore": StoreKind("state.gcp.firestore", _firestore, restarts=True, largest=1000 * 1024),
     "etcd-v1": StoreKind("state.etcd", _etcd("v1"), restarts=True),
@@ -305,7 +305,7 @@ STATE: Mapping[str, StoreKind] = {
     "memcached": StoreKind("state.memcached", _memcached(1), keys=_MEMCACHED_KEYS),
     "memcached-two": StoreKind("state.memcached", _memcached(2), keys=_MEMCACHED_KEYS),
     # The server keeps nothing, and has no transactions.
-    "mongodb": StoreKind("state.mongodb", _mongodb),
+    "mongodb": StoreKind("state.mongodb", _mongodb, many=3000),
     # Answers of ours: for transactions, which the other server has not.
     "mongodb-set": StoreKind("state.mongodb", _mongodb_set, many=2000),
     "pluggable": StoreKind("state.plugged", _pluggable(), restarts=True, checks=False),

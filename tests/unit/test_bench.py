@@ -53,7 +53,7 @@ def test_unknown_words_are_refused(words: list[str], capsys: pytest.CaptureFixtu
 def test_a_run_is_about_backbones_or_components(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--backbone", "redis", "--components"])
-    assert "--backbone and --components are two runs" in capsys.readouterr().err
+    assert "--backbone, --components and --workflows are runs of their own" in capsys.readouterr().err
 
 
 def test_a_broken_run_writes_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
