@@ -199,7 +199,8 @@ def delivered(state: State, numbers: Collection[int]) -> State:
 
 def refused(instance: Instance, sent: Sent, failure: Failure, now: float) -> Step | None:
     """Forget a message that can never be delivered; where it was to start a child, the child has failed."""
-    if sent not in instance.state.outbox:
+    place = sent.number, sent.app, sent.instance  # What was told may have been made smaller since.
+    if all((each.number, each.app, each.instance) != place for each in instance.state.outbox):
         return None
     state, message = instance.state, sent.message
     if isinstance(message, Start) and (parent := message.parent) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from mesh.workflows import decide, finishing
 from mesh.workflows.actions import Answer, Complete, CreateChild, CreateTimer, ScheduleTask, SendEvent, VersionMissing
@@ -284,6 +285,15 @@ def test_messages_are_forgotten_once_they_are_delivered() -> None:
     assert (second.app, second.message.token) == ("desk", f"shop/o-1#{flow.state.generation}#2")
     assert decide.delivered(flow.state, {1}).outbox == (second,)
     assert decide.delivered(flow.state, {1}).sent == 2
+
+
+def test_a_message_that_was_made_smaller_and_is_refused_all_the_same_is_forgotten() -> None:
+    flow = begun(SendEvent(1, "o-2", "hello", "1"))
+    (sent,) = flow.state.outbox
+    smaller = replace(sent, message=Raise("hello"))
+    flow.commit(decide.refused(flow.instance, smaller, Failure("WorkflowTooLarge", "it is large", final=True), NOW))
+
+    assert flow.state.outbox == ()
 
 
 def test_a_child_that_cannot_be_started_has_failed_and_other_messages_are_only_forgotten() -> None:
