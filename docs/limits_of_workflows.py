@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mesh.workflows import dispatch, room
+from mesh.workflows import capacity, dispatch
 
 __all__ = ["rows"]
 
@@ -17,25 +17,25 @@ def rows() -> Sequence[Row]:
     return (
         (
             "activities that a gateway has at other gateways of one application at once",
-            f"{room.MAX_AWAY:,}; {room.FIRST_AWAY} at first, twice as many each {dispatch.GROW_SECONDS:g} s",
+            f"{capacity.MAX_AWAY:,}; {capacity.FIRST_AWAY} at first, twice as many each {dispatch.GROW_SECONDS:g} s",
             NONE,
             "the others wait where they are",
         ),
         (
             "activities of other applications that wait at a gateway for its workers",
-            f"{room.MAX_AWAY:,}",
+            f"{capacity.MAX_AWAY:,}",
             NONE,
             "they are refused, and wait where they come from",
         ),
         (
             "how long a worker is left alone with a name that it did not take",
-            _between(room.PAUSE),
+            _between(capacity.PAUSE),
             NONE,
             "other names, and other workers, go on",
         ),
         (
             "how long it takes until an application is looked for again that is to run activities, and is not there",
-            _between(room.AWAY_PAUSE),
+            _between(capacity.AWAY_PAUSE),
             NONE,
             "it goes on for ever",
         ),

@@ -21,7 +21,7 @@ from mesh.workflows.worker import Ref
 
 if TYPE_CHECKING:
     from mesh.blocks.block import Parts
-    from mesh.blocks.workflow_kept import WorkflowsKept
+    from mesh.blocks.workflow_host import WorkflowHost
     from mesh.ownership.asking import Asked
     from mesh.workflows.reading import Reader
 
@@ -46,7 +46,7 @@ class Answers:
     def __init__(
         self,
         parts: Parts,
-        opened: Callable[[], Awaitable[WorkflowsKept]],
+        opened: Callable[[], Awaitable[WorkflowHost]],
         reader: Callable[[], Awaitable[Reader]],
     ) -> None:
         """Prepare.

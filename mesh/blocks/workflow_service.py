@@ -31,6 +31,7 @@ from mesh.ownership.table import partition_of
 from mesh.streams import DRAINS
 from mesh.tasks import task_group, until_any
 from mesh.workflows import observed
+from mesh.workflows.capacity import Level
 from mesh.workflows.errors import WorkflowError, WorkflowForbiddenError, WorkflowNotFoundError, WorkflowTooLargeError
 from mesh.workflows.events import Event
 from mesh.workflows.messages import (
@@ -46,12 +47,11 @@ from mesh.workflows.messages import (
 )
 from mesh.workflows.reading import Reader
 from mesh.workflows.record import Keys
-from mesh.workflows.room import Level
 from mesh.workflows.state import ENDED, State, View
 from mesh.workflows.worker import Worker
 
 if TYPE_CHECKING:
-    from mesh.blocks.workflow_kept import WorkflowsKept
+    from mesh.blocks.workflow_host import WorkflowHost
     from mesh.store import StateStore
     from mesh.workflows.declared import Declared
 
@@ -78,7 +78,7 @@ class WorkflowService:
         self._kind = KIND + self._app_id
         self._stores: tuple[StateStore, StateStore] | None = None
         self._read: Reader | None = None
-        self._kept: WorkflowsKept | None = None
+        self._kept: WorkflowHost | None = None
         self._declared: tuple[Inbound, Declared | None] | None = None
         news = address.workflows(parts.caller.namespace, self._app_id)
         answers = Answers(parts, self._opened, self._reader)
@@ -324,15 +324,15 @@ class WorkflowService:
 
     # Owning
 
-    async def _opened(self) -> WorkflowsKept:
+    async def _opened(self) -> WorkflowHost:
         """Give the engine, which need not own anything."""
         if self._kept is None:
-            from mesh.blocks.workflow_kept import WorkflowsKept
+            from mesh.blocks.workflow_host import WorkflowHost
 
             await self._reader()
             assert self._stores is not None
             if self._kept is None:
-                self._kept = WorkflowsKept(self._parts, *self._stores, self._tell, self._look, self._owning.ready)
+                self._kept = WorkflowHost(self._parts, *self._stores, self._tell, self._look, self._owning.ready)
         return self._kept
 
     async def _is_any_left(self) -> bool:
@@ -359,7 +359,7 @@ class WorkflowService:
         if not worker.ended.is_set():
             raise StreamEndedError(DRAINS)
 
-    async def _hosting(self, *ends: asyncio.Event) -> WorkflowsKept | None:
+    async def _hosting(self, *ends: asyncio.Event) -> WorkflowHost | None:
         """Host, however long the store is away; None = it has ended before."""
         while not any(each.is_set() for each in ends):
             try:

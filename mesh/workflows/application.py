@@ -27,7 +27,7 @@ from mesh.workflows.actions import Answer
 from mesh.workflows.declared import ANY, Declared
 from mesh.workflows.events import Failure, Started, Trace
 from mesh.workflows.json_answer import AnswerInvalidError, failed, failure_of, read_answer
-from mesh.workflows.json_form import turn_json
+from mesh.workflows.json_turn import turn_json
 from mesh.workflows.operations import IDEMPOTENCY_KEY, PREFIX
 from mesh.workflows.worker import TaskResult, TaskWork, TurnWork
 

@@ -11,7 +11,7 @@ Reading begins with the fence, too: of what came between it and the next step, t
 What lies beside a record is written before it, under the fence as well, and means nothing without it. So whatever is
 read is an instance as a step has left it.
 
-Writes of many instances that wait at the same time go out together (`mesh/workflows/grouping.py`).
+Writes of many instances that wait at the same time go out together (`mesh/workflows/group_commit.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mesh.timers.fence import Fence
 from mesh.workflows import record
 from mesh.workflows.contracts import Loaded, Saved
 from mesh.workflows.errors import WorkflowTooLargeError, WorkflowUnreadableError
-from mesh.workflows.grouping import WRITE_SECONDS, Grouping
+from mesh.workflows.group_commit import WRITE_SECONDS, GroupCommit
 from mesh.workflows.reading import Beside
 from mesh.workflows.record import Garbage, Kept, Keys, decode, instance_of, plan
 from mesh.workflows.state import State, Step
@@ -83,7 +83,7 @@ class Committer:
         self._kind = kind
         self._keys = Keys(kind)
         self._live, self._ended = live, ended
-        self._live_group, self._ended_group = Grouping(live, seconds), Grouping(ended, seconds)
+        self._live_group, self._ended_group = GroupCommit(live, seconds), GroupCommit(ended, seconds)
         self._clock = clock
         self._owned: dict[int, _Owned] = {}
         self._cleaning = asyncio.Semaphore(CLEANING)

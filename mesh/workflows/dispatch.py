@@ -22,12 +22,12 @@ from mesh.errors import AppFailedError, AppUnreachableError, MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.tasks import task_group
 from mesh.workflows.actions import Answer
+from mesh.workflows.capacity import MAX_AWAY, PAUSE, Attached, Away, Lane, Level, Pause, Room, now
 from mesh.workflows.contracts import Engine
+from mesh.workflows.fair_queue import FairQueue
 from mesh.workflows.operations import PREFIX
 from mesh.workflows.peers import Peer, Peers
-from mesh.workflows.room import MAX_AWAY, PAUSE, Attached, Away, Lane, Level, Pause, Room, now
 from mesh.workflows.settings import Limits
-from mesh.workflows.waiting import FairQueue
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
 
 __all__ = ["DRAIN_SECONDS", "GROW_SECONDS", "Dispatch"]

@@ -20,11 +20,11 @@ from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Commits, Deliver, Dispatch, Look, Until
 from mesh.workflows.errors import WorkflowExistsError, WorkflowNotEndedError, WorkflowNotFoundError
 from mesh.workflows.events import ChildCreated, Parent
-from mesh.workflows.keeping import DRAIN_SECONDS, Keeping
 from mesh.workflows.memory import Asked, ChildrenOpenError, Entry, Held, Impossible, Opening
 from mesh.workflows.messages import AnyMessage, Purge, Told
 from mesh.workflows.observed import below
 from mesh.workflows.outgoing import parent_of
+from mesh.workflows.partitions import DRAIN_SECONDS, Partitions
 from mesh.workflows.running import Observer, Running
 from mesh.workflows.state import State
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
@@ -76,9 +76,9 @@ class Engine:
         self._running = Running(
             app, commits, dispatch, deliver, sure, clock, memory_bytes, retention, observer
         )  # fmt: skip
-        self._keeping = Keeping(self._running, commits, dispatch, drain)
+        self._partitions = Partitions(self._running, commits, dispatch, drain)
         self._deadlines = Deadlines()
-        self.take, self.leave, self.drop = self._keeping.take, self._keeping.leave, self._keeping.drop
+        self.take, self.leave, self.drop = self._partitions.take, self._partitions.leave, self._partitions.drop
 
     @property
     def loaded(self) -> tuple[int, int]:
@@ -90,7 +90,7 @@ class Engine:
         """Run what is to be run; leaving drops all partitions."""
         async with task_group() as tasks:
             self._running.begin(tasks)
-            self._keeping.begin(tasks)
+            self._partitions.begin(tasks)
             try:
                 yield
             finally:
@@ -230,7 +230,7 @@ class Engine:
         turn = finishing.begin(instance, entry.volatile, self._clock(), again=entry.again)
         entry.again = False
         if turn is None:
-            self._running.needs.fire(entry)  # The clock may have been set back before its time.
+            self._running.scheduler.fire(entry)  # The clock may have been set back before its time.
             return None
         state, started = instance.state, instance.started
         entry.turn = turn
@@ -311,13 +311,13 @@ class Engine:
         if entry is None or entry.work is not work:
             return
         if begun:
-            self._running.needs.turn_lost(entry)
+            self._running.scheduler.turn_lost(entry)
         else:
             entry.turn = entry.work = None
         if entry.held.leaving:
             entry.held.quiet.set()
         elif entry.known:
-            self._running.needs.advance(entry)
+            self._running.scheduler.advance(entry)
 
     def resolved(self, ref: Ref, work: TaskWork, result: TaskResult) -> None:
         """See `mesh.workflows.contracts.Engine`."""
@@ -340,7 +340,7 @@ class Engine:
             return
         entry = self._running.entry(held, ref.id)
         if entry.known and not entry.busy:
-            self._running.needs.settle(entry, work, result)
+            self._running.scheduler.settle(entry, work, result)
         else:
             entry.begun.discard(work.task)
             entry.results.append((work, result))
@@ -355,9 +355,9 @@ class Engine:
                 entry = self._running.entry(held, id)
                 entry.again = True
                 if entry.known and not entry.busy:
-                    self._running.needs.advance(entry)
+                    self._running.scheduler.advance(entry)
                 elif not entry.known:
-                    self._running.needs.due(entry.ref, self._clock())
+                    self._running.scheduler.due(entry.ref, self._clock())
 
 
 def _children_of(message: Purge) -> Callable[[Entry], Sequence[tuple[str, str, Parent]]]:

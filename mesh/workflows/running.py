@@ -16,8 +16,9 @@ from mesh.deadlines import Deadlines
 from mesh.errors import MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows import decide, retrying
-from mesh.workflows.composing import Batch, compose
+from mesh.workflows.batch import Batch, compose
 from mesh.workflows.contracts import Commits, Deliver, Dispatch
+from mesh.workflows.delivery import TEXT, Delivery
 from mesh.workflows.errors import (
     WorkflowError,
     WorkflowNotEndedError,
@@ -29,8 +30,7 @@ from mesh.workflows.events import Failure, TaskScheduled
 from mesh.workflows.instance import Instance
 from mesh.workflows.memory import Asked, Entry, Expired, Held, Impossible, Memory, Refused
 from mesh.workflows.messages import Purge, Told
-from mesh.workflows.needs import Needs
-from mesh.workflows.outbox import TEXT, Outbox
+from mesh.workflows.scheduler import Scheduler
 from mesh.workflows.state import Sent, State, Step
 from mesh.workflows.worker import Ref
 
@@ -87,11 +87,11 @@ class Running:
         self._sure = sure
         self._retention = retention
         self._observer = observer
-        self.outbox = Outbox(deliver, self._delivered, clock)
+        self.delivery = Delivery(deliver, self._delivered, clock)
         self.memory = Memory(memory_bytes)
-        self.needs = Needs(dispatch, self.outbox, clock, self.wake)
-        self.needs.look = self._look
-        self.needs.is_busy = lambda: self._reading >= READ_AT_ONCE
+        self.scheduler = Scheduler(dispatch, self.delivery, clock, self.wake)
+        self.scheduler.look = self._look
+        self.scheduler.is_busy = lambda: self._reading >= READ_AT_ONCE
         self._reading = 0
         self._deadlines = Deadlines()
         self._tasks: asyncio.TaskGroup | None = None
@@ -99,12 +99,12 @@ class Running:
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Work in tasks of a group, from now on."""
         self._tasks = tasks
-        self.outbox.begin(tasks)
+        self.delivery.begin(tasks)
 
     def stop(self) -> None:
         """Begin nothing any more by itself."""
-        self.needs.stop()
-        self.outbox.stop()
+        self.scheduler.stop()
+        self.delivery.stop()
 
     def owns(self, held: Held) -> bool:
         """Tell whether a partition is owned, now and for sure."""
@@ -140,8 +140,8 @@ class Running:
         if not entry.known:
             self.resume(entry)
         elif entry.instance is not None:
-            self.needs.fire(entry)
-            self.needs.advance(entry)
+            self.scheduler.fire(entry)
+            self.scheduler.advance(entry)
 
     def resume(self, entry: Entry, *, again: bool = False) -> asyncio.Task[None] | None:
         """Read an instance, and begin what it needs; ``again`` also where it is stalled."""
@@ -157,8 +157,8 @@ class Running:
 
     def forget(self, held: Held) -> None:
         """Forget a partition."""
-        self.needs.forget(held)
-        self.outbox.drop(held.partition)
+        self.scheduler.forget(held)
+        self.delivery.drop(held.partition)
         for entry in held.entries.values():
             self.memory.forget(entry)
 
@@ -184,7 +184,7 @@ class Running:
             await self._load(entry)
             return entry.known
         for work, result in entry.results:
-            self.needs.settle(entry, work, result)
+            self.scheduler.settle(entry, work, result)
         entry.results.clear()
         self._open(entry)
         batch = compose(entry, self.app, self.clock())
@@ -211,11 +211,11 @@ class Running:
         if entry.known:
             entry.resume = False
         if entry.known and entry.instance is not None:
-            self.needs.fire(entry)
-            self.needs.advance(entry)
+            self.scheduler.fire(entry)
+            self.scheduler.advance(entry)
             self.memory.used(entry)
         elif entry.pause and (entry.resume or entry.asked or entry.opening):
-            self.needs.rest(entry, entry.pause)
+            self.scheduler.rest(entry, entry.pause)
         elif entry.resume or entry.asked or entry.opening or entry.results:
             self.wake(entry)
         elif entry.idle:
@@ -236,7 +236,7 @@ class Running:
                 logger.error("workflow %s is left alone: %s", ref.id, error)  # noqa: TRY400 - it says all
                 entry.resume = False
                 entry.results.clear()
-                self.needs.clear(entry)
+                self.scheduler.clear(entry)
                 return
             entry.resume = entry.resume or not entry.bare or bool(entry.results)
             entry.pause = min(max(PAUSES[0], 2 * entry.pause), PAUSES[1])
@@ -248,7 +248,7 @@ class Running:
         entry.known, entry.resume = True, False
         if found is None:
             entry.instance = entry.saved = None
-            self.needs.clear(entry)
+            self.scheduler.clear(entry)
         else:
             entry.instance = Instance(ref.id, self.app, found.state, found.history)
             entry.saved = found.saved
@@ -262,20 +262,20 @@ class Running:
         assert instance is not None
         state = instance.state
         if entry.generation != state.generation:
-            self.needs.renew(entry)
+            self.scheduler.renew(entry)
         entry.volatile = [each for each in entry.volatile if instance.wants(each)]
         entry.settle()
         if entry.volatile or entry.acks:
-            self.needs.later(entry)
+            self.scheduler.later(entry)
         entry.ending = state.ended is not None and (entry.ending or entry.unsure)
         if state.ended is None and not entry.held.leaving:
             waiting = retrying.waiting(instance, self.clock())
             for task in instance.tasks.values():
                 if task.id not in entry.tasks and task.id not in waiting and task.id not in entry.settled:
-                    self.needs.dispatch(entry, task)
-        self.needs.mark(entry, state)
+                    self.scheduler.dispatch(entry, task)
+        self.scheduler.mark(entry, state)
         if undelivered := [sent for sent in state.outbox if sent.number not in entry.acks]:
-            self.outbox.put(entry.ref, undelivered)
+            self.delivery.put(entry.ref, undelivered)
 
     def _open(self, entry: Entry) -> None:
         """Serve who waits for it."""
@@ -319,31 +319,31 @@ class Running:
             entry.turn = entry.answer = None
             entry.losses = 0
         if before is None or before.generation != state.generation:
-            self.needs.renew(entry)
+            self.scheduler.renew(entry)
             if before is not None:
-                self.needs.count(entry)
+                self.scheduler.count(entry)
         if state.ended is not None and not entry.ending:
-            self.needs.renew(entry)
+            self.scheduler.renew(entry)
             entry.ending = True
         if entry.volatile:
             entry.volatile = [each for each in entry.volatile if instance.wants(each)]
             entry.settle()
             if entry.volatile:
-                self.needs.later(entry)
+                self.scheduler.later(entry)
         if not entry.held.leaving:
             for event in step.append:
                 if type(event) is TaskScheduled and event.id in instance.tasks:
-                    self.needs.dispatch(entry, event)
+                    self.scheduler.dispatch(entry, event)
         if state.outbox:
             sent = 0 if before is None else before.sent
-            self.outbox.put(entry.ref, [each for each in state.outbox if each.number > sent])
-        self.needs.mark(entry, state)
+            self.delivery.put(entry.ref, [each for each in state.outbox if each.number > sent])
+        self.scheduler.mark(entry, state)
         if self._observer is not None:
             self._observer(entry.ref, before, step, instance)
         self._tell(entry, batch)
         if entry.asked:  # However much it is told, it has its turns.
-            self.needs.fire(entry)
-            self.needs.advance(entry)
+            self.scheduler.fire(entry)
+            self.scheduler.advance(entry)
 
     def _too_large(self, entry: Entry, batch: Batch, error: WorkflowTooLargeError) -> None:
         """Fail the messages, if any were in it; else the turn, whose instance is stalled."""
@@ -356,7 +356,7 @@ class Running:
             entry.answer = Impossible(str(error)[:TEXT])
         else:
             logger.error("workflow %s cannot be kept: %s", entry.ref.id, error)
-            self.needs.turn_lost(entry)
+            self.scheduler.turn_lost(entry)
             entry.pause = PAUSES[1]
 
     def _unsure(self, entry: Entry) -> None:
@@ -385,13 +385,13 @@ class Running:
                     STORE_SECONDS, self._commits.put_away, ref.partition, ref.id, entry.saved, state, until
                 )
                 if until is not None and not entry.held.gone:
-                    self.needs.expires(entry.held, until)
+                    self.scheduler.expires(entry.held, until)
         except MeshError as error:
             logger.warning("workflow %s has ended, and is put away later: %s", ref.id, error)
             self._unsure(entry)
             return
         if not entry.held.gone:
-            self.needs.clear(entry)
+            self.scheduler.clear(entry)
             self._unload(entry)
 
     async def _purge(self, entry: Entry, asked: Asked) -> None:
@@ -420,7 +420,7 @@ class Running:
             asked.answer(error)
             return
         if not entry.held.gone:
-            self.needs.clear(entry)
+            self.scheduler.clear(entry)
             self._unload(entry)
             entry.see(None)
         asked.answer(Told(int(found)))
@@ -454,7 +454,7 @@ class Running:
             if isinstance(each.message, Expired) and not (
                 entry.held.gone or isinstance(error, WorkflowUnreadableError)
             ):
-                self.needs.expires(entry.held, self.clock())
+                self.scheduler.expires(entry.held, self.clock())
         for waiting in opening:
             if not waiting.made.done():
                 waiting.made.set_exception(error)
@@ -476,7 +476,7 @@ class Running:
             entry.resume = entry.resume or not entry.known
             self.wake(entry)
         else:
-            self.needs.later(entry)
+            self.scheduler.later(entry)
 
 
 def _may_go(entry: Entry) -> bool:

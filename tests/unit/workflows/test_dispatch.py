@@ -12,12 +12,12 @@ import pytest
 from mesh.errors import AppFailedError, AppUnreachableError, StateError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows.actions import Answer
+from mesh.workflows.capacity import Level
 from mesh.workflows.contracts import Engine
 from mesh.workflows.dispatch import Dispatch
+from mesh.workflows.fair_queue import FairQueue
 from mesh.workflows.peers import Peer
-from mesh.workflows.room import Level
 from mesh.workflows.settings import Limits
-from mesh.workflows.waiting import FairQueue
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
 from tests.support.virtual_time import run
 

@@ -11,14 +11,14 @@ from functools import partial
 
 from mesh.workflows import decide, finishing, retrying
 from mesh.workflows.contracts import Dispatch
+from mesh.workflows.delivery import Delivery
 from mesh.workflows.dues import Alarm, Dues
 from mesh.workflows.events import Failure, Retrying, TaskScheduled
 from mesh.workflows.memory import Entry, Held
-from mesh.workflows.outbox import Outbox
 from mesh.workflows.state import State, Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork
 
-__all__ = ["Needs"]
+__all__ = ["Scheduler"]
 
 FLUSH_SECONDS = 1.0  # What is volatile, or delivered, waits so long for another write that it may go with.
 LOST_PAUSES = 0.5, 60.0  # Before what was lost for the second time begins again; they double. The first time, at once.
@@ -29,7 +29,7 @@ LOST = Failure("WorkerLost", "the worker was lost while the activity ran")
 _MAY_BEGIN = frozenset({Status.PENDING, Status.STALLED})
 
 
-class Needs:
+class Scheduler:
     """Sees to what instances need, of all partitions that are held.
 
     Attributes:
@@ -43,11 +43,11 @@ class Needs:
     is_busy: Callable[[], bool]
 
     def __init__(
-        self, dispatch: Dispatch, outbox: Outbox, clock: Callable[[], float], wake: Callable[[Entry], object]
+        self, dispatch: Dispatch, delivery: Delivery, clock: Callable[[], float], wake: Callable[[Entry], object]
     ) -> None:
         """Prepare; ``wake`` has a task work on an instance."""
         self._dispatch = dispatch
-        self._outbox = outbox
+        self._delivery = delivery
         self._clock = clock
         self._wake = wake
         self._dues = Dues()
@@ -198,7 +198,7 @@ class Needs:
     def clear(self, entry: Entry) -> None:
         """Forget all that is to be done for it."""
         self.renew(entry)
-        self._outbox.forget(entry.ref)
+        self._delivery.forget(entry.ref)
         self.due(entry.ref, None)
         entry.held.stalled.discard(entry.ref.id)
         entry.acks.clear()

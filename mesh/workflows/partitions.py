@@ -16,7 +16,7 @@ from mesh.workflows.running import PAUSES, Running
 from mesh.workflows.state import State, Status
 from mesh.workflows.worker import Ref
 
-__all__ = ["DRAIN_SECONDS", "Keeping"]
+__all__ = ["DRAIN_SECONDS", "Partitions"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ WRITE_SECONDS = 5.0  # For what is written then.
 LEFT = "this node does not own partition {} any more"
 
 
-class Keeping:
+class Partitions:
     """Takes, leaves and drops partitions: a `mesh.ownership.owning.Keeper`."""
 
     def __init__(self, running: Running, commits: Commits, dispatch: Dispatch, drain: float = DRAIN_SECONDS) -> None:
@@ -40,7 +40,7 @@ class Keeping:
         self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
         self._last: dict[int, list[Held]] = {}  # What was owned before, until nothing of it is written any more.
         self._tasks: asyncio.TaskGroup | None = None
-        running.needs.expire = self._expire
+        running.scheduler.expire = self._expire
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Work in tasks of a group, from now on."""
@@ -139,7 +139,7 @@ class Keeping:
                 return
             if state is not None and not _needs(state):
                 if state.due is not None and not _goes_on(held.entries.get(id)):
-                    self._running.needs.sooner(Ref(held.partition, id), state.due)
+                    self._running.scheduler.sooner(Ref(held.partition, id), state.due)
                 continue
             await self._resuming.acquire()
             entry = self._running.entry(held, id)
@@ -149,7 +149,7 @@ class Keeping:
             entry.ending = entry.ending or (state is not None and state.ended is not None)
             self._release_after(self._running.resume(entry, again=True))
         async for until, _ in self._commits.expiring(held.partition):
-            self._running.needs.expires(held, until)
+            self._running.scheduler.expires(held, until)
 
     def _release_after(self, task: asyncio.Task[None] | None) -> None:
         """Let another instance be read once this one was; None = it is being read already."""
@@ -174,7 +174,7 @@ class Keeping:
                 if held.leaving:
                     return
                 if until > now:
-                    self._running.needs.expires(held, until)
+                    self._running.scheduler.expires(held, until)
                     continue
                 await self._resuming.acquire()
                 entry = self._running.entry(held, id)
@@ -182,7 +182,7 @@ class Keeping:
                 self._release_after(self._running.wake(entry))
         except MeshError as error:
             logger.warning("what is put away in partition %d is looked at again: %s", held.partition, error)
-            self._running.needs.expires(held, now)
+            self._running.scheduler.expires(held, now)
 
 
 def _needs(state: State) -> bool:

@@ -15,11 +15,11 @@ from mesh.errors import MeshError
 from mesh.ownership.table import Standing
 from mesh.tasks import task_group
 from mesh.workflows import observed
+from mesh.workflows.capacity import Level
 from mesh.workflows.committing import Committer
 from mesh.workflows.dispatch import Dispatch
 from mesh.workflows.engine import Engine
 from mesh.workflows.remote import KIND, Remote
-from mesh.workflows.room import Level
 from mesh.workflows.settings import WorkflowSettings, settings_of
 from mesh.workflows.state import Status
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from mesh.workflows.state import State, Step
     from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker
 
-__all__ = ["WorkflowsKept"]
+__all__ = ["WorkflowHost"]
 
 BACK_SECONDS = 2.0  # A worker that is back within that has not been away: nothing moves to other nodes.
 SHARE_SECONDS = 5.0  # Between looks at how many gateways share a limit.
 
 
-class WorkflowsKept:
+class WorkflowHost:
     """The engine and all that it works with, at work while ``run`` is entered.
 
     Attributes:

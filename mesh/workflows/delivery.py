@@ -23,7 +23,7 @@ from mesh.workflows.messages import ChildDone
 from mesh.workflows.state import Sent
 from mesh.workflows.worker import Ref
 
-__all__ = ["AT_ONCE", "TEXT", "Delivered", "Outbox"]
+__all__ = ["AT_ONCE", "TEXT", "Delivered", "Delivery"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class _Line:
     gone: bool = False
 
 
-class Outbox:
+class Delivery:
     """Delivers for all instances of an engine."""
 
     def __init__(self, deliver: Deliver, delivered: Delivered, clock: Callable[[], float]) -> None:
@@ -118,7 +118,7 @@ class Outbox:
                 if line.gone:
                     continue
                 self._out[app] += 1
-                task = self._tasks.create_task(self._work(line), name="workflows-outbox")
+                task = self._tasks.create_task(self._work(line), name="workflows-delivery")
                 self._in_flight.add(task)
                 task.add_done_callback(partial(self._ended, app))
             if not lines:

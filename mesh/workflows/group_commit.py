@@ -16,7 +16,7 @@ from mesh.errors import DeadlineExceededError, MeshError, OutcomeUnknownError, S
 from mesh.store import Item, StateStore
 from mesh.tasks import task_group
 
-__all__ = ["WRITE_SECONDS", "Grouping"]
+__all__ = ["WRITE_SECONDS", "GroupCommit"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ ENDS = "workflows are not stored any more: this node is shutting down"
 _Waiting = tuple[Item, Item, asyncio.Future[MeshError | None]]
 
 
-class Grouping:
+class GroupCommit:
     """Writes to one store, while it runs."""
 
     def __init__(self, store: StateStore, seconds: float = WRITE_SECONDS) -> None:

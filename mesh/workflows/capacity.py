@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from mesh.workflows.fair_queue import FairQueue
 from mesh.workflows.settings import Limits
-from mesh.workflows.waiting import FairQueue
 from mesh.workflows.worker import Worker
 
 __all__ = ["AWAY_PAUSE", "FIRST_AWAY", "MAX_AWAY", "PAUSE", "Attached", "Away", "Lane", "Level", "Pause", "Room", "now"]

@@ -42,7 +42,7 @@ from mesh.workflows.events import (
     TurnStarted,
 )
 from mesh.workflows.json_answer import AnswerInvalidError, failure_of, read_answer
-from mesh.workflows.json_form import event_json, turn_json
+from mesh.workflows.json_turn import event_json, turn_json
 from mesh.workflows.state import Status
 from mesh.workflows.worker import Ref, TurnWork
 
