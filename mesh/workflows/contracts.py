@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from mesh.ownership.owning import Keeper
 from mesh.workflows.actions import Answer
@@ -14,7 +14,10 @@ from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.state import State, Step
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker
 
-__all__ = ["Commits", "Deliver", "Dispatch", "Engine", "Loaded", "Look", "Saved", "Until"]
+if TYPE_CHECKING:
+    from mesh.workflows.instance import Instance
+
+__all__ = ["Commits", "Deliver", "Dispatch", "Engine", "Loaded", "Look", "Observer", "Saved", "Until"]
 
 Until: TypeAlias = Callable[[State | None], bool]
 
@@ -79,6 +82,13 @@ class Commits(Protocol):
             MeshError: The store failed.
         """
 
+    async def end(self, partition: int, instance: str, saved: Saved, step: Step, until: float | None) -> Saved:
+        """Write the last step of one, and put it away with it; ``until`` as in ``put_away``, and else as ``commit``.
+
+        Until it is done, readers see the instance as it was before. One that is cut off in the middle is finished by
+        ``load``. So it is for what a new owner reads without being told: the step before ``wants_owner``, or is due.
+        """
+
     async def put_away(self, partition: int, instance: str, saved: Saved, state: State, until: float | None) -> None:
         """Move what has ended out of what ``scan`` gives; ``until`` when it is to be kept, None = for good.
 
@@ -104,6 +114,20 @@ Look: TypeAlias = Callable[[str, str, float], Awaitable[State | None]]
 Raises:
     MeshError: It cannot be told.
 """
+
+
+class Observer(Protocol):
+    """Told of every write that was done."""
+
+    def __call__(self, ref: Ref, before: State | None, step: Step, instance: Instance) -> None:
+        """Take note; must not fail or block.
+
+        Args:
+            ref: The instance.
+            before: What it was; None = it is new.
+            step: What was written.
+            instance: What it is now.
+        """
 
 
 class Dispatch(Protocol):

@@ -17,7 +17,7 @@ from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.tasks import task_group
 from mesh.workflows import finishing
 from mesh.workflows.actions import Answer
-from mesh.workflows.contracts import Commits, Deliver, Dispatch, Look, Until
+from mesh.workflows.contracts import Commits, Deliver, Dispatch, Look, Observer, Until
 from mesh.workflows.errors import WorkflowExistsError, WorkflowNotEndedError, WorkflowNotFoundError
 from mesh.workflows.events import ChildCreated, Parent
 from mesh.workflows.memory import Asked, ChildrenOpenError, Entry, Held, Impossible, Opening
@@ -25,7 +25,7 @@ from mesh.workflows.messages import AnyMessage, Purge, Told
 from mesh.workflows.observed import below
 from mesh.workflows.outgoing import parent_of
 from mesh.workflows.partitions import DRAIN_SECONDS, Partitions
-from mesh.workflows.running import Observer, Running
+from mesh.workflows.running import Running
 from mesh.workflows.state import State
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 

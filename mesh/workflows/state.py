@@ -92,6 +92,13 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     turns: int = 0
     seen: tuple[tuple[float, str], ...] = ()
 
+    @property
+    def wants_owner(self) -> bool:
+        """Whether there is something to begin for it without being told, so that a new owner reads it at once."""
+        return bool(
+            self.ended is not None or self.open_tasks or self.inbox or self.outbox or self.status == Status.STALLED
+        )
+
 
 class Step(msgspec.Struct, frozen=True):
     """What one write makes of an instance.
