@@ -51,15 +51,39 @@ PAGE = 200
 AT_ONCE = 32  # Writes of one instance, of what lies beside its record.
 CLEANING = 8  # Generations that are deleted at a time.
 SHORTEST_TTL = 1.0
+MARKED = 10_000  # Ids of a partition that are remembered, at about 100 bytes each.
 
 
 class _Owned:
-    """A partition, with its fences in both stores."""
+    """A partition, with its fences in both stores, and what is known to be there.
 
-    __slots__ = ("ended", "live")
+    Attributes:
+        marks: The ids of all records among what is live, and of some more; None = they are too many.
+        marked: Whether a scan was there to find all, since when nobody else has written any.
+    """
+
+    __slots__ = ("ended", "live", "marked", "marks")
 
     def __init__(self, live: Fence, ended: Fence) -> None:
         self.live, self.ended = live, ended
+        self.marks: set[str] | None = set()
+        self.marked = False
+
+    def mark(self, instance: str) -> None:
+        """Take note that a record may be there from now on."""
+        if self.marks is not None:
+            self.marks.add(instance)
+            if len(self.marks) > MARKED:
+                self.marks = None
+
+    def unmark(self, instance: str) -> None:
+        """Take note that none is there: it was deleted, for sure."""
+        if self.marks is not None:
+            self.marks.discard(instance)
+
+    def may_have(self, instance: str) -> bool:
+        """Tell whether a record may be there."""
+        return not self.marked or self.marks is None or instance in self.marks
 
 
 class Committer:
@@ -120,14 +144,17 @@ class Committer:
 
     async def scan(self, partition: int) -> AsyncIterator[tuple[str, State | None]]:
         """Give all that have not been put away; None = it cannot be read by this version."""
+        owned = self._of(partition)
         async for key, value in self._pages(self._keys.live_in(partition)):
             instance = instance_of(key)
+            owned.mark(instance)
             try:
                 found = decode(instance, value)
                 yield instance, await Beside(self._live, self._keys, partition, instance, found).state()
             except WorkflowUnreadableError as error:
                 logger.warning("%s", error)
                 yield instance, None
+        owned.marked = True
 
     async def expiring(self, partition: int) -> AsyncIterator[tuple[float, str]]:
         """Give the instances that were put away and are to be deleted, with when, Unix time in seconds."""
@@ -153,9 +180,10 @@ class Committer:
         await owned.live.take()  # What is still on its way under a former one must not come behind this.
         await owned.ended.take()
         with _sizes(instance):  # An id may be too long.
-            found = await self._live.get(self._keys.live_of(partition, instance), strong=True)
-            live = None if found is None else decode(instance, found.value)
-            ended = None
+            found = live = ended = None
+            if owned.may_have(instance):
+                found = await self._live.get(self._keys.live_of(partition, instance), strong=True)
+                live = None if found is None else decode(instance, found.value)
             if live is None or _may_have_ended(live):
                 found = await self._ended.get(self._keys.ended_of(partition, instance), strong=True)
                 ended = None if found is None else decode(instance, found.value)
@@ -179,6 +207,7 @@ class Committer:
             await self._unexpire(owned, partition, instance, before.until)  # Else it would end what begins now.
         with _sizes(instance):
             await self._write_beside(owned, partition, instance, made)
+            owned.mark(instance)
             await owned.live.write(Item(self._keys.live_of(partition, instance), made.record))
         if before is not None and before.put_away:
             try:
@@ -210,6 +239,7 @@ class Committer:
         found = await self._live.get(live, strong=True) is not None
         if found:
             await owned.live.write(Item(live, None))
+            owned.unmark(instance)
         there = await self._ended.get(ended, strong=True)
         # What is left when this is cut off is found by the next purge, so what tells of the instance goes last.
         beside = [key async for key, _ in self._pages(self._keys.beside(partition, instance))]
@@ -244,6 +274,7 @@ class Committer:
         if kept.until is not None and kept.fat:
             await owned.live.write(Item(self._keys.expiring_of(partition, instance, kept.until), b""))
         await owned.live.write(Item(self._keys.live_of(partition, instance), None))
+        owned.unmark(instance)
 
     async def _unexpire(self, owned: _Owned, partition: int, instance: str, until: float | None) -> None:
         if until is not None:
