@@ -52,9 +52,7 @@ def _action(action: Any, app: str) -> Action:
         return actions.Complete(action.id, Status.FAILED, failure=Failure("UnknownAction", why, final=True))
     said = getattr(action, kind)
     if kind in PROPAGATING and said.historyPropagationScope not in (0, *SCOPES):
-        why = (
-            f"the worker hands history on by the scope {said.historyPropagationScope}, which this version does not know"
-        )
+        why = f"the worker hands on history by a scope that this version does not know: {said.historyPropagationScope}"
         return actions.Complete(action.id, Status.FAILED, failure=Failure("UnknownAction", why, final=True))
     target = action.router.targetAppID if action.HasField("router") else ""
     if len(target.encode()) > MAX_NAME_BYTES:
