@@ -91,7 +91,9 @@ def complete(
         kept = sent.message
         if isinstance(kept, StartWithHistory) and kept.execution == message.execution and kept.inherited is not None:
             return kept
-    raise WorkflowTooLargeError(_too_large(f"the child workflow '{message.name[:200]}'"))
+    raise WorkflowTooLargeError(
+        _too_large(f"the child workflow '{message.name[:200]}'", f"more than {MAX_BYTES} bytes")
+    )
 
 
 def settled(instance: Instance, outbox: Sequence[Sent], new: Sequence[Event]) -> tuple[Sent, ...]:
@@ -167,11 +169,11 @@ def check(inherited: Inherited, app: str) -> None:
 def _check_size(inherited: Inherited, what: str) -> None:
     size = sum(len(each.events) for each in inherited.ancestors)
     if size > MAX_BYTES:
-        raise WorkflowTooLargeError(_too_large(what, f"{size} bytes, and {MAX_BYTES} are the most"))
+        raise WorkflowTooLargeError(_too_large(what, f"{size} bytes, and {MAX_BYTES} are the most", inherited.scope))
 
 
-def _too_large(what: str, much: str = f"more than {MAX_BYTES} bytes") -> str:
+def _too_large(what: str, much: str, scope: int = OWN) -> str:
+    less = "hand on the own history alone, " if scope == LINEAGE else ""
     return (
-        f"propagation: the history for {what} has {much}: hand on the own history alone, keep large values "
-        f"elsewhere, or continue as new in time"
+        f"propagation: the history for {what} has {much}: {less}keep large values elsewhere, or continue as new in time"
     )

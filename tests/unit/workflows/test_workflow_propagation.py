@@ -182,7 +182,7 @@ def test_it_is_bounded_in_bytes() -> None:
 def test_what_is_too_large_is_refused_also_when_its_parent_has_begun_anew() -> None:
     flow = large(MAX_BYTES, OWN, Complete(3, Status.CONTINUED_AS_NEW))
     (sent,) = flow.state.outbox
-    with pytest.raises(WorkflowTooLargeError, match="'ship' has more than 1048576 bytes: hand on"):
+    with pytest.raises(WorkflowTooLargeError, match="'ship' has more than 1048576 bytes: keep large"):
         complete(sent.message, flow.instance, {})
     with pytest.raises(WorkflowNotFoundError):
         complete(sent.message, None, {})
