@@ -355,13 +355,13 @@ class Ancestor(_Value, frozen=True, array_like=True):
         app: The application that it belongs to.
         instance: Its id.
         workflow: Its workflow's name.
-        events: What had happened to it, of `PlainEvent`, as stored; read by ``mesh.workflows.propagation.events_of``.
+        events: What had happened to it, of `PlainEvent`, as stored, in runs: `mesh.workflows.propagation.events_of`.
     """
 
     app: str
     instance: str
     workflow: str
-    events: bytes
+    events: tuple[bytes, ...]
 
 
 class Retrying(Event, frozen=True, array_like=True, tag=100):

@@ -1,8 +1,9 @@
 """What of its history a workflow hands on with an activity or a child, where it asks for that.
 
 It is what had happened up to the event by which it asks. A history only grows, so that is the same at each attempt, and
-whenever it is put together: nothing is kept of it on this side but that event. It is made when the work goes out. A
-child keeps what it is given as an event of its own history.
+whenever it is put together: nothing is kept of it on this side but that event. It is made when the work goes out, of
+runs of events that all such work of an instance shares in memory: each is encoded once, whatever the fan-out. A child
+keeps what it is given as an event of its own history.
 
 Source: the scopes of Dapr's worker protocol (``HistoryPropagationScope``), and Dapr 1.18 for what each of them gives.
 """
@@ -10,6 +11,7 @@ Source: the scopes of Dapr's worker protocol (``HistoryPropagationScope``), and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import msgspec
 from msgspec.structs import replace
@@ -30,7 +32,8 @@ SCOPES: Mapping[int, str] = {OWN: "own", LINEAGE: "lineage"}
 """What they are called over HTTP, by the protocol's numbers."""
 
 MAX_BYTES = 2**20  # Of all that goes along, as it is stored: a message to a worker has room for four times as much.
-FORM = "propagation"
+RUN = 64  # Events; those behind the last whole run go one by one.
+EVENTS, RUNS = "propagation events", "propagation runs"
 _events = msgspec.msgpack.Decoder(tuple[PlainEvent, ...]).decode
 
 
@@ -56,17 +59,26 @@ def _handed_on(
     scope = asked.propagation
     if scope is None or scope not in SCOPES:
         return None
-    end = next(place for place in range(len(history), 0, -1) if history[place - 1] is asked)
-    stored = rendered.setdefault(FORM, [])
-    for event in history[len(stored) : end]:
-        stored.append(b"" if isinstance(event, Inherited) else msgspec.msgpack.encode(event))
-    events = msgspec.msgpack.encode([msgspec.Raw(each) for each in stored[:end] if each])
+    events = _stored(history, asked, rendered)
     before = instance.inherited.ancestors if scope == LINEAGE and instance.inherited is not None else ()
     own = Ancestor(instance.app, instance.id, instance.state.name, events)
     inherited = Inherited(asked.at, scope, (*before, own))
     what = "activity" if isinstance(asked, TaskScheduled) else "child workflow"
     _check_size(inherited, f"the {what} '{asked.name[:200]}'")
     return inherited
+
+
+def _stored(history: Sequence[Event], asked: Event, rendered: dict[str, list[bytes]]) -> tuple[bytes, ...]:
+    """Give a history as it is stored, up to an event of it."""
+    end = next(place for place in range(len(history), 0, -1) if history[place - 1] is asked)
+    single, runs = rendered.setdefault(EVENTS, []), rendered.setdefault(RUNS, [])
+    for event in history[len(single) : end]:  # What was inherited goes along by itself, if it does.
+        single.append(msgspec.msgpack.encode(() if isinstance(event, Inherited) else (event,)))
+    whole = end // RUN
+    for start in range(len(runs) * RUN, whole * RUN, RUN):
+        run = [msgspec.Raw(each[1:]) for each in single[start : start + RUN] if len(each) > 1]
+        runs.append(msgspec.msgpack.encode(run))
+    return (*runs[:whole], *[each for each in single[whole * RUN : end] if len(each) > 1])
 
 
 def complete(
@@ -138,7 +150,7 @@ def events_of(ancestor: Ancestor) -> tuple[PlainEvent, ...]:
     Raises:
         ValueError: It was written by a newer version, or is malformed.
     """
-    return _events(ancestor.events)
+    return tuple(chain.from_iterable(map(_events, ancestor.events)))
 
 
 def check(inherited: Inherited, app: str) -> None:
@@ -167,7 +179,7 @@ def check(inherited: Inherited, app: str) -> None:
 
 
 def _check_size(inherited: Inherited, what: str) -> None:
-    size = sum(len(each.events) for each in inherited.ancestors)
+    size = sum(len(run) for each in inherited.ancestors for run in each.events)
     if size > MAX_BYTES:
         raise WorkflowTooLargeError(_too_large(what, f"{size} bytes, and {MAX_BYTES} are the most", inherited.scope))
 

@@ -20,7 +20,7 @@ from tests.support.workflow_engine import Engine
 __all__ = ["client", "engine", "port"]
 
 PARENT = msgspec.msgpack.encode((events.TurnStarted(NOW), events.TaskScheduled(NOW, 1, "charge", "key", "7")))
-HANDED = Inherited(NOW, LINEAGE, (Ancestor("up", "p", "parent", PARENT),))
+HANDED = Inherited(NOW, LINEAGE, (Ancestor("up", "p", "parent", (PARENT,)),))
 
 
 KNOWN = [("up", "p", "parent", ["workflowStarted", "taskScheduled"])]

@@ -196,8 +196,8 @@ HANDED = events.Inherited(
     NOW,
     LINEAGE,
     (
-        Ancestor("up", "p", "parent", msgspec.msgpack.encode([told[0] for told in TOLD])),
-        Ancestor("app", "i", "order", msgspec.msgpack.encode((events.Retrying(NOW, 1, 2, NOW, FAILURE),))),
+        Ancestor("up", "p", "parent", (msgspec.msgpack.encode([told[0] for told in TOLD]),)),
+        Ancestor("app", "i", "order", (msgspec.msgpack.encode((events.Retrying(NOW, 1, 2, NOW, FAILURE),)),)),
     ),
 )
 

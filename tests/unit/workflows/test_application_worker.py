@@ -76,7 +76,7 @@ async def test_an_activity_that_history_goes_along_with(app: App, worker: Applic
     app.answer(CHARGE, 200, b"1")
     given = task()
     events = msgspec.msgpack.encode((TurnStarted(AT),))
-    given.inherited = Inherited(AT, LINEAGE, (Ancestor("shop", "o-1", "order", events),))
+    given.inherited = Inherited(AT, LINEAGE, (Ancestor("shop", "o-1", "order", (events,)),))
     await worker.task(given)
     got = app.at(CHARGE)[0]
     assert got.headers["mesh-workflow-inherited"] == "lineage"

@@ -131,17 +131,18 @@ HANDED = Inherited(
             "shop",
             "o-1",
             "order",
-            msgspec.msgpack.encode(
-                (
-                    TurnStarted(AT),
-                    STARTED,
-                    TaskScheduled(AT, 1, "charge", "e1", input="7"),
-                    TaskCompleted(AT, 1, "e1", '"paid"'),
-                    ChildCreated(AT, 2, "s-1", "ship"),
-                )
+            (
+                msgspec.msgpack.encode((TurnStarted(AT), STARTED)),
+                msgspec.msgpack.encode(
+                    (
+                        TaskScheduled(AT, 1, "charge", "e1", input="7"),
+                        TaskCompleted(AT, 1, "e1", '"paid"'),
+                        ChildCreated(AT, 2, "s-1", "ship"),
+                    )
+                ),
             ),
         ),
-        Ancestor("stock", "s-1", "ship", msgspec.msgpack.encode((EventRaised(AT, "go"),))),
+        Ancestor("stock", "s-1", "ship", (msgspec.msgpack.encode((EventRaised(AT, "go"),)),)),
     ),
 )
 TOLD = {

@@ -188,9 +188,26 @@ def test_what_is_too_large_is_refused_also_when_its_parent_has_begun_anew() -> N
         complete(sent.message, None, {})
 
 
+def test_many_share_what_goes_along_in_memory() -> None:
+    """Only the last few events are told of one by one; nothing is encoded twice."""
+    flow = Flow()
+    flow.turn(*(ScheduleTask(number, "pack", propagation=OWN) for number in range(500)))
+    rendered: dict[str, list[bytes]] = {}
+    tasks = list(flow.instance.tasks.values())
+    # Asked for in any order.
+    made = {task.id: handed_on(flow.instance, task, rendered) for task in [*tasks[400:], *tasks[:400]]}
+    for number, task in enumerate(tasks):
+        found = made[task.id]
+        assert found is not None
+        assert events_of(found.ancestors[0]) == tuple(flow.instance.history[: number + 3])
+    every = {id(run): len(run) for found in made.values() for run in found.ancestors[0].events}
+    assert sum(every.values()) < 2.2 * sum(len(msgspec.msgpack.encode(event)) for event in flow.instance.history)
+    assert max(len(found.ancestors[0].events) for found in made.values()) < 64 + 500 / 64
+
+
 def inherited(*events: PlainEvent, app: str = "shop", raw: bytes | None = None) -> Inherited:
     stored = msgspec.msgpack.encode(events) if raw is None else raw
-    return Inherited(NOW, OWN, (Ancestor(app, "o-1", "order", stored),))
+    return Inherited(NOW, OWN, (Ancestor(app, "o-1", "order", (stored,)),))
 
 
 def deep(causes: int) -> Failure:
