@@ -7,13 +7,14 @@ Source: the messages of Dapr's worker protocol (``gateway/grpc/proto/taskhub.pro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from mesh.workflows import events
 from mesh.workflows.events import Event, Failure, Inherited, Moment, Origin, Trace
-from mesh.workflows.propagation import events_of
+from mesh.workflows.propagation import rendering
 from mesh.workflows.stream import Known
 from mesh.workflows.worker import TaskWork, TurnWork
 
@@ -50,6 +51,7 @@ class GRPCWire:
             message("WorkItem"),
             message("WorkflowRequest"),
         )
+        self._history = rendering(self._events)
         self.ping = _framed(self._item(healthPing={}).SerializeToString())
 
     def event(self, event: Event, instance: str, app: str) -> bytes:
@@ -60,6 +62,9 @@ class GRPCWire:
         number, made, router = members(event, instance, app)
         written: bytes = self._event(eventId=number, timestamp=at(event.at), router=router, **made).SerializeToString()
         return written
+
+    def _events(self, told: Iterable[Event], instance: str, app: str) -> list[bytes]:
+        return [written for event in told if (written := self.event(event, instance, app))]
 
     def turn(self, work: TurnWork, token: str, known: Known) -> tuple[bytes, Known]:
         """Write a turn."""
@@ -96,9 +101,7 @@ class GRPCWire:
                 "appId": each.app,
                 "instanceId": each.instance,
                 "workflowName": each.workflow,
-                "rawEvents": [
-                    written for event in events_of(each) if (written := self.event(event, each.instance, each.app))
-                ],
+                "rawEvents": chain.from_iterable(self._history(each)),
             }
             for each in inherited.ancestors
         ]

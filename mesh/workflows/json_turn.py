@@ -39,7 +39,7 @@ from mesh.workflows.events import (
     TurnStarted,
     seconds,
 )
-from mesh.workflows.propagation import SCOPES, events_of
+from mesh.workflows.propagation import SCOPES, rendering
 from mesh.workflows.state import Status
 from mesh.workflows.worker import TaskWork, TurnWork
 
@@ -104,7 +104,7 @@ def _inherited(inherited: Inherited) -> bytes:
         b'%b,"history":[%b]}'
         % (
             orjson.dumps({"app": each.app, "instance": each.instance, "workflow": each.workflow})[:-1],
-            b",".join(map(_with_input, events_of(each))),
+            b",".join(filter(None, _history(each))),
         )
         for each in inherited.ancestors
     ]
@@ -118,6 +118,9 @@ def _with_input(event: Event) -> bytes:
     if not isinstance(event, Started | TaskScheduled | ChildCreated):
         return rendered
     return b'%b,"input":%b}' % (rendered[:-1], _value(event.input))
+
+
+_history = rendering(lambda events, _instance, _app: b",".join(map(_with_input, events)))
 
 
 def _value(text: str | None) -> bytes:

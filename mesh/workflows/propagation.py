@@ -10,8 +10,10 @@ Source: the scopes of Dapr's worker protocol (``HistoryPropagationScope``), and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -23,7 +25,18 @@ from mesh.workflows.instance import Instance
 from mesh.workflows.messages import StartWithHistory
 from mesh.workflows.state import Sent
 
-__all__ = ["LINEAGE", "MAX_BYTES", "OWN", "SCOPES", "check", "complete", "events_of", "handed_on", "settled"]
+__all__ = [
+    "LINEAGE",
+    "MAX_BYTES",
+    "OWN",
+    "SCOPES",
+    "check",
+    "complete",
+    "events_of",
+    "handed_on",
+    "rendering",
+    "settled",
+]
 
 OWN, LINEAGE = 1, 2
 """The instance's own history; and what it has inherited besides."""
@@ -34,6 +47,8 @@ SCOPES: Mapping[int, str] = {OWN: "own", LINEAGE: "lineage"}
 MAX_BYTES = 2**20  # Of all that goes along, as it is stored: a message to a worker has room for four times as much.
 RUN = 64  # Events; those behind the last whole run go one by one.
 EVENTS, RUNS = "propagation events", "propagation runs"
+KEPT_RUNS, KEPT_BYTES = 256, 64 * 1024  # How many a renderer remembers, and how large they may be.
+_T = TypeVar("_T")
 _events = msgspec.msgpack.Decoder(tuple[PlainEvent, ...]).decode
 
 
@@ -151,6 +166,25 @@ def events_of(ancestor: Ancestor) -> tuple[PlainEvent, ...]:
         ValueError: It was written by a newer version, or is malformed.
     """
     return tuple(chain.from_iterable(map(_events, ancestor.events)))
+
+
+def rendering(render: Callable[[Sequence[PlainEvent], str, str], _T]) -> Callable[[Ancestor], list[_T]]:
+    """Give what renders the history of an ancestor run by run; of a run that many are given it remembers what came.
+
+    Args:
+        render: Renders events of an instance of an application.
+    """
+
+    def anew(run: bytes, instance: str, app: str) -> _T:
+        return render(_events(run), instance, app)
+
+    kept = lru_cache(KEPT_RUNS)(anew)
+
+    def rendered(ancestor: Ancestor) -> list[_T]:
+        whose = ancestor.instance, ancestor.app
+        return [(kept if len(run) <= KEPT_BYTES else anew)(run, *whose) for run in ancestor.events]
+
+    return rendered
 
 
 def check(inherited: Inherited, app: str) -> None:

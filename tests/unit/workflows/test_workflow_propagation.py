@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -16,12 +17,14 @@ from mesh.workflows.errors import WorkflowNotFoundError, WorkflowTooLargeError
 from mesh.workflows.events import (
     Ancestor,
     ChildFailed,
+    EventRaised,
     Failure,
     Inherited,
     Parent,
     PlainEvent,
     Started,
     TaskFailed,
+    TurnStarted,
 )
 from mesh.workflows.instance import Instance
 from mesh.workflows.messages import AnyMessage, Raise, Start, StartWithHistory, Told
@@ -203,6 +206,21 @@ def test_many_share_what_goes_along_in_memory() -> None:
     every = {id(run): len(run) for found in made.values() for run in found.ancestors[0].events}
     assert sum(every.values()) < 2.2 * sum(len(msgspec.msgpack.encode(event)) for event in flow.instance.history)
     assert max(len(found.ancestors[0].events) for found in made.values()) < 64 + 500 / 64
+
+
+def test_what_many_are_given_is_rendered_once_unless_it_is_large() -> None:
+    seen: list[int] = []
+
+    def render(events: Sequence[PlainEvent], instance: str, app: str) -> str:
+        seen.append(len(events))
+        return f"{app}/{instance} {len(events)}"
+
+    rendered = propagation.rendering(render)
+    few, large = (msgspec.msgpack.encode((TurnStarted(NOW), EventRaised(NOW, "x" * size))) for size in (1, 70_000))
+    for _ in range(3):
+        assert rendered(Ancestor("shop", "o-1", "order", (few, large))) == ["shop/o-1 2"] * 2
+    assert rendered(Ancestor("shop", "o-2", "order", (few,))) == ["shop/o-2 2"]
+    assert len(seen) == 1 + 3 + 1
 
 
 def inherited(*events: PlainEvent, app: str = "shop", raw: bytes | None = None) -> Inherited:
