@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from mesh.errors import MeshError
-from mesh.workflows import decide, finishing
+from mesh.workflows import decide, finishing, propagation
 from mesh.workflows.actions import Complete
 from mesh.workflows.errors import WorkflowNotFoundError
 from mesh.workflows.instance import Instance
@@ -99,6 +101,9 @@ def _accept(entry: Entry, app: str, asked: Asked, now: float) -> Step | None:
         if step is not None and old is not None and old.open_children and asked.over != old.generation:
             assert instance is not None
             raise ChildrenOpenError(instance)
+        if step is not None and instance is not None and step.state.outbox:
+            outbox = propagation.settled(instance, step.state.outbox)
+            step = replace(step, state=replace(step.state, outbox=outbox))
         return step
     if isinstance(message, Restore):
         return decide.restore(app, entry.ref.id, old, message, now)

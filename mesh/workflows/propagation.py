@@ -103,7 +103,7 @@ def complete(
 
     Raises:
         WorkflowTooLargeError: It is more than `MAX_BYTES`.
-        WorkflowNotFoundError: There is no such instance any more, or it has forgotten the message.
+        WorkflowNotFoundError: There is no such instance any more.
     """
     parent = message.parent
     if message.inherited is not None or parent is None:
@@ -123,7 +123,7 @@ def complete(
     )
 
 
-def settled(instance: Instance, outbox: Sequence[Sent], new: Sequence[Event]) -> tuple[Sent, ...]:
+def settled(instance: Instance, outbox: Sequence[Sent], new: Sequence[Event] = ()) -> tuple[Sent, ...]:
     """Give the outbox of an execution whose history is about to be forgotten, with what goes along put into it.
 
     What is too large stays as it is: it is refused when it is to go out.

@@ -320,6 +320,7 @@ class Running:
             entry.losses = 0
         if before is None or before.generation != state.generation:
             self.scheduler.renew(entry)
+            entry.ending = False  # The id may be used again before the one that had it was put away.
             if before is not None:
                 self.scheduler.count(entry)
         if state.ended is not None and not entry.ending:

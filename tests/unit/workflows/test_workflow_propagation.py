@@ -322,6 +322,32 @@ async def test_it_is_put_in_also_when_the_instance_was_not_in_memory() -> None:
 
 
 @live
+async def test_an_id_that_is_used_again_before_its_child_was_there_does_not_change_what_the_child_is_given() -> None:
+    async with node_of() as node:
+        there = asyncio.Event()
+        told: list[AnyMessage] = []
+
+        async def away(instance: str, message: AnyMessage) -> Told:
+            if not there.is_set():
+                raise MeshError("nobody is there")
+            told.append(message)
+            return Told()
+
+        node.tell_others = away
+        node.turn = answers(CreateChild(1, "o-2", "ship", propagation=OWN), Complete(2, Status.COMPLETED))
+        await node.start()
+        await node.ended()
+        node.turn = answers()
+        assert await node.start(execution="y") == Told(1)
+        assert node.state().ended is None
+        there.set()
+        await asyncio.sleep(100)
+        assert not node.state().outbox
+    (message,) = told
+    assert kinds(message.inherited.ancestors[0])[-1] == "ChildCreated"
+
+
+@live
 async def test_what_is_too_large_fails_the_activity_or_the_child_and_nothing_else() -> None:
     """It never goes out; the code may do something about it."""
     ran: list[TaskWork] = []
