@@ -51,7 +51,7 @@ def shown_event(event: Event) -> dict[str, object]:
     told: dict[str, object] = {"event": kind, "at": timestamp(event.at)}
     for field in type(event).__struct_fields__:
         value = getattr(event, field)
-        if field in _LEFT_OUT or value is None or value in ("", (), {}):
+        if field in _LEFT_OUT or value is None or value in ("", (), {}) or (field in _SCOPES and not value):
             continue
         told[names.get(field) or _NAMES.get(field) or _SCOPES.get(field, field)] = _shown(field, value)
     return told
@@ -68,7 +68,7 @@ def _shown(field: str, value: object) -> object:
         moment = cast("Moment", value)
         return timestamp(seconds(moment)) if moment[0] < events.FOREVER else "never"
     if field in _SCOPES:
-        return SCOPES.get(cast("int", value), "none")
+        return SCOPES.get(cast("int", value))
     if field == "ancestors":
         return [_ancestor(each) for each in cast("Sequence[Ancestor]", value)]
     if isinstance(value, Failure):

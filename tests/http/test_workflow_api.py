@@ -455,6 +455,22 @@ MANY: list[tuple[events.Event, dict[str, object]]] = [
             "retry": {"attempts": 3, "first": 1.0, "factor": 1.0, "longest": None, "within": None, "never": []},
         },
     ),
+    (
+        events.TaskScheduled(AT, 1, "audit", "x", propagation=2),
+        {"event": "scheduled", "task": 1, "activity": "audit", "propagate": "lineage"},
+    ),
+    (
+        events.TaskScheduled(AT, 1, "audit", "x", propagation=0),
+        {"event": "scheduled", "task": 1, "activity": "audit"},
+    ),
+    (
+        events.Inherited(AT, 1, (events.Ancestor("till", "p", "sale", (b"\x90",)),)),
+        {
+            "event": "inherited",
+            "scope": "own",
+            "workflows": [{"appID": "till", "instanceID": "p", "workflow": "sale", "events": 0}],
+        },
+    ),
     (events.TaskCompleted(AT, 0, "x", "1.10"), {"event": "completed", "task": 0, "result": 1.10}),
     (
         events.TaskFailed(AT, 0, "x", FAILURE),
