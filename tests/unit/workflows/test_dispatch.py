@@ -12,7 +12,7 @@ import pytest
 from mesh.errors import AppFailedError, AppUnreachableError, StateError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows.actions import Answer
-from mesh.workflows.capacity import Level
+from mesh.workflows.capacity import Priority
 from mesh.workflows.contracts import Engine
 from mesh.workflows.dispatch import Dispatch
 from mesh.workflows.fair_queue import FairQueue
@@ -144,8 +144,8 @@ class _Node:
     async def __aexit__(self, *exc_info: Any) -> None:
         await self.stack.aclose()
 
-    async def attach(self, worker: _Worker, level: Level = Level.ANY) -> _Worker:
-        await self.stack.enter_async_context(self.dispatch.attach(cast("Worker", worker), level))
+    async def attach(self, worker: _Worker, priority: Priority = Priority.ANY) -> _Worker:
+        await self.stack.enter_async_context(self.dispatch.attach(cast("Worker", worker), priority))
         return worker
 
 
@@ -194,7 +194,7 @@ def test_names_that_are_declared_go_there_and_an_instance_to_who_knows_it() -> N
         first, second, declared = _Worker(), _Worker(), _Worker("a")
         for each in (first, second):
             await node.attach(each)
-        await node.attach(declared, Level.DECLARED)
+        await node.attach(declared, Priority.DECLARED)
         second.known = "b1"
         for each in ("a1", "a2", "b1", "b2", "b3"):
             node.dispatch.turn(_ref(each), each[0])
