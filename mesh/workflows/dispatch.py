@@ -21,7 +21,7 @@ from typing import TypeVar
 from mesh.errors import AppFailedError, AppUnreachableError, MeshError
 from mesh.workflows.actions import Answer
 from mesh.workflows.capacity import TASK, TURN, Attachment, Backoff, Priority, WorkQueue, now
-from mesh.workflows.contracts import Engine
+from mesh.workflows.contracts import WorkSource
 from mesh.workflows.forwarding import FOREIGN, Forwarder
 from mesh.workflows.handout import Handout
 from mesh.workflows.operations import PREFIX
@@ -69,7 +69,7 @@ class Dispatch:
         self._forwarder = Forwarder(app, peers, self._handout, self.task, self._pump_tasks)
 
     @asynccontextmanager
-    async def run(self, engine: Engine) -> AsyncIterator[None]:
+    async def run(self, engine: WorkSource) -> AsyncIterator[None]:
         """Give out what an engine has, while entered."""
         async with self._handout.run(engine):
             yield
@@ -121,12 +121,12 @@ class Dispatch:
     # What is wanted
 
     def turn(self, ref: Ref, name: str) -> None:
-        """Have ``Engine.open_turn`` called once a worker that runs a workflow of this name has room; once at a time."""
+        """Have ``open_turn`` called once a worker that runs a workflow of this name has room; once at a time."""
         self._turns.waiting.add(name, ref, 0)
         self._place(self._turns, name)
 
     def task(self, ref: Ref, task: int, name: str, app: str | None) -> None:
-        """Have ``Engine.open_task`` called once a worker has room for an activity of this name."""
+        """Have ``open_task`` called once a worker has room for an activity of this name."""
         if app is None or app == self._app:
             self._tasks.waiting.add(name, ref, task)
             self._place(self._tasks, name)
@@ -223,9 +223,9 @@ class Dispatch:
         if work is None:
             self._handout.not_opened(came, lambda: self.turn(ref, name))
         elif isinstance(came, Answer):
-            await _told(engine.turned(work, came))
+            engine.turned(work, came)
         elif isinstance(came, WorkTooLargeError):
-            await _told(engine.turn_impossible(work, str(came)))
+            engine.turn_impossible(work, str(came))
         else:
             engine.turn_lost(work, begun=not isinstance(came, AppUnreachableError))
 
@@ -312,11 +312,3 @@ class Dispatch:
 
 async def _wanted(foreign: _Foreign | None) -> TaskWork | None:
     return None if foreign is None or foreign.result.done() else foreign.work
-
-
-async def _told(telling: Awaitable[None]) -> None:
-    """Tell the engine, which looks itself after what fails there."""
-    try:
-        await telling
-    except MeshError as error:
-        logger.debug("the engine did not take what came of a turn: %s", error)

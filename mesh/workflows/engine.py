@@ -38,7 +38,10 @@ _T = TypeVar("_T")
 
 
 class Engine:
-    """Runs instances while ``run`` is entered; an implementation of `mesh.workflows.contracts.Engine`."""
+    """Runs instances while ``run`` is entered: a `mesh.ownership.owning.Keeper` of the partitions that hold them.
+
+    It is the `mesh.workflows.contracts.WorkSource` of its dispatch.
+    """
 
     def __init__(
         self,
@@ -102,7 +105,14 @@ class Engine:
     # For who asks
 
     async def tell(self, ref: Ref, message: AnyMessage, deadline: float) -> Told:
-        """See `mesh.workflows.contracts.Engine`."""
+        """Tell an instance something; returns once that is stored.
+
+        Raises:
+            WorkflowError: It cannot be done.
+            NotOwnerError: This node does not own the partition; nothing was done.
+            OwnerLostError: It may have been done.
+            MeshError: The store failed; it may have been done.
+        """
         return await self._within(deadline, self._tell, ref, message, deadline)
 
     async def _tell(self, ref: Ref, message: AnyMessage, deadline: float) -> Told:
@@ -153,7 +163,11 @@ class Engine:
         return Told(told.count + one.count, told.complete)
 
     async def wait(self, ref: Ref, until: Until, deadline: float) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """Return when the state of an instance is as wanted; raises as ``tell`` does.
+
+        Raises:
+            DeadlineExceededError: It was not in time.
+        """
         await self._within(deadline, self._wait, ref, until)
 
     async def _wait(self, ref: Ref, until: Until) -> None:
@@ -173,7 +187,7 @@ class Engine:
         await seen
 
     def open_tasks(self, ref: Ref) -> Sequence[tuple[TaskWork, bool]]:
-        """See `mesh.workflows.contracts.Engine`."""
+        """Give the activities that an instance which is in memory waits for, and whether each is out."""
         entry = self._running.find(ref)
         if entry is None or entry.instance is None:
             return ()
@@ -209,7 +223,7 @@ class Engine:
     # For what gives work to workers
 
     async def open_turn(self, ref: Ref) -> TurnWork | None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         entry = self._running.find(ref)
         if entry is None or not entry.turn.queued:
             return None
@@ -250,7 +264,7 @@ class Engine:
         return work
 
     async def open_task(self, ref: Ref, task: int) -> TaskWork | None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         entry = self._running.find(ref)
         if entry is None or task not in entry.tasks.attempts or entry.held.leaving:
             return None
@@ -293,12 +307,12 @@ class Engine:
             task.trace or (None if instance.started is None else below(instance.started.trace, state.execution)),
         )
 
-    async def turned(self, work: TurnWork, answer: Answer) -> None:
-        """See `mesh.workflows.contracts.Engine`; it returns at once, what is written then is the engine's."""
+    def turned(self, work: TurnWork, answer: Answer) -> None:
+        """See `mesh.workflows.contracts.WorkSource`."""
         self._reply(work, answer)
 
-    async def turn_impossible(self, work: TurnWork, reason: str) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+    def turn_impossible(self, work: TurnWork, reason: str) -> None:
+        """See `mesh.workflows.contracts.WorkSource`."""
         self._reply(work, Impossible(reason))
 
     def _reply(self, work: TurnWork, answer: Answer | Impossible) -> None:
@@ -308,7 +322,7 @@ class Engine:
             self._running.wake(entry)
 
     def turn_lost(self, work: TurnWork, *, begun: bool = True) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         entry = self._running.find(work.ref)
         if entry is None or entry.turn.work is not work:
             return
@@ -322,11 +336,11 @@ class Engine:
             self._running.scheduler.advance(entry)
 
     def resolved(self, ref: Ref, work: TaskWork, result: TaskResult) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         self._settle(ref, work, result)
 
     def task_lost(self, ref: Ref, work: TaskWork, *, begun: bool) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         if begun:
             self._settle(ref, work, None)
         elif (entry := self._running.find(ref)) is not None and work.task in entry.tasks.begun:
@@ -351,7 +365,7 @@ class Engine:
             held.quiet.set()
 
     def worker_attached(self) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         for held in self._running.held.values():
             for id in list(held.stalled):
                 entry = self._running.entry(held, id)

@@ -11,7 +11,7 @@ from typing import Any, cast
 from mesh.errors import AppUnreachableError, MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.tasks import task_group
-from mesh.workflows.contracts import Engine
+from mesh.workflows.contracts import WorkSource
 from mesh.workflows.worker import Ref, TaskResult, TaskWork
 
 __all__ = ["Handout"]
@@ -29,7 +29,7 @@ class Handout:
         open: Whether anything may begin.
     """
 
-    engine: Engine
+    engine: WorkSource
 
     def __init__(self) -> None:
         """Run nothing yet."""
@@ -39,7 +39,7 @@ class Handout:
         self._running: dict[asyncio.Task[None], set[asyncio.Task[None]] | None] = {}  # With those of its worker.
 
     @asynccontextmanager
-    async def run(self, engine: Engine) -> AsyncIterator[None]:
+    async def run(self, engine: WorkSource) -> AsyncIterator[None]:
         """Hand out the work of an engine while entered."""
         self.engine = engine
         async with task_group() as self._group:

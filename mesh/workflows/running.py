@@ -85,7 +85,6 @@ class Running:
         self.held: dict[int, Held] = {}
         self.clock = clock
         self._commits = commits
-        self._dispatch = dispatch
         self._sure = sure
         self._retention = retention
         self._observer = observer

@@ -13,7 +13,7 @@ from mesh.errors import AppFailedError, AppUnreachableError, StateError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows.actions import Answer
 from mesh.workflows.capacity import Priority
-from mesh.workflows.contracts import Engine
+from mesh.workflows.contracts import WorkSource
 from mesh.workflows.dispatch import Dispatch
 from mesh.workflows.fair_queue import FairQueue
 from mesh.workflows.peers import Peer
@@ -55,14 +55,14 @@ class _Engine:
         app, name = ("other", "o") if ref.id == "o" else (APP, ref.id[0])
         return TaskWork(APP, ref.id, "w", 1, task, 1, name, "x", app, 0.0)
 
-    async def turned(self, work: TurnWork, answer: Answer) -> None:
+    def turned(self, work: TurnWork, answer: Answer) -> None:
         self.told.append((work.ref.id, "turned"))
 
     def turn_lost(self, work: TurnWork, *, begun: bool) -> None:
         self.told.append((work.ref.id, "lost"))
         self.dispatch.turn(work.ref, work.name)
 
-    async def turn_impossible(self, work: TurnWork, reason: str) -> None:
+    def turn_impossible(self, work: TurnWork, reason: str) -> None:
         self.told.append((work.ref.id, reason))
 
     def resolved(self, ref: Ref, work: TaskWork, result: TaskResult) -> None:
@@ -138,7 +138,7 @@ class _Node:
         self.dispatch = self.engine.dispatch = Dispatch(APP, self.peers)
 
     async def __aenter__(self) -> _Node:
-        await self.stack.enter_async_context(self.dispatch.run(cast("Engine", self.engine)))
+        await self.stack.enter_async_context(self.dispatch.run(cast("WorkSource", self.engine)))
         return self
 
     async def __aexit__(self, *exc_info: Any) -> None:

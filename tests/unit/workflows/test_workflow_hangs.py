@@ -170,7 +170,7 @@ async def test_a_stalled_instance_whose_turn_is_lost_is_tried_again() -> None:
 
         async def turn(work: TurnWork) -> Answer:
             if node.dispatch.turns == 1:
-                await node.engine.turn_impossible(work, "too large")
+                node.engine.turn_impossible(work, "too large")
             elif node.dispatch.turns == 2:
                 node.engine.turn_lost(work)
             return run_program(work)
@@ -251,7 +251,7 @@ async def test_stalled_instances_out_of_memory_are_tried_when_a_worker_comes() -
 
         async def turn(work: TurnWork) -> Answer:
             if not works:
-                await node.engine.turn_impossible(work, "too large")
+                node.engine.turn_impossible(work, "too large")
             return run_program(work)
 
         works, node.turn = False, turn
