@@ -67,7 +67,7 @@ from mesh.resources.subscription import (
 )
 
 __all__ = ["HEADINGS", "TABLES", "table"]
-from mesh.workflows import actions, decide
+from mesh.workflows import actions, decide, propagation
 from mesh.workflows import application as worker
 from mesh.workflows.declared import Declared
 
@@ -549,6 +549,12 @@ def _sizes() -> Sequence[Row]:
             _size(worker.MAX_ANSWER_BYTES),
             NONE,
             "the instance, or the activity, fails with `InvalidAnswer` or `InvalidResult`",
+        ),
+        (
+            "history that a workflow hands on with an activity or a child",
+            _size(propagation.MAX_BYTES),
+            NONE,
+            "the activity or the child fails with `WorkflowTooLarge`",
         ),
         ("actions in an answer to a turn of a workflow", f"{actions.MAX_ACTIONS:,}", NONE, "`InvalidAnswer`"),
         ("events on one page of a history", f"{MAX_EVENTS:,}", "`limit`", "`after` in the answer"),

@@ -15,7 +15,7 @@ from mesh.deadlines import Deadlines
 from mesh.workflows import observed
 from mesh.workflows.access import Operation, denied
 from mesh.workflows.errors import WorkflowForbiddenError
-from mesh.workflows.messages import ChildDone, Purge, Raise, Resume, Start, Suspend, Terminate, Told
+from mesh.workflows.messages import ChildDone, Purge, Raise, Resume, Start, StartWithHistory, Suspend, Terminate, Told
 from mesh.workflows.state import State, Status, View
 from mesh.workflows.worker import Ref
 
@@ -29,6 +29,7 @@ __all__ = ["Answers"]
 
 OPERATIONS: Mapping[type, Operation] = {
     Start: "schedule",
+    StartWithHistory: "schedule",
     Raise: "raise",
     Suspend: "pause",
     Resume: "resume",

@@ -15,15 +15,21 @@ from mesh.deadlines import Deadlines
 from mesh.errors import DeadlineExceededError, MeshError
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.tasks import task_group
-from mesh.workflows import finishing
+from mesh.workflows import finishing, propagation
 from mesh.workflows.actions import Answer
 from mesh.workflows.contracts import Commits, Deliver, Dispatch, Look, Until
 from mesh.workflows.entry import Entry, Held, Impossible
-from mesh.workflows.errors import WorkflowExistsError, WorkflowNotEndedError, WorkflowNotFoundError
-from mesh.workflows.events import ChildCreated, Parent
+from mesh.workflows.errors import (
+    WorkflowExistsError,
+    WorkflowNotEndedError,
+    WorkflowNotFoundError,
+    WorkflowTooLargeError,
+)
+from mesh.workflows.events import ChildCreated, Failure, Parent
 from mesh.workflows.mailbox import ChildrenOpenError, PendingCall, Request
-from mesh.workflows.messages import AnyMessage, Purge, Told
+from mesh.workflows.messages import AnyMessage, Purge, StartWithHistory, Told
 from mesh.workflows.observed import below
+from mesh.workflows.operations import PREFIX
 from mesh.workflows.outgoing import parent_of
 from mesh.workflows.partitions import DRAIN_SECONDS, Partitions
 from mesh.workflows.running import Observer, Running
@@ -80,6 +86,7 @@ class Engine:
         self._running = Running(
             app, commits, dispatch, deliver, sure, clock, memory_bytes, retention, observer
         )  # fmt: skip
+        self._running.delivery.complete = self._complete
         self._partitions = Partitions(self._running, commits, dispatch, drain)
         self._deadlines = Deadlines()
         self.take, self.leave, self.drop = self._partitions.take, self._partitions.leave, self._partitions.drop
@@ -259,6 +266,7 @@ class Engine:
             turn.new,
             "" if started is None else started.caller,
             entry.rendered,
+            instance.inherited,
         )
         entry.turn.begin(turn, work)
         return work
@@ -275,9 +283,9 @@ class Engine:
                 return None
             if (work := self._work(entry, task)) is None:
                 tasks.done(task)
-            else:
-                tasks.begin(task)
-            return work
+                return None
+            tasks.begin(task)
+            return self._with_history(entry, work)
 
         try:
             return await self._open(entry, begin, alone=False)
@@ -306,6 +314,27 @@ class Engine:
             task.version,
             task.trace or (None if instance.started is None else below(instance.started.trace, state.execution)),
         )
+
+    def _with_history(self, entry: Entry, work: TaskWork) -> TaskWork | None:
+        """Put into an activity what goes along with it; None = that is too much, and it has failed."""
+        instance = entry.instance
+        assert instance is not None
+        if work.name.startswith(PREFIX):  # Nobody there would look at it.
+            return work
+        try:
+            work.inherited = propagation.handed_on(instance, instance.tasks[work.task], entry.rendered)
+        except WorkflowTooLargeError as error:
+            self._settle(entry.ref, work, TaskResult(failure=Failure("WorkflowTooLarge", str(error), final=True)))
+            return None
+        return work
+
+    async def _complete(self, ref: Ref, message: StartWithHistory) -> StartWithHistory:
+        """Put into a message of an outbox what goes along with it."""
+
+        def complete(entry: Entry) -> StartWithHistory:
+            return propagation.complete(message, entry.instance, entry.rendered)
+
+        return await self._open(self._running.entry(await self._own(ref), ref.id), complete, alone=False)
 
     def turned(self, work: TurnWork, answer: Answer) -> None:
         """See `mesh.workflows.contracts.WorkSource`."""

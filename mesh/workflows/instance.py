@@ -18,6 +18,7 @@ from mesh.workflows.events import (
     Event,
     EventRaised,
     EventSent,
+    Inherited,
     Resumed,
     Retrying,
     Stalled,
@@ -89,6 +90,7 @@ class Instance:
         state: What it is.
         history: What has happened to it, as committed. It grows in place; a new execution has a new list.
         started: How the execution began, or is to begin.
+        inherited: What its parent has handed on to it.
         asked: What the code has asked for in this execution, by the id of the action.
         tasks: The activities that wait for an outcome, by id: none once it has ended.
         children: The children likewise; these stay when it has ended.
@@ -111,6 +113,7 @@ class Instance:
         "clock",
         "history",
         "id",
+        "inherited",
         "patches",
         "retries",
         "stalled",
@@ -174,6 +177,7 @@ class Instance:
     def _build(self, history: Iterable[Event]) -> None:
         self.history: list[Event] = []
         self.started: Started | None = None
+        self.inherited: Inherited | None = None
         self.asked: dict[int, Event] = {}
         self.tasks: dict[int, TaskScheduled] = {}
         self.children: dict[int, ChildCreated] = {}
@@ -244,6 +248,8 @@ class Instance:
                     self.tokens[event.token] = event.at
             case Started():
                 self.started = event
+            case Inherited():
+                self.inherited = event
             case _:
                 pass
 

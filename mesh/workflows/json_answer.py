@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, TypeVar
 
@@ -31,6 +31,7 @@ from mesh.workflows.actions import (
 )
 from mesh.workflows.events import EventRaised, Failure, Moment, Retry
 from mesh.workflows.operations import MEMBERS, PREFIX
+from mesh.workflows.propagation import SCOPES
 from mesh.workflows.state import Status
 from mesh.workflows.worker import TurnWork
 
@@ -43,6 +44,7 @@ MAX_STACK = 65536
 MAX_RETRY_ATTEMPTS = 1_000_000
 MAX_TASK = 2**31 - 2  # The end of an execution has the next one, and numbers have 32 bits for workers of gRPC.
 _ABSENT = msgspec.Raw()
+_SCOPES: Mapping[str, int] = {name: scope for scope, name in SCOPES.items()}
 _PLACE = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`\Z", re.DOTALL)
 _T = TypeVar("_T")
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -86,6 +88,7 @@ class _Action(msgspec.Struct, forbid_unknown_fields=True):
     retry: _Retry | None = None
     version: str | None = None
     app: _App | None = None
+    propagate: str | None = None
     id: str | None = None
     to: _Text | None = None
     # Of operations, whose worker reads them.
@@ -237,7 +240,10 @@ def _action(given: _Action, number: int, at: str, now: float) -> Action:
 def _task(given: _Action, number: int, at: str, _: float) -> Action:
     text = _text(given.input, f"{at}.input")
     retry = _retry(given.retry, f"{at}.retry")
-    return ScheduleTask(number, given.activity or "", text, given.version, app=given.app, retry=retry)
+    scope = _scope(given.propagate, f"{at}.propagate")
+    return ScheduleTask(
+        number, given.activity or "", text, given.version, app=given.app, retry=retry, propagation=scope
+    )
 
 
 def _operation(given: _Action, number: int, at: str, _: float) -> Action:
@@ -260,7 +266,8 @@ def _wait(given: _Action, number: int, at: str, _: float) -> Action:
 
 def _child(given: _Action, number: int, at: str, _: float) -> Action:
     text = _text(given.input, f"{at}.input")
-    return CreateChild(number, given.id or "", given.workflow or "", text, given.version, given.app)
+    scope = _scope(given.propagate, f"{at}.propagate")
+    return CreateChild(number, given.id or "", given.workflow or "", text, given.version, given.app, propagation=scope)
 
 
 def _start(given: _Action, number: int, at: str, _: float) -> Action:
@@ -277,10 +284,10 @@ def _send(given: _Action, number: int, at: str, _: float) -> Action:
 
 
 _KINDS: dict[str, tuple[Callable[[_Action, int, str, float], Action], frozenset[str]]] = {
-    "activity": (_task, frozenset({"input", "retry", "version", "app"})),
+    "activity": (_task, frozenset({"input", "retry", "version", "app", "propagate"})),
     "timer": (_timer, frozenset()),
     "wait": (_wait, frozenset()),
-    "workflow": (_child, frozenset({"input", "id", "version", "app"})),
+    "workflow": (_child, frozenset({"input", "id", "version", "app", "propagate"})),
     "operation": (_operation, frozenset()),
     "send": (_send, frozenset({"to", "data", "app"})),
     "start": (_start, frozenset({"input", "id", "version", "app"})),
@@ -294,6 +301,12 @@ def _of_operation(name: str, at: str) -> frozenset[str]:
         there = ", ".join(each.removeprefix(PREFIX) for each in MEMBERS)
         raise AnswerInvalidError(f"{at}: there is no '{name[:100]}'; there are {there}")
     return members
+
+
+def _scope(name: str | None, at: str) -> int | None:
+    if name is None or name in _SCOPES:
+        return None if name is None else _SCOPES[name]
+    raise AnswerInvalidError(f"{at}: there is no '{name[:100]}'; there are {', '.join(_SCOPES)}")
 
 
 def _retry(given: _Retry | None, at: str) -> Retry | None:

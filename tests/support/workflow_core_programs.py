@@ -10,6 +10,8 @@ A program is a list of steps:
     ["wait"]            an event, whose input is a number
     ["child", [steps]]  a program as a child
     ["renew"]           continue as new
+
+What goes along of the history with an activity or a child follows from its number (`scope_of`).
 """
 
 from __future__ import annotations
@@ -35,11 +37,18 @@ from mesh.workflows.events import (
     TimerFired,
     TurnStarted,
 )
+from mesh.workflows.propagation import LINEAGE, OWN
 from mesh.workflows.state import Status
 
 Steps = list[list[Any]]
 
+SCOPES = None, OWN, LINEAGE
 EVENT = "event"  # Stands for an event's number in what is expected.
+
+
+def scope_of(id: int) -> int | None:
+    """What of the history goes along with what has a number."""
+    return SCOPES[id % 3]
 
 
 def expected(steps: Steps) -> list[Any]:
@@ -151,7 +160,8 @@ class Code:
             match kind:
                 case "task" | "retried":
                     retry = Retry(3, 1) if kind == "retried" else None
-                    id = self._ask(ScheduleTask, kind, json.dumps(number), retry=retry)
+                    scope = scope_of(len(self.asked))
+                    id = self._ask(ScheduleTask, kind, json.dumps(number), retry=retry, propagation=scope)
                     yield [id]
                     out.append(self._results[id])
                 case "tasks":
@@ -169,7 +179,8 @@ class Code:
                     yield None
                     out.append(json.loads(self._events.pop(0).input or ""))
                 case "child":
-                    id = self._ask(CreateChild, "", "program", program_input(rest[0]))
+                    scope = scope_of(len(self.asked))
+                    id = self._ask(CreateChild, "", "program", program_input(rest[0]), propagation=scope)
                     yield [id]
                     out.append(self._results[id])
                 case "renew":

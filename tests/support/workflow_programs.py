@@ -14,6 +14,7 @@ from mesh.workflows.events import (
     ChildFailed,
     EventRaised,
     EventSent,
+    Inherited,
     Retry,
     Started,
     TaskCompleted,
@@ -23,15 +24,22 @@ from mesh.workflows.events import (
     TimerFired,
     TurnStarted,
 )
+from mesh.workflows.propagation import LINEAGE, OWN
+from mesh.workflows.propagation import events_of as events_of_ancestor
 from mesh.workflows.state import Status
 from mesh.workflows.worker import TurnWork
 
-__all__ = ["answer", "events_of", "expected", "program"]
+__all__ = ["answer", "events_of", "expected", "program", "scope_of"]
 
 Program = list[Any]
 """A list of steps: ``["task", name]``, ``["flaky", name]`` (fails once), ``["timer", seconds]``,
 ``["child", program]``, ``["event", name]``, ``["send", name]`` (to itself), ``["all", leaves]``, ``["any", leaves]``,
-``["again", times]``."""
+``["again", times]``. What goes along of the history with an activity or a child follows from its number."""
+
+
+def scope_of(id: int) -> int | None:
+    """Give what of the history goes along with what has a number."""
+    return (None, OWN, LINEAGE)[id % 3]
 
 
 def program(chance: random.Random, depth: int = 0) -> Program:
@@ -170,10 +178,10 @@ class _Run:
             at = self.now + what
             self._ask(CreateTimer(id, (int(at), int(at % 1 * 1e9))))
         elif kind == "child":
-            self._ask(CreateChild(id, "", "program", json.dumps(what)))
+            self._ask(CreateChild(id, "", "program", json.dumps(what), propagation=scope_of(id)))
         else:
             retry = Retry(50, first=0.3) if kind == "flaky" else None
-            self._ask(ScheduleTask(id, kind, json.dumps(what), retry=retry))
+            self._ask(ScheduleTask(id, kind, json.dumps(what), retry=retry, propagation=scope_of(id)))
         return id
 
     def _wait(self, id: int) -> Any:
@@ -190,5 +198,21 @@ def answer(work: TurnWork) -> Answer:
     """Run a turn of the program that is the instance's input."""
     assert isinstance(work.new[0], TurnStarted)
     run = _Run(work)
+    _check_inherited(work)
     run.run()
     return Answer(tuple(run.actions))
+
+
+def _check_inherited(work: TurnWork) -> None:
+    """Require that a child knows what its parent has handed on, over all its executions."""
+    events = [*work.past, *work.new]
+    parent = next(event.parent for event in events if isinstance(event, Started))
+    found = [event for event in events if isinstance(event, Inherited)]
+    assert found == [work.inherited] * (work.inherited is not None)
+    assert [each.scope for each in found] == [scope for scope in (parent and scope_of(parent.task),) if scope]
+    for each in found:
+        assert parent is not None
+        assert each.ancestors[-1].instance == parent.instance
+        asked = events_of_ancestor(each.ancestors[-1])[-1]
+        assert isinstance(asked, ChildCreated)
+        assert asked.instance == work.ref.id
