@@ -31,7 +31,7 @@ from mesh.ownership.table import partition_of
 from mesh.streams import DRAINS
 from mesh.tasks import task_group, until_any
 from mesh.workflows import observed
-from mesh.workflows.capacity import Level
+from mesh.workflows.capacity import Priority
 from mesh.workflows.errors import WorkflowError, WorkflowForbiddenError, WorkflowNotFoundError, WorkflowTooLargeError
 from mesh.workflows.events import Event
 from mesh.workflows.messages import (
@@ -354,7 +354,7 @@ class WorkflowService:
         with streams.one():
             kept = await self._hosting(worker.ended, streams.ending)
             if kept is not None:
-                async with kept.attached(worker, Level.ANY):
+                async with kept.attached(worker, Priority.ANY):
                     await until_any(worker.ended, streams.ending)
         if not worker.ended.is_set():
             raise StreamEndedError(DRAINS)
@@ -420,7 +420,7 @@ class WorkflowService:
         except StreamEndedError:
             return
         if kept is not None:
-            async with kept.attached(worker, Level.DECLARED):
+            async with kept.attached(worker, Priority.DECLARED):
                 await worker.ended.wait()
 
     def described(self) -> Mapping[str, object]:

@@ -12,8 +12,8 @@ import pytest
 from mesh.errors import AppFailedError, AppUnreachableError, StateError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows.actions import Answer
-from mesh.workflows.capacity import Level
-from mesh.workflows.contracts import Engine
+from mesh.workflows.capacity import Priority
+from mesh.workflows.contracts import WorkSource
 from mesh.workflows.dispatch import Dispatch
 from mesh.workflows.fair_queue import FairQueue
 from mesh.workflows.peers import Peer
@@ -55,14 +55,14 @@ class _Engine:
         app, name = ("other", "o") if ref.id == "o" else (APP, ref.id[0])
         return TaskWork(APP, ref.id, "w", 1, task, 1, name, "x", app, 0.0)
 
-    async def turned(self, work: TurnWork, answer: Answer) -> None:
+    def turned(self, work: TurnWork, answer: Answer) -> None:
         self.told.append((work.ref.id, "turned"))
 
     def turn_lost(self, work: TurnWork, *, begun: bool) -> None:
         self.told.append((work.ref.id, "lost"))
         self.dispatch.turn(work.ref, work.name)
 
-    async def turn_impossible(self, work: TurnWork, reason: str) -> None:
+    def turn_impossible(self, work: TurnWork, reason: str) -> None:
         self.told.append((work.ref.id, reason))
 
     def resolved(self, ref: Ref, work: TaskWork, result: TaskResult) -> None:
@@ -138,14 +138,14 @@ class _Node:
         self.dispatch = self.engine.dispatch = Dispatch(APP, self.peers)
 
     async def __aenter__(self) -> _Node:
-        await self.stack.enter_async_context(self.dispatch.run(cast("Engine", self.engine)))
+        await self.stack.enter_async_context(self.dispatch.run(cast("WorkSource", self.engine)))
         return self
 
     async def __aexit__(self, *exc_info: Any) -> None:
         await self.stack.aclose()
 
-    async def attach(self, worker: _Worker, level: Level = Level.ANY) -> _Worker:
-        await self.stack.enter_async_context(self.dispatch.attach(cast("Worker", worker), level))
+    async def attach(self, worker: _Worker, priority: Priority = Priority.ANY) -> _Worker:
+        await self.stack.enter_async_context(self.dispatch.attach(cast("Worker", worker), priority))
         return worker
 
 
@@ -194,7 +194,7 @@ def test_names_that_are_declared_go_there_and_an_instance_to_who_knows_it() -> N
         first, second, declared = _Worker(), _Worker(), _Worker("a")
         for each in (first, second):
             await node.attach(each)
-        await node.attach(declared, Level.DECLARED)
+        await node.attach(declared, Priority.DECLARED)
         second.known = "b1"
         for each in ("a1", "a2", "b1", "b2", "b3"):
             node.dispatch.turn(_ref(each), each[0])

@@ -297,7 +297,7 @@ async def test_a_turn_that_no_worker_can_be_given_stalls_its_instance() -> None:
     async with node_of() as node:
 
         async def turn(work: TurnWork) -> Answer:
-            await node.engine.turn_impossible(work, "5 MiB of history")
+            node.engine.turn_impossible(work, "5 MiB of history")
             return Answer()
 
         node.turn = turn

@@ -52,9 +52,9 @@ class _Dispatch(PullDispatch):
             self.engine.turn_lost(work)
             await asyncio.sleep(self.chance.random())  # Its answer comes all the same, when another turn is out.
         if not self.dead:
-            await self.engine.turned(work, made)
+            self.engine.turned(work, made)
         if fault < 0.2 and not self.dead:
-            await self.engine.turned(work, Answer())
+            self.engine.turned(work, Answer())
 
     async def _run_task(self, ref: Ref, task: int, wanted: int) -> None:
         await asyncio.sleep(self.chance.choice([0.0, 0.001, 0.02]))
