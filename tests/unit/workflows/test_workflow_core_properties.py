@@ -222,6 +222,7 @@ def numbers(wanted: Any, given: Any) -> list[int]:
 
 @settings(max_examples=120, deadline=None)
 @given(PROGRAMS, MOVES, st.booleans())
+@example([["renew"], ["event", "go"], ["event", "go"]], [("raise", 0), ("meanwhile", 0)], False)  # Before, and in it.
 @example([["renew"], ["event", "go"]], [("meanwhile", 0)], False)  # Raised while a turn is out that begins anew.
 @example(
     [["renew"], ["event", "go"], ["event", "go"]],
