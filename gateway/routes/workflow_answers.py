@@ -1,4 +1,4 @@
-"""What workers answer: the actions of a turn, or what came of an activity, read from messages of their protocol.
+"""Answers of workers, read from messages of their protocol: the actions of a turn, or the outcome of an activity.
 
 Source: the messages of Dapr's worker protocol (``gateway/grpc/proto/taskhub.proto``).
 """

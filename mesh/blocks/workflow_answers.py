@@ -1,4 +1,4 @@
-"""What the owner of a workflow instance answers to whoever may ask."""
+"""Answers of the owner of a workflow instance, to whoever may ask."""
 
 from __future__ import annotations
 

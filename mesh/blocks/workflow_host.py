@@ -1,4 +1,4 @@
-"""What a node that hosts workflows of its application has at work: engine, store, dispatch, and what is for others."""
+"""A node that hosts the workflows of its application: engine, store, dispatch and activities for other nodes."""
 
 from __future__ import annotations
 

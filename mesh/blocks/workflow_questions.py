@@ -1,4 +1,4 @@
-"""What the owner of a workflow instance is asked, and what it answers: MessagePack arrays, read strictly."""
+"""Questions to the owner of a workflow instance and its answers, as they travel: MessagePack arrays, read strictly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker answers to a turn: the actions that the workflow's code asks for."""
+"""Actions: what the code of a workflow asks for in a turn, as a worker answers it."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ Action: TypeAlias = (
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came of a turn.
+    """The answer to a turn.
 
     Attributes:
         actions: In order.

@@ -1,4 +1,4 @@
-"""What goes in one write of an instance: everything that waits for it, one step after the other."""
+"""Composing one write of an instance: the steps of everything that waits for it, one after the other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOGETHER = 1000  # The most messages in one write.
 
 @dataclass(slots=True)
 class Batch:
-    """What goes in one write.
+    """One write.
 
     Attributes:
         before: What the instance was; None = there was none.

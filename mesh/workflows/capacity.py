@@ -1,4 +1,4 @@
-"""What workers can take: who is attached, what each has out, and how much the node hands out at once."""
+"""Capacity: the workers that are attached, what each of them has out, and how much a node hands out at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def now() -> float:
 
 
 class Priority(IntEnum):
-    """Who is given a name that several workers run: those of the lowest number."""
+    """Of a worker: of several that run a name, those of the lowest number are given it."""
 
     OPERATIONS = 0  # The mesh itself.
     DECLARED = 1  # Over HTTP, by names that the application has told.

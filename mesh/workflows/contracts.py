@@ -1,4 +1,4 @@
-"""What the parts around an engine are to each other; each contract is what one side uses of the other, and no more.
+"""The contracts between an engine and the parts around it; each has what one side uses of the other, and no more.
 
 ::
 
@@ -26,7 +26,7 @@ Until: TypeAlias = Callable[[State | None], bool]
 
 
 class Saved(Protocol):
-    """Where what an instance is lies in the store: made by a `Commits`, which alone looks into it."""
+    """The place of an instance in the store: made by a `Commits`, which alone looks into it."""
 
     @property
     def size(self) -> int:
@@ -113,7 +113,7 @@ Raises:
 
 
 class Dispatch(Protocol):
-    """What the engine wants of whoever gives work to workers: it is told names and numbers, and calls for the work."""
+    """Hands out work, as the engine sees it: it is told names and numbers, and calls for the work itself later."""
 
     def turn(self, ref: Ref, name: str) -> None:
         """Have ``open_turn`` called once a worker that runs a workflow of this name has room; once at a time."""
@@ -126,7 +126,7 @@ class Dispatch(Protocol):
 
 
 class WorkSource(Protocol):
-    """What a dispatch wants of the engine: the work that was announced to it, and somebody to tell what came of it."""
+    """The engine, as a dispatch sees it: it makes the work that it has announced, and is told what came of it."""
 
     async def open_turn(self, ref: Ref) -> TurnWork | None:
         """Make the turn that an instance is to have; None when there is nothing to do after all."""

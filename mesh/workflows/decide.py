@@ -1,4 +1,4 @@
-"""What becomes of an instance that is told something, between its turns or while one is out.
+"""The rules of messages: what an instance becomes by one, between its turns or while one is out.
 
 Functions of values: they read no clock, and change nothing. Each gives the step that is to be committed and then
 applied (`mesh.workflows.instance.Instance.apply`), or None where there is nothing to do: it was done before, or has no

@@ -1,6 +1,6 @@
-"""Telling other instances what one has for them, until they have it, however long nobody is there.
+"""Delivery of messages to other instances: each is told until it has them, however long nobody is there.
 
-What is for the same instance goes one after the other, as it was put there. What waits to be tried again takes no task.
+Those for the same instance go one after the other, in order. A message that waits to be tried again takes no task.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Delivered: TypeAlias = Callable[[Ref, Sent, MeshError | None], None]
 
 @dataclass(slots=True, eq=False)
 class _Line:
-    """What one instance has for another one, in order."""
+    """The messages of one instance for another one, in order."""
 
     ref: Ref
     other: tuple[str, str]

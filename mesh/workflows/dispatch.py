@@ -1,7 +1,7 @@
-"""Hands turns and activities to the workers of this node, as they have room; `mesh.workflows.contracts.Dispatch`.
+"""Dispatch: turns and activities are handed to the workers of this node, as these have room.
 
-What waits is names and numbers: an instance is read, and what it is to do is made, once somebody has room for that. A
-worker that does not take something is left alone with what is so called for a while. Activities that no worker of this
+Work waits as names and numbers: an instance is read, and its turn or activity made, once somebody has room for that. A
+worker that does not take something is given nothing of that name for a while. Activities that no worker of this
 node has room for, or runs, go to other nodes (``forwarding.py``). What another application asks for waits here like
 what is wanted here, within bounds; what another node of this one asks for is refused unless there is room at once, as
 it can wait where it was.
@@ -50,7 +50,7 @@ class _Foreign:
 
 
 class Dispatch:
-    """What one node gives to workers of one application."""
+    """Hands out the work of one application on one node; a `mesh.workflows.contracts.Dispatch`."""
 
     def __init__(self, app: str, peers: Peers, changed: Callable[[], None] = lambda: None) -> None:
         """Have no worker yet.

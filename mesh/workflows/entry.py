@@ -1,4 +1,4 @@
-"""What an owner has in memory of an instance: itself, and what waits, is out, or is in no write yet.
+"""An instance in its owner's memory, with all that waits for it, is out at workers, or is in no write yet.
 
 Each part changes by its own functions alone. ``running.py`` writes what is directly an entry's: it reads and writes the
 instance. ``scheduler.py`` and ``engine.py`` have turns and activities go out and come back.
@@ -24,7 +24,7 @@ __all__ = ["CurrentTurn", "Entry", "Held", "Impossible", "OpenTasks", "Pacing", 
 
 @dataclass(frozen=True, slots=True)
 class Impossible:
-    """What takes the place of an answer: no worker can be given the turn."""
+    """Takes the place of an answer to a turn that no worker can be given."""
 
     reason: str
 
@@ -140,7 +140,7 @@ class OpenTasks:
 
 
 class Unwritten:
-    """What has happened to an instance and is in no write yet: a crash loses it, and it is found out or done again.
+    """Events of an instance that are in no write yet: a crash loses them, and they are found or come about again.
 
     Attributes:
         outcomes: Of activities, and timers that have fired.
@@ -201,7 +201,7 @@ class Unwritten:
 
 
 class Pacing:
-    """When an instance may have turns.
+    """Pauses between the turns of an instance.
 
     Attributes:
         until: Until when it may have none, by the loop's time; then it is looked at. 0 = it may.
@@ -230,7 +230,7 @@ class Pacing:
 
 
 class Entry:
-    """What there is in memory of an instance: itself, or only what must be known of it meanwhile.
+    """An instance in memory, or only what must be known of one while it is not.
 
     Attributes:
         ref: Which one.

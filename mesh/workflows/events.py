@@ -1,4 +1,4 @@
-"""What happens to an instance: the events of its history, and of its inbox.
+"""Events: what happens to an instance, in its history and its inbox.
 
 They are stored as they are (MessagePack arrays that begin with the tag), so fields are only ever added at the end of a
 class, with a default. A tag is the number of the event in ``HistoryEvent`` of the workers' protocol where it has one
@@ -416,4 +416,4 @@ PlainEvent = (
 """What an instance may hand on."""
 
 AnyEvent = PlainEvent | Inherited
-"""What a decoder reads."""
+"""Any event, as a decoder reads it."""

@@ -22,7 +22,7 @@ AGAIN_SECONDS = 1.0  # Until it is asked again what the store failed to say.
 
 
 class Handout:
-    """What runs while a dispatch does.
+    """The tasks and timers of a dispatch.
 
     Attributes:
         engine: Whose work it is.

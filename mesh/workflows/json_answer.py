@@ -1,4 +1,4 @@
-"""What a worker over HTTP answers, read into values (docs/workflow-http.md).
+"""Answers of workers over HTTP, read from JSON into values (docs/workflow-http.md).
 
 An answer to a turn holds all that the workflow's code has asked for since it began, in order: so a worker needs no
 memory, and the engine compares it with the history. Texts of the application stay as they were written.
@@ -52,7 +52,7 @@ _App = Annotated[str, msgspec.Meta(max_length=MAX_NAME_BYTES)]
 
 
 class AnswerInvalidError(Exception):
-    """What a worker answered cannot be understood; the text names the field."""
+    """An answer of a worker cannot be understood; the text names the field."""
 
 
 class _Retry(msgspec.Struct, forbid_unknown_fields=True):

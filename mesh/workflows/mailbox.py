@@ -1,4 +1,4 @@
-"""Who waits for an instance: messages for it, calls that need it in memory, results of activities, watchers of it."""
+"""The mailbox of an instance: messages, calls that need it in memory, results of activities, watchers of its state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["ChildrenOpenError", "Expired", "Mailbox", "PendingCall", "Refused", 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What an instance is told by its own outbox: something there can never be delivered, and why."""
+    """A message of an instance's outbox can never be delivered: the instance is told why."""
 
     sent: Sent
     failure: Failure
@@ -31,7 +31,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """What an instance is told by what was put away: it was to be kept until a Unix time, and not longer."""
+    """An instance that was put away was to be kept until a Unix time, and not longer: it is told so."""
 
     until: float
 
@@ -83,7 +83,7 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class PendingCall:
-    """What is made of an instance once it is in memory, before anything else happens to it, and who waits for that."""
+    """A function of an instance, called once it is in memory and before anything else happens to it."""
 
     made: asyncio.Future[Any]
     make: Callable[[], object]

@@ -1,4 +1,4 @@
-"""What an instance is told, by its application or another instance; also as it travels and as it is stored.
+"""Messages: what an instance is told, by its application or another instance; as they travel and as they are stored.
 
 Fields are only ever added at the end of a class, with a default.
 """
@@ -128,7 +128,7 @@ AnyMessage = Start | StartWithHistory | Raise | Suspend | Resume | Terminate | C
 
 
 class Told(msgspec.Struct, frozen=True, array_like=True):
-    """What came of it.
+    """The answer to a message.
 
     Attributes:
         count: How many instances were changed; 0 where it was done before, or had no effect.

@@ -1,4 +1,4 @@
-"""What an instance leaves to others: messages, the ids that nobody has given, and what it is when it has ended."""
+"""The outbox of an instance: its messages to others, ids of its children, and what it tells when it ends."""
 
 from __future__ import annotations
 

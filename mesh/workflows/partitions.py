@@ -1,4 +1,4 @@
-"""The partitions that this node owns: to take one, find what needs something begun, and to leave or lose it."""
+"""Partitions that this node owns: taking one, finding the instances that need something begun, leaving or losing it."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ class Garbage:
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """Where what an instance is lies in the store (a `mesh.workflows.contracts.Saved`).
+    """The place of an instance in the store (a `mesh.workflows.contracts.Saved`).
 
     Attributes:
         generation: Of the state.
@@ -274,7 +274,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a step comes to: what is written beside the record, by its last token, then the record."""
+    """The writes of a step: values beside the record, by the last token of their keys, then the record."""
 
     beside: Sequence[tuple[str, bytes]]
     record: bytes
@@ -282,7 +282,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class _Beside:
-    """What is written beside a record, with the numbers that come next."""
+    """Values to write beside a record, with the numbers that come next."""
 
     def __init__(self, chunks: int, blobs: int) -> None:
         self.chunks, self.blobs = chunks, blobs

@@ -1,4 +1,4 @@
-"""One instance at a time: it is read, written, put away and purged by one task, which is there while it has work.
+"""Processing instances: each is read, written, put away and purged by one task, which is there while it has work.
 
 Everything that waits for the same instance goes in one write: messages, the answer to its turn, results, and what was
 delivered for it. It is applied in memory before it is written, and nothing follows from it before that succeeded; what

@@ -1,6 +1,6 @@
-"""What follows from what an instance is: activities and turns for workers, and times at which to look at it again.
+"""Scheduling: from what an instance is follow its activities and turns, and when it is looked at again.
 
-Nothing here is written: it is found again from what is.
+Nothing here is written: the next owner finds all of it again from what is stored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an instance is, besides its history; every step makes a new one."""
+"""The state of an instance: a value, of which every step makes a new one; what has happened is in its history."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Sent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class State(msgspec.Struct, frozen=True, array_like=True):
-    """What an instance is.
+    """The state of an instance.
 
     Attributes:
         generation: Rises with each continue-as-new, and when an id is used again: it begins with the milliseconds of
@@ -94,7 +94,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What one write makes of an instance.
+    """A step: a new state, and events that are new in the history.
 
     Attributes:
         state: What it is then.

@@ -1,4 +1,4 @@
-"""What a worker is to the engine: whoever runs the code of workflows and activities, over whatever wire."""
+"""The contract of a worker, which runs the code of workflows and activities, over whatever wire."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class TaskWork(msgspec.Struct, eq=False, omit_defaults=True):
 
 
 class TaskResult(msgspec.Struct, frozen=True):
-    """What came of an activity: its result, unless ``failure`` says why there is none."""
+    """The outcome of an activity: its result, unless ``failure`` says why there is none."""
 
     result: str | None = None
     failure: Failure | None = None

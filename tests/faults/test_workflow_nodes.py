@@ -36,8 +36,9 @@ from mesh.workflows.state import Status, View
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
 from tests.support.nodes import MemoryMesh, ask, node, unique
-from tests.support.workflow_worker import Call, Child, Failed, Worker, working
-from tests.support.workflow_worker import Wait as Event
+from tests.support.workflow_replay import Call, Child, Failed
+from tests.support.workflow_replay import Wait as Event
+from tests.support.workflow_worker import Worker, working
 
 
 class Mesh:

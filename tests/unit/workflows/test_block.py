@@ -37,8 +37,9 @@ from mesh.node.runtime import Runtime
 from mesh.workflows.errors import WorkflowExistsError, WorkflowNotEndedError, WorkflowNotFoundError
 from mesh.workflows.state import Status, View
 from tests.support.nodes import MemoryMesh, ask, node, unique
-from tests.support.workflow_worker import Again, Call, Child, Failed, Timer, Worker, working
-from tests.support.workflow_worker import Wait as Event
+from tests.support.workflow_replay import Again, Call, Child, Failed, Timer
+from tests.support.workflow_replay import Wait as Event
+from tests.support.workflow_worker import Worker, working
 
 APP = "shop"
 

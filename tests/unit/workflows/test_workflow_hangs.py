@@ -96,7 +96,7 @@ async def test_a_child_that_is_refused_while_its_parent_cannot_be_read_has_faile
         fail_once(node.disk, Fault.BEFORE)
         refuse.set()
         await asyncio.sleep(10)
-        assert node.state().status == Status.COMPLETED
+        assert node.state().status == Status.FAILED
         assert any(isinstance(event, ChildFailed) for event in node.events())
 
 
