@@ -15,7 +15,7 @@ from typing import Annotated, TypeVar
 import msgspec
 import orjson
 
-from mesh.address import MAX_NAME_BYTES
+from mesh.address import app_id_problem
 from mesh.values import is_instant, parse_duration, parse_instant
 from mesh.workflows.actions import (
     MAX_ACTIONS,
@@ -46,7 +46,6 @@ _ABSENT = msgspec.Raw()
 _PLACE = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`\Z", re.DOTALL)
 _T = TypeVar("_T")
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
-_App = Annotated[str, msgspec.Meta(max_length=MAX_NAME_BYTES)]
 
 
 class AnswerInvalidError(Exception):
@@ -85,7 +84,7 @@ class _Action(msgspec.Struct, forbid_unknown_fields=True):
     data: msgspec.Raw = _ABSENT
     retry: _Retry | None = None
     version: str | None = None
-    app: _App | None = None
+    app: str | None = None
     id: str | None = None
     to: _Text | None = None
     # Of operations, whose worker reads them.
@@ -231,6 +230,9 @@ def _action(given: _Action, number: int, at: str, now: float) -> Action:
         value = getattr(given, name)
         if value is not None and value is not _ABSENT and name not in members:
             raise AnswerInvalidError(f"{at}.{name}: {what} has no such member")
+    # What an operation calls may also be an endpoint, or in another namespace.
+    if given.app is not None and given.operation is None and (problem := app_id_problem(given.app)):
+        raise AnswerInvalidError(f"{at}.app: {problem}")
     return make(given, number, at, now)
 
 

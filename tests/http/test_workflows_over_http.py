@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from aiohttp import web
 
 from tests.http.harness import App, Backbone, Got, Node, Reply, gateway
@@ -86,17 +87,28 @@ async def test_a_workflow(backbone: Backbone, tmp_path: Path) -> None:
     assert len([got for got in app.init if got.path == "/dapr/config"]) == 1
 
 
-async def test_an_answer_that_makes_no_sense(memory: Backbone, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("action", "text"),
+    [
+        ({"activity": "a", "inptu": 1}, "actions[0]: object contains unknown field `inptu`"),
+        (
+            {"activity": "a", "app": "a/b"},
+            "actions[0].app: the app id 'a/b' must not contain dots, slashes, blanks or control characters",
+        ),
+    ],
+)
+async def test_an_answer_that_makes_no_sense(
+    memory: Backbone, tmp_path: Path, action: dict[str, object], text: str
+) -> None:
     """The instance fails, and says why."""
     async with (
-        Worker(lambda _: {"actions": [{"activity": "a", "inptu": 1}]}) as app,
+        Worker(lambda _: {"actions": [action]}) as app,
         gateway(memory, tmp_path, app=app) as node,
     ):
         told = await until_ended(node, await started(node))
         assert told["runtimeStatus"] == "FAILED"
         assert told["properties"]["dapr.workflow.failure.error_type"] == "InvalidAnswer"
-        text = "workflow 'order': actions[0]: object contains unknown field `inptu`"
-        assert told["properties"]["dapr.workflow.failure.error_message"] == text
+        assert told["properties"]["dapr.workflow.failure.error_message"] == f"workflow 'order': {text}"
 
 
 async def test_an_application_that_is_away_for_a_while(nats: Backbone, tmp_path: Path) -> None:
