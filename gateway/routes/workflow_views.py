@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import wraps
 from typing import cast
 
 from gateway.errors import APIError, bad_request, malformed
@@ -54,7 +55,7 @@ from mesh.errors import DeadlineExceededError
 from mesh.operation import Method
 from mesh.spelling import did_you_mean
 from mesh.values import is_instant, parse_duration, parse_instant, parse_whole
-from mesh.workflows.errors import WorkflowNotFoundError
+from mesh.workflows.errors import WorkflowExistsError, WorkflowNotEndedError, WorkflowNotFoundError
 from mesh.workflows.messages import Told
 from mesh.workflows.state import ENDED, Status, View
 
@@ -210,13 +211,25 @@ async def purge_many(asked: Asked) -> Answered:
 
 
 async def _tell(asked: Asked, method: Method, wanted: Suspend | Resume | Terminate) -> Answered:
-    try:
-        await asked.run(method, _app(asked), wanted, deadline_of(asked.request))
-    except APIError as error:  # Here each of them says it in one way.
-        if isinstance(error.__cause__, WorkflowNotFoundError):
-            raise refused(asked, "WORKFLOW_NOT_FOUND", id=wanted.id) from error
-        raise
+    await asked.run(method, _app(asked), wanted, deadline_of(asked.request))
     return json_response({}, 202)
+
+
+def _plainly(answer: Callable[[Asked], Awaitable[Answered]]) -> Callable[[Asked], Awaitable[Answered]]:
+    """Have failures the statuses of HTTP: the routes of Dapr have its own, which are mostly 500."""
+
+    @wraps(answer)
+    async def answered(asked: Asked) -> Answered:
+        try:
+            return await answer(asked)
+        except APIError as error:
+            if isinstance(error.__cause__, WorkflowNotFoundError):
+                raise refused(asked, "WORKFLOW_NOT_FOUND", id=asked.text(0)) from error
+            if isinstance(error.__cause__, WorkflowExistsError | WorkflowNotEndedError):
+                raise APIError(409, error.code, error.message) from error
+            raise
+
+    return answered
 
 
 def _app(asked: Asked, query: Mapping[str, str] | None = None) -> str:
@@ -354,9 +367,9 @@ _ACTIONS = {"rerun": rerun, "terminate": terminate, "suspend": pause, "resume": 
 
 ROUTES: Sequence[Route] = (
     Route("mesh/workflows", listed, GET, api="workflows"),
-    Route("mesh/workflows", start, POST, api="workflows"),
+    Route("mesh/workflows", _plainly(start), POST, api="workflows"),
     Route("mesh/workflows/purge", purge_many, POST, api="workflows"),
-    Route(_ONE, shown, GET, api="workflows"),
-    Route(f"{_ONE}/history", history, GET, api="workflows"),
-    *(Route(f"{_ONE}/{name}", answer, POST, api="workflows") for name, answer in _ACTIONS.items()),
+    Route(_ONE, _plainly(shown), GET, api="workflows"),
+    Route(f"{_ONE}/history", _plainly(history), GET, api="workflows"),
+    *(Route(f"{_ONE}/{name}", _plainly(answer), POST, api="workflows") for name, answer in _ACTIONS.items()),
 )

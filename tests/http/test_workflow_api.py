@@ -324,6 +324,29 @@ FAILED: list[tuple[str, str, str, MeshError, tuple[int, str, str]]] = [
         WorkflowNotEndedError("it runs"),
         (500, "ERR_PURGE_WORKFLOW", "error purging workflow o-1: it runs"),
     ),
+    (
+        "start",
+        "POST",
+        MESH,
+        WorkflowExistsError("an active workflow with ID 'i' already exists"),
+        (409, "ERR_START_WORKFLOW", "error starting workflow 'w': an active workflow with ID 'i' already exists"),
+    ),
+    (
+        "purge",
+        "POST",
+        f"{MESH}/o-1/purge",
+        WorkflowNotEndedError("it runs"),
+        (409, "ERR_PURGE_WORKFLOW", "error purging workflow o-1: it runs"),
+    ),
+    (
+        "suspend",
+        "POST",
+        f"{MESH}/o-1/suspend",
+        BrokerUnavailableError("away"),
+        (500, "ERR_PAUSE_WORKFLOW", "error pausing workflow o-1: away"),
+    ),
+    ("purge", "POST", f"{MESH}/o-1/purge", WorkflowNotFoundError(), NOT_FOUND),
+    ("rerun", "POST", f"{MESH}/o-1/rerun", WorkflowNotFoundError(), NOT_FOUND),
     ("suspend", "POST", f"{MESH}/o-1/suspend", WorkflowNotFoundError(), NOT_FOUND),
     ("resume", "POST", f"{MESH}/o-1/resume", WorkflowNotFoundError(), NOT_FOUND),
     ("terminate", "POST", f"{MESH}/o-1/terminate", WorkflowNotFoundError(), NOT_FOUND),
@@ -364,7 +387,7 @@ async def test_what_fails(
 ) -> None:
     """Codes and texts are the reference's, where it has such a call."""
     served.block.answers[method] = error
-    status, told = await ask(served, verb, path)
+    status, told = await ask(served, verb, path, {"name": "w"} if path == MESH and verb == "POST" else None)
     assert (status, told) == (expected[0], {"errorCode": expected[1], "message": expected[2]})
 
 
