@@ -12,6 +12,7 @@ from mesh.workflows.actions import Answer
 from mesh.workflows.events import Event
 from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.state import State, Step
+from mesh.workflows.waiting import Place, Waiting
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker
 
 __all__ = ["Commits", "Deliver", "Dispatch", "Engine", "Loaded", "Look", "Saved", "Until"]
@@ -125,6 +126,9 @@ class Dispatch(Protocol):
     def forget(self, ref: Ref) -> None:
         """Want nothing more for an instance; what is out stays out, and its outcome may still come."""
 
+    def place(self, ref: Ref, task: int) -> Place | None:
+        """Tell where an activity is out; None = it is not, or not known."""
+
 
 class Engine(Keeper, Protocol):
     """The instances of the partitions that this node owns."""
@@ -148,8 +152,8 @@ class Engine(Keeper, Protocol):
             DeadlineExceededError: It was not in time.
         """
 
-    def open_tasks(self, ref: Ref) -> Sequence[tuple[TaskWork, bool]]:
-        """Give the activities that an instance which is in memory waits for, and whether each is out."""
+    async def waiting(self, ref: Ref, deadline: float) -> Waiting:
+        """Tell what an instance waits for: nothing where there is none, or it has ended; raises as ``tell`` does."""
 
     # For what gives work to workers
 

@@ -28,6 +28,7 @@ from mesh.workflows.fair_queue import FairQueue
 from mesh.workflows.operations import PREFIX
 from mesh.workflows.peers import Peer, Peers
 from mesh.workflows.settings import Limits
+from mesh.workflows.waiting import Place
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
 
 __all__ = ["DRAIN_SECONDS", "GROW_SECONDS", "Dispatch"]
@@ -70,6 +71,7 @@ class Dispatch:
         self._away: dict[str, Away] = {app: Away(app)}
         self._guests: dict[int, _Guest] = {}
         self._numbers = itertools.count(1)
+        self._places: dict[tuple[Ref, int], Place] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self._running: dict[asyncio.Task[None], set[asyncio.Task[None]] | None] = {}  # With those of its worker.
         self._engine: Engine
@@ -157,6 +159,10 @@ class Dispatch:
         self._tasks.queue.forget(ref)
         for away in self._away.values():
             away.queue.forget(ref)
+
+    def place(self, ref: Ref, task: int) -> Place | None:
+        """Tell where an activity is out; None = it is not, or not known."""
+        return self._places.get((ref, task))
 
     async def run_for(self, work: TaskWork) -> TaskResult:
         """Run an activity that another node asks for; raises as ``Worker.task`` does."""
@@ -309,7 +315,9 @@ class Dispatch:
 
     async def _run_task(self, attached: Attached, ref: Ref, number: int, name: str) -> None:
         engine, run = self._engine, attached.worker.task
+        self._places[ref, number] = "", attached.worker.title
         work, came = await self._outcome(attached, self._tasks, name, engine.open_task(ref, number), run)
+        self._places.pop((ref, number), None)
         if work is None:
             self._not_opened(came, lambda: self.task(ref, number, name, None))
         else:
@@ -410,12 +418,14 @@ class Dispatch:
             if peer is None:
                 queue.add(name, ref, number)
                 return
+            self._places[ref, number] = peer.node, ""
             work = await engine.open_task(ref, number)
             came = None if work is None else await self._peers.task(peer, work)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as above
             came = error
         finally:
             away.out -= 1
+            self._places.pop((ref, number), None)
         if work is None:
             self._not_opened(came, lambda: self.task(ref, number, name, away.app))
         else:

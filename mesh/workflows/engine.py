@@ -27,6 +27,7 @@ from mesh.workflows.outgoing import parent_of
 from mesh.workflows.partitions import DRAIN_SECONDS, Partitions
 from mesh.workflows.running import Observer, Running
 from mesh.workflows.state import State
+from mesh.workflows.waiting import Task, Waiting, waiting_of
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 
 __all__ = ["MEMORY_BYTES", "Engine", "Observer"]
@@ -172,13 +173,29 @@ class Engine:
             return
         await seen
 
-    def open_tasks(self, ref: Ref) -> Sequence[tuple[TaskWork, bool]]:
+    async def waiting(self, ref: Ref, deadline: float) -> Waiting:
         """See `mesh.workflows.contracts.Engine`."""
-        entry = self._running.find(ref)
-        if entry is None or entry.instance is None:
-            return ()
-        works = ((self._work(entry, id), id in entry.begun) for id in entry.instance.tasks if id not in entry.settled)
-        return [(work, out) for work, out in works if work is not None]
+        return await self._within(deadline, self._waiting, ref)
+
+    async def _waiting(self, ref: Ref) -> Waiting:
+        entry = self._running.entry(await self._own(ref), ref.id)
+        return await self._open(entry, self._tell_waiting, alone=False)
+
+    def _tell_waiting(self, entry: Entry) -> Waiting:
+        instance = entry.instance
+        if instance is None:
+            return Waiting()
+        tasks = (self._task(entry, id) for id in instance.tasks if id not in entry.settled)
+        return waiting_of(instance, tasks, entry.settled.__contains__)
+
+    def _task(self, entry: Entry, id: int) -> Task:
+        instance = entry.instance
+        assert instance is not None
+        task, out = instance.tasks[id], id in entry.begun
+        node, worker = (self._dispatch.place(entry.ref, id) if out else None) or ("", "")
+        retry = None if out else instance.retries.get(id)
+        due = retry.due if retry is not None and retry.due > self._clock() else None
+        return Task(id, task.name, task.app or self._app, task.at, self._attempt(entry, id), out, node, worker, due)
 
     async def _own(self, ref: Ref) -> Held:
         held = self._running.held.get(ref.partition)
@@ -281,7 +298,7 @@ class Engine:
             state.name,
             state.generation,
             id,
-            max(instance.attempts.get(id, 1), entry.tasks.get(id, 1)),
+            self._attempt(entry, id),
             task.name,
             task.execution_id,
             task.app or self._app,
@@ -290,6 +307,10 @@ class Engine:
             task.version,
             task.trace or (None if instance.started is None else below(instance.started.trace, state.execution)),
         )
+
+    def _attempt(self, entry: Entry, id: int) -> int:
+        decided = 1 if entry.instance is None else entry.instance.attempts.get(id, 1)
+        return max(decided, entry.tasks.get(id, 1))
 
     async def turned(self, work: TurnWork, answer: Answer) -> None:
         """See `mesh.workflows.contracts.Engine`; it returns at once, what is written then is the engine's."""

@@ -133,7 +133,7 @@ def read_answer(body: bytes, work: TurnWork) -> Answer:
     if len(given.actions) > MAX_ACTIONS:
         raise AnswerInvalidError(f"actions: {len(given.actions)} are more than {MAX_ACTIONS}; continue as new in time")
     written = list(map(bytes, given.actions))
-    known = _known(work, written) if given.continueAsNew is _ABSENT else 0
+    known, waits = _known(work, written) if given.continueAsNew is _ABSENT else (0, [])
     now = work.new[0].at
     actions: list[Action] = []
     taken: dict[int, int] = {}
@@ -144,19 +144,24 @@ def read_answer(body: bytes, work: TurnWork) -> Answer:
         if (first := taken.setdefault(number, index)) != index:
             raise AnswerInvalidError(f"{at}.task: {number} is that of actions[{first}] already")
         actions.append(_action(each, number, at, now))
+        if each.wait is not None:
+            waits.append(each.wait)
     end = _end(given, max(max(taken, default=0), len(written)) + 1, actions, work)
     if end is not None:
         actions.append(end)
-    answer = Answer(tuple(actions), _text(given.status, "status"), given.version, given.patches, whole=not known)
-    work.rendered[ANSWERED] = [b"%d" % work.number, b"%d" % len(written), _digest(written)]
+    status = _text(given.status, "status")
+    answer = Answer(tuple(actions), status, given.version, given.patches, whole=not known, waits=tuple(waits))
+    work.rendered[ANSWERED] = [b"%d" % work.number, b"%d" % len(written), _digest(written), *map(str.encode, waits)]
     return answer
 
 
-def _known(work: TurnWork, written: Sequence[bytes]) -> int:
-    """Tell how many actions are those of the answer to the turn before, which was committed."""
-    number, count, digest = work.rendered.get(ANSWERED, (b"0", b"0", b""))
+def _known(work: TurnWork, written: Sequence[bytes]) -> tuple[int, list[str]]:
+    """Tell how many actions are those of the answer to the turn before, which was committed, and their waits."""
+    number, count, digest, *waits = work.rendered.get(ANSWERED, (b"0", b"0", b""))
     known = int(count) if int(number) == work.number - 1 else 0
-    return known if known <= len(written) and _digest(written[:known]) == digest else 0
+    if known and known <= len(written) and _digest(written[:known]) == digest:
+        return known, list(map(bytes.decode, waits))
+    return 0, []
 
 
 def _digest(written: Sequence[bytes]) -> bytes:

@@ -117,6 +117,7 @@ def end(
             inbox=(),
             outbox=outbox.entries,
             sent=outbox.number,
+            awaited=(),
         ),
         append,
     )

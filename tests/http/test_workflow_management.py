@@ -54,8 +54,11 @@ async def test_a_life(backbone: Backbone, worker: Worker, tmp_path: Path) -> Non
         assert await post(node, f"{W}/o-1/pause", {}) == {}
         told = await until(node, "o-1", "SUSPENDED")
         assert (told["input"], told["customStatus"]) == ({"total": 7}, "waiting")
-        assert await post(node, f"{W}/o-1/resume") == {}
+        assert [each["name"] for each in told["waitsForEvents"]] == ["go"]
         assert await post(node, f"{W}/o-1/raiseEvent/go", [1.5]) == {}
+        told = (await node.get(f"{MESH}/o-1")).json
+        assert ([each["name"] for each in told["raised"]], told["waitingFor"]) == (["go"], {"raised": 1})
+        assert await post(node, f"{W}/o-1/resume") == {}
         reply = await node.get(f"{MESH}/o-1?wait=30s")
         assert (reply.json["runtimeStatus"], reply.json["output"]) == ("COMPLETED", [1.5])
         status = (await node.get(f"{W}/o-1")).json

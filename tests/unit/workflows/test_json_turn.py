@@ -270,6 +270,20 @@ def test_what_was_answered_before_is_not_read_again() -> None:
     assert ([each.id for each in answer.actions], answer.whole) == ([1, 2], True)
 
 
+def test_all_events_that_were_waited_for_are_told_with_each_answer() -> None:
+    """Also those of the beginning, which is not read again."""
+    actions = [{"wait": "a"}, {"timer": "1m"}, {"wait": "ä"}]
+    first = work()
+    assert read_answer(orjson.dumps({"actions": actions}), first).waits == ("a", "ä")
+    second = work((TurnStarted(AT), STARTED), (TurnStarted(AT + 9),), 2)
+    second.rendered = first.rendered
+    answer = read_answer(orjson.dumps({"actions": [*actions, {"wait": "a"}]}), second)
+    assert (answer.actions, answer.waits) == ((Wait(4, "a"),), ("a", "ä", "a"))
+    third = work((TurnStarted(AT), STARTED), (TurnStarted(AT + 9),), 3)
+    third.rendered = second.rendered
+    assert read_answer(orjson.dumps({"actions": [{"wait": "b"}]}), third).waits == ("b",)
+
+
 KINDS = "activity, timer, wait, workflow, operation, send, start"
 
 
