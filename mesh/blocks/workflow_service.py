@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from mesh.store import StateStore
     from mesh.workflows.declared import Declared
 
-__all__ = ["WorkflowService"]
+__all__ = ["KIND", "PUT_AWAY", "WorkflowService"]
 
 logger = logging.getLogger(__name__)
 
