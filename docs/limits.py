@@ -67,7 +67,7 @@ from mesh.resources.subscription import (
 )
 
 __all__ = ["HEADINGS", "TABLES", "table"]
-from mesh.workflows import actions, decide, propagation
+from mesh.workflows import actions, decide, propagation, waiting
 from mesh.workflows import application as worker
 from mesh.workflows.declared import Declared
 
@@ -530,6 +530,12 @@ def _sizes() -> Sequence[Row]:
             f"{workflows.MAX_PAGE:,}",
             "`limit`",
             "`after` in the answer",
+        ),
+        (
+            "activities, timers, children and events that are told of what an instance waits for, of each",
+            f"{waiting.MAX_LISTED}; names of events that a worker over HTTP waits for {waiting.MAX_AWAITED}",
+            NONE,
+            "`waitingFor` has how many there are",
         ),
         ("the id under which a workflow is started", f"{MAX_ID_BYTES} bytes", NONE, "400 `ERR_INSTANCE_ID_TOO_LONG`"),
         (

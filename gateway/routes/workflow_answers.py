@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mesh.address import MAX_NAME_BYTES
+from mesh.address import app_id_problem
 from mesh.workflows import actions
 from mesh.workflows.actions import Action, Answer
 from mesh.workflows.events import EventRaised, Failure, Moment, Origin, Trace
@@ -55,8 +55,8 @@ def _action(action: Any, app: str) -> Action:
         why = f"the worker hands on history by a scope that this version does not know: {said.historyPropagationScope}"
         return actions.Complete(action.id, Status.FAILED, failure=Failure("UnknownAction", why, final=True))
     target = action.router.targetAppID if action.HasField("router") else ""
-    if len(target.encode()) > MAX_NAME_BYTES:
-        why = f"the worker asked for something of an application whose id is longer than {MAX_NAME_BYTES} bytes"
+    if target and (problem := app_id_problem(target)):
+        why = f"{kind} with id {action.id}: router.targetAppID: {problem}"
         return actions.Complete(action.id, Status.FAILED, failure=Failure("InvalidAnswer", why, final=True))
     return ACTIONS[kind](action.id, said, None if target in ("", app) else target)
 

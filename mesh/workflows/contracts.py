@@ -17,6 +17,7 @@ from mesh.workflows.actions import Answer
 from mesh.workflows.events import Event
 from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.state import State, Step
+from mesh.workflows.waiting import Place
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 
 __all__ = ["Commits", "Deliver", "Dispatch", "Loaded", "Look", "Saved", "Until", "WorkSource"]
@@ -123,6 +124,9 @@ class Dispatch(Protocol):
 
     def forget(self, ref: Ref) -> None:
         """Want nothing more for an instance; what is out stays out, and its outcome may still come."""
+
+    def place(self, ref: Ref, task: int) -> Place | None:
+        """Tell where an activity is out; None = it is not, or not known."""
 
 
 class WorkSource(Protocol):

@@ -34,6 +34,7 @@ from mesh.workflows.outgoing import parent_of
 from mesh.workflows.partitions import DRAIN_SECONDS, Partitions
 from mesh.workflows.running import Observer, Running
 from mesh.workflows.state import State
+from mesh.workflows.waiting import Task, Waiting, waiting_of
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 
 __all__ = ["MEMORY_BYTES", "Engine", "Observer"]
@@ -193,14 +194,29 @@ class Engine:
             return
         await seen
 
-    def open_tasks(self, ref: Ref) -> Sequence[tuple[TaskWork, bool]]:
-        """Give the activities that an instance which is in memory waits for, and whether each is out."""
-        entry = self._running.find(ref)
-        if entry is None or entry.instance is None:
-            return ()
-        settled, begun = entry.unwritten.settled, entry.tasks.begun
-        works = ((self._work(entry, id), id in begun) for id in entry.instance.tasks if id not in settled)
-        return [(work, out) for work, out in works if work is not None]
+    async def waiting(self, ref: Ref, deadline: float) -> Waiting:
+        """Tell what an instance waits for: nothing where there is none, or it has ended; raises as ``tell`` does."""
+        return await self._within(deadline, self._waiting, ref)
+
+    async def _waiting(self, ref: Ref) -> Waiting:
+        entry = self._running.entry(await self._own(ref), ref.id)
+        return await self._open(entry, self._tell_waiting, alone=False)
+
+    def _tell_waiting(self, entry: Entry) -> Waiting:
+        instance = entry.instance
+        if instance is None:
+            return Waiting()
+        tasks = (self._task(entry, id) for id in instance.tasks if id not in entry.unwritten.settled)
+        return waiting_of(instance, tasks, entry.unwritten.settled.__contains__)
+
+    def _task(self, entry: Entry, id: int) -> Task:
+        instance = entry.instance
+        assert instance is not None
+        task, out = instance.tasks[id], id in entry.tasks.begun
+        node, worker = (self._dispatch.place(entry.ref, id) if out else None) or ("", "")
+        retry = None if out else instance.retries.get(id)
+        due = retry.due if retry is not None and retry.due > self._clock() else None
+        return Task(id, task.name, task.app or self._app, task.at, self._attempt(entry, id), out, node, worker, due)
 
     async def _own(self, ref: Ref) -> Held:
         held = self._running.held.get(ref.partition)
@@ -305,7 +321,7 @@ class Engine:
             state.name,
             state.generation,
             id,
-            max(instance.attempts.get(id, 1), entry.tasks.attempts.get(id, 1)),
+            self._attempt(entry, id),
             task.name,
             task.execution_id,
             task.app or self._app,
@@ -314,6 +330,10 @@ class Engine:
             task.version,
             task.trace or (None if instance.started is None else below(instance.started.trace, state.execution)),
         )
+
+    def _attempt(self, entry: Entry, id: int) -> int:
+        decided = 1 if entry.instance is None else entry.instance.attempts.get(id, 1)
+        return max(decided, entry.tasks.attempts.get(id, 1))
 
     def _with_history(self, entry: Entry, work: TaskWork) -> TaskWork | None:
         """Put into an activity what goes along with it; None = that is too much, and it has failed."""

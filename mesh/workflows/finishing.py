@@ -46,6 +46,7 @@ from mesh.workflows.instance import CHILD, TASK, Instance, Turn, outcome
 from mesh.workflows.messages import Raise, Start, Terminate
 from mesh.workflows.outgoing import Outbox, child_id, child_start, end, execution_id, seen
 from mesh.workflows.state import ENDED, Sent, State, Status, Step
+from mesh.workflows.waiting import awaited
 
 __all__ = ["PATCHES_DIFFER", "TOO_LARGE", "VERSION_MISSING", "begin", "finish", "stall"]
 
@@ -111,6 +112,7 @@ def finish(instance: Instance, turn: Turn, answer: Answer, now: float, new_execu
         custom_status=state.custom_status if answer.custom_status is None else answer.custom_status,
         turns=turn.number,
         updated=now,
+        awaited=awaited(instance, answer.waits, turn.new, now),
     )
     if complete is None:
         return _go_on(instance, turn, turned, new, made)
@@ -243,6 +245,7 @@ def _continue(
             sent=sent,
             turns=0,
             seen=seen(state, now, instance),
+            awaited=(),
         )
     )
 

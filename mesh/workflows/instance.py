@@ -97,6 +97,7 @@ class Instance:
         timers: The timers likewise.
         retries: Of each of ``tasks`` that the engine itself tries again: the last that was decided.
         attempts: The number of the current attempt of each of ``tasks``, where that is not the first.
+        raised: How often each event stands in the history.
         tokens: Of the events that were raised, with when.
         patches: That the code has asked for, in order.
         suspended: Whether the history says so, which what has not been in a turn yet may be about to change.
@@ -115,6 +116,7 @@ class Instance:
         "id",
         "inherited",
         "patches",
+        "raised",
         "retries",
         "stalled",
         "started",
@@ -184,6 +186,7 @@ class Instance:
         self.timers: dict[int, TimerCreated] = {}
         self.retries: dict[int, Retrying] = {}
         self.attempts: dict[int, int] = {}
+        self.raised: dict[str, int] = {}
         self.tokens: dict[str, float] = {token: at for at, token in self.state.seen}
         self.patches: dict[str, None] = {}
         self.suspended = False
@@ -221,6 +224,9 @@ class Instance:
                 self.suspended = False
             case Stalled():
                 self.stalled = event.text
+            case EventRaised():
+                self.raised[event.name] = self.raised.get(event.name, 0) + 1
+                self._arrive(event)
             case Completed():
                 self.tasks.clear()
                 self.timers.clear()

@@ -15,7 +15,7 @@ from typing import Annotated, TypeVar
 import msgspec
 import orjson
 
-from mesh.address import MAX_NAME_BYTES
+from mesh.address import app_id_problem
 from mesh.values import is_instant, parse_duration, parse_instant
 from mesh.workflows.actions import (
     MAX_ACTIONS,
@@ -48,7 +48,6 @@ _SCOPES: Mapping[str, int] = {name: scope for scope, name in SCOPES.items()}
 _PLACE = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`\Z", re.DOTALL)
 _T = TypeVar("_T")
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
-_App = Annotated[str, msgspec.Meta(max_length=MAX_NAME_BYTES)]
 
 
 class AnswerInvalidError(Exception):
@@ -87,7 +86,7 @@ class _Action(msgspec.Struct, forbid_unknown_fields=True):
     data: msgspec.Raw = _ABSENT
     retry: _Retry | None = None
     version: str | None = None
-    app: _App | None = None
+    app: str | None = None
     propagate: str | None = None
     id: str | None = None
     to: _Text | None = None
@@ -137,7 +136,7 @@ def read_answer(body: bytes, work: TurnWork) -> Answer:
     if len(given.actions) > MAX_ACTIONS:
         raise AnswerInvalidError(f"actions: {len(given.actions)} are more than {MAX_ACTIONS}; continue as new in time")
     written = list(map(bytes, given.actions))
-    known = _known(work, written) if given.continueAsNew is _ABSENT else 0
+    known, waits = _known(work, written) if given.continueAsNew is _ABSENT else (0, [])
     now = work.new[0].at
     actions: list[Action] = []
     taken: dict[int, int] = {}
@@ -148,19 +147,24 @@ def read_answer(body: bytes, work: TurnWork) -> Answer:
         if (first := taken.setdefault(number, index)) != index:
             raise AnswerInvalidError(f"{at}.task: {number} is that of actions[{first}] already")
         actions.append(_action(each, number, at, now))
+        if each.wait is not None:
+            waits.append(each.wait)
     end = _end(given, max(max(taken, default=0), len(written)) + 1, actions, work)
     if end is not None:
         actions.append(end)
-    answer = Answer(tuple(actions), _text(given.status, "status"), given.version, given.patches, whole=not known)
-    work.rendered[ANSWERED] = [b"%d" % work.number, b"%d" % len(written), _digest(written)]
+    status = _text(given.status, "status")
+    answer = Answer(tuple(actions), status, given.version, given.patches, whole=not known, waits=tuple(waits))
+    work.rendered[ANSWERED] = [b"%d" % work.number, b"%d" % len(written), _digest(written), *map(str.encode, waits)]
     return answer
 
 
-def _known(work: TurnWork, written: Sequence[bytes]) -> int:
-    """Tell how many actions are those of the answer to the turn before, which was committed."""
-    number, count, digest = work.rendered.get(ANSWERED, (b"0", b"0", b""))
+def _known(work: TurnWork, written: Sequence[bytes]) -> tuple[int, list[str]]:
+    """Tell how many actions are those of the answer to the turn before, which was committed, and their waits."""
+    number, count, digest, *waits = work.rendered.get(ANSWERED, (b"0", b"0", b""))
     known = int(count) if int(number) == work.number - 1 else 0
-    return known if known <= len(written) and _digest(written[:known]) == digest else 0
+    if known and known <= len(written) and _digest(written[:known]) == digest:
+        return known, list(map(bytes.decode, waits))
+    return 0, []
 
 
 def _digest(written: Sequence[bytes]) -> bytes:
@@ -234,6 +238,9 @@ def _action(given: _Action, number: int, at: str, now: float) -> Action:
         value = getattr(given, name)
         if value is not None and value is not _ABSENT and name not in members:
             raise AnswerInvalidError(f"{at}.{name}: {what} has no such member")
+    # What an operation calls may also be an endpoint, or in another namespace.
+    if given.app is not None and given.operation is None and (problem := app_id_problem(given.app)):
+        raise AnswerInvalidError(f"{at}.app: {problem}")
     return make(given, number, at, now)
 
 

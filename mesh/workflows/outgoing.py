@@ -119,6 +119,7 @@ def end(
             inbox=(),
             outbox=outbox.entries,
             sent=outbox.number,
+            awaited=(),
         ),
         append,
     )

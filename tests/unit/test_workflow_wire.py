@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from gateway.grpc.messages import message
 from gateway.routes.workflow_answers import answer_of, result_of, seconds_of
 from gateway.routes.workflow_wire import EVENTS, GRPCWire, at
+from mesh.address import app_id_problem
 from mesh.workflows import actions, events
 from mesh.workflows.actions import Answer
 from mesh.workflows.events import Ancestor, AnyEvent, Event, EventRaised, Failure, Origin, Parent, Trace
@@ -401,13 +402,22 @@ def test_an_action_of_a_later_protocol_fails_the_instance() -> None:
     assert (said.id, said.status, said.failure and said.failure.type) == (3, Status.FAILED, "UnknownAction")
 
 
-def test_an_application_that_cannot_be_fails_the_instance() -> None:
-    response = message("WorkflowResponse", "")(
-        actions=[{"id": 3, "scheduleTask": {"name": "a"}, "router": {"targetAppID": "a" * 257}}]
-    )
+@pytest.mark.parametrize("target", ["a" * 257, "a/b", "a.b", "a\n"])
+@pytest.mark.parametrize("kind", ["scheduleTask", "createChildWorkflow", "sendEvent", "createDetachedWorkflow"])
+def test_an_application_that_cannot_be_fails_the_instance(kind: str, target: str) -> None:
+    """The text names the action, and the field."""
+    response = message("WorkflowResponse", "")(actions=[{"id": 3, kind: {}, "router": {"targetAppID": target}}])
     (said,) = answer_of(response, "app").actions
-    assert isinstance(said, actions.Complete)
-    assert (said.id, said.status, said.failure and said.failure.type) == (3, Status.FAILED, "InvalidAnswer")
+    why = f"{kind} with id 3: router.targetAppID: {app_id_problem(target)}"
+    assert said == actions.Complete(3, Status.FAILED, failure=Failure("InvalidAnswer", why, final=True))
+
+
+@pytest.mark.parametrize("target", ["_shop", "café", "a" * 256])
+def test_whatever_a_gateway_may_be_called_is_an_application(target: str) -> None:
+    made = message("WorkflowResponse", "")
+    (said,) = answer_of(made(actions=[{"scheduleTask": {}, "router": {"targetAppID": target}}]), "app").actions
+    assert isinstance(said, actions.ScheduleTask)
+    assert said.app == target
 
 
 def test_too_many_actions_fail_the_instance() -> None:

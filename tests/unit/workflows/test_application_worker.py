@@ -227,7 +227,7 @@ def failure_in(answer: Answer) -> Failure | None:
 async def test_a_turn(app: App, worker: ApplicationWorker) -> None:
     app.answer(RUN, 200, {"actions": [{"activity": "charge"}], "status": "charging"})
     answer = await worker.turn(turn())
-    assert answer == Answer((ScheduleTask(1, "charge"),), '"charging"', whole=True)
+    assert answer == Answer((ScheduleTask(1, "charge"),), '"charging"', whole=True, waits=())
     got = app.at(RUN)[0]
     assert (got.json["instance"], got.json["input"], got.json["turn"]) == ("o-1", 7, 1)
     assert {"traceparent": TRACE.parent, "content-type": "application/json"}.items() <= got.headers.items()

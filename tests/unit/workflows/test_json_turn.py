@@ -335,6 +335,20 @@ def test_what_was_answered_before_is_not_read_again() -> None:
     assert ([each.id for each in answer.actions], answer.whole) == ([1, 2], True)
 
 
+def test_all_events_that_were_waited_for_are_told_with_each_answer() -> None:
+    """Also those of the beginning, which is not read again."""
+    actions = [{"wait": "a"}, {"timer": "1m"}, {"wait": "ä"}]
+    first = work()
+    assert read_answer(orjson.dumps({"actions": actions}), first).waits == ("a", "ä")
+    second = work((TurnStarted(AT), STARTED), (TurnStarted(AT + 9),), 2)
+    second.rendered = first.rendered
+    answer = read_answer(orjson.dumps({"actions": [*actions, {"wait": "a"}]}), second)
+    assert (answer.actions, answer.waits) == ((Wait(4, "a"),), ("a", "ä", "a"))
+    third = work((TurnStarted(AT), STARTED), (TurnStarted(AT + 9),), 3)
+    third.rendered = second.rendered
+    assert read_answer(orjson.dumps({"actions": [{"wait": "b"}]}), third).waits == ("b",)
+
+
 KINDS = "activity, timer, wait, workflow, operation, send, start"
 
 
@@ -386,7 +400,16 @@ KINDS = "activity, timer, wait, workflow, operation, send, start"
         (b'{"actions": [{"wait": "a", "task": 2147483647}]}', "actions[0].task: expected `int` <= 2147483646"),
         (
             b'{"actions": [{"activity": "a", "app": "%b"}]}' % (b"a" * 257),
-            "actions[0].app: expected `str` of length <= 256",
+            "actions[0].app: the app id 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…' is longer than 256 bytes",
+        ),
+        *(
+            (b'{"actions": [{"timer": "5s"}, {%b, "app": "%b"}]}' % (kind, app), f"actions[1].app: {problem}")
+            for kind in (b'"activity": "a"', b'"workflow": "w"', b'"send": "e", "to": "i"', b'"start": "w", "id": "i"')
+            for app, problem in (
+                (b"", "the app id must not be empty"),
+                (b"a/b", "the app id 'a/b' must not contain dots, slashes, blanks or control characters"),
+                (b"a\\u0001", r"the app id 'a\x01' must not contain dots, slashes, blanks or control characters"),
+            )
         ),
         (
             b'{"actions": [{"activity": "a", "propagate": "all"}]}',
@@ -412,6 +435,15 @@ def test_an_answer_that_is_none(body: bytes, text: str) -> None:
     with pytest.raises(AnswerInvalidError) as caught:
         read_answer(body, work())
     assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize("app", ["_shop", "café", "-", "x" * 256])
+def test_whatever_a_gateway_may_be_called_is_an_application(app: str) -> None:
+    """Also in another namespace, where something is called."""
+    (action,) = read_answer(orjson.dumps({"actions": [{"activity": "a", "app": app}]}), work()).actions
+    assert action == ScheduleTask(1, "a", app=app)
+    (action,) = read_answer(orjson.dumps({"actions": [{"operation": "invoke", "app": f"{app}.other"}]}), work()).actions
+    assert action == ScheduleTask(1, "mesh.invoke", orjson.dumps({"app": f"{app}.other"}).decode())
 
 
 @pytest.mark.parametrize(
