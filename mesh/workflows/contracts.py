@@ -17,8 +17,7 @@ from mesh.workflows.actions import Answer
 from mesh.workflows.events import Event
 from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.state import State, Step
-from mesh.workflows.waiting import Place
-from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
+from mesh.workflows.worker import Place, Ref, TaskResult, TaskWork, TurnWork
 
 __all__ = ["Commits", "Deliver", "Dispatch", "Loaded", "Look", "Saved", "Until", "WorkSource"]
 

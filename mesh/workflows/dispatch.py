@@ -27,8 +27,7 @@ from mesh.workflows.handout import Handout
 from mesh.workflows.operations import PREFIX
 from mesh.workflows.peers import Peers
 from mesh.workflows.settings import Limits
-from mesh.workflows.waiting import Place
-from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
+from mesh.workflows.worker import Place, Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
 
 __all__ = ["BACKOFF_SECONDS", "DRAIN_SECONDS", "MAX_FOREIGN", "Dispatch"]
 

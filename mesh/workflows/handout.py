@@ -12,8 +12,7 @@ from mesh.errors import AppUnreachableError, MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.tasks import task_group
 from mesh.workflows.contracts import WorkSource
-from mesh.workflows.waiting import Place
-from mesh.workflows.worker import Ref, TaskResult, TaskWork
+from mesh.workflows.worker import Place, Ref, TaskResult, TaskWork
 
 __all__ = ["Handout"]
 

@@ -17,7 +17,6 @@ __all__ = [
     "MAX_AWAITED",
     "MAX_LISTED",
     "Child",
-    "Place",
     "Raised",
     "Task",
     "Timer",
@@ -30,8 +29,6 @@ MAX_LISTED = 100  # Of each kind.
 MAX_AWAITED = 50  # Names: they are written with every turn.
 NAME = 100  # Characters of each.
 FOR_EVENT, FOR_RETRIES = 2, (3, 4)  # Of `mesh.workflows.events.Origin`.
-Place = tuple[str, str]
-"""Where an activity is out: the node, empty for the owner's, and there the worker's title, as far as it is known."""
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 from mesh.workflows.actions import Answer
 from mesh.workflows.events import Event, Failure, Inherited, Trace
 
-__all__ = ["Ref", "TaskResult", "TaskWork", "TurnWork", "WorkTooLargeError", "Worker"]
+__all__ = ["Place", "Ref", "TaskResult", "TaskWork", "TurnWork", "WorkTooLargeError", "Worker"]
+
+Place: TypeAlias = tuple[str, str]
+"""Where an activity is out: the node, empty for the owner's, and there the worker's title, as far as it is known."""
 
 
 class Ref(NamedTuple):
