@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -12,13 +13,29 @@ from mesh.workflows import decide, finishing, propagation
 from mesh.workflows.actions import Complete
 from mesh.workflows.entry import Entry, Impossible
 from mesh.workflows.errors import WorkflowNotFoundError
+from mesh.workflows.instance import Instance
 from mesh.workflows.mailbox import ChildrenOpenError, Expired, Refused, Request
 from mesh.workflows.messages import Purge, Restore, Start, Told
 from mesh.workflows.state import State, Step
+from mesh.workflows.worker import Ref
 
-__all__ = ["Batch", "compose"]
+__all__ = ["Batch", "Observer", "compose"]
 
 TOGETHER = 1000  # The most messages in one write.
+
+
+class Observer(Protocol):
+    """Told of every write that was done."""
+
+    def __call__(self, ref: Ref, before: State | None, step: Step, instance: Instance) -> None:
+        """Take note; must not fail or block.
+
+        Args:
+            ref: The instance.
+            before: What it was; None = it is new.
+            step: What was written.
+            instance: What it is now.
+        """
 
 
 @dataclass(slots=True)

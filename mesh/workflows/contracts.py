@@ -85,6 +85,13 @@ class Commits(Protocol):
             MeshError: The store failed.
         """
 
+    async def end(self, partition: int, instance: str, saved: Saved, step: Step, until: float | None) -> Saved:
+        """Write the last step of one, and put it away with it; ``until`` as in ``put_away``, and else as ``commit``.
+
+        Until it is done, readers see the instance as it was before. One that is cut off in the middle is finished by
+        ``load``. So it is for what a new owner reads without being told: the step before ``wants_owner``, or is due.
+        """
+
     async def put_away(self, partition: int, instance: str, saved: Saved, state: State, until: float | None) -> None:
         """Move what has ended out of what ``scan`` gives; ``until`` when it is to be kept, None = for good.
 

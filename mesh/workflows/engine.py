@@ -17,6 +17,7 @@ from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.tasks import task_group
 from mesh.workflows import finishing, propagation
 from mesh.workflows.actions import Answer
+from mesh.workflows.batch import Observer
 from mesh.workflows.contracts import Commits, Deliver, Dispatch, Look, Until
 from mesh.workflows.entry import Entry, Held, Impossible
 from mesh.workflows.errors import (
@@ -32,7 +33,7 @@ from mesh.workflows.observed import below
 from mesh.workflows.operations import PREFIX
 from mesh.workflows.outgoing import parent_of
 from mesh.workflows.partitions import DRAIN_SECONDS, Partitions
-from mesh.workflows.running import Observer, Running
+from mesh.workflows.running import Running
 from mesh.workflows.state import State
 from mesh.workflows.waiting import Task, Waiting, waiting_of
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork

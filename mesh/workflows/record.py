@@ -311,8 +311,8 @@ class _Beside:
         return Spilled(slot, len(parts), zlib.crc32(whole))
 
 
-def plan(saved: Kept | None, step: Step) -> Plan:
-    """Make what a step writes; ``saved`` is that of the step before, None for what is new."""
+def plan(saved: Kept | None, step: Step, until: float | None = None) -> Plan:
+    """Make what a step writes; ``saved`` is that of the step before, None for what is new; ``until`` as in `Record`."""
     state = step.state
     garbage = () if saved is None else tuple(each for each in saved.garbage if not each.gone)
     if saved is None or saved.generation != state.generation:
@@ -350,6 +350,7 @@ def plan(saved: Kept | None, step: Step) -> Plan:
         slots=slots,
         spilled=spilled,
         garbage=garbage,
+        until=until,
         events=saved.events + len(added),
         history_bytes=saved.history_bytes + sum([size for _, _, size in added]),
         state_bytes=state_bytes,
@@ -357,12 +358,11 @@ def plan(saved: Kept | None, step: Step) -> Plan:
     return Plan(beside.made, _encoded(kept, shown, waiting), kept)
 
 
-def put_away(saved: Kept, state: State, until: float | None) -> bytes:
-    """Make the record of what has ended, which a step has stored as ``saved`` and ``state``."""
-    kept = replace(saved, until=until)
-    if saved.spilled is not None:
+def put_away(kept: Kept, state: State) -> bytes:
+    """Make the record of what has ended, which a step has stored as ``state``; ``kept`` with until when it is kept."""
+    if kept.spilled is not None:
         return _encoded(kept, encode(replace(state, inbox=(), outbox=(), custom_status=None)), [])
-    return _encoded(kept, encode(replace(state, inbox=())), [raw for _, raw, _ in saved.inbox])
+    return _encoded(kept, encode(replace(state, inbox=())), [raw for _, raw, _ in kept.inbox])
 
 
 def _encoded(kept: Kept, state: bytes, inbox: Sequence[msgspec.Raw]) -> bytes:

@@ -108,6 +108,13 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     seen: tuple[tuple[float, str], ...] = ()
     awaited: tuple[Awaited, ...] = ()
 
+    @property
+    def wants_owner(self) -> bool:
+        """Whether there is something to begin for it without being told, so that a new owner reads it at once."""
+        return bool(
+            self.ended is not None or self.open_tasks or self.inbox or self.outbox or self.status == Status.STALLED
+        )
+
 
 class Step(msgspec.Struct, frozen=True):
     """A step: a new state, and events that are new in the history.

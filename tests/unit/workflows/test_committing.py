@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from mesh.errors import BadArgumentError
 from mesh.key_value import MemoryKeyValue
 from mesh.ownership.errors import NotOwnerError
-from mesh.store import KeyValueStateStore
+from mesh.store import KeyValueStateStore, Stored
 from mesh.workflows.committing import Committer
 from mesh.workflows.contracts import Loaded, Saved
 from mesh.workflows.errors import WorkflowUnreadableError
@@ -220,6 +221,44 @@ def test_a_record_of_another_format_is_named() -> None:
         decode("a", newer)
     with pytest.raises(WorkflowUnreadableError, match="'a' cannot be read"):
         decode("a", b"\x9b\x01\xff")
+
+
+async def test_an_owner_that_has_read_all_looks_for_no_record_that_nobody_wrote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mesh.workflows.committing.MARKED", 2)
+    async with a_world() as world:
+        looked: list[str] = []
+        get = world.live.get
+
+        async def noted(key: str, **options: Any) -> Stored | None:
+            looked.append(key.rpartition(".")[2])
+            return await get(key, **options)
+
+        monkeypatch.setattr(world.live, "get", noted)
+        first = await world.owner(1)
+        saved = await first.commit(PARTITION, "a", None, begun())
+        owner = await world.owner(2)
+
+        async def looks_for(instance: str) -> bool:
+            looked.clear()
+            await owner.load(PARTITION, instance)
+            return instance in looked
+
+        assert await looks_for("b"), "it may have been there before"
+        assert [id async for id, _ in owner.scan(PARTITION)] == ["a"]
+        assert not await looks_for("b")
+        assert await looks_for("a")
+        saved = await owner.commit(PARTITION, "b", None, begun())
+        assert await looks_for("b")
+        await owner.put_away(PARTITION, "b", saved, begun().state, None)
+        assert not await looks_for("b")
+        assert (await loaded(owner, "b")).state == begun().state
+        await owner.purge(PARTITION, "a")
+        assert not await looks_for("a")
+        for number in range(3):  # More than are remembered.
+            await owner.commit(PARTITION, f"c{number}", None, begun())
+        assert await looks_for("a")
 
 
 async def test_what_is_put_away_for_a_time() -> None:

@@ -257,6 +257,8 @@ class _World:
                 await node.engine.wait(
                     ref, lambda state: state is not None and state.ended is not None, self.clock() + LONG
                 )
+                state = await self.look(APP, instance, 0.0)
+                assert state is not None and state.ended is not None, "it has ended for some, and runs for others"
                 return
             await asyncio.sleep(0.1)
 
