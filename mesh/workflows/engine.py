@@ -234,6 +234,7 @@ class Engine:
             return None
         state, started = instance.state, instance.started
         entry.turn = turn
+        entry.pace.begun = asyncio.get_running_loop().time()
         entry.work = TurnWork(
             entry.ref,
             self._app,

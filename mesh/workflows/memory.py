@@ -13,6 +13,7 @@ from mesh.workflows.contracts import Saved, Until
 from mesh.workflows.events import Event, Failure, TaskCompleted, TaskFailed, TimerFired
 from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.outgoing import parent_of
+from mesh.workflows.pace import Pace
 from mesh.workflows.state import Sent, State
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 
@@ -132,6 +133,7 @@ class Entry:
         pause: Seconds until it is tried again, should that fail.
         losses: How often a turn was lost, one after the other.
         rest: Until when no turn begins, by the loop's time; then it is looked at. 0 = it may.
+        pace: Until when its next turn is held back.
         burst: When its generations were counted from, and how many there were since.
     """
 
@@ -151,6 +153,7 @@ class Entry:
         "known",
         "losses",
         "opening",
+        "pace",
         "pause",
         "queued",
         "ref",
@@ -201,6 +204,7 @@ class Entry:
         self.losses = 0
         self.rest = 0.0
         self.burst = (0.0, 0)
+        self.pace = Pace()
 
     @property
     def idle(self) -> bool:

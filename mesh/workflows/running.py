@@ -330,6 +330,9 @@ class Running:
             entry.settle()
             if entry.volatile:
                 self.scheduler.later(entry)
+        if batch.answered:
+            now = asyncio.get_running_loop().time()
+            entry.pace.turned(instance, before, step, entry.volatile, now)
         if not entry.held.leaving:
             for event in step.append:
                 if type(event) is TaskScheduled and event.id in instance.tasks:

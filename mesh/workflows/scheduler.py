@@ -13,8 +13,9 @@ from mesh.workflows import decide, finishing, retrying
 from mesh.workflows.contracts import Dispatch
 from mesh.workflows.delivery import Delivery
 from mesh.workflows.dues import Alarm, Dues
-from mesh.workflows.events import Failure, Retrying, TaskScheduled
+from mesh.workflows.events import Failure, Retrying, TaskCompleted, TaskScheduled
 from mesh.workflows.memory import Entry, Held
+from mesh.workflows.pace import Pace
 from mesh.workflows.state import State, Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork
 
@@ -99,6 +100,8 @@ class Scheduler:
             entry.retrying.append(event)
             self._wake(entry)
             return
+        if type(event) is not TaskCompleted:
+            entry.pace.until = 0.0
         entry.volatile.append(event)
         entry.settled.add(id)
         self.later(entry)
@@ -140,13 +143,29 @@ class Scheduler:
                 or finishing.begin(instance, entry.volatile, now, again=entry.again) is None
             ):
                 return
-        elif not (state.inbox or entry.volatile):
+        elif not (state.inbox or entry.volatile) or self._holds(entry, state):
             return
         if entry.burst[1] > BURST and (rest := entry.burst[0] + BURST_SECONDS - _now()) > 0:
             self.rest(entry, rest)
             return
         entry.queued = True
         self._dispatch.turn(entry.ref, state.name)
+
+    def _holds(self, entry: Entry, state: State) -> bool:
+        """Tell whether a turn is held back, as it could only see one more of many results; see to when it is not."""
+        until = entry.pace.until
+        if until <= _now() or state.inbox or not entry.tasks:
+            return False
+        if entry.pace.alarm != until:
+            entry.pace.alarm = until
+            asyncio.get_running_loop().call_at(until, self._release, entry, until)
+        return True
+
+    def _release(self, entry: Entry, until: float) -> None:
+        if entry.pace.until == until:
+            entry.pace.until = 0.0  # By the loop's clock this may be a hair before that time.
+            if entry.known and not entry.busy:
+                self.advance(entry)
 
     def fire(self, entry: Entry) -> None:
         """Take what is due, and look again when the next is."""
@@ -159,6 +178,7 @@ class Scheduler:
         now = self._clock()
         if due <= now:
             for event in decide.due_events(instance, now, entry.settled):
+                entry.pace.until = 0.0
                 entry.volatile.append(event)
                 entry.settled.add(event.timer)
                 self.later(entry)
@@ -192,6 +212,7 @@ class Scheduler:
         entry.begun.clear()
         entry.settled.clear()
         entry.rendered = {}
+        entry.pace = Pace()
         if not entry.acks:
             self._later.pop(entry, None)
 
