@@ -331,6 +331,7 @@ class Running:
             if entry.volatile:
                 self.scheduler.later(entry)
         if batch.answered:
+            self.scheduler.written(entry)
             now = asyncio.get_running_loop().time()
             entry.pace.turned(instance, before, step, entry.volatile, now)
         if not entry.held.leaving:

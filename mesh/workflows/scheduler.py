@@ -262,6 +262,11 @@ class Scheduler:
             self._later[entry] = _now()
             self._flush_in(FLUSH_SECONDS)
 
+    def written(self, entry: Entry) -> None:
+        """Count anew how long it has waited: what had was in a write just now."""
+        if self._later.pop(entry, None) is not None and (entry.volatile or entry.acks):
+            self.later(entry)
+
     def _flush_in(self, seconds: float) -> None:
         if self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_later(seconds, self._flush)
