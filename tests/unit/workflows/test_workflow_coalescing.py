@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from mesh.workflows.actions import Action, Answer, Complete, CreateChild, CreateTimer, ScheduleTask
+from mesh.workflows.coalescing import FEW, LONGEST, TURNS
 from mesh.workflows.events import ChildCreated, Event, Failure, TaskCompleted
 from mesh.workflows.messages import ChildDone, Raise, Start
-from mesh.workflows.pace import FEW, LONGEST, TURNS
 from mesh.workflows.state import Status
 from mesh.workflows.worker import TaskResult, TaskWork, TurnWork
 from tests.support import virtual_time
