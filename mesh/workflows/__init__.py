@@ -33,6 +33,7 @@ none of them imports another. docs/how-it-works.md follows a turn through them.
       memory                the instances in memory, within bounds
       entry                 an instance in memory, with what waits, is out, or is in no write yet
       mailbox               messages, calls, results and watchers of an instance
+      coalescing            results of many activities share a turn
       dues                  the time of each instance that has something to do later
 
     | dispatch  work on its way to workers, fairly and within limits

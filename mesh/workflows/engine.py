@@ -286,6 +286,7 @@ class Engine:
             instance.inherited,
         )
         entry.turn.begin(turn, work)
+        entry.coalescing.begin(asyncio.get_running_loop().time())
         return work
 
     async def open_task(self, ref: Ref, task: int) -> TaskWork | None:

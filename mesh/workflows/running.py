@@ -324,6 +324,8 @@ class Running:
             entry.unwritten.keep(instance.wants)
             if entry.unwritten.outcomes:
                 self.scheduler.later(entry)
+        if batch.answered:
+            self.scheduler.turned(entry, before, step)
         if not entry.held.leaving:
             for event in step.append:
                 if type(event) is TaskScheduled and event.id in instance.tasks:

@@ -271,6 +271,7 @@ async def _live(seed: int) -> None:
     world = _World(seed)
     chance = world.chance
     programs = {f"o{number}": program(chance) for number in range(chance.randint(1, 6))}
+    programs["wide"] = [["all", [["task", "a"]] * 30]]  # Not each result has a turn.
     async with asyncio.TaskGroup() as world.tasks:
         for _ in range(2):
             await world.start()
