@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mesh.workflows import capacity, dispatch
+from mesh.workflows import dispatch, forwarding
 
 __all__ = ["rows"]
 
@@ -17,25 +17,26 @@ def rows() -> Sequence[Row]:
     return (
         (
             "activities that a gateway has at other gateways of one application at once",
-            f"{capacity.MAX_AWAY:,}; {capacity.FIRST_AWAY} at first, twice as many each {dispatch.GROW_SECONDS:g} s",
+            f"{forwarding.MAX_WINDOW:,}; {forwarding.FIRST_WINDOW} at first, "
+            f"twice as many each {forwarding.WIDEN_SECONDS:g} s",
             NONE,
             "the others wait where they are",
         ),
         (
             "activities of other applications that wait at a gateway for its workers",
-            f"{capacity.MAX_AWAY:,}",
+            f"{dispatch.MAX_FOREIGN:,}",
             NONE,
             "they are refused, and wait where they come from",
         ),
         (
             "how long a worker is left alone with a name that it did not take",
-            _between(capacity.PAUSE),
+            _between(dispatch.BACKOFF_SECONDS),
             NONE,
             "other names, and other workers, go on",
         ),
         (
             "how long it takes until an application is looked for again that is to run activities, and is not there",
-            _between(capacity.AWAY_PAUSE),
+            _between(forwarding.ABSENT_SECONDS),
             NONE,
             "it goes on for ever",
         ),

@@ -1,4 +1,4 @@
-"""What a node that hosts workflows of its application has at work: engine, store, dispatch, and what is for others."""
+"""A node that hosts the workflows of its application: engine, store, dispatch and activities for other nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mesh.errors import MeshError
 from mesh.ownership.table import Standing
 from mesh.tasks import task_group
 from mesh.workflows import observed
-from mesh.workflows.capacity import Level
+from mesh.workflows.capacity import Priority
 from mesh.workflows.committing import Committer
 from mesh.workflows.dispatch import Dispatch
 from mesh.workflows.engine import Engine
@@ -101,7 +101,7 @@ class WorkflowHost:
             await stack.enter_async_context(self._committer.run())
             await stack.enter_async_context(self.dispatch.run(self.keeper))
             await stack.enter_async_context(self.keeper.run())
-            await stack.enter_async_context(self.attached(operations, Level.OPERATIONS))
+            await stack.enter_async_context(self.attached(operations, Priority.OPERATIONS))
             await stack.enter_async_context(self._remote.serve(self.dispatch.run_for))
             tasks = await stack.enter_async_context(task_group())
             sharing = tasks.create_task(self._share(), name="workflows-share")
@@ -113,9 +113,9 @@ class WorkflowHost:
                     self._going.cancel()
 
     @asynccontextmanager
-    async def attached(self, worker: Worker, level: Level) -> AsyncIterator[None]:
+    async def attached(self, worker: Worker, priority: Priority) -> AsyncIterator[None]:
         """Give work to a worker while entered, and tell observers what comes of it."""
-        async with self.dispatch.attach(_Observed(self._parts, worker), level):
+        async with self.dispatch.attach(_Observed(self._parts, worker), priority):
             yield
 
     # What others say

@@ -1,4 +1,4 @@
-"""Which other application may do what with this one's workflows: policies put together, asked where the target is.
+"""Access rules: which other application may do what with this one's workflows, asked where the target is.
 
 What no rule allows is denied, as soon as there is a policy; without one, applications of the namespace may do all. An
 application itself may do everything with its own, and nobody of another namespace anything.
@@ -26,7 +26,7 @@ _SCHEDULE = frozenset({"schedule"})
 
 
 class Rules:
-    """What all policies of an application allow together."""
+    """The rules of all policies of an application together."""
 
     def __init__(self, app_id: str, policies: Iterable[WorkflowAccessPolicy] = ()) -> None:
         """Put policies together; those whose scopes lack the application are none of its."""

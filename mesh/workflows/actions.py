@@ -1,4 +1,4 @@
-"""What a worker answers to a turn: the actions that the workflow's code asks for."""
+"""Actions: what the code of a workflow asks for in a turn, as a worker answers it."""
 
 from __future__ import annotations
 
@@ -141,13 +141,14 @@ Action: TypeAlias = (
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came of a turn.
+    """The answer to a turn.
 
     Attributes:
         actions: In order.
         custom_status: What the code tells of itself; None = nothing new.
         version: Of the code that ran.
         patches: That it asked for, in order.
+        waits: The names of the events that the code has waited for since it began, each as often; None = not known.
         whole: Whether the actions are all that the code has asked for since it began, and not only new ones.
     """
 
@@ -156,3 +157,4 @@ class Answer(msgspec.Struct, frozen=True):
     version: str | None = None
     patches: tuple[str, ...] = ()
     whole: bool = False
+    waits: tuple[str, ...] | None = None

@@ -1,29 +1,32 @@
-"""What the parts of the engine are to each other."""
+"""The contracts between an engine and the parts around it; each has what one side uses of the other, and no more.
+
+::
+
+    Engine ──▶ Commits         reads and writes instances
+           ──▶ Dispatch        has turns and activities handed out, which is the engine's again as a WorkSource
+           ──▶ Deliver, Look   tells other instances, and looks at them
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
-from mesh.ownership.owning import Keeper
 from mesh.workflows.actions import Answer
 from mesh.workflows.events import Event
 from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.state import State, Step
-from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker
+from mesh.workflows.worker import Place, Ref, TaskResult, TaskWork, TurnWork
 
-if TYPE_CHECKING:
-    from mesh.workflows.instance import Instance
-
-__all__ = ["Commits", "Deliver", "Dispatch", "Engine", "Loaded", "Look", "Observer", "Saved", "Until"]
+__all__ = ["Commits", "Deliver", "Dispatch", "Loaded", "Look", "Saved", "Until", "WorkSource"]
 
 Until: TypeAlias = Callable[[State | None], bool]
+"""Tells whether a state is the one that is waited for; None = there is no instance."""
 
 
 class Saved(Protocol):
-    """Where what an instance is lies in the store: made by a `Commits`, which alone looks into it."""
+    """The place of an instance in the store: made by a `Commits`, which alone looks into it."""
 
     @property
     def size(self) -> int:
@@ -116,66 +119,24 @@ Raises:
 """
 
 
-class Observer(Protocol):
-    """Told of every write that was done."""
-
-    def __call__(self, ref: Ref, before: State | None, step: Step, instance: Instance) -> None:
-        """Take note; must not fail or block.
-
-        Args:
-            ref: The instance.
-            before: What it was; None = it is new.
-            step: What was written.
-            instance: What it is now.
-        """
-
-
 class Dispatch(Protocol):
-    """Gives turns and activities to workers, as the engine sees it. What waits is names and numbers, not work."""
-
-    @property
-    def has_worker(self) -> bool:
-        """Tell whether a worker is attached."""
-
-    def attach(self, worker: Worker) -> AbstractAsyncContextManager[None]:
-        """Give work to a worker while it is entered; leaving waits, within bounds, for what it has been given."""
+    """Hands out work, as the engine sees it: it is told names and numbers, and calls for the work itself later."""
 
     def turn(self, ref: Ref, name: str) -> None:
-        """Have ``Engine.open_turn`` called once a worker that runs a workflow of this name has room; once at a time."""
+        """Have ``open_turn`` called once a worker that runs a workflow of this name has room; once at a time."""
 
     def task(self, ref: Ref, task: int, name: str, app: str | None) -> None:
-        """Have ``Engine.open_task`` called once a worker has room for an activity of this name."""
+        """Have ``open_task`` called once a worker has room for an activity of this name; ``app`` None = this one's."""
 
     def forget(self, ref: Ref) -> None:
         """Want nothing more for an instance; what is out stays out, and its outcome may still come."""
 
+    def place(self, ref: Ref, task: int) -> Place | None:
+        """Tell where an activity is out; None = it is not, or not known."""
 
-class Engine(Keeper, Protocol):
-    """The instances of the partitions that this node owns."""
 
-    # For who asks
-
-    async def tell(self, ref: Ref, message: AnyMessage, deadline: float) -> Told:
-        """Tell an instance something; returns once that is stored.
-
-        Raises:
-            WorkflowError: It cannot be done.
-            NotOwnerError: This node does not own the partition; nothing was done.
-            OwnerLostError: It may have been done.
-            MeshError: The store failed; it may have been done.
-        """
-
-    async def wait(self, ref: Ref, until: Until, deadline: float) -> None:
-        """Return when the state of an instance (None = there is none) is as wanted; raises as ``tell`` does.
-
-        Raises:
-            DeadlineExceededError: It was not in time.
-        """
-
-    def open_tasks(self, ref: Ref) -> Sequence[tuple[TaskWork, bool]]:
-        """Give the activities that an instance which is in memory waits for, and whether each is out."""
-
-    # For what gives work to workers
+class WorkSource(Protocol):
+    """The engine, as a dispatch sees it: it makes the work that it has announced, and is told what came of it."""
 
     async def open_turn(self, ref: Ref) -> TurnWork | None:
         """Make the turn that an instance is to have; None when there is nothing to do after all."""
@@ -183,13 +144,13 @@ class Engine(Keeper, Protocol):
     async def open_task(self, ref: Ref, task: int) -> TaskWork | None:
         """Make an activity that is wanted; None when it is not wanted any more."""
 
-    async def turned(self, work: TurnWork, answer: Answer) -> None:
+    def turned(self, work: TurnWork, answer: Answer) -> None:
         """Take the answer to a turn; an answer to one that is not out any more has no effect."""
 
     def turn_lost(self, work: TurnWork, *, begun: bool = True) -> None:
         """Take note that a turn was not run: it is to be handed out again, later and later if it had begun."""
 
-    async def turn_impossible(self, work: TurnWork, reason: str) -> None:
+    def turn_impossible(self, work: TurnWork, reason: str) -> None:
         """Take note that no worker can be given a turn: the instance is stalled."""
 
     def resolved(self, ref: Ref, work: TaskWork, result: TaskResult) -> None:

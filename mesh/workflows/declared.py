@@ -1,4 +1,4 @@
-"""What an application says of its workflows in ``GET /dapr/config``: which ones it has, and how they are run over HTTP.
+"""Declarations: what an application says in ``GET /dapr/config`` of its workflows, and how they are run over HTTP.
 
 What is wrong with it is told, and the default stands in its place.
 """

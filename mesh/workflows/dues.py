@@ -1,4 +1,4 @@
-"""When there is something to do without being told: one time for each instance, those out of memory too."""
+"""Due times: one for each instance that has something to do without being told, those out of memory too."""
 
 from __future__ import annotations
 

@@ -15,18 +15,27 @@ from mesh.deadlines import Deadlines
 from mesh.errors import DeadlineExceededError, MeshError
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.tasks import task_group
-from mesh.workflows import finishing
+from mesh.workflows import finishing, propagation
 from mesh.workflows.actions import Answer
-from mesh.workflows.contracts import Commits, Deliver, Dispatch, Look, Observer, Until
-from mesh.workflows.errors import WorkflowExistsError, WorkflowNotEndedError, WorkflowNotFoundError
-from mesh.workflows.events import ChildCreated, Parent
-from mesh.workflows.memory import Asked, ChildrenOpenError, Entry, Held, Impossible, Opening
-from mesh.workflows.messages import AnyMessage, Purge, Told
+from mesh.workflows.batch import Observer
+from mesh.workflows.contracts import Commits, Deliver, Dispatch, Look, Until
+from mesh.workflows.entry import Entry, Held, Impossible
+from mesh.workflows.errors import (
+    WorkflowExistsError,
+    WorkflowNotEndedError,
+    WorkflowNotFoundError,
+    WorkflowTooLargeError,
+)
+from mesh.workflows.events import ChildCreated, Failure, Parent
+from mesh.workflows.mailbox import ChildrenOpenError, PendingCall, Request
+from mesh.workflows.messages import AnyMessage, Purge, StartWithHistory, Told
 from mesh.workflows.observed import below
+from mesh.workflows.operations import PREFIX
 from mesh.workflows.outgoing import parent_of
 from mesh.workflows.partitions import DRAIN_SECONDS, Partitions
 from mesh.workflows.running import Running
 from mesh.workflows.state import State
+from mesh.workflows.waiting import Task, Waiting, waiting_of
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 
 __all__ = ["MEMORY_BYTES", "Engine", "Observer"]
@@ -37,7 +46,10 @@ _T = TypeVar("_T")
 
 
 class Engine:
-    """Runs instances while ``run`` is entered; an implementation of `mesh.workflows.contracts.Engine`."""
+    """Runs instances while ``run`` is entered: a `mesh.ownership.owning.Keeper` of the partitions that hold them.
+
+    It is the `mesh.workflows.contracts.WorkSource` of its dispatch.
+    """
 
     def __init__(
         self,
@@ -76,6 +88,7 @@ class Engine:
         self._running = Running(
             app, commits, dispatch, deliver, sure, clock, memory_bytes, retention, observer
         )  # fmt: skip
+        self._running.delivery.complete = self._complete
         self._partitions = Partitions(self._running, commits, dispatch, drain)
         self._deadlines = Deadlines()
         self.take, self.leave, self.drop = self._partitions.take, self._partitions.leave, self._partitions.drop
@@ -101,7 +114,14 @@ class Engine:
     # For who asks
 
     async def tell(self, ref: Ref, message: AnyMessage, deadline: float) -> Told:
-        """See `mesh.workflows.contracts.Engine`."""
+        """Tell an instance something; returns once that is stored.
+
+        Raises:
+            WorkflowError: It cannot be done.
+            NotOwnerError: This node does not own the partition; nothing was done.
+            OwnerLostError: It may have been done.
+            MeshError: The store failed; it may have been done.
+        """
         return await self._within(deadline, self._tell, ref, message, deadline)
 
     async def _tell(self, ref: Ref, message: AnyMessage, deadline: float) -> Told:
@@ -119,7 +139,7 @@ class Engine:
     async def _ask(self, held: Held, ref: Ref, message: AnyMessage, over: int = 0) -> Told:
         told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         entry = self._running.entry(held, ref.id)
-        entry.asked.append(Asked(message, told, over))
+        entry.mailbox.requests.append(Request(message, told, over))
         self._running.wake(entry)
         return await told
 
@@ -152,7 +172,11 @@ class Engine:
         return Told(told.count + one.count, told.complete)
 
     async def wait(self, ref: Ref, until: Until, deadline: float) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """Return when the state of an instance is as wanted; raises as ``tell`` does.
+
+        Raises:
+            DeadlineExceededError: It was not in time.
+        """
         await self._within(deadline, self._wait, ref, until)
 
     async def _wait(self, ref: Ref, until: Until) -> None:
@@ -162,8 +186,7 @@ class Engine:
         def look(entry: Entry) -> bool:
             if until(None if entry.instance is None else entry.instance.state):
                 return True
-            entry.waiters = [each for each in entry.waiters if not each[1].done()]
-            entry.waiters.append((until, seen))
+            entry.mailbox.watch(until, seen)
             return False
 
         if await self._open(self._running.entry(held, ref.id), look, alone=True):
@@ -172,13 +195,29 @@ class Engine:
             return
         await seen
 
-    def open_tasks(self, ref: Ref) -> Sequence[tuple[TaskWork, bool]]:
-        """See `mesh.workflows.contracts.Engine`."""
-        entry = self._running.find(ref)
-        if entry is None or entry.instance is None:
-            return ()
-        works = ((self._work(entry, id), id in entry.begun) for id in entry.instance.tasks if id not in entry.settled)
-        return [(work, out) for work, out in works if work is not None]
+    async def waiting(self, ref: Ref, deadline: float) -> Waiting:
+        """Tell what an instance waits for: nothing where there is none, or it has ended; raises as ``tell`` does."""
+        return await self._within(deadline, self._waiting, ref)
+
+    async def _waiting(self, ref: Ref) -> Waiting:
+        entry = self._running.entry(await self._own(ref), ref.id)
+        return await self._open(entry, self._tell_waiting, alone=False)
+
+    def _tell_waiting(self, entry: Entry) -> Waiting:
+        instance = entry.instance
+        if instance is None:
+            return Waiting()
+        tasks = (self._task(entry, id) for id in instance.tasks if id not in entry.unwritten.settled)
+        return waiting_of(instance, tasks, entry.unwritten.settled.__contains__)
+
+    def _task(self, entry: Entry, id: int) -> Task:
+        instance = entry.instance
+        assert instance is not None
+        task, out = instance.tasks[id], id in entry.tasks.begun
+        node, worker = (self._dispatch.place(entry.ref, id) if out else None) or ("", "")
+        retry = None if out else instance.retries.get(id)
+        due = retry.due if retry is not None and retry.due > self._clock() else None
+        return Task(id, task.name, task.app or self._app, task.at, self._attempt(entry, id), out, node, worker, due)
 
     async def _own(self, ref: Ref) -> Held:
         held = self._running.held.get(ref.partition)
@@ -201,40 +240,39 @@ class Engine:
         if entry.known and not (alone and entry.busy):
             return make(entry)
         made: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        entry.opening.append(Opening(made, make))
+        entry.mailbox.calls.append(PendingCall(made, partial(make, entry)))
         self._running.wake(entry)
         return await made
 
     # For what gives work to workers
 
     async def open_turn(self, ref: Ref) -> TurnWork | None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         entry = self._running.find(ref)
-        if entry is None or not entry.queued:
+        if entry is None or not entry.turn.queued:
             return None
         try:
             return await self._open(entry, self._begin, alone=True)
         except MeshError:  # It is read again, and asks for a turn then.
-            entry.queued = False
+            entry.turn.unqueue()
             return None
         except asyncio.CancelledError:
-            if entry.work is not None:  # It was made just then, and nobody has it.
-                self.turn_lost(entry.work, begun=False)
+            if entry.turn.work is not None:  # It was made just then, and nobody has it.
+                self.turn_lost(entry.turn.work, begun=False)
             raise
 
     def _begin(self, entry: Entry) -> TurnWork | None:
-        entry.queued = False
+        entry.turn.unqueue()
         instance = entry.instance
-        if instance is None or entry.turn is not None or entry.held.leaving:
+        if instance is None or entry.turn.open is not None or entry.held.leaving:
             return None
-        turn = finishing.begin(instance, entry.volatile, self._clock(), again=entry.again)
-        entry.again = False
+        again = entry.turn.take_retry()
+        turn = finishing.begin(instance, entry.unwritten.outcomes, self._clock(), again=again)
         if turn is None:
             self._running.scheduler.fire(entry)  # The clock may have been set back before its time.
             return None
         state, started = instance.state, instance.started
-        entry.turn = turn
-        entry.work = TurnWork(
+        work = TurnWork(
             entry.ref,
             self._app,
             state.name,
@@ -245,28 +283,32 @@ class Engine:
             turn.new,
             "" if started is None else started.caller,
             entry.rendered,
+            instance.inherited,
         )
-        return entry.work
+        entry.turn.begin(turn, work)
+        entry.coalescing.begin(asyncio.get_running_loop().time())
+        return work
 
     async def open_task(self, ref: Ref, task: int) -> TaskWork | None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         entry = self._running.find(ref)
-        if entry is None or task not in entry.tasks or entry.held.leaving:
+        if entry is None or task not in entry.tasks.attempts or entry.held.leaving:
             return None
 
         def begin(entry: Entry) -> TaskWork | None:
-            if task not in entry.tasks or task in entry.settled or entry.held.leaving:
+            tasks = entry.tasks
+            if task not in tasks.attempts or task in entry.unwritten.settled or entry.held.leaving:
                 return None
             if (work := self._work(entry, task)) is None:
-                del entry.tasks[task]
-            else:
-                entry.begun.add(task)
-            return work
+                tasks.done(task)
+                return None
+            tasks.begin(task)
+            return self._with_history(entry, work)
 
         try:
             return await self._open(entry, begin, alone=False)
         except MeshError:  # It is read again, and dispatched then.
-            entry.tasks.pop(task, None)
+            entry.tasks.done(task)
             return None
 
     def _work(self, entry: Entry, id: int) -> TaskWork | None:
@@ -281,7 +323,7 @@ class Engine:
             state.name,
             state.generation,
             id,
-            max(instance.attempts.get(id, 1), entry.tasks.get(id, 1)),
+            self._attempt(entry, id),
             task.name,
             task.execution_id,
             task.app or self._app,
@@ -291,44 +333,69 @@ class Engine:
             task.trace or (None if instance.started is None else below(instance.started.trace, state.execution)),
         )
 
-    async def turned(self, work: TurnWork, answer: Answer) -> None:
-        """See `mesh.workflows.contracts.Engine`; it returns at once, what is written then is the engine's."""
+    def _attempt(self, entry: Entry, id: int) -> int:
+        decided = 1 if entry.instance is None else entry.instance.attempts.get(id, 1)
+        return max(decided, entry.tasks.attempts.get(id, 1))
+
+    def _with_history(self, entry: Entry, work: TaskWork) -> TaskWork | None:
+        """Put into an activity what goes along with it; None = that is too much, and it has failed."""
+        instance = entry.instance
+        assert instance is not None
+        if work.name.startswith(PREFIX):  # Nobody there would look at it.
+            return work
+        try:
+            work.inherited = propagation.handed_on(instance, instance.tasks[work.task], entry.rendered)
+        except WorkflowTooLargeError as error:
+            self._settle(entry.ref, work, TaskResult(failure=Failure("WorkflowTooLarge", str(error), final=True)))
+            return None
+        return work
+
+    async def _complete(self, ref: Ref, message: StartWithHistory) -> StartWithHistory:
+        """Put into a message of an outbox what goes along with it."""
+
+        def complete(entry: Entry) -> StartWithHistory:
+            return propagation.complete(message, entry.instance, entry.rendered)
+
+        return await self._open(self._running.entry(await self._own(ref), ref.id), complete, alone=False)
+
+    def turned(self, work: TurnWork, answer: Answer) -> None:
+        """See `mesh.workflows.contracts.WorkSource`."""
         self._reply(work, answer)
 
-    async def turn_impossible(self, work: TurnWork, reason: str) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+    def turn_impossible(self, work: TurnWork, reason: str) -> None:
+        """See `mesh.workflows.contracts.WorkSource`."""
         self._reply(work, Impossible(reason))
 
     def _reply(self, work: TurnWork, answer: Answer | Impossible) -> None:
         entry = self._running.find(work.ref)
-        if entry is not None and entry.work is work:
-            entry.work, entry.answer = None, answer
+        if entry is not None and entry.turn.work is work:
+            entry.turn.reply(answer)
             self._running.wake(entry)
 
     def turn_lost(self, work: TurnWork, *, begun: bool = True) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         entry = self._running.find(work.ref)
-        if entry is None or entry.work is not work:
+        if entry is None or entry.turn.work is not work:
             return
         if begun:
             self._running.scheduler.turn_lost(entry)
         else:
-            entry.turn = entry.work = None
+            entry.turn.clear()
         if entry.held.leaving:
             entry.held.quiet.set()
         elif entry.known:
             self._running.scheduler.advance(entry)
 
     def resolved(self, ref: Ref, work: TaskWork, result: TaskResult) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         self._settle(ref, work, result)
 
     def task_lost(self, ref: Ref, work: TaskWork, *, begun: bool) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         if begun:
             self._settle(ref, work, None)
-        elif (entry := self._running.find(ref)) is not None and work.task in entry.begun:
-            entry.begun.discard(work.task)
+        elif (entry := self._running.find(ref)) is not None and work.task in entry.tasks.begun:
+            entry.tasks.returned(work.task)
             if entry.held.leaving:
                 entry.held.quiet.set()
             else:
@@ -342,18 +409,18 @@ class Engine:
         if entry.known and not entry.busy:
             self._running.scheduler.settle(entry, work, result)
         else:
-            entry.begun.discard(work.task)
-            entry.results.append((work, result))
+            entry.tasks.returned(work.task)
+            entry.mailbox.results.append((work, result))
             self._running.wake(entry)
         if held.leaving:
             held.quiet.set()
 
     def worker_attached(self) -> None:
-        """See `mesh.workflows.contracts.Engine`."""
+        """See `mesh.workflows.contracts.WorkSource`."""
         for held in self._running.held.values():
             for id in list(held.stalled):
                 entry = self._running.entry(held, id)
-                entry.again = True
+                entry.turn.retry()
                 if entry.known and not entry.busy:
                     self._running.scheduler.advance(entry)
                 elif not entry.known:

@@ -1,4 +1,4 @@
-"""What fails of workflows.
+"""Errors of workflows.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What waits for a worker: names take turns, and of one name the instances do."""
+"""A fair queue of work: names take turns, and so do the instances of one name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes under fences, of whoever waits at the same time, go out together: a group commit.
+"""Group commit: writes under fences, of whoever waits at the same time, go out together.
 
 Where a store gains nothing by that, each goes out by itself.
 """

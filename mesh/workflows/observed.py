@@ -1,4 +1,4 @@
-"""What is told of workflows: counts and times for metrics, and spans. The engine and whoever gives out work call these.
+"""Metrics and spans of workflows: counts and times, told by the engine and by whoever hands out work.
 
 Spans are called as the reference calls them. That of an execution lasts over many turns, and perhaps over several
 owners: its id is made of the execution's, so that each owner finds it, and it is told of once, when the execution ends.

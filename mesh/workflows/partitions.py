@@ -1,4 +1,4 @@
-"""The partitions that this node owns: to take one, find what needs something begun, and to leave or lose it."""
+"""Partitions that this node owns: taking one, finding the instances that need something begun, leaving or losing it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from functools import partial
 from mesh.errors import MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows.contracts import Commits, Dispatch
-from mesh.workflows.memory import Asked, Entry, Expired, Held
+from mesh.workflows.entry import Entry, Held
+from mesh.workflows.mailbox import Expired, Request
 from mesh.workflows.running import PAUSES, Running
 from mesh.workflows.worker import Ref
 
@@ -61,16 +62,16 @@ class Partitions:
             return
         held.leaving = True
         for entry in held.entries.values():
-            if entry.queued or entry.tasks:
+            if entry.turn.queued or entry.tasks.attempts:
                 self._dispatch.forget(entry.ref)
-            entry.queued = False
-            _release(entry)
+            entry.turn.unqueue()
+            _dismiss(entry)
         await _until(held, lambda: held.gone or not held.running, self._drain)
         for entry in list(held.entries.values()):
-            if entry.work is not None:  # It hangs, and must not keep what has come from being written.
-                entry.turn = entry.work = None
-            if entry.volatile or entry.retrying:
-                entry.flush = True
+            if entry.turn.work is not None:  # It hangs, and must not keep what has come from being written.
+                entry.turn.clear()
+            if entry.unwritten.outcomes or entry.unwritten.retries:
+                entry.unwritten.flush_all()
                 self._running.wake(entry)
         await _until(held, lambda: held.gone or not held.working, WRITE_SECONDS)
         if self._running.held.get(partition) is held:
@@ -86,11 +87,11 @@ class Partitions:
             held.taken.set_result(False)
         self._running.forget(held)
         for entry in held.entries.values():
-            if entry.queued or entry.tasks:
+            if entry.turn.queued or entry.tasks.attempts:
                 self._dispatch.forget(entry.ref)
-            _release(entry)
+            _dismiss(entry)
             self._running.refuse(entry, NotOwnerError(LEFT.format(partition)))
-            entry.work = None  # What comes of it is for whoever owns it now to find out.
+            entry.turn.clear()  # What comes of it is for whoever owns it now to find out.
         self._commits.forget(partition)
         held.quiet.set()
         if held.busy:
@@ -145,8 +146,8 @@ class Partitions:
             if _goes_on(entry):  # Somebody has asked for it.
                 self._resuming.release()
                 continue
-            entry.ending = entry.ending or (state is not None and state.ended is not None)
-            self._release_after(self._running.resume(entry, again=True))
+            ended = state is not None and state.ended is not None
+            self._release_after(self._running.resume(entry, again=True, ended=ended))
         async for until, _ in self._commits.expiring(held.partition):
             self._running.scheduler.expires(held, until)
 
@@ -177,7 +178,7 @@ class Partitions:
                     continue
                 await self._resuming.acquire()
                 entry = self._running.entry(held, id)
-                entry.asked.append(Asked(Expired(until)))
+                entry.mailbox.requests.append(Request(Expired(until)))
                 self._release_after(self._running.wake(entry))
         except MeshError as error:
             logger.warning("what is put away in partition %d is looked at again: %s", held.partition, error)
@@ -189,12 +190,9 @@ def _goes_on(entry: Entry | None) -> bool:
     return entry is not None and entry.known and (entry.instance is None or entry.instance.state.ended is None)
 
 
-def _release(entry: Entry) -> None:
+def _dismiss(entry: Entry) -> None:
     """Send those away who wait for a state."""
-    waiters, entry.waiters = entry.waiters, []
-    for _, seen in waiters:
-        if not seen.done():
-            seen.set_exception(NotOwnerError(LEFT.format(entry.ref.partition)))
+    entry.mailbox.dismiss(NotOwnerError(LEFT.format(entry.ref.partition)))
 
 
 def _is_quiet(held: Held) -> bool:

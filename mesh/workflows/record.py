@@ -28,6 +28,7 @@ from mesh.workflows.events import AnyEvent, Completed, Event, Stalled, Started
 from mesh.workflows.state import State, Status, Step, View
 
 __all__ = [
+    "ENDED",
     "FIRST",
     "FORMAT",
     "Away",
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+ENDED = "wfd."  # What the keys begin with of what has been put away, of any kind.
 TAIL_BYTES = 16 * 1024
 TAIL_EVENTS = 256
 LARGE_BYTES = 32 * 1024  # An event of more lies beside the record.
@@ -152,7 +154,7 @@ class Keys:
     def __init__(self, kind: str) -> None:
         """Prepare; ``kind`` is that of the partitions."""
         token = encode_token(kind)
-        self.live, self.ended = f"wf.{token}.", f"wfd.{token}."
+        self.live, self.ended = f"wf.{token}.", f"{ENDED}{token}."
         self._beside, self._expiring = f"wfp.{token}.", f"wfx.{token}."
 
     def live_in(self, partition: int) -> str:
@@ -234,7 +236,7 @@ class Garbage:
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """Where what an instance is lies in the store (a `mesh.workflows.contracts.Saved`).
+    """The place of an instance in the store (a `mesh.workflows.contracts.Saved`).
 
     Attributes:
         generation: Of the state.
@@ -274,7 +276,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a step comes to: what is written beside the record, by its last token, then the record."""
+    """The writes of a step: values beside the record, by the last token of their keys, then the record."""
 
     beside: Sequence[tuple[str, bytes]]
     record: bytes
@@ -282,7 +284,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class _Beside:
-    """What is written beside a record, with the numbers that come next."""
+    """Values to write beside a record, with the numbers that come next."""
 
     def __init__(self, chunks: int, blobs: int) -> None:
         self.chunks, self.blobs = chunks, blobs

@@ -1,4 +1,4 @@
-"""One instance at a time: it is read, written, put away and purged by one task, which is there while it has work.
+"""Processing instances: each is read, written, put away and purged by one task, which is there while it has work.
 
 Everything that waits for the same instance goes in one write: messages, the answer to its turn, results, and what was
 delivered for it. It is applied in memory before it is written, and nothing follows from it before that succeeded; what
@@ -16,9 +16,10 @@ from mesh.deadlines import Deadlines
 from mesh.errors import MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows import decide, retrying
-from mesh.workflows.batch import Batch, compose
-from mesh.workflows.contracts import Commits, Deliver, Dispatch, Observer, Saved
+from mesh.workflows.batch import Batch, Observer, compose
+from mesh.workflows.contracts import Commits, Deliver, Dispatch, Saved
 from mesh.workflows.delivery import TEXT, Delivery
+from mesh.workflows.entry import Entry, Held, Impossible
 from mesh.workflows.errors import (
     WorkflowError,
     WorkflowNotEndedError,
@@ -28,7 +29,8 @@ from mesh.workflows.errors import (
 )
 from mesh.workflows.events import Failure, TaskScheduled
 from mesh.workflows.instance import Instance
-from mesh.workflows.memory import Asked, Entry, Expired, Held, Impossible, Memory, Refused
+from mesh.workflows.mailbox import Expired, Refused, Request
+from mesh.workflows.memory import Memory
 from mesh.workflows.messages import Purge, Told
 from mesh.workflows.scheduler import Scheduler
 from mesh.workflows.state import Sent, State, Step
@@ -69,7 +71,6 @@ class Running:
         self.held: dict[int, Held] = {}
         self.clock = clock
         self._commits = commits
-        self._dispatch = dispatch
         self._sure = sure
         self._retention = retention
         self._observer = observer
@@ -121,7 +122,7 @@ class Running:
             return
         entry = self.entry(held, ref.id)
         if entry.busy:  # It looks when it has ended, unless it could not be read.
-            entry.resume = entry.resume or not entry.known
+            entry.read_anew()
             return
         if not entry.known:
             self.resume(entry)
@@ -129,9 +130,17 @@ class Running:
             self.scheduler.fire(entry)
             self.scheduler.advance(entry)
 
-    def resume(self, entry: Entry, *, again: bool = False) -> asyncio.Task[None] | None:
-        """Read an instance, and begin what it needs; ``again`` also where it is stalled."""
-        entry.again = entry.again or again
+    def resume(self, entry: Entry, *, again: bool = False, ended: bool = False) -> asyncio.Task[None] | None:
+        """Read an instance, and begin what it needs.
+
+        Args:
+            entry: Of it.
+            again: Whether a turn is to be tried where it is stalled.
+            ended: Whether it has ended, and is to be put away.
+        """
+        if again:
+            entry.turn.retry()
+        entry.ending = entry.ending or ended
         entry.resume = True
         if (task := self.wake(entry)) is not None and not entry.known:
             self._reading += 1
@@ -165,27 +174,31 @@ class Running:
     async def _once(self, entry: Entry) -> bool:
         """Do what is next; tells whether there may be more."""
         if not entry.known:
-            if not (entry.asked or entry.opening or entry.results or entry.resume):
+            if not (entry.mailbox or entry.resume):
                 return False
             await self._load(entry)
             return entry.known
-        for work, result in entry.results:
-            self.scheduler.settle(entry, work, result)
-        entry.results.clear()
-        self._open(entry)
-        batch = compose(entry, self.app, self.clock())
-        if batch.step is not None:
-            await self._commit(entry, batch, batch.step)
-            return entry.known
-        self._tell(entry, batch)
-        if entry.asked:  # That is to be purged: alone.
-            if isinstance(entry.asked[0].message, (Purge, Expired)):
-                await self._purge(entry, entry.asked.pop(0))
+        mailbox = entry.mailbox
+        if mailbox.results:
+            for work, result in mailbox.take_results():
+                self.scheduler.settle(entry, work, result)
+        if mailbox.calls:
+            for call in mailbox.take_calls():
+                call.run()
+        if entry.to_write:
+            batch = compose(entry, self.app, self.clock())
+            if batch.step is not None:
+                await self._commit(entry, batch, batch.step)
+                return entry.known
+            self._tell(entry, batch)
+        if mailbox.requests:
+            if (request := mailbox.take_purge()) is not None:
+                await self._purge(entry, request)
             return entry.known
         if entry.ending and _may_go(entry):
             await self._put_away(entry)
             return entry.known
-        return bool(entry.results or entry.opening)
+        return bool(mailbox.results or mailbox.calls)
 
     def _rest(self, entry: Entry) -> None:
         """Leave it, until it is woken again."""
@@ -200,9 +213,9 @@ class Running:
             self.scheduler.fire(entry)
             self.scheduler.advance(entry)
             self.memory.used(entry)
-        elif entry.pause and (entry.resume or entry.asked or entry.opening):
+        elif entry.pause and (entry.resume or entry.mailbox.requests or entry.mailbox.calls):
             self.scheduler.rest(entry, entry.pause)
-        elif entry.resume or entry.asked or entry.opening or entry.results:
+        elif entry.resume or entry.mailbox:
             self.wake(entry)
         elif entry.idle:
             self.memory.forget(entry)
@@ -221,16 +234,17 @@ class Running:
             if isinstance(error, WorkflowUnreadableError):
                 logger.error("workflow %s is left alone: %s", ref.id, error)  # noqa: TRY400 - it says all
                 entry.resume = False
-                entry.results.clear()
+                entry.mailbox.results.clear()
                 self.scheduler.clear(entry)
                 return
-            entry.resume = entry.resume or not entry.bare or bool(entry.results)
+            entry.resume = entry.resume or not entry.bare or bool(entry.mailbox.results)
             entry.pause = min(max(PAUSES[0], 2 * entry.pause), PAUSES[1])
             return
         if entry.held.gone:
             return
         if entry.pause:
-            entry.pause = entry.rest = 0.0
+            entry.pause = 0.0
+            entry.pacing.end()
         entry.known, entry.resume = True, False
         if found is None:
             entry.instance = entry.saved = None
@@ -240,18 +254,18 @@ class Running:
             entry.saved = found.saved
             self._resumed(entry)
         entry.unsure = False
-        entry.see(None if found is None else found.state)  # A write of unknown outcome may have done it.
+        entry.mailbox.see(None if found is None else found.state)  # A write of unknown outcome may have done it.
 
     def _resumed(self, entry: Entry) -> None:
         """Begin what an instance needs that was just read."""
         instance = entry.instance
         assert instance is not None
         state = instance.state
-        if entry.generation != state.generation:
+        tasks, unwritten = entry.tasks, entry.unwritten
+        if tasks.generation != state.generation:
             self.scheduler.renew(entry)
-        entry.volatile = [each for each in entry.volatile if instance.wants(each)]
-        entry.settle()
-        if entry.volatile or entry.acks:
+        unwritten.keep(instance.wants)
+        if unwritten.outcomes or unwritten.delivered:
             self.scheduler.later(entry)
         entry.ending = state.ended is not None and (entry.ending or entry.unsure)
         if (until := self._kept_until(state)) is not None:  # Somebody may have been cut off who put it away.
@@ -259,22 +273,11 @@ class Running:
         if state.ended is None and not entry.held.leaving:
             waiting = retrying.waiting(instance, self.clock())
             for task in instance.tasks.values():
-                if task.id not in entry.tasks and task.id not in waiting and task.id not in entry.settled:
+                if task.id not in tasks.attempts and task.id not in waiting and task.id not in unwritten.settled:
                     self.scheduler.dispatch(entry, task)
         self.scheduler.mark(entry, state)
-        if undelivered := [sent for sent in state.outbox if sent.number not in entry.acks]:
+        if undelivered := [sent for sent in state.outbox if sent.number not in unwritten.delivered]:
             self.delivery.put(entry.ref, undelivered)
-
-    def _open(self, entry: Entry) -> None:
-        """Serve who waits for it."""
-        opening, entry.opening = entry.opening, []
-        for each in opening:
-            if each.made.done():
-                continue
-            try:
-                each.made.set_result(each.make(entry))
-            except MeshError as error:
-                each.made.set_exception(error)
 
     # Writing
 
@@ -289,8 +292,8 @@ class Running:
             self._too_large(entry, batch, error)
         except MeshError as error:
             self._unsure(entry)
-            for asked, _ in batch.told:
-                asked.answer(error)
+            for request, _ in batch.told:
+                request.answer(error)
         else:
             entry.saved, entry.pause = saved, 0.0
             self._committed(entry, batch, step)
@@ -302,25 +305,27 @@ class Running:
         instance, before = entry.instance, batch.before
         assert instance is not None
         state = instance.state
-        entry.acks -= batch.acks
+        if batch.delivered:
+            entry.unwritten.forget_delivered(batch.delivered)
         if entry.held.gone:  # Its next owner knows of it by now.
             self._tell(entry, batch)
             return
         if batch.answered:
-            entry.turn = entry.answer = None
-            entry.losses = 0
+            entry.turn.written()
         if before is None or before.generation != state.generation:
             self.scheduler.renew(entry)
+            entry.ending = False  # The id may be used again before the one that had it was put away.
             if before is not None:
                 self.scheduler.count(entry)
         if state.ended is not None and not entry.ending:
             self.scheduler.renew(entry)
             entry.ending = True
-        if entry.volatile:
-            entry.volatile = [each for each in entry.volatile if instance.wants(each)]
-            entry.settle()
-            if entry.volatile:
+        if entry.unwritten.outcomes:
+            entry.unwritten.keep(instance.wants)
+            if entry.unwritten.outcomes:
                 self.scheduler.later(entry)
+        if batch.answered:
+            self.scheduler.turned(entry, before, step)
         if not entry.held.leaving:
             for event in step.append:
                 if type(event) is TaskScheduled and event.id in instance.tasks:
@@ -332,7 +337,7 @@ class Running:
         if self._observer is not None:
             self._observer(entry.ref, before, step, instance)
         self._tell(entry, batch)
-        if entry.asked:  # However much it is told, it has its turns.
+        if entry.mailbox.requests:  # However much it is told, it has its turns.
             self.scheduler.fire(entry)
             self.scheduler.advance(entry)
 
@@ -341,10 +346,10 @@ class Running:
         self._unload(entry)
         entry.resume, entry.pause = True, PAUSES[0]
         if batch.told:
-            for asked, _ in batch.told:
-                asked.answer(error)
-        elif batch.answered and not isinstance(entry.answer, Impossible):
-            entry.answer = Impossible(str(error)[:TEXT])
+            for request, _ in batch.told:
+                request.answer(error)
+        elif batch.answered and not isinstance(entry.turn.answer, Impossible):
+            entry.turn.reply(Impossible(str(error)[:TEXT]))
         else:
             logger.error("workflow %s cannot be kept: %s", entry.ref.id, error)
             self.scheduler.turn_lost(entry)
@@ -353,7 +358,7 @@ class Running:
     def _unsure(self, entry: Entry) -> None:
         """Have it read anew, as a write may have been done or not; what is out does not count."""
         self._unload(entry)
-        entry.turn = entry.work = entry.answer = None
+        entry.turn.clear()
         entry.unsure = entry.resume = True
         entry.pause = min(max(PAUSES[0], 2 * entry.pause), PAUSES[1])
 
@@ -365,7 +370,7 @@ class Running:
         instance, ref = entry.instance, entry.ref
         assert instance is not None
         assert entry.saved is not None
-        state = decide.delivered(instance.state, entry.acks) if entry.acks else instance.state
+        state = decide.delivered(instance.state, entry.unwritten.delivered)
         until = self._kept_until(state)
         try:
             if until is not None and until <= self.clock():
@@ -394,69 +399,62 @@ class Running:
         self.scheduler.clear(entry)
         self._unload(entry)
 
-    async def _purge(self, entry: Entry, asked: Asked) -> None:
-        instance, ref, message = entry.instance, entry.ref, asked.message
+    async def _purge(self, entry: Entry, request: Request) -> None:
+        instance, ref, message = entry.instance, entry.ref, request.message
         assert isinstance(message, (Purge, Expired))
-        if asked.told is not None and asked.told.done():
+        if request.abandoned:
             return
         if instance is None:
-            self._answer(entry, asked, WorkflowNotFoundError(ref.id))
+            self._answer(entry, request, WorkflowNotFoundError(ref.id))
             return
-        state = decide.delivered(instance.state, entry.acks) if entry.acks else instance.state
+        state = decide.delivered(instance.state, entry.unwritten.delivered)
         if isinstance(message, Purge) and message.parent not in (None, state.parent):
-            self._answer(entry, asked, Told(0))
+            self._answer(entry, request, Told(0))
             return
         if isinstance(message, Expired):
             if state.ended is None or state.ended > message.until:  # The id was used again.
                 return
         elif not decide.can_purge(state, force=message.force):
             what = "has not ended" if state.ended is None else "has messages for others that do not have them yet"
-            self._answer(entry, asked, WorkflowNotEndedError(f"the workflow instance '{ref.id[:200]}' {what}"))
+            self._answer(entry, request, WorkflowNotEndedError(f"the workflow instance '{ref.id[:200]}' {what}"))
             return
         try:
             found = await self._deadlines.within(STORE_SECONDS, self._commits.purge, ref.partition, ref.id)
         except MeshError as error:
             self._unsure(entry)
-            asked.answer(error)
+            request.answer(error)
             return
         self._gone(entry)
         if not entry.held.gone:
-            entry.see(None)
-        asked.answer(Told(int(found)))
+            entry.mailbox.see(None)
+        request.answer(Told(int(found)))
 
     # Telling
 
     def _tell(self, entry: Entry, batch: Batch) -> None:
         """Tell who asked, and who waits, what is so now."""
-        for asked, told in batch.told:
+        for request, told in batch.told:
             if batch.step is None:
-                self._answer(entry, asked, told)
+                self._answer(entry, request, told)
             else:
-                asked.answer(told)
-        if entry.waiters and batch.step is not None:
-            entry.see(batch.step.state)
+                request.answer(told)
+        if entry.mailbox.watchers and batch.step is not None:
+            entry.mailbox.see(batch.step.state)
 
-    def _answer(self, entry: Entry, asked: Asked, told: Told | Exception) -> None:
+    def _answer(self, entry: Entry, request: Request, told: Told | Exception) -> None:
         """Answer from memory: it may be behind what another owner has done."""
         if self.owns(entry.held):
-            asked.answer(told)
+            request.answer(told)
         else:
-            asked.answer(NotOwnerError(f"this node does not own partition {entry.ref.partition} for sure"))
+            request.answer(NotOwnerError(f"this node does not own partition {entry.ref.partition} for sure"))
 
     def refuse(self, entry: Entry, error: MeshError) -> None:
         """Fail all that waits, and has had no effect."""
-        asked, opening = list(entry.asked), entry.opening
-        entry.asked.clear()
-        entry.opening = []
-        for each in asked:
-            each.answer(error)
-            if isinstance(each.message, Expired) and not (
+        for request in entry.mailbox.refuse(error):
+            if isinstance(request.message, Expired) and not (
                 entry.held.gone or isinstance(error, WorkflowUnreadableError)
             ):
                 self.scheduler.expires(entry.held, self.clock())
-        for waiting in opening:
-            if not waiting.made.done():
-                waiting.made.set_exception(error)
 
     def _delivered(self, ref: Ref, sent: Sent, refused: MeshError | None) -> None:
         held = self.held.get(ref.partition)
@@ -466,13 +464,14 @@ class Running:
         if refused is not None:
             kind = type(refused).__name__.removesuffix("Error")
             logger.info("workflow %s could not tell %s of %s: %s", ref.id, sent.instance, sent.app, refused)
-            entry.asked.append(Asked(Refused(sent, Failure(kind, str(refused)[:TEXT], final=True))))
-            entry.resume = entry.resume or not entry.known  # It is told again, should it not be read now.
+            failure = Failure(kind, str(refused)[:TEXT], final=True)
+            entry.mailbox.requests.append(Request(Refused(sent, failure)))
+            entry.read_anew()  # It is told again, should it not be read now.
             self.wake(entry)
             return
-        entry.acks.add(sent.number)
+        entry.unwritten.deliver(sent.number)
         if entry.ending:
-            entry.resume = entry.resume or not entry.known
+            entry.read_anew()
             self.wake(entry)
         else:
             self.scheduler.later(entry)
@@ -488,4 +487,8 @@ def _is_last(before: State | None, state: State, now: float) -> bool:
 def _may_go(entry: Entry) -> bool:
     """Tell whether it may be put away: it has ended, and everybody has what it had for them."""
     state = None if entry.instance is None else entry.instance.state
-    return state is not None and state.ended is not None and all(each.number in entry.acks for each in state.outbox)
+    return (
+        state is not None
+        and state.ended is not None
+        and all(each.number in entry.unwritten.delivered for each in state.outbox)
+    )

@@ -1,6 +1,6 @@
-"""What follows from what an instance is: activities and turns for workers, and times at which to look at it again.
+"""Scheduling: from what an instance is follow its activities and turns, and when it is looked at again.
 
-Nothing here is written: it is found again from what is.
+Nothing here is written: the next owner finds all of it again from what is stored.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from mesh.workflows import decide, finishing, retrying
 from mesh.workflows.contracts import Dispatch
 from mesh.workflows.delivery import Delivery
 from mesh.workflows.dues import Alarm, Dues
+from mesh.workflows.entry import Entry, Held
 from mesh.workflows.events import Failure, Retrying, TaskScheduled
-from mesh.workflows.memory import Entry, Held
-from mesh.workflows.state import State, Status
+from mesh.workflows.state import State, Status, Step
 from mesh.workflows.worker import Ref, TaskResult, TaskWork
 
 __all__ = ["Scheduler"]
@@ -71,20 +71,20 @@ class Scheduler:
 
     def settle(self, entry: Entry, work: TaskWork, result: TaskResult | None) -> None:
         """Take what came of an activity, of an instance in memory that is not written just now; None = it is lost."""
-        instance = entry.instance
+        instance, tasks, unwritten = entry.instance, entry.tasks, entry.unwritten
         id = work.task
-        entry.begun.discard(id)
-        if instance is None or work.generation != instance.state.generation or id in entry.settled:
+        tasks.returned(id)
+        if instance is None or work.generation != instance.state.generation or id in unwritten.settled:
             return
         task = instance.tasks.get(id)
         if task is None:
-            entry.tasks.pop(id, None)
+            tasks.done(id)
             return
         if result is None:
             if task.retry is None:  # It begins again, until somebody knows what came of it.
                 attempt = instance.attempts[id] = max(instance.attempts.get(id, 1), work.attempt + 1)
                 if seconds := _lost_pause(attempt - 1):
-                    entry.tasks[id] = attempt
+                    tasks.want(id, attempt)
                     again = partial(self._begin_again, entry, task, work.generation)
                     asyncio.get_running_loop().call_later(seconds, again)
                 else:
@@ -94,16 +94,15 @@ class Scheduler:
         event = decide.resolve(instance, work.generation, id, result, work.attempt, self._clock())
         if event is None:
             return
-        entry.tasks.pop(id, None)
+        tasks.done(id)
         if isinstance(event, Retrying):
-            entry.retrying.append(event)
+            unwritten.retry(event)
             self._wake(entry)
             return
-        entry.volatile.append(event)
-        entry.settled.add(id)
+        unwritten.add(event, id)
         self.later(entry)
         if entry.held.leaving:
-            entry.flush = True
+            unwritten.flush_all()
             self._wake(entry)
         else:
             self.advance(entry)
@@ -111,42 +110,65 @@ class Scheduler:
     def dispatch(self, entry: Entry, task: TaskScheduled) -> None:
         """Have an activity run."""
         instance = entry.instance
-        entry.tasks[task.id] = 1 if instance is None else instance.attempts.get(task.id, 1)
+        entry.tasks.want(task.id, 1 if instance is None else instance.attempts.get(task.id, 1))
         self._dispatch.task(entry.ref, task.id, task.name, task.app)
 
     def _begin_again(self, entry: Entry, task: TaskScheduled, generation: int) -> None:
-        if entry.generation == generation and task.id in entry.tasks and not entry.held.leaving:
+        if entry.tasks.generation == generation and task.id in entry.tasks.attempts and not entry.held.leaving:
             self._dispatch.task(entry.ref, task.id, task.name, task.app)
 
     def turn_lost(self, entry: Entry) -> None:
         """Have a turn begin again, the more often it was lost, the later; others do not wait for that."""
-        entry.turn = entry.work = entry.answer = None
-        entry.losses += 1
+        entry.turn.lost()
         if entry.instance is not None and entry.instance.state.status == Status.STALLED:
-            entry.again = True
-        if seconds := _lost_pause(entry.losses):
+            entry.turn.retry()
+        if seconds := _lost_pause(entry.turn.losses):
             self.rest(entry, seconds)
 
     def advance(self, entry: Entry) -> None:
         """Have it get a turn, if there is something new for it."""
-        instance = entry.instance
-        if instance is None or entry.queued or entry.turn is not None or entry.rest or entry.held.leaving:
+        instance, turn, pacing = entry.instance, entry.turn, entry.pacing
+        if instance is None or turn.queued or turn.open is not None or pacing.until or entry.held.leaving:
             return
         state = instance.state
         if state.status != Status.RUNNING:
             now = self._clock()
             if (
                 state.status not in _MAY_BEGIN
-                or finishing.begin(instance, entry.volatile, now, again=entry.again) is None
+                or finishing.begin(instance, entry.unwritten.outcomes, now, again=turn.retry_stalled) is None
             ):
                 return
-        elif not (state.inbox or entry.volatile):
+        elif not (state.inbox or entry.unwritten.outcomes) or self._coalesces(entry, state):
             return
-        if entry.burst[1] > BURST and (rest := entry.burst[0] + BURST_SECONDS - _now()) > 0:
+        if pacing.burst[1] > BURST and (rest := pacing.burst[0] + BURST_SECONDS - _now()) > 0:
             self.rest(entry, rest)
             return
-        entry.queued = True
+        turn.queue()
         self._dispatch.turn(entry.ref, state.name)
+
+    def turned(self, entry: Entry, before: State | None, step: Step) -> None:
+        """Take note of a turn that was written: what has come since waits for another write, and perhaps for more."""
+        if self._later.pop(entry, None) is not None and (entry.unwritten.outcomes or entry.unwritten.delivered):
+            self.later(entry)
+        assert entry.instance is not None
+        entry.coalescing.end(entry.instance, before, step, _now())
+
+    def _coalesces(self, entry: Entry, state: State) -> bool:
+        """Tell whether there are only results that wait for others; it is looked again when they do no longer."""
+        coalescing = entry.coalescing
+        until = coalescing.until
+        if until <= _now() or state.inbox or entry.unwritten.urgent or not entry.tasks.attempts:
+            return False
+        if coalescing.alarm != until:
+            coalescing.alarm = until
+            asyncio.get_running_loop().call_at(until, self._coalesced, entry, until)
+        return True
+
+    def _coalesced(self, entry: Entry, until: float) -> None:
+        if entry.coalescing.until == until:
+            entry.coalescing.until = 0.0  # By the loop's clock it may be a hair before that.
+            if entry.known and not entry.busy:
+                self.advance(entry)
 
     def fire(self, entry: Entry) -> None:
         """Take what is due, and look again when the next is."""
@@ -158,20 +180,17 @@ class Scheduler:
             return
         now = self._clock()
         if due <= now:
-            for event in decide.due_events(instance, now, entry.settled):
-                entry.volatile.append(event)
-                entry.settled.add(event.timer)
+            for event in decide.due_events(instance, now, entry.unwritten.settled):
+                entry.unwritten.add(event, event.timer)
                 self.later(entry)
-            for id in retrying.due(instance, now, entry.tasks):
+            for id in retrying.due(instance, now, entry.tasks.attempts):
                 self.dispatch(entry, instance.tasks[id])
             due = instance.next_due(now)
         self.due(entry.ref, due)
 
     def count(self, entry: Entry) -> None:
         """Count generations, as one that begins anew for ever must not keep a processor busy."""
-        now = _now()
-        since, count = entry.burst
-        entry.burst = (now, 1) if now - since >= BURST_SECONDS else (since, count + 1)
+        entry.pacing.count(_now(), BURST_SECONDS)
 
     def mark(self, entry: Entry, state: State) -> None:
         """Remember which are stalled: a worker that attaches may go on with them."""
@@ -182,17 +201,10 @@ class Scheduler:
 
     def renew(self, entry: Entry) -> None:
         """Forget what belongs to an execution that is over."""
-        if entry.tasks or entry.queued:
+        if entry.tasks.attempts or entry.turn.queued:
             self._dispatch.forget(entry.ref)
-        entry.generation = 0 if entry.instance is None else entry.instance.state.generation
-        entry.turn = entry.work = entry.answer = None
-        entry.queued = False
-        entry.volatile, entry.retrying = [], []
-        entry.tasks.clear()
-        entry.begun.clear()
-        entry.settled.clear()
-        entry.rendered = {}
-        if not entry.acks:
+        entry.renew()
+        if not entry.unwritten.delivered:
             self._later.pop(entry, None)
 
     def clear(self, entry: Entry) -> None:
@@ -201,9 +213,7 @@ class Scheduler:
         self._delivery.forget(entry.ref)
         self.due(entry.ref, None)
         entry.held.stalled.discard(entry.ref.id)
-        entry.acks.clear()
-        entry.ending = entry.again = entry.flush = False
-        entry.losses, entry.rest = 0, 0.0
+        entry.clear()
 
     def expires(self, held: Held, until: float) -> None:
         """Look at what is put away in a partition, soon after a time."""
@@ -215,13 +225,13 @@ class Scheduler:
 
     def rest(self, entry: Entry, seconds: float) -> None:
         """Begin no turn for a while, and look at it then."""
-        if (until := _now() + seconds) > entry.rest:
-            entry.rest = until
+        if (until := _now() + seconds) > entry.pacing.until:
+            entry.pacing.rest(until)
             asyncio.get_running_loop().call_later(seconds, self._rested, entry, until)
 
     def _rested(self, entry: Entry, until: float) -> None:
-        if entry.rest == until:
-            entry.rest = 0.0
+        if entry.pacing.until == until:
+            entry.pacing.end()
             self.look(entry.ref)
 
     def due(self, ref: Ref, at: float | None) -> None:
@@ -253,9 +263,10 @@ class Scheduler:
                 self._flush_in(left)
                 return
             del self._later[entry]
-            if (entry.volatile or entry.acks) and entry.held.entries.get(entry.ref.id) is entry:
-                entry.flush = True
-                entry.resume = entry.resume or not entry.known
+            unwritten = entry.unwritten
+            if (unwritten.outcomes or unwritten.delivered) and entry.held.entries.get(entry.ref.id) is entry:
+                unwritten.flush_all()
+                entry.read_anew()
                 self._wake(entry)
 
     def _ring(self) -> None:

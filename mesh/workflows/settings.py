@@ -51,7 +51,7 @@ def _part(limit: int | None, gateways: int) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowSettings:
-    """What is read from the Configuration.
+    """The settings of workflows in a Configuration.
 
     Attributes:
         turns: How many turns of workflows there are at once.

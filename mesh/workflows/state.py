@@ -1,4 +1,4 @@
-"""What an instance is, besides its history; every step makes a new one."""
+"""The state of an instance: a value, of which every step makes a new one; what has happened is in its history."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from mesh.workflows.events import AnyEvent, Event, Failure, Parent
 from mesh.workflows.messages import AnyMessage
 
-__all__ = ["ENDED", "Sent", "State", "Status", "Step", "View"]
+__all__ = ["ENDED", "Awaited", "Sent", "State", "Status", "Step", "View"]
 
 
 class Status(IntEnum):
@@ -30,6 +30,20 @@ class Status(IntEnum):
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.TERMINATED})
 
 
+class Awaited(msgspec.Struct, frozen=True, array_like=True):
+    """An event that the code waits for.
+
+    Attributes:
+        name: Of the event; a long one is cut.
+        count: How many waits have got none yet; below 0, how many came that no wait has got.
+        since: Unix time in seconds.
+    """
+
+    name: str
+    count: int
+    since: float
+
+
 class Sent(msgspec.Struct, frozen=True, array_like=True):
     """A message to another instance, until that has it.
 
@@ -47,7 +61,7 @@ class Sent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class State(msgspec.Struct, frozen=True, array_like=True):
-    """What an instance is.
+    """The state of an instance.
 
     Attributes:
         generation: Rises with each continue-as-new, and when an id is used again: it begins with the milliseconds of
@@ -69,6 +83,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
         turns: How many turns the execution had.
         seen: What has been done in the executions before, with when: their ids, and the tokens of the events that were
             raised; for as long as somebody may still ask for it once more.
+        awaited: The events that its code waits for since the last turn, as far as its worker says so.
     """
 
     generation: int
@@ -91,6 +106,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     sent: int = 0
     turns: int = 0
     seen: tuple[tuple[float, str], ...] = ()
+    awaited: tuple[Awaited, ...] = ()
 
     @property
     def wants_owner(self) -> bool:
@@ -101,7 +117,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What one write makes of an instance.
+    """A step: a new state, and events that are new in the history.
 
     Attributes:
         state: What it is then.

@@ -36,8 +36,9 @@ from mesh.workflows.state import Status, View
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
 from tests.support.nodes import MemoryMesh, ask, node, unique
-from tests.support.workflow_worker import Call, Child, Failed, Worker, working
-from tests.support.workflow_worker import Wait as Event
+from tests.support.workflow_replay import Call, Child, Failed
+from tests.support.workflow_replay import Wait as Event
+from tests.support.workflow_worker import Worker, working
 
 
 class Mesh:
@@ -152,6 +153,9 @@ async def test_activities_that_there_is_no_room_for_run_at_other_nodes(mesh: Mes
             assert sum(len(each.tasks) for each in workers) == 16
 
         await eventually(all_begun)  # Though none has room for more than half of them.
+        shown = await ask(runtimes[0], SHOW, "shop", Show("wide"))
+        places = Counter((each.node or shown.owner, each.worker) for each in shown.waiting.tasks)
+        assert (len({node for node, _ in places}), places[shown.owner, "test"], places.total()) == (2, 8, 16)
         held.set()
         assert (await _end(runtimes[0], "wide")).output == str(sum(range(16)))
 

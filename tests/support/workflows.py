@@ -6,7 +6,6 @@ import asyncio
 import enum
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from mesh.errors import OutcomeUnknownError, StateError
@@ -17,7 +16,7 @@ from mesh.workflows.engine import Engine
 from mesh.workflows.errors import WorkflowTooLargeError
 from mesh.workflows.events import Event
 from mesh.workflows.state import State, Step
-from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
+from mesh.workflows.worker import Place, Ref, TaskResult, TaskWork, TurnWork
 
 __all__ = ["Disk", "Fault", "MemoryCommits", "PullDispatch", "Record"]
 
@@ -305,13 +304,6 @@ class PullDispatch:
         self.dead = False
         self.turns = self.activities = 0
 
-    has_worker = True
-
-    @asynccontextmanager
-    async def attach(self, worker: object) -> AsyncIterator[None]:
-        raise NotImplementedError
-        yield
-
     def turn(self, ref: Ref, name: str) -> None:
         self._begin(self._run_turn(ref, self._wanted[ref]))
 
@@ -321,6 +313,9 @@ class PullDispatch:
     def forget(self, ref: Ref) -> None:
         self._wanted[ref] += 1
 
+    def place(self, ref: Ref, task: int) -> Place | None:
+        return "", "test"
+
     def _begin(self, work: Awaitable[None]) -> None:
         if not self.dead:
             self._tasks.create_task(work)  # type: ignore[arg-type]
@@ -329,7 +324,7 @@ class PullDispatch:
         if self._wanted[ref] != wanted or (work := await self.engine.open_turn(ref)) is None:
             return
         self.turns += 1
-        await self.engine.turned(work, await self._turn(work))
+        self.engine.turned(work, await self._turn(work))
 
     async def _run_task(self, ref: Ref, task: int, wanted: int) -> None:
         if self._wanted[ref] != wanted or (work := await self.engine.open_task(ref, task)) is None:

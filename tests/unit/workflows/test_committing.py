@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -197,15 +198,21 @@ async def test_a_former_owner_writes_nothing_more() -> None:
 
 
 def test_format_1_stays_what_it_is() -> None:
-    """Records that were written are read by every later version: these bytes never change."""
+    """Records that were written are read by every later version: these bytes never change, and fields come behind."""
     step = begun()
     made = plan(None, step)
-    assert made.record.hex() == START
     later = next_step(step, TurnStarted(2.0), step.state.inbox[0], TaskScheduled(2.0, 0, "charge", "x1-0", "1"))
-    assert plan(made.kept, later).record.hex() == TURN
-    for stored, wanted in ((START, step), (TURN, later)):
-        record = decode("a", bytes.fromhex(stored))
-        assert (replace(record.state, inbox=record.inbox), record.tail) == (wanted.state, wanted.append)
+    for stored, written, wanted in ((START, made, step), (TURN, plan(made.kept, later), later)):
+        assert begins(msgspec.msgpack.decode(written.record), msgspec.msgpack.decode(bytes.fromhex(stored)))
+        for record in (decode("a", bytes.fromhex(stored)), decode("a", written.record)):
+            assert (replace(record.state, inbox=record.inbox), record.tail) == (wanted.state, wanted.append)
+
+
+def begins(found: object, first: object) -> bool:
+    """Tell whether arrays have all that others had, in its place."""
+    if isinstance(found, list) and isinstance(first, list):
+        return len(found) >= len(first) and all(map(begins, found, first))
+    return found == first
 
 
 def test_a_record_of_another_format_is_named() -> None:

@@ -165,7 +165,7 @@ class Life:
 async def test_nothing_is_lost_nor_done_twice_by_a_store_that_fails(seed: int) -> None:
     chance = random.Random(seed)
     store, ended = (FaultyStore(chance, alone=seed % 2 == 1) for _ in range(2))
-    owner, lives = Committer(KIND, store, ended, seconds=0.05), [Life(each, store) for each in INSTANCES]
+    owner, lives = Committer(KIND, store, ended, seconds=0.2), [Life(each, store) for each in INSTANCES]
 
     async def late() -> None:
         while True:
@@ -281,7 +281,7 @@ async def test_what_a_replaced_owner_has_on_its_way_is_refused(*, ends: bool, al
     chance = random.Random(1)
     live, ended = (FaultyStore(chance, alone=alone) for _ in range(2))
     store = ended if ends else live
-    former, later = (Committer(KIND, live, ended, seconds=0.05) for _ in range(2))
+    former, later = (Committer(KIND, live, ended, seconds=0.2) for _ in range(2))
     async with former.run(), later.run():
         await former.take(PARTITION, 1, lambda: True)
         saved = await former.commit(PARTITION, "b", None, begun())

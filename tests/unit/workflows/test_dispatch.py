@@ -12,8 +12,8 @@ import pytest
 from mesh.errors import AppFailedError, AppUnreachableError, StateError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows.actions import Answer
-from mesh.workflows.capacity import Level
-from mesh.workflows.contracts import Engine
+from mesh.workflows.capacity import Priority
+from mesh.workflows.contracts import WorkSource
 from mesh.workflows.dispatch import Dispatch
 from mesh.workflows.fair_queue import FairQueue
 from mesh.workflows.peers import Peer
@@ -55,14 +55,14 @@ class _Engine:
         app, name = ("other", "o") if ref.id == "o" else (APP, ref.id[0])
         return TaskWork(APP, ref.id, "w", 1, task, 1, name, "x", app, 0.0)
 
-    async def turned(self, work: TurnWork, answer: Answer) -> None:
+    def turned(self, work: TurnWork, answer: Answer) -> None:
         self.told.append((work.ref.id, "turned"))
 
     def turn_lost(self, work: TurnWork, *, begun: bool) -> None:
         self.told.append((work.ref.id, "lost"))
         self.dispatch.turn(work.ref, work.name)
 
-    async def turn_impossible(self, work: TurnWork, reason: str) -> None:
+    def turn_impossible(self, work: TurnWork, reason: str) -> None:
         self.told.append((work.ref.id, reason))
 
     def resolved(self, ref: Ref, work: TaskWork, result: TaskResult) -> None:
@@ -118,6 +118,7 @@ class _Peers:
 
     def __init__(self, count: int = 0) -> None:
         self.count, self.looks = count, 0
+        self.takes = 0.0
         self.asked: list[str] = []
         self.failing: list[Exception] = []
 
@@ -129,6 +130,8 @@ class _Peers:
         self.asked.append(f"{work.instance}{work.task}")
         if self.failing:
             raise self.failing.pop()
+        if self.takes:
+            await asyncio.sleep(self.takes)
         return TaskResult(f"by {peer.app}")
 
 
@@ -138,14 +141,14 @@ class _Node:
         self.dispatch = self.engine.dispatch = Dispatch(APP, self.peers)
 
     async def __aenter__(self) -> _Node:
-        await self.stack.enter_async_context(self.dispatch.run(cast("Engine", self.engine)))
+        await self.stack.enter_async_context(self.dispatch.run(cast("WorkSource", self.engine)))
         return self
 
     async def __aexit__(self, *exc_info: Any) -> None:
         await self.stack.aclose()
 
-    async def attach(self, worker: _Worker, level: Level = Level.ANY) -> _Worker:
-        await self.stack.enter_async_context(self.dispatch.attach(cast("Worker", worker), level))
+    async def attach(self, worker: _Worker, priority: Priority = Priority.ANY) -> _Worker:
+        await self.stack.enter_async_context(self.dispatch.attach(cast("Worker", worker), priority))
         return worker
 
 
@@ -194,7 +197,7 @@ def test_names_that_are_declared_go_there_and_an_instance_to_who_knows_it() -> N
         first, second, declared = _Worker(), _Worker(), _Worker("a")
         for each in (first, second):
             await node.attach(each)
-        await node.attach(declared, Level.DECLARED)
+        await node.attach(declared, Priority.DECLARED)
         second.known = "b1"
         for each in ("a1", "a2", "b1", "b2", "b3"):
             node.dispatch.turn(_ref(each), each[0])
@@ -359,8 +362,13 @@ def test_other_nodes_get_what_there_is_no_room_for() -> None:
             node.dispatch.task(_ref("a"), task, "a", None)
         await asyncio.sleep(0.5)
         assert (len(worker.given), len(node.peers.asked)) == (2, 8)
+        assert [node.dispatch.place(_ref("a"), task) for task in range(3)] == [("", "test"), ("", "test"), None]
+        node.peers.takes = 1.0
         node.dispatch.task(_ref("z"), 1, "z", None)  # That none of this node's runs.
+        await asyncio.sleep(0.5)
+        assert node.dispatch.place(_ref("z"), 1) == ("node", "")
         await asyncio.sleep(5)
+        assert not node.dispatch._handout.places
         assert ("z1", "by shop") in node.engine.told
         assert len(node.engine.told) == 11
 

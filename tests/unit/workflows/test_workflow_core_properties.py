@@ -12,18 +12,23 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mesh.workflows import decide, finishing, retrying
+from mesh.workflows import decide, finishing, propagation, retrying
 from mesh.workflows.actions import Answer
-from mesh.workflows.events import EventRaised, Failure
+from mesh.workflows.events import EventRaised, Failure, Inherited
 from mesh.workflows.instance import TIMER, Turn, outcome
-from mesh.workflows.messages import Raise, Resume, Start, Suspend, Terminate
+from mesh.workflows.messages import Raise, Resume, Start, StartWithHistory, Suspend, Terminate
 from mesh.workflows.state import Sent, Status, Step
-from tests.support.workflow_core_programs import EVENT, Code, Steps, expected, program_input
+from tests.support.workflow_programs import EVENT, Program, code, expected, scope_of
+from tests.support.workflow_replay import Replay
 from tests.support.workflow_rules import Flow
 
+TASK = st.sampled_from("abcdefgh").map(lambda name: ["task", name])
 SIMPLE = st.one_of(
-    st.sampled_from([["task"], ["retried"], ["race"], ["timer"], ["wait"], ["wait"], ["renew"], ["renew"]]),
-    st.integers(0, 3).map(lambda number: ["tasks", number]),
+    TASK,
+    st.sampled_from("abcdefgh").map(lambda name: ["flaky", name]),
+    st.lists(TASK, max_size=3).map(lambda tasks: ["all", tasks]),
+    TASK.map(lambda task: ["any", [task, ["timer", 1.0]]]),
+    st.sampled_from([["timer", 2.0], ["event", "go"], ["event", "go"], ["renew"], ["renew"]]),
 )
 PROGRAMS = st.lists(
     st.one_of(SIMPLE, st.lists(SIMPLE, max_size=3).map(lambda steps: ["child", steps])), min_size=2, max_size=6
@@ -38,11 +43,12 @@ ROOT = "o-1"
 class World:
     """A root and its children, each with what is in memory about it alone."""
 
-    def __init__(self, steps: Steps, *, whole: bool) -> None:
-        self.flows: dict[str, Flow] = {ROOT: Flow(Start("program", "e-1", input=program_input(steps)))}
+    def __init__(self, steps: Program, *, whole: bool) -> None:
+        self.flows: dict[str, Flow] = {ROOT: Flow(Start("program", "e-1", input=json.dumps(steps)))}
         self.out: dict[str, tuple[Turn, Answer]] = {}
         self.late: list[tuple[str, Turn, Answer]] = []
         self.raised: Counter[str] = Counter()
+        self.handed: dict[str, Inherited | None] = {}
         self.whole = whole
         self.now = self.flows[ROOT].now
 
@@ -99,7 +105,7 @@ class World:
         flow = self.flows[id]
         if id in self.out or (turn := finishing.begin(flow.instance, flow.volatile, self.now)) is None:
             return False
-        self.out[id] = turn, Code().run(flow.instance.history, turn.new, whole=self.whole)
+        self.out[id] = turn, Replay(code, scope_of=scope_of).answer(flow.instance.history, turn.new, whole=self.whole)
         return True
 
     def answer(self, id: str) -> bool:
@@ -130,9 +136,10 @@ class World:
         if not ready:
             return False
         task = flow.instance.tasks[ready[number % len(ready)]]
+        self.hand(task.execution_id, propagation.handed_on(flow.instance, task))
         attempt = flow.instance.attempts.get(task.id, 1)
         broken = Failure("Broken", "once more") if task.retry is not None and attempt < 3 else None
-        flow.resolve(task.id, task.input, broken, attempt=attempt)
+        flow.resolve(task.id, json.dumps(json.loads(task.input or "") + "!"), broken, attempt=attempt)
         if broken is not None:
             flow.absorb()
         return True
@@ -144,11 +151,14 @@ class World:
         flow.tell(Raise("go", str(number), f"{id}-{number}"), turn=self.turn(id))
 
     def deliver(self, id: str, sent: Sent, *, acknowledged: bool) -> None:
-        target = self.flows.get(sent.instance)
-        if isinstance(sent.message, Start):
-            step = decide.start("shop", sent.instance, target and target.state, sent.message, self.now)
+        target, start = self.flows.get(sent.instance), sent.message
+        if isinstance(start, StartWithHistory):
+            start = propagation.complete(start, self.flows[id].instance, {})
+            self.hand(start.execution, start.inherited)
+        if isinstance(start, Start):
+            step = decide.start("shop", sent.instance, target and target.state, start, self.now)
             if target is None:
-                self.flows[sent.instance] = Flow(sent.message, id=sent.instance)
+                self.flows[sent.instance] = Flow(start, id=sent.instance)
             elif step is not None:
                 self.lose(sent.instance)
                 target.commit(step)
@@ -158,6 +168,13 @@ class World:
         if acknowledged:
             flow = self.flows[id]
             flow.commit(Step(decide.delivered(flow.state, {sent.number})))
+
+    def hand(self, execution: str, inherited: Inherited | None) -> None:
+        """Require that what goes along is the same each time, and all that had happened."""
+        assert self.handed.setdefault(execution, inherited) == inherited
+        if inherited is not None:
+            asked = propagation.events_of(inherited.ancestors[-1])[-1]
+            assert inherited.scope == scope_of(asked.id)
 
     def settle(self) -> None:
         """Let everything come to its end."""
@@ -183,9 +200,9 @@ class World:
     def nudge(self) -> None:
         """Raise the events that are waited for, or have time pass."""
         for id, flow in self.flows.items():
-            code = Code()
-            code.run(flow.instance.history, (), whole=True)
-            if flow.state.ended is None and code.wants_event:
+            replay = Replay(code, scope_of=scope_of)
+            replay.answer(flow.instance.history, ())
+            if flow.state.ended is None and replay.missing:
                 self.raise_next(id)
         self.now += 1
         for flow in self.flows.values():
@@ -201,6 +218,17 @@ class World:
             tokens = Counter(event.token for event in history if isinstance(event, EventRaised) and event.token)
             assert all(count == 1 for count in tokens.values())
             assert flow.kinds.count("Completed") == 1
+            parent = flow.state.parent
+            scope = None if parent is None else scope_of(parent.task)
+            assert (None if flow.instance.inherited is None else flow.instance.inherited.scope) == scope
+            if parent is not None and flow.instance.inherited is not None:
+                self.check_inherited(flow, self.flows[parent.instance], flow.instance.inherited)
+
+    def check_inherited(self, flow: Flow, parent: Flow, inherited: Inherited) -> None:
+        assert [each.instance for each in inherited.ancestors] == [parent.id]
+        told = propagation.events_of(inherited.ancestors[0])
+        if flow.state.parent.execution == parent.state.execution:
+            assert told == tuple(parent.instance.history[: len(told)])
 
 
 def numbers(wanted: Any, given: Any) -> list[int]:
@@ -217,9 +245,14 @@ def numbers(wanted: Any, given: Any) -> list[int]:
 
 @settings(max_examples=120, deadline=None)
 @given(PROGRAMS, MOVES, st.booleans())
-@example([["renew"], ["wait"]], [("meanwhile", 0)], False)  # Raised while a turn is out that begins anew.
-@example([["renew"], ["wait"], ["wait"]], [("meanwhile", 0), ("twice", 0), ("meanwhile", 2), ("twice", 0)], False)
-def test_every_program_comes_to_its_end_once(steps: Steps, moves: list[tuple[str, int]], whole: bool) -> None:
+@example([["renew"], ["event", "go"], ["event", "go"]], [("raise", 0), ("meanwhile", 0)], False)  # Before, and in it.
+@example([["renew"], ["event", "go"]], [("meanwhile", 0)], False)  # Raised while a turn is out that begins anew.
+@example(
+    [["renew"], ["event", "go"], ["event", "go"]],
+    [("meanwhile", 0), ("twice", 0), ("meanwhile", 2), ("twice", 0)],
+    False,
+)
+def test_every_program_comes_to_its_end_once(steps: Program, moves: list[tuple[str, int]], whole: bool) -> None:
     world = World(steps, whole=whole)
     for what, number in moves:
         world.move(what, number)
@@ -237,7 +270,7 @@ def test_every_program_comes_to_its_end_once(steps: Steps, moves: list[tuple[str
 @settings(max_examples=60, deadline=None)
 @given(PROGRAMS, MOVES, st.booleans())
 def test_terminated_at_any_time_it_has_ended_with_all_its_children(
-    steps: Steps, moves: list[tuple[str, int]], whole: bool
+    steps: Program, moves: list[tuple[str, int]], whole: bool
 ) -> None:
     world = World(steps, whole=whole)
     for what, number in moves:

@@ -13,7 +13,6 @@ from mesh.workflows.actions import Answer, SendEvent
 from mesh.workflows.contracts import Loaded
 from mesh.workflows.errors import WorkflowExistsError, WorkflowUnreadableError
 from mesh.workflows.events import ChildFailed
-from mesh.workflows.memory import Entry
 from mesh.workflows.messages import AnyMessage, Raise, Terminate, Told
 from mesh.workflows.state import Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
@@ -97,7 +96,7 @@ async def test_a_child_that_is_refused_while_its_parent_cannot_be_read_has_faile
         fail_once(node.disk, Fault.BEFORE)
         refuse.set()
         await asyncio.sleep(10)
-        assert node.state().status == Status.COMPLETED
+        assert node.state().status == Status.FAILED
         assert any(isinstance(event, ChildFailed) for event in node.events())
 
 
@@ -171,7 +170,7 @@ async def test_a_stalled_instance_whose_turn_is_lost_is_tried_again() -> None:
 
         async def turn(work: TurnWork) -> Answer:
             if node.dispatch.turns == 1:
-                await node.engine.turn_impossible(work, "too large")
+                node.engine.turn_impossible(work, "too large")
             elif node.dispatch.turns == 2:
                 node.engine.turn_lost(work)
             return run_program(work)
@@ -205,7 +204,8 @@ async def test_what_comes_of_an_instance_that_cannot_be_read_does_not_have_it_re
         node.commits.load = load  # type: ignore[assignment, method-assign]
         await asyncio.sleep(100)
         assert reads == 1
-        assert node.engine.open_tasks(REF) == ()
+        with pytest.raises(WorkflowUnreadableError):
+            await node.engine.waiting(REF, clock() + 1)
 
 
 @live
@@ -252,7 +252,7 @@ async def test_stalled_instances_out_of_memory_are_tried_when_a_worker_comes() -
 
         async def turn(work: TurnWork) -> Answer:
             if not works:
-                await node.engine.turn_impossible(work, "too large")
+                node.engine.turn_impossible(work, "too large")
             return run_program(work)
 
         works, node.turn = False, turn
@@ -297,12 +297,12 @@ async def test_a_turn_that_is_made_when_nobody_waits_for_it_any_more_is_asked_fo
         await asyncio.sleep(0)
         entry = node.engine._running.find(REF)
         assert entry is not None
-        (waiting,) = entry.opening
+        (waiting,) = entry.mailbox.calls
         make = waiting.make
 
-        def made(entry: Entry) -> object:
+        def made() -> object:
             asyncio.get_running_loop().call_soon(opening.cancel)
-            return make(entry)
+            return make()
 
         waiting.make = made
         await asyncio.sleep(1)
