@@ -67,7 +67,7 @@ from mesh.resources.subscription import (
 )
 
 __all__ = ["HEADINGS", "TABLES", "table"]
-from mesh.workflows import actions, decide
+from mesh.workflows import actions, decide, propagation, waiting
 from mesh.workflows import application as worker
 from mesh.workflows.declared import Declared
 
@@ -531,6 +531,12 @@ def _sizes() -> Sequence[Row]:
             "`limit`",
             "`after` in the answer",
         ),
+        (
+            "activities, timers, children and events that are told of what an instance waits for, of each",
+            f"{waiting.MAX_LISTED}; names of events that a worker over HTTP waits for {waiting.MAX_AWAITED}",
+            NONE,
+            "`waitingFor` has how many there are",
+        ),
         ("the id under which a workflow is started", f"{MAX_ID_BYTES} bytes", NONE, "400 `ERR_INSTANCE_ID_TOO_LONG`"),
         (
             "events that wait for an instance of a workflow to take them",
@@ -549,6 +555,12 @@ def _sizes() -> Sequence[Row]:
             _size(worker.MAX_ANSWER_BYTES),
             NONE,
             "the instance, or the activity, fails with `InvalidAnswer` or `InvalidResult`",
+        ),
+        (
+            "history that a workflow hands on with an activity or a child",
+            _size(propagation.MAX_BYTES),
+            NONE,
+            "the activity or the child fails with `WorkflowTooLarge`",
         ),
         ("actions in an answer to a turn of a workflow", f"{actions.MAX_ACTIONS:,}", NONE, "`InvalidAnswer`"),
         ("events on one page of a history", f"{MAX_EVENTS:,}", "`limit`", "`after` in the answer"),

@@ -45,6 +45,7 @@ __all__ = [
     "Address",
     "Kind",
     "app",
+    "app_id_problem",
     "asker",
     "back",
     "bindings",
@@ -77,6 +78,7 @@ _OWN = re.compile(
     r"mesh\.[^.]*\.(topic|app|component|nodes|hosts|asker|keepers|seen|back|bindings|jobs|workflows|owners?|work"
     r"|readers|triggered|kv)\b"
 )
+_NO_APP_ID = re.compile(r"[./\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
 
@@ -175,6 +177,17 @@ def topic(namespace: str, component: str, name: str, *, pattern: bool = False) -
     tokens = [part if pattern and part in ("*", ">") else encode_token(part) for part in parts]
     space = f"mesh.{_bounded('namespace', namespace)}.topic.{_bounded('component name', component)}"
     return Address(Kind.TOPIC, space, ".".join(tokens), name)
+
+
+def app_id_problem(app_id: str) -> str | None:
+    """Say what is wrong with an app id, if anything is: no application can have it then."""
+    if not app_id:
+        return "the app id must not be empty"
+    if len(app_id) > MAX_NAME_BYTES or len(app_id.encode(errors="replace")) > MAX_NAME_BYTES:
+        return f"the app id '{app_id[:40]}…' is longer than {MAX_NAME_BYTES} bytes"
+    if _NO_APP_ID.search(app_id):
+        return f"the app id {app_id!r} must not contain dots, slashes, blanks or control characters"
+    return None
 
 
 @lru_cache(maxsize=4096)

@@ -13,9 +13,9 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from mesh.address import Address
-from mesh.broker import Message, SubscribeOptions
+from mesh.broker import KeyValue, Message, SubscribeOptions
 
-__all__ = ["Inspectable", "Letter", "Letters", "Onlooking", "Pile", "Remembering", "Standing"]
+__all__ = ["Inspectable", "Letter", "Letters", "Onlooking", "Pile", "Remembering", "Shelving", "Standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,4 +121,16 @@ class Onlooking(Protocol):
         """Take nothing from anybody and leave nothing by connecting, and refuse to publish what nobody would get.
 
         Called before it is entered.
+        """
+
+
+@runtime_checkable
+class Shelving(Protocol):
+    """A broker whose stores of keys and values can be looked into."""
+
+    async def shelf(self, name: str, *, dotted: bool = False) -> KeyValue | None:
+        """Open a store as ``KeyValueProvider.key_value`` does, but make none: None = it is not there.
+
+        Raises:
+            BrokerError: It cannot be known now.
         """

@@ -11,8 +11,9 @@ from typing import cast
 from brokers.nats._client import JSON, Connection, RightMissingError, check_api, unix_time
 from brokers.nats._config import NatsConfig
 from brokers.nats._consumer import consumer_name, parted, stream_of
-from mesh.address import Address
-from mesh.broker import Message, SubscribeOptions, Topology
+from brokers.nats._kv import NatsKeyValue
+from mesh.address import Address, encode_token
+from mesh.broker import KeyValue, Message, SubscribeOptions, Topology
 from mesh.inspection import Letter, Pile, Standing
 from mesh.tasks import task_group
 
@@ -127,6 +128,14 @@ class Inspection:
         other = not options.ordered
         sides = f"group {options.group!r} exists with ordered={other}, wanted {options.ordered}"
         return found[options.ordered], sides if found[other] and not found[options.ordered] else ""
+
+    async def shelf(self, name: str, *, dotted: bool = False) -> KeyValue | None:
+        """Open a bucket that is there; see ``Shelving``."""
+        bucket = encode_token(name)
+        answer = await self._connection.api(f"STREAM.INFO.KV_{bucket}", refusable=True)
+        return (
+            None if known(answer, f"bucket {bucket}") is None else NatsKeyValue(self._connection, bucket, dotted=dotted)
+        )
 
     @asynccontextmanager
     async def letters(self, address: Address) -> AsyncIterator[Pile]:

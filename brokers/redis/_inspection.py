@@ -9,11 +9,12 @@ from typing import cast
 from brokers.redis._config import RedisConfig
 from brokers.redis._connection import Connection
 from brokers.redis._entries import group_id, parse_message, stream_of
+from brokers.redis._kv import RedisKeyValue
 from brokers.redis._spaces import Spaces
 from brokers.redis._topic_scripts import REMOVE
 from brokers.redis._wire import Argument, Reply, ReplyError
 from mesh.address import Address
-from mesh.broker import SubscribeOptions, Topology
+from mesh.broker import KeyValue, SubscribeOptions, Topology
 from mesh.inspection import Letter, Pile, Standing
 
 __all__ = ["Inspection"]
@@ -28,6 +29,10 @@ class Inspection:
     _commands: Connection
     _config: RedisConfig
     _spaces: Spaces
+
+    async def shelf(self, name: str, *, dotted: bool = False) -> KeyValue | None:
+        """Open a store, which takes no making; see ``Shelving``."""
+        return RedisKeyValue(self._commands, name, dotted=dotted)
 
     async def inspect(self, address: Address, options: SubscribeOptions | None) -> Standing:
         """Look at a space's hash, and at a group in it; see ``Inspectable``."""

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from gateway.cli.configure import app_id_problem, split_list
+from gateway.cli.configure import split_list
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import note, show
+from mesh.address import app_id_problem
 from mesh.registry import Registry
 from mesh.resources.loader import load_resources
 from mesh.rights import ALL, WILD, rights_of

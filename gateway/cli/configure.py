@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.config import APP_PROTOCOLS, DEFAULT_BACKBONE, AppProtocol, GatewayConfig, HealthCheck, Tokens
+from mesh.address import app_id_problem
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
 from mesh.trust.identity import MODES, RootSecret, TrustSettings, target_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.cli.options import GatewayOptions
 
-__all__ = ["app_id_problem", "app_protocol", "gateway_config", "split_list", "trust_by"]
+__all__ = ["app_protocol", "gateway_config", "split_list", "trust_by"]
 
 _LEVELS = {
     "debug": "debug",
@@ -33,19 +33,9 @@ _LEVELS = {
 _INIT_ENDPOINTS = frozenset({"config", "subscribe"})
 _PROTOCOLS: Mapping[str, AppProtocol] = {name: name for name in APP_PROTOCOLS}
 _WITH_TLS: Mapping[AppProtocol, AppProtocol] = {"http": "https", "grpc": "grpcs"}
-_BAD_APP_ID = re.compile(r"[./\s\x00-\x1f\x7f]")
 _LARGEST_PORT = 65535
 _DEFAULT = GatewayConfig(app_id="", home=Path())
 _HEALTH = HealthCheck()
-
-
-def app_id_problem(app_id: str) -> str | None:
-    """Say what is wrong with an app id, if anything is."""
-    if not app_id:
-        return "the app id must not be empty"
-    if _BAD_APP_ID.search(app_id):
-        return f"the app id '{app_id}' must not contain dots, slashes or blanks"
-    return None
 
 
 def app_protocol(text: str) -> AppProtocol:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from gateway.cli.kept_workflows import BACKBONE, MANY, kept_for_good
 from gateway.config import DEFAULT_BACKBONE
 from mesh.blocks.consumer import SubscriptionSettings, is_broadcast
 from mesh.errors import (
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Check", "Status", "examine"]
 
 AT_ONCE = 8
-BACKBONE = "backbone"
 Status = Literal["ok", "note", "problem"]
 
 
@@ -46,7 +46,8 @@ class Check:
 
     Attributes:
         component: Of which component; ``backbone`` for the mesh's own broker.
-        what: ``resources``, ``backbone``, ``component``, ``subscription``, ``topic``, ``group`` or ``letters``.
+        what: ``resources``, ``backbone``, ``component``, ``subscription``, ``topic``, ``group``, ``letters`` or
+            ``workflows``.
         name: Its name.
         status: ``note`` is nothing wrong, but perhaps not meant, or not to be known.
         told: What was found.
@@ -58,7 +59,7 @@ class Check:
     """
 
     component: str
-    what: Literal["resources", "backbone", "component", "subscription", "topic", "group", "letters"]
+    what: Literal["resources", "backbone", "component", "subscription", "topic", "group", "letters", "workflows"]
     name: str
     status: Status
     told: str
@@ -96,7 +97,9 @@ async def examine(
     async with asyncio.TaskGroup() as tasks:
         for each in visits:
             tasks.create_task(visit(each), name="doctor-visit")
-    return [*_strays(looked), *(check for each in visits for check in each.found)]
+        ended = tasks.create_task(kept_for_good(looked, within), name="doctor-workflows")
+    found = [*_strays(looked), *(check for each in visits for check in each.found)]
+    return found if (kept := ended.result()) is None else [*found, _kept(*kept)]
 
 
 def _strays(looked: Looked) -> list[Check]:
@@ -105,6 +108,15 @@ def _strays(looked: Looked) -> list[Check]:
         Check(each.pubsub, "subscription", each.topic, "problem", problem.message, f"correct {each.file}:{each.line}")
         for each, problem in without_component(looked.subscriptions, names)
     ]
+
+
+def _kept(place: str, apps: Mapping[str, int]) -> Check:
+    policy = "spec.workflow.stateRetentionPolicy: {completed: 24h, anyTerminal: 720h}"
+    told = (
+        f"{MANY:,} or more that have ended are kept for good: a Configuration with {policy} has those deleted that end "
+        "from then on, mesh workflow purge --all-older-than 720h those that are there"
+    )
+    return Check(place, "workflows", ", ".join(apps), "note", told)
 
 
 class _Visit:

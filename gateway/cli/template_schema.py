@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, model_validator
 
-from gateway.cli.configure import app_id_problem, app_protocol
+from gateway.cli.configure import app_protocol
+from mesh.address import app_id_problem
 from mesh.resources.documents import Effect, FileModel
 from mesh.resources.fields import Count, EnvText, Name, Parsed, ScalarText, Texts, whole_number
 from mesh.resources.shapes import wire_name

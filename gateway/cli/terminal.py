@@ -19,6 +19,7 @@ __all__ = [
     "add_output_option",
     "colours_wanted",
     "complain",
+    "members",
     "note",
     "show",
     "show_document",
@@ -115,10 +116,15 @@ def show_document(value: object, output: Format) -> bool:
     return output != "table"
 
 
+def members(record: Mapping[str, object]) -> Sequence[tuple[str, str]]:
+    """Give the rows of a table of one record: a row for each member."""
+    return [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in record.items()]
+
+
 def show_members(record: Mapping[str, object], output: Format) -> None:
     """Write one record: as a table, a line for each member."""
     if not show_document(record, output):
-        show(table([(key, value if isinstance(value, str) else json.dumps(value)) for key, value in record.items()]))
+        show(table(members(record)))
 
 
 def show_records(records: Sequence[Mapping[str, object]], output: Format, heading: Mapping[str, str]) -> None:

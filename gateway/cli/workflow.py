@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from gateway.cli.client import path_segment
 from gateway.cli.invoke import add_socket_option, ask, own_gateway
 from gateway.cli.parsing import Parser, UsageError
-from gateway.cli.terminal import add_output_option, note, show, show_document, show_members, show_records
+from gateway.cli.terminal import add_output_option, members, note, show, show_document, show_records, table
 from mesh.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -175,12 +175,17 @@ def _without(record: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _waiting(row: Mapping[str, Any]) -> str:
     waiting = row.get("waitingFor", {})
     told = [f"{waiting[name]} {name}" for name in ("activities", "children") if name in waiting]
+    told += [f"event {each['name']}" for each in row.get("waitsForEvents", ())]
     return ", ".join([*told, f"until {waiting['nextDue']}"] if "nextDue" in waiting else told)
 
 
 def _show(gateway: Run, found: argparse.Namespace) -> int:
-    told = _asked(gateway, "GET", _one(found.words[0]), found.words[0])
-    show_members(_without(told, "properties"), found.output)
+    from gateway.cli.workflow_waits import LISTS, waits  # Imported here: the others do without.
+
+    told = _without(_asked(gateway, "GET", _one(found.words[0]), found.words[0]), "properties")
+    if not show_document(told, found.output):
+        rows = members({name: value for name, value in told.items() if name not in LISTS})
+        show(table([*rows, *waits(told, gateway.app_id)]))
     return 0
 
 

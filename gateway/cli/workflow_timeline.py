@@ -94,6 +94,8 @@ def _value(event: Mapping[str, Any], whole: bool) -> str:
         text = f"{error['type']}: {error['message']}"
     elif event["event"] == "turn":
         text = ", ".join(event.get("patches", ()))
+    elif event["event"] == "inherited":
+        text = ", ".join(f"{each['workflow']} {each['instanceID']}" for each in event["workflows"])
     else:
         told = ("input", "data", "result", "output", "fireAt", "why", "reason")
         found = next((event[name] for name in told if name in event), None)

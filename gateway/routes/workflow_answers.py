@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mesh.address import MAX_NAME_BYTES
+from mesh.address import app_id_problem
 from mesh.workflows import actions
 from mesh.workflows.actions import Action, Answer
 from mesh.workflows.events import EventRaised, Failure, Moment, Origin, Trace
+from mesh.workflows.propagation import SCOPES
 from mesh.workflows.state import Status
 from mesh.workflows.worker import TaskResult
 
@@ -19,6 +20,7 @@ __all__ = ["answer_of", "result_of", "seconds_of", "text_of", "trace_of"]
 
 FIRST, LAST = -62135596800.0, 253402300799.0  # The years 1 to 9999, as messages have them.
 KINDS = {"createTimer": 1, "externalEvent": 2, "activityRetry": 3, "childWorkflowRetry": 4}
+PROPAGATING = frozenset({"scheduleTask", "createChildWorkflow"})
 TEXTS = {2: "name", 3: "taskExecutionId", 4: "instanceId"}
 
 
@@ -48,11 +50,15 @@ def _action(action: Any, app: str) -> Action:
     if kind is None:  # Nothing is left out quietly: the workflow's code would wait for it.
         why = "the worker asked for something that this version does not know"
         return actions.Complete(action.id, Status.FAILED, failure=Failure("UnknownAction", why, final=True))
+    said = getattr(action, kind)
+    if kind in PROPAGATING and said.historyPropagationScope not in (0, *SCOPES):
+        why = f"the worker hands on history by a scope that this version does not know: {said.historyPropagationScope}"
+        return actions.Complete(action.id, Status.FAILED, failure=Failure("UnknownAction", why, final=True))
     target = action.router.targetAppID if action.HasField("router") else ""
-    if len(target.encode()) > MAX_NAME_BYTES:
-        why = f"the worker asked for something of an application whose id is longer than {MAX_NAME_BYTES} bytes"
+    if target and (problem := app_id_problem(target)):
+        why = f"{kind} with id {action.id}: router.targetAppID: {problem}"
         return actions.Complete(action.id, Status.FAILED, failure=Failure("InvalidAnswer", why, final=True))
-    return ACTIONS[kind](action.id, getattr(action, kind), None if target in ("", app) else target)
+    return ACTIONS[kind](action.id, said, None if target in ("", app) else target)
 
 
 def _schedule_task(id_: int, said: Any, app: str | None) -> Action:

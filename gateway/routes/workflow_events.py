@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
@@ -9,7 +10,8 @@ import orjson
 
 from gateway.routes.workflows import status_name, timestamp
 from mesh.workflows import events
-from mesh.workflows.events import Event, Failure, Moment, seconds
+from mesh.workflows.events import Ancestor, Event, Failure, Moment, seconds
+from mesh.workflows.propagation import SCOPES, events_of
 
 __all__ = ["shown_event", "shown_text"]
 
@@ -34,10 +36,12 @@ _KINDS: dict[type[Event], tuple[str, dict[str, str]]] = {
     events.Stalled: ("stalled", {"text": "why"}),
     events.DetachedCreated: ("detached", {"id": "task"}),
     events.Retrying: ("retrying", {"failure": "error"}),
+    events.Inherited: ("inherited", {"ancestors": "workflows"}),
 }
 _NAMES = {"app": "appID", "instance": "instanceID", "fire_at": "fireAt", "rerun_of": "rerunOf"}
+_SCOPES = {"propagation": "propagate", "scope": "scope"}
 _TEXTS = frozenset({"input", "result", "output"})
-_LEFT_OUT = frozenset({"at", "trace", "token", "retry_of", "propagation", "execution_id", "origin"})
+_LEFT_OUT = frozenset({"at", "trace", "token", "retry_of", "execution_id", "origin"})
 _TIMES = frozenset({"scheduled", "due"})
 
 
@@ -47,9 +51,9 @@ def shown_event(event: Event) -> dict[str, object]:
     told: dict[str, object] = {"event": kind, "at": timestamp(event.at)}
     for field in type(event).__struct_fields__:
         value = getattr(event, field)
-        if field in _LEFT_OUT or value is None or value in ("", (), {}):
+        if field in _LEFT_OUT or value is None or value in ("", (), {}) or (field in _SCOPES and not value):
             continue
-        told[names.get(field) or _NAMES.get(field, field)] = _shown(field, value)
+        told[names.get(field) or _NAMES.get(field) or _SCOPES.get(field, field)] = _shown(field, value)
     return told
 
 
@@ -63,9 +67,24 @@ def _shown(field: str, value: object) -> object:
     if field == "fire_at":
         moment = cast("Moment", value)
         return timestamp(seconds(moment)) if moment[0] < events.FOREVER else "never"
+    if field in _SCOPES:
+        return SCOPES.get(cast("int", value))
+    if field == "ancestors":
+        return [_ancestor(each) for each in cast("Sequence[Ancestor]", value)]
     if isinstance(value, Failure):
         return _failure(value)
     return msgspec.to_builtins(_named(value)) if isinstance(value, msgspec.Struct) else value
+
+
+def _ancestor(ancestor: Ancestor) -> dict[str, object]:
+    """Show whose history went along, and how many events of it."""
+    count = len(events_of(ancestor))
+    return {
+        "appID": ancestor.app,
+        "instanceID": ancestor.instance,
+        "workflow": ancestor.workflow,
+        "events": count,
+    }
 
 
 def _failure(failure: Failure) -> dict[str, object]:

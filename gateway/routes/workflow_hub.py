@@ -13,6 +13,7 @@ from gateway.routes.rpc import RPC, Called
 from gateway.routes.workflow_answers import seconds_of, text_of, trace_of
 from gateway.routes.workflow_stream import SERVICE
 from gateway.routes.workflow_wire import at, failure, text, wire_of
+from gateway.routes.workflows import of_app
 from mesh.blocks import workflows
 from mesh.errors import DeadlineExceededError, MeshError, RecordsMissingError
 from mesh.operation import Method, Operation
@@ -50,7 +51,7 @@ async def _ask(called: Called, method: Method, arguments: object) -> Any:
     """
     said = called.message
     router = said.router if "router" in said.DESCRIPTOR.fields_by_name else None
-    target = (router.targetAppID if router is not None else "") or called.api.caller.app_id
+    target = of_app(called, router.targetAppID if router is not None else None)
     try:
         return await called.api.run(Operation(method, target, arguments, called.context()))
     except MeshError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import wraps
 from typing import cast
 
 from gateway.errors import APIError, bad_request, malformed
@@ -46,7 +47,6 @@ from mesh.blocks.workflows import (
     Shown,
     Start,
     Suspend,
-    Task,
     Terminate,
     Wait,
 )
@@ -54,9 +54,10 @@ from mesh.errors import DeadlineExceededError
 from mesh.operation import Method
 from mesh.spelling import did_you_mean
 from mesh.values import is_instant, parse_duration, parse_instant, parse_whole
-from mesh.workflows.errors import WorkflowNotFoundError
+from mesh.workflows.errors import WorkflowExistsError, WorkflowNotEndedError, WorkflowNotFoundError
 from mesh.workflows.messages import Told
-from mesh.workflows.state import ENDED, Status, View
+from mesh.workflows.state import ENDED, Awaited, Status, View
+from mesh.workflows.waiting import Child, Task, Timer, Waiting
 
 __all__ = ["MAX_EVENTS", "MAX_WAIT", "ROUTES"]
 
@@ -210,13 +211,25 @@ async def purge_many(asked: Asked) -> Answered:
 
 
 async def _tell(asked: Asked, method: Method, wanted: Suspend | Resume | Terminate) -> Answered:
-    try:
-        await asked.run(method, _app(asked), wanted, deadline_of(asked.request))
-    except APIError as error:  # Here each of them says it in one way.
-        if isinstance(error.__cause__, WorkflowNotFoundError):
-            raise refused(asked, "WORKFLOW_NOT_FOUND", id=wanted.id) from error
-        raise
+    await asked.run(method, _app(asked), wanted, deadline_of(asked.request))
     return json_response({}, 202)
+
+
+def _plainly(answer: Callable[[Asked], Awaitable[Answered]]) -> Callable[[Asked], Awaitable[Answered]]:
+    """Have failures the statuses of HTTP: the routes of Dapr have its own, which are mostly 500."""
+
+    @wraps(answer)
+    async def answered(asked: Asked) -> Answered:
+        try:
+            return await answer(asked)
+        except APIError as error:
+            if isinstance(error.__cause__, WorkflowNotFoundError):
+                raise refused(asked, "WORKFLOW_NOT_FOUND", id=asked.text(0)) from error
+            if isinstance(error.__cause__, WorkflowExistsError | WorkflowNotEndedError):
+                raise APIError(409, error.code, error.message) from error
+            raise
+
+    return answered
 
 
 def _app(asked: Asked, query: Mapping[str, str] | None = None) -> str:
@@ -297,27 +310,30 @@ def _row(view: View) -> dict[str, object]:
         "customStatus": shown_text(state.custom_status),
         "parent": None if state.parent is None else {"appID": state.parent.app, "instanceID": state.parent.instance},
         "waitingFor": _waiting(view),
+        "waitsForEvents": _awaited(state.awaited) or None,
     }
-    return {**told, **{name: value for name, value in more.items() if value is not None}}
+    return {**told, **_there(more)}
 
 
-def _waiting(view: View) -> dict[str, object] | None:
+def _waiting(view: View, waiting: Waiting | None = None) -> dict[str, object] | None:
     state = view.state
     if state.ended is not None:
         return None
     found = {
         "activities": state.open_tasks,
         "children": state.open_children,
-        "events": len(state.inbox),
+        "timers": 0 if waiting is None else waiting.all_timers,
+        "raised": 0 if waiting is None else waiting.all_raised,
         "nextDue": None if state.due is None or not math.isfinite(state.due) else timestamp(state.due),
     }
     return {name: value for name, value in found.items() if value} or None
 
 
 def _shown(found: Shown) -> dict[str, object]:
-    view, state = found.view, found.view.state
+    view, state, waiting = found.view, found.view.state, found.waiting or Waiting()
     failure = view.failure
     told: dict[str, object | None] = {
+        "waitingFor": _waiting(view, found.waiting),
         "input": shown_text(view.input),
         "output": shown_text(view.output),
         "failure": None if failure is None else {"type": failure.type, "message": failure.message},
@@ -326,7 +342,11 @@ def _shown(found: Shown) -> dict[str, object]:
         "startTime": None if view.scheduled is None else timestamp(view.scheduled),
         "properties": properties(view) or None,
         "workers": found.workers or None,
-        "tasks": [_task(each) for each in found.tasks] or None,
+        "tasks": [_task(each, found.owner) for each in waiting.tasks] or None,
+        "timers": [_timer(each) for each in waiting.timers] or None,
+        "waitsForEvents": _awaited(waiting.events) or None,
+        "children": [_child(each) for each in waiting.children] or None,
+        "raised": [{"name": each.name, "at": timestamp(each.at)} for each in waiting.raised] or None,
     }
     kept: dict[str, object] = {
         "executionID": state.execution,
@@ -335,10 +355,10 @@ def _shown(found: Shown) -> dict[str, object]:
         "partition": found.partition,
         "owner": found.owner,
     }
-    return {**_row(view), **{name: value for name, value in told.items() if value is not None}, **kept}
+    return {**_row(view), **_there(told), **kept}
 
 
-def _task(task: Task) -> dict[str, object]:
+def _task(task: Task, owner: str | None) -> dict[str, object]:
     return {
         "task": task.id,
         "activity": task.name,
@@ -346,7 +366,41 @@ def _task(task: Task) -> dict[str, object]:
         "since": timestamp(task.since),
         "attempt": task.attempt,
         "running": task.running,
+        **_there(
+            {
+                "node": (task.node or owner) if task.running else None,
+                "worker": task.worker or None,
+                "due": None if task.due is None else timestamp(task.due),
+            }
+        ),
     }
+
+
+def _timer(timer: Timer) -> dict[str, object]:
+    told = {"task": timer.id, "since": timestamp(timer.since), "due": timestamp(timer.due)}
+    return {**told, **_there({"event": timer.event or None, "retries": timer.retries or None})}
+
+
+def _child(child: Child) -> dict[str, object]:
+    return {
+        "task": child.id,
+        "workflow": child.name,
+        "instanceID": child.instance,
+        "appID": child.app,
+        "since": timestamp(child.since),
+    }
+
+
+def _awaited(events: Sequence[Awaited]) -> list[dict[str, object]]:
+    return [
+        {"name": each.name, "since": timestamp(each.since), **({"count": each.count} if each.count > 1 else {})}
+        for each in events
+        if each.count > 0
+    ]
+
+
+def _there(members: Mapping[str, object | None]) -> dict[str, object]:
+    return {name: value for name, value in members.items() if value is not None}
 
 
 _ONE = "mesh/workflows/{id}"
@@ -354,9 +408,9 @@ _ACTIONS = {"rerun": rerun, "terminate": terminate, "suspend": pause, "resume": 
 
 ROUTES: Sequence[Route] = (
     Route("mesh/workflows", listed, GET, api="workflows"),
-    Route("mesh/workflows", start, POST, api="workflows"),
+    Route("mesh/workflows", _plainly(start), POST, api="workflows"),
     Route("mesh/workflows/purge", purge_many, POST, api="workflows"),
-    Route(_ONE, shown, GET, api="workflows"),
-    Route(f"{_ONE}/history", history, GET, api="workflows"),
-    *(Route(f"{_ONE}/{name}", answer, POST, api="workflows") for name, answer in _ACTIONS.items()),
+    Route(_ONE, _plainly(shown), GET, api="workflows"),
+    Route(f"{_ONE}/history", _plainly(history), GET, api="workflows"),
+    *(Route(f"{_ONE}/{name}", _plainly(answer), POST, api="workflows") for name, answer in _ACTIONS.items()),
 )

@@ -7,18 +7,20 @@ Source: the messages of Dapr's worker protocol (``gateway/grpc/proto/taskhub.pro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from mesh.workflows import events
-from mesh.workflows.events import Event, Failure, Moment, Origin, Trace
+from mesh.workflows.events import Event, Failure, Inherited, Moment, Origin, Trace
+from mesh.workflows.propagation import rendering
 from mesh.workflows.stream import Known
 from mesh.workflows.worker import TaskWork, TurnWork
 
 __all__ = ["GRPCWire", "at", "failure", "text", "wire_of"]
 
-RENDERED = "grpc"
+RENDERED, INHERITED = "grpc", "grpc inherited"
 OUTSIDE = -1  # The number of what no action has asked for.
 # Fields of messages, as what they begin with.
 PAST, NEW = b"\x1a", b"\x22"  # Of a WorkflowRequest.
@@ -49,6 +51,7 @@ class GRPCWire:
             message("WorkItem"),
             message("WorkflowRequest"),
         )
+        self._history = rendering(self._events)
         self.ping = _framed(self._item(healthPing={}).SerializeToString())
 
     def event(self, event: Event, instance: str, app: str) -> bytes:
@@ -60,6 +63,9 @@ class GRPCWire:
         written: bytes = self._event(eventId=number, timestamp=at(event.at), router=router, **made).SerializeToString()
         return written
 
+    def _events(self, told: Iterable[Event], instance: str, app: str) -> list[bytes]:
+        return [written for event in told if (written := self.event(event, instance, app))]
+
     def turn(self, work: TurnWork, token: str, known: Known) -> tuple[bytes, Known]:
         """Write a turn."""
         instance = work.ref.id
@@ -69,13 +75,37 @@ class GRPCWire:
         cached = {"eventCount": known.told} if known.told else None
         head = self._request(instanceId=instance, executionId={"value": work.execution}, cachedHistory=cached)
         new = [self._part(NEW, event, work) for event in work.new]
-        request = b"".join([head.SerializeToString(), *told, *new])
+        request = b"".join([head.SerializeToString(), *told, *new, self._inherited_part(work)])
         message = _framed(_sized(WORKFLOW, request) + _sized(TOKEN, token.encode()))
         return message, Known(len(past), known.told + len(told) - told.count(b""))
 
     def _part(self, tag: bytes, event: Event, work: TurnWork) -> bytes:
         written = self.event(event, work.ref.id, work.app)
         return written and _sized(tag, written)
+
+    def _inherited_part(self, work: TurnWork) -> bytes:
+        """Write what the instance has inherited: a worker is told of it at each turn, also one that remembers."""
+        if work.inherited is None:
+            return b""
+        written = work.rendered.setdefault(INHERITED, [])
+        if not written:
+            head = self._request(propagatedHistory=self._inherited(work.inherited))
+            written.append(head.SerializeToString())
+        return written[0]
+
+    def _inherited(self, inherited: Inherited | None) -> Members | None:
+        if inherited is None:
+            return None
+        chunks = [
+            {
+                "appId": each.app,
+                "instanceId": each.instance,
+                "workflowName": each.workflow,
+                "rawEvents": chain.from_iterable(self._history(each)),
+            }
+            for each in inherited.ancestors
+        ]
+        return {"scope": inherited.scope, "chunks": chunks}
 
     def task(self, work: TaskWork, token: str) -> bytes:
         """Write an activity."""
@@ -87,7 +117,9 @@ class GRPCWire:
             "taskId": work.task,
             "parentTraceContext": trace(work.trace),
             "taskExecutionId": work.execution_id,
+            "propagatedHistory": self._inherited(work.inherited),
         }
+        work.inherited = None
         return _framed(self._item(activityRequest=request, completionToken=token).SerializeToString())
 
 

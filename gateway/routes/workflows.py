@@ -6,7 +6,6 @@ path counts for nothing, as for the reference.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from gateway.http.response import Answered, json_response
 from gateway.routes.request import deadline_of, members, query_of, read_body
 from gateway.routes.route import Asked, Asking, Route
 from gateway.routes.rpc import RPC, Called
+from mesh.address import app_id_problem
 from mesh.blocks.workflows import (
     GET,
     PURGE,
@@ -59,7 +59,6 @@ READ, POST = frozenset({"GET"}), frozenset({"POST"})
 MAX_ID_BYTES = 64
 FIRST, LAST = -62135596800.0, 253402300799.0  # The years 1 to 9999.
 START_TIME = "dapr.workflow.start_time"
-_APP_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _OF_MESSAGE = ("instanceid", "workflowcomponent", "appid")
 
 
@@ -241,7 +240,7 @@ def of_app(asking: Asking, app_id: str | None) -> str:
     own = asking.api.caller.app_id
     if not app_id or app_id == own:
         return own
-    if not _APP_ID.fullmatch(app_id):
+    if app_id_problem(app_id):
         raise told(ERRORS["workflows/APP_ID_INVALID"], target=app_id)
     return app_id
 

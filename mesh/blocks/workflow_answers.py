@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mesh.blocks import workflow_questions as questions
-from mesh.blocks.workflows import MAX_PAGE, Task
 from mesh.broker import Message
 from mesh.deadlines import Deadlines
 from mesh.workflows import observed
 from mesh.workflows.access import Operation, denied
 from mesh.workflows.errors import WorkflowForbiddenError
-from mesh.workflows.messages import ChildDone, Purge, Raise, Resume, Start, Suspend, Terminate, Told
+from mesh.workflows.messages import ChildDone, Purge, Raise, Resume, Start, StartWithHistory, Suspend, Terminate, Told
 from mesh.workflows.state import State, Status, View
+from mesh.workflows.waiting import Waiting
 from mesh.workflows.worker import Ref
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = ["Answers"]
 
 OPERATIONS: Mapping[type, Operation] = {
     Start: "schedule",
+    StartWithHistory: "schedule",
     Raise: "raise",
     Suspend: "pause",
     Resume: "resume",
@@ -86,14 +87,11 @@ class Answers:
     async def _answer_read(self, asked: Asked, question: questions.Read) -> View | None:
         return await (await self._reader()).view(asked.key, texts=question.texts)
 
-    async def _answer_look(self, asked: Asked, _: questions.Look) -> questions.Looked:
-        kept = await self._opened()
-        tasks = kept.keeper.open_tasks(Ref(asked.partition, asked.key))
-        found = [
-            Task(work.task, work.name, work.app, work.since, work.attempt, running)
-            for work, running in tasks[:MAX_PAGE]
-        ]
-        return questions.Looked(tuple(found), dict(kept.dispatch.workers))
+    async def _answer_look(self, asked: Asked, question: questions.Look) -> questions.Looked:
+        kept, waiting = await self._opened(), Waiting()
+        if not question.ended:  # Else it would be read for nothing.
+            waiting = await kept.keeper.waiting(Ref(asked.partition, asked.key), asked.deadline)
+        return questions.Looked(waiting, dict(kept.dispatch.workers))
 
     async def _allowed(self, asked: Asked, question: questions.Question) -> questions.Question:
         """Give a question as it is to be answered: an application speaks for itself alone.

@@ -6,10 +6,10 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from mesh.blocks.workflows import Task
 from mesh.errors import EventError
 from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.state import View
+from mesh.workflows.waiting import Waiting
 
 __all__ = [
     "Look",
@@ -50,13 +50,15 @@ class Read(_Question, frozen=True, array_like=True, tag="read"):
 
 
 class Look(_Question, frozen=True, array_like=True, tag="look"):
-    """Tell what it waits for; answered by `Looked`."""
+    """Tell what it waits for, unless it is known to have ``ended``; answered by `Looked`."""
+
+    ended: bool
 
 
 class Looked(msgspec.Struct, frozen=True, array_like=True):
     """What an instance waits for, and the workers at its owner, counted by their titles."""
 
-    tasks: tuple[Task, ...]
+    waiting: Waiting
     workers: dict[str, int]
 
 

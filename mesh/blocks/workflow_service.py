@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from mesh.store import StateStore
     from mesh.workflows.declared import Declared
 
-__all__ = ["WorkflowService"]
+__all__ = ["KIND", "PUT_AWAY", "WorkflowService"]
 
 logger = logging.getLogger(__name__)
 
@@ -290,15 +290,16 @@ class WorkflowService:
         member = table.members.get(table.owners[partition])
         if member is None:
             return Shown(view, partition, None)
+        question = questions.Look(view.state.ended is not None)
         try:
-            answer = await self._ask(self._app_id, asked.id, questions.Look(), operation.deadline)
+            answer = await self._ask(self._app_id, asked.id, question, operation.deadline)
         except WorkflowError:
             raise
         except MeshError as error:
             logger.debug("the owner of workflow %s does not say what it waits for: %s", asked.id, error)
             return Shown(view, partition, member.node)
         looked = questions.looked_of(answer.body)
-        return Shown(view, partition, member.node, looked.tasks, looked.workers)
+        return Shown(view, partition, member.node, looked.waiting, looked.workers)
 
     async def _history_of(self, instance: str) -> tuple[View, Sequence[Event]]:
         found = await (await self._reader()).history(instance)

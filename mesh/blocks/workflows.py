@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +19,9 @@ from mesh.operation import Method
 from mesh.workflows.events import Event, Trace
 from mesh.workflows.messages import Told
 from mesh.workflows.state import View
+
+if TYPE_CHECKING:
+    from mesh.workflows.waiting import Waiting
 
 __all__ = [
     "GET",
@@ -49,7 +53,6 @@ __all__ = [
     "Shown",
     "Start",
     "Suspend",
-    "Task",
     "Terminate",
     "Wait",
 ]
@@ -222,18 +225,6 @@ class Show(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """An activity that an instance waits for: whose it is, since when (Unix time in seconds), and if it is running."""
-
-    id: int
-    name: str
-    app: str
-    since: float
-    attempt: int
-    running: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Shown:
     """An instance.
 
@@ -241,14 +232,14 @@ class Shown:
         view: It.
         partition: That it is in.
         owner: Node that owns it; None = nobody does now.
-        tasks: What it waits for, as far as its owner knows.
+        waiting: What it waits for; None = its owner has not said it.
         workers: What is attached at the owner: by title, how many.
     """
 
     view: View
     partition: int
     owner: str | None
-    tasks: Sequence[Task] = ()
+    waiting: Waiting | None = None
     workers: dict[str, int] | None = None
 
 

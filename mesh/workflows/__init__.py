@@ -8,8 +8,8 @@ none of them imports another. docs/how-it-works.md follows a turn through them.
     gateway/routes  the APIs, and the protocol of workers that hold a stream open
       workflow_views        what the command line shows, and asks for beyond the reference's API
       workflow_events       events of a history, as people and scripts are shown them
-      workflows             the HTTP API, as the reference has it
       workflow_hub          the protocol's calls of clients
+      workflows             the HTTP API, as the reference has it
       workflow_stream       the protocol's stream of a worker, and the calls by which it answers
       workflow_wire         work as messages of the protocol
       workflow_answers      answers, read from messages of the protocol
@@ -33,6 +33,7 @@ none of them imports another. docs/how-it-works.md follows a turn through them.
       memory                the instances in memory, within bounds
       entry                 an instance in memory, with what waits, is out, or is in no write yet
       mailbox               messages, calls, results and watchers of an instance
+      coalescing            results of many activities share a turn
       dues                  the time of each instance that has something to do later
 
     | dispatch  work on its way to workers, fairly and within limits
@@ -62,6 +63,8 @@ none of them imports another. docs/how-it-works.md follows a turn through them.
       decide                messages are accepted, activities and timers resolved
       retrying              activities are tried again
       outgoing              the outbox, and what others are told of an end
+      propagation           what of a history goes along with activities and children
+      waiting               what an instance waits for, as people are told
       instance              an instance: its state and history, and what follows from them
 
     contracts  what the parts are to each other

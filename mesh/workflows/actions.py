@@ -148,6 +148,7 @@ class Answer(msgspec.Struct, frozen=True):
         custom_status: What the code tells of itself; None = nothing new.
         version: Of the code that ran.
         patches: That it asked for, in order.
+        waits: The names of the events that the code has waited for since it began, each as often; None = not known.
         whole: Whether the actions are all that the code has asked for since it began, and not only new ones.
     """
 
@@ -156,3 +157,4 @@ class Answer(msgspec.Struct, frozen=True):
     version: str | None = None
     patches: tuple[str, ...] = ()
     whole: bool = False
+    waits: tuple[str, ...] | None = None

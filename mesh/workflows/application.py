@@ -27,8 +27,9 @@ from mesh.workflows.actions import Answer
 from mesh.workflows.declared import ANY, Declared
 from mesh.workflows.events import Failure, Started, Trace
 from mesh.workflows.json_answer import AnswerInvalidError, failed, failure_of, read_answer
-from mesh.workflows.json_turn import turn_json
+from mesh.workflows.json_turn import task_json, turn_json
 from mesh.workflows.operations import IDEMPOTENCY_KEY, PREFIX
+from mesh.workflows.propagation import SCOPES
 from mesh.workflows.worker import TaskResult, TaskWork, TurnWork
 
 __all__ = ["ApplicationWorker"]
@@ -37,7 +38,7 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_KNOWN = 10_000
 MAX_PAUSE = 30.0
 DOTS = (".", "..")  # No part of a path can be called so.
-KEPT = "mesh-workflow-kept"
+KEPT, INHERITED = "mesh-workflow-kept", "mesh-workflow-inherited"
 JSON = ("Content-Type", "application/json")
 NOT_FOUND, LOST = 404, 412
 NOT_TAKEN = frozenset({408, 425, 429, 503})
@@ -140,9 +141,10 @@ class ApplicationWorker:
             AppFailedError: It broke off.
         """
         what, seconds = f"activity '{work.name}'", self._declared.task_seconds
-        body = b"" if work.input is None else work.input.encode()
+        body, headers = task_json(work), _task_headers(work)
+        work.inherited = None
         try:
-            status, _, answer = await self._ask(what, _activity_path(work.name), _task_headers(work), body, seconds)
+            status, _, answer = await self._ask(what, _activity_path(work.name), headers, body, seconds)
         except TimeoutError:
             return TaskResult(failure=Failure("ActivityTimeout", f"{what}: no answer within {seconds:g} s"))
         except AnswerInvalidError as error:
@@ -234,8 +236,10 @@ def _traced(trace: Trace | None) -> list[tuple[str, str]]:
 
 
 def _task_headers(work: TaskWork) -> Headers:
+    inherited = [] if work.inherited is None else [(INHERITED, SCOPES[work.inherited.scope])]
     return [
         *_traced(work.trace),
+        *inherited,
         ("mesh-workflow-instance", _field(work.instance)),
         ("mesh-workflow-name", _field(work.workflow)),
         ("mesh-workflow-task", str(work.task)),

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from msgspec.structs import replace
 
 from mesh.errors import MeshError
-from mesh.workflows import decide, finishing
+from mesh.workflows import decide, finishing, propagation
 from mesh.workflows.actions import Complete
 from mesh.workflows.entry import Entry, Impossible
 from mesh.workflows.errors import WorkflowNotFoundError
+from mesh.workflows.instance import Instance
 from mesh.workflows.mailbox import ChildrenOpenError, Expired, Refused, Request
 from mesh.workflows.messages import Purge, Restore, Start, Told
 from mesh.workflows.state import State, Step
+from mesh.workflows.worker import Ref
 
-__all__ = ["Batch", "compose"]
+__all__ = ["Batch", "Observer", "compose"]
 
 TOGETHER = 1000  # The most messages in one write.
+
+
+class Observer(Protocol):
+    """Told of every write that was done."""
+
+    def __call__(self, ref: Ref, before: State | None, step: Step, instance: Instance) -> None:
+        """Take note; must not fail or block.
+
+        Args:
+            ref: The instance.
+            before: What it was; None = it is new.
+            step: What was written.
+            instance: What it is now.
+        """
 
 
 @dataclass(slots=True)
@@ -91,6 +110,9 @@ def _accept(entry: Entry, app: str, request: Request, now: float) -> Step | None
         if step is not None and old is not None and old.open_children and request.over != old.generation:
             assert instance is not None
             raise ChildrenOpenError(instance)
+        if step is not None and instance is not None and step.state.outbox:
+            outbox = propagation.settled(instance, step.state.outbox)
+            step = replace(step, state=replace(step.state, outbox=outbox))
         return step
     if isinstance(message, Restore):
         return decide.restore(app, entry.ref.id, old, message, now)

@@ -11,6 +11,10 @@ Reading begins with the fence, too: of what came between it and the next step, t
 What lies beside a record is written before it, under the fence as well, and means nothing without it. So whatever is
 read is an instance as a step has left it.
 
+What has ended is in a store of its own, under a fence of its own: it is written there, then deleted among what is live.
+Where both are found, somebody was cut off in between, and what has ended counts; unless the other one's generation is
+higher, as the id was used again since.
+
 Writes of many instances that wait at the same time go out together (`mesh/workflows/group_commit.py`).
 """
 
@@ -36,7 +40,7 @@ from mesh.workflows.contracts import Loaded, Saved
 from mesh.workflows.errors import WorkflowTooLargeError, WorkflowUnreadableError
 from mesh.workflows.group_commit import WRITE_SECONDS, GroupCommit
 from mesh.workflows.reading import Beside
-from mesh.workflows.record import Garbage, Kept, Keys, decode, instance_of, plan
+from mesh.workflows.record import Garbage, Kept, Keys, Plan, Record, decode, instance_of, plan
 from mesh.workflows.state import State, Step
 
 __all__ = ["Committer"]
@@ -47,15 +51,39 @@ PAGE = 200
 AT_ONCE = 32  # Writes of one instance, of what lies beside its record.
 CLEANING = 8  # Generations that are deleted at a time.
 SHORTEST_TTL = 1.0
+MARKED = 10_000  # Ids of a partition that are remembered, at about 100 bytes each.
 
 
 class _Owned:
-    """A partition, with its fences in both stores."""
+    """A partition, with its fences in both stores, and what is known to be there.
 
-    __slots__ = ("ended", "live")
+    Attributes:
+        marks: The ids of all records among what is live, and of some more; None = they are too many.
+        marked: Whether a scan was there to find all, since when nobody else has written any.
+    """
+
+    __slots__ = ("ended", "live", "marked", "marks")
 
     def __init__(self, live: Fence, ended: Fence) -> None:
         self.live, self.ended = live, ended
+        self.marks: set[str] | None = set()
+        self.marked = False
+
+    def mark(self, instance: str) -> None:
+        """Take note that a record may be there from now on."""
+        if self.marks is not None:
+            self.marks.add(instance)
+            if len(self.marks) > MARKED:
+                self.marks = None
+
+    def unmark(self, instance: str) -> None:
+        """Take note that none is there: it was deleted, for sure."""
+        if self.marks is not None:
+            self.marks.discard(instance)
+
+    def may_have(self, instance: str) -> bool:
+        """Tell whether a record may be there."""
+        return not self.marked or self.marks is None or instance in self.marks
 
 
 class Committer:
@@ -116,14 +144,17 @@ class Committer:
 
     async def scan(self, partition: int) -> AsyncIterator[tuple[str, State | None]]:
         """Give all that have not been put away; None = it cannot be read by this version."""
+        owned = self._of(partition)
         async for key, value in self._pages(self._keys.live_in(partition)):
             instance = instance_of(key)
+            owned.mark(instance)
             try:
                 found = decode(instance, value)
                 yield instance, await Beside(self._live, self._keys, partition, instance, found).state()
             except WorkflowUnreadableError as error:
                 logger.warning("%s", error)
                 yield instance, None
+        owned.marked = True
 
     async def expiring(self, partition: int) -> AsyncIterator[tuple[float, str]]:
         """Give the instances that were put away and are to be deleted, with when, Unix time in seconds."""
@@ -145,16 +176,26 @@ class Committer:
 
     async def load(self, partition: int, instance: str) -> Loaded | None:
         """Read one that has not been put away, or has: then by ``State.ended``."""
-        await self._of(partition).live.take()  # What is still on its way under a former one must not come behind this.
+        owned = self._of(partition)
+        await owned.live.take()  # What is still on its way under a former one must not come behind this.
+        await owned.ended.take()
         with _sizes(instance):  # An id may be too long.
-            found, put_away = await self._live.get(self._keys.live_of(partition, instance), strong=True), False
-            if found is None:
-                found, put_away = await self._ended.get(self._keys.ended_of(partition, instance), strong=True), True
-        if found is None:
+            found = live = ended = None
+            if owned.may_have(instance):
+                found = await self._live.get(self._keys.live_of(partition, instance), strong=True)
+                live = None if found is None else decode(instance, found.value)
+            if live is None or _may_have_ended(live):
+                found = await self._ended.get(self._keys.ended_of(partition, instance), strong=True)
+                ended = None if found is None else decode(instance, found.value)
+        if ended is not None and live is not None:
+            if live.state.generation > ended.state.generation:
+                ended = None
+            else:
+                await self._bury(owned, partition, instance, ended)
+        if (stored := ended or live) is None:
             return None
-        stored = decode(instance, found.value)
         loaded = await Beside(self._live, self._keys, partition, instance, stored).loaded()
-        kept = replace(cast("Kept", loaded.saved), put_away=put_away)
+        kept = replace(cast("Kept", loaded.saved), put_away=stored is ended)
         self._clean(partition, instance, kept)
         return dataclasses.replace(loaded, saved=kept)
 
@@ -165,9 +206,8 @@ class Committer:
         if before is not None and before.put_away:
             await self._unexpire(owned, partition, instance, before.until)  # Else it would end what begins now.
         with _sizes(instance):
-            if made.beside:
-                begin = self._keys.beside(partition, instance, made.kept.generation)
-                await _each(owned.live.write, [Item(begin + name, value) for name, value in made.beside])
+            await self._write_beside(owned, partition, instance, made)
+            owned.mark(instance)
             await owned.live.write(Item(self._keys.live_of(partition, instance), made.record))
         if before is not None and before.put_away:
             try:
@@ -177,18 +217,19 @@ class Committer:
         self._clean(partition, instance, made.kept)
         return made.kept
 
+    async def end(self, partition: int, instance: str, saved: Saved, step: Step, until: float | None) -> Saved:
+        """Write the last step of one that is not put away yet, and put it away with it: two writes, not three."""
+        owned, made = self._of(partition), plan(cast("Kept", saved), step, until)
+        with _sizes(instance):
+            await self._write_beside(owned, partition, instance, made)
+            await self._move(owned, partition, instance, made.kept, made.record)
+        self._clean(partition, instance, made.kept)
+        return replace(made.kept, put_away=True)
+
     async def put_away(self, partition: int, instance: str, saved: Saved, state: State, until: float | None) -> None:
         """Move what has ended out of what ``scan`` gives; ``until`` when it is to be kept, None = for good."""
-        owned, kept = self._of(partition), cast("Kept", saved)
-        ttl = None
-        if until is not None and not kept.fat:
-            ttl = max(SHORTEST_TTL, until - self._clock())
-        elif until is not None:
-            index = Item(self._keys.expiring_of(partition, instance, until), b"")
-            await owned.live.write(index)
-        value = record.put_away(kept, state, until)
-        await owned.ended.write(Item(self._keys.ended_of(partition, instance), value, ttl=ttl))
-        await owned.live.write(Item(self._keys.live_of(partition, instance), None))
+        kept = replace(cast("Kept", saved), until=until)
+        await self._move(self._of(partition), partition, instance, kept, record.put_away(kept, state))
 
     async def purge(self, partition: int, instance: str) -> bool:
         """Delete all there is of one, whatever its state is; gives whether there was anything."""
@@ -198,6 +239,7 @@ class Committer:
         found = await self._live.get(live, strong=True) is not None
         if found:
             await owned.live.write(Item(live, None))
+            owned.unmark(instance)
         there = await self._ended.get(ended, strong=True)
         # What is left when this is cut off is found by the next purge, so what tells of the instance goes last.
         beside = [key async for key, _ in self._pages(self._keys.beside(partition, instance))]
@@ -214,6 +256,25 @@ class Committer:
         if owned is None:
             raise NotOwnerError(f"this node does not own partition {partition} of {self._kind}")
         return owned
+
+    async def _write_beside(self, owned: _Owned, partition: int, instance: str, made: Plan) -> None:
+        if made.beside:
+            begin = self._keys.beside(partition, instance, made.kept.generation)
+            await _each(owned.live.write, [Item(begin + name, value) for name, value in made.beside])
+
+    async def _move(self, owned: _Owned, partition: int, instance: str, kept: Kept, value: bytes) -> None:
+        ttl = None
+        if kept.until is not None and not kept.fat:
+            ttl = max(SHORTEST_TTL, kept.until - self._clock())
+        await owned.ended.write(Item(self._keys.ended_of(partition, instance), value, ttl=ttl))
+        await self._bury(owned, partition, instance, kept)
+
+    async def _bury(self, owned: _Owned, partition: int, instance: str, kept: Kept | Record) -> None:
+        """Have no record of it left but the one among those that have ended."""
+        if kept.until is not None and kept.fat:
+            await owned.live.write(Item(self._keys.expiring_of(partition, instance, kept.until), b""))
+        await owned.live.write(Item(self._keys.live_of(partition, instance), None))
+        owned.unmark(instance)
 
     async def _unexpire(self, owned: _Owned, partition: int, instance: str, until: float | None) -> None:
         if until is not None:
@@ -262,6 +323,12 @@ def _sizes(instance: str) -> Iterator[None]:
         yield
     except StateLimitError as error:
         raise WorkflowTooLargeError(f"workflow instance '{instance[:200]}' cannot be stored: {error}") from error
+
+
+def _may_have_ended(live: Record) -> bool:
+    """Tell whether ``Committer.end`` may have been cut off behind it."""
+    state = live.state  # Without its inbox; and without its outbox, where it is spilled.
+    return bool(live.inbox or live.spilled is not None or state.wants_owner or state.due is not None)
 
 
 def _until(instance: str, value: bytes) -> float | None:

@@ -17,7 +17,7 @@ from mesh.workflows.actions import Answer
 from mesh.workflows.events import Event
 from mesh.workflows.messages import AnyMessage, Told
 from mesh.workflows.state import State, Step
-from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
+from mesh.workflows.worker import Place, Ref, TaskResult, TaskWork, TurnWork
 
 __all__ = ["Commits", "Deliver", "Dispatch", "Loaded", "Look", "Saved", "Until", "WorkSource"]
 
@@ -85,6 +85,13 @@ class Commits(Protocol):
             MeshError: The store failed.
         """
 
+    async def end(self, partition: int, instance: str, saved: Saved, step: Step, until: float | None) -> Saved:
+        """Write the last step of one, and put it away with it; ``until`` as in ``put_away``, and else as ``commit``.
+
+        Until it is done, readers see the instance as it was before. One that is cut off in the middle is finished by
+        ``load``. So it is for what a new owner reads without being told: the step before ``wants_owner``, or is due.
+        """
+
     async def put_away(self, partition: int, instance: str, saved: Saved, state: State, until: float | None) -> None:
         """Move what has ended out of what ``scan`` gives; ``until`` when it is to be kept, None = for good.
 
@@ -123,6 +130,9 @@ class Dispatch(Protocol):
 
     def forget(self, ref: Ref) -> None:
         """Want nothing more for an instance; what is out stays out, and its outcome may still come."""
+
+    def place(self, ref: Ref, task: int) -> Place | None:
+        """Tell where an activity is out; None = it is not, or not known."""
 
 
 class WorkSource(Protocol):

@@ -12,6 +12,7 @@ from collections.abc import Collection, Container, Sequence
 from msgspec.structs import replace
 
 from mesh.errors import BadArgumentError
+from mesh.workflows import propagation
 from mesh.workflows.errors import WorkflowEndedError, WorkflowExistsError, WorkflowStalledError
 from mesh.workflows.events import (
     AnyEvent,
@@ -21,6 +22,7 @@ from mesh.workflows.events import (
     Event,
     EventRaised,
     Failure,
+    Inherited,
     Parent,
     Resumed,
     Retrying,
@@ -34,7 +36,7 @@ from mesh.workflows.events import (
     bounded,
 )
 from mesh.workflows.instance import CHILD, TASK, TIMER, Instance, Turn, outcome
-from mesh.workflows.messages import ChildDone, Raise, Restore, Resume, Start, Suspend, Terminate
+from mesh.workflows.messages import ChildDone, Raise, Restore, Resume, Start, StartWithHistory, Suspend, Terminate
 from mesh.workflows.outgoing import Outbox, child_start, end, seen, terminate_children
 from mesh.workflows.retrying import next_attempt
 from mesh.workflows.state import Sent, State, Status, Step
@@ -67,6 +69,8 @@ def start(app: str, id: str, old: State | None, message: Start, now: float) -> S
 
     Raises:
         WorkflowExistsError: An instance of this id has not ended.
+        BadArgumentError: What it inherits is not as it should be.
+        WorkflowTooLargeError: It is too much.
     """
     if not _is_free(id, old, message.execution, message.parent):
         return None
@@ -84,6 +88,7 @@ def start(app: str, id: str, old: State | None, message: Start, now: float) -> S
         message.trace,
         message.tags,
     )
+    inherited = _inherited(message, now)
     outbox = Outbox(old)
     return Step(
         State(
@@ -96,7 +101,7 @@ def start(app: str, id: str, old: State | None, message: Start, now: float) -> S
             message.version or None,
             due=scheduled,
             parent=message.parent,
-            inbox=(started,),
+            inbox=(started, *inherited),
             outbox=outbox.entries,
             sent=outbox.number,
             seen=seen(old, now) if old is not None else (),
@@ -265,6 +270,13 @@ def _is_free(id: str, old: State | None, execution: str, parent: Parent | None) 
     if old.ended is None:
         raise WorkflowExistsError(f"an active workflow with ID '{id}' already exists")
     return True
+
+
+def _inherited(message: Start, now: float) -> tuple[Inherited, ...]:
+    if not isinstance(message, StartWithHistory) or message.inherited is None or message.parent is None:
+        return ()
+    propagation.check(message.inherited, message.parent.app)
+    return (replace(message.inherited, at=now),)
 
 
 def _generation(old: State | None, now: float) -> int:

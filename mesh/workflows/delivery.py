@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
@@ -19,7 +19,7 @@ from mesh.errors import BadArgumentError, MeshError, MessageTooLargeError, State
 from mesh.workflows.contracts import Deliver
 from mesh.workflows.errors import WorkflowError, WorkflowStalledError, WorkflowTooLargeError, WorkflowUnreadableError
 from mesh.workflows.events import Failure
-from mesh.workflows.messages import ChildDone
+from mesh.workflows.messages import ChildDone, StartWithHistory, Told
 from mesh.workflows.state import Sent
 from mesh.workflows.worker import Ref
 
@@ -54,7 +54,13 @@ class _Line:
 
 
 class Delivery:
-    """Delivers for all instances of an engine."""
+    """Delivers for all instances of an engine.
+
+    Attributes:
+        complete: Puts into a message what goes along with it; raises as ``deliver`` does.
+    """
+
+    complete: Callable[[Ref, StartWithHistory], Awaitable[StartWithHistory]]
 
     def __init__(self, deliver: Deliver, delivered: Delivered, clock: Callable[[], float]) -> None:
         """Prepare; ``clock`` is Unix time in seconds."""
@@ -143,7 +149,7 @@ class Delivery:
         refused: MeshError | None = None
         try:
             until = self._clock() + TELL_SECONDS
-            await self._deadlines.within(TELL_SECONDS, self._deliver, sent.app, sent.instance, sent.message, until)
+            await self._deadlines.within(TELL_SECONDS, self._tell, line.ref, sent, until)
         except MeshError as error:
             if not isinstance(error, _NEVER) or isinstance(error, _LATER):
                 self._later(line, sent, error)
@@ -162,6 +168,12 @@ class Delivery:
         line.waiting.popleft()
         self._delivered(line.ref, sent, refused)
         return True
+
+    async def _tell(self, ref: Ref, sent: Sent, until: float) -> Told:
+        message = sent.message
+        if isinstance(message, StartWithHistory):
+            message = await self.complete(ref, message)
+        return await self._deliver(sent.app, sent.instance, message, until)
 
     def _later(self, line: _Line, sent: Sent, error: Exception) -> None:
         if line.gone:

@@ -27,7 +27,7 @@ from mesh.workflows.handout import Handout
 from mesh.workflows.operations import PREFIX
 from mesh.workflows.peers import Peers
 from mesh.workflows.settings import Limits
-from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
+from mesh.workflows.worker import Place, Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
 
 __all__ = ["BACKOFF_SECONDS", "DRAIN_SECONDS", "MAX_FOREIGN", "Dispatch"]
 
@@ -139,6 +139,10 @@ class Dispatch:
         self._tasks.waiting.forget(ref)
         self._forwarder.forget(ref)
 
+    def place(self, ref: Ref, task: int) -> Place | None:
+        """Tell where an activity is out; None = it is not, or not known."""
+        return self._handout.places.get((ref, task))
+
     async def run_for(self, work: TaskWork) -> TaskResult:
         """Run an activity that another node asks for; raises as ``Worker.task`` does."""
         name, tasks = work.name, self._tasks
@@ -231,7 +235,9 @@ class Dispatch:
 
     async def _run_task(self, attached: Attachment, ref: Ref, number: int, name: str) -> None:
         opened, run = self._handout.engine.open_task(ref, number), attached.worker.task
+        self._handout.places[ref, number] = "", attached.worker.title
         work, came = await self._outcome(attached, self._tasks, name, opened, run)
+        self._handout.places.pop((ref, number), None)
         if work is None:
             self._handout.not_opened(came, lambda: self.task(ref, number, name, None))
         else:

@@ -15,19 +15,27 @@ from mesh.deadlines import Deadlines
 from mesh.errors import DeadlineExceededError, MeshError
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.tasks import task_group
-from mesh.workflows import finishing
+from mesh.workflows import finishing, propagation
 from mesh.workflows.actions import Answer
+from mesh.workflows.batch import Observer
 from mesh.workflows.contracts import Commits, Deliver, Dispatch, Look, Until
 from mesh.workflows.entry import Entry, Held, Impossible
-from mesh.workflows.errors import WorkflowExistsError, WorkflowNotEndedError, WorkflowNotFoundError
-from mesh.workflows.events import ChildCreated, Parent
+from mesh.workflows.errors import (
+    WorkflowExistsError,
+    WorkflowNotEndedError,
+    WorkflowNotFoundError,
+    WorkflowTooLargeError,
+)
+from mesh.workflows.events import ChildCreated, Failure, Parent
 from mesh.workflows.mailbox import ChildrenOpenError, PendingCall, Request
-from mesh.workflows.messages import AnyMessage, Purge, Told
+from mesh.workflows.messages import AnyMessage, Purge, StartWithHistory, Told
 from mesh.workflows.observed import below
+from mesh.workflows.operations import PREFIX
 from mesh.workflows.outgoing import parent_of
 from mesh.workflows.partitions import DRAIN_SECONDS, Partitions
-from mesh.workflows.running import Observer, Running
+from mesh.workflows.running import Running
 from mesh.workflows.state import State
+from mesh.workflows.waiting import Task, Waiting, waiting_of
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 
 __all__ = ["MEMORY_BYTES", "Engine", "Observer"]
@@ -80,6 +88,7 @@ class Engine:
         self._running = Running(
             app, commits, dispatch, deliver, sure, clock, memory_bytes, retention, observer
         )  # fmt: skip
+        self._running.delivery.complete = self._complete
         self._partitions = Partitions(self._running, commits, dispatch, drain)
         self._deadlines = Deadlines()
         self.take, self.leave, self.drop = self._partitions.take, self._partitions.leave, self._partitions.drop
@@ -186,14 +195,29 @@ class Engine:
             return
         await seen
 
-    def open_tasks(self, ref: Ref) -> Sequence[tuple[TaskWork, bool]]:
-        """Give the activities that an instance which is in memory waits for, and whether each is out."""
-        entry = self._running.find(ref)
-        if entry is None or entry.instance is None:
-            return ()
-        settled, begun = entry.unwritten.settled, entry.tasks.begun
-        works = ((self._work(entry, id), id in begun) for id in entry.instance.tasks if id not in settled)
-        return [(work, out) for work, out in works if work is not None]
+    async def waiting(self, ref: Ref, deadline: float) -> Waiting:
+        """Tell what an instance waits for: nothing where there is none, or it has ended; raises as ``tell`` does."""
+        return await self._within(deadline, self._waiting, ref)
+
+    async def _waiting(self, ref: Ref) -> Waiting:
+        entry = self._running.entry(await self._own(ref), ref.id)
+        return await self._open(entry, self._tell_waiting, alone=False)
+
+    def _tell_waiting(self, entry: Entry) -> Waiting:
+        instance = entry.instance
+        if instance is None:
+            return Waiting()
+        tasks = (self._task(entry, id) for id in instance.tasks if id not in entry.unwritten.settled)
+        return waiting_of(instance, tasks, entry.unwritten.settled.__contains__)
+
+    def _task(self, entry: Entry, id: int) -> Task:
+        instance = entry.instance
+        assert instance is not None
+        task, out = instance.tasks[id], id in entry.tasks.begun
+        node, worker = (self._dispatch.place(entry.ref, id) if out else None) or ("", "")
+        retry = None if out else instance.retries.get(id)
+        due = retry.due if retry is not None and retry.due > self._clock() else None
+        return Task(id, task.name, task.app or self._app, task.at, self._attempt(entry, id), out, node, worker, due)
 
     async def _own(self, ref: Ref) -> Held:
         held = self._running.held.get(ref.partition)
@@ -259,8 +283,10 @@ class Engine:
             turn.new,
             "" if started is None else started.caller,
             entry.rendered,
+            instance.inherited,
         )
         entry.turn.begin(turn, work)
+        entry.coalescing.begin(asyncio.get_running_loop().time())
         return work
 
     async def open_task(self, ref: Ref, task: int) -> TaskWork | None:
@@ -275,9 +301,9 @@ class Engine:
                 return None
             if (work := self._work(entry, task)) is None:
                 tasks.done(task)
-            else:
-                tasks.begin(task)
-            return work
+                return None
+            tasks.begin(task)
+            return self._with_history(entry, work)
 
         try:
             return await self._open(entry, begin, alone=False)
@@ -297,7 +323,7 @@ class Engine:
             state.name,
             state.generation,
             id,
-            max(instance.attempts.get(id, 1), entry.tasks.attempts.get(id, 1)),
+            self._attempt(entry, id),
             task.name,
             task.execution_id,
             task.app or self._app,
@@ -306,6 +332,31 @@ class Engine:
             task.version,
             task.trace or (None if instance.started is None else below(instance.started.trace, state.execution)),
         )
+
+    def _attempt(self, entry: Entry, id: int) -> int:
+        decided = 1 if entry.instance is None else entry.instance.attempts.get(id, 1)
+        return max(decided, entry.tasks.attempts.get(id, 1))
+
+    def _with_history(self, entry: Entry, work: TaskWork) -> TaskWork | None:
+        """Put into an activity what goes along with it; None = that is too much, and it has failed."""
+        instance = entry.instance
+        assert instance is not None
+        if work.name.startswith(PREFIX):  # Nobody there would look at it.
+            return work
+        try:
+            work.inherited = propagation.handed_on(instance, instance.tasks[work.task], entry.rendered)
+        except WorkflowTooLargeError as error:
+            self._settle(entry.ref, work, TaskResult(failure=Failure("WorkflowTooLarge", str(error), final=True)))
+            return None
+        return work
+
+    async def _complete(self, ref: Ref, message: StartWithHistory) -> StartWithHistory:
+        """Put into a message of an outbox what goes along with it."""
+
+        def complete(entry: Entry) -> StartWithHistory:
+            return propagation.complete(message, entry.instance, entry.rendered)
+
+        return await self._open(self._running.entry(await self._own(ref), ref.id), complete, alone=False)
 
     def turned(self, work: TurnWork, answer: Answer) -> None:
         """See `mesh.workflows.contracts.WorkSource`."""

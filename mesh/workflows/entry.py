@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from mesh.workflows.actions import Answer
+from mesh.workflows.coalescing import Coalescing
 from mesh.workflows.contracts import Saved
-from mesh.workflows.events import Event, Retrying
+from mesh.workflows.events import Event, Retrying, TaskCompleted
 from mesh.workflows.instance import Instance, Outcome, Turn, outcome
 from mesh.workflows.mailbox import Mailbox
 from mesh.workflows.state import Step
@@ -145,12 +146,13 @@ class Unwritten:
     Attributes:
         outcomes: Of activities, and timers that have fired.
         settled: Ids of the activities and timers in them.
+        urgent: Whether there is something else in them than activities that went well.
         retries: Attempts that failed, and are followed by another one.
         delivered: Numbers of what others have of its outbox, and is still in the record.
         flush: Whether all that is to be written, turn or not.
     """
 
-    __slots__ = ("delivered", "flush", "outcomes", "retries", "settled")
+    __slots__ = ("delivered", "flush", "outcomes", "retries", "settled", "urgent")
 
     def __init__(self) -> None:
         """Have nothing."""
@@ -158,12 +160,13 @@ class Unwritten:
         self.settled: set[int] = set()
         self.retries: list[Event] = []
         self.delivered: set[int] = set()
-        self.flush = False
+        self.flush = self.urgent = False
 
     def add(self, event: Outcome, id: int) -> None:
         """Have one outcome more, of the activity or timer with an id."""
         self.outcomes.append(event)
         self.settled.add(id)
+        self.urgent = self.urgent or type(event) is not TaskCompleted
 
     def retry(self, event: Retrying) -> None:
         """Have a failed attempt more."""
@@ -193,11 +196,13 @@ class Unwritten:
         """Forget the outcomes that nothing waits for any more."""
         self.outcomes = [event for event in self.outcomes if wanted(event)]
         self.settled = {outcome(event)[1] for event in self.outcomes}
+        self.urgent = any(type(event) is not TaskCompleted for event in self.outcomes)
 
     def clear(self) -> None:
         """Forget what belongs to an execution that is over."""
         self.outcomes, self.retries = [], []
         self.settled.clear()
+        self.urgent = False
 
 
 class Pacing:
@@ -240,6 +245,7 @@ class Entry:
         tasks: Its activities.
         unwritten: What has happened to it, and is in no write yet.
         pacing: When it may have turns.
+        coalescing: Until when its results wait for others.
         known: Whether ``instance`` is as it is stored; None is none, then.
         instance: It.
         saved: Where it lies.
@@ -254,6 +260,7 @@ class Entry:
 
     __slots__ = (
         "busy",
+        "coalescing",
         "ending",
         "held",
         "instance",
@@ -281,6 +288,7 @@ class Entry:
         self.tasks = OpenTasks()
         self.unwritten = Unwritten()
         self.pacing = Pacing()
+        self.coalescing = Coalescing()
         self.known = False
         self.instance: Instance | None = None
         self.saved: Saved | None = None
@@ -349,6 +357,7 @@ class Entry:
         self.turn.renew()
         self.tasks.renew(0 if self.instance is None else self.instance.state.generation)
         self.unwritten.clear()
+        self.coalescing = Coalescing()
         self.rendered = {}
 
     def clear(self) -> None:

@@ -17,6 +17,7 @@ import msgspec
 __all__ = [
     "FOREVER",
     "MAX_CAUSES",
+    "Ancestor",
     "AnyEvent",
     "ChildCompleted",
     "ChildCreated",
@@ -27,9 +28,11 @@ __all__ = [
     "EventRaised",
     "EventSent",
     "Failure",
+    "Inherited",
     "Moment",
     "Origin",
     "Parent",
+    "PlainEvent",
     "Resumed",
     "Retry",
     "Retrying",
@@ -211,7 +214,7 @@ class TaskScheduled(Event, frozen=True, array_like=True, tag=6):
         app: Whose worker it is for; None = the instance's own.
         retry: What the engine itself does when it fails; None = nothing.
         rerun_of: The instance that it is run again from.
-        propagation: Of history, by the protocol's number; kept, and without effect.
+        propagation: What of the history goes along, by the protocol's number: see `mesh.workflows.propagation`.
     """
 
     id: int
@@ -345,6 +348,22 @@ class DetachedCreated(Event, frozen=True, array_like=True, tag=32):
     app: str | None = None
 
 
+class Ancestor(_Value, frozen=True, array_like=True):
+    """An instance as it was when it asked for what its history went along with.
+
+    Attributes:
+        app: The application that it belongs to.
+        instance: Its id.
+        workflow: Its workflow's name.
+        events: What had happened to it, of `PlainEvent`, as stored, in runs: `mesh.workflows.propagation.events_of`.
+    """
+
+    app: str
+    instance: str
+    workflow: str
+    events: tuple[bytes, ...]
+
+
 class Retrying(Event, frozen=True, array_like=True, tag=100):
     """An attempt at an activity failed, and the engine makes another one at ``due``; workers are not told.
 
@@ -361,7 +380,19 @@ class Retrying(Event, frozen=True, array_like=True, tag=100):
     failure: Failure
 
 
-AnyEvent = (
+class Inherited(Event, frozen=True, array_like=True, tag=101):
+    """What its parent has handed on: behind `Started`; workers over HTTP are told of it, others by other means.
+
+    Attributes:
+        scope: What was asked for, by the protocol's number: see `mesh.workflows.propagation`.
+        ancestors: The oldest first, the parent last.
+    """
+
+    scope: int
+    ancestors: tuple[Ancestor, ...]
+
+
+PlainEvent = (
     Started
     | Completed
     | Terminated
@@ -382,4 +413,7 @@ AnyEvent = (
     | DetachedCreated
     | Retrying
 )
+"""What an instance may hand on."""
+
+AnyEvent = PlainEvent | Inherited
 """Any event, as a decoder reads it."""

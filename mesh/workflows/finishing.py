@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence, Sized
 
 from msgspec.structs import replace
 
+from mesh.workflows import propagation
 from mesh.workflows.actions import (
     Action,
     Answer,
@@ -44,7 +45,8 @@ from mesh.workflows.events import (
 from mesh.workflows.instance import CHILD, TASK, Instance, Turn, outcome
 from mesh.workflows.messages import Raise, Start, Terminate
 from mesh.workflows.outgoing import Outbox, child_id, child_start, end, execution_id, seen
-from mesh.workflows.state import ENDED, State, Status, Step
+from mesh.workflows.state import ENDED, Sent, State, Status, Step
+from mesh.workflows.waiting import awaited
 
 __all__ = ["PATCHES_DIFFER", "TOO_LARGE", "VERSION_MISSING", "begin", "finish", "stall"]
 
@@ -110,11 +112,13 @@ def finish(instance: Instance, turn: Turn, answer: Answer, now: float, new_execu
         custom_status=state.custom_status if answer.custom_status is None else answer.custom_status,
         turns=turn.number,
         updated=now,
+        awaited=awaited(instance, answer.waits, turn.new, now),
     )
     if complete is None:
         return _go_on(instance, turn, turned, new, made)
     if complete.status == Status.CONTINUED_AS_NEW:
-        return _continue(instance, turn, turned, complete, made.outbox, now, new_execution)
+        outbox = propagation.settled(instance, made.outbox.entries, (*new, *made.events))
+        return _continue(instance, turn, turned, complete, outbox, made.outbox.number, now, new_execution)
     if complete.status in ENDED:
         why = None if complete.failure is None else bounded(complete.failure)
         completed = Completed(now, complete.id, complete.status, complete.result, why)
@@ -199,9 +203,16 @@ def _left(waiting: Sized, kind: int, closed: Iterable[tuple[int, int]]) -> int:
 
 
 def _continue(
-    instance: Instance, turn: Turn, state: State, complete: Complete, outbox: Outbox, now: float, execution: str
+    instance: Instance,
+    turn: Turn,
+    state: State,
+    complete: Complete,
+    outbox: tuple[Sent, ...],
+    sent: int,
+    now: float,
+    execution: str,
 ) -> Step:
-    """Begin anew: what was asked for is forgotten, what was raised and not used is not."""
+    """Begin anew: what was asked for is forgotten, what was inherited, or raised and not used, is not."""
     old = instance.started
     version = complete.version or (old.version if old is not None else None)
     started = Started(
@@ -216,6 +227,7 @@ def _continue(
         trace=old.trace if old is not None else None,
         tags=old.tags if old is not None else {},
     )
+    inherited = () if instance.inherited is None else (instance.inherited,)
     raised = (event for event in state.inbox[turn.taken :] if type(event) is EventRaised)
     return Step(
         replace(
@@ -228,11 +240,12 @@ def _continue(
             open_tasks=0,
             open_children=0,
             due=None,
-            inbox=(started, *complete.carryover, *raised),
-            outbox=outbox.entries,
-            sent=outbox.number,
+            inbox=(started, *inherited, *complete.carryover, *raised),
+            outbox=outbox,
+            sent=sent,
             turns=0,
             seen=seen(state, now, instance),
+            awaited=(),
         )
     )
 

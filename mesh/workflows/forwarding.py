@@ -160,12 +160,14 @@ class Forwarder:
             if peer is None:
                 queue.add(name, ref, number)
                 return
+            handout.places[ref, number] = peer.node, ""
             work = await handout.engine.open_task(ref, number)
             came = None if work is None else await self._peers.task(peer, work)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is told, and one ends no other
             came = error
         finally:
             target.out -= 1
+            handout.places.pop((ref, number), None)
         if work is None:
             handout.not_opened(came, lambda: self._want(ref, number, name, target.app))
         else:

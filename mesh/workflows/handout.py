@@ -12,7 +12,7 @@ from mesh.errors import AppUnreachableError, MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.tasks import task_group
 from mesh.workflows.contracts import WorkSource
-from mesh.workflows.worker import Ref, TaskResult, TaskWork
+from mesh.workflows.worker import Place, Ref, TaskResult, TaskWork
 
 __all__ = ["Handout"]
 
@@ -27,6 +27,7 @@ class Handout:
     Attributes:
         engine: Whose work it is.
         open: Whether anything may begin.
+        places: Where each activity that is out is.
     """
 
     engine: WorkSource
@@ -34,6 +35,7 @@ class Handout:
     def __init__(self) -> None:
         """Run nothing yet."""
         self.open = False
+        self.places: dict[tuple[Ref, int], Place] = {}
         self._group: asyncio.TaskGroup | None = None
         self._timers: set[asyncio.TimerHandle] = set()
         self._running: dict[asyncio.Task[None], set[asyncio.Task[None]] | None] = {}  # With those of its worker.

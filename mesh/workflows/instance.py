@@ -18,6 +18,7 @@ from mesh.workflows.events import (
     Event,
     EventRaised,
     EventSent,
+    Inherited,
     Resumed,
     Retrying,
     Stalled,
@@ -89,12 +90,14 @@ class Instance:
         state: What it is.
         history: What has happened to it, as committed. It grows in place; a new execution has a new list.
         started: How the execution began, or is to begin.
+        inherited: What its parent has handed on to it.
         asked: What the code has asked for in this execution, by the id of the action.
         tasks: The activities that wait for an outcome, by id: none once it has ended.
         children: The children likewise; these stay when it has ended.
         timers: The timers likewise.
         retries: Of each of ``tasks`` that the engine itself tries again: the last that was decided.
         attempts: The number of the current attempt of each of ``tasks``, where that is not the first.
+        raised: How often each event stands in the history.
         tokens: Of the events that were raised, with when.
         patches: That the code has asked for, in order.
         suspended: Whether the history says so, which what has not been in a turn yet may be about to change.
@@ -111,7 +114,9 @@ class Instance:
         "clock",
         "history",
         "id",
+        "inherited",
         "patches",
+        "raised",
         "retries",
         "stalled",
         "started",
@@ -174,12 +179,14 @@ class Instance:
     def _build(self, history: Iterable[Event]) -> None:
         self.history: list[Event] = []
         self.started: Started | None = None
+        self.inherited: Inherited | None = None
         self.asked: dict[int, Event] = {}
         self.tasks: dict[int, TaskScheduled] = {}
         self.children: dict[int, ChildCreated] = {}
         self.timers: dict[int, TimerCreated] = {}
         self.retries: dict[int, Retrying] = {}
         self.attempts: dict[int, int] = {}
+        self.raised: dict[str, int] = {}
         self.tokens: dict[str, float] = {token: at for at, token in self.state.seen}
         self.patches: dict[str, None] = {}
         self.suspended = False
@@ -217,6 +224,9 @@ class Instance:
                 self.suspended = False
             case Stalled():
                 self.stalled = event.text
+            case EventRaised():
+                self.raised[event.name] = self.raised.get(event.name, 0) + 1
+                self._arrive(event)
             case Completed():
                 self.tasks.clear()
                 self.timers.clear()
@@ -244,6 +254,8 @@ class Instance:
                     self.tokens[event.token] = event.at
             case Started():
                 self.started = event
+            case Inherited():
+                self.inherited = event
             case _:
                 pass
 

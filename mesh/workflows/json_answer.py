@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, TypeVar
 
 import msgspec
 import orjson
 
-from mesh.address import MAX_NAME_BYTES
+from mesh.address import app_id_problem
 from mesh.values import is_instant, parse_duration, parse_instant
 from mesh.workflows.actions import (
     MAX_ACTIONS,
@@ -31,6 +31,7 @@ from mesh.workflows.actions import (
 )
 from mesh.workflows.events import EventRaised, Failure, Moment, Retry
 from mesh.workflows.operations import MEMBERS, PREFIX
+from mesh.workflows.propagation import SCOPES
 from mesh.workflows.state import Status
 from mesh.workflows.worker import TurnWork
 
@@ -43,10 +44,10 @@ MAX_STACK = 65536
 MAX_RETRY_ATTEMPTS = 1_000_000
 MAX_TASK = 2**31 - 2  # The end of an execution has the next one, and numbers have 32 bits for workers of gRPC.
 _ABSENT = msgspec.Raw()
+_SCOPES: Mapping[str, int] = {name: scope for scope, name in SCOPES.items()}
 _PLACE = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`\Z", re.DOTALL)
 _T = TypeVar("_T")
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
-_App = Annotated[str, msgspec.Meta(max_length=MAX_NAME_BYTES)]
 
 
 class AnswerInvalidError(Exception):
@@ -85,7 +86,8 @@ class _Action(msgspec.Struct, forbid_unknown_fields=True):
     data: msgspec.Raw = _ABSENT
     retry: _Retry | None = None
     version: str | None = None
-    app: _App | None = None
+    app: str | None = None
+    propagate: str | None = None
     id: str | None = None
     to: _Text | None = None
     # Of operations, whose worker reads them.
@@ -134,7 +136,7 @@ def read_answer(body: bytes, work: TurnWork) -> Answer:
     if len(given.actions) > MAX_ACTIONS:
         raise AnswerInvalidError(f"actions: {len(given.actions)} are more than {MAX_ACTIONS}; continue as new in time")
     written = list(map(bytes, given.actions))
-    known = _known(work, written) if given.continueAsNew is _ABSENT else 0
+    known, waits = _known(work, written) if given.continueAsNew is _ABSENT else (0, [])
     now = work.new[0].at
     actions: list[Action] = []
     taken: dict[int, int] = {}
@@ -145,19 +147,24 @@ def read_answer(body: bytes, work: TurnWork) -> Answer:
         if (first := taken.setdefault(number, index)) != index:
             raise AnswerInvalidError(f"{at}.task: {number} is that of actions[{first}] already")
         actions.append(_action(each, number, at, now))
+        if each.wait is not None:
+            waits.append(each.wait)
     end = _end(given, max(max(taken, default=0), len(written)) + 1, actions, work)
     if end is not None:
         actions.append(end)
-    answer = Answer(tuple(actions), _text(given.status, "status"), given.version, given.patches, whole=not known)
-    work.rendered[ANSWERED] = [b"%d" % work.number, b"%d" % len(written), _digest(written)]
+    status = _text(given.status, "status")
+    answer = Answer(tuple(actions), status, given.version, given.patches, whole=not known, waits=tuple(waits))
+    work.rendered[ANSWERED] = [b"%d" % work.number, b"%d" % len(written), _digest(written), *map(str.encode, waits)]
     return answer
 
 
-def _known(work: TurnWork, written: Sequence[bytes]) -> int:
-    """Tell how many actions are those of the answer to the turn before, which was committed."""
-    number, count, digest = work.rendered.get(ANSWERED, (b"0", b"0", b""))
+def _known(work: TurnWork, written: Sequence[bytes]) -> tuple[int, list[str]]:
+    """Tell how many actions are those of the answer to the turn before, which was committed, and their waits."""
+    number, count, digest, *waits = work.rendered.get(ANSWERED, (b"0", b"0", b""))
     known = int(count) if int(number) == work.number - 1 else 0
-    return known if known <= len(written) and _digest(written[:known]) == digest else 0
+    if known and known <= len(written) and _digest(written[:known]) == digest:
+        return known, list(map(bytes.decode, waits))
+    return 0, []
 
 
 def _digest(written: Sequence[bytes]) -> bytes:
@@ -231,13 +238,19 @@ def _action(given: _Action, number: int, at: str, now: float) -> Action:
         value = getattr(given, name)
         if value is not None and value is not _ABSENT and name not in members:
             raise AnswerInvalidError(f"{at}.{name}: {what} has no such member")
+    # What an operation calls may also be an endpoint, or in another namespace.
+    if given.app is not None and given.operation is None and (problem := app_id_problem(given.app)):
+        raise AnswerInvalidError(f"{at}.app: {problem}")
     return make(given, number, at, now)
 
 
 def _task(given: _Action, number: int, at: str, _: float) -> Action:
     text = _text(given.input, f"{at}.input")
     retry = _retry(given.retry, f"{at}.retry")
-    return ScheduleTask(number, given.activity or "", text, given.version, app=given.app, retry=retry)
+    scope = _scope(given.propagate, f"{at}.propagate")
+    return ScheduleTask(
+        number, given.activity or "", text, given.version, app=given.app, retry=retry, propagation=scope
+    )
 
 
 def _operation(given: _Action, number: int, at: str, _: float) -> Action:
@@ -260,7 +273,8 @@ def _wait(given: _Action, number: int, at: str, _: float) -> Action:
 
 def _child(given: _Action, number: int, at: str, _: float) -> Action:
     text = _text(given.input, f"{at}.input")
-    return CreateChild(number, given.id or "", given.workflow or "", text, given.version, given.app)
+    scope = _scope(given.propagate, f"{at}.propagate")
+    return CreateChild(number, given.id or "", given.workflow or "", text, given.version, given.app, propagation=scope)
 
 
 def _start(given: _Action, number: int, at: str, _: float) -> Action:
@@ -277,10 +291,10 @@ def _send(given: _Action, number: int, at: str, _: float) -> Action:
 
 
 _KINDS: dict[str, tuple[Callable[[_Action, int, str, float], Action], frozenset[str]]] = {
-    "activity": (_task, frozenset({"input", "retry", "version", "app"})),
+    "activity": (_task, frozenset({"input", "retry", "version", "app", "propagate"})),
     "timer": (_timer, frozenset()),
     "wait": (_wait, frozenset()),
-    "workflow": (_child, frozenset({"input", "id", "version", "app"})),
+    "workflow": (_child, frozenset({"input", "id", "version", "app", "propagate"})),
     "operation": (_operation, frozenset()),
     "send": (_send, frozenset({"to", "data", "app"})),
     "start": (_start, frozenset({"input", "id", "version", "app"})),
@@ -294,6 +308,12 @@ def _of_operation(name: str, at: str) -> frozenset[str]:
         there = ", ".join(each.removeprefix(PREFIX) for each in MEMBERS)
         raise AnswerInvalidError(f"{at}: there is no '{name[:100]}'; there are {there}")
     return members
+
+
+def _scope(name: str | None, at: str) -> int | None:
+    if name is None or name in _SCOPES:
+        return None if name is None else _SCOPES[name]
+    raise AnswerInvalidError(f"{at}: there is no '{name[:100]}'; there are {', '.join(_SCOPES)}")
 
 
 def _retry(given: _Retry | None, at: str) -> Retry | None:

@@ -24,6 +24,7 @@ from mesh.workflows.events import (
     EventRaised,
     EventSent,
     Failure,
+    Inherited,
     Resumed,
     Retrying,
     Stalled,
@@ -38,10 +39,11 @@ from mesh.workflows.events import (
     TurnStarted,
     seconds,
 )
+from mesh.workflows.propagation import SCOPES, rendering
 from mesh.workflows.state import Status
-from mesh.workflows.worker import TurnWork
+from mesh.workflows.worker import TaskWork, TurnWork
 
-__all__ = ["event_json", "turn_json"]
+__all__ = ["event_json", "task_json", "turn_json"]
 
 FORM = "json"
 FIRST = -62135596800  # The year 1.
@@ -88,6 +90,37 @@ def event_json(event: Event) -> bytes:
     """Render an event of a history."""
     render = _RENDERS.get(type(event))
     return b'{"event":"unknown"}' if render is None else render(event)
+
+
+def task_json(work: TaskWork) -> bytes:
+    """Render an activity: its input as it is, and with what has happened in the workflow where that goes along."""
+    if work.inherited is None:
+        return b"" if work.input is None else work.input.encode()
+    return b'{"input":%b,"inherited":%b}' % (_value(work.input), _inherited(work.inherited))
+
+
+def _inherited(inherited: Inherited) -> bytes:
+    workflows = [
+        b'%b,"history":[%b]}'
+        % (
+            orjson.dumps({"app": each.app, "instance": each.instance, "workflow": each.workflow})[:-1],
+            b",".join(filter(None, _history(each))),
+        )
+        for each in inherited.ancestors
+    ]
+    scope = orjson.dumps(SCOPES.get(inherited.scope))
+    return b'{"scope":%b,"workflows":[%b]}' % (scope, b",".join(workflows))
+
+
+def _with_input(event: Event) -> bytes:
+    """Render an event for another one's code, which has not made the input itself."""
+    rendered = event_json(event)
+    if not isinstance(event, Started | TaskScheduled | ChildCreated):
+        return rendered
+    return b'%b,"input":%b}' % (rendered[:-1], _value(event.input))
+
+
+_history = rendering(lambda events, _instance, _app: b",".join(map(_with_input, events)))
 
 
 def _value(text: str | None) -> bytes:
@@ -158,6 +191,7 @@ def _ended(event: Completed) -> bytes:
 
 _RENDERS: dict[type[Event], _Render] = {
     Started: lambda event: _entry("started", workflow=event.name),
+    Inherited: lambda event: b'{"event":"inherited",%b' % _inherited(event)[1:],
     TurnStarted: _turn,
     TaskScheduled: lambda event: _entry("scheduled", task=event.id, activity=event.name),
     TaskCompleted: _completed,

@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import msgspec
 
-from mesh.workflows.events import AnyEvent, Failure, Parent, Trace
+from mesh.workflows.events import AnyEvent, Failure, Inherited, Parent, Trace
 
-__all__ = ["AnyMessage", "ChildDone", "Purge", "Raise", "Restore", "Resume", "Start", "Suspend", "Terminate", "Told"]
+__all__ = [
+    "AnyMessage",
+    "ChildDone",
+    "Purge",
+    "Raise",
+    "Restore",
+    "Resume",
+    "Start",
+    "StartWithHistory",
+    "Suspend",
+    "Terminate",
+    "Told",
+]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
@@ -102,7 +114,17 @@ class Restore(_Message, frozen=True, array_like=True, tag=8):
     history: tuple[AnyEvent, ...]
 
 
-AnyMessage = Start | Raise | Suspend | Resume | Terminate | ChildDone | Purge | Restore
+class StartWithHistory(Start, frozen=True, array_like=True, tag=9):
+    """Begin as a child that its parent hands history on to.
+
+    Attributes:
+        inherited: That; None = it is put in when the message goes out (`mesh.workflows.propagation`).
+    """
+
+    inherited: Inherited | None = None
+
+
+AnyMessage = Start | StartWithHistory | Raise | Suspend | Resume | Terminate | ChildDone | Purge | Restore
 
 
 class Told(msgspec.Struct, frozen=True, array_like=True):

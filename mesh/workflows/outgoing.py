@@ -6,8 +6,9 @@ from msgspec.structs import replace
 
 from mesh.workflows.events import ChildCreated, Completed, Event, Failure, Parent
 from mesh.workflows.instance import Instance
-from mesh.workflows.messages import AnyMessage, ChildDone, Start, Terminate
+from mesh.workflows.messages import AnyMessage, ChildDone, Start, StartWithHistory, Terminate
 from mesh.workflows.observed import below
+from mesh.workflows.propagation import SCOPES
 from mesh.workflows.state import Sent, State, Status, Step
 
 __all__ = ["Outbox", "child_id", "child_start", "end", "execution_id", "parent_of", "seen", "terminate_children"]
@@ -52,8 +53,9 @@ def parent_of(app: str, id: str, state: State, child: ChildCreated) -> Parent:
 
 
 def child_start(instance: Instance, state: State, child: ChildCreated) -> Start:
-    """Make the message that starts a child."""
-    return Start(
+    """Make the message that starts a child; what goes along of the history is put in when it goes out."""
+    kind = StartWithHistory if child.propagation in SCOPES else Start
+    return kind(
         child.name,
         execution_id(state.execution, child.id),
         child.version,
@@ -117,6 +119,7 @@ def end(
             inbox=(),
             outbox=outbox.entries,
             sent=outbox.number,
+            awaited=(),
         ),
         append,
     )

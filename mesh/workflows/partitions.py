@@ -14,7 +14,6 @@ from mesh.workflows.contracts import Commits, Dispatch
 from mesh.workflows.entry import Entry, Held
 from mesh.workflows.mailbox import Expired, Request
 from mesh.workflows.running import PAUSES, Running
-from mesh.workflows.state import State, Status
 from mesh.workflows.worker import Ref
 
 __all__ = ["DRAIN_SECONDS", "Partitions"]
@@ -138,7 +137,7 @@ class Partitions:
         async for id, state in self._commits.scan(held.partition):
             if held.leaving:
                 return
-            if state is not None and not _needs(state):
+            if state is not None and not state.wants_owner:
                 if state.due is not None and not _goes_on(held.entries.get(id)):
                     self._running.scheduler.sooner(Ref(held.partition, id), state.due)
                 continue
@@ -184,13 +183,6 @@ class Partitions:
         except MeshError as error:
             logger.warning("what is put away in partition %d is looked at again: %s", held.partition, error)
             self._running.scheduler.expires(held, now)
-
-
-def _needs(state: State) -> bool:
-    """Tell whether something is to be begun for an instance whose owner has changed."""
-    return bool(
-        state.ended is not None or state.open_tasks or state.inbox or state.outbox or state.status == Status.STALLED
-    )
 
 
 def _goes_on(entry: Entry | None) -> bool:

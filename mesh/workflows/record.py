@@ -28,6 +28,7 @@ from mesh.workflows.events import AnyEvent, Completed, Event, Stalled, Started
 from mesh.workflows.state import State, Status, Step, View
 
 __all__ = [
+    "ENDED",
     "FIRST",
     "FORMAT",
     "Away",
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+ENDED = "wfd."  # What the keys begin with of what has been put away, of any kind.
 TAIL_BYTES = 16 * 1024
 TAIL_EVENTS = 256
 LARGE_BYTES = 32 * 1024  # An event of more lies beside the record.
@@ -152,7 +154,7 @@ class Keys:
     def __init__(self, kind: str) -> None:
         """Prepare; ``kind`` is that of the partitions."""
         token = encode_token(kind)
-        self.live, self.ended = f"wf.{token}.", f"wfd.{token}."
+        self.live, self.ended = f"wf.{token}.", f"{ENDED}{token}."
         self._beside, self._expiring = f"wfp.{token}.", f"wfx.{token}."
 
     def live_in(self, partition: int) -> str:
@@ -309,8 +311,8 @@ class _Beside:
         return Spilled(slot, len(parts), zlib.crc32(whole))
 
 
-def plan(saved: Kept | None, step: Step) -> Plan:
-    """Make what a step writes; ``saved`` is that of the step before, None for what is new."""
+def plan(saved: Kept | None, step: Step, until: float | None = None) -> Plan:
+    """Make what a step writes; ``saved`` is that of the step before, None for what is new; ``until`` as in `Record`."""
     state = step.state
     garbage = () if saved is None else tuple(each for each in saved.garbage if not each.gone)
     if saved is None or saved.generation != state.generation:
@@ -348,6 +350,7 @@ def plan(saved: Kept | None, step: Step) -> Plan:
         slots=slots,
         spilled=spilled,
         garbage=garbage,
+        until=until,
         events=saved.events + len(added),
         history_bytes=saved.history_bytes + sum([size for _, _, size in added]),
         state_bytes=state_bytes,
@@ -355,12 +358,11 @@ def plan(saved: Kept | None, step: Step) -> Plan:
     return Plan(beside.made, _encoded(kept, shown, waiting), kept)
 
 
-def put_away(saved: Kept, state: State, until: float | None) -> bytes:
-    """Make the record of what has ended, which a step has stored as ``saved`` and ``state``."""
-    kept = replace(saved, until=until)
-    if saved.spilled is not None:
+def put_away(kept: Kept, state: State) -> bytes:
+    """Make the record of what has ended, which a step has stored as ``state``; ``kept`` with until when it is kept."""
+    if kept.spilled is not None:
         return _encoded(kept, encode(replace(state, inbox=(), outbox=(), custom_status=None)), [])
-    return _encoded(kept, encode(replace(state, inbox=())), [raw for _, raw, _ in saved.inbox])
+    return _encoded(kept, encode(replace(state, inbox=())), [raw for _, raw, _ in kept.inbox])
 
 
 def _encoded(kept: Kept, state: bytes, inbox: Sequence[msgspec.Raw]) -> bytes:

@@ -35,6 +35,7 @@ from mesh.host import joined
 from mesh.operation import Caller
 from mesh.ownership.asking import Owners
 from mesh.ownership.table import Standing
+from mesh.workflows import propagation
 from mesh.workflows.access import denied
 from mesh.workflows.events import Failure
 from mesh.workflows.operations import PREFIX
@@ -103,6 +104,7 @@ class Remote:
         to = address.work(self._caller.namespace, peer.app, peer.node)
         headers = required_headers(f"{self._owners.node}-w{next(self._numbers)}", self._caller.app_id, EVENT_TYPE)
         body = msgspec.msgpack.encode(work)
+        work.inherited = None
         whole = len(body) <= self._exchange.part_bytes
         message = Message(headers, body if whole else b"")
         stream = None if whole else _once(body)
@@ -173,6 +175,7 @@ class Remote:
             PermissionDeniedError: It is not for this application, or asks for another one than its own.
             UnprovenError: It is not who it says.
             EventError: It cannot be read.
+            BadArgumentError: What the instance hands on cannot.
         """
         app_id = unquote(request.headers.get("ce-source", ""))
         request.check_caller(app_id)
@@ -184,6 +187,8 @@ class Remote:
             raise EventError(f"malformed activity: {error}") from error
         if work.owner != app_id or work.app != self._caller.app_id:
             raise PermissionDeniedError(f"{app_id[:100]} asks in the name of {work.owner[:100]}, for {work.app[:100]}")
+        if work.inherited is not None:
+            propagation.check(work.inherited, app_id)
         return work
 
     def _denied(self, work: TaskWork) -> TaskResult | None:

@@ -19,6 +19,7 @@ from mesh.workflows.events import (
     Event,
     EventRaised,
     EventSent,
+    Inherited,
     Started,
     TaskScheduled,
     TimerCreated,
@@ -32,7 +33,7 @@ from mesh.workflows.state import State
 __all__ = ["make"]
 
 _ASKED = TaskScheduled | TimerCreated | ChildCreated | EventSent | DetachedCreated
-_KEPT = Started | TurnStarted | EventRaised | Outcome | _ASKED
+_KEPT = Started | Inherited | TurnStarted | EventRaised | Outcome | _ASKED
 
 
 def make(

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from mesh.deadlines import Deadlines
 from mesh.errors import MeshError
 from mesh.ownership.errors import NotOwnerError
 from mesh.workflows import decide, retrying
-from mesh.workflows.batch import Batch, compose
-from mesh.workflows.contracts import Commits, Deliver, Dispatch
+from mesh.workflows.batch import Batch, Observer, compose
+from mesh.workflows.contracts import Commits, Deliver, Dispatch, Saved
 from mesh.workflows.delivery import TEXT, Delivery
 from mesh.workflows.entry import Entry, Held, Impossible
 from mesh.workflows.errors import (
@@ -36,27 +36,13 @@ from mesh.workflows.scheduler import Scheduler
 from mesh.workflows.state import Sent, State, Step
 from mesh.workflows.worker import Ref
 
-__all__ = ["PAUSES", "STORE_SECONDS", "Observer", "Running"]
+__all__ = ["PAUSES", "STORE_SECONDS", "Running"]
 
 logger = logging.getLogger(__name__)
 
 STORE_SECONDS = 10.0  # What one read or write may take.
 PAUSES = 0.05, 2.0  # Between tries at a store that failed.
 READ_AT_ONCE = 256  # Of those whose time has come.
-
-
-class Observer(Protocol):
-    """Told of every write that was done."""
-
-    def __call__(self, ref: Ref, before: State | None, step: Step, instance: Instance) -> None:
-        """Take note; must not fail or block.
-
-        Args:
-            ref: The instance.
-            before: What it was; None = it is new.
-            step: What was written.
-            instance: What it is now.
-        """
 
 
 class Running:
@@ -281,6 +267,8 @@ class Running:
         if unwritten.outcomes or unwritten.delivered:
             self.scheduler.later(entry)
         entry.ending = state.ended is not None and (entry.ending or entry.unsure)
+        if (until := self._kept_until(state)) is not None:  # Somebody may have been cut off who put it away.
+            self.scheduler.expires(entry.held, until)
         if state.ended is None and not entry.held.leaving:
             waiting = retrying.waiting(instance, self.clock())
             for task in instance.tasks.values():
@@ -293,11 +281,12 @@ class Running:
     # Writing
 
     async def _commit(self, entry: Entry, batch: Batch, step: Step) -> None:
-        ref = entry.ref
+        ref, until, now = entry.ref, self._kept_until(step.state), self.clock()
+        write: Callable[..., Awaitable[Saved]] = self._commits.commit
+        if last := _is_last(batch.before, step.state, now) and (until is None or until > now):
+            write = partial(self._commits.end, until=until)
         try:
-            saved = await self._deadlines.within(
-                STORE_SECONDS, self._commits.commit, ref.partition, ref.id, entry.saved, step
-            )
+            saved = await self._deadlines.within(STORE_SECONDS, write, ref.partition, ref.id, entry.saved, step)
         except WorkflowTooLargeError as error:  # Nothing was done.
             self._too_large(entry, batch, error)
         except MeshError as error:
@@ -307,6 +296,8 @@ class Running:
         else:
             entry.saved, entry.pause = saved, 0.0
             self._committed(entry, batch, step)
+            if last:
+                self._gone(entry, until)
 
     def _committed(self, entry: Entry, batch: Batch, step: Step) -> None:
         """Let follow from a write what does."""
@@ -322,6 +313,7 @@ class Running:
             entry.turn.written()
         if before is None or before.generation != state.generation:
             self.scheduler.renew(entry)
+            entry.ending = False  # The id may be used again before the one that had it was put away.
             if before is not None:
                 self.scheduler.count(entry)
         if state.ended is not None and not entry.ending:
@@ -331,6 +323,8 @@ class Running:
             entry.unwritten.keep(instance.wants)
             if entry.unwritten.outcomes:
                 self.scheduler.later(entry)
+        if batch.answered:
+            self.scheduler.turned(entry, before, step)
         if not entry.held.leaving:
             for event in step.append:
                 if type(event) is TaskScheduled and event.id in instance.tasks:
@@ -376,24 +370,33 @@ class Running:
         assert instance is not None
         assert entry.saved is not None
         state = decide.delivered(instance.state, entry.unwritten.delivered)
-        keep = self._retention(state)
-        until = None if keep is None or state.ended is None else state.ended + keep
+        until = self._kept_until(state)
         try:
             if until is not None and until <= self.clock():
                 await self._deadlines.within(STORE_SECONDS, self._commits.purge, ref.partition, ref.id)
+                until = None
             else:
                 await self._deadlines.within(
                     STORE_SECONDS, self._commits.put_away, ref.partition, ref.id, entry.saved, state, until
                 )
-                if until is not None and not entry.held.gone:
-                    self.scheduler.expires(entry.held, until)
         except MeshError as error:
             logger.warning("workflow %s has ended, and is put away later: %s", ref.id, error)
             self._unsure(entry)
             return
-        if not entry.held.gone:
-            self.scheduler.clear(entry)
-            self._unload(entry)
+        self._gone(entry, until)
+
+    def _kept_until(self, state: State) -> float | None:
+        keep = None if state.ended is None else self._retention(state)
+        return None if keep is None or state.ended is None else state.ended + keep
+
+    def _gone(self, entry: Entry, until: float | None = None) -> None:
+        """Leave what was put away, or purged, to readers."""
+        if entry.held.gone:
+            return
+        if until is not None:
+            self.scheduler.expires(entry.held, until)
+        self.scheduler.clear(entry)
+        self._unload(entry)
 
     async def _purge(self, entry: Entry, request: Request) -> None:
         instance, ref, message = entry.instance, entry.ref, request.message
@@ -420,9 +423,8 @@ class Running:
             self._unsure(entry)
             request.answer(error)
             return
+        self._gone(entry)
         if not entry.held.gone:
-            self.scheduler.clear(entry)
-            self._unload(entry)
             entry.mailbox.see(None)
         request.answer(Told(int(found)))
 
@@ -472,6 +474,13 @@ class Running:
             self.wake(entry)
         else:
             self.scheduler.later(entry)
+
+
+def _is_last(before: State | None, state: State, now: float) -> bool:
+    """Tell whether a step ends an instance that has nothing for others, and that a new owner would read at once."""
+    if before is None or before.ended is not None or state.ended is None or state.outbox:
+        return False
+    return before.wants_owner or (before.due is not None and before.due <= now)
 
 
 def _may_go(entry: Entry) -> bool:

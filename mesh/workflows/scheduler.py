@@ -15,7 +15,7 @@ from mesh.workflows.delivery import Delivery
 from mesh.workflows.dues import Alarm, Dues
 from mesh.workflows.entry import Entry, Held
 from mesh.workflows.events import Failure, Retrying, TaskScheduled
-from mesh.workflows.state import State, Status
+from mesh.workflows.state import State, Status, Step
 from mesh.workflows.worker import Ref, TaskResult, TaskWork
 
 __all__ = ["Scheduler"]
@@ -138,13 +138,37 @@ class Scheduler:
                 or finishing.begin(instance, entry.unwritten.outcomes, now, again=turn.retry_stalled) is None
             ):
                 return
-        elif not (state.inbox or entry.unwritten.outcomes):
+        elif not (state.inbox or entry.unwritten.outcomes) or self._coalesces(entry, state):
             return
         if pacing.burst[1] > BURST and (rest := pacing.burst[0] + BURST_SECONDS - _now()) > 0:
             self.rest(entry, rest)
             return
         turn.queue()
         self._dispatch.turn(entry.ref, state.name)
+
+    def turned(self, entry: Entry, before: State | None, step: Step) -> None:
+        """Take note of a turn that was written: what has come since waits for another write, and perhaps for more."""
+        if self._later.pop(entry, None) is not None and (entry.unwritten.outcomes or entry.unwritten.delivered):
+            self.later(entry)
+        assert entry.instance is not None
+        entry.coalescing.end(entry.instance, before, step, _now())
+
+    def _coalesces(self, entry: Entry, state: State) -> bool:
+        """Tell whether there are only results that wait for others; it is looked again when they do no longer."""
+        coalescing = entry.coalescing
+        until = coalescing.until
+        if until <= _now() or state.inbox or entry.unwritten.urgent or not entry.tasks.attempts:
+            return False
+        if coalescing.alarm != until:
+            coalescing.alarm = until
+            asyncio.get_running_loop().call_at(until, self._coalesced, entry, until)
+        return True
+
+    def _coalesced(self, entry: Entry, until: float) -> None:
+        if entry.coalescing.until == until:
+            entry.coalescing.until = 0.0  # By the loop's clock it may be a hair before that.
+            if entry.known and not entry.busy:
+                self.advance(entry)
 
     def fire(self, entry: Entry) -> None:
         """Take what is due, and look again when the next is."""

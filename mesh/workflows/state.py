@@ -10,7 +10,7 @@ import msgspec
 from mesh.workflows.events import AnyEvent, Event, Failure, Parent
 from mesh.workflows.messages import AnyMessage
 
-__all__ = ["ENDED", "Sent", "State", "Status", "Step", "View"]
+__all__ = ["ENDED", "Awaited", "Sent", "State", "Status", "Step", "View"]
 
 
 class Status(IntEnum):
@@ -28,6 +28,20 @@ class Status(IntEnum):
 
 
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.TERMINATED})
+
+
+class Awaited(msgspec.Struct, frozen=True, array_like=True):
+    """An event that the code waits for.
+
+    Attributes:
+        name: Of the event; a long one is cut.
+        count: How many waits have got none yet; below 0, how many came that no wait has got.
+        since: Unix time in seconds.
+    """
+
+    name: str
+    count: int
+    since: float
 
 
 class Sent(msgspec.Struct, frozen=True, array_like=True):
@@ -69,6 +83,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
         turns: How many turns the execution had.
         seen: What has been done in the executions before, with when: their ids, and the tokens of the events that were
             raised; for as long as somebody may still ask for it once more.
+        awaited: The events that its code waits for since the last turn, as far as its worker says so.
     """
 
     generation: int
@@ -91,6 +106,14 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     sent: int = 0
     turns: int = 0
     seen: tuple[tuple[float, str], ...] = ()
+    awaited: tuple[Awaited, ...] = ()
+
+    @property
+    def wants_owner(self) -> bool:
+        """Whether there is something to begin for it without being told, so that a new owner reads it at once."""
+        return bool(
+            self.ended is not None or self.open_tasks or self.inbox or self.outbox or self.status == Status.STALLED
+        )
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 from mesh.workflows.actions import Answer
-from mesh.workflows.events import Event, Failure, Trace
+from mesh.workflows.events import Event, Failure, Inherited, Trace
 
-__all__ = ["Ref", "TaskResult", "TaskWork", "TurnWork", "WorkTooLargeError", "Worker"]
+__all__ = ["Place", "Ref", "TaskResult", "TaskWork", "TurnWork", "WorkTooLargeError", "Worker"]
+
+Place: TypeAlias = tuple[str, str]
+"""Where an activity is out: the node, empty for the owner's, and there the worker's title, as far as it is known."""
 
 
 class Ref(NamedTuple):
@@ -38,6 +41,7 @@ class TurnWork:
         caller: The application that has started the instance, where that is another one; else empty.
         rendered: What workers have made of ``past``, each under a name of its wire, event by event from the first: who
             needs it again need not make it again. It belongs to the instance, and is cleared with what it was made of.
+        inherited: What its parent has handed on to the instance; it stands in ``past`` or ``new``, too.
     """
 
     ref: Ref
@@ -50,9 +54,10 @@ class TurnWork:
     new: Sequence[Event]
     caller: str = ""
     rendered: dict[str, list[bytes]] = field(default_factory=dict)
+    inherited: Inherited | None = None
 
 
-class TaskWork(msgspec.Struct, eq=False):
+class TaskWork(msgspec.Struct, eq=False, omit_defaults=True):
     """An activity to run, of an instance of this application or another one.
 
     Attributes:
@@ -67,6 +72,8 @@ class TaskWork(msgspec.Struct, eq=False):
         app: Whose worker it is for.
         since: When it was scheduled, Unix time in seconds.
         trace: What it is below; who tells of its span puts that here.
+        inherited: What the instance hands on to it: up to 1 MiB, which who has written it out lets go of, as an
+            activity may take long.
     """
 
     owner: str
@@ -82,6 +89,7 @@ class TaskWork(msgspec.Struct, eq=False):
     input: str | None = None
     version: str | None = None
     trace: Trace | None = None
+    inherited: Inherited | None = None
 
 
 class TaskResult(msgspec.Struct, frozen=True):

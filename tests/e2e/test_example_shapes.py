@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -136,6 +135,8 @@ def test_workflow(home: MeshHome, tmp_path: Path, name: str) -> None:
     first, *words = words_of(name)
     if words[-2] == "node":
         needs("node")
+    else:
+        words[-2] = sys.executable  # Has aiohttp, as whatever runs the mesh does.
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1.0"
 
@@ -157,53 +158,11 @@ def test_workflow(home: MeshHome, tmp_path: Path, name: str) -> None:
         parcels = ["a box with a cup", "a box with a pan"]
         assert ended("small") == {"state": "sent", "payment": "payment of 7", "parcels": parcels}
         ask("/workflows/dapr/large/raiseEvent/approve", False)
-        assert ended("large") == {"state": "refused"}
-        run.until(f"^== APP - {name} == The bank is away$")
-        run.until(f"^== APP - {name} == Gave back the payment of 5000$")
+        assert ended("large") == {"state": "refused", "reason": "not approved"}
+        events = ask("/mesh/workflows/large/history")["events"]
         run.stop()
-
-
-SENDERS = {
-    "workflow-python": (
-        "from flow import Task, all_of, serve\n"
-        "def code(given):\n"
-        "    nothing = yield all_of()\n"
-        "    yield Task(send='go', to='other')\n"
-        "    yield Task(start='audit', id='a-1')\n"
-        "    return [nothing, given]\n"
-        "serve({'code': code}, {})\n"
-    ),
-    "workflow-node": (
-        "const { task, allOf, serve } = require('./flow');\n"
-        "serve({ *code(given) {\n"
-        "  const nothing = yield allOf();\n"
-        "  yield task({ send: 'go', to: 'other' });\n"
-        "  yield task({ start: 'audit', id: 'a-1' });\n"
-        "  return [nothing, given];\n"
-        "} }, {});\n"
-    ),
-}
-
-
-@pytest.mark.parametrize("name", ["workflow-python", "workflow-node"])
-def test_workflow_does_not_wait_for_what_it_sends(tmp_path: Path, name: str) -> None:
-    """Nothing comes back of an event that it sends, or of an instance that it starts apart, or of no tasks at all."""
-    program = [sys.executable] if name == "workflow-python" else ["node"]
-    needs(program[0])
-    source = copied(name, tmp_path) / "code"
-    source.write_text(SENDERS[name])
-    environ = {**os.environ, "APP_PORT": str(port := free_port())}
-    with subprocess.Popen([*program, source], env=environ, cwd=source.parent, stdout=subprocess.PIPE) as worker:
-        try:
-            assert worker.stdout is not None
-            assert worker.stdout.readline().startswith(b"Worker listening")
-            turn = json.dumps({"input": 7, "history": [{"event": "started"}]}).encode()
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/workflow/run/code", turn, timeout=60) as answer:
-                told = json.load(answer)
-        finally:
-            worker.kill()
-    asked = [{"send": "go", "to": "other"}, {"start": "audit", "id": "a-1"}]
-    assert told == {"actions": asked, "complete": [[], 7]}
+    assert [each["task"] for each in events if each["event"] == "completed"] == [1, 4]
+    assert "the bank is away" in str(events)
 
 
 def test_dapr_yaml(home: MeshHome, tmp_path: Path) -> None:

@@ -243,6 +243,14 @@ async def test_a_call_to_another_application(engine: Engine, client: Client) -> 
     assert engine.asked[0].target == "other"
 
 
+async def test_a_call_to_what_can_be_no_application(engine: Engine, client: Client) -> None:
+    """It is refused at once: nobody will ever answer."""
+    with pytest.raises(Failed) as failed:
+        await client.message("StartInstance", name="order", router={"targetAppID": "a/b"})
+    assert (failed.value.code, failed.value.text) == ("INVALID_ARGUMENT", "the app ID 'a/b' is invalid")
+    assert engine.asked == []
+
+
 FAILURES: list[tuple[MeshError, str, str]] = [
     (errors.WorkflowNotFoundError("i"), "NOT_FOUND", "no such instance exists: 'i'"),
     (errors.WorkflowExistsError("an active one"), "ALREADY_EXISTS", "an active one"),

@@ -29,7 +29,6 @@ from mesh.blocks.workflows import (
     Shown,
     Start,
     Suspend,
-    Task,
     Terminate,
     Wait,
 )
@@ -44,7 +43,8 @@ from mesh.workflows.errors import (
     WorkflowStalledError,
 )
 from mesh.workflows.messages import Told
-from mesh.workflows.state import State, Status, View
+from mesh.workflows.state import Awaited, State, Status, View
+from mesh.workflows.waiting import Child, Raised, Task, Timer, Waiting
 from tests.support.workflow_api import Served, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -105,6 +105,8 @@ ASKED: list[tuple[str, str, object, str, object]] = [
     ("POST", "/v1.0-alpha1/workflows/any/w/start?appID=shop", None, "shop", Start("w")),
     ("GET", f"{W}/o-1", None, "shop", Get("o-1")),
     ("GET", f"{W}/a:0001?appID=till", None, "till", Get("a:0001")),
+    ("GET", f"{W}/o-1?appID=caf%C3%A9", None, "café", Get("o-1")),
+    ("GET", f"{MESH}/o-1?appID=_till", None, "_till", Show("o-1")),
     ("POST", f"{W}/o-1/raiseEvent/yes", b"[1]", "shop", RaiseEvent("o-1", "yes", "[1]")),
     ("POST", f"{W}/o-1/raiseEvent/yes?appID=till", None, "till", RaiseEvent("o-1", "yes")),
     ("POST", f"{W}/o-1/terminate", None, "shop", Terminate("o-1", None, recursive=True)),
@@ -206,6 +208,8 @@ REFUSED: list[tuple[str, str, object, int, str, str]] = [
     ("POST", f"{W}/w/start?instanceID={'ä' * 33}", None, 400, "ERR_INSTANCE_ID_TOO_LONG", "max length of 64"),
     ("POST", f"{W}/w/start?instanceID=a:b", None, 400, "ERR_INSTANCE_ID_INVALID", "instance ID 'a:b' is invalid"),
     ("POST", f"{W}/w/start?appID=a/b", None, 400, "ERR_WORKFLOW_APP_ID_INVALID", "'a/b' is invalid"),
+    ("GET", f"{W}/w?appID=a.b", None, 400, "ERR_WORKFLOW_APP_ID_INVALID", "'a.b' is invalid"),
+    ("POST", MESH + "?appID=a%20b", None, 400, "ERR_WORKFLOW_APP_ID_INVALID", "'a b' is invalid"),
     ("GET", f"{W}/w?appID=a/b", None, 400, "ERR_WORKFLOW_APP_ID_INVALID", "'a/b' is invalid"),
     ("POST", f"{W}/w/start", b"\xff", 400, "ERR_BAD_REQUEST", "the input is not UTF-8"),
     ("POST", f"{W}/w/raiseEvent/e", b"\xff", 400, "ERR_BAD_REQUEST", "the data is not UTF-8"),
@@ -320,6 +324,29 @@ FAILED: list[tuple[str, str, str, MeshError, tuple[int, str, str]]] = [
         WorkflowNotEndedError("it runs"),
         (500, "ERR_PURGE_WORKFLOW", "error purging workflow o-1: it runs"),
     ),
+    (
+        "start",
+        "POST",
+        MESH,
+        WorkflowExistsError("an active workflow with ID 'i' already exists"),
+        (409, "ERR_START_WORKFLOW", "error starting workflow 'w': an active workflow with ID 'i' already exists"),
+    ),
+    (
+        "purge",
+        "POST",
+        f"{MESH}/o-1/purge",
+        WorkflowNotEndedError("it runs"),
+        (409, "ERR_PURGE_WORKFLOW", "error purging workflow o-1: it runs"),
+    ),
+    (
+        "suspend",
+        "POST",
+        f"{MESH}/o-1/suspend",
+        BrokerUnavailableError("away"),
+        (500, "ERR_PAUSE_WORKFLOW", "error pausing workflow o-1: away"),
+    ),
+    ("purge", "POST", f"{MESH}/o-1/purge", WorkflowNotFoundError(), NOT_FOUND),
+    ("rerun", "POST", f"{MESH}/o-1/rerun", WorkflowNotFoundError(), NOT_FOUND),
     ("suspend", "POST", f"{MESH}/o-1/suspend", WorkflowNotFoundError(), NOT_FOUND),
     ("resume", "POST", f"{MESH}/o-1/resume", WorkflowNotFoundError(), NOT_FOUND),
     ("terminate", "POST", f"{MESH}/o-1/terminate", WorkflowNotFoundError(), NOT_FOUND),
@@ -360,7 +387,7 @@ async def test_what_fails(
 ) -> None:
     """Codes and texts are the reference's, where it has such a call."""
     served.block.answers[method] = error
-    status, told = await ask(served, verb, path)
+    status, told = await ask(served, verb, path, {"name": "w"} if path == MESH and verb == "POST" else None)
     assert (status, told) == (expected[0], {"errorCode": expected[1], "message": expected[2]})
 
 
@@ -372,7 +399,8 @@ async def test_no_instance(served: Served) -> None:
 
 async def test_list(served: Served) -> None:
     """With what each waits for, and how the next page is asked for."""
-    waiting = State(1, "e", "w", Status.RUNNING, AT, AT, open_tasks=2, open_children=1, due=AT + 60)
+    awaited = (Awaited("go", 1, AT), Awaited("gone", -1, AT))
+    waiting = State(1, "e", "w", Status.RUNNING, AT, AT, open_tasks=2, open_children=1, due=AT + 60, awaited=awaited)
     ended = State(1, "e", "w", Status.TERMINATED, AT, AT, open_children=1, ended=AT)
     served.block.answers["list"] = Page([VIEW, View("o-2", waiting), View("o-3", ended)], "place")
     status, told = await ask(served, "GET", f"{MESH}?since=1h")
@@ -380,33 +408,69 @@ async def test_list(served: Served) -> None:
     assert (status, told["after"]) == (200, "place")
     assert told["workflows"][0] == {**STATUS, "endedAt": "2027-01-15T08:00:02.250Z", "customStatus": "paid"}
     assert told["workflows"][1]["waitingFor"] == expected
+    assert told["workflows"][1]["waitsForEvents"] == [{"name": "go", "since": "2027-01-15T08:00:00.250Z"}]
     assert "waitingFor" not in told["workflows"][2]
     (_, asked), *_ = served.block.asked
     assert isinstance(asked, List)
     assert asked.created_from == pytest.approx(time.time() - 3600, abs=60)
 
 
+SINCE = {"since": "2027-01-15T08:00:00.250Z"}
+WAITING = Waiting(
+    (
+        Task(4, "charge", "till", AT, 2, running=True, node="n2"),
+        Task(5, "pack", "shop", AT, 1, running=True, worker="http"),
+        Task(6, "bill", "shop", AT, 3, running=False, due=AT + 60),
+    ),
+    (Timer(7, AT, AT + 60), Timer(8, AT, AT + 60, "go"), Timer(9, AT, AT + 60, "", "x")),
+    (Awaited("go", 1, AT), Awaited("stop", 2, AT)),
+    (Child(10, "ship", "depot", "c-1", AT),),
+    (Raised("other", AT),),
+    12,
+    1,
+)
+TOLD: dict[str, object] = {
+    "tasks": [
+        {"task": 4, "activity": "charge", "appID": "till", **SINCE, "attempt": 2, "running": True, "node": "n2"},
+        {"task": 5, "activity": "pack", "appID": "shop", **SINCE, "attempt": 1, "running": True}
+        | {"node": "n1", "worker": "http"},
+        {"task": 6, "activity": "bill", "appID": "shop", **SINCE, "attempt": 3, "running": False}
+        | {"due": "2027-01-15T08:01:00.250Z"},
+    ],
+    "timers": [
+        {"task": 7, **SINCE, "due": "2027-01-15T08:01:00.250Z"},
+        {"task": 8, **SINCE, "due": "2027-01-15T08:01:00.250Z", "event": "go"},
+        {"task": 9, **SINCE, "due": "2027-01-15T08:01:00.250Z", "retries": "x"},
+    ],
+    "waitsForEvents": [{"name": "go", **SINCE}, {"name": "stop", **SINCE, "count": 2}],
+    "children": [{"task": 10, "workflow": "ship", "instanceID": "c-1", "appID": "depot", **SINCE}],
+    "raised": [{"name": "other", "at": SINCE["since"]}],
+    "waitingFor": {"activities": 3, "children": 1, "timers": 12, "raised": 1},
+}
+
+
 async def test_show(served: Served) -> None:
     """With its texts as the JSON that they are, and what it waits for."""
-    tasks = [Task(4, "charge", "till", AT, 2, running=True)]
-    served.block.answers["show"] = Shown(VIEW, 3, "n1", tasks, {"http": 1})
+    served.block.answers["show"] = Shown(VIEW, 3, "n1", None, {"http": 1})
     status, told = await ask(served, "GET", f"{MESH}/o-1")
-    task = {
-        "task": 4,
-        "activity": "charge",
-        "appID": "till",
-        "since": "2027-01-15T08:00:00.250Z",
-        "attempt": 2,
-        "running": True,
-    }
-    assert status == 200
-    assert told["input"] == {"total": 7}
-    assert told["output"] == "done"
-    assert told["tasks"] == [task]
+    assert (status, told["input"], told["output"]) == (200, {"total": 7}, "done")
     assert (told["partition"], told["owner"], told["workers"], told["events"]) == (3, "n1", {"http": 1}, 7)
+    assert not TOLD.keys() & told.keys()
     served.block.answers["show"] = Shown(replace(VIEW, stalled="too large"), 3, "n1")
     _, told = await ask(served, "GET", f"{MESH}/o-1")
     assert told["stalled"] == "too large"
+
+
+async def test_show_what_it_waits_for(served: Served) -> None:
+    """Each kind by itself, with when and where, and how many there are; events are known without its owner."""
+    state = State(1, "e", "w", Status.RUNNING, AT, AT, open_tasks=3, open_children=1, awaited=(Awaited("go", 1, AT),))
+    served.block.answers["show"] = Shown(View("o-1", state), 3, "n1", WAITING, {"http": 1})
+    _, told = await ask(served, "GET", f"{MESH}/o-1")
+    assert {name: told.get(name) for name in TOLD} == TOLD
+    served.block.answers["show"] = Shown(View("o-1", state), 3, None)
+    _, told = await ask(served, "GET", f"{MESH}/o-1")
+    assert told["waitsForEvents"] == [{"name": "go", **SINCE}]
+    assert "tasks" not in told
 
 
 @pytest.mark.parametrize("error", [None, OVER])
@@ -453,6 +517,22 @@ MANY: list[tuple[events.Event, dict[str, object]]] = [
             "activity": "charge",
             "input": "no json",
             "retry": {"attempts": 3, "first": 1.0, "factor": 1.0, "longest": None, "within": None, "never": []},
+        },
+    ),
+    (
+        events.TaskScheduled(AT, 1, "audit", "x", propagation=2),
+        {"event": "scheduled", "task": 1, "activity": "audit", "propagate": "lineage"},
+    ),
+    (
+        events.TaskScheduled(AT, 1, "audit", "x", propagation=0),
+        {"event": "scheduled", "task": 1, "activity": "audit"},
+    ),
+    (
+        events.Inherited(AT, 1, (events.Ancestor("till", "p", "sale", (b"\x90",)),)),
+        {
+            "event": "inherited",
+            "scope": "own",
+            "workflows": [{"appID": "till", "instanceID": "p", "workflow": "sale", "events": 0}],
         },
     ),
     (events.TaskCompleted(AT, 0, "x", "1.10"), {"event": "completed", "task": 0, "result": 1.10}),

@@ -29,7 +29,8 @@ from mesh.blocks.workflows import (
 from mesh.workflows import events
 from mesh.workflows.errors import WorkflowNotFoundError
 from mesh.workflows.messages import Told
-from mesh.workflows.state import State, Status, View
+from mesh.workflows.state import Awaited, State, Status, View
+from mesh.workflows.waiting import Child, Raised, Task, Timer, Waiting
 from tests.support.workflow_api import Served, serving
 
 Mesh = Callable[..., Awaitable[tuple[int, str, str]]]
@@ -95,6 +96,48 @@ async def test_what_it_shows(served: Served, mesh: Mesh) -> None:
     code, out, _ = await mesh("show", "-a", "shop", "o-1", "-o", "json")
     assert (code, json.loads(out)["owner"], json.loads(out)["input"]) == (0, "node", {"total": 7})
     assert served.block.asked == [("shop", Show("o-1"))]
+
+
+async def test_what_it_waits_for(served: Served, mesh: Mesh) -> None:
+    """In a list its events by name; of one each thing has a line of its own."""
+    state = State(1, "e", "order", Status.RUNNING, AT, AT, open_tasks=5, awaited=(Awaited("go", 1, AT),))
+    waiting = Waiting(
+        (
+            Task(1, "charge", "till", AT, 2, running=True, node="n2"),
+            Task(2, "pack", "shop", AT, 1, running=True, worker="http"),
+            Task(3, "bill", "shop", AT, 2, running=False, due=AT + 60),
+            Task(4, "ship", "shop", AT, 1, running=False),
+        ),
+        (Timer(7, AT, AT + 60), Timer(8, AT, AT + 60, "go"), Timer(9, AT, AT + 60, "", "x")),
+        (Awaited("go", 1, AT), Awaited("stop", 2, AT)),
+        (Child(10, "ship", "depot", "c-1", AT),),
+        (Raised("other", AT),),
+        3,
+        2,
+    )
+    view = View("o-1", state)
+    served.block.answers |= {"list": Page([view]), "show": Shown(view, 3, "n1", waiting)}
+    code, out, _ = await mesh("list")
+    assert (code, out.splitlines()[1].split("Z  ")[-1]) == (0, "5 activities, event go")
+    code, out, _ = await mesh("show", "o-1")
+    assert code == 0
+    since = "since 2027-01-15T08:00:00Z"
+    lines = [line.split("  ")[-1].strip() for line in out.splitlines()]
+    assert lines[lines.index(f"activity charge #1 of till, attempt 2, {since}: runs at n2") + 1 :] == [
+        f"activity pack #2, {since}: runs at n1 (http)",
+        f"activity bill #3, attempt 2, {since}: is tried again at 2027-01-15T08:01:00Z",
+        f"activity ship #4, {since}: waits for a worker",
+        "… and 1 more activities",
+        f"event go, {since}",
+        f"event stop, 2 times, {since}",
+        "timer #7, due 2027-01-15T08:01:00Z",
+        "timer #8, due 2027-01-15T08:01:00Z: the limit of event go",
+        "timer #9, due 2027-01-15T08:01:00Z: a retry",
+        f"child c-1 #10 of depot: ship, {since}",
+        "other, at 2027-01-15T08:00:00Z",
+        "… and 1 more",
+    ]
+    assert [line.split()[0] for line in out.splitlines() if line[0] != " "][-2:] == ["waitsFor", "notTaken"]
 
 
 async def test_more_than_are_shown(served: Served, mesh: Mesh) -> None:

@@ -54,8 +54,11 @@ async def test_a_life(backbone: Backbone, worker: Worker, tmp_path: Path) -> Non
         assert await post(node, f"{W}/o-1/pause", {}) == {}
         told = await until(node, "o-1", "SUSPENDED")
         assert (told["input"], told["customStatus"]) == ({"total": 7}, "waiting")
-        assert await post(node, f"{W}/o-1/resume") == {}
+        assert [each["name"] for each in told["waitsForEvents"]] == ["go"]
         assert await post(node, f"{W}/o-1/raiseEvent/go", [1.5]) == {}
+        told = (await node.get(f"{MESH}/o-1")).json
+        assert ([each["name"] for each in told["raised"]], told["waitingFor"]) == (["go"], {"raised": 1})
+        assert await post(node, f"{W}/o-1/resume") == {}
         reply = await node.get(f"{MESH}/o-1?wait=30s")
         assert (reply.json["runtimeStatus"], reply.json["output"]) == ("COMPLETED", [1.5])
         status = (await node.get(f"{W}/o-1")).json
@@ -100,6 +103,51 @@ async def test_terminating_and_purging(memory: Backbone, worker: Worker, tmp_pat
         later = await post(node, MESH, {"name": "order", "startTime": "2999-01-01T00:00:00Z", "input": 1})
         told = (await node.get(f"{MESH}/{later['instanceID']}")).json
         assert (told["runtimeStatus"], told["startTime"]) == ("PENDING", "2999-01-01T00:00:00Z")
+
+
+IN_USE = "an active workflow with ID 'runs' already exists"
+NONE = "unable to find workflow with the provided instance ID: none"
+# What is asked beside an instance that runs, and one that has ended; Dapr's routes have the statuses of the reference.
+STATUSES: list[tuple[str, str, object, int, str, str]] = [
+    ("POST", MESH, {"name": "order", "instanceID": "runs"}, 409, "ERR_START_WORKFLOW", IN_USE),
+    ("POST", f"{W}/order/start?instanceID=runs", None, 500, "ERR_START_WORKFLOW", IN_USE),
+    ("GET", f"{MESH}/none", None, 404, "ERR_INSTANCE_ID_NOT_FOUND", NONE),
+    ("GET", f"{MESH}/none?wait=1s", None, 404, "ERR_INSTANCE_ID_NOT_FOUND", NONE),
+    ("GET", f"{MESH}/none/history", None, 404, "ERR_INSTANCE_ID_NOT_FOUND", NONE),
+    *(
+        ("POST", f"{MESH}/none/{each}", None, 404, "ERR_INSTANCE_ID_NOT_FOUND", NONE)
+        for each in ("suspend", "resume", "terminate", "purge", "rerun")
+    ),
+    ("POST", f"{W}/none/pause", None, 500, "ERR_PAUSE_WORKFLOW", "no such instance exists"),
+    ("POST", f"{W}/none/resume", None, 500, "ERR_RESUME_WORKFLOW", "no such instance exists"),
+    ("POST", f"{W}/none/raiseEvent/go", None, 500, "ERR_RAISE_EVENT_WORKFLOW", "no such instance exists"),
+    ("POST", f"{W}/none/terminate", None, 404, "ERR_INSTANCE_ID_NOT_FOUND", NONE),
+    ("POST", f"{W}/none/purge", None, 404, "ERR_INSTANCE_ID_NOT_FOUND", NONE),
+    ("POST", f"{MESH}/runs/purge", None, 409, "ERR_PURGE_WORKFLOW", "has not ended"),
+    ("POST", f"{W}/runs/purge", None, 500, "ERR_PURGE_WORKFLOW", "has not ended"),
+    ("POST", f"{MESH}/runs/rerun", None, 409, "ERR_RERUN_WORKFLOW", "has not ended"),
+    ("POST", f"{MESH}/ended/rerun", {"event": 1, "newInstanceID": "runs"}, 409, "ERR_RERUN_WORKFLOW", IN_USE),
+    ("POST", f"{MESH}/ended/rerun", {"event": 99}, 404, "ERR_RERUN_WORKFLOW", "99"),
+    ("POST", f"{W}/ended/raiseEvent/go", None, 500, "ERR_RAISE_EVENT_WORKFLOW", "has ended, and takes no events"),
+    *(("POST", f"{MESH}/ended/{each}", None, 202, "", "") for each in ("suspend", "resume", "terminate")),
+    *(("POST", f"{W}/ended/{each}", None, 202, "", "") for each in ("pause", "resume", "terminate")),
+]
+
+
+async def test_statuses(memory: Backbone, worker: Worker, tmp_path: Path) -> None:
+    """What an id is in use for, or not there for; what has ended takes what changes nothing, and stays as it was."""
+    async with gateway(memory, tmp_path, app=worker, app_id="shop") as node:
+        for each in ("runs", "ended"):
+            await post(node, f"{W}/order/start?instanceID={each}")
+        await post(node, f"{W}/ended/raiseEvent/go", 1)
+        ended = await until(node, "ended", "COMPLETED")
+        for verb, path, body, status, code, text in STATUSES:
+            got = await node.request(verb, path, None, body)
+            told = {"errorCode": code} if code else {}
+            assert (got.status, {**got.json, "message": ""}) == (status, {**told, "message": ""}), (verb, path, got)
+            assert text in got.json.get("message", ""), (verb, path, got)
+        assert await until(node, "ended", "COMPLETED") == ended
+        await until(node, "runs", "RUNNING")
 
 
 async def test_another_application(nats: Backbone, worker: Worker, tmp_path: Path) -> None:

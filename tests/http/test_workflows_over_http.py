@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from aiohttp import web
 
 from tests.http.harness import App, Backbone, Got, Node, Reply, gateway
@@ -30,6 +31,17 @@ class Worker(App):
             self.init.append(Got(request.method, request.raw_path, list(request.headers.items()), b""))
             return web.Response(body=orjson.dumps(self.config))
         return await super()._handle(request)
+
+    async def until_asked(self, paths: set[str]) -> None:
+        def check() -> None:
+            assert asked(self) >= paths
+
+        await eventually(check)
+
+
+def asked(app: App) -> set[str]:
+    """Give the paths of workers that it was asked for."""
+    return {got.path for got in app.got if got.path.startswith("/workflow/")}
 
 
 def results(turn: dict[str, Any]) -> dict[int, Any]:
@@ -86,17 +98,28 @@ async def test_a_workflow(backbone: Backbone, tmp_path: Path) -> None:
     assert len([got for got in app.init if got.path == "/dapr/config"]) == 1
 
 
-async def test_an_answer_that_makes_no_sense(memory: Backbone, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("action", "text"),
+    [
+        ({"activity": "a", "inptu": 1}, "actions[0]: object contains unknown field `inptu`"),
+        (
+            {"activity": "a", "app": "a/b"},
+            "actions[0].app: the app id 'a/b' must not contain dots, slashes, blanks or control characters",
+        ),
+    ],
+)
+async def test_an_answer_that_makes_no_sense(
+    memory: Backbone, tmp_path: Path, action: dict[str, object], text: str
+) -> None:
     """The instance fails, and says why."""
     async with (
-        Worker(lambda _: {"actions": [{"activity": "a", "inptu": 1}]}) as app,
+        Worker(lambda _: {"actions": [action]}) as app,
         gateway(memory, tmp_path, app=app) as node,
     ):
         told = await until_ended(node, await started(node))
         assert told["runtimeStatus"] == "FAILED"
         assert told["properties"]["dapr.workflow.failure.error_type"] == "InvalidAnswer"
-        text = "workflow 'order': actions[0]: object contains unknown field `inptu`"
-        assert told["properties"]["dapr.workflow.failure.error_message"] == text
+        assert told["properties"]["dapr.workflow.failure.error_message"] == f"workflow 'order': {text}"
 
 
 async def test_an_application_that_is_away_for_a_while(nats: Backbone, tmp_path: Path) -> None:
@@ -186,3 +209,51 @@ async def test_many_activities_at_once(memory: Backbone, tmp_path: Path) -> None
     assert told["properties"]["dapr.workflow.output"] == "9900"
     assert most == 5
     assert len(app.at("/workflow/activity/double")) == 100
+
+
+DECLARED: list[tuple[dict[str, object], set[str]]] = [
+    ({}, set()),
+    ({"workflows": [], "activities": []}, set()),
+    ({"activities": ["*"]}, set()),
+    ({"workflows": ["other", "ord*", "orde"], "activities": ["*"]}, set()),
+    ({"workflows": ["order"]}, {"/workflow/run/order"}),
+    ({"workflows": ["order"], "activities": ["charge", "p*"]}, {"/workflow/run/order", "/workflow/activity/charge"}),
+    (
+        {"workflows": ["*"], "activities": ["*"]},
+        {"/workflow/run/order", "/workflow/activity/charge", "/workflow/activity/pack"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "paths"), DECLARED, ids=[str(config) for config, _ in DECLARED])
+async def test_what_was_not_declared_is_not_asked_for(
+    memory: Backbone, tmp_path: Path, config: dict[str, object], paths: set[str]
+) -> None:
+    """What there is nobody for waits; ``*`` alone stands for all."""
+
+    def run(turn: dict[str, Any]) -> object:
+        actions = [{"activity": "charge"}, {"activity": "pack"}]
+        return {"actions": actions, **({"complete": 1} if len(results(turn)) == 2 else {})}
+
+    async with Worker(run) as app:
+        app.config = config
+        async with gateway(memory, tmp_path, app=app) as node:
+            instance = await started(node)
+            await app.until_asked(paths)
+            told = (await node.get(f"/v1.0/mesh/workflows/{instance}?wait=1s")).json
+            assert asked(app) == paths
+            waiting = {each["activity"] for each in told.get("tasks", ()) if not each["running"]}
+            if not paths:
+                assert (told["runtimeStatus"], waiting) == ("PENDING", set())
+            elif "/workflow/activity/pack" not in paths:
+                assert (told["runtimeStatus"], waiting >= {"pack"}) == ("RUNNING", True)
+
+
+async def test_an_application_that_says_nothing_of_workflows(memory: Backbone, tmp_path: Path) -> None:
+    """It is asked once what it has, and for nothing then, whatever is started."""
+    async with App() as app, gateway(memory, tmp_path, app=app) as node:
+        instance = await started(node)
+        told = (await node.get(f"/v1.0/mesh/workflows/{instance}?wait=1s")).json
+        assert (told["runtimeStatus"], asked(app)) == ("PENDING", set())
+        assert "workers" not in told
+    assert [got.path for got in app.init].count("/dapr/config") == 1

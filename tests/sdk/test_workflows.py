@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -81,6 +82,34 @@ async def test_python(mesh_home: Path) -> None:
     assert seen["left"] == []
 
 
+async def test_python_hands_history_on(mesh_home: Path) -> None:
+    """By both scopes, to children and activities here and of another application, over reruns and new beginnings."""
+    needs(PYTHON)
+    async with hubs(mesh_home) as environ:
+        seen = await run(str(PYTHON), "python_propagation.py", environ=environ)
+    for root, total in (("c-1", 7), ("c-2", 8)):
+        first, second = ["shop", root, "checkout"], ["shop", f"{root}:0002", "pay"]
+        valid = [f"{total}", f'"{total} is good"', True]
+        lineage = ["LINEAGE", [first, second], ["shop"], valid]
+        own = ["OWN_HISTORY", [second], ["shop"], "unknown"]
+        audited = [lineage, [first, second, ["billing", f"{root}:0002:0004", "audit"]]]
+        paid = {"own": own, "lineage": lineage, "nothing": None, "audited": audited, "trusted": own}
+        tried_again = [["OWN_HISTORY", [first], ["shop"], valid], 18]
+        assert seen.pop(root) == ["COMPLETED", [None, None, paid, tried_again]]
+    assert seen.pop("fits") == [
+        "COMPLETED",
+        [
+            ["OWN_HISTORY", [["shop", "fits", "much"]], ["shop"], "unknown"],
+            ["LINEAGE", [["shop", "fits", "much"]], ["shop"], "unknown"],
+            None,
+        ],
+    ]
+    status, (activity, child, plain) = seen.pop("too-much")
+    assert (status, plain, seen) == ("COMPLETED", None, {})
+    assert "propagation: the history for the activity 'look' has 11" in activity
+    assert "propagation: the history for the child workflow 'knows' has 11" in child
+
+
 def check_python_ends(seen: dict[str, Any]) -> None:
     done = "COMPLETED"
     named, unnamed, failed, shipped, charged = seen["parent"][1]
@@ -151,6 +180,14 @@ async def test_node(mesh_home: Path) -> None:
     }
 
 
+ANCESTRY = [
+    "nothing",
+    "HISTORY_PROPAGATION_SCOPE_OWN_HISTORY shop/ancestor 6",
+    "HISTORY_PROPAGATION_SCOPE_LINEAGE shop/ancestor 9",
+    "HISTORY_PROPAGATION_SCOPE_LINEAGE shop/ancestor billing/heir 12",
+]
+
+
 async def test_go(mesh_home: Path) -> None:
     """Everything but a later start's time, with the names of what runs in another application."""
     program = str(built("go") / "program")
@@ -168,6 +205,7 @@ async def test_go(mesh_home: Path) -> None:
         "parent": [done, '[8,"shipped book",7]'],
         "retried": [done, "[3,true]"],
         "again": [done, '["a","b","c"]'],
+        "ancestor": [done, json.dumps(ANCESTRY, separators=(",", ":"))],
         "versions": [done, '"two"'],
         "patched": [done, "true"],
         "customStatus": "at 8",

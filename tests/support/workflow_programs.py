@@ -7,18 +7,26 @@ from collections.abc import Generator
 from typing import Any
 
 from mesh.workflows.actions import Answer
-from mesh.workflows.events import Retry
+from mesh.workflows.events import ChildCreated, Inherited, Retry, Started
+from mesh.workflows.propagation import LINEAGE, OWN
+from mesh.workflows.propagation import events_of as events_of_ancestor
 from mesh.workflows.worker import TurnWork
 from tests.support.workflow_replay import Again, Call, Child, First, Replay, Send, Timer, Wait
 
-__all__ = ["EVENT", "answer", "code", "events_of", "expected", "program"]
+__all__ = ["EVENT", "answer", "code", "events_of", "expected", "program", "scope_of"]
 
 EVENT = "event"  # Stands for an event without data, and for the data of any in what is expected.
 
 Program = list[Any]
 """A list of steps: ``["task", name]``, ``["flaky", name]`` (is tried again), ``["timer", seconds]``,
 ``["child", program]``, ``["event", name]``, ``["send", name]`` (to itself), ``["all", leaves]``, ``["any", leaves]``,
-``["renew"]`` (goes on as a new execution), ``["again", times]`` (begins as a new execution)."""
+``["renew"]`` (goes on as a new execution), ``["again", times]`` (begins as a new execution).
+What goes along of the history with an activity or a child follows from its number."""
+
+
+def scope_of(id: int) -> int | None:
+    """Give what of the history goes along with what has a number."""
+    return (None, OWN, LINEAGE)[id % 3]
 
 
 def code(given: Any) -> Generator[Any, Any, Any]:
@@ -64,7 +72,23 @@ def _outcome(kind: str, value: Any) -> Any:
 
 def answer(work: TurnWork) -> Answer:
     """Run a turn of the program that is the instance's input."""
-    return Replay(code, work.ref.id).answer(work.past, work.new)
+    _check_inherited(work)
+    return Replay(code, work.ref.id, scope_of).answer(work.past, work.new)
+
+
+def _check_inherited(work: TurnWork) -> None:
+    """Require that a child knows what its parent has handed on, over all its executions."""
+    events = [*work.past, *work.new]
+    parent = next(event.parent for event in events if isinstance(event, Started))
+    found = [event for event in events if isinstance(event, Inherited)]
+    assert found == [work.inherited] * (work.inherited is not None)
+    assert [each.scope for each in found] == [scope for scope in (parent and scope_of(parent.task),) if scope]
+    for each in found:
+        assert parent is not None
+        assert each.ancestors[-1].instance == parent.instance
+        asked = events_of_ancestor(each.ancestors[-1])[-1]
+        assert isinstance(asked, ChildCreated)
+        assert asked.instance == work.ref.id
 
 
 # What they give

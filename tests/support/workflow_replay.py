@@ -105,9 +105,11 @@ class Replay:
         missing: The events that the code waits for now, by name.
     """
 
-    def __init__(self, code: Code, instance: str = "") -> None:
+    def __init__(
+        self, code: Code, instance: str = "", scope_of: Callable[[int], int | None] = lambda number: None
+    ) -> None:
         self.missing: Counter[str] = Counter()
-        self._code, self._instance = code, instance
+        self._code, self._instance, self._scope_of = code, instance, scope_of
         self._asked: list[Action] = []
         self._complete: Complete | None = None
         self._outcomes: dict[int, Any] = {}
@@ -214,14 +216,17 @@ class Replay:
 
     def _ask(self, wanted: object) -> int | str | None:
         number = len(self._asked) + 1
+        scope = self._scope_of(number)
         match wanted:
             case Call(name=name, input=given, app=app, retry=retry):
-                self._asked.append(ScheduleTask(number, name, json.dumps(given), app=app, retry=retry))
+                self._asked.append(
+                    ScheduleTask(number, name, json.dumps(given), app=app, retry=retry, propagation=scope)
+                )
             case Timer(seconds=after):
                 whole, rest = divmod(self._now + after, 1)
                 self._asked.append(CreateTimer(number, (int(whole), int(rest * 1e9))))
             case Child(name=name, input=given, id=id, app=app):
-                self._asked.append(CreateChild(number, id, name, json.dumps(given), app=app))
+                self._asked.append(CreateChild(number, id, name, json.dumps(given), app=app, propagation=scope))
             case Send(to=to, name=name, data=data):
                 self._asked.append(SendEvent(number, to or self._instance, name, json.dumps(data)))
                 return None

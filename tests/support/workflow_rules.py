@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -75,14 +75,28 @@ class Flow:
         """Tell whether it is to have no turn."""
         return finishing.begin(self.instance, self.volatile, self.now) is None
 
-    def finish(self, turn: Turn, *actions: Action, whole: bool = False, patches: Iterable[str] = ()) -> Step:
+    def finish(
+        self,
+        turn: Turn,
+        *actions: Action,
+        whole: bool = False,
+        patches: Iterable[str] = (),
+        waits: Sequence[str] | None = None,
+    ) -> Step:
         """Answer a turn."""
-        answer = Answer(actions, whole=whole, patches=tuple(patches))
+        said = None if waits is None else tuple(waits)
+        answer = Answer(actions, whole=whole, patches=tuple(patches), waits=said)
         return self.commit(finishing.finish(self.instance, turn, answer, self.now, f"{self.state.execution}+"))
 
-    def turn(self, *actions: Action, whole: bool = False, patches: Iterable[str] = ()) -> Step:
+    def turn(
+        self,
+        *actions: Action,
+        whole: bool = False,
+        patches: Iterable[str] = (),
+        waits: Sequence[str] | None = None,
+    ) -> Step:
         """Have a turn."""
-        return self.finish(self.begin(), *actions, whole=whole, patches=patches)
+        return self.finish(self.begin(), *actions, whole=whole, patches=patches, waits=waits)
 
     def resolve(
         self, task: int, result: str | None = '"ok"', failure: Failure | None = None, *, attempt: int = 1

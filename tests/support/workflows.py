@@ -16,7 +16,7 @@ from mesh.workflows.engine import Engine
 from mesh.workflows.errors import WorkflowTooLargeError
 from mesh.workflows.events import Event
 from mesh.workflows.state import State, Step
-from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
+from mesh.workflows.worker import Place, Ref, TaskResult, TaskWork, TurnWork
 
 __all__ = ["Disk", "Fault", "MemoryCommits", "PullDispatch", "Record"]
 
@@ -145,7 +145,11 @@ class MemoryCommits:
             await self._pass()
             if self._disk.fault() is not Fault.NONE:
                 raise StateError("load")
-            record = self._disk.live.get(ref) or self._disk.ended.get(ref)
+            live, record = self._disk.live.get(ref), self._disk.ended.get(ref)
+            if record is None or (live is not None and live.state.generation > record.state.generation):
+                record = live
+            elif live is not None:  # It was cut off behind the first write of ``end``.
+                await self._apply(ref, lambda: self._bury(ref, record, self._disk.until.get(ref)))
             if record is None:
                 return None
             return Loaded(record.state, record.history, _Saved(record.version, 100 * len(record.history)))
@@ -155,22 +159,55 @@ class MemoryCommits:
         version = self._disk.number()
 
         def write() -> None:
-            before = self._disk.live.get(ref)
-            if before is None and saved is not None:
-                before = self._disk.ended.get(ref)
-            if (None if saved is None else saved.version) != (None if before is None else before.version):
-                self._disk.broken.append(f"{ref}: written on {saved}, and {before} was there")
-            new = before is None or before.state.generation != step.state.generation
-            history = step.append if new else (*before.history, *step.append)  # type: ignore[union-attr]
-            if step.state.events != len(history):
-                self._disk.broken.append(f"{ref}: {step.state.events} events, and {len(history)} there")
             self._disk.until.pop(ref, None)
-            self._disk.live[ref] = Record(version, step.state, history)
+            self._disk.live[ref] = self._made(ref, version, saved, step)
 
         if len(step.append) > self._disk.largest:
             raise WorkflowTooLargeError("more than fits")
         await self._write(ref, write)
         return _Saved(version, 100 * step.state.events)
+
+    def _made(self, ref: Ref, version: int, saved: _Saved | None, step: Step) -> Record:
+        """Make what a step leaves behind, and see that it is of what was there."""
+        before, ended = self._disk.live.get(ref), self._disk.ended.get(ref)
+        if before is None and saved is not None:
+            before = ended
+        if (None if saved is None else saved.version) != (None if before is None else before.version):
+            self._disk.broken.append(f"{ref}: written on {saved}, and {before} was there")
+        if ended is not None and ended.state.generation >= step.state.generation:
+            self._disk.broken.append(f"{ref}: {step} is behind its end, {ended}")
+        new = before is None or before.state.generation != step.state.generation
+        history = step.append if new else (*before.history, *step.append)  # type: ignore[union-attr]
+        if step.state.events != len(history):
+            self._disk.broken.append(f"{ref}: {step.state.events} events, and {len(history)} there")
+        return Record(version, step.state, history)
+
+    async def end(self, partition: int, instance: str, saved: _Saved, step: Step, until: float | None) -> _Saved:
+        """Write it among those that have ended, then delete it here: in two writes, as stores have to."""
+        ref = Ref(partition, instance)
+        record = Record(self._disk.number(), step.state, ())
+
+        def write() -> None:
+            nonlocal record
+            if step.state.ended is None or step.state.outbox:
+                self._disk.broken.append(f"{ref}: ended as {step.state}")
+            live = self._disk.live.get(ref)
+            if live is None or not (live.state.wants_owner or live.state.due is not None):
+                self._disk.broken.append(f"{ref}: nobody would finish the end of {live}")
+            record = self._disk.ended[ref] = self._made(ref, record.version, saved, step)
+
+        if len(step.append) > self._disk.largest:
+            raise WorkflowTooLargeError("more than fits")
+        await self._write(ref, write)
+        await self._write(ref, lambda: self._bury(ref, record, until))
+        return _Saved(record.version, 100 * step.state.events)
+
+    def _bury(self, ref: Ref, record: Record, until: float | None) -> None:
+        live = self._disk.live.pop(ref, None)
+        if live is not None and live.state.generation > record.state.generation:
+            self._disk.broken.append(f"{ref}: {live} is deleted for {record}")
+        if until is not None:
+            self._disk.until[ref] = until
 
     async def put_away(self, partition: int, instance: str, saved: _Saved, state: State, until: float | None) -> None:
         ref = Ref(partition, instance)
@@ -202,32 +239,35 @@ class MemoryCommits:
 
     async def _write(self, ref: Ref, write: Callable[[], None]) -> None:
         with self._alone(ref):
-            tenure = self._tenure(ref.partition)
-            fence = await self._fence(ref.partition, tenure)
-            fault = self._disk.fault()
+            await self._apply(ref, write)
 
-            def apply() -> bool:
-                if self._disk.fences.get(ref.partition) != fence:
-                    return False
-                self._disk.writes += 1
-                write()
-                return True
+    async def _apply(self, ref: Ref, write: Callable[[], None]) -> None:
+        tenure = self._tenure(ref.partition)
+        fence = await self._fence(ref.partition, tenure)
+        fault = self._disk.fault()
 
-            await self._pass()
-            if fault is Fault.BEFORE:
-                raise StateError("cut before the write")
-            if fault is Fault.LATE:
-                tenure.fence = None  # Taken anew before anything else.
-                asyncio.get_running_loop().call_later(1.7, apply)
-                raise OutcomeUnknownError("on its way")
-            while not apply():
-                if tenure.fence == fence:
-                    tenure.fence = None
-                fence = await self._fence(ref.partition, tenure)
-            if fault is Fault.AFTER:
+        def apply() -> bool:
+            if self._disk.fences.get(ref.partition) != fence:
+                return False
+            self._disk.writes += 1
+            write()
+            return True
+
+        await self._pass()
+        if fault is Fault.BEFORE:
+            raise StateError("cut before the write")
+        if fault is Fault.LATE:
+            tenure.fence = None  # Taken anew before anything else.
+            asyncio.get_running_loop().call_later(1.7, apply)
+            raise OutcomeUnknownError("on its way")
+        while not apply():
+            if tenure.fence == fence:
                 tenure.fence = None
-                raise OutcomeUnknownError("the answer was lost")
-            await self._pass()
+            fence = await self._fence(ref.partition, tenure)
+        if fault is Fault.AFTER:
+            tenure.fence = None
+            raise OutcomeUnknownError("the answer was lost")
+        await self._pass()
 
     def _alone(self, ref: Ref) -> _Alone:
         return _Alone(self._busy, ref, self._disk)
@@ -272,6 +312,9 @@ class PullDispatch:
 
     def forget(self, ref: Ref) -> None:
         self._wanted[ref] += 1
+
+    def place(self, ref: Ref, task: int) -> Place | None:
+        return "", "test"
 
     def _begin(self, work: Awaitable[None]) -> None:
         if not self.dead:

@@ -15,6 +15,7 @@ from mesh.address import (
     Address,
     Kind,
     app,
+    app_id_problem,
     back,
     component,
     decode_token,
@@ -115,6 +116,24 @@ def test_apps_and_nodes() -> None:
     assert (address.kind, address.label, address.is_pattern) == (Kind.APP, "a", False)
     assert nodes("default").text == "mesh.default.nodes"
     assert nodes("default").kind is Kind.NODES
+
+
+@pytest.mark.parametrize(
+    ("app_id", "problem"),
+    [
+        *((each, None) for each in ("shop", "_shop", "-", "café", "x" * MAX_NAME_BYTES)),
+        ("", "the app id must not be empty"),
+        ("é" * 129, f"the app id '{40 * 'é'}…' is longer than 256 bytes"),
+        *(
+            (each, f"the app id {each!r} must not contain dots, slashes, blanks or control characters")
+            for each in ("a.b", "a/b", "a b", "a\n", "\x00", "\x9f", "\udc80")
+        ),
+    ],
+)
+def test_what_an_application_may_be_called(app_id: str, problem: str | None) -> None:
+    assert app_id_problem(app_id) == problem
+    if problem is None:
+        assert app("default", app_id).label == app_id
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,10 @@ def test_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
         ("invoke -a x -m y -f nowhere", "nowhere: No such file or directory"),
         ("publish -i x -p y -t z", "x does not run; see: mesh list"),
         ("run -f nowhere", "nowhere: there is no such file"),
-        ("run --app-id a.b x", "--app-id: the app id 'a.b' must not contain dots, slashes or blanks"),
+        (
+            "run --app-id a.b x",
+            "--app-id: the app id 'a.b' must not contain dots, slashes, blanks or control characters",
+        ),
     ],
 )
 def test_failures_say_what_to_do(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

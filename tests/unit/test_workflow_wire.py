@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from google.protobuf.json_format import MessageToDict
 
 from gateway.grpc.messages import message
 from gateway.routes.workflow_answers import answer_of, result_of, seconds_of
 from gateway.routes.workflow_wire import EVENTS, GRPCWire, at
+from mesh.address import app_id_problem
 from mesh.workflows import actions, events
 from mesh.workflows.actions import Answer
-from mesh.workflows.events import AnyEvent, Event, EventRaised, Failure, Origin, Parent, Trace
+from mesh.workflows.events import Ancestor, AnyEvent, Event, EventRaised, Failure, Origin, Parent, Trace
+from mesh.workflows.propagation import LINEAGE
 from mesh.workflows.state import Status
 from mesh.workflows.stream import NOTHING
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
@@ -182,11 +185,54 @@ def test_an_event_as_a_message(event: Event, number: int, expected: dict[str, An
     assert message("HistoryEvent", "").FromString(WIRE.event(event, "i", "app")) == wanted
 
 
-def test_workers_are_told_of_every_kind_of_event_but_one() -> None:
-    """The engine's own attempts are none of theirs."""
+def test_workers_are_told_of_every_kind_of_event_but_two() -> None:
+    """The engine's own attempts are none of theirs; what was inherited is no event there."""
     kinds = set(AnyEvent.__args__)
-    assert {type(told[0]) for told in TOLD} == set(EVENTS) == kinds - {events.Retrying}
+    assert {type(told[0]) for told in TOLD} == set(EVENTS) == kinds - {events.Retrying, events.Inherited}
+    assert WIRE.event(HANDED, "i", "app") == b""
     assert WIRE.event(events.Retrying(NOW, 1, 2, NOW, FAILURE), "i", "app") == b""
+
+
+HANDED = events.Inherited(
+    NOW,
+    LINEAGE,
+    (
+        Ancestor("up", "p", "parent", (msgspec.msgpack.encode([told[0] for told in TOLD]),)),
+        Ancestor("app", "i", "order", (msgspec.msgpack.encode((events.Retrying(NOW, 1, 2, NOW, FAILURE),)),)),
+    ),
+)
+
+
+def check_inherited(found: Any) -> None:
+    """Require that each event is a message as it is where it happened, and whose it is."""
+    parse = message("HistoryEvent", "").FromString
+    assert found.scope == LINEAGE
+    assert [(each.appId, each.instanceId, each.workflowName) for each in found.chunks] == [
+        ("up", "p", "parent"),
+        ("app", "i", "order"),
+    ]
+    told = [parse(WIRE.event(told[0], "p", "up")) for told in TOLD]
+    assert [parse(each) for each in found.chunks[0].rawEvents] == told
+    assert not found.chunks[1].rawEvents
+
+
+def test_what_was_inherited() -> None:
+    """With each turn, rendered once, also for a worker that remembers the history; and with an activity."""
+    past: list[Event] = [events.TurnStarted(NOW), TOLD[0][0], HANDED]
+    given = work(past, [events.TurnStarted(NOW)])
+    given.inherited = HANDED
+    framed, known = WIRE.turn(given, "t.1", NOTHING)
+    request = item(framed).workflowRequest
+    check_inherited(request.propagatedHistory)
+    assert (len(request.pastEvents), known) == (2, (3, 2))
+    again = item(WIRE.turn(given, "t.2", known)[0]).workflowRequest
+    assert (again.cachedHistory.eventCount, len(again.pastEvents)) == (2, 0)
+    check_inherited(again.propagatedHistory)
+    assert not item(WIRE.turn(work(past, []), "t.3", NOTHING)[0]).workflowRequest.HasField("propagatedHistory")
+
+    task = TaskWork("app", "i", "order", 1, 3, 2, "charge", "key", "app", NOW, "1", inherited=HANDED)
+    check_inherited(item(WIRE.task(task, "t.1")).activityRequest.propagatedHistory)
+    assert task.inherited is None  # An activity may take long.
 
 
 def work(past: list[Event], new: list[Event], rendered: dict[str, list[bytes]] | None = None) -> TurnWork:
@@ -356,13 +402,22 @@ def test_an_action_of_a_later_protocol_fails_the_instance() -> None:
     assert (said.id, said.status, said.failure and said.failure.type) == (3, Status.FAILED, "UnknownAction")
 
 
-def test_an_application_that_cannot_be_fails_the_instance() -> None:
-    response = message("WorkflowResponse", "")(
-        actions=[{"id": 3, "scheduleTask": {"name": "a"}, "router": {"targetAppID": "a" * 257}}]
-    )
+@pytest.mark.parametrize("target", ["a" * 257, "a/b", "a.b", "a\n"])
+@pytest.mark.parametrize("kind", ["scheduleTask", "createChildWorkflow", "sendEvent", "createDetachedWorkflow"])
+def test_an_application_that_cannot_be_fails_the_instance(kind: str, target: str) -> None:
+    """The text names the action, and the field."""
+    response = message("WorkflowResponse", "")(actions=[{"id": 3, kind: {}, "router": {"targetAppID": target}}])
     (said,) = answer_of(response, "app").actions
-    assert isinstance(said, actions.Complete)
-    assert (said.id, said.status, said.failure and said.failure.type) == (3, Status.FAILED, "InvalidAnswer")
+    why = f"{kind} with id 3: router.targetAppID: {app_id_problem(target)}"
+    assert said == actions.Complete(3, Status.FAILED, failure=Failure("InvalidAnswer", why, final=True))
+
+
+@pytest.mark.parametrize("target", ["_shop", "café", "a" * 256])
+def test_whatever_a_gateway_may_be_called_is_an_application(target: str) -> None:
+    made = message("WorkflowResponse", "")
+    (said,) = answer_of(made(actions=[{"scheduleTask": {}, "router": {"targetAppID": target}}]), "app").actions
+    assert isinstance(said, actions.ScheduleTask)
+    assert said.app == target
 
 
 def test_too_many_actions_fail_the_instance() -> None:
@@ -394,3 +449,13 @@ def test_what_an_activity_says() -> None:
     assert result_of(made(result={"value": ""})) == TaskResult("")
     assert result_of(made()) == TaskResult(None)
     assert result_of(made(failureDetails=FAILED)) == TaskResult(failure=FAILURE)
+
+
+@pytest.mark.parametrize("kind", ["scheduleTask", "createChildWorkflow"])
+def test_a_scope_of_a_later_protocol_fails_the_instance(kind: str) -> None:
+    """What is called could not tell that nothing was handed on."""
+    action = {"id": 3, kind: {"name": "a", "historyPropagationScope": 3}}
+    (said,) = answer_of(message("WorkflowResponse", "")(instanceId="i", actions=[action]), "app").actions
+    assert isinstance(said, actions.Complete)
+    assert said.failure is not None
+    assert (said.failure.type, said.failure.message[-7:]) == ("UnknownAction", "know: 3")

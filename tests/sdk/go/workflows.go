@@ -101,6 +101,42 @@ func timers(ctx *workflow.WorkflowContext) (any, error) {
 	return ctx.CurrentTimeUTC().Sub(begun) >= 11*time.Millisecond, err
 }
 
+// known tells what a caller has handed on: by which scope, whose history it is, and how many events it has.
+func known(history *workflow.PropagatedHistory) string {
+	if history == nil {
+		return "nothing"
+	}
+	told := history.Scope().String()
+	for _, each := range history.GetWorkflows() {
+		told += " " + each.AppID + "/" + each.Name
+	}
+	return fmt.Sprintf("%s %d", told, len(history.Events()))
+}
+
+func look(ctx workflow.ActivityContext) (any, error) { return known(ctx.GetPropagatedHistory()), nil }
+
+func heir(ctx *workflow.WorkflowContext) (any, error) {
+	var below string
+	lineage := workflow.WithHistoryPropagation(workflow.PropagateLineage())
+	err := ctx.CallActivity("look", lineage).Await(&below)
+	return []string{known(ctx.GetPropagatedHistory()), below}, err
+}
+
+func ancestor(ctx *workflow.WorkflowContext) (any, error) {
+	var plain, own string
+	var child []string
+	if err := ctx.CallActivity("look", workflow.WithActivityAppID("billing")).Await(&plain); err != nil {
+		return nil, err
+	}
+	alone := workflow.WithHistoryPropagation(workflow.PropagateOwnHistory())
+	if err := ctx.CallActivity("look", workflow.WithActivityAppID("billing"), alone).Await(&own); err != nil {
+		return nil, err
+	}
+	lineage := workflow.WithHistoryPropagation(workflow.PropagateLineage())
+	err := ctx.CallChildWorkflow("heir", workflow.WithChildWorkflowAppID("billing"), lineage).Await(&child)
+	return append([]string{plain, own}, child...), err
+}
+
 func failing(ctx *workflow.WorkflowContext) (any, error) {
 	return nil, errors.New("child is lost")
 }
@@ -195,12 +231,12 @@ func workflows() {
 		map[string]workflow.Activity{"double": double, "nothing": nothing, "closed": closed},
 		map[string]workflow.Workflow{
 			"sequence": sequence, "fan": fan, "race": race, "timers": timers, "failing": failing, "parent": parent,
-			"retried": retried, "again": again, "waits": waits, "waitsForChild": waitsForChild, "patched": patched,
+			"retried": retried, "again": again, "ancestor": ancestor, "waits": waits, "waitsForChild": waitsForChild, "patched": patched,
 		})
 	check(registry.AddVersionedWorkflowN("versions", "one", false, version("one")))
 	check(registry.AddVersionedWorkflowN("versions", "two", true, version("two")))
 	check(client.StartWorker(ctx, registry))
-	other, theirs := hub(ctx, "BILLING_GRPC_PORT", map[string]workflow.Activity{"charge": charge}, map[string]workflow.Workflow{"ship": ship})
+	other, theirs := hub(ctx, "BILLING_GRPC_PORT", map[string]workflow.Activity{"charge": charge, "look": look}, map[string]workflow.Workflow{"ship": ship, "heir": heir})
 	check(other.StartWorker(ctx, theirs))
 
 	start := func(name, id string, input any) error {
@@ -228,7 +264,7 @@ func workflows() {
 		}
 	}
 
-	for id, input := range map[string]any{"sequence": 1, "fan": wide, "timers": nil, "parent": nil, "retried": nil, "again": []string{}, "patched": nil, "versions": nil} {
+	for id, input := range map[string]any{"sequence": 1, "fan": wide, "timers": nil, "parent": nil, "retried": nil, "again": []string{}, "ancestor": nil, "patched": nil, "versions": nil} {
 		check(start(id, id, input))
 	}
 	check(start("race", "raceTimer", 5))
@@ -238,7 +274,7 @@ func workflows() {
 		check(client.RaiseEvent(ctx, "again", "item", workflow.WithEventPayload(item)))
 	}
 	seen := map[string]any{}
-	for _, id := range []string{"sequence", "fan", "raceTimer", "raceEvent", "timers", "parent", "retried", "again", "patched", "versions"} {
+	for _, id := range []string{"sequence", "fan", "raceTimer", "raceEvent", "timers", "parent", "retried", "again", "ancestor", "patched", "versions"} {
 		seen[id] = ended(id)
 	}
 	told, _ := state("sequence")

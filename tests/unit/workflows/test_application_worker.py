@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import orjson
 import pytest
 from aiohttp import web
@@ -15,7 +16,8 @@ from mesh.tasks import task_group
 from mesh.workflows.actions import Answer, Complete, ScheduleTask
 from mesh.workflows.application import MAX_ANSWER_BYTES, ApplicationWorker
 from mesh.workflows.declared import Declared, read_declared
-from mesh.workflows.events import Failure, Started, Trace, TurnStarted
+from mesh.workflows.events import Ancestor, Failure, Inherited, Started, Trace, TurnStarted
+from mesh.workflows.propagation import LINEAGE
 from mesh.workflows.state import Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 from tests.http.harness import App, Got
@@ -67,6 +69,23 @@ async def test_an_activity(app: App, worker: ApplicationWorker) -> None:
         "tracestate": "v=1",
     }
     assert told.items() <= got.headers.items()
+
+
+async def test_an_activity_that_history_goes_along_with(app: App, worker: ApplicationWorker) -> None:
+    """A header tells of the other body; the worker does not hold it while the application works."""
+    app.answer(CHARGE, 200, b"1")
+    given = task()
+    events = msgspec.msgpack.encode((TurnStarted(AT),))
+    given.inherited = Inherited(AT, LINEAGE, (Ancestor("shop", "o-1", "order", (events,)),))
+    await worker.task(given)
+    got = app.at(CHARGE)[0]
+    assert got.headers["mesh-workflow-inherited"] == "lineage"
+    told = orjson.loads(got.body)
+    assert (told["input"], told["inherited"]["scope"]) == ({"total": 7}, "lineage")
+    assert [each["event"] for each in told["inherited"]["workflows"][0]["history"]] == ["turn"]
+    assert given.inherited is None
+    await worker.task(given)
+    assert "mesh-workflow-inherited" not in app.at(CHARGE)[1].headers
 
 
 async def test_names_in_paths_and_headers(app: App, worker: ApplicationWorker) -> None:
@@ -208,7 +227,7 @@ def failure_in(answer: Answer) -> Failure | None:
 async def test_a_turn(app: App, worker: ApplicationWorker) -> None:
     app.answer(RUN, 200, {"actions": [{"activity": "charge"}], "status": "charging"})
     answer = await worker.turn(turn())
-    assert answer == Answer((ScheduleTask(1, "charge"),), '"charging"', whole=True)
+    assert answer == Answer((ScheduleTask(1, "charge"),), '"charging"', whole=True, waits=())
     got = app.at(RUN)[0]
     assert (got.json["instance"], got.json["input"], got.json["turn"]) == ("o-1", 7, 1)
     assert {"traceparent": TRACE.parent, "content-type": "application/json"}.items() <= got.headers.items()

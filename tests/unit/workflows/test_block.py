@@ -36,6 +36,7 @@ from mesh.blocks.workflows import (
 from mesh.node.runtime import Runtime
 from mesh.workflows.errors import WorkflowExistsError, WorkflowNotEndedError, WorkflowNotFoundError
 from mesh.workflows.state import Status, View
+from mesh.workflows.waiting import Waiting
 from tests.support.nodes import MemoryMesh, ask, node, unique
 from tests.support.workflow_replay import Again, Call, Child, Failed, Timer
 from tests.support.workflow_replay import Wait as Event
@@ -184,7 +185,7 @@ async def test_what_is_done_to_instances() -> None:
         assert (await _end(runtime, again)).output == "40"
         assert worker.tasks == [("double", each) for each in (1, 2, 4, 10, 20)]
         shown = await ask(runtime, SHOW, APP, Show("c"))
-        assert (shown.owner is None, shown.workers, shown.tasks) == (False, {"test": 1}, ())
+        assert (shown.owner is None, shown.workers, shown.waiting) == (False, {"test": 1}, Waiting())
         listed = [each.id for each in (await ask(runtime, LIST, APP, List(name="chain"))).views]
         assert sorted(set(listed)) == sorted(["c", again])
         told = await ask(runtime, PURGE_MANY, APP, PurgeMany())

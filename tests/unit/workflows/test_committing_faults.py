@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 
 import pytest
 from msgspec.structs import replace
@@ -17,10 +22,12 @@ from mesh.workflows.committing import Committer
 from mesh.workflows.contracts import Saved
 from mesh.workflows.errors import WorkflowTooLargeError
 from mesh.workflows.events import Event, TurnStarted
+from mesh.workflows.reading import Reader
 from mesh.workflows.state import State, Status, Step
 
 KIND, PARTITION = "workflows.shop", 3
 INSTANCES = ("a", "b", "c")
+STILL_SECONDS = 0.5
 
 
 class FaultyStore(KeyValueStateStore):
@@ -46,7 +53,9 @@ class FaultyStore(KeyValueStateStore):
                 self.late.append(items)
             case "still":
                 self.late.append(items)
-                await self.still.wait()
+                with suppress(TimeoutError):  # Every store has an end to what it takes.
+                    async with asyncio.timeout(STILL_SECONDS):
+                        await self.still.wait()
             case _:
                 pass
         raise OutcomeUnknownError("nobody knows")
@@ -71,12 +80,16 @@ class FaultyStore(KeyValueStateStore):
                 self.refused += 1
 
 
-def begun() -> Step:
-    return Step(State(1, "x", "order", Status.RUNNING, 1.0, 1.0))
+def begun(generation: int = 1) -> Step:
+    return Step(State(generation, "x", "order", Status.RUNNING, 1.0, 1.0, open_tasks=1))
 
 
 def next_step(step: Step, events: Sequence[Event]) -> Step:
     return Step(replace(step.state, events=step.state.events + len(events), turns=step.state.turns + 1), tuple(events))
+
+
+def over(step: Step) -> Step:
+    return Step(replace(step.state, status=Status.COMPLETED, ended=2.0), step.append)
 
 
 class Life:
@@ -103,16 +116,31 @@ class Life:
             count = self.store.chance.choice([1, 1, 1, 500])
             patches = ("x" * self.store.chance.choice([1, 40_000]),) if count == 1 else ()
             events = [TurnStarted(float(self.steps), patches=patches) for _ in range(count)]
-            step = begun() if state is None else next_step(Step(state), events)
+            if state is None:
+                step = begun()
+            elif state.ended is not None:  # The id is used again.
+                step = begun(state.generation + 1)
+            else:
+                step = next_step(Step(state), events)
+            last = state is not None and state.ended is None and self.store.chance.random() < 0.3
+            step = over(step) if last else step
+            until = self.store.chance.choice([None, time.time() + 1000])
+            write = partial(owner.end, until=until) if last else owner.commit
             try:
                 async with asyncio.timeout(self.store.chance.choice([0.01, 0.2])):  # It is cut off in the middle.
-                    saved = await owner.commit(PARTITION, self.id, saved, step)
+                    saved = await write(PARTITION, self.id, saved, step)
             except (OutcomeUnknownError, StateError, TimeoutError):
                 fresh = False
                 self.maybe = step
                 continue
-            self.state = state = step.state
-            self.done += step.append
+            state = step.state
+            self._was_done(step)
+
+    def _was_done(self, step: Step) -> None:
+        if self.state is not None and self.state.generation != step.state.generation:
+            self.done = []
+        self.state = step.state
+        self.done += step.append
 
     async def _loaded(self, owner: Committer) -> tuple[Saved | None, State | None]:
         """Read it, and check that it is as the last step left it, or as the one did whose outcome was not known."""
@@ -128,8 +156,7 @@ class Life:
             return None, None
         if found.state != self.state:
             assert found.state == self.maybe.state
-            self.done += self.maybe.append
-            self.state = found.state
+            self._was_done(self.maybe)
         assert list(found.history) == self.done
         return found.saved, found.state
 
@@ -137,53 +164,136 @@ class Life:
 @pytest.mark.parametrize("seed", range(8))
 async def test_nothing_is_lost_nor_done_twice_by_a_store_that_fails(seed: int) -> None:
     chance = random.Random(seed)
-    store, ended = FaultyStore(chance, alone=seed % 2 == 1), KeyValueStateStore(MemoryKeyValue(dotted=True))
-    owner, lives = Committer(KIND, store, ended, seconds=0.05), [Life(each, store) for each in INSTANCES]
+    store, ended = (FaultyStore(chance, alone=seed % 2 == 1) for _ in range(2))
+    owner, lives = Committer(KIND, store, ended, seconds=0.2), [Life(each, store) for each in INSTANCES]
 
     async def late() -> None:
         while True:
             await asyncio.sleep(0.002)
             await store.write_late()
+            await ended.write_late()
 
     async with owner.run():
         await owner.take(PARTITION, 1, lambda: True)
-        store.faults = 0.15
+        if seed % 4 > 1:
+            assert [each async for each in owner.scan(PARTITION)] == []  # From now on it knows what is there.
+        store.faults = ended.faults = 0.15
         async with asyncio.TaskGroup() as tasks:
             writing = tasks.create_task(late())
             async with asyncio.TaskGroup() as running:
                 for life in lives:
                     running.create_task(life.run(owner, 30))
             writing.cancel()
-        store.faults = 0.0
+        store.faults = ended.faults = 0.0
         # The owner is replaced; what it has on its way arrives when the next one has read all.
         await owner.take(PARTITION, 2, lambda: True)
         states = {instance: state async for instance, state in owner.scan(PARTITION)}
-        while store.late:
+        while store.late or ended.late:
             await store.write_late()
+            await ended.write_late()
         for life in lives:
             await life.run(owner, 3)
         assert {life.id for life in lives} >= states.keys()
         assert store.refused
         for life in lives:
             await owner.purge(PARTITION, life.id)
-        assert [key for key in await store.keys("", "", 1000) if not key.startswith("fence.")] == []
+        for each in (store, ended):
+            assert [key for key in await each.keys("", "", 1000) if not key.startswith("fence.")] == []
     store.still.set()
+    ended.still.set()
+
+
+class Mortal(KeyValueStateStore):
+    """Fails from a write on, by its number among those of all that share the numbers; that one is done all the same."""
+
+    def __init__(self, numbers: Iterator[int]) -> None:
+        super().__init__(MemoryKeyValue(dotted=True))
+        self.numbers = numbers
+        self.last = sys.maxsize
+
+    async def write(self, items: Sequence[Item]) -> None:
+        if (number := next(self.numbers)) <= self.last:
+            await super().write(items)
+        if number >= self.last:
+            raise OutcomeUnknownError("nobody knows")
+
+
+@pytest.mark.parametrize("fat", [False, True])
+@pytest.mark.parametrize("kept", [None, 1000.0])
+@pytest.mark.parametrize("again", [False, True])
+async def test_whoever_is_cut_off_while_it_ends_leaves_it_as_it_was_or_ended(
+    *, fat: bool, kept: float | None, again: bool
+) -> None:
+    """For each number of writes: what the next owner reads, and what anybody reads then, in one place only."""
+    until = None if kept is None else time.time() + kept
+    found: list[int] = []
+    for writes in itertools.count():
+        numbers = itertools.count()
+        live, ended = stores = Mortal(numbers), Mortal(numbers)
+        first, second = (Committer(KIND, *stores) for _ in range(2))
+        async with first.run(), second.run():
+            await first.take(PARTITION, 1, lambda: True)
+            step = begun()
+            if again:  # Of an id that was used before, and whose former record could not be deleted.
+                saved = await first.commit(PARTITION, "a", None, step)
+                await first.end(PARTITION, "a", saved, over(next_step(step, [TurnStarted(1.0)])), None)
+                step = begun(2)
+            saved = await first.commit(PARTITION, "a", None, step)
+            history = [TurnStarted(float(number)) for number in range(500 if fat else 1)]
+            step = next_step(step, history)
+            saved = await first.commit(PARTITION, "a", saved, step)
+            last = over(next_step(step, [TurnStarted(1000.0)]))
+            live.last = ended.last = next(numbers) + writes
+            try:
+                await first.end(PARTITION, "a", saved, last, until)
+                done = True
+            except OutcomeUnknownError:
+                done = False
+            live.last = ended.last = sys.maxsize
+            await second.take(PARTITION, 2, lambda: True)
+            scanned = {id: state async for id, state in second.scan(PARTITION)}
+            assert all(state is not None and state.wants_owner for state in scanned.values()), "nobody would read it"
+            loaded = await second.load(PARTITION, "a")
+            assert loaded is not None and loaded.state in (step.state, last.state)
+            over_now = loaded.state == last.state
+            assert over_now or (scanned and not done)
+            assert list(loaded.history) == (history + list(last.append) if over_now else history)
+            view = await Reader(KIND, live, ended, _partition).view("a", texts=True)
+            assert view is not None and view.state == loaded.state
+            assert [id async for id, _ in second.scan(PARTITION)] == ([] if over_now else ["a"])
+            expiring = [id async for _, id in second.expiring(PARTITION)]
+            assert expiring == (["a"] if over_now and fat and until is not None else [])
+            with pytest.raises(NotOwnerError):
+                await first.end(PARTITION, "a", saved, last, until)
+            found.append(over_now)
+        if done:
+            break
+    assert found == sorted(found) and len(set(found)) == 2, "it was cut off on both sides"
+
+
+async def _partition(instance: str) -> int:
+    return PARTITION
 
 
 @pytest.mark.parametrize("alone", [False, True])
-async def test_what_a_replaced_owner_has_on_its_way_is_refused(*, alone: bool) -> None:
+@pytest.mark.parametrize("ends", [False, True])
+async def test_what_a_replaced_owner_has_on_its_way_is_refused(*, ends: bool, alone: bool) -> None:
     chance = random.Random(1)
-    store, ended = FaultyStore(chance, alone=alone), KeyValueStateStore(MemoryKeyValue(dotted=True))
-    former, later = (Committer(KIND, store, ended, seconds=0.05) for _ in range(2))
+    live, ended = (FaultyStore(chance, alone=alone) for _ in range(2))
+    store = ended if ends else live
+    former, later = (Committer(KIND, live, ended, seconds=0.2) for _ in range(2))
     async with former.run(), later.run():
         await former.take(PARTITION, 1, lambda: True)
+        saved = await former.commit(PARTITION, "b", None, begun())
+        await former.end(PARTITION, "b", saved, over(begun()), None)  # So it has taken both fences.
         saved = await former.commit(PARTITION, "a", None, begun())
         store.faults = 1.0
         step = next_step(begun(), [TurnStarted(1.0)])
+        step, write = (over(step), partial(former.end, until=None)) if ends else (step, former.commit)
         with pytest.raises((OutcomeUnknownError, TimeoutError)):
             while not store.late:  # Until a write of it is on its way.
                 async with asyncio.timeout(0.05):
-                    await former.commit(PARTITION, "a", saved, step)
+                    await write(PARTITION, "a", saved, step)
         store.faults = 0.0
         await later.take(PARTITION, 2, lambda: True)
         found = await later.load(PARTITION, "a")
@@ -191,7 +301,7 @@ async def test_what_a_replaced_owner_has_on_its_way_is_refused(*, alone: bool) -
             await store.write_late()
         assert await later.load(PARTITION, "a") == found
         with pytest.raises(NotOwnerError):
-            await former.commit(PARTITION, "a", saved, step)
+            await write(PARTITION, "a", saved, step)
 
 
 async def test_who_waits_when_it_ends_is_told() -> None:

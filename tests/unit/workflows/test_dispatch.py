@@ -118,6 +118,7 @@ class _Peers:
 
     def __init__(self, count: int = 0) -> None:
         self.count, self.looks = count, 0
+        self.takes = 0.0
         self.asked: list[str] = []
         self.failing: list[Exception] = []
 
@@ -129,6 +130,8 @@ class _Peers:
         self.asked.append(f"{work.instance}{work.task}")
         if self.failing:
             raise self.failing.pop()
+        if self.takes:
+            await asyncio.sleep(self.takes)
         return TaskResult(f"by {peer.app}")
 
 
@@ -359,8 +362,13 @@ def test_other_nodes_get_what_there_is_no_room_for() -> None:
             node.dispatch.task(_ref("a"), task, "a", None)
         await asyncio.sleep(0.5)
         assert (len(worker.given), len(node.peers.asked)) == (2, 8)
+        assert [node.dispatch.place(_ref("a"), task) for task in range(3)] == [("", "test"), ("", "test"), None]
+        node.peers.takes = 1.0
         node.dispatch.task(_ref("z"), 1, "z", None)  # That none of this node's runs.
+        await asyncio.sleep(0.5)
+        assert node.dispatch.place(_ref("z"), 1) == ("node", "")
         await asyncio.sleep(5)
+        assert not node.dispatch._handout.places
         assert ("z1", "by shop") in node.engine.told
         assert len(node.engine.told) == 11
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
@@ -18,6 +19,7 @@ from mesh.workflows.actions import (
 )
 from mesh.workflows.events import (
     FOREVER,
+    Ancestor,
     ChildCompleted,
     ChildCreated,
     ChildFailed,
@@ -27,6 +29,7 @@ from mesh.workflows.events import (
     EventRaised,
     EventSent,
     Failure,
+    Inherited,
     Resumed,
     Retry,
     Retrying,
@@ -42,9 +45,10 @@ from mesh.workflows.events import (
     TurnStarted,
 )
 from mesh.workflows.json_answer import AnswerInvalidError, failure_of, read_answer
-from mesh.workflows.json_turn import event_json, turn_json
+from mesh.workflows.json_turn import event_json, task_json, turn_json
+from mesh.workflows.propagation import LINEAGE, OWN
 from mesh.workflows.state import Status
-from mesh.workflows.worker import Ref, TurnWork
+from mesh.workflows.worker import Ref, TaskWork, TurnWork
 
 AT = 1_800_000_000.25
 NOW = "2027-01-15T08:00:00.250Z"
@@ -119,6 +123,65 @@ def test_an_event(event: Event, told: dict[str, object]) -> None:
     assert orjson.loads(event_json(event)) == told
 
 
+HANDED = Inherited(
+    AT,
+    LINEAGE,
+    (
+        Ancestor(
+            "shop",
+            "o-1",
+            "order",
+            (
+                msgspec.msgpack.encode((TurnStarted(AT), STARTED)),
+                msgspec.msgpack.encode(
+                    (
+                        TaskScheduled(AT, 1, "charge", "e1", input="7"),
+                        TaskCompleted(AT, 1, "e1", '"paid"'),
+                        ChildCreated(AT, 2, "s-1", "ship"),
+                    )
+                ),
+            ),
+        ),
+        Ancestor("stock", "s-1", "ship", (msgspec.msgpack.encode((EventRaised(AT, "go"),)),)),
+    ),
+)
+TOLD = {
+    "scope": "lineage",
+    "workflows": [
+        {
+            "app": "shop",
+            "instance": "o-1",
+            "workflow": "order",
+            "history": [
+                {"event": "turn", "now": NOW},
+                {"event": "started", "workflow": "order", "input": {"total": 7}},
+                {"event": "scheduled", "task": 1, "activity": "charge", "input": 7},
+                {"event": "completed", "task": 1, "result": "paid"},
+                {"event": "child", "task": 2, "workflow": "ship", "instance": "s-1", "input": None},
+            ],
+        },
+        {
+            "app": "stock",
+            "instance": "s-1",
+            "workflow": "ship",
+            "history": [{"event": "raised", "name": "go", "data": None}],
+        },
+    ],
+}
+
+
+def test_what_was_inherited() -> None:
+    """An event of the history, with inputs, which this code has not made; and part of an activity's body."""
+    assert orjson.loads(event_json(HANDED)) == {"event": "inherited", **TOLD}
+    told = orjson.loads(turn_json(work(new=(TurnStarted(AT), STARTED, HANDED))))
+    assert [each["event"] for each in told["history"]] == ["turn", "started", "inherited"]
+
+    given = TaskWork("stock", "s-1", "ship", 7, 3, 1, "audit", "e1-3", "stock", AT, "no JSON", inherited=HANDED)
+    assert orjson.loads(task_json(given)) == {"input": "no JSON", "inherited": TOLD}
+    given.inherited = None
+    assert task_json(given) == b"no JSON"
+
+
 def test_the_first_turn() -> None:
     assert orjson.loads(turn_json(work())) == {
         "instance": "o-1",
@@ -186,6 +249,8 @@ def answered(answer: object, **of: Any) -> tuple[Any, ...]:
             {"workflow": "ship", "id": "s-1", "version": "2", "app": "shipping"},
             CreateChild(1, "s-1", "ship", None, "2", "shipping"),
         ),
+        ({"activity": "audit", "propagate": "own"}, ScheduleTask(1, "audit", propagation=OWN)),
+        ({"workflow": "audit", "propagate": "lineage"}, CreateChild(1, "", "audit", propagation=LINEAGE)),
         ({"start": "audit", "id": "a-1", "input": []}, CreateDetached(1, "a-1", "audit", "[]")),
         ({"send": "approve", "to": "o-2", "data": True}, SendEvent(1, "o-2", "approve", "true")),
         (
@@ -270,6 +335,20 @@ def test_what_was_answered_before_is_not_read_again() -> None:
     assert ([each.id for each in answer.actions], answer.whole) == ([1, 2], True)
 
 
+def test_all_events_that_were_waited_for_are_told_with_each_answer() -> None:
+    """Also those of the beginning, which is not read again."""
+    actions = [{"wait": "a"}, {"timer": "1m"}, {"wait": "ä"}]
+    first = work()
+    assert read_answer(orjson.dumps({"actions": actions}), first).waits == ("a", "ä")
+    second = work((TurnStarted(AT), STARTED), (TurnStarted(AT + 9),), 2)
+    second.rendered = first.rendered
+    answer = read_answer(orjson.dumps({"actions": [*actions, {"wait": "a"}]}), second)
+    assert (answer.actions, answer.waits) == ((Wait(4, "a"),), ("a", "ä", "a"))
+    third = work((TurnStarted(AT), STARTED), (TurnStarted(AT + 9),), 3)
+    third.rendered = second.rendered
+    assert read_answer(orjson.dumps({"actions": [{"wait": "b"}]}), third).waits == ("b",)
+
+
 KINDS = "activity, timer, wait, workflow, operation, send, start"
 
 
@@ -321,7 +400,28 @@ KINDS = "activity, timer, wait, workflow, operation, send, start"
         (b'{"actions": [{"wait": "a", "task": 2147483647}]}', "actions[0].task: expected `int` <= 2147483646"),
         (
             b'{"actions": [{"activity": "a", "app": "%b"}]}' % (b"a" * 257),
-            "actions[0].app: expected `str` of length <= 256",
+            "actions[0].app: the app id 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…' is longer than 256 bytes",
+        ),
+        *(
+            (b'{"actions": [{"timer": "5s"}, {%b, "app": "%b"}]}' % (kind, app), f"actions[1].app: {problem}")
+            for kind in (b'"activity": "a"', b'"workflow": "w"', b'"send": "e", "to": "i"', b'"start": "w", "id": "i"')
+            for app, problem in (
+                (b"", "the app id must not be empty"),
+                (b"a/b", "the app id 'a/b' must not contain dots, slashes, blanks or control characters"),
+                (b"a\\u0001", r"the app id 'a\x01' must not contain dots, slashes, blanks or control characters"),
+            )
+        ),
+        (
+            b'{"actions": [{"activity": "a", "propagate": "all"}]}',
+            "actions[0].propagate: there is no 'all'; there are own, lineage",
+        ),
+        (
+            b'{"actions": [{"start": "a", "id": "b", "propagate": "own"}]}',
+            "actions[0].propagate: start has no such member",
+        ),
+        (
+            b'{"actions": [{"operation": "publish", "propagate": "own"}]}',
+            "actions[0].propagate: publish has no such member",
         ),
         (b'{"complete": 1, "fail": {}}', "the answer: complete and fail are two ends"),
         (b'{"complete": "\xff"}', "complete: no UTF-8"),
@@ -335,6 +435,15 @@ def test_an_answer_that_is_none(body: bytes, text: str) -> None:
     with pytest.raises(AnswerInvalidError) as caught:
         read_answer(body, work())
     assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize("app", ["_shop", "café", "-", "x" * 256])
+def test_whatever_a_gateway_may_be_called_is_an_application(app: str) -> None:
+    """Also in another namespace, where something is called."""
+    (action,) = read_answer(orjson.dumps({"actions": [{"activity": "a", "app": app}]}), work()).actions
+    assert action == ScheduleTask(1, "a", app=app)
+    (action,) = read_answer(orjson.dumps({"actions": [{"operation": "invoke", "app": f"{app}.other"}]}), work()).actions
+    assert action == ScheduleTask(1, "mesh.invoke", orjson.dumps({"app": f"{app}.other"}).decode())
 
 
 @pytest.mark.parametrize(

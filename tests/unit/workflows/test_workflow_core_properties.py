@@ -12,13 +12,13 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mesh.workflows import decide, finishing, retrying
+from mesh.workflows import decide, finishing, propagation, retrying
 from mesh.workflows.actions import Answer
-from mesh.workflows.events import EventRaised, Failure
+from mesh.workflows.events import EventRaised, Failure, Inherited
 from mesh.workflows.instance import TIMER, Turn, outcome
-from mesh.workflows.messages import Raise, Resume, Start, Suspend, Terminate
+from mesh.workflows.messages import Raise, Resume, Start, StartWithHistory, Suspend, Terminate
 from mesh.workflows.state import Sent, Status, Step
-from tests.support.workflow_programs import EVENT, Program, code, expected
+from tests.support.workflow_programs import EVENT, Program, code, expected, scope_of
 from tests.support.workflow_replay import Replay
 from tests.support.workflow_rules import Flow
 
@@ -48,6 +48,7 @@ class World:
         self.out: dict[str, tuple[Turn, Answer]] = {}
         self.late: list[tuple[str, Turn, Answer]] = []
         self.raised: Counter[str] = Counter()
+        self.handed: dict[str, Inherited | None] = {}
         self.whole = whole
         self.now = self.flows[ROOT].now
 
@@ -104,7 +105,7 @@ class World:
         flow = self.flows[id]
         if id in self.out or (turn := finishing.begin(flow.instance, flow.volatile, self.now)) is None:
             return False
-        self.out[id] = turn, Replay(code).answer(flow.instance.history, turn.new, whole=self.whole)
+        self.out[id] = turn, Replay(code, scope_of=scope_of).answer(flow.instance.history, turn.new, whole=self.whole)
         return True
 
     def answer(self, id: str) -> bool:
@@ -135,6 +136,7 @@ class World:
         if not ready:
             return False
         task = flow.instance.tasks[ready[number % len(ready)]]
+        self.hand(task.execution_id, propagation.handed_on(flow.instance, task))
         attempt = flow.instance.attempts.get(task.id, 1)
         broken = Failure("Broken", "once more") if task.retry is not None and attempt < 3 else None
         flow.resolve(task.id, json.dumps(json.loads(task.input or "") + "!"), broken, attempt=attempt)
@@ -149,11 +151,14 @@ class World:
         flow.tell(Raise("go", str(number), f"{id}-{number}"), turn=self.turn(id))
 
     def deliver(self, id: str, sent: Sent, *, acknowledged: bool) -> None:
-        target = self.flows.get(sent.instance)
-        if isinstance(sent.message, Start):
-            step = decide.start("shop", sent.instance, target and target.state, sent.message, self.now)
+        target, start = self.flows.get(sent.instance), sent.message
+        if isinstance(start, StartWithHistory):
+            start = propagation.complete(start, self.flows[id].instance, {})
+            self.hand(start.execution, start.inherited)
+        if isinstance(start, Start):
+            step = decide.start("shop", sent.instance, target and target.state, start, self.now)
             if target is None:
-                self.flows[sent.instance] = Flow(sent.message, id=sent.instance)
+                self.flows[sent.instance] = Flow(start, id=sent.instance)
             elif step is not None:
                 self.lose(sent.instance)
                 target.commit(step)
@@ -163,6 +168,13 @@ class World:
         if acknowledged:
             flow = self.flows[id]
             flow.commit(Step(decide.delivered(flow.state, {sent.number})))
+
+    def hand(self, execution: str, inherited: Inherited | None) -> None:
+        """Require that what goes along is the same each time, and all that had happened."""
+        assert self.handed.setdefault(execution, inherited) == inherited
+        if inherited is not None:
+            asked = propagation.events_of(inherited.ancestors[-1])[-1]
+            assert inherited.scope == scope_of(asked.id)
 
     def settle(self) -> None:
         """Let everything come to its end."""
@@ -188,7 +200,7 @@ class World:
     def nudge(self) -> None:
         """Raise the events that are waited for, or have time pass."""
         for id, flow in self.flows.items():
-            replay = Replay(code)
+            replay = Replay(code, scope_of=scope_of)
             replay.answer(flow.instance.history, ())
             if flow.state.ended is None and replay.missing:
                 self.raise_next(id)
@@ -206,6 +218,17 @@ class World:
             tokens = Counter(event.token for event in history if isinstance(event, EventRaised) and event.token)
             assert all(count == 1 for count in tokens.values())
             assert flow.kinds.count("Completed") == 1
+            parent = flow.state.parent
+            scope = None if parent is None else scope_of(parent.task)
+            assert (None if flow.instance.inherited is None else flow.instance.inherited.scope) == scope
+            if parent is not None and flow.instance.inherited is not None:
+                self.check_inherited(flow, self.flows[parent.instance], flow.instance.inherited)
+
+    def check_inherited(self, flow: Flow, parent: Flow, inherited: Inherited) -> None:
+        assert [each.instance for each in inherited.ancestors] == [parent.id]
+        told = propagation.events_of(inherited.ancestors[0])
+        if flow.state.parent.execution == parent.state.execution:
+            assert told == tuple(parent.instance.history[: len(told)])
 
 
 def numbers(wanted: Any, given: Any) -> list[int]:

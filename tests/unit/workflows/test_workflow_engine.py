@@ -30,6 +30,7 @@ from mesh.workflows.events import (
 )
 from mesh.workflows.messages import AnyMessage, ChildDone, Purge, Raise, Resume, Start, Suspend, Terminate, Told
 from mesh.workflows.state import Status
+from mesh.workflows.waiting import Waiting
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 from tests.support import virtual_time
 from tests.support.workflow_node import REF, answers, clock, live, node_of
@@ -617,8 +618,9 @@ async def test_open_tasks_are_told_of() -> None:
         node.task = task
         await node.start(["task", "a"])
         await begun.wait()
-        [(work, out)] = node.engine.open_tasks(REF)
-        assert (work.name, work.attempt, out) == ("task", 1, True)
+        (told,) = (await node.engine.waiting(REF, clock() + 1)).tasks
+        assert (told.name, told.attempt, told.running, told.worker) == ("task", 1, True, "test")
         go_on.set()
         await node.ended()
-        assert not node.engine.open_tasks(REF)
+        assert await node.engine.waiting(REF, clock() + 1) == Waiting()
+        assert await node.engine.waiting(Ref(0, "none"), clock() + 1) == Waiting()

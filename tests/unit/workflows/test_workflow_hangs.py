@@ -204,7 +204,8 @@ async def test_what_comes_of_an_instance_that_cannot_be_read_does_not_have_it_re
         node.commits.load = load  # type: ignore[assignment, method-assign]
         await asyncio.sleep(100)
         assert reads == 1
-        assert node.engine.open_tasks(REF) == ()
+        with pytest.raises(WorkflowUnreadableError):
+            await node.engine.waiting(REF, clock() + 1)
 
 
 @live

@@ -18,13 +18,13 @@ from mesh.errors import MeshError, StateError
 from mesh.workflows.actions import Answer
 from mesh.workflows.engine import Engine
 from mesh.workflows.errors import WorkflowEndedError, WorkflowNotFoundError
-from mesh.workflows.events import Completed, Failure, TimerCreated, TimerFired
+from mesh.workflows.events import Completed, Failure, Inherited, TimerCreated, TimerFired
 from mesh.workflows.instance import outcome
 from mesh.workflows.messages import AnyMessage, Purge, Raise, Resume, Start, Suspend, Terminate, Told
 from mesh.workflows.state import State, Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 from tests.support import virtual_time
-from tests.support.workflow_programs import answer, events_of, expected, program
+from tests.support.workflow_programs import answer, events_of, expected, program, scope_of
 from tests.support.workflows import Disk, Fault, MemoryCommits, PullDispatch
 
 PARTITIONS = 3
@@ -97,6 +97,7 @@ class _World:
         self.tasks: asyncio.TaskGroup
         self.ran: Counter[str] = Counter()
         self.terminated: set[str] = set()
+        self.handed: dict[str, Inherited | None] = {}
 
     def clock(self) -> float:
         return EPOCH + asyncio.get_running_loop().time()
@@ -111,6 +112,8 @@ class _World:
 
     async def _activity(self, work: TaskWork) -> TaskResult:
         self.ran[work.execution_id] += 1
+        assert (None if work.inherited is None else work.inherited.scope) == scope_of(work.task)
+        assert self.handed.setdefault(work.execution_id, work.inherited) == work.inherited, "attempts differ"
         if work.name == "flaky" and work.attempt == 1:
             return TaskResult(failure=Failure("Once", "the first time"))
         return TaskResult(json.dumps(json.loads(work.input or "") + "!"))
@@ -254,6 +257,8 @@ class _World:
                 await node.engine.wait(
                     ref, lambda state: state is not None and state.ended is not None, self.clock() + LONG
                 )
+                state = await self.look(APP, instance, 0.0)
+                assert state is not None and state.ended is not None, "it has ended for some, and runs for others"
                 return
             await asyncio.sleep(0.1)
 
@@ -266,6 +271,7 @@ async def _live(seed: int) -> None:
     world = _World(seed)
     chance = world.chance
     programs = {f"o{number}": program(chance) for number in range(chance.randint(1, 6))}
+    programs["wide"] = [["all", [["task", "a"]] * 30]]  # Not each result has a turn.
     async with asyncio.TaskGroup() as world.tasks:
         for _ in range(2):
             await world.start()
