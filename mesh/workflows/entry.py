@@ -60,7 +60,7 @@ class CurrentTurn:
         self.queued = True
 
     def unqueue(self) -> None:
-        """Take note that dispatch has called, or is to call no more."""
+        """Have dispatch call no more, or take note that it has."""
         self.queued = False
 
     def retry(self) -> None:
@@ -325,10 +325,18 @@ class Entry:
         )
 
     @property
-    def to_write(self) -> bool:
-        """Tell whether there is something that does not wait for another write to go with."""
-        unwritten = self.unwritten
-        return bool(self.mailbox.requests or self.turn.answer is not None or unwritten.retries or unwritten.flush)
+    def pressing(self) -> bool:
+        """Tell whether it is in memory, and has something to be done that waits for nothing else."""
+        mailbox, unwritten = self.mailbox, self.unwritten
+        return self.known and bool(
+            mailbox.requests
+            or mailbox.calls
+            or mailbox.results
+            or self.ending
+            or self.turn.answer is not None
+            or unwritten.retries
+            or unwritten.flush
+        )
 
     def read_anew(self) -> None:
         """Have it read, unless it is in memory."""

@@ -185,12 +185,11 @@ class Running:
         if mailbox.calls:
             for call in mailbox.take_calls():
                 call.run()
-        if entry.to_write:
-            batch = compose(entry, self.app, self.clock())
-            if batch.step is not None:
-                await self._commit(entry, batch, batch.step)
-                return entry.known
-            self._tell(entry, batch)
+        batch = compose(entry, self.app, self.clock())
+        if batch.step is not None:
+            await self._commit(entry, batch, batch.step)
+            return entry.pressing
+        self._tell(entry, batch)
         if mailbox.requests:
             if (request := mailbox.take_purge()) is not None:
                 await self._purge(entry, request)
