@@ -44,7 +44,7 @@ class Limit(_Watched):
     __slots__ = ("_before", "_deadlines", "_exact", "_seconds")
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(deadlines.loop)
         assert task is not None
         super().__init__(task, math.inf)
         self._deadlines, self._seconds = deadlines, seconds
@@ -61,11 +61,12 @@ class Limit(_Watched):
         if self._exact is not None:
             self._exact.cancel()
             self._exact = None
-        self.until = math.inf if waits else asyncio.get_running_loop().time() + self._seconds
+        loop = self._deadlines.loop
+        self.until = math.inf if waits else loop.time() + self._seconds
         if self.until == math.inf:
             return
         if self._seconds < EXACT_BELOW:
-            self._exact = asyncio.get_running_loop().call_at(self.until, self.strike)
+            self._exact = loop.call_at(self.until, self.strike)
         else:
             self._deadlines.watch(self)
 
@@ -85,6 +86,14 @@ class Deadlines:
         """Watch nothing yet."""
         self._watched: set[_Watched] = set()
         self._sweeping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The one that runs: asked once, since each time costs a system call up to Python 3.11."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     async def within(
         self, seconds: float, call: Callable[..., Awaitable[_T]], *arguments: object, text: str = ""
@@ -104,7 +113,7 @@ class Deadlines:
             return await self._exactly(seconds, text, call, *arguments)
         if seconds == math.inf:
             return await call(*arguments)
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         task = asyncio.current_task(loop)
         assert task is not None
         before = task.cancelling()
@@ -134,7 +143,7 @@ class Deadlines:
         self._watched.add(watched)
         if not self._sweeping:
             self._sweeping = True
-            asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
+            self.loop.call_later(SWEEP_INTERVAL, self._sweep)
 
     def forget(self, watched: _Watched) -> None:
         """Strike it no more."""
@@ -153,7 +162,7 @@ class Deadlines:
             raise _late(seconds, text) from None
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         now = loop.time()
         for watched in self._watched:
             if watched.until <= now:

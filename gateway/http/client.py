@@ -342,9 +342,11 @@ class HTTPClient:
         self._closed = False
         self._in_use = 0  # Connections on which an answer is waited for, or read.
         self._tasks = asyncio.TaskGroup()
+        self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Self:
         """Open the pool."""
+        self._loop = asyncio.get_running_loop()  # To ask for it each time costs a system call up to Python 3.11.
         await self._tasks.__aenter__()
         return self
 
@@ -370,7 +372,7 @@ class HTTPClient:
             raise ConnectError(str(error)) from error
 
     def _pooled(self) -> _Connection | None:
-        limit = asyncio.get_running_loop().time() - IDLE_SECONDS
+        limit = self._loop.time() - IDLE_SECONDS
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and connection.idle_since > limit:
@@ -383,15 +385,14 @@ class HTTPClient:
         if self._closed or not connection.usable or len(self._idle) >= MAX_IDLE:
             connection.close()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = self._loop.time()
         self._idle.append(connection)
         if self._sweeping is None:
-            self._sweeping = loop.call_later(IDLE_SECONDS, self._sweep)
+            self._sweeping = self._loop.call_later(IDLE_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
         """Close what has idled for too long: a burst leaves no more open than are used."""
-        loop, idle = asyncio.get_running_loop(), self._idle
+        loop, idle = self._loop, self._idle
         while idle and idle[0].idle_since <= loop.time() - IDLE_SECONDS:
             idle.popleft().close()
         self._sweeping = loop.call_at(idle[0].idle_since + IDLE_SECONDS, self._sweep) if idle else None

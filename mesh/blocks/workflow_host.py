@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -183,13 +184,12 @@ class _Observed:
         self.runs_workflow, self.runs_activity, self.knows = worker.runs_workflow, worker.runs_activity, worker.knows
 
     async def turn(self, work: TurnWork) -> Answer:
-        began, outcome = asyncio.get_running_loop().time(), observed.RECOVERABLE
+        began, outcome = time.perf_counter(), observed.RECOVERABLE
         try:
             answer = await self._worker.turn(work)
             outcome = observed.SUCCESS
         finally:
-            seconds = asyncio.get_running_loop().time() - began
-            observed.turned(self._parts.observer, work.name, outcome, seconds)
+            observed.turned(self._parts.observer, work.name, outcome, time.perf_counter() - began)
         return answer
 
     async def task(self, work: TaskWork) -> TaskResult:

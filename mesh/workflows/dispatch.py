@@ -286,7 +286,8 @@ class Dispatch:
             if queue.waiting:
                 self._place(queue, name)  # Whatever waits under that name has its turn first.
                 for other in queue.waiting:
-                    self._place(queue, other)
+                    if other != name:
+                        self._place(queue, other)
 
     def _back_off(self, attached: Attachment, queue: WorkQueue, name: str, error: Exception) -> None:
         what = "workflow" if queue.kind == TURN else "activity"

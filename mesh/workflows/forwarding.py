@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from mesh.errors import AppUnreachableError, MeshError
 from mesh.workflows.capacity import Backoff, now
@@ -133,18 +134,17 @@ class Forwarder:
 
     def _open(self, target: _Target) -> None:
         """Look whether somebody is there, or ask for more before long."""
-
-        def widen() -> None:
-            target.widen()
-            self._go_on(target)
-
         if not target.found:
             if not target.seeking and target.backoff.until <= now():
                 target.seeking = True
                 self._handout.start(self._seek(target))
         elif target.may_widen:
             target.widening = True
-            self._handout.later(WIDEN_SECONDS, widen)
+            self._handout.later(WIDEN_SECONDS, partial(self._widen, target))
+
+    def _widen(self, target: _Target) -> None:
+        target.widen()
+        self._go_on(target)
 
     def _send_one(self, target: _Target, queue: FairQueue, name: str) -> None:
         target.out += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -71,6 +72,7 @@ def creating(
     return tracing.begin(own, traceparent, f"create_orchestration||{name}", SpanKind.CLIENT, tags), Trace(own)
 
 
+@lru_cache(1024)  # All activities of an execution ask for it.
 def span_of(trace: Trace | None, execution: str) -> str:
     """Give the ``traceparent`` of an execution, below which its activities and children are; empty for none."""
     if trace is None or not is_traceparent(trace.parent):
