@@ -88,10 +88,10 @@ class Answers:
         return await (await self._reader()).view(asked.key, texts=question.texts)
 
     async def _answer_look(self, asked: Asked, question: questions.Look) -> questions.Looked:
-        kept, waiting = await self._opened(), Waiting()
+        host, waiting = await self._opened(), Waiting()
         if not question.ended:  # Else it would be read for nothing.
-            waiting = await kept.keeper.waiting(Ref(asked.partition, asked.key), asked.deadline)
-        return questions.Looked(waiting, dict(kept.dispatch.workers))
+            waiting = await host.keeper.waiting(Ref(asked.partition, asked.key), asked.deadline)
+        return questions.Looked(waiting, dict(host.dispatch.workers))
 
     async def _allowed(self, asked: Asked, question: questions.Question) -> questions.Question:
         """Give a question as it is to be answered: an application speaks for itself alone.

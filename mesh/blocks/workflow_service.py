@@ -78,7 +78,7 @@ class WorkflowService:
         self._kind = KIND + self._app_id
         self._stores: tuple[StateStore, StateStore] | None = None
         self._read: Reader | None = None
-        self._kept: WorkflowHost | None = None
+        self._host: WorkflowHost | None = None
         self._declared: tuple[Inbound, Declared | None] | None = None
         news = address.workflows(parts.caller.namespace, self._app_id)
         answers = Answers(parts, self._opened, self._reader)
@@ -327,14 +327,14 @@ class WorkflowService:
 
     async def _opened(self) -> WorkflowHost:
         """Give the engine, which need not own anything."""
-        if self._kept is None:
+        if self._host is None:
             from mesh.blocks.workflow_host import WorkflowHost
 
             await self._reader()
             assert self._stores is not None
-            if self._kept is None:
-                self._kept = WorkflowHost(self._parts, *self._stores, self._tell, self._look, self._owning.ready)
-        return self._kept
+            if self._host is None:
+                self._host = WorkflowHost(self._parts, *self._stores, self._tell, self._look, self._owning.ready)
+        return self._host
 
     async def _is_any_left(self) -> bool:
         await self._reader()
@@ -353,9 +353,9 @@ class WorkflowService:
         worker = cast("Worker", operation.arguments)
         streams = self._parts.streams
         with streams.one():
-            kept = await self._hosting(worker.ended, streams.ending)
-            if kept is not None:
-                async with kept.attached(worker, Priority.ANY):
+            host = await self._hosting(worker.ended, streams.ending)
+            if host is not None:
+                async with host.attached(worker, Priority.ANY):
                     await until_any(worker.ended, streams.ending)
         if not worker.ended.is_set():
             raise StreamEndedError(DRAINS)
@@ -375,8 +375,8 @@ class WorkflowService:
 
     async def inbound(self, inbound: Inbound) -> Sequence[Held]:
         """Give work to the application, by what it says that it runs."""
-        if self._kept is not None:
-            self._kept.configure()
+        if self._host is not None:
+            self._host.configure()
         if self._declared is None or self._declared[0] is not inbound:  # What is wrong with it is told once.
             self._declared = inbound, await self._ask_declared(inbound)
         declared = self._declared[1]
@@ -414,19 +414,19 @@ class WorkflowService:
             await self._owning.look()
             return
         try:
-            kept = await self._hosting(worker.ended)
+            host = await self._hosting(worker.ended)
         except RecordsMissingError as error:
             logger.warning("the application's workflows are not run: %s", error)
             return
         except StreamEndedError:
             return
-        if kept is not None:
-            async with kept.attached(worker, Priority.DECLARED):
+        if host is not None:
+            async with host.attached(worker, Priority.DECLARED):
                 await worker.ended.wait()
 
     def described(self) -> Mapping[str, object]:
         """Tell how many workers there are."""
-        return {"workers": 0 if self._kept is None else sum(self._kept.dispatch.workers.values())}
+        return {"workers": 0 if self._host is None else sum(self._host.dispatch.workers.values())}
 
 
 def _is_meant(state: State, asked: asked_for.PurgeMany) -> bool:

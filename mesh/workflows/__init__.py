@@ -26,7 +26,7 @@ none of them imports another. docs/how-it-works.md follows a turn through them.
     | engine  the instances of the partitions that this node owns
       engine                for who asks, and for who hands out work
       partitions            a partition is taken, left or lost
-      running               an instance is read, written, put away, purged: one task for each while it has work
+      processor             an instance is read, written, put away, purged: one task for each while it has work
       batch                 the steps that go in one write
       scheduler             what follows from a write: turns, activities, times
       delivery              messages to other instances
@@ -59,7 +59,7 @@ none of them imports another. docs/how-it-works.md follows a turn through them.
 
     rules  functions of values, without store, clock or chance
       rerun                 an instance is run again, from one of its events
-      finishing             turns begin, and end
+      turns                 turns begin, and end
       decide                messages are accepted, activities and timers resolved
       retrying              activities are tried again
       outgoing              the outbox, and what others are told of an end

@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from mesh.errors import MeshError
-from mesh.workflows import decide, finishing, propagation
+from mesh.workflows import decide, propagation, turns
 from mesh.workflows.actions import Complete
 from mesh.workflows.entry import Entry, Impossible
 from mesh.workflows.errors import WorkflowNotFoundError
@@ -83,11 +83,11 @@ def compose(entry: Entry, app: str, now: float) -> Batch:
     if (answer := turn.answer) is not None and turn.open is not None:
         batch.answered = True
         if isinstance(answer, Impossible):
-            step = finishing.stall(instance, turn.open, finishing.TOO_LARGE, answer.reason, now)
+            step = turns.stall(instance, turn.open, turns.TOO_LARGE, answer.reason, now)
         else:
             ends = any(isinstance(action, Complete) for action in answer.actions)
             new_execution = secrets.token_hex(16) if ends else ""
-            step = finishing.finish(instance, turn.open, answer, now, new_execution)
+            step = turns.finish(instance, turn.open, answer, now, new_execution)
         if step is not None:
             _apply(entry, app, batch, step)
         else:

@@ -15,11 +15,11 @@ from mesh.deadlines import Deadlines
 from mesh.errors import DeadlineExceededError, MeshError
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
 from mesh.tasks import task_group
-from mesh.workflows import finishing, propagation
+from mesh.workflows import propagation, turns
 from mesh.workflows.actions import Answer
 from mesh.workflows.batch import Observer
 from mesh.workflows.contracts import Commits, Deliver, Dispatch, Look, Until
-from mesh.workflows.entry import Entry, Held, Impossible
+from mesh.workflows.entry import Entry, Impossible, OwnedPartition
 from mesh.workflows.errors import (
     WorkflowExistsError,
     WorkflowNotEndedError,
@@ -33,7 +33,7 @@ from mesh.workflows.observed import below
 from mesh.workflows.operations import PREFIX
 from mesh.workflows.outgoing import parent_of
 from mesh.workflows.partitions import DRAIN_SECONDS, Partitions
-from mesh.workflows.running import Running
+from mesh.workflows.processor import Processor
 from mesh.workflows.state import State
 from mesh.workflows.waiting import Task, Waiting, waiting_of
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
@@ -85,30 +85,30 @@ class Engine:
         self._clock = clock
         self._dispatch = dispatch
         self._deliver, self._look = deliver, look
-        self._running = Running(
+        self._processor = Processor(
             app, commits, dispatch, deliver, sure, clock, memory_bytes, retention, observer
         )  # fmt: skip
-        self._running.delivery.complete = self._complete
-        self._partitions = Partitions(self._running, commits, dispatch, drain)
+        self._processor.delivery.complete = self._complete
+        self._partitions = Partitions(self._processor, commits, dispatch, drain)
         self._deadlines = Deadlines()
         self.take, self.leave, self.drop = self._partitions.take, self._partitions.leave, self._partitions.drop
 
     @property
     def loaded(self) -> tuple[int, int]:
         """How many instances are in memory, and about how many bytes they take."""
-        return len(self._running.memory), self._running.memory.bytes
+        return len(self._processor.memory), self._processor.memory.bytes
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Run what is to be run; leaving drops all partitions."""
         async with task_group() as tasks:
-            self._running.begin(tasks)
+            self._processor.begin(tasks)
             self._partitions.begin(tasks)
             try:
                 yield
             finally:
-                self._running.stop()
-                for partition in list(self._running.held):
+                self._processor.stop()
+                for partition in list(self._processor.owned):
                     self.drop(partition)
 
     # For who asks
@@ -125,22 +125,22 @@ class Engine:
         return await self._within(deadline, self._tell, ref, message, deadline)
 
     async def _tell(self, ref: Ref, message: AnyMessage, deadline: float) -> Told:
-        held = await self._own(ref)
+        owned = await self._own(ref)
         if isinstance(message, Purge) and message.recursive:
-            return await self._purge_with_children(held, ref, message, deadline)
+            return await self._purge_with_children(owned, ref, message, deadline)
         over = 0
         while True:
             try:
-                return await self._ask(held, ref, message, over)
+                return await self._ask(owned, ref, message, over)
             except ChildrenOpenError as error:
                 await _each(error.children, partial(self._check_over, ref.id, deadline))
-                over, held = error.generation, await self._own(ref)
+                over, owned = error.generation, await self._own(ref)
 
-    async def _ask(self, held: Held, ref: Ref, message: AnyMessage, over: int = 0) -> Told:
+    async def _ask(self, owned: OwnedPartition, ref: Ref, message: AnyMessage, over: int = 0) -> Told:
         told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
-        entry = self._running.entry(held, ref.id)
+        entry = self._processor.entry(owned, ref.id)
         entry.mailbox.requests.append(Request(message, told, over))
-        self._running.wake(entry)
+        self._processor.wake(entry)
         return await told
 
     async def _check_over(self, parent_id: str, deadline: float, app: str, id: str, parent: Parent) -> None:
@@ -150,9 +150,9 @@ class Engine:
             text = f"a workflow with ID '{parent_id}' has ended, and its child '{id[:200]}' of {app} is active"
             raise WorkflowExistsError(text)
 
-    async def _purge_with_children(self, held: Held, ref: Ref, message: Purge, deadline: float) -> Told:
+    async def _purge_with_children(self, owned: OwnedPartition, ref: Ref, message: Purge, deadline: float) -> Told:
         """Purge the children first, so that what is left of it can be purged again."""
-        children = await self._open(self._running.entry(held, ref.id), _children_of(message), alone=True)
+        children = await self._open(self._processor.entry(owned, ref.id), _children_of(message), alone=True)
         told = Told(0)
 
         async def purge(app: str, id: str, parent: Parent) -> None:
@@ -180,7 +180,7 @@ class Engine:
         await self._within(deadline, self._wait, ref, until)
 
     async def _wait(self, ref: Ref, until: Until) -> None:
-        held = await self._own(ref)
+        owned = await self._own(ref)
         seen: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def look(entry: Entry) -> bool:
@@ -189,8 +189,8 @@ class Engine:
             entry.mailbox.watch(until, seen)
             return False
 
-        if await self._open(self._running.entry(held, ref.id), look, alone=True):
-            if not self._running.owns(held):
+        if await self._open(self._processor.entry(owned, ref.id), look, alone=True):
+            if not self._processor.owns(owned):
                 raise _not_owner(ref)
             return
         await seen
@@ -200,7 +200,7 @@ class Engine:
         return await self._within(deadline, self._waiting, ref)
 
     async def _waiting(self, ref: Ref) -> Waiting:
-        entry = self._running.entry(await self._own(ref), ref.id)
+        entry = self._processor.entry(await self._own(ref), ref.id)
         return await self._open(entry, self._tell_waiting, alone=False)
 
     def _tell_waiting(self, entry: Entry) -> Waiting:
@@ -219,15 +219,15 @@ class Engine:
         due = retry.due if retry is not None and retry.due > self._clock() else None
         return Task(id, task.name, task.app or self._app, task.at, self._attempt(entry, id), out, node, worker, due)
 
-    async def _own(self, ref: Ref) -> Held:
-        held = self._running.held.get(ref.partition)
-        if held is None or held.leaving or not self._running.owns(held):
+    async def _own(self, ref: Ref) -> OwnedPartition:
+        owned = self._processor.owned.get(ref.partition)
+        if owned is None or owned.leaving or not self._processor.owns(owned):
             raise _not_owner(ref)
-        if not held.taken.done():
-            await asyncio.shield(held.taken)
-        if not held.taken.result() or held.leaving:
+        if not owned.taken.done():
+            await asyncio.shield(owned.taken)
+        if not owned.taken.result() or owned.leaving:
             raise _not_owner(ref)
-        return held
+        return owned
 
     async def _within(self, deadline: float, call: Callable[..., Coroutine[Any, Any, _T]], *arguments: object) -> _T:
         seconds = deadline - self._clock()
@@ -241,14 +241,14 @@ class Engine:
             return make(entry)
         made: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         entry.mailbox.calls.append(PendingCall(made, partial(make, entry)))
-        self._running.wake(entry)
+        self._processor.wake(entry)
         return await made
 
     # For what gives work to workers
 
     async def open_turn(self, ref: Ref) -> TurnWork | None:
         """See `mesh.workflows.contracts.WorkSource`."""
-        entry = self._running.find(ref)
+        entry = self._processor.find(ref)
         if entry is None or not entry.turn.queued:
             return None
         try:
@@ -264,12 +264,12 @@ class Engine:
     def _begin(self, entry: Entry) -> TurnWork | None:
         entry.turn.unqueue()
         instance = entry.instance
-        if instance is None or entry.turn.open is not None or entry.held.leaving:
+        if instance is None or entry.turn.open is not None or entry.partition.leaving:
             return None
         again = entry.turn.take_retry()
-        turn = finishing.begin(instance, entry.unwritten.outcomes, self._clock(), again=again)
+        turn = turns.begin(instance, entry.unwritten.outcomes, self._clock(), again=again)
         if turn is None:
-            self._running.scheduler.fire(entry)  # The clock may have been set back before its time.
+            self._processor.scheduler.fire(entry)  # The clock may have been set back before its time.
             return None
         state, started = instance.state, instance.started
         work = TurnWork(
@@ -291,13 +291,13 @@ class Engine:
 
     async def open_task(self, ref: Ref, task: int) -> TaskWork | None:
         """See `mesh.workflows.contracts.WorkSource`."""
-        entry = self._running.find(ref)
-        if entry is None or task not in entry.tasks.attempts or entry.held.leaving:
+        entry = self._processor.find(ref)
+        if entry is None or task not in entry.tasks.attempts or entry.partition.leaving:
             return None
 
         def begin(entry: Entry) -> TaskWork | None:
             tasks = entry.tasks
-            if task not in tasks.attempts or task in entry.unwritten.settled or entry.held.leaving:
+            if task not in tasks.attempts or task in entry.unwritten.settled or entry.partition.leaving:
                 return None
             if (work := self._work(entry, task)) is None:
                 tasks.done(task)
@@ -356,7 +356,7 @@ class Engine:
         def complete(entry: Entry) -> StartWithHistory:
             return propagation.complete(message, entry.instance, entry.rendered)
 
-        return await self._open(self._running.entry(await self._own(ref), ref.id), complete, alone=False)
+        return await self._open(self._processor.entry(await self._own(ref), ref.id), complete, alone=False)
 
     def turned(self, work: TurnWork, answer: Answer) -> None:
         """See `mesh.workflows.contracts.WorkSource`."""
@@ -367,24 +367,24 @@ class Engine:
         self._reply(work, Impossible(reason))
 
     def _reply(self, work: TurnWork, answer: Answer | Impossible) -> None:
-        entry = self._running.find(work.ref)
+        entry = self._processor.find(work.ref)
         if entry is not None and entry.turn.work is work:
             entry.turn.reply(answer)
-            self._running.wake(entry)
+            self._processor.wake(entry)
 
     def turn_lost(self, work: TurnWork, *, begun: bool = True) -> None:
         """See `mesh.workflows.contracts.WorkSource`."""
-        entry = self._running.find(work.ref)
+        entry = self._processor.find(work.ref)
         if entry is None or entry.turn.work is not work:
             return
         if begun:
-            self._running.scheduler.turn_lost(entry)
+            self._processor.scheduler.turn_lost(entry)
         else:
             entry.turn.clear()
-        if entry.held.leaving:
-            entry.held.quiet.set()
+        if entry.partition.leaving:
+            entry.partition.quiet.set()
         elif entry.known:
-            self._running.scheduler.advance(entry)
+            self._processor.scheduler.advance(entry)
 
     def resolved(self, ref: Ref, work: TaskWork, result: TaskResult) -> None:
         """See `mesh.workflows.contracts.WorkSource`."""
@@ -394,37 +394,37 @@ class Engine:
         """See `mesh.workflows.contracts.WorkSource`."""
         if begun:
             self._settle(ref, work, None)
-        elif (entry := self._running.find(ref)) is not None and work.task in entry.tasks.begun:
+        elif (entry := self._processor.find(ref)) is not None and work.task in entry.tasks.begun:
             entry.tasks.returned(work.task)
-            if entry.held.leaving:
-                entry.held.quiet.set()
+            if entry.partition.leaving:
+                entry.partition.quiet.set()
             else:
                 self._dispatch.task(ref, work.task, work.name, None if work.app == self._app else work.app)
 
     def _settle(self, ref: Ref, work: TaskWork, result: TaskResult | None) -> None:
-        held = self._running.held.get(ref.partition)
-        if held is None:
+        owned = self._processor.owned.get(ref.partition)
+        if owned is None:
             return
-        entry = self._running.entry(held, ref.id)
+        entry = self._processor.entry(owned, ref.id)
         if entry.known and not entry.busy:
-            self._running.scheduler.settle(entry, work, result)
+            self._processor.scheduler.settle(entry, work, result)
         else:
             entry.tasks.returned(work.task)
             entry.mailbox.results.append((work, result))
-            self._running.wake(entry)
-        if held.leaving:
-            held.quiet.set()
+            self._processor.wake(entry)
+        if owned.leaving:
+            owned.quiet.set()
 
     def worker_attached(self) -> None:
         """See `mesh.workflows.contracts.WorkSource`."""
-        for held in self._running.held.values():
-            for id in list(held.stalled):
-                entry = self._running.entry(held, id)
+        for owned in self._processor.owned.values():
+            for id in list(owned.stalled):
+                entry = self._processor.entry(owned, id)
                 entry.turn.retry()
                 if entry.known and not entry.busy:
-                    self._running.scheduler.advance(entry)
+                    self._processor.scheduler.advance(entry)
                 elif not entry.known:
-                    self._running.scheduler.due(entry.ref, self._clock())
+                    self._processor.scheduler.due(entry.ref, self._clock())
 
 
 def _children_of(message: Purge) -> Callable[[Entry], Sequence[tuple[str, str, Parent]]]:

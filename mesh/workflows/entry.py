@@ -1,7 +1,7 @@
 """An instance in its owner's memory, with all that waits for it, is out at workers, or is in no write yet.
 
-Each part changes by its own functions alone. ``running.py`` writes what is directly an entry's: it reads and writes the
-instance. ``scheduler.py`` and ``engine.py`` have turns and activities go out and come back.
+Each part changes by its own functions alone; what is directly an entry's is written where instances are read and
+written (``processor.py``). ``scheduler.py`` and ``engine.py`` have turns and activities go out and come back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mesh.workflows.mailbox import Mailbox
 from mesh.workflows.state import Step
 from mesh.workflows.worker import Ref, TurnWork
 
-__all__ = ["CurrentTurn", "Entry", "Held", "Impossible", "OpenTasks", "Pacing", "Unwritten"]
+__all__ = ["CurrentTurn", "Entry", "OwnedPartition", "Impossible", "OpenTasks", "Pacing", "Unwritten"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ class Entry:
 
     Attributes:
         ref: Which one.
-        held: Its partition.
+        partition: Its partition.
         mailbox: Who waits for it.
         turn: Its turn.
         tasks: Its activities.
@@ -262,11 +262,11 @@ class Entry:
         "busy",
         "coalescing",
         "ending",
-        "held",
         "instance",
         "known",
         "mailbox",
         "pacing",
+        "partition",
         "pause",
         "ref",
         "rendered",
@@ -279,10 +279,10 @@ class Entry:
         "unwritten",
     )
 
-    def __init__(self, ref: Ref, held: Held) -> None:
+    def __init__(self, ref: Ref, owned: OwnedPartition) -> None:
         """Know nothing of it yet."""
         self.ref = ref
-        self.held = held
+        self.partition = owned
         self.mailbox = Mailbox()
         self.turn = CurrentTurn()
         self.tasks = OpenTasks()
@@ -368,11 +368,11 @@ class Entry:
         self.pacing.end()
 
 
-class Held:
+class OwnedPartition:
     """A partition that this node owns.
 
     Attributes:
-        partition: Its number.
+        number: Its number.
         epoch: In which it is owned.
         entries: What is known of its instances.
         taken: Set once nothing is accepted any more that a former owner writes; false = it is a later owner's.
@@ -383,11 +383,11 @@ class Held:
         quiet: Set whenever something of it has ended, while it is left.
     """
 
-    __slots__ = ("entries", "epoch", "expires", "gone", "leaving", "partition", "quiet", "stalled", "taken")
+    __slots__ = ("entries", "epoch", "expires", "gone", "leaving", "number", "quiet", "stalled", "taken")
 
     def __init__(self, partition: int, epoch: int) -> None:
         """Know of no instance."""
-        self.partition = partition
+        self.number = partition
         self.epoch = epoch
         self.entries: dict[str, Entry] = {}
         self.taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

@@ -52,6 +52,6 @@ class Memory:
             self.forget(entry)
             entry.unload()
             if entry.bare:
-                entry.held.entries.pop(entry.ref.id, None)
+                entry.partition.entries.pop(entry.ref.id, None)
             if self.bytes <= self._limit or not self._entries:
                 return

@@ -17,7 +17,7 @@ from mesh.workflows.errors import WorkflowUnreadableError
 from mesh.workflows.events import Event, Started
 from mesh.workflows.record import (
     FIRST,
-    Away,
+    BlobRef,
     Keys,
     Record,
     blob,
@@ -111,14 +111,14 @@ class Beside:
 
     async def _whole(self, events: Sequence[Event]) -> Sequence[Event]:
         """Put large events in the place of what stands for them."""
-        away = [each for each in events if isinstance(each, Away)]
+        away = [each for each in events if isinstance(each, BlobRef)]
         if not away:
             return events
         names = [blob(number) for each in away for number in range(each.first, each.first + each.count)]
         parts = dict(zip(names, await self._read(names), strict=True))
         found: list[Event] = []
         for each in events:
-            if isinstance(each, Away):
+            if isinstance(each, BlobRef):
                 numbers = range(each.first, each.first + each.count)
                 data = b"".join([parts[blob(number)] for number in numbers])
                 self._bytes += len(data)

@@ -31,7 +31,7 @@ __all__ = [
     "ENDED",
     "FIRST",
     "FORMAT",
-    "Away",
+    "BlobRef",
     "Garbage",
     "Kept",
     "Keys",
@@ -66,7 +66,7 @@ GARBAGE = 100  # Generations whose chunks may be waiting to be deleted; a purge 
 FIRST = 8  # Among so many events of a history is its `Started`.
 
 
-class Away(Event, frozen=True, array_like=True, tag=200):
+class BlobRef(Event, frozen=True, array_like=True, tag=200):
     """Stands for an event that is large: its blobs are ``count`` from number ``first`` on."""
 
     first: int
@@ -117,8 +117,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
     format: int
     state: State
-    inbox: tuple[AnyEvent | Away, ...]
-    tail: tuple[AnyEvent | Away, ...]
+    inbox: tuple[AnyEvent | BlobRef, ...]
+    tail: tuple[AnyEvent | BlobRef, ...]
     begun: Started | None = None
     chunks: int = 0
     blobs: int = 0
@@ -195,9 +195,9 @@ class _Format(msgspec.Struct, frozen=True, array_like=True):
 encode = msgspec.msgpack.encode
 _record = msgspec.msgpack.Decoder(Record)
 _format = msgspec.msgpack.Decoder(_Format)
-read_chunk = msgspec.msgpack.Decoder(tuple[AnyEvent | Away, ...]).decode
+read_chunk = msgspec.msgpack.Decoder(tuple[AnyEvent | BlobRef, ...]).decode
 read_event = msgspec.msgpack.Decoder(AnyEvent).decode
-read_state = msgspec.msgpack.Decoder(tuple[State, tuple[AnyEvent | Away, ...]]).decode
+read_state = msgspec.msgpack.Decoder(tuple[State, tuple[AnyEvent | BlobRef, ...]]).decode
 
 
 def decode(instance: str, data: bytes) -> Record:
@@ -298,7 +298,7 @@ class _Beside:
             for part in _parts(data):
                 self.made.append((blob(self.blobs), part))
                 self.blobs += 1
-            data = encode(Away(event.at, first, self.blobs - first))
+            data = encode(BlobRef(event.at, first, self.blobs - first))
         return event, msgspec.Raw(data), size
 
     def chunk(self, events: Sequence[msgspec.Raw]) -> None:

@@ -9,11 +9,11 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from mesh.workflows import decide, finishing, retrying
+from mesh.workflows import decide, retrying, turns
 from mesh.workflows.contracts import Dispatch
 from mesh.workflows.delivery import Delivery
 from mesh.workflows.dues import Alarm, Dues
-from mesh.workflows.entry import Entry, Held
+from mesh.workflows.entry import Entry, OwnedPartition
 from mesh.workflows.events import Failure, Retrying, TaskScheduled
 from mesh.workflows.state import State, Status, Step
 from mesh.workflows.worker import Ref, TaskResult, TaskWork
@@ -30,7 +30,7 @@ _MAY_BEGIN = frozenset({Status.PENDING, Status.STALLED})
 
 
 class Scheduler:
-    """Sees to what instances need, of all partitions that are held.
+    """Sees to what instances need, of all partitions that are owned.
 
     Attributes:
         look: Looks at an instance whose time has come.
@@ -61,10 +61,10 @@ class Scheduler:
         if self._flushing is not None:
             self._flushing.cancel()
 
-    def forget(self, held: Held) -> None:
+    def forget(self, owned: OwnedPartition) -> None:
         """Forget a partition."""
-        self._dues.drop(held.partition)
-        for entry in held.entries.values():
+        self._dues.drop(owned.number)
+        for entry in owned.entries.values():
             self._later.pop(entry, None)
 
     # What an instance needs
@@ -101,7 +101,7 @@ class Scheduler:
             return
         unwritten.add(event, id)
         self.later(entry)
-        if entry.held.leaving:
+        if entry.partition.leaving:
             unwritten.flush_all()
             self._wake(entry)
         else:
@@ -114,7 +114,7 @@ class Scheduler:
         self._dispatch.task(entry.ref, task.id, task.name, task.app)
 
     def _begin_again(self, entry: Entry, task: TaskScheduled, generation: int) -> None:
-        if entry.tasks.generation == generation and task.id in entry.tasks.attempts and not entry.held.leaving:
+        if entry.tasks.generation == generation and task.id in entry.tasks.attempts and not entry.partition.leaving:
             self._dispatch.task(entry.ref, task.id, task.name, task.app)
 
     def turn_lost(self, entry: Entry) -> None:
@@ -128,14 +128,14 @@ class Scheduler:
     def advance(self, entry: Entry) -> None:
         """Have it get a turn, if there is something new for it."""
         instance, turn, pacing = entry.instance, entry.turn, entry.pacing
-        if instance is None or turn.queued or turn.open is not None or pacing.until or entry.held.leaving:
+        if instance is None or turn.queued or turn.open is not None or pacing.until or entry.partition.leaving:
             return
         state = instance.state
         if state.status != Status.RUNNING:
             now = self._clock()
             if (
                 state.status not in _MAY_BEGIN
-                or finishing.begin(instance, entry.unwritten.outcomes, now, again=turn.retry_stalled) is None
+                or turns.begin(instance, entry.unwritten.outcomes, now, again=turn.retry_stalled) is None
             ):
                 return
         elif not (state.inbox or entry.unwritten.outcomes) or self._coalesces(entry, state):
@@ -175,7 +175,7 @@ class Scheduler:
         instance = entry.instance
         assert instance is not None
         due = instance.state.due
-        if due is None or entry.held.leaving:
+        if due is None or entry.partition.leaving:
             self.due(entry.ref, None)
             return
         now = self._clock()
@@ -195,9 +195,9 @@ class Scheduler:
     def mark(self, entry: Entry, state: State) -> None:
         """Remember which are stalled: a worker that attaches may go on with them."""
         if state.status == Status.STALLED:
-            entry.held.stalled.add(entry.ref.id)
+            entry.partition.stalled.add(entry.ref.id)
         else:
-            entry.held.stalled.discard(entry.ref.id)
+            entry.partition.stalled.discard(entry.ref.id)
 
     def renew(self, entry: Entry) -> None:
         """Forget what belongs to an execution that is over."""
@@ -212,14 +212,14 @@ class Scheduler:
         self.renew(entry)
         self._delivery.forget(entry.ref)
         self.due(entry.ref, None)
-        entry.held.stalled.discard(entry.ref.id)
+        entry.partition.stalled.discard(entry.ref.id)
         entry.clear()
 
-    def expires(self, held: Held, until: float) -> None:
+    def expires(self, owned: OwnedPartition, until: float) -> None:
         """Look at what is put away in a partition, soon after a time."""
-        if until < held.expires:
-            held.expires = until
-            self.due(Ref(held.partition, ""), max(until, self._clock() + EXPIRE_SECONDS))
+        if until < owned.expires:
+            owned.expires = until
+            self.due(Ref(owned.number, ""), max(until, self._clock() + EXPIRE_SECONDS))
 
     # Times: those of instances by a clock that may be set, pauses by one that may not
 
@@ -264,7 +264,7 @@ class Scheduler:
                 return
             del self._later[entry]
             unwritten = entry.unwritten
-            if (unwritten.outcomes or unwritten.delivered) and entry.held.entries.get(entry.ref.id) is entry:
+            if (unwritten.outcomes or unwritten.delivered) and entry.partition.entries.get(entry.ref.id) is entry:
                 unwritten.flush_all()
                 entry.read_anew()
                 self._wake(entry)

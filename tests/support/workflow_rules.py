@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from mesh.workflows import decide, finishing
+from mesh.workflows import decide, turns
 from mesh.workflows.actions import Action, Answer
 from mesh.workflows.events import Event, Failure
 from mesh.workflows.instance import Instance, Turn
@@ -67,13 +67,13 @@ class Flow:
 
     def begin(self, *, again: bool = False) -> Turn:
         """Begin a turn."""
-        turn = finishing.begin(self.instance, self.volatile, self.now, again=again)
+        turn = turns.begin(self.instance, self.volatile, self.now, again=again)
         assert turn is not None
         return turn
 
     def idle(self) -> bool:
         """Tell whether it is to have no turn."""
-        return finishing.begin(self.instance, self.volatile, self.now) is None
+        return turns.begin(self.instance, self.volatile, self.now) is None
 
     def finish(
         self,
@@ -86,7 +86,7 @@ class Flow:
         """Answer a turn."""
         said = None if waits is None else tuple(waits)
         answer = Answer(actions, whole=whole, patches=tuple(patches), waits=said)
-        return self.commit(finishing.finish(self.instance, turn, answer, self.now, f"{self.state.execution}+"))
+        return self.commit(turns.finish(self.instance, turn, answer, self.now, f"{self.state.execution}+"))
 
     def turn(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mesh.workflows import decide, finishing, propagation, retrying
+from mesh.workflows import decide, propagation, retrying, turns
 from mesh.workflows.actions import Answer
 from mesh.workflows.events import EventRaised, Failure, Inherited
 from mesh.workflows.instance import TIMER, Turn, outcome
@@ -73,7 +73,7 @@ class World:
                 self.answer_late(*self.late[number % len(self.late)])
             case "discard" if id in self.out:
                 turn, answer = self.out[id]
-                finishing.finish(flow.instance, turn, answer, self.now, "unused")
+                turns.finish(flow.instance, turn, answer, self.now, "unused")
             case "work":
                 self.work(id, number)
             case "fire":
@@ -103,7 +103,7 @@ class World:
 
     def begin(self, id: str) -> bool:
         flow = self.flows[id]
-        if id in self.out or (turn := finishing.begin(flow.instance, flow.volatile, self.now)) is None:
+        if id in self.out or (turn := turns.begin(flow.instance, flow.volatile, self.now)) is None:
             return False
         self.out[id] = turn, Replay(code, scope_of=scope_of).answer(flow.instance.history, turn.new, whole=self.whole)
         return True
@@ -113,7 +113,7 @@ class World:
             return False
         turn, answer = self.out.pop(id)
         flow = self.flows[id]
-        step = finishing.finish(flow.instance, turn, answer, self.now, f"{flow.state.execution}+")
+        step = turns.finish(flow.instance, turn, answer, self.now, f"{flow.state.execution}+")
         if step is not None:
             flow.commit(step)
         self.late.append((id, turn, answer))
@@ -126,7 +126,7 @@ class World:
     def answer_late(self, id: str, turn: Turn, answer: Answer) -> None:
         state = self.flows[id].state
         if (turn.generation, turn.number) != (state.generation, state.turns + 1) or state.ended is not None:
-            assert finishing.finish(self.flows[id].instance, turn, answer, self.now, "unused") is None
+            assert turns.finish(self.flows[id].instance, turn, answer, self.now, "unused") is None
 
     def work(self, id: str, number: int) -> bool:
         flow = self.flows[id]

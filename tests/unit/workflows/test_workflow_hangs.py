@@ -31,7 +31,7 @@ async def evict(node: Node) -> None:
     """Have nothing of ``REF`` in memory, which may take one instance."""
     await node.start(["event", "e"], id="another")
     await asyncio.sleep(1)
-    entry = node.engine._running.find(REF)
+    entry = node.engine._processor.find(REF)
     assert entry is None or not entry.known
 
 
@@ -161,7 +161,7 @@ async def test_an_activity_that_is_lost_again_and_again_is_begun_later_and_later
         assert 5 < len(tried) < 12
         assert tried[1] - tried[0] < 0.1
         assert (await node.ended()).status == Status.COMPLETED
-        assert node.engine._running.find(Ref(0, "o")) is None
+        assert node.engine._processor.find(Ref(0, "o")) is None
 
 
 @live
@@ -295,7 +295,7 @@ async def test_a_turn_that_is_made_when_nobody_waits_for_it_any_more_is_asked_fo
         del wanted[:]
         opening = tasks.create_task(node.engine.open_turn(REF))
         await asyncio.sleep(0)
-        entry = node.engine._running.find(REF)
+        entry = node.engine._processor.find(REF)
         assert entry is not None
         (waiting,) = entry.mailbox.calls
         make = waiting.make

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from mesh.workflows import decide, finishing
+from mesh.workflows import decide, turns
 from mesh.workflows.actions import Answer, Complete, CreateChild, CreateTimer, ScheduleTask, SendEvent, VersionMissing
 from mesh.workflows.errors import WorkflowEndedError, WorkflowStalledError
 from mesh.workflows.events import (
@@ -254,11 +254,11 @@ def test_the_answer_to_a_turn_that_was_out_when_it_was_terminated_comes_to_nothi
     flow.tell(Terminate(), turn=turn)
     answer = Answer((Complete(1, Status.COMPLETED),))
 
-    assert finishing.finish(flow.instance, turn, answer, NOW, "x") is None
-    assert finishing.stall(flow.instance, turn, 2, "too large", NOW) is None
+    assert turns.finish(flow.instance, turn, answer, NOW, "x") is None
+    assert turns.stall(flow.instance, turn, 2, "too large", NOW) is None
     assert len(flow.state.outbox) == 1
     flow.commit(decide.start("shop", "o-1", flow.state, Start("order", "e-2"), NOW))
-    assert finishing.finish(flow.instance, turn, answer, NOW, "x") is None
+    assert turns.finish(flow.instance, turn, answer, NOW, "x") is None
 
 
 def test_a_stalled_instance_refuses_events_and_goes_on_with_all_the_rest_when_resumed() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.workflows import decide, finishing
+from mesh.workflows import decide, turns
 from mesh.workflows.actions import (
     Action,
     Answer,
@@ -119,14 +119,14 @@ def test_an_answer_to_an_older_turn_or_execution_comes_to_nothing() -> None:
     flow = Flow()
     first = flow.begin()
     flow.finish(first, ScheduleTask(1, "charge"))
-    assert finishing.finish(flow.instance, first, Answer((DONE,)), NOW, "x") is None
+    assert turns.finish(flow.instance, first, Answer((DONE,)), NOW, "x") is None
     flow.resolve(1)
     second = flow.begin()
     flow.finish(second, Complete(2, Status.CONTINUED_AS_NEW))
     third = flow.begin()
     assert (third.number, third.generation) == (1, first.generation + 1)
-    assert finishing.finish(flow.instance, first, Answer((DONE,)), NOW, "x") is None
-    assert finishing.stall(flow.instance, second, 2, "late", NOW) is None
+    assert turns.finish(flow.instance, first, Answer((DONE,)), NOW, "x") is None
+    assert turns.stall(flow.instance, second, 2, "late", NOW) is None
 
 
 def test_what_was_stored_while_its_turn_was_out_is_in_the_history_once() -> None:
@@ -148,8 +148,8 @@ def test_a_step_that_was_not_committed_has_changed_nothing() -> None:
     flow.fire()
     turn = flow.begin()
     before = (flow.state, list(flow.instance.history), dict(flow.instance.tasks), dict(flow.instance.timers))
-    assert finishing.finish(flow.instance, turn, Answer((ScheduleTask(3, "x"),)), NOW, "x") is not None
-    assert finishing.finish(flow.instance, turn, Answer((DONE,)), NOW, "x") is not None
+    assert turns.finish(flow.instance, turn, Answer((ScheduleTask(3, "x"),)), NOW, "x") is not None
+    assert turns.finish(flow.instance, turn, Answer((DONE,)), NOW, "x") is not None
 
     assert before == (
         flow.state,
@@ -242,14 +242,14 @@ def test_custom_status_stays_until_there_is_another_one() -> None:
     for given, kept in (('"a"', '"a"'), (None, '"a"'), ("", "")):
         flow.tell(Raise("x"))
         answer = Answer(custom_status=given)
-        flow.commit(finishing.finish(flow.instance, flow.begin(), answer, NOW, "x"))
+        flow.commit(turns.finish(flow.instance, flow.begin(), answer, NOW, "x"))
         assert flow.state.custom_status == kept
 
 
 def test_version_and_patches_stand_on_the_turn_that_they_are_of() -> None:
     flow = Flow()
     answer = Answer((ScheduleTask(1, "charge"),), version="7", patches=("p1",))
-    flow.commit(finishing.finish(flow.instance, flow.begin(), answer, NOW, "x"))
+    flow.commit(turns.finish(flow.instance, flow.begin(), answer, NOW, "x"))
 
     assert (flow.instance.history[0].version, flow.instance.history[0].patches) == ("7", ("p1",))
     assert (flow.state.version, list(flow.instance.patches)) == ("7", ["p1"])
@@ -289,8 +289,8 @@ def test_a_stalled_instance_is_told_of_once_for_a_text_and_goes_on_with_a_worker
     assert flow.idle()
     turn = flow.begin(again=True)
     again = Answer((VersionMissing(0),))
-    assert finishing.finish(flow.instance, turn, again, NOW, "x") is None
-    flow.commit(finishing.stall(flow.instance, turn, finishing.TOO_LARGE, "the history is too large", NOW))
+    assert turns.finish(flow.instance, turn, again, NOW, "x") is None
+    flow.commit(turns.stall(flow.instance, turn, turns.TOO_LARGE, "the history is too large", NOW))
     assert flow.kinds == ["Stalled", "Stalled"]
     flow.finish(flow.begin(again=True), ScheduleTask(1, "charge"))
 

@@ -312,7 +312,7 @@ async def _live(seed: int) -> None:
         assert not world.disk.broken, world.disk.broken[0]
         for node in world.nodes:
             assert node.engine.loaded == (0, 0)
-            held = node.engine._running.held.values()
+            held = node.engine._processor.owned.values()
             assert not [entry.ref for each in held for entry in each.entries.values()], "it is known of what is gone"
         for node in list(world.nodes):
             assert node.task is not None

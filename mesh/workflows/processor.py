@@ -19,7 +19,7 @@ from mesh.workflows import decide, retrying
 from mesh.workflows.batch import Batch, Observer, compose
 from mesh.workflows.contracts import Commits, Deliver, Dispatch, Saved
 from mesh.workflows.delivery import TEXT, Delivery
-from mesh.workflows.entry import Entry, Held, Impossible
+from mesh.workflows.entry import Entry, Impossible, OwnedPartition
 from mesh.workflows.errors import (
     WorkflowError,
     WorkflowNotEndedError,
@@ -36,7 +36,7 @@ from mesh.workflows.scheduler import Scheduler
 from mesh.workflows.state import Sent, State, Step
 from mesh.workflows.worker import Ref
 
-__all__ = ["PAUSES", "STORE_SECONDS", "Running"]
+__all__ = ["PAUSES", "STORE_SECONDS", "Processor"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ PAUSES = 0.05, 2.0  # Between tries at a store that failed.
 READ_AT_ONCE = 256  # Of those whose time has come.
 
 
-class Running:
-    """The work on the instances of the partitions that are held.
+class Processor:
+    """Processes the instances of the partitions that are owned.
 
     Attributes:
         app: The application.
-        held: Those partitions, by number.
+        owned: Those partitions, by number.
         clock: Unix time in seconds.
     """
 
@@ -68,7 +68,7 @@ class Running:
     ) -> None:
         """Prepare; the arguments are those of ``Engine``."""
         self.app = app
-        self.held: dict[int, Held] = {}
+        self.owned: dict[int, OwnedPartition] = {}
         self.clock = clock
         self._commits = commits
         self._sure = sure
@@ -93,34 +93,34 @@ class Running:
         self.scheduler.stop()
         self.delivery.stop()
 
-    def owns(self, held: Held) -> bool:
+    def owns(self, owned: OwnedPartition) -> bool:
         """Tell whether a partition is owned, now and for sure."""
-        return not held.gone and self._sure(held.partition)
+        return not owned.gone and self._sure(owned.number)
 
-    def entry(self, held: Held, id: str) -> Entry:
+    def entry(self, owned: OwnedPartition, id: str) -> Entry:
         """Give what is known of an instance, or begin to know it."""
-        if (entry := held.entries.get(id)) is None:
-            entry = held.entries[id] = Entry(Ref(held.partition, id), held)
+        if (entry := owned.entries.get(id)) is None:
+            entry = owned.entries[id] = Entry(Ref(owned.number, id), owned)
         return entry
 
     def find(self, ref: Ref) -> Entry | None:
         """Give what is known of an instance."""
-        held = self.held.get(ref.partition)
-        return None if held is None else held.entries.get(ref.id)
+        owned = self.owned.get(ref.partition)
+        return None if owned is None else owned.entries.get(ref.id)
 
     def wake(self, entry: Entry) -> asyncio.Task[None] | None:
         """Have a task work on an instance, unless one does; gives it."""
-        held = entry.held
-        if entry.busy or held.gone or not held.taken.done() or self._tasks is None:
+        owned = entry.partition
+        if entry.busy or owned.gone or not owned.taken.done() or self._tasks is None:
             return None
         entry.busy = True
         return self._tasks.create_task(self._work(entry), name="workflow")
 
     def _look(self, ref: Ref) -> None:
-        held = self.held.get(ref.partition)
-        if held is None or held.leaving:
+        owned = self.owned.get(ref.partition)
+        if owned is None or owned.leaving:
             return
-        entry = self.entry(held, ref.id)
+        entry = self.entry(owned, ref.id)
         if entry.busy:  # It looks when it has ended, unless it could not be read.
             entry.read_anew()
             return
@@ -150,18 +150,18 @@ class Running:
     def _has_read(self, _: asyncio.Task[None]) -> None:
         self._reading -= 1
 
-    def forget(self, held: Held) -> None:
+    def forget(self, owned: OwnedPartition) -> None:
         """Forget a partition."""
-        self.scheduler.forget(held)
-        self.delivery.drop(held.partition)
-        for entry in held.entries.values():
+        self.scheduler.forget(owned)
+        self.delivery.drop(owned.number)
+        for entry in owned.entries.values():
             self.memory.forget(entry)
 
     # One instance
 
     async def _work(self, entry: Entry) -> None:
         try:
-            while not entry.held.gone and await self._once(entry):
+            while not entry.partition.gone and await self._once(entry):
                 pass
         except Exception as error:  # At this boundary: one instance must not end what the others do.
             logger.exception("workflow %s is read anew", entry.ref.id)
@@ -201,10 +201,10 @@ class Running:
 
     def _rest(self, entry: Entry) -> None:
         """Leave it, until it is woken again."""
-        held = entry.held
-        if held.gone:
-            self.refuse(entry, NotOwnerError(f"this node does not own partition {held.partition} any more"))
-            held.quiet.set()
+        owned = entry.partition
+        if owned.gone:
+            self.refuse(entry, NotOwnerError(f"this node does not own partition {owned.number} any more"))
+            owned.quiet.set()
             return
         if entry.known:
             entry.resume = False
@@ -220,9 +220,9 @@ class Running:
             self.memory.forget(entry)
             entry.unload()
             if entry.bare:
-                held.entries.pop(entry.ref.id, None)
-        if held.leaving:
-            held.quiet.set()
+                owned.entries.pop(entry.ref.id, None)
+        if owned.leaving:
+            owned.quiet.set()
 
     async def _load(self, entry: Entry) -> None:
         ref = entry.ref
@@ -239,7 +239,7 @@ class Running:
             entry.resume = entry.resume or not entry.bare or bool(entry.mailbox.results)
             entry.pause = min(max(PAUSES[0], 2 * entry.pause), PAUSES[1])
             return
-        if entry.held.gone:
+        if entry.partition.gone:
             return
         if entry.pause:
             entry.pause = 0.0
@@ -268,8 +268,8 @@ class Running:
             self.scheduler.later(entry)
         entry.ending = state.ended is not None and (entry.ending or entry.unsure)
         if (until := self._kept_until(state)) is not None:  # Somebody may have been cut off who put it away.
-            self.scheduler.expires(entry.held, until)
-        if state.ended is None and not entry.held.leaving:
+            self.scheduler.expires(entry.partition, until)
+        if state.ended is None and not entry.partition.leaving:
             waiting = retrying.waiting(instance, self.clock())
             for task in instance.tasks.values():
                 if task.id not in tasks.attempts and task.id not in waiting and task.id not in unwritten.settled:
@@ -306,7 +306,7 @@ class Running:
         state = instance.state
         if batch.delivered:
             entry.unwritten.forget_delivered(batch.delivered)
-        if entry.held.gone:  # Its next owner knows of it by now.
+        if entry.partition.gone:  # Its next owner knows of it by now.
             self._tell(entry, batch)
             return
         if batch.answered:
@@ -325,7 +325,7 @@ class Running:
                 self.scheduler.later(entry)
         if batch.answered:
             self.scheduler.turned(entry, before, step)
-        if not entry.held.leaving:
+        if not entry.partition.leaving:
             for event in step.append:
                 if type(event) is TaskScheduled and event.id in instance.tasks:
                     self.scheduler.dispatch(entry, event)
@@ -391,10 +391,10 @@ class Running:
 
     def _gone(self, entry: Entry, until: float | None = None) -> None:
         """Leave what was put away, or purged, to readers."""
-        if entry.held.gone:
+        if entry.partition.gone:
             return
         if until is not None:
-            self.scheduler.expires(entry.held, until)
+            self.scheduler.expires(entry.partition, until)
         self.scheduler.clear(entry)
         self._unload(entry)
 
@@ -424,7 +424,7 @@ class Running:
             request.answer(error)
             return
         self._gone(entry)
-        if not entry.held.gone:
+        if not entry.partition.gone:
             entry.mailbox.see(None)
         request.answer(Told(int(found)))
 
@@ -442,7 +442,7 @@ class Running:
 
     def _answer(self, entry: Entry, request: Request, told: Told | Exception) -> None:
         """Answer from memory: it may be behind what another owner has done."""
-        if self.owns(entry.held):
+        if self.owns(entry.partition):
             request.answer(told)
         else:
             request.answer(NotOwnerError(f"this node does not own partition {entry.ref.partition} for sure"))
@@ -451,15 +451,15 @@ class Running:
         """Fail all that waits, and has had no effect."""
         for request in entry.mailbox.refuse(error):
             if isinstance(request.message, Expired) and not (
-                entry.held.gone or isinstance(error, WorkflowUnreadableError)
+                entry.partition.gone or isinstance(error, WorkflowUnreadableError)
             ):
-                self.scheduler.expires(entry.held, self.clock())
+                self.scheduler.expires(entry.partition, self.clock())
 
     def _delivered(self, ref: Ref, sent: Sent, refused: MeshError | None) -> None:
-        held = self.held.get(ref.partition)
-        if held is None:
+        owned = self.owned.get(ref.partition)
+        if owned is None:
             return
-        entry = self.entry(held, ref.id)
+        entry = self.entry(owned, ref.id)
         if refused is not None:
             kind = type(refused).__name__.removesuffix("Error")
             logger.info("workflow %s could not tell %s of %s: %s", ref.id, sent.instance, sent.app, refused)
