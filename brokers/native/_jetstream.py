@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from hashlib import blake2s
 
 from brokers.native._topics import NativeSettings
-from brokers.nats._client import JSON
 from brokers.nats._config import ConnectionSettings
 from brokers.nats._consumer import consumer_name
+from brokers.nats._errors import JSON
 from brokers.shared.settings import Reading, layout_setting
 from mesh.address import Address, encode_token
 from mesh.broker import SubscribeOptions

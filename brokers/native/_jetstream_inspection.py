@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 from brokers.native._jetstream import JetStreamSettings, check_consumer, wanted_consumer
-from brokers.nats._client import JSON, Connection, NoStreamError, RightMissingError, check_api
+from brokers.nats._client import Connection
+from brokers.nats._errors import JSON, NoStreamError, RightMissingError, check_api
 from brokers.nats._inspection import Subject, known
 from mesh.address import Address
 from mesh.broker import SubscribeOptions

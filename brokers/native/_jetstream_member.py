@@ -16,8 +16,9 @@ from nats.aio.subscription import Subscription
 
 from brokers.native._jetstream import check_consumer
 from brokers.native._topics import Taken
-from brokers.nats._client import JSON, Connection, check_api, error_code
+from brokers.nats._client import Connection
 from brokers.nats._consumer import NatsSettler, attempt_of
+from brokers.nats._errors import JSON, check_api, error_code
 from mesh.address import Address, encode_token
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.errors import BrokerError, BrokerUnavailableError

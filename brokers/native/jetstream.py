@@ -36,9 +36,10 @@ from brokers.native._jetstream import JetStreamSettings, stream_named, subject_o
 from brokers.native._jetstream_inspection import Inspection
 from brokers.native._jetstream_member import Member
 from brokers.native._topics import NativeTopics, Source
-from brokers.nats._client import JSON, Connection, NoStreamError, RightMissingError, check_api, error_code
+from brokers.nats._client import Connection
 from brokers.nats._config import NatsConfig
 from brokers.nats._consumer import backlog_of
+from brokers.nats._errors import JSON, NoStreamError, RightMissingError, check_api, error_code
 from brokers.shared.limits import check_size, refusal
 from brokers.shared.settings import Reading
 from mesh.address import Address

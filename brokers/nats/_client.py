@@ -19,21 +19,24 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import UnexpectedEOF
 
+from brokers.nats._errors import (
+    JSON,
+    NoStreamError,
+    RightMissingError,
+    StoreRefusedError,
+    error_code,
+    errors_of,
+)
 from brokers.nats._overrides import NatsClient
-from brokers.shared.errors import NotAdmittedError, cause_of, map_errors, unavailable
+from brokers.shared.errors import cause_of, unavailable
 from brokers.shared.outage import Outage
-from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError, PublishRejectedError
+from mesh.errors import BrokerError, BrokerUnavailableError, MessageTooLargeError
 from mesh.tasks import heeding_cancellation
 
 __all__ = [
-    "JSON",
     "TOO_MANY_CONSUMERS",
     "Answer",
     "Connection",
-    "NoStreamError",
-    "RightMissingError",
-    "check_api",
-    "error_code",
     "unix_time",
 ]
 
@@ -48,13 +51,10 @@ TOO_MANY_CONSUMERS = 10026
 IN_PROCESS = 10158
 OVERDUE = 2.0
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024
-# What the server says to wrong credentials; its protocol has no codes, these texts are the client's way, too.
-REFUSALS = ("authorization violation", "authentication expired", "authentication revoked")
 # What it says of a subject that may not be sent to, some time after; the client has it in small letters.
 _REFUSED = re.compile(r'permissions violation for publish to "([^"]+)"')
 # Then the connection is lost, but not yet reported; its return resolves what waits.
 UNLESS_FULL = suppress(nats.errors.OutboundBufferLimitError)
-JSON = dict[str, object]
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -446,54 +446,6 @@ class Connection:
 
 async def _nothing(_: Msg) -> None:
     """Take nothing: the client wants a callback, and its messages go elsewhere."""
-
-
-def errors_of(server: str) -> map_errors:
-    """Give what becomes of the client's errors, about a server by its kind and address."""
-
-    def lost(error: Exception) -> BrokerUnavailableError:
-        final = isinstance(error, nats.errors.SecureConnWantedError)
-        if final or any(each in str(error).lower() for each in REFUSALS):
-            return NotAdmittedError(f"{server} is not reachable: {error}")
-        return unavailable(server, error)
-
-    def rejected(error: Exception) -> PublishRejectedError:
-        return PublishRejectedError(f"{server} cannot take it: {error}")
-
-    no_such_message = (nats.errors.BadHeaderError, nats.errors.BadSubjectError, nats.errors.MaxPayloadError)
-    connecting = (OSError, ValueError)  # The latter for one that speaks another protocol.
-    return map_errors(
-        {nats.errors.Error: lost, **dict.fromkeys(connecting, lost), **dict.fromkeys(no_such_message, rejected)}
-    )
-
-
-class RightMissingError(BrokerError):
-    """The user may not send to a subject; nothing was done."""
-
-
-class NoStreamError(PublishRejectedError):
-    """No stream has the subject; nothing was stored."""
-
-
-class StoreRefusedError(PublishRejectedError):
-    """A PublishRejectedError that keeps the server's error code."""
-
-    def __init__(self, description: str, err_code: int) -> None:
-        self.err_code = err_code
-        super().__init__(f"NATS refused to store it: {description}")
-
-
-def error_code(answer: JSON) -> object:
-    """Give the code of a JetStream API answer's error; None where it is none."""
-    return cast("JSON", answer.get("error") or {}).get("err_code")
-
-
-def check_api(answer: JSON, what: str) -> JSON:
-    """Return a JetStream API answer, or raise its error."""
-    if "error" in answer:
-        error = cast("JSON", answer["error"])
-        raise BrokerError(f"{what}: {error.get('description')}")
-    return answer
 
 
 def unix_time(text: str) -> float:

@@ -13,7 +13,8 @@ import orjson
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from brokers.nats._client import JSON, TOO_MANY_CONSUMERS, Connection, check_api, error_code, unix_time
+from brokers.nats._client import TOO_MANY_CONSUMERS, Connection, unix_time
+from brokers.nats._errors import JSON, check_api, error_code
 from brokers.shared.handling import run_handler
 from mesh.address import Address, encode_token
 from mesh.broker import Backlog, Delivery, Handler, Message

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
-from brokers.nats._client import JSON, Connection, RightMissingError, check_api, unix_time
+from brokers.nats._client import Connection, unix_time
 from brokers.nats._config import NatsConfig
 from brokers.nats._consumer import consumer_name, parted, stream_of
+from brokers.nats._errors import JSON, RightMissingError, check_api
 from brokers.nats._kv import NatsKeyValue
 from mesh.address import Address, encode_token
 from mesh.broker import KeyValue, Message, SubscribeOptions, Topology

@@ -14,7 +14,8 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from brokers.nats._client import JSON, Connection, StoreRefusedError, check_api
+from brokers.nats._client import Connection
+from brokers.nats._errors import JSON, StoreRefusedError, check_api
 from brokers.nats._scan import Found, Scanner
 from brokers.nats._sweep import (
     EXPECTED,

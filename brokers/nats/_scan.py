@@ -9,7 +9,8 @@ from typing import cast
 
 import orjson
 
-from brokers.nats._client import JSON, Answer, Connection
+from brokers.nats._client import Answer, Connection
+from brokers.nats._errors import JSON
 from mesh.errors import StateError
 from mesh.tasks import task_group
 

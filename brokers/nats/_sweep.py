@@ -14,7 +14,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import cast
 
-from brokers.nats._client import JSON, Connection, RightMissingError, StoreRefusedError, unix_time
+from brokers.nats._client import Connection, unix_time
+from brokers.nats._errors import JSON, RightMissingError, StoreRefusedError
 from brokers.nats._scan import Found, Scanner
 from mesh.errors import BrokerError, StateError
 from mesh.tasks import task_group

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from brokers.nats._client import JSON, Connection, check_api
+from brokers.nats._client import Connection
+from brokers.nats._errors import JSON, check_api
 from mesh.address import overlaps
 
 __all__ = ["floors", "trim"]

@@ -13,16 +13,10 @@ from typing import TYPE_CHECKING, cast
 
 from nats.aio.msg import Msg
 
-from brokers.nats._client import (
-    JSON,
-    TOO_MANY_CONSUMERS,
-    Connection,
-    RightMissingError,
-    check_api,
-    error_code,
-)
+from brokers.nats._client import TOO_MANY_CONSUMERS, Connection
 from brokers.nats._config import NatsConfig, NatsSettings
 from brokers.nats._consumer import Consumer, backlog_of, consumer_name, stream_of
+from brokers.nats._errors import JSON, RightMissingError, check_api, error_code
 from brokers.nats._inspection import NO_LANE, Inspection, differences, lanes_of, stream_config, subject_of
 from brokers.nats._kv import NatsKeyValue
 from brokers.nats._trim import trim

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from brokers.nats import NatsBroker, _sweep
 from brokers.nats import broker as nats_broker
-from brokers.nats._client import RightMissingError
+from brokers.nats._errors import RightMissingError
 from brokers.nats._kv import NatsKeyValue
 from brokers.redis import RedisBroker
 from mesh import address

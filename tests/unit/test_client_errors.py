@@ -14,7 +14,7 @@ from brokers.kafka import KafkaBroker
 from brokers.kafka._cluster import errors_of as kafka_errors
 from brokers.mqtt import MQTTBroker
 from brokers.nats import NatsBroker
-from brokers.nats._client import errors_of as nats_errors
+from brokers.nats._errors import errors_of as nats_errors
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.rabbitmq._refusals import ERRORS as RABBITMQ_ERRORS
 from brokers.redis import RedisBroker
