@@ -74,6 +74,7 @@ class Instance:
     new: list[bytes] = field(default_factory=list)
     known: int | None = None
     out: bool = False
+    open: int = 0
 
 
 class Hub:
@@ -88,16 +89,21 @@ class Hub:
         self._instances: dict[str, Instance] = {}
         self._numbers = 0
         self._name, self._input = "", ""
+        self._together = False
         self._until = 0.0
         self._done: asyncio.Future[None] | None = None
         self.turns = self.tasks = self.ended = self.events = 0
 
     async def answer(self, question: dict[str, object]) -> dict[str, object]:
-        """Run instances of a workflow, so many at once, for so long; give what that took."""
+        """Run instances of a workflow, so many at once, for so long; give what that took.
+
+        With ``together`` results wait until no activity is open, and have one turn.
+        """
         while not self.workers:
             await asyncio.sleep(0.01)
         self.turns = self.tasks = self.ended = self.events = 0
         self._name, self._input = str(question["workflow"]), json.dumps(question["input"])
+        self._together = bool(question["together"])
         self._done = asyncio.get_running_loop().create_future()
         seconds = float(str(question["seconds"]))
         began = time.perf_counter()
@@ -123,7 +129,7 @@ class Hub:
         self._turn(made)
 
     def _turn(self, instance: Instance) -> None:
-        if instance.out or not instance.new:
+        if instance.out or not instance.new or (self._together and instance.open):
             return
         instance.out = True
         instance.turn = [_event("workflowStarted"), *instance.new]
@@ -162,6 +168,7 @@ class Hub:
             if kind != "scheduleTask":
                 raise BenchError(f"a workflow asked for {kind}")
             task = action.scheduleTask
+            instance.open += 1
             execution = task.taskExecutionId or f"1-{action.id}"
             event = EVENT(eventId=action.id)
             event.timestamp.GetCurrentTime()
@@ -183,6 +190,7 @@ class Hub:
         if answer.HasField("failureDetails"):
             raise BenchError(f"an activity failed: {answer}")
         instance = self._instances[answer.instanceId]
+        instance.open -= 1
         self.tasks += 1
         event = EVENT(eventId=-1)
         event.timestamp.GetCurrentTime()

@@ -31,7 +31,7 @@ class App:
     """What the connections share."""
 
     def __init__(self) -> None:
-        self.tasks = self.ended = 0
+        self.tasks = self.turns = self.ended = 0
         self._fans: dict[int, bytes] = {}
 
     def answer(self, path: bytes, body: bytes) -> bytes:
@@ -44,6 +44,7 @@ class App:
         return _ok(DECLARED) if path == b"/dapr/config" else MISSING
 
     def _turn(self, workflow: bytes, turn: dict) -> bytes:
+        self.turns += 1
         size, kinds = turn["input"], [event["event"] for event in turn["history"]]
         if workflow == b"wait":
             end = "raised" in kinds
@@ -60,7 +61,7 @@ class App:
 
     async def told(self, _question: dict[str, object]) -> dict[str, object]:
         """Say what it has done."""
-        return {"tasks": self.tasks, "ended": self.ended}
+        return {"tasks": self.tasks, "turns": self.turns, "ended": self.ended}
 
 
 class _Protocol(asyncio.Protocol):

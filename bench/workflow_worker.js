@@ -6,6 +6,7 @@ const { WorkflowRuntime } = createRequire(`${__dirname}/../tests/sdk/`)("@dapr/d
 
 let tasks = 0;
 let ended = 0;
+let turns = 0;
 
 const echo = (_context, given) => {
   tasks++;
@@ -13,6 +14,7 @@ const echo = (_context, given) => {
 };
 
 async function* chain(context, given) {
+  turns++;
   for (let number = 0; number < given; number++) {
     yield context.callActivity(echo, number);
   }
@@ -21,6 +23,7 @@ async function* chain(context, given) {
 }
 
 async function* fan(context, given) {
+  turns++;
   yield context.whenAll(Array.from({ length: given }, (_, number) => context.callActivity(echo, number)));
   ended++;
   return given;
@@ -32,5 +35,5 @@ const runtime = new WorkflowRuntime({ daprHost: "127.0.0.1", daprPort: process.a
 runtime.registerActivity(echo).registerWorkflow(chain).registerWorkflow(fan);
 runtime.start().then(() => say({ port: 0 }));
 const lines = createInterface({ input: process.stdin });
-lines.on("line", () => say({ tasks, ended }));
+lines.on("line", () => say({ tasks, ended, turns }));
 lines.on("close", () => process.exit());

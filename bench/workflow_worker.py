@@ -12,7 +12,7 @@ import sys
 import dapr.ext.workflow as wf
 
 runtime = wf.WorkflowRuntime(host="127.0.0.1", port=sys.argv[1])
-tasks, ends = itertools.count(), itertools.count()  # Threads share them.
+tasks, turns, ends = itertools.count(), itertools.count(), itertools.count()  # Threads share them.
 
 
 @runtime.activity
@@ -25,6 +25,7 @@ def echo(_context: wf.WorkflowActivityContext, given: int) -> int:
 @runtime.workflow
 def chain(context: wf.DaprWorkflowContext, given: int):
     """Call one activity after the other."""
+    next(turns)
     for number in range(given):
         yield context.call_activity(echo, input=number)
     next(ends)
@@ -34,6 +35,7 @@ def chain(context: wf.DaprWorkflowContext, given: int):
 @runtime.workflow
 def fan(context: wf.DaprWorkflowContext, given: int):
     """Call all activities at once."""
+    next(turns)
     yield wf.when_all([context.call_activity(echo, input=number) for number in range(given)])
     next(ends)
     return given
@@ -47,5 +49,5 @@ def count(counter: itertools.count) -> int:
 runtime.start()
 print(json.dumps({"port": 0}), flush=True)
 for _ in sys.stdin:
-    print(json.dumps({"tasks": count(tasks), "ended": count(ends)}), flush=True)
+    print(json.dumps({"tasks": count(tasks), "turns": count(turns), "ended": count(ends)}), flush=True)
 runtime.shutdown()

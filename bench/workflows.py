@@ -35,7 +35,8 @@ WORKERS: Mapping[str, Sequence[str]] = {
 HTTP, PYTHON = "http", "python sdk"
 CHAIN, FAN = "chain", "fan"
 SHAPES = ((CHAIN, 3), (CHAIN, 50), (FAN, 100), (FAN, 1000))
-STUB, STUB_OPEN = "stub", {(CHAIN, 3): 30, (CHAIN, 50): 10, (FAN, 100): 4, (FAN, 1000): 1}
+STUB, STUB_TOGETHER = "stub", "stub, results together"
+STUB_OPEN = {(CHAIN, 3): 30, (CHAIN, 50): 10, (FAN, 100): 4, (FAN, 1000): 1}
 ROUNDS = 3  # Without a restart: the third is to be as fast as the first.
 RATE = 50.0
 AT_ONCE = 2.0**-7  # Seconds in which all are due; a power of two, so that none is lost in rounding.
@@ -54,6 +55,11 @@ HOW = f"""\
 - **Workers**: a bare asyncio protocol in Python over HTTP, which the gateway calls; the official SDKs for Python and
   Node, unmodified. Over HTTP the whole history goes with each turn.
 - **The workers' own ceiling** (*{STUB}*): the same program, and a server in the gateway's place that stores nothing.
+  It begins a turn whenever there is something new and none is out, and hands everything out in the order in which it
+  came: a turn behind all activities that wait. A turn runs the code again, so how many there are counts:
+  *{STUB_TOGETHER}* is the same server, which lets results wait until all of an instance are there. That is the
+  least work there can be; but who waits for the first of many would wait for the last.
+- **Turns** are how often the worker ran the code of an instance.
 - **Stores**: NATS with its file store, Redis as the backbone, both as durable as they come; PostgreSQL in a component
   that is marked by `actorStateStore`, beside RabbitMQ, which keeps no records; and the gateway's own memory.
 - **Latency**: a chain of 3 is started {RATE:g} times a second over HTTP, and asked for until it has ended; it is the
@@ -97,6 +103,7 @@ class Figure:
         shape: Workflow and size.
         rates: Activities a second, of each round.
         cpu: Microseconds an activity, by process.
+        turns: How many an instance had.
         writes: Messages that the store took an activity; None = it was not counted.
     """
 
@@ -105,6 +112,7 @@ class Figure:
     shape: str
     rates: Sequence[float]
     cpu: dict[str, float]
+    turns: float
     writes: float | None = None
 
     @property
@@ -180,9 +188,10 @@ class WorkflowResults:
         lines += [BUSY] if self.load[0] > 1 else []
         lines += ["", "## Goals", "", *verdicts(self.goals), "", "## Activities a second", ""]
         lines += [
-            "| store | worker | shape | activities/s | third | CPU µs an activity | messages to the store an activity |"
+            "| store | worker | shape | activities/s | third | turns an instance | CPU µs an activity |"
+            " messages to the store an activity |"
         ]
-        lines += ["| --- | --- | --- | ---: | ---: | ---: | ---: |"]
+        lines += ["| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"]
         lines += [_line(each) for each in self.figures]
         lines += ["", "## Latency", "", f"A chain of 3, {RATE:g} a second:", ""]
         lines += ["| store | p50 ms | p90 ms | p99 ms |", "| --- | ---: | ---: | ---: |"]
@@ -199,9 +208,10 @@ class WorkflowResults:
 
 def _line(each: Figure) -> str:
     cpu = " + ".join(f"{name} {value:.0f}" for name, value in each.cpu.items())
-    kept = f"{each.kept:.0f} %" if each.store != STUB else "–"
+    kept = f"{each.kept:.0f} %" if each.store not in (STUB, STUB_TOGETHER) else "–"
     writes = "–" if each.writes is None else f"{each.writes:.2f}"
-    return f"| {each.store} | {each.worker} | {each.shape} | {each.rate:,.0f} | {kept} | {cpu} | {writes} |"
+    cells = (each.store, each.worker, each.shape, f"{each.rate:,.0f}", kept, f"{each.turns:.1f}", cpu, writes)
+    return f"| {' | '.join(cells)} |"
 
 
 class Site:
@@ -288,12 +298,14 @@ class Site:
         count = max(1, activities // size)
         await self.round(workflow, size, max(1, count // 10))
         used, sent = self.cpu(), await self.messages()
+        turns = -int(str((await self.worker.ask(do="counts"))["turns"]))
         seconds = [await self.round(workflow, size, count) for _ in range(ROUNDS)]
         done = count * size
+        turns += int(str((await self.worker.ask(do="counts"))["turns"]))
         cpu = {name: (value - used[name]) * 1e6 / (done * ROUNDS) for name, value in self.cpu().items()}
         writes = (await self.messages() - sent) / (done * ROUNDS) if self.store == "nats" else None
         rates = [done / each for each in seconds]
-        found = Figure(self.store, self.worker_name, f"{workflow}-{size}", rates, cpu, writes)
+        found = Figure(self.store, self.worker_name, f"{workflow}-{size}", rates, cpu, turns / (count * ROUNDS), writes)
         told = ", ".join(f"{rate:.0f}" for rate in rates)
         note(f"  {self.store}, {self.worker_name}, {found.shape}: {told} activities/s")
         return found
@@ -343,14 +355,18 @@ async def _ceiling(worker: str, seconds: float) -> list[Figure]:
     async with Stage() as stage:
         stub = await stage.program("stub", [sys.executable, "-m", "bench.taskhub"])
         peer = await stage.program(worker, [*WORKERS[worker], str(stub.http_port)])
-        for workflow, size in (SHAPES[0], *SHAPES):  # The first one is to warm it up.
+        plain = [(STUB, *shape) for shape in SHAPES]
+        fans = [(STUB_TOGETHER, *shape) for shape in SHAPES if shape[0] == FAN]
+        for kind, workflow, size in (plain[0], *plain, *fans):  # The first one is to warm it up.
             used = {"stub": stub.cpu(), "worker": peer.cpu()}
             asked = {"workflow": workflow, "input": size, "open": STUB_OPEN[workflow, size], "seconds": seconds}
-            told = {name: float(str(value)) for name, value in (await stub.ask(**asked)).items()}
+            answer = await stub.ask(**asked, together=kind == STUB_TOGETHER)
+            told = {name: float(str(value)) for name, value in answer.items()}
             now = {"stub": stub.cpu(), "worker": peer.cpu()}
             cpu = {name: (value - used[name]) * 1e6 / told["tasks"] for name, value in now.items()}
-            found.append(Figure(STUB, worker, f"{workflow}-{size}", [told["tasks"] / told["seconds"]], cpu))
-            note(f"  {STUB}, {worker}, {workflow}-{size}: {found[-1].rate:.0f} activities/s")
+            rate, turns = told["tasks"] / told["seconds"], told["turns"] / told["ended"]
+            found.append(Figure(kind, worker, f"{workflow}-{size}", [rate], cpu, turns))
+            note(f"  {kind}, {worker}, {workflow}-{size}: {rate:.0f} activities/s, {turns:.1f} turns")
     return found[1:]
 
 

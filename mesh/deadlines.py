@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from mesh.errors import DeadlineExceededError
 
-__all__ = ["NO_ANSWER", "SWEEP_INTERVAL", "Deadlines"]
+__all__ = ["NO_ANSWER", "SWEEP_INTERVAL", "Deadlines", "Limit"]
 
 NO_ANSWER = "no answer within the deadline"
 
@@ -30,6 +30,52 @@ class _Watched:
         self.task = task
         self.until = until
         self.struck = False
+
+    def strike(self) -> None:
+        """Cancel the task."""
+        if not self.struck:
+            self.struck = True
+            self.task.cancel()
+
+
+class Limit(_Watched):
+    """Bounds in time what its task does while it is entered, as ``Deadlines.limit`` says."""
+
+    __slots__ = ("_before", "_deadlines", "_exact", "_seconds")
+
+    def __init__(self, deadlines: Deadlines, seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        super().__init__(task, math.inf)
+        self._deadlines, self._seconds = deadlines, seconds
+        self._before = task.cancelling()
+        self._exact: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self.put_off(waits=False)
+        return self
+
+    def put_off(self, waits: bool) -> None:
+        """Stop the time while something is waited for that does not count, or begin anew with all of it."""
+        if self._exact is not None:
+            self._exact.cancel()
+            self._exact = None
+        self.until = math.inf if waits else asyncio.get_running_loop().time() + self._seconds
+        if self.until == math.inf:
+            return
+        if self._seconds < EXACT_BELOW:
+            self._exact = asyncio.get_running_loop().call_at(self.until, self.strike)
+        else:
+            self._deadlines.watch(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """End; raise ``TimeoutError`` where the time was over, and nobody else has cancelled the task."""
+        if self._exact is not None:
+            self._exact.cancel()
+        self._deadlines.forget(self)
+        if self.struck and self.task.uncancel() <= self._before and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
 
 class Deadlines:
@@ -63,10 +109,7 @@ class Deadlines:
         assert task is not None
         before = task.cancelling()
         watched = _Watched(task, loop.time() + seconds)
-        self._watched.add(watched)
-        if not self._sweeping:
-            self._sweeping = True
-            loop.call_later(SWEEP_INTERVAL, self._sweep)
+        self.watch(watched)
         try:
             return await call(*arguments)
         except asyncio.CancelledError:
@@ -78,6 +121,24 @@ class Deadlines:
             self._watched.discard(watched)
             if watched.struck:
                 task.uncancel()
+
+    def limit(self, seconds: float | None) -> Limit:
+        """Make what bounds the current task while it is entered, and may be put off; None = no limit.
+
+        It costs no timer either, unless it is shorter than 5 s. What is longer may strike up to 0.25 s late.
+        """
+        return Limit(self, math.inf if seconds is None else seconds)
+
+    def watch(self, watched: _Watched) -> None:
+        """Strike when its time is over, from now on."""
+        self._watched.add(watched)
+        if not self._sweeping:
+            self._sweeping = True
+            asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
+
+    def forget(self, watched: _Watched) -> None:
+        """Strike it no more."""
+        self._watched.discard(watched)
 
     async def _exactly(self, seconds: float, text: str, call: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
         if seconds <= 0:
@@ -95,9 +156,8 @@ class Deadlines:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for watched in self._watched:
-            if watched.until <= now and not watched.struck:
-                watched.struck = True
-                watched.task.cancel()
+            if watched.until <= now:
+                watched.strike()
         self._sweeping = bool(self._watched)
         if self._sweeping:
             loop.call_later(SWEEP_INTERVAL, self._sweep)

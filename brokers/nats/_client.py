@@ -130,7 +130,7 @@ class Connection:
                     with heeding_cancellation():
                         await self.client.connect(self._servers, **options)  # type: ignore[arg-type]  # options are ours
                 self._inbox = self.client.new_inbox()
-                await self.client.subscribe(f"{self._inbox}.*", cb=self._answer)
+                self.client.take_answers(await self.client.subscribe(f"{self._inbox}.*", cb=_nothing), self._answer)
         except BaseException:
             await self.close()
             raise
@@ -287,12 +287,12 @@ class Connection:
             if not waiting.done():
                 waiting.set_result(None)
 
-    async def _answer(self, message: Msg) -> None:
-        token = message.subject.rpartition(".")[2]
+    def _answer(self, subject: bytes, headers: Mapping[str, str], body: bytes) -> None:
+        token = subject.rpartition(b".")[2].decode()
         waiting = self._waiting.get(token)
         if waiting is not None and not waiting.done():
-            answer = Answer(message.headers or {}, message.data)
-            parts = self._parts.get(token)
+            answer = Answer(headers, body)
+            parts = self._parts.get(token) if self._parts else None
             if parts is None or answer.status is not None:
                 waiting.set_result(answer)
             else:
@@ -369,9 +369,12 @@ class Connection:
                 answer = await waiting
             finally:
                 del self._waiting[token]
-                self._once.discard(token)
-                self._refusable.pop(token, None)
-                self._parts.pop(token, None)
+                if not repeat:
+                    self._once.discard(token)
+                if refusable:
+                    self._refusable.pop(token, None)
+                if parts is not None:
+                    self._parts.pop(token, None)
             if answer is not None:
                 return answer
             if self.client.is_closed or not repeat:
@@ -439,6 +442,10 @@ class Connection:
             raise NoStreamError(f"no stream on NATS at {self.shown} takes {subject} now, and {error}") from None
         if "error" not in found and not found.get("streams"):
             raise NoStreamError(f"no stream on NATS at {self.shown} takes {subject}: it was never declared")
+
+
+async def _nothing(_: Msg) -> None:
+    """Take nothing: the client wants a callback, and its messages go elsewhere."""
 
 
 def errors_of(server: str) -> map_errors:

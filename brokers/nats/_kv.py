@@ -9,6 +9,7 @@ import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import lru_cache
 from typing import cast
 
 from msgspec.structs import replace
@@ -38,6 +39,8 @@ MAX_OPERATIONS = 1000
 HEADER_ROOM_BYTES = 512
 PAGE_KEYS = 100
 IN_FLIGHT_WAIT = 0.005
+CHECKED_KEYS = 1024  # What stands in a condition stands in many, as fences do: its subject is remembered.
+EXPECTED_OF = f"{EXPECTED}-Subject"
 
 
 class NatsKeyValue:
@@ -53,6 +56,7 @@ class NatsKeyValue:
         self._stream = f"KV_{bucket}"
         self._prefix = f"$KV.{bucket}."
         self._id, self._numbers = f"{secrets.token_hex(12)}-", itertools.count()
+        self._checked = lru_cache(CHECKED_KEYS)(self._subject)
         self._scanner = Scanner(connection, self._stream, self._read_subject)
         self.sweeper = Sweeper(connection, self._stream, self._prefix, self._read_subject)
 
@@ -111,16 +115,16 @@ class NatsKeyValue:
                 raise StateLimitError(f"the value of key {operation.key!r} is over the limit of {limit} bytes")
         if not operations:
             return
-        if len(operations) > 1:
+        if len(operations) > 1 and not _is_guarded(operations):
             operations = _folded(operations)
-        tried = list(operations)
+        tried = operations
         while True:
             try:
                 await self._write(tried)
                 break
             except ConflictError as error:
                 repaired = await self._repaired(operations)
-                if repaired == tried:
+                if repaired == list(tried):
                     if cast("StoreRefusedError", error.__cause__).err_code != IN_FLIGHT:
                         raise
                     await asyncio.sleep(IN_FLIGHT_WAIT)  # What it is, and whether it conflicts, is known soon.
@@ -154,7 +158,7 @@ class NatsKeyValue:
         try:
             if len(messages) == 1:
                 subject, value, headers = messages[0]
-                headers = {**headers, "Nats-Msg-Id": f"{self._id}{next(self._numbers)}"}
+                headers["Nats-Msg-Id"] = f"{self._id}{next(self._numbers)}"
                 await self._connection.store(subject, value, headers)
                 return
             await self._connection.store_batch(messages)
@@ -166,12 +170,17 @@ class NatsKeyValue:
 
     def _messages(self, operations: Sequence[Write]) -> list[tuple[str, bytes, dict[str, str]]]:
         """Make the messages of writes: what is only checked rides on a write without a condition, or on a marker."""
+        if _is_guarded(operations):  # As nearly all are.
+            write, check = operations
+            headers = self._headers(write)
+            headers[EXPECTED], headers[EXPECTED_OF] = str(check.expected or 0), self._checked(check.key)
+            return [(self._subject(write.key), write.value or b"", headers)]
         writes = [
             (self._subject(each.key), each.value or b"", self._headers(each)) for each in operations if not each.check
         ]
         free = [headers for _, _, headers in writes if EXPECTED not in headers]
         for number, check in enumerate(each for each in operations if each.check):
-            condition = {EXPECTED: str(check.expected or 0), f"{EXPECTED}-Subject": self._subject(check.key)}
+            condition = {EXPECTED: str(check.expected or 0), EXPECTED_OF: self._subject(check.key)}
             if free:
                 free.pop().update(condition)
             else:
@@ -226,6 +235,14 @@ class NatsKeyValue:
                 if (entry := _entry(message)) is not None:
                     found.append((self._key(subject), entry))
         return found
+
+
+def _is_guarded(operations: Sequence[Write]) -> bool:
+    """Tell whether they are a write without a condition, and what is only checked beside it."""
+    if len(operations) != 2:
+        return False
+    write, check = operations
+    return check.check and not write.check and write.expected is None and write.key != check.key
 
 
 def _folded(operations: Sequence[Write]) -> Sequence[Write]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +28,18 @@ class NatsClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self.lost_because: Exception = nats.errors.ConnectionClosedError()
+        self._answers: dict[int, Callable[[bytes, Mapping[str, str], bytes], None]] = {}
+
+    def take_answers(self, subscription: Subscription, take: Callable[[bytes, Mapping[str, str], bytes], None]) -> None:
+        """Give what comes for a subscription to a function at once: subject, headers and body; it must not fail."""
+        self._answers[subscription._id] = take
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        """Pass on answers, which the client's own would put in a queue, for a task to call for."""
+        if (take := self._answers.get(sid)) is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        else:
+            take(subject, (await self._process_headers(headers) if headers else None) or {}, data)
 
     @property
     def clustered(self) -> bool:

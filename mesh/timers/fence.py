@@ -30,7 +30,7 @@ TOKEN_BYTES = 6
 class Fence:
     """The fence of one partition, as one owner takes it."""
 
-    __slots__ = ("_epoch", "_etag", "_guarded", "_key", "_lock", "_mine", "_owns", "_records")
+    __slots__ = ("_check", "_epoch", "_etag", "_guarded", "_key", "_lock", "_mine", "_owns", "_records")
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Fence:
         self._guarded = guarded or self._in_transaction
         self._mine = self._new()
         self._etag: str | None = None  # While it is this owner's, as far as is known.
+        self._check = Item(self._key, None, check=True)
         self._lock = asyncio.Lock()
 
     async def take(self) -> str:
@@ -83,9 +84,11 @@ class Fence:
             MeshError: The store failed; it may have been done.
         """
         for _ in range(TRIES):
-            etag = await self.take()
+            etag = self._etag or await self.take()
+            if self._check.etag != etag:
+                self._check = Item(self._key, None, etag, check=True)
             try:
-                return await self._guarded(item, Item(self._key, None, etag, check=True))
+                return await self._guarded(item, self._check)
             except ConflictError:
                 if self._etag == etag:  # Else others have found that out before.
                     self._etag = None

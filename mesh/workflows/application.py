@@ -19,6 +19,7 @@ from urllib.parse import quote
 import orjson
 
 from mesh.application import Application, Headers, read_within
+from mesh.deadlines import Deadlines
 from mesh.errors import AppFailedError, AppUnreachableError
 from mesh.middleware import MiddlewareError
 from mesh.places import WAITS
@@ -60,6 +61,7 @@ class ApplicationWorker:
         self.max_turns, self.max_tasks = declared.max_turns, declared.max_tasks
         self.ended = asyncio.Event()
         self._application = application
+        self._deadlines = Deadlines()
         self._declared = declared
         # Of instances whose history the application says it keeps: the execution, and how many of its events.
         self._kept: OrderedDict[str, tuple[str, int]] = OrderedDict()
@@ -166,16 +168,13 @@ class ApplicationWorker:
             AnswerInvalidError: It is too large.
             AppUnreachableError, AppFailedError: As ``turn`` and ``task`` say.
         """
-        timeout, now = asyncio.timeout(seconds), asyncio.get_running_loop().time
-
-        def wait(waits: bool) -> None:
-            timeout.reschedule(None if waits or seconds is None else now() + seconds)
-
-        token = WAITS.set(wait)
+        limit = self._deadlines.limit(seconds)
+        token = WAITS.set(limit.put_off)
         try:
-            async with timeout, self._application.call("POST", path, headers, body) as response:
-                status, told = response.status, response.headers
-                answer = await read_within(response, MAX_ANSWER_BYTES)
+            with limit:
+                async with self._application.call("POST", path, headers, body) as response:
+                    status, told = response.status, response.headers
+                    answer = await read_within(response, MAX_ANSWER_BYTES)
         except MiddlewareError as error:  # It was not passed on.
             raise AppUnreachableError(f"{what}: {error}") from error
         finally:

@@ -24,12 +24,14 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 from msgspec.structs import replace
 
+from mesh.deadlines import Deadlines
 from mesh.errors import MeshError, StateLimitError
 from mesh.ownership.errors import NotOwnerError
 from mesh.store import Item, StateStore
@@ -106,13 +108,14 @@ class Committer:
                 listing of keys, which are dotted paths.
             ended: Has those that have been; as ``live``, and what is in it may expire.
             clock: Unix time in seconds.
-            seconds: How long a write may take. What is read is bounded by the stores, or by who asks.
+            seconds: How long a write may take that nobody waits for. The others are bounded by who asks.
         """
         self._kind = kind
         self._keys = Keys(kind)
         self._live, self._ended = live, ended
         self._live_group, self._ended_group = GroupCommit(live, seconds), GroupCommit(ended, seconds)
         self._clock = clock
+        self._seconds, self._deadlines = seconds, Deadlines()
         self._owned: dict[int, _Owned] = {}
         self._cleaning = asyncio.Semaphore(CLEANING)
         self._tasks: asyncio.TaskGroup | None = None
@@ -179,7 +182,7 @@ class Committer:
         owned = self._of(partition)
         await owned.live.take()  # What is still on its way under a former one must not come behind this.
         await owned.ended.take()
-        with _sizes(instance):  # An id may be too long.
+        with _Sizes(instance):  # An id may be too long.
             found = live = ended = None
             if owned.may_have(instance):
                 found = await self._live.get(self._keys.live_of(partition, instance), strong=True)
@@ -205,7 +208,7 @@ class Committer:
         made = plan(before, step)
         if before is not None and before.put_away:
             await self._unexpire(owned, partition, instance, before.until)  # Else it would end what begins now.
-        with _sizes(instance):
+        with _Sizes(instance):
             await self._write_beside(owned, partition, instance, made)
             owned.mark(instance)
             await owned.live.write(Item(self._keys.live_of(partition, instance), made.record))
@@ -220,7 +223,7 @@ class Committer:
     async def end(self, partition: int, instance: str, saved: Saved, step: Step, until: float | None) -> Saved:
         """Write the last step of one that is not put away yet, and put it away with it: two writes, not three."""
         owned, made = self._of(partition), plan(cast("Kept", saved), step, until)
-        with _sizes(instance):
+        with _Sizes(instance):
             await self._write_beside(owned, partition, instance, made)
             await self._move(owned, partition, instance, made.kept, made.record)
         self._clean(partition, instance, made.kept)
@@ -296,7 +299,8 @@ class Committer:
         try:
             async with self._cleaning:
                 owned = self._of(partition)
-                await _each(owned.live.write, [Item(begin + name, None) for name in garbage.old.names()])
+                write = partial(self._deadlines.within, self._seconds, owned.live.write)
+                await _each(write, [Item(begin + name, None) for name in garbage.old.names()])
             garbage.gone = True
         except MeshError as error:
             logger.info("a former generation of workflow instance %r is left for now: %s", instance[:200], error)
@@ -317,12 +321,21 @@ async def _each(write: Callable[[Item], Awaitable[None]], items: Sequence[Item])
             tasks.create_task(work(), name="workflows-write")
 
 
-@contextmanager
-def _sizes(instance: str) -> Iterator[None]:
-    try:
-        yield
-    except StateLimitError as error:
-        raise WorkflowTooLargeError(f"workflow instance '{instance[:200]}' cannot be stored: {error}") from error
+class _Sizes:
+    """Says of what the store cannot take which instance it is of."""
+
+    __slots__ = ("_instance",)
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+
+    def __enter__(self) -> None:
+        """Begin; a generator for it takes longer."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, StateLimitError):
+            text = f"workflow instance '{self._instance[:200]}' cannot be stored: {error}"
+            raise WorkflowTooLargeError(text) from error
 
 
 def _may_have_ended(live: Record) -> bool:

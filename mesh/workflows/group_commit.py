@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from mesh.deadlines import Deadlines
-from mesh.errors import DeadlineExceededError, MeshError, OutcomeUnknownError, StateError
+from mesh.errors import MeshError, OutcomeUnknownError, StateError
 from mesh.store import Item, StateStore
 from mesh.tasks import task_group
 
@@ -33,10 +32,9 @@ class GroupCommit:
     """Writes to one store, while it runs."""
 
     def __init__(self, store: StateStore, seconds: float = WRITE_SECONDS) -> None:
-        """Prepare; each write has so many seconds, then nobody knows what came of it."""
+        """Prepare; each group has so many seconds, then nobody knows what came of it."""
         self._store = store
         self._seconds = seconds
-        self._deadlines = Deadlines()
         self._waiting: deque[_Waiting] = deque()
         self._tasks: asyncio.TaskGroup | None = None
         self._on_their_way = 0
@@ -46,7 +44,7 @@ class GroupCommit:
     async def run(self) -> AsyncIterator[None]:
         """Write; leaving cuts off groups on their way, and whoever waits for one does not know what came of it.
 
-        What goes by itself is the caller's own, and has its seconds.
+        What goes by itself is the caller's own, who bounds it in time.
         """
         async with task_group() as self._tasks:
             try:
@@ -61,7 +59,7 @@ class GroupCommit:
                 self._waiting.clear()
 
     async def write(self, item: Item, check: Item) -> None:
-        """Write an item if what is only checked holds, with others that wait.
+        """Write an item if what is only checked holds, with others that wait; the caller bounds it in time.
 
         Raises:
             ConflictError: It does not hold; nothing was done.
@@ -70,10 +68,7 @@ class GroupCommit:
         if self._tasks is None:
             raise StateError(ENDS)
         if self._store.alone:
-            try:
-                await self._deadlines.within(self._seconds, self._store.write, [item, check])
-            except DeadlineExceededError as late:
-                raise OutcomeUnknownError(f"nobody knows what the store did: {late!r}") from None
+            await self._store.write([item, check])
             return
         came_to: asyncio.Future[MeshError | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, check, came_to))

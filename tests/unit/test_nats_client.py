@@ -33,6 +33,7 @@ OVERRIDDEN = [
     "_process_connect_init",
     "_process_headers",
     "_process_info",
+    "_process_msg",
     "_process_pong",
     "_send_ping",
     "_send_publish",
