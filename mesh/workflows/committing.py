@@ -12,8 +12,9 @@ What lies beside a record is written before it, under the fence as well, and mea
 read is an instance as a step has left it.
 
 What has ended is in a store of its own, under a fence of its own: it is written there, then deleted among what is live.
-Where both are found, somebody was cut off in between, and what has ended counts; unless the other one's generation is
-higher, as the id was used again since.
+Where both are found, somebody was cut off in between, and what has ended counts; unless the other one is newer: the id
+was used again since, or an owner of a version that does not look here has gone on. By clocks that differ it may seem so
+only; then the last step is done again, of which nobody was told.
 
 Writes of many instances that wait at the same time go out together (`mesh/workflows/group_commit.py`).
 """
@@ -191,7 +192,7 @@ class Committer:
                 found = await self._ended.get(self._keys.ended_of(partition, instance), strong=True)
                 ended = None if found is None else decode(instance, found.value)
         if ended is not None and live is not None:
-            if live.state.generation > ended.state.generation:
+            if _written(live) > _written(ended):
                 ended = None
             else:
                 await self._bury(owned, partition, instance, ended)
@@ -342,6 +343,10 @@ def _may_have_ended(live: Record) -> bool:
     """Tell whether ``Committer.end`` may have been cut off behind it."""
     state = live.state  # Without its inbox; and without its outbox, where it is spilled.
     return bool(live.inbox or live.spilled is not None or state.wants_owner or state.due is not None)
+
+
+def _written(found: Record) -> tuple[int, float]:
+    return found.state.generation, found.state.updated
 
 
 def _until(instance: str, value: bytes) -> float | None:

@@ -22,7 +22,8 @@ from mesh.workflows.committing import Committer
 from mesh.workflows.contracts import Saved
 from mesh.workflows.errors import WorkflowTooLargeError
 from mesh.workflows.events import Event, TurnStarted
-from mesh.workflows.reading import Reader
+from mesh.workflows.reading import Beside, Reader
+from mesh.workflows.record import Keys, decode
 from mesh.workflows.state import State, Status, Step
 
 KIND, PARTITION = "workflows.shop", 3
@@ -269,6 +270,39 @@ async def test_whoever_is_cut_off_while_it_ends_leaves_it_as_it_was_or_ended(
         if done:
             break
     assert found == sorted(found) and len(set(found)) == 2, "it was cut off on both sides"
+
+
+async def test_what_an_owner_of_an_older_version_has_done_since_somebody_was_cut_off_is_not_taken_back() -> None:
+    """It reads what is live alone, and goes on with that; so the end that it has not seen is none."""
+    numbers = itertools.count()
+    live, ended = stores = Mortal(numbers), Mortal(numbers)
+    first, older, newer = (Committer(KIND, *stores) for _ in range(3))
+    async with first.run(), older.run(), newer.run():
+        await first.take(PARTITION, 1, lambda: True)
+        step = next_step(begun(), [TurnStarted(1.0)])
+        saved = await first.commit(PARTITION, "a", None, begun())
+        saved = await first.commit(PARTITION, "a", saved, step)
+        live.last = ended.last = next(numbers) + 2  # The ended one's fence, and the record.
+        with pytest.raises(OutcomeUnknownError):
+            await first.end(PARTITION, "a", saved, over(next_step(step, [TurnStarted(2.0)])), None)
+        live.last = ended.last = sys.maxsize
+        keys = Keys(KIND)
+        assert await ended.get(keys.ended_of(PARTITION, "a"), strong=True) is not None
+        found = await live.get(keys.live_of(PARTITION, "a"), strong=True)
+        assert found is not None
+        seen = await Beside(live, keys, PARTITION, "a", decode("a", found.value)).loaded()
+        await older.take(PARTITION, 2, lambda: True)
+        step = next_step(Step(replace(seen.state, updated=seen.state.updated + 1)), [TurnStarted(3.0)])
+        await older.commit(PARTITION, "a", seen.saved, step)
+
+        await newer.take(PARTITION, 3, lambda: True)
+        loaded = await newer.load(PARTITION, "a")
+        assert loaded is not None and loaded.state == step.state
+        assert list(loaded.history) == [TurnStarted(1.0), TurnStarted(3.0)]
+        last = over(next_step(Step(replace(step.state, updated=4.0)), [TurnStarted(4.0)]))
+        await newer.end(PARTITION, "a", loaded.saved, last, None)
+        loaded = await newer.load(PARTITION, "a")
+        assert loaded is not None and loaded.state == last.state
 
 
 async def _partition(instance: str) -> int:
