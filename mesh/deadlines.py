@@ -41,10 +41,11 @@ class _Watched:
 class Limit(_Watched):
     """Bounds in time what its task does while it is entered, as ``Deadlines.limit`` says."""
 
-    __slots__ = ("_before", "_deadlines", "_exact", "_seconds")
+    __slots__ = ("_before", "_deadlines", "_exact", "_loop", "_seconds")
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
-        task = asyncio.current_task(deadlines.loop)
+        self._loop = deadlines.loop
+        task = asyncio.current_task(self._loop)
         assert task is not None
         super().__init__(task, math.inf)
         self._deadlines, self._seconds = deadlines, seconds
@@ -61,12 +62,11 @@ class Limit(_Watched):
         if self._exact is not None:
             self._exact.cancel()
             self._exact = None
-        loop = self._deadlines.loop
-        self.until = math.inf if waits else loop.time() + self._seconds
+        self.until = math.inf if waits else self._loop.time() + self._seconds
         if self.until == math.inf:
             return
         if self._seconds < EXACT_BELOW:
-            self._exact = loop.call_at(self.until, self.strike)
+            self._exact = self._loop.call_at(self.until, self.strike)
         else:
             self._deadlines.watch(self)
 

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -232,9 +233,10 @@ def _action(given: _Action, number: int, at: str, now: float) -> Action:
         raise AnswerInvalidError(f"{at}: needs one of {', '.join(_KINDS)}, and has {there}")
     make, members = _KINDS[kinds[0]]
     what = kinds[0]
+    foreign = _FOREIGN[what](given) != _NOTHING[what]
     if given.operation is not None:
         members, what = _of_operation(given.operation, f"{at}.operation") | {"retry"}, given.operation
-    for name in _OTHERS:
+    for name in _OTHERS if foreign else ():
         value = getattr(given, name)
         if value is not None and value is not _ABSENT and name not in members:
             raise AnswerInvalidError(f"{at}.{name}: {what} has no such member")
@@ -300,6 +302,9 @@ _KINDS: dict[str, tuple[Callable[[_Action, int, str, float], Action], frozenset[
     "start": (_start, frozenset({"input", "id", "version", "app"})),
 }
 _OTHERS = tuple(name for name in _Action.__struct_fields__ if name not in _KINDS and name != "task")
+# All that a kind has not, got at once, as most actions have none of it; and what that is for one that has none.
+_FOREIGN = {kind: attrgetter(*(name for name in _OTHERS if name not in _KINDS[kind][1])) for kind in _KINDS}
+_NOTHING = {kind: foreign(_Action()) for kind, foreign in _FOREIGN.items()}
 
 
 def _of_operation(name: str, at: str) -> frozenset[str]:

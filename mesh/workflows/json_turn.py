@@ -6,6 +6,7 @@ any text, stands there as a string. Each event of the history is one entry, so t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -136,8 +137,14 @@ def _value(text: str | None) -> bytes:
 
 @lru_cache(256)  # That of a turn stands in it three times, soon after each other.
 def _time(at: float) -> str:
-    at = min(max(at, FIRST), FOREVER)  # A timer of an SDK may lie beyond all years.
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    part, whole = math.modf(min(max(at, FIRST), FOREVER))  # A timer of an SDK may lie beyond all years.
+    more, microseconds = divmod(round(part * 1e6), 1_000_000)
+    return f"{_second(int(whole) + more)}.{microseconds // 1000:03d}Z"
+
+
+@lru_cache(64)  # Many turns begin in the same one.
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()[:19]
 
 
 def _failure(failure: Failure) -> dict[str, object]:
