@@ -95,6 +95,7 @@ class ClientResponse:
                 self._connection.pause_reading()
         if done:
             self._done = True
+            self._connection.resume_reading()  # Nothing more comes of it, and another exchange may follow.
         if error is not None and not self._done and self._error is None:
             self._error = error
             if not self.started.done():

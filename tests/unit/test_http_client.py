@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gateway.http import client as client_module
-from gateway.http.client import BusyError, ConnectError, HTTPClient
+from gateway.http.client import BusyError, ClientResponse, ConnectError, HTTPClient
 from tests.support.eventually import eventually
 
 KEPT = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
@@ -63,6 +63,36 @@ async def test_a_peer_that_vanishes_is_noticed() -> None:
         kept = [opened.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in KEPT if hasattr(socket, name)]
         assert all(0 < each <= 60 for each in kept)
         connection.close()
+
+
+async def test_an_answer_that_fills_the_buffer_with_its_last_byte_leaves_its_connection_usable() -> None:
+    """Nothing more is read while the buffer is full; who takes a whole answer from there has emptied it."""
+    body, opened = b"x" * (client_module.MAX_BUFFERED_BYTES + 1), 0
+    over = asyncio.Event()
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                await writer.drain()
+        writer.transport.abort()
+        over.set()
+
+    server = await asyncio.start_server(answers, "127.0.0.1", 0)
+    async with server, asyncio.timeout(10):
+        async with HTTPClient(*server.sockets[0].getsockname()) as client:
+            for _ in range(3):
+                async with client.call("GET", "/", (), b"") as response:
+
+                    def is_here(response: ClientResponse = response) -> None:
+                        assert response.complete
+
+                    await eventually(is_here)
+                    assert await response.read_up_to(len(body)) == body
+        await over.wait()
+    assert opened == 1
 
 
 class _Quick(BaseHTTPRequestHandler):
