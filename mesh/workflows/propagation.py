@@ -210,6 +210,8 @@ def check(inherited: Inherited, app: str) -> None:
         WorkflowTooLargeError: It is more than `MAX_BYTES`.
     """
     _check_size(inherited, "a workflow")
+    if inherited.scope not in SCOPES:
+        raise BadArgumentError(f"propagation: there is no scope {inherited.scope}; there are {OWN} and {LINEAGE}")
     if not inherited.ancestors or inherited.ancestors[-1].app != app:
         raise BadArgumentError(f"propagation: {app[:100]} hands on what is not its own history")
     for ancestor in inherited.ancestors:

@@ -254,6 +254,7 @@ def deep(causes: int) -> Failure:
     ("given", "error", "text"),
     [
         (inherited(app="other"), BadArgumentError, "shop hands on what is not its own history"),
+        (replace(inherited(), scope=7), BadArgumentError, "propagation: there is no scope 7; there are 1 and 2"),
         (Inherited(NOW, OWN, ()), BadArgumentError, "shop hands on what is not its own history"),
         (inherited(raw=b"\x91\x92\xcd\xff\xff\x01"), BadArgumentError, "propagation: the history of 'o-1': "),
         (inherited(raw=b"no"), BadArgumentError, "propagation: the history of 'o-1': "),
