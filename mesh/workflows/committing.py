@@ -54,7 +54,7 @@ PAGE = 200
 AT_ONCE = 32  # Writes of one instance, of what lies beside its record.
 CLEANING = 8  # Generations that are deleted at a time.
 SHORTEST_TTL = 1.0
-MARKED = 10_000  # Ids of a partition that are remembered, at about 100 bytes each.
+MARKED = 1000  # Ids of a partition that are remembered, at about 100 bytes each: 25 MB, should one node own all 256.
 
 
 class _Owned:
