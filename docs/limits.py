@@ -562,6 +562,12 @@ def _sizes() -> Sequence[Row]:
             NONE,
             "the activity or the child fails with `WorkflowTooLarge`",
         ),
+        (
+            "history that a workflow which has begun anew keeps for children that were not reached before",
+            _size(propagation.MAX_SETTLED_BYTES),
+            NONE,
+            "children beyond that are not started, and a line in the log says so",
+        ),
         ("actions in an answer to a turn of a workflow", f"{actions.MAX_ACTIONS:,}", NONE, "`InvalidAnswer`"),
         ("events on one page of a history", f"{MAX_EVENTS:,}", "`limit`", "`after` in the answer"),
         ("jobs that `ListJobs` gives", f"{MAX_LISTED:,}", NONE, "`RESOURCE_EXHAUSTED`; pages over HTTP"),

@@ -293,12 +293,12 @@ class WorkflowService:
         question = questions.Look(view.state.ended is not None)
         try:
             answer = await self._ask(self._app_id, asked.id, question, operation.deadline)
+            looked = questions.looked_of(answer.body)  # Of an owner of another version it may be another one.
         except WorkflowError:
             raise
         except MeshError as error:
             logger.debug("the owner of workflow %s does not say what it waits for: %s", asked.id, error)
             return Shown(view, partition, member.node)
-        looked = questions.looked_of(answer.body)
         return Shown(view, partition, member.node, looked.waiting, looked.workers)
 
     async def _history_of(self, instance: str) -> tuple[View, Sequence[Event]]:

@@ -35,7 +35,7 @@ from msgspec.structs import replace
 from mesh.deadlines import Deadlines
 from mesh.errors import MeshError, StateLimitError
 from mesh.ownership.errors import NotOwnerError
-from mesh.store import Item, StateStore
+from mesh.store import Item, StateStore, Stored
 from mesh.tasks import task_group
 from mesh.timers.fence import Fence
 from mesh.workflows import record
@@ -54,7 +54,7 @@ PAGE = 200
 AT_ONCE = 32  # Writes of one instance, of what lies beside its record.
 CLEANING = 8  # Generations that are deleted at a time.
 SHORTEST_TTL = 1.0
-MARKED = 10_000  # Ids of a partition that are remembered, at about 100 bytes each.
+MARKED = 1000  # Ids of a partition that are remembered, at about 100 bytes each: 25 MB, should one node own all 256.
 
 
 class _Owned:
@@ -240,18 +240,23 @@ class Committer:
         owned = self._of(partition)
         live, ended = self._keys.live_of(partition, instance), self._keys.ended_of(partition, instance)
         await owned.ended.take()  # What is still being put away under a former one must not come behind this.
-        found = await self._live.get(live, strong=True) is not None
-        if found:
+        found, there = await self._live.get(live, strong=True), await self._ended.get(ended, strong=True)
+        stored = _readable(instance, found or there)
+        # What is left when this is cut off is found by the next purge, so what tells of the instance goes last; and it
+        # is to be read, whatever is left of what lies beside it.
+        emptied = None if stored is None else record.emptied(stored, self._clock())
+        if emptied is not None:
+            await owned.ended.write(Item(ended, emptied))
+        if found is not None:
             await owned.live.write(Item(live, None))
             owned.unmark(instance)
-        there = await self._ended.get(ended, strong=True)
-        # What is left when this is cut off is found by the next purge, so what tells of the instance goes last.
         beside = [key async for key, _ in self._pages(self._keys.beside(partition, instance))]
         await _each(owned.live.write, [Item(key, None) for key in beside])
-        if there is not None:
-            await self._unexpire(owned, partition, instance, _until(instance, there.value))
+        if there is not None or emptied is not None:
+            former = _readable(instance, there)
+            await self._unexpire(owned, partition, instance, None if former is None else former.until)
             await owned.ended.write(Item(ended, None))
-        return found or there is not None or bool(beside)
+        return found is not None or there is not None or bool(beside)
 
     # Helping
 
@@ -349,8 +354,8 @@ def _written(found: Record) -> tuple[int, float]:
     return found.state.generation, found.state.updated
 
 
-def _until(instance: str, value: bytes) -> float | None:
+def _readable(instance: str, stored: Stored | None) -> Record | None:
     try:
-        return decode(instance, value).until
+        return None if stored is None else decode(instance, stored.value)
     except WorkflowUnreadableError:
         return None

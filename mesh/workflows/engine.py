@@ -189,11 +189,15 @@ class Engine:
             entry.mailbox.watch(until, seen)
             return False
 
-        if await self._open(self._processor.entry(owned, ref.id), look, alone=True):
-            if not self._processor.owns(owned):
+        entry = self._processor.entry(owned, ref.id)
+        try:
+            if not await self._open(entry, look, alone=True):
+                await seen
+            elif not self._processor.owns(owned):
                 raise _not_owner(ref)
-            return
-        await seen
+        finally:
+            entry.mailbox.unwatch(seen)
+            self._processor.release(entry)
 
     async def waiting(self, ref: Ref, deadline: float) -> Waiting:
         """Tell what an instance waits for: nothing where there is none, or it has ended; raises as ``tell`` does."""

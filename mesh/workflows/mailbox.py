@@ -94,7 +94,7 @@ class PendingCall:
             return
         try:
             self.made.set_result(self.make())
-        except MeshError as error:
+        except Exception as error:  # noqa: BLE001 - whoever asks gets it; the instance goes on
             self.made.set_exception(error)
 
     def fail(self, error: MeshError) -> None:
@@ -110,7 +110,7 @@ class Mailbox:
         requests: Messages, in order.
         calls: What is to be made of the instance.
         results: What came of activities while it was not in memory, or was written; None = nobody knows what.
-        watchers: Who waits for a state.
+        watchers: Who waits for a state, and for which.
     """
 
     __slots__ = ("calls", "requests", "results", "watchers")
@@ -120,7 +120,7 @@ class Mailbox:
         self.requests: list[Request] = []
         self.calls: list[PendingCall] = []
         self.results: list[tuple[TaskWork, TaskResult | None]] = []
-        self.watchers: list[tuple[Until, asyncio.Future[None]]] = []
+        self.watchers: dict[asyncio.Future[None], Until] = {}
 
     def __bool__(self) -> bool:
         """Tell whether the instance has to be read for something here: a state is watched without that."""
@@ -165,25 +165,21 @@ class Mailbox:
     # Who waits for a state
 
     def watch(self, until: Until, seen: asyncio.Future[None]) -> None:
-        """Have somebody told once the state is as wanted."""
-        self.watchers = [each for each in self.watchers if not each[1].done()]
-        self.watchers.append((until, seen))
+        """Have somebody told once the state is as wanted, until ``unwatch``."""
+        self.watchers[seen] = until
+
+    def unwatch(self, seen: asyncio.Future[None]) -> None:
+        """Have nobody told any more."""
+        self.watchers.pop(seen, None)
 
     def see(self, state: State | None) -> None:
         """Tell who waits for a state that it is this one now; None = there is no instance."""
-        left = []
-        for until, seen in self.watchers:
-            if seen.done():
-                continue
-            if until(state):
+        for seen, until in self.watchers.items():
+            if not seen.done() and until(state):
                 seen.set_result(None)
-            else:
-                left.append((until, seen))
-        self.watchers = left
 
     def dismiss(self, error: MeshError) -> None:
         """Send those away who wait for a state."""
-        watchers, self.watchers = self.watchers, []
-        for _, seen in watchers:
+        for seen in self.watchers:
             if not seen.done():
                 seen.set_exception(error)

@@ -108,6 +108,12 @@ class Processor:
         owned = self.owned.get(ref.partition)
         return None if owned is None else owned.entries.get(ref.id)
 
+    def release(self, entry: Entry) -> None:
+        """Forget an instance that is not in memory, where nothing must be known of it any more."""
+        entries = entry.partition.entries
+        if not entry.known and entry.idle and entry.bare and entries.get(entry.ref.id) is entry:
+            del entries[entry.ref.id]
+
     def wake(self, entry: Entry) -> asyncio.Task[None] | None:
         """Have a task work on an instance, unless one does; gives it."""
         owned = entry.partition
@@ -219,8 +225,7 @@ class Processor:
         elif entry.idle:
             self.memory.forget(entry)
             entry.unload()
-            if entry.bare:
-                owned.entries.pop(entry.ref.id, None)
+            self.release(entry)
         if owned.leaving:
             owned.quiet.set()
 

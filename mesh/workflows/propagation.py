@@ -28,6 +28,7 @@ from mesh.workflows.state import Sent
 __all__ = [
     "LINEAGE",
     "MAX_BYTES",
+    "MAX_SETTLED_BYTES",
     "OWN",
     "SCOPES",
     "check",
@@ -45,6 +46,7 @@ SCOPES: Mapping[int, str] = {OWN: "own", LINEAGE: "lineage"}
 """What they are called over HTTP, by the protocol's numbers."""
 
 MAX_BYTES = 2**20  # Of all that goes along, as it is stored: a message to a worker has room for four times as much.
+MAX_SETTLED_BYTES = 8 * 2**20  # Of all that an outbox has of it: each step writes that anew, until it is delivered.
 RUN = 64  # Events; those behind the last whole run go one by one.
 EVENTS, RUNS = "propagation events", "propagation runs"
 KEPT_RUNS, KEPT_BYTES = 256, 64 * 1024  # How many a renderer remembers, and how large they may be.
@@ -118,15 +120,14 @@ def complete(
         kept = sent.message
         if isinstance(kept, StartWithHistory) and kept.execution == message.execution and kept.inherited is not None:
             return kept
-    raise WorkflowTooLargeError(
-        _too_large(f"the child workflow '{message.name[:200]}'", f"more than {MAX_BYTES} bytes")
-    )
+    much = f"more than {MAX_BYTES} bytes, or with that for others which had not begun {MAX_SETTLED_BYTES}"
+    raise WorkflowTooLargeError(_too_large(f"the child workflow '{message.name[:200]}'", much))
 
 
 def settled(instance: Instance, outbox: Sequence[Sent], new: Sequence[Event] = ()) -> tuple[Sent, ...]:
     """Give the outbox of an execution whose history is about to be forgotten, with what goes along put into it.
 
-    What is too large stays as it is: it is refused when it is to go out.
+    What is too large stays as it is, alone or with the others: it is refused when it is to go out.
 
     Args:
         instance: Before that.
@@ -137,7 +138,17 @@ def settled(instance: Instance, outbox: Sequence[Sent], new: Sequence[Event] = (
         return tuple(outbox)
     history, rendered = (*instance.history, *new), dict[str, list[bytes]]()
     asked = {event.id: event for event in history if isinstance(event, ChildCreated)}
-    return tuple([_settled(instance, history, asked, sent, rendered) for sent in outbox])
+    left = MAX_SETTLED_BYTES - sum(map(_sent_size, outbox))
+    made = list[Sent]()
+    for sent in outbox:
+        whole = _settled(instance, history, asked, sent, rendered)
+        more = _sent_size(whole) - _sent_size(sent)
+        if more <= left:
+            left -= more
+            made.append(whole)
+        else:
+            made.append(sent)
+    return tuple(made)
 
 
 def _settled(
@@ -199,6 +210,8 @@ def check(inherited: Inherited, app: str) -> None:
         WorkflowTooLargeError: It is more than `MAX_BYTES`.
     """
     _check_size(inherited, "a workflow")
+    if inherited.scope not in SCOPES:
+        raise BadArgumentError(f"propagation: there is no scope {inherited.scope}; there are {OWN} and {LINEAGE}")
     if not inherited.ancestors or inherited.ancestors[-1].app != app:
         raise BadArgumentError(f"propagation: {app[:100]} hands on what is not its own history")
     for ancestor in inherited.ancestors:
@@ -212,9 +225,17 @@ def check(inherited: Inherited, app: str) -> None:
                 raise BadArgumentError(f"propagation: a failure in '{ancestor.instance[:200]}' has too many causes")
 
 
+def _size(inherited: Inherited) -> int:
+    return sum(len(run) for each in inherited.ancestors for run in each.events)
+
+
+def _sent_size(sent: Sent) -> int:
+    message = sent.message
+    return _size(message.inherited) if isinstance(message, StartWithHistory) and message.inherited is not None else 0
+
+
 def _check_size(inherited: Inherited, what: str) -> None:
-    size = sum(len(run) for each in inherited.ancestors for run in each.events)
-    if size > MAX_BYTES:
+    if (size := _size(inherited)) > MAX_BYTES:
         raise WorkflowTooLargeError(_too_large(what, f"{size} bytes, and {MAX_BYTES} are the most", inherited.scope))
 
 

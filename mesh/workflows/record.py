@@ -42,6 +42,7 @@ __all__ = [
     "blob",
     "chunk",
     "decode",
+    "emptied",
     "instance_of",
     "kept_of",
     "plan",
@@ -363,6 +364,29 @@ def put_away(kept: Kept, state: State) -> bytes:
     if kept.spilled is not None:
         return _encoded(kept, encode(replace(state, inbox=(), outbox=(), custom_status=None)), [])
     return _encoded(kept, encode(replace(state, inbox=())), [raw for _, raw, _ in kept.inbox])
+
+
+def emptied(record: Record, now: float) -> bytes | None:
+    """Make the record of what is being purged: it has ended, and what lies beside it is to be deleted.
+
+    Args:
+        record: As it is stored.
+        now: Unix time in seconds.
+
+    Returns:
+        None = nothing lies beside it.
+    """
+    if not (record.chunks or record.blobs or record.slots):
+        return None
+    state = record.state
+    if state.ended is None:
+        now = max(now, state.updated)
+        state = replace(state, status=Status.TERMINATED, updated=now, ended=now)
+    state = replace(state, open_tasks=0, open_children=0, due=None, outbox=(), awaited=())
+    tail = tuple([each for each in record.tail[-1:] if not isinstance(each, BlobRef)])
+    old = Old(state.generation, record.chunks, record.blobs, record.slots)
+    garbage = (*record.garbage, old)[-GARBAGE:]
+    return encode(Record(FORMAT, state, (), tail, record.begun, garbage=garbage, until=record.until))
 
 
 def _encoded(kept: Kept, state: bytes, inbox: Sequence[msgspec.Raw]) -> bytes:

@@ -272,10 +272,10 @@ class StreamWorker:
     async def task(self, work: TaskWork) -> TaskResult:
         """Run an activity."""
         await self._until_room()
-        token = self._token()
+        token, what = self._token(), "the input" if work.inherited is None else "the input, with the history handed on,"
         message = self._wire.task(work, token)
         if len(message) > MAX_ITEM_BYTES:
-            text = _too_large(f"the input of the activity {work.name!r}", len(message))
+            text = _too_large(f"{what} of the activity {work.name!r}", len(message))
             return TaskResult(failure=Failure("PayloadTooLarge", text, final=True))
         result: TaskResult = await self._answered(work, token, (self._line, work.instance, work.task), message)
         return result

@@ -433,7 +433,12 @@ async def test_what_no_client_of_grpc_takes(engine: Engine, client: Client) -> N
         with pytest.raises(WorkTooLargeError, match="the history of 'i' is a message of 419"):
             await worker.turn(turn(1, (events.EventRaised(NOW, "go", large),)))
         failure = (await worker.task(task(3, large))).failure
+        work = task(4, large)
+        work.inherited = events.Inherited(NOW, 1, ())
+        both = (await worker.task(work)).failure
     assert (failure.type, failure.final) == ("PayloadTooLarge", True)
+    assert failure.message.startswith("the input of the activity 'charge' is a message of 419")
+    assert both.message.startswith("the input, with the history handed on, of the activity 'charge' is a message")
 
 
 async def test_a_store_that_is_not_there_yet(engine: Engine, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

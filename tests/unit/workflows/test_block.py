@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mesh.blocks.workflow_answers import Answers
 from mesh.blocks.workflows import (
     GET,
     HISTORY,
@@ -191,6 +192,19 @@ async def test_what_is_done_to_instances() -> None:
         told = await ask(runtime, PURGE_MANY, APP, PurgeMany())
         assert (told.count, told.complete) == (3, True)
         assert (await ask(runtime, LIST, APP, List())).views == []
+
+
+async def test_an_instance_is_shown_though_its_owner_is_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def look(*_: object) -> object:
+        return [{"id": 1, "name": "charge", "app": APP, "since": 1.0, "attempt": 1, "running": True}], {"test": 1}
+
+    monkeypatch.setattr(Answers, "_answer_look", look)
+    async with AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(node("memory:", unique("n"), app_id=APP, registry=MemoryMesh()))
+        await stack.enter_async_context(working(runtime, _worker()))
+        await ask(runtime, START, APP, Start("waits", "w"))
+        shown = await ask(runtime, SHOW, APP, Show("w"))
+    assert (shown.view.id, shown.waiting) == ("w", None)
 
 
 async def test_an_id_is_not_used_again_while_a_child_in_another_application_is_active() -> None:

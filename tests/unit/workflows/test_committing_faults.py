@@ -272,6 +272,45 @@ async def test_whoever_is_cut_off_while_it_ends_leaves_it_as_it_was_or_ended(
     assert found == sorted(found) and len(set(found)) == 2, "it was cut off on both sides"
 
 
+@pytest.mark.parametrize("kept", [None, 1000.0])
+@pytest.mark.parametrize("ends", [False, True])
+async def test_whoever_is_cut_off_while_it_purges_leaves_what_can_be_purged(*, ends: bool, kept: float | None) -> None:
+    """For each number of writes: the next owner finds nothing at all, or an instance, of which then nothing is left."""
+    until = None if kept is None else time.time() + kept
+    for writes in itertools.count():
+        numbers = itertools.count()
+        live, ended = stores = Mortal(numbers), Mortal(numbers)
+        first, second = (Committer(KIND, *stores) for _ in range(2))
+        async with first.run(), second.run():
+            await first.take(PARTITION, 1, lambda: True)
+            saved = await first.commit(PARTITION, "a", None, begun())
+            large = [TurnStarted(float(number), patches=("x" * 40_000,)) for number in range(3)]
+            step = next_step(begun(), [*large, *[TurnStarted(float(number)) for number in range(500)]])
+            saved = await first.commit(PARTITION, "a", saved, step)
+            if ends:
+                await first.end(PARTITION, "a", saved, over(next_step(step, [TurnStarted(1000.0)])), until)
+            live.last = ended.last = next(numbers) + writes
+            try:
+                await first.purge(PARTITION, "a")
+                done = True
+            except OutcomeUnknownError:
+                done = False
+            live.last = ended.last = sys.maxsize
+            await second.take(PARTITION, 2, lambda: True)
+            loaded = await second.load(PARTITION, "a")
+            view = await Reader(KIND, live, ended, _partition).view("a", texts=True)
+            assert (view is None) == (loaded is None)
+            if loaded is not None:
+                assert not done
+                assert view is not None and view.state == loaded.state
+                assert loaded.state.ended is not None or list(loaded.history) == list(step.append)
+                assert await second.purge(PARTITION, "a")
+        left = [key for store in stores for key in await store.keys("", "", 1000) if not key.startswith("fence.")]
+        assert not left
+        if done:
+            break
+
+
 async def test_what_an_owner_of_an_older_version_has_done_since_somebody_was_cut_off_is_not_taken_back() -> None:
     """It reads what is live alone, and goes on with that; so the end that it has not seen is none."""
     numbers = itertools.count()

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from mesh.errors import MeshError
+from mesh.errors import DeadlineExceededError, MeshError
 from mesh.workflows.actions import Answer, SendEvent
 from mesh.workflows.contracts import Loaded
 from mesh.workflows.errors import WorkflowExistsError, WorkflowUnreadableError
@@ -16,6 +16,7 @@ from mesh.workflows.events import ChildFailed
 from mesh.workflows.messages import AnyMessage, Raise, Terminate, Told
 from mesh.workflows.state import Status
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
+from tests.support import virtual_time
 from tests.support.workflow_node import REF, Node, answers, clock, live, node_of
 from tests.support.workflow_programs import answer as run_program
 from tests.support.workflows import Disk, Fault
@@ -48,6 +49,44 @@ async def test_who_waits_is_told_of_what_a_write_of_unknown_outcome_has_done() -
         await asyncio.sleep(10)
         assert waiting.done()
         waiting.cancel()
+
+
+@live
+async def test_nothing_is_kept_of_who_waited_in_vain() -> None:
+    async with node_of(memory_bytes=1) as node:
+        await node.start(["event", "e"])
+        await evict(node)
+        for _ in range(3):
+            with pytest.raises(DeadlineExceededError):
+                await node.engine.wait(REF, lambda state: state is not None and state.ended is not None, clock() + 1)
+        await evict(node)
+        assert node.engine._processor.find(REF) is None
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_cannot_be_told_of_an_instance_fails_who_asks_and_nothing_else(*, known: bool) -> None:
+    def until(state: object) -> bool:
+        raise ValueError("no")
+
+    async def run() -> None:
+        async with node_of(memory_bytes=10**6 if known else 1) as node:
+            go_on = asyncio.Event()
+
+            async def task(work: TaskWork) -> TaskResult:
+                await go_on.wait()
+                return TaskResult("1")
+
+            node.task = task
+            await node.start(["task", "a"])
+            await asyncio.sleep(1)
+            if not known:
+                await evict(node)
+            with pytest.raises(ValueError, match="no"):
+                await node.engine.wait(REF, until, clock() + 10)
+            go_on.set()
+            assert (await node.ended()).status == Status.COMPLETED
+
+    virtual_time.run(run())
 
 
 @live

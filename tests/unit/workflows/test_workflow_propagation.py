@@ -28,7 +28,7 @@ from mesh.workflows.events import (
 )
 from mesh.workflows.instance import Instance
 from mesh.workflows.messages import AnyMessage, Raise, Start, StartWithHistory, Told
-from mesh.workflows.propagation import LINEAGE, MAX_BYTES, OWN, complete, events_of, handed_on
+from mesh.workflows.propagation import LINEAGE, MAX_BYTES, MAX_SETTLED_BYTES, OWN, complete, events_of, handed_on
 from mesh.workflows.state import Sent, Status
 from mesh.workflows.worker import TaskResult, TaskWork
 from tests.support.workflow_node import APP, REF, answers, live, node_of
@@ -185,10 +185,25 @@ def test_it_is_bounded_in_bytes() -> None:
 def test_what_is_too_large_is_refused_also_when_its_parent_has_begun_anew() -> None:
     flow = large(MAX_BYTES, OWN, Complete(3, Status.CONTINUED_AS_NEW))
     (sent,) = flow.state.outbox
-    with pytest.raises(WorkflowTooLargeError, match="'ship' has more than 1048576 bytes: keep large"):
+    with pytest.raises(WorkflowTooLargeError, match="'ship' has more than 1048576 bytes, or with"):
         complete(sent.message, flow.instance, {})
     with pytest.raises(WorkflowNotFoundError):
         complete(sent.message, None, {})
+
+
+def test_what_begins_anew_keeps_no_more_of_it_for_all_its_children_than_a_record_may_have() -> None:
+    """Those beyond are refused when they are to go out; it is so for all that is kept, over its executions."""
+    half = json.dumps("x" * (MAX_BYTES // 2))
+    flow = Flow(Start("order", "e-1", input=half))
+    for name, given in (("a", half), ("b", None)):
+        children = [CreateChild(id, f"{name}-{id}", "ship", propagation=OWN) for id in range(1, 11)]
+        flow.turn(*children, Complete(11, Status.CONTINUED_AS_NEW, given))
+    kept = [sent.message.inherited is not None for sent in flow.state.outbox]
+    assert kept == [True] * 15 + [False] * 5  # Each is a little more than a half.
+    size = len(msgspec.msgpack.encode(flow.state))
+    assert MAX_SETTLED_BYTES - MAX_BYTES < size < MAX_SETTLED_BYTES + MAX_BYTES
+    with pytest.raises(WorkflowTooLargeError, match="or with that for others which had not begun 8388608: keep large"):
+        complete(flow.state.outbox[-1].message, flow.instance, {})
 
 
 def test_many_share_what_goes_along_in_memory() -> None:
@@ -239,6 +254,7 @@ def deep(causes: int) -> Failure:
     ("given", "error", "text"),
     [
         (inherited(app="other"), BadArgumentError, "shop hands on what is not its own history"),
+        (replace(inherited(), scope=7), BadArgumentError, "propagation: there is no scope 7; there are 1 and 2"),
         (Inherited(NOW, OWN, ()), BadArgumentError, "shop hands on what is not its own history"),
         (inherited(raw=b"\x91\x92\xcd\xff\xff\x01"), BadArgumentError, "propagation: the history of 'o-1': "),
         (inherited(raw=b"no"), BadArgumentError, "propagation: the history of 'o-1': "),
