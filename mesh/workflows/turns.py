@@ -240,7 +240,7 @@ def _continue(
             open_tasks=0,
             open_children=0,
             due=None,
-            inbox=(started, *inherited, *complete.carryover, *raised),
+            inbox=(started, *inherited, *_as_they_came(instance, turn, complete.carryover), *raised),
             outbox=outbox,
             sent=sent,
             turns=0,
@@ -248,6 +248,17 @@ def _continue(
             awaited=(),
         )
     )
+
+
+def _as_they_came(instance: Instance, turn: Turn, carried: Sequence[EventRaised]) -> Sequence[EventRaised]:
+    """Put events in the order in which they were raised: the SDK for Java carries them over in that of a hash table."""
+    if len(carried) < 2:
+        return carried
+    raised = (event for event in (*instance.history, *turn.new) if type(event) is EventRaised)
+    places: dict[tuple[str, str | None], int] = {}
+    for place, event in enumerate(raised):
+        places.setdefault((event.name, event.input), place)
+    return sorted(carried, key=lambda event: places.get((event.name, event.input), len(places)))
 
 
 def _list(names: Sequence[str]) -> str:

@@ -217,6 +217,16 @@ def test_a_new_execution_begins_with_its_input_what_was_not_used_and_what_came_m
     assert [type(event).__name__ for event in flow.begin().new][:2] == ["TurnStarted", "Started"]
 
 
+def test_events_that_a_worker_carries_over_in_any_order_come_in_that_in_which_they_were_raised() -> None:
+    flow = Flow()
+    for name in ("a", "b", "c"):
+        flow.tell(Raise("item", f'"{name}"'))
+    carried = tuple(EventRaised(NOW, "item", given) for given in ('"c"', '"made up"', '"b"'))
+    flow.finish(flow.begin(), Complete(9, Status.CONTINUED_AS_NEW, carryover=carried))
+
+    assert [each.input for each in flow.state.inbox[1:]] == ['"b"', '"c"', '"made up"']
+
+
 def test_one_that_was_suspended_meanwhile_is_so_in_its_new_execution() -> None:
     flow = Flow()
     turn = flow.begin()
