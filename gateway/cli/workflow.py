@@ -79,7 +79,7 @@ def parser(what: str = "") -> Parser:
     short = ("-s",) if starts else ()
     made.add_argument(*short, "--start-time", metavar="TIME", help="start: when it begins: 2030-01-01T00:00:00Z")
     made.add_argument("-r", "--reason", metavar="TEXT", help="suspend, resume: kept in its history")
-    made.add_argument("-e", "--event-id", type=int, metavar="NUMBER", help="rerun: from which event (0)")
+    made.add_argument("-e", "--event-id", type=int, metavar="NUMBER", help="rerun: from which event (the first)")
     made.add_argument("--new-instance-id", metavar="ID", help="rerun: the id of what runs, else one is made")
     made.add_argument("--force", action="store_true", default=None, help="purge: also what has not ended")
     made.add_argument("--all", action="store_true", default=None, help="purge: all that have ended")

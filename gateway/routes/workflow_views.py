@@ -92,7 +92,7 @@ async def listed(asked: Asked) -> Answered:
 async def start(asked: Asked) -> Answered:
     """Start an instance, perhaps later, or in a version."""
     body = await read_body(asked.request)
-    given = members(await read_json(asked.request) or {}, "the body")
+    given = await _given(asked, "name", "instanceID", "input", "version", "startTime")
     wanted = Start(
         _text(given, "name") or "",
         _text(given, "instanceID") or "",
@@ -139,9 +139,9 @@ async def history(asked: Asked) -> Answered:
 async def rerun(asked: Asked) -> Answered:
     """Run an instance again, from one of its events."""
     body = await read_body(asked.request)
-    given = members(await read_json(asked.request) or {}, "the body")
-    event = given.get("event", 0)
-    if not isinstance(event, int) or isinstance(event, bool) or event < 0:
+    given = await _given(asked, "event", "newInstanceID", "input", "newChildID")
+    event = given.get("event")
+    if event is not None and (not isinstance(event, int) or isinstance(event, bool) or event < 0):
         raise malformed("event must be the number of an event")
     wanted = Rerun(
         asked.text(0),
@@ -159,26 +159,26 @@ async def rerun(asked: Asked) -> Answered:
 async def terminate(asked: Asked) -> Answered:
     """End an instance, with an output; its children too, unless that is not wanted."""
     body = await read_body(asked.request)
-    given = members(await read_json(asked.request) or {}, "the body")
+    given = await _given(asked, "output", "recursive")
     recursive = _flag(given, "recursive", default=True)
     return await _tell(asked, TERMINATE, Terminate(asked.text(0), _json(given, body, "output"), recursive))
 
 
 async def pause(asked: Asked) -> Answered:
     """Have an instance begin no turn."""
-    given = members(await read_json(asked.request) or {}, "the body")
+    given = await _given(asked, "reason")
     return await _tell(asked, SUSPEND, Suspend(asked.text(0), _text(given, "reason")))
 
 
 async def resume(asked: Asked) -> Answered:
     """Have an instance go on."""
-    given = members(await read_json(asked.request) or {}, "the body")
+    given = await _given(asked, "reason")
     return await _tell(asked, RESUME, Resume(asked.text(0), _text(given, "reason")))
 
 
 async def purge(asked: Asked) -> Answered:
     """Forget an instance, and its children unless that is not wanted."""
-    given = members(await read_json(asked.request) or {}, "the body")
+    given = await _given(asked, "force", "recursive")
     force, recursive = _flag(given, "force"), _flag(given, "recursive", default=True)
     wanted = Purge(asked.text(0), recursive, force)
     told = cast("Told", await asked.run(PURGE, _app(asked), wanted, deadline_of(asked.request)))
@@ -187,7 +187,7 @@ async def purge(asked: Asked) -> Answered:
 
 async def purge_many(asked: Asked) -> Answered:
     """Forget instances that have ended: those of some statuses, or that ended long enough ago, up to a number."""
-    given = members(await read_json(asked.request) or {}, "the body")
+    given = await _given(asked, "statuses", "olderThan", "limit", "recursive", "force")
     statuses, older, limit = given.get("statuses"), _text(given, "olderThan"), given.get("limit", MAX_PAGE)
     if statuses is not None and not (isinstance(statuses, list) and all(isinstance(each, str) for each in statuses)):
         raise malformed("statuses must be a list of statuses")
@@ -208,6 +208,17 @@ async def purge_many(asked: Asked) -> Answered:
 
 
 # What is read
+
+
+async def _given(asked: Asked, *names: str) -> dict[str, object]:
+    """Take the members of the body, of those that there are: a misspelt one would do more than was asked for."""
+    body = await read_json(asked.request)
+    given = members({} if body is None else body, "the body")
+    if unknown := next(iter(given.keys() - {name.lower() for name in names}), None):
+        guess = did_you_mean(unknown, names)
+        hint = f"did you mean {guess}?" if guess else f"one of {', '.join(names)}"
+        raise malformed(f"there is no member {unknown[:50]}; {hint}")
+    return given
 
 
 async def _tell(asked: Asked, method: Method, wanted: Suspend | Resume | Terminate) -> Answered:

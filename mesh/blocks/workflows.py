@@ -148,14 +148,14 @@ class Rerun(msgspec.Struct, frozen=True):
 
     Attributes:
         id: The instance, which has ended.
-        event: The id of an event: an activity, a timer or a child that was asked for.
+        event: The id of an event: an activity, a timer or a child that was asked for; None = the first one.
         new_id: Of what runs; empty for one that is made.
         input: In place of the activity's or the child's own, where ``overwrite`` says so.
-        new_child_id: Of the child, where the event is one.
+        new_child_id: Of the child, where the event is one; None = one is made.
     """
 
     id: str
-    event: int
+    event: int | None
     new_id: str = ""
     input: str | None = None
     overwrite: bool = False

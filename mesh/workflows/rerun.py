@@ -40,7 +40,7 @@ def make(
     source: str,
     state: State,
     history: Sequence[Event],
-    event: int,
+    event: int | None,
     new_id: str,
     execution: str,
     now: float,
@@ -55,13 +55,13 @@ def make(
         source: Id of the instance which is run again.
         state: What it is.
         history: Its history, of its last execution.
-        event: The id of an activity, a timer or a child that it has asked for.
+        event: The id of an activity, a timer or a child that it has asked for; None = that of the first one.
         new_id: Of the new instance.
         execution: Id of the new execution.
         now: Unix time in seconds.
         input: In place of that of the activity or child, where ``overwrite`` says so.
         overwrite: Whether it does.
-        new_child_id: Of the child, where the event is one: it needs another id than it had.
+        new_child_id: Of the child, where the event is one: it needs another id than it had; None = one is made.
 
     Raises:
         WorkflowNotEndedError: The source has not ended.
@@ -72,17 +72,16 @@ def make(
         raise WorkflowNotEndedError(f"the workflow '{source}' has not ended, so it cannot be run again")
     if new_id == source:
         raise BadArgumentError(f"the workflow '{source}' cannot be run again under its own id")
-    place = _find(source, history, event)
+    event, place = _find(source, history, event)
     target = history[place]
     if isinstance(target, TimerCreated) and overwrite:
         raise BadArgumentError(f"event {event} of the workflow '{source}' is a timer, which has no input")
-    if isinstance(target, ChildCreated) != bool(new_child_id):
-        needs = "needs a new id for its child" if not new_child_id else "is no child, which a new id is for"
-        raise BadArgumentError(f"event {event} of the workflow '{source}' {needs}")
+    if new_child_id and not isinstance(target, ChildCreated):
+        raise BadArgumentError(f"event {event} of the workflow '{source}' is no child, which a new id is for")
     if overwrite and isinstance(target, TaskScheduled | ChildCreated):
         target = replace(target, input=input)
-    if new_child_id and isinstance(target, ChildCreated):
-        target = replace(target, instance=new_child_id)
+    if isinstance(target, ChildCreated):
+        target = replace(target, instance=new_child_id or child_id(new_id, target.id))
     whole = (*history[:place], target, *history[place + 1 :])
     return Restore(execution, tuple(_taken_over(source, whole, place, new_id, execution, now)))
 
@@ -108,13 +107,20 @@ def _taken_over(
                 yield old
 
 
-def _find(source: str, history: Sequence[Event], event: int) -> int:
-    for place, found in enumerate(history):
-        if isinstance(found, TaskScheduled | TimerCreated | ChildCreated) and found.id == event:
-            return place
-    ids = [each.id for each in history if isinstance(each, TaskScheduled | TimerCreated | ChildCreated)]
-    first = f"; its first has id {min(ids)}" if ids else ""  # SDKs count from 0 or from 1.
-    raise WorkflowEventNotFoundError(f"the workflow '{source}' has no activity, timer or child with id {event}{first}")
+def _find(source: str, history: Sequence[Event], event: int | None) -> tuple[int, int]:
+    """Give the event's id and place."""
+    places = {
+        each.id: place
+        for place, each in enumerate(history)
+        if isinstance(each, TaskScheduled | TimerCreated | ChildCreated)
+    }
+    first = min(places, default=None)  # SDKs count from 0 or from 1.
+    wanted = first if event is None else event
+    if wanted is not None and wanted in places:
+        return wanted, places[wanted]
+    which = "" if event is None else f" with id {event}"
+    other = "" if first is None else f"; its first has id {first}"
+    raise WorkflowEventNotFoundError(f"the workflow '{source}' has no activity, timer or child{which}{other}")
 
 
 def _turn_end(history: Sequence[Event], place: int) -> int:

@@ -131,7 +131,7 @@ ASKED: list[tuple[str, str, object, str, object]] = [
     ("POST", MESH, b'{"name": "order", "input": {"a": 1.10}}', "shop", Start("order", "", '{"a": 1.10}')),
     ("GET", f"{MESH}/o-1", None, "shop", Show("o-1")),
     ("GET", f"{MESH}/o-1/history?after=2&limit=3", None, "shop", History("o-1", 2, 3)),
-    ("POST", f"{MESH}/o-1/rerun", None, "shop", Rerun("o-1", 0)),
+    ("POST", f"{MESH}/o-1/rerun", None, "shop", Rerun("o-1", None)),
     (
         "POST",
         f"{MESH}/o-1/rerun",
@@ -231,6 +231,10 @@ REFUSED: list[tuple[str, str, object, int, str, str]] = [
     ("POST", f"{MESH}/w/rerun", {"event": -1}, 400, "ERR_MALFORMED_REQUEST", "the number of an event"),
     ("POST", f"{MESH}/w/rerun", {"newInstanceID": "a b"}, 400, "ERR_INSTANCE_ID_INVALID", "'a b' is invalid"),
     ("POST", f"{MESH}/w/terminate", {"recursive": 1}, 400, "ERR_MALFORMED_REQUEST", "recursive must be true or false"),
+    ("POST", f"{MESH}/w/rerun", {"eventID": 3}, 400, "ERR_MALFORMED_REQUEST", "no member eventid; did you mean event?"),
+    ("POST", f"{MESH}/w/suspend", {"why": ""}, 400, "ERR_MALFORMED_REQUEST", "no member why; one of reason"),
+    ("POST", f"{MESH}/w/suspend", [], 400, "ERR_MALFORMED_REQUEST", "the body must be an object"),
+    ("POST", f"{MESH}/purge", {"status": ["FAILED"]}, 400, "ERR_MALFORMED_REQUEST", "did you mean statuses?"),
     ("POST", f"{MESH}/purge", {"statuses": "a"}, 400, "ERR_MALFORMED_REQUEST", "a list of statuses"),
     ("POST", f"{MESH}/purge", {"limit": 1001}, 400, "ERR_MALFORMED_REQUEST", "a whole number from 1 to 1000"),
 ]

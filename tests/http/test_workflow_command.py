@@ -187,7 +187,7 @@ CHANGES: list[tuple[tuple[str, ...], object, object, str, str]] = [
     ),
     (("purge", "--all-older-than", "2027-01-15T08:00:00Z"), Told(0), PurgeMany(ended_before=AT), "", "0 workflows"),
     (("rerun", "o-1", "-e", "3", "-x", "1"), "n", Rerun("o-1", 3, "", "1", overwrite=True), "n\n", ""),
-    (("rerun", "o-1", "--new-instance-id", "n"), "n", Rerun("o-1", 0, "n"), "n\n", ""),
+    (("rerun", "o-1", "--new-instance-id", "n"), "n", Rerun("o-1", None, "n"), "n\n", ""),
 ]
 
 

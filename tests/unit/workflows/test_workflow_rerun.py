@@ -33,7 +33,7 @@ def ended() -> Flow:
     return flow
 
 
-def again(flow: Flow, event: int, **options: object) -> Flow:
+def again(flow: Flow, event: int | None, **options: object) -> Flow:
     message = rerun.make("o-1", flow.state, flow.instance.history, event, "o-9", "e-9", LATER, **options)
     return Flow(message, id="o-9")
 
@@ -107,6 +107,17 @@ def test_from_a_child_which_has_another_id_then() -> None:
     assert isinstance(child, ChildCreated)
     assert (child.instance, child.input, child.rerun_of) == ("c-5", "2", "o-1")
     assert new.state.outbox[-1].instance == "c-5"
+    assert again(ended(), 5).instance.children[5].instance == "o-9:0005"
+
+
+def test_from_its_first_event_where_none_is_named() -> None:
+    new = again(ended(), None)
+    assert new.kinds == again(ended(), 1).kinds
+    assert list(new.instance.tasks) == [1]
+    nothing = Flow()
+    nothing.turn(Complete(1, Status.COMPLETED))
+    with pytest.raises(WorkflowEventNotFoundError, match=r"'o-1' has no activity, timer or child$"):
+        again(nothing, None)
 
 
 def test_what_was_only_stored_when_it_was_terminated_was_not_used_and_is_done_again() -> None:
@@ -128,8 +139,6 @@ def test_what_was_only_stored_when_it_was_terminated_was_not_used_and_is_done_ag
         (6, {}, WorkflowEventNotFoundError, "the workflow 'o-1' has no activity, timer or child with id 6; its"),
         (77, {}, WorkflowEventNotFoundError, "with id 77; its first has id 1"),
         (2, {"overwrite": True}, BadArgumentError, "event 2 of the workflow 'o-1' is a timer, which has no input"),
-        (5, {}, BadArgumentError, "event 5 of the workflow 'o-1' needs a new id for its child"),
-        (5, {"new_child_id": ""}, BadArgumentError, "needs a new id for its child"),
         (4, {"new_child_id": "c"}, BadArgumentError, "is no child, which a new id is for"),
     ],
 )
