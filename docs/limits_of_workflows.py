@@ -24,7 +24,7 @@ def rows() -> Sequence[Row]:
         ),
         (
             "activities of other applications that wait at a gateway for its workers",
-            f"{dispatch.MAX_FOREIGN:,}",
+            f"{dispatch.MAX_FOREIGN:,}, and {dispatch.MAX_FOREIGN_BYTES // 2**20} MiB of inputs and history",
             NONE,
             "they are refused, and wait where they come from",
         ),

@@ -29,13 +29,14 @@ from mesh.workflows.peers import Peers
 from mesh.workflows.settings import Limits
 from mesh.workflows.worker import Place, Ref, TaskResult, TaskWork, TurnWork, Worker, WorkTooLargeError
 
-__all__ = ["BACKOFF_SECONDS", "DRAIN_SECONDS", "MAX_FOREIGN", "Dispatch"]
+__all__ = ["BACKOFF_SECONDS", "DRAIN_SECONDS", "MAX_FOREIGN", "MAX_FOREIGN_BYTES", "Dispatch"]
 
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 60.0  # For what a worker has that leaves.
 BACKOFF_SECONDS = 0.2, 30.0  # That a worker is given nothing of a name that it has not taken: at first, and at most.
-MAX_FOREIGN = 1000  # Activities of other applications that are here at once; beyond that they need a free worker.
+MAX_FOREIGN = 1000  # Activities of other applications that are here at once; beyond that they need a free worker,
+MAX_FOREIGN_BYTES = 64 * 2**20  # and beyond that many bytes of those that wait.
 _Work = TypeVar("_Work", TurnWork, TaskWork)
 _Result = TypeVar("_Result", Answer, TaskResult)
 
@@ -45,6 +46,7 @@ class _Foreign:
     """An activity that another node has asked for."""
 
     work: TaskWork
+    size: int
     result: asyncio.Future[TaskResult]
     begun: bool = False
 
@@ -149,17 +151,21 @@ class Dispatch:
         if name.startswith(PREFIX) or not any(each.runs(TASK, name) for each in self._attached):
             raise AppUnreachableError(f"no worker of this node runs the activity {name!r}")
         ref, number = Ref(FOREIGN, f"{work.owner}/{work.instance}"), next(self._numbers)
-        if self._find(tasks, name, ref.id) is None and (
-            work.owner == self._app or len(self._foreign) >= MAX_FOREIGN  # The former can wait where they come from.
-        ):
+        size = work.size
+        if self._find(tasks, name, ref.id) is None and (work.owner == self._app or not self._may_wait(size)):
             raise AppUnreachableError(f"the workers of this node have no room for the activity {name!r}")
-        foreign = self._foreign[number] = _Foreign(work, asyncio.get_running_loop().create_future())
+        foreign = self._foreign[number] = _Foreign(work, size, asyncio.get_running_loop().create_future())
         tasks.waiting.add(name, ref, number)
         self._place(tasks, name)
         try:
             return await foreign.result
         finally:
             self._foreign.pop(number, None)
+
+    def _may_wait(self, size: int) -> bool:
+        """Tell whether another application's activity of so many bytes may wait here, and not where it comes from."""
+        waiting = sum([each.size for each in self._foreign.values() if not each.begun])
+        return len(self._foreign) < MAX_FOREIGN and waiting + size <= MAX_FOREIGN_BYTES
 
     def _refuse_foreign(self) -> None:
         for foreign in self._foreign.values():

@@ -398,8 +398,7 @@ class Engine:
         """See `mesh.workflows.contracts.WorkSource`."""
         if begun:
             self._settle(ref, work, None)
-        elif (entry := self._processor.find(ref)) is not None and work.task in entry.tasks.begun:
-            entry.tasks.returned(work.task)
+        elif (entry := self._processor.find(ref)) is not None and entry.tasks.returned(work.task, work.generation):
             if entry.partition.leaving:
                 entry.partition.quiet.set()
             else:
@@ -413,7 +412,7 @@ class Engine:
         if entry.known and not entry.busy:
             self._processor.scheduler.settle(entry, work, result)
         else:
-            entry.tasks.returned(work.task)
+            entry.tasks.returned(work.task, work.generation)
             entry.mailbox.results.append((work, result))
             self._processor.wake(entry)
         if owned.leaving:

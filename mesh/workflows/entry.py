@@ -125,9 +125,12 @@ class OpenTasks:
         """Take note that a worker gets it."""
         self.begun.add(id)
 
-    def returned(self, id: int) -> None:
-        """Take note that a worker has it no more."""
+    def returned(self, id: int, generation: int) -> bool:
+        """Take note that a worker has it no more; tells whether one had it: those of other executions are none here."""
+        if generation != self.generation or id not in self.begun:
+            return False
         self.begun.discard(id)
+        return True
 
     def done(self, id: int) -> None:
         """Want it no more."""

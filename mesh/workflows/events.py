@@ -391,6 +391,11 @@ class Inherited(Event, frozen=True, array_like=True, tag=101):
     scope: int
     ancestors: tuple[Ancestor, ...]
 
+    @property
+    def size(self) -> int:
+        """The bytes of all that had happened, as stored."""
+        return sum(len(run) for each in self.ancestors for run in each.events)
+
 
 PlainEvent = (
     Started

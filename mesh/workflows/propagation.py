@@ -225,17 +225,13 @@ def check(inherited: Inherited, app: str) -> None:
                 raise BadArgumentError(f"propagation: a failure in '{ancestor.instance[:200]}' has too many causes")
 
 
-def _size(inherited: Inherited) -> int:
-    return sum(len(run) for each in inherited.ancestors for run in each.events)
-
-
 def _sent_size(sent: Sent) -> int:
     message = sent.message
-    return _size(message.inherited) if isinstance(message, StartWithHistory) and message.inherited is not None else 0
+    return message.inherited.size if isinstance(message, StartWithHistory) and message.inherited is not None else 0
 
 
 def _check_size(inherited: Inherited, what: str) -> None:
-    if (size := _size(inherited)) > MAX_BYTES:
+    if (size := inherited.size) > MAX_BYTES:
         raise WorkflowTooLargeError(_too_large(what, f"{size} bytes, and {MAX_BYTES} are the most", inherited.scope))
 
 

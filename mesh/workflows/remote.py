@@ -103,11 +103,7 @@ class Remote:
         """Have another node run an activity; raises as ``Worker.task`` does."""
         to = address.work(self._caller.namespace, peer.app, peer.node)
         headers = required_headers(f"{self._owners.node}-w{next(self._numbers)}", self._caller.app_id, EVENT_TYPE)
-        body = msgspec.msgpack.encode(work)
-        work.inherited = None
-        whole = len(body) <= self._exchange.part_bytes
-        message = Message(headers, body if whole else b"")
-        stream = None if whole else _once(body)
+        message, stream = self._written(work, headers)
         asked = self._exchange.request(to, message, time.time() + LONG_SECONDS, stream, watched=True)
         try:
             reply = await self._owners.watched(KIND + peer.app, peer.session, to, asked)
@@ -130,6 +126,14 @@ class Remote:
             return _RESULT.decode(answer)
         except _MALFORMED as error:
             raise AppFailedError(f"a node of {peer.app} answered what cannot be read: {error}") from error
+
+    def _written(self, work: TaskWork, headers: dict[str, str]) -> tuple[Message, AsyncIterator[bytes] | None]:
+        """Write an activity. Nothing keeps what was large of it once that is sent: it may take long."""
+        body = msgspec.msgpack.encode(work)
+        work.inherited = None
+        if len(body) <= self._exchange.part_bytes:
+            return Message(headers, body), None
+        return Message(headers, b""), _once(body)
 
     def _leave_alone(self, node: str, seconds: float) -> None:
         now = time.monotonic()

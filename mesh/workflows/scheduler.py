@@ -73,7 +73,7 @@ class Scheduler:
         """Take what came of an activity, of an instance in memory that is not written just now; None = it is lost."""
         instance, tasks, unwritten = entry.instance, entry.tasks, entry.unwritten
         id = work.task
-        tasks.returned(id)
+        tasks.returned(id, work.generation)
         if instance is None or work.generation != instance.state.generation or id in unwritten.settled:
             return
         task = instance.tasks.get(id)

@@ -91,6 +91,11 @@ class TaskWork(msgspec.Struct, eq=False, omit_defaults=True):
     trace: Trace | None = None
     inherited: Inherited | None = None
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes: what it is given."""
+        return len(self.input or "") + (0 if self.inherited is None else self.inherited.size)
+
 
 class TaskResult(msgspec.Struct, frozen=True):
     """The outcome of an activity: its result, unless ``failure`` says why there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, cast
@@ -15,6 +16,7 @@ from mesh.workflows.actions import Answer
 from mesh.workflows.capacity import Priority
 from mesh.workflows.contracts import WorkSource
 from mesh.workflows.dispatch import Dispatch
+from mesh.workflows.events import Ancestor, Inherited
 from mesh.workflows.fair_queue import FairQueue
 from mesh.workflows.peers import Peer
 from mesh.workflows.settings import Limits
@@ -432,6 +434,38 @@ def test_what_other_nodes_ask_for() -> None:
         with pytest.raises(AppFailedError):
             await node.dispatch.run_for(work("other", 6))
         assert node.engine.opened == []
+
+    _on_a_node(check)
+
+
+def test_what_other_nodes_ask_for_waits_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond them it waits where it is from: how many there are, and the bytes of those that no worker has yet."""
+    monkeypatch.setattr("mesh.workflows.dispatch.MAX_FOREIGN", 4)
+    monkeypatch.setattr("mesh.workflows.dispatch.MAX_FOREIGN_BYTES", 1000)
+
+    async def check(node: _Node) -> None:
+        def work(task: int, size: int) -> TaskWork:
+            history = Inherited(0.0, 1, (Ancestor("other", "i", "w", (b"x" * (size - 10),)),))
+            return TaskWork("other", "i", "w", 1, task, 1, "a", "x", APP, 0.0, "x" * 10, inherited=history)
+
+        async def ask(*sizes: int) -> list[asyncio.Task[TaskResult]]:
+            asked = [tasks.create_task(node.dispatch.run_for(work(next(numbers), each))) for each in sizes]
+            await asyncio.sleep(0)
+            return asked
+
+        numbers = itertools.count()
+        await node.attach(_Worker(most=1))
+        tasks = await node.stack.enter_async_context(asyncio.TaskGroup())
+        ran = [*await ask(900), *await ask(600, 400)]
+        with pytest.raises(AppUnreachableError, match="have no room for the activity 'a'"):
+            await node.dispatch.run_for(work(9, 11))
+        await asyncio.sleep(1.5)  # The second has begun.
+        ran += await ask(600)
+        assert [await each for each in ran] == [TaskResult("done")] * 4
+        ran = await ask(20, 20, 20, 20)
+        with pytest.raises(AppUnreachableError):
+            await node.dispatch.run_for(work(9, 20))
+        assert [await each for each in ran] == [TaskResult("done")] * 4
 
     _on_a_node(check)
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from mesh.errors import DeadlineExceededError, MeshError
-from mesh.workflows.actions import Answer, SendEvent
+from mesh.workflows.actions import Answer, Complete, ScheduleTask, SendEvent
 from mesh.workflows.contracts import Loaded
 from mesh.workflows.errors import WorkflowExistsError, WorkflowUnreadableError
 from mesh.workflows.events import ChildFailed
@@ -101,6 +101,49 @@ async def test_a_turn_whose_instance_could_not_be_read_is_asked_for_again() -> N
         assert await node.engine.open_turn(REF) is None
         await asyncio.sleep(10)
         assert wanted == [REF.id]
+
+
+@pytest.mark.parametrize("result", [True, False])
+def test_what_comes_of_an_execution_that_is_over_is_not_taken_for_that_of_the_next(*, result: bool) -> None:
+    """Its activities have the same numbers: an activity that was not taken would be forgotten, or one run twice."""
+
+    async def run() -> None:
+        async with node_of() as node:
+            turns = iter(
+                [
+                    [ScheduleTask(1, "a")],
+                    [Complete(2, Status.CONTINUED_AS_NEW, "1")],
+                    [ScheduleTask(1, "a")],
+                    [Complete(2, Status.COMPLETED)],
+                ]
+            )
+            out: list[TaskWork] = []
+
+            async def turn(_: TurnWork) -> Answer:
+                return Answer(tuple(next(turns)))
+
+            async def task(work: TaskWork) -> None:
+                out.append(work)
+
+            node.turn, node.task = turn, task
+            await node.start()
+            await asyncio.sleep(1)
+            await node.tell(Raise("go"))
+            await asyncio.sleep(1)
+            former, latter = out
+            if result:
+                node.engine.resolved(REF, former, TaskResult("1"))
+            else:
+                node.engine.task_lost(REF, former, begun=False)
+            await asyncio.sleep(1)
+            assert out == [former, latter]
+            node.engine.task_lost(REF, latter, begun=False)
+            await asyncio.sleep(1)
+            assert len(out) == 3
+            node.engine.resolved(REF, out[2], TaskResult("1"))
+            assert (await node.ended()).status == Status.COMPLETED
+
+    virtual_time.run(run())
 
 
 @live
