@@ -366,6 +366,11 @@ def test_what_was_asked_for_before_is_not_asked_for_again(whole: bool) -> None:
             "history has event 'hi' with id 4, and the workflow's code does not ask for it any more",
         ),
         (
+            (*SAME[:3], Complete(4, Status.COMPLETED)),
+            True,
+            "history has event 'hi' with id 4, and the workflow's code does not ask for it any more",
+        ),
+        (
             (DONE,),
             True,
             "history has activity 'charge' with id 1, and the workflow's code does not ask for it any more",
