@@ -110,9 +110,10 @@ class Processor:
 
     def release(self, entry: Entry) -> None:
         """Forget an instance that is not in memory, where nothing must be known of it any more."""
-        entries = entry.partition.entries
-        if not entry.known and entry.idle and entry.bare and entries.get(entry.ref.id) is entry:
-            del entries[entry.ref.id]
+        entries, id = entry.partition.entries, entry.ref.id
+        stalled = id in entry.partition.stalled  # It may be about to be tried again.
+        if not (entry.known or stalled) and entry.idle and entry.bare and entries.get(id) is entry:
+            del entries[id]
 
     def wake(self, entry: Entry) -> asyncio.Task[None] | None:
         """Have a task work on an instance, unless one does; gives it."""
