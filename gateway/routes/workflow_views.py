@@ -189,8 +189,12 @@ async def purge_many(asked: Asked) -> Answered:
     """Forget instances that have ended: those of some statuses, or that ended long enough ago, up to a number."""
     given = await _given(asked, "statuses", "olderThan", "limit", "recursive", "force")
     statuses, older, limit = given.get("statuses"), _text(given, "olderThan"), given.get("limit", MAX_PAGE)
-    if statuses is not None and not (isinstance(statuses, list) and all(isinstance(each, str) for each in statuses)):
-        raise malformed("statuses must be a list of statuses")
+    if statuses is not None and not (
+        isinstance(statuses, list) and statuses and all(isinstance(each, str) for each in statuses)
+    ):
+        raise malformed(
+            "statuses must be a list of statuses, with one at least; without it, all that has ended is meant"
+        )
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_PAGE:
         raise malformed(f"limit must be a whole number from 1 to {MAX_PAGE}")
     force, chosen = _flag(given, "force"), _statuses(",".join(statuses or ()))

@@ -468,7 +468,7 @@ class Processor:
         entry = self.entry(owned, ref.id)
         if refused is not None:
             kind = type(refused).__name__.removesuffix("Error")
-            logger.info("workflow %s could not tell %s of %s: %s", ref.id, sent.instance, sent.app, refused)
+            logger.info("workflow %s could not tell %s of %s: %s", ref.id, sent.instance[:200], sent.app, refused)
             failure = Failure(kind, str(refused)[:TEXT], final=True)
             entry.mailbox.requests.append(Request(Refused(sent, failure)))
             entry.read_anew()  # It is told again, should it not be read now.

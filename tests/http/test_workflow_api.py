@@ -236,6 +236,7 @@ REFUSED: list[tuple[str, str, object, int, str, str]] = [
     ("POST", f"{MESH}/w/suspend", [], 400, "ERR_MALFORMED_REQUEST", "the body must be an object"),
     ("POST", f"{MESH}/purge", {"status": ["FAILED"]}, 400, "ERR_MALFORMED_REQUEST", "did you mean statuses?"),
     ("POST", f"{MESH}/purge", {"statuses": "a"}, 400, "ERR_MALFORMED_REQUEST", "a list of statuses"),
+    ("POST", f"{MESH}/purge", {"statuses": []}, 400, "ERR_MALFORMED_REQUEST", "with one at least"),
     ("POST", f"{MESH}/purge", {"limit": 1001}, 400, "ERR_MALFORMED_REQUEST", "a whole number from 1 to 1000"),
 ]
 
