@@ -192,9 +192,7 @@ async def purge_many(asked: Asked) -> Answered:
     if statuses is not None and not (
         isinstance(statuses, list) and statuses and all(isinstance(each, str) for each in statuses)
     ):
-        raise malformed(
-            "statuses must be a list of statuses, with one at least; without it, all that has ended is meant"
-        )
+        raise malformed("statuses must be a list of statuses, with one at least")
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_PAGE:
         raise malformed(f"limit must be a whole number from 1 to {MAX_PAGE}")
     force, chosen = _flag(given, "force"), _statuses(",".join(statuses or ()))
