@@ -13,6 +13,7 @@ from typing import Any
 
 import nats
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from gateway.cli import main
@@ -122,7 +123,7 @@ async def put(store: StateStore, app: str, numbers: range, until: float | None) 
     """Put instances away, as their owner does."""
     state = State(1, "e", "order", Status.COMPLETED, AT, AT, started=AT, ended=AT, events=2)
     step = Step(state, (Started(AT, "order", "e", app), Completed(AT, 1, Status.COMPLETED)))
-    record = put_away(plan(None, step).kept, state, until)
+    record = put_away(replace(plan(None, step).kept, until=until), state)
     keys = Keys(f"workflows.{app}")
     for start in range(numbers.start, numbers.stop, AT_ONCE):
         page = range(start, min(start + AT_ONCE, numbers.stop))

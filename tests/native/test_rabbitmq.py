@@ -337,7 +337,7 @@ async def test_what_fails_waits_and_lets_others_pass(server: RabbitMQServer, top
         body = delivery.message.body
         again.setdefault(body, []).append(delivery.attempt)
         fails = body.startswith(b"bad") and delivery.attempt < 3
-        await (delivery.nack(0.5) if fails else delivery.ack())
+        await (delivery.nack(1.5) if fails else delivery.ack())
 
     inbox = Inbox(settle)
     options = SubscribeOptions(GROUP, max_in_flight=2)
