@@ -26,7 +26,7 @@ def test_an_installed_type_is_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(_APP, encoding="utf-8")
 
     def mesh(*words: str) -> str:
-        done = home.mesh(*words, environ=environ, cwd=tmp_path)
+        done = home.mesh(*words, environ=environ, cwd=tmp_path, within=90.0)  # The first one loads every adapter.
         assert done.returncode == 0, done.stderr
         return done.stdout
 
