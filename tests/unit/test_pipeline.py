@@ -88,7 +88,7 @@ async def test_how_long_an_attempt_may_take(policy: Policy | None, given_seconds
 async def test_an_attempt_ends_at_its_deadline() -> None:
     """Whatever it waits for; its task is as it was."""
     service = Service(asyncio.Event().wait())
-    with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.05 s"):
+    with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.0[45]\d* s"):
         await of(service).run(operation(deadline=time.time() + 0.05))
     with pytest.raises(DeadlineExceededError):
         await of(service).run(operation(deadline=time.time() - 1))
