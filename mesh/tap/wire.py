@@ -1,0 +1,182 @@
+"""Sights and what goes with them as CloudEvents in JSON: lines of the tap's HTTP route, and of a recording."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from mesh.errors import EventError
+from mesh.tap.sight import Content, Dropped, Rates, Refused, Seen, Sight
+
+__all__ = ["DROPPED", "RATES", "RECORDING", "REFUSED", "TYPE", "as_event", "content_of", "sight_of"]
+
+TYPE = "mesh.tap."
+DROPPED, RATES, REFUSED, RECORDING = (f"{TYPE}{each}" for each in ("dropped", "rates", "refused", "recording"))
+
+
+def as_event(namespace: str, told: Sight | Dropped | Rates | Refused, at: float) -> dict[str, Any]:
+    """Write it as a CloudEvent of the structured JSON format.
+
+    Args:
+        namespace: The mesh's, for ``source``.
+        told: It.
+        at: When it was told, Unix time in seconds; a sight has its own time.
+    """
+    source = f"/{namespace}/{told.app}/{told.node}"
+    if isinstance(told, Sight):
+        event = _event(told.id, source, f"{TYPE}{told.block}.{told.method}", told.time, _sight(told))
+        event["subject"] = told.target
+        if told.traceparent:
+            event["traceparent"] = told.traceparent
+        return event
+    data: dict[str, Any] = {"app": told.app, "node": told.node}
+    if isinstance(told, Dropped):
+        kind, data["count"] = DROPPED, told.count
+    elif isinstance(told, Refused):
+        kind, data["reason"] = REFUSED, told.reason
+    else:
+        kind, data["seconds"] = RATES, told.seconds
+        data["edges"] = [
+            {
+                "seen": each.seen.value,
+                "block": each.block,
+                "from": each.source,
+                "target": each.target,
+                "app": each.app,
+                "count": each.count,
+                "errors": each.errors,
+                "seconds": each.seconds,
+                "longest": each.longest,
+                "buckets": each.buckets,
+            }
+            for each in told.edges
+        ]
+    return _event(f"{told.node}-{at:.6f}", source, kind, at, data)
+
+
+def _event(id: str, source: str, kind: str, at: float, data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "specversion": "1.0",
+        "id": id,
+        "source": source,
+        "type": kind,
+        "time": datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat().replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+        "data": data,
+    }
+
+
+def _sight(told: Sight) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "seen": told.seen.value,
+        "block": told.block,
+        "method": told.method,
+        "target": told.target,
+        "from": told.source,
+        "app": told.app,
+        "node": told.node,
+        "outcome": told.outcome,
+        "seconds": told.seconds,
+        "details": told.details,
+    }
+    if told.request is not None:
+        data["request"] = _content(told.request)
+    if told.reply is not None:
+        data["reply"] = _content(told.reply)
+    if told.hidden:
+        data["hidden"] = True
+    return data
+
+
+def _content(content: Content) -> dict[str, Any]:
+    """Write a body as ``json`` where it is some, as ``text`` where it is that, else as ``base64``."""
+    written: dict[str, Any] = {"size": content.size}
+    if content.headers is not None:
+        written["headers"] = [list(each) for each in content.headers]
+    if content.content_type:
+        written["contentType"] = content.content_type
+    if content.cut:
+        written["cut"] = True
+    if content.body is None:
+        return written
+    if "json" in content.content_type and not content.cut:
+        try:
+            written["json"] = orjson.loads(content.body)
+        except orjson.JSONDecodeError:
+            pass
+        else:
+            return written
+    try:
+        written["text"] = content.body.decode()
+    except UnicodeDecodeError:
+        written["base64"] = base64.b64encode(content.body).decode()
+    return written
+
+
+def sight_of(event: Mapping[str, Any]) -> Sight | None:
+    """Read a sight back from a CloudEvent; None = it is of another of the tap's types.
+
+    Raises:
+        EventError: It is none of these; the text names the field.
+    """
+    kind = event.get("type")
+    if not isinstance(kind, str) or not kind.startswith(TYPE):
+        raise EventError(f"type: {kind!r} is not what a tap tells, which begins with {TYPE}")
+    if kind in (DROPPED, RATES, REFUSED, RECORDING):
+        return None
+    data = event.get("data")
+    if not isinstance(data, Mapping):
+        raise EventError("data: an object is wanted")
+    try:
+        return Sight(
+            id=str(event["id"]),
+            time=datetime.datetime.fromisoformat(event["time"]).timestamp(),
+            seconds=float(data["seconds"]),
+            seen=Seen(data["seen"]),
+            block=data["block"],
+            method=data["method"],
+            target=data["target"],
+            source=data["from"],
+            app=data["app"],
+            node=data["node"],
+            outcome=data["outcome"],
+            traceparent=event.get("traceparent", ""),
+            details=dict(data.get("details", {})),
+            request=content_of(data.get("request"), "data.request"),
+            reply=content_of(data.get("reply"), "data.reply"),
+            hidden=data.get("hidden") is True,
+        )
+    except KeyError as error:
+        raise EventError(f"{error.args[0]}: is missing") from None
+    except (TypeError, ValueError) as error:
+        raise EventError(f"is not what a tap tells: {error}") from None
+
+
+def content_of(written: object, where: str) -> Content | None:
+    """Read a request or a reply back; raises ``EventError``."""
+    if written is None:
+        return None
+    if not isinstance(written, Mapping):
+        raise EventError(f"{where}: an object is wanted")
+    body: bytes | None = None
+    if "json" in written:
+        body = orjson.dumps(written["json"])
+    elif isinstance(written.get("text"), str):
+        body = written["text"].encode()
+    elif "base64" in written:
+        try:
+            body = base64.b64decode(written["base64"], validate=True)
+        except (TypeError, ValueError) as error:
+            raise EventError(f"{where}.base64: {error}") from None
+    headers = written.get("headers")
+    return Content(
+        None if headers is None else tuple((str(name), str(value)) for name, value in headers),
+        str(written.get("contentType", "")),
+        int(written.get("size", -1)),
+        body,
+        written.get("cut") is True,
+    )
