@@ -100,7 +100,7 @@ class Watch:
         self.until = time.monotonic() + LEASE_SECONDS
         self._values = self._wanted.values and rights.values
         if self._wanted.values and not rights.values:
-            self.refuse(rights.why)
+            self.refuse(rights.why_values)
 
     def refuse(self, reason: str) -> None:
         """Tell once what is not told."""

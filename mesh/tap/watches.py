@@ -71,6 +71,11 @@ class Watches(Taps):
         self._limit = 0
         self._tasks: asyncio.TaskGroup
 
+    @property
+    def count(self) -> int:
+        """How many watch."""
+        return len(self._watches)
+
     # What passes
 
     def tell(self, passing: Passing) -> None:
