@@ -128,8 +128,11 @@ class Taps:
     def tell(self, passing: Passing) -> None:
         """Tell those who watch of something that is over. It neither fails nor waits."""
 
-    def describe(self, passing: Passing, operation: Any, result: Any) -> None:
-        """Note what is told of an operation besides target and outcome."""
+    def asked(self, passing: Passing, operation: Any) -> None:
+        """Note what is told of an operation that begins."""
+
+    def came(self, passing: Passing, operation: Any, result: Any) -> None:
+        """Note what is told of one that is over; ``result`` is None where it failed."""
 
 
 NOBODY = Taps()

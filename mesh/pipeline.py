@@ -270,11 +270,12 @@ async def _tapped(taps: Taps, seen: str, proceed: Callable[[Any], Awaitable[Any]
         context.caller.app_id,
         traceparent=context.traceparent or "",
     )
+    taps.asked(passing, operation)
     result = None
     try:
         result = await _timed(passing, proceed, operation)
     finally:
-        taps.describe(passing, operation, result)
+        taps.came(passing, operation, result)
         taps.tell(passing)
     return result
 

@@ -173,10 +173,9 @@ async def test_values_are_refused(url: str) -> None:
     """Where nodes may be anywhere, and nobody is named who may see them; the lines to add are told."""
     namespace = unique("taps")
     store = component("store", "state.in-memory")
-    async with node(url, namespace, store, app_id="a") as runtime:
-        async with tapping(runtime, runtime, values=True) as seen:
-            await ask(runtime, SAVE, "store", Save([Item("k", b"hidden")]))
-            sight = await seen.until(lambda each: each.block == "state")
+    async with node(url, namespace, store, app_id="a") as runtime, tapping(runtime, runtime, values=True) as seen:
+        await ask(runtime, SAVE, "store", Save([Item("k", b"hidden")]))
+        sight = await seen.until(lambda each: each.block == "state")
     assert sight.hidden
     assert sight.request is not None and sight.request.body is None and sight.request.headers is None
     (refused,) = seen.of(Refused)
