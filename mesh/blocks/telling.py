@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from mesh.blocks.consumer import about
 from mesh.blocks.durable import DurableCall
 from mesh.blocks.invocation import Answer, Call
 from mesh.blocks.topics import BulkEntry, BulkPublish, Publish
-from mesh.event import CLOUDEVENTS_JSON
 from mesh.passing import Part, Passing
 
 if TYPE_CHECKING:
@@ -125,7 +125,6 @@ def _stored(passing: Passing, asked: Publish, kept: object) -> None:
     if kept is None:
         return
     message, _, component = cast("tuple[Message, object, PubSubComponent]", kept)
-    event = component.envelope(message, asked.topic)
-    if event is not None:
-        passing.request = Part(tuple(asked.metadata.items()), CLOUDEVENTS_JSON, event)
-        about(passing, event)
+    about(passing, message, component.broker.features.event_prefix, message.body)
+    if passing.request is not None:
+        passing.request.event = partial(component.envelope, message, asked.topic)

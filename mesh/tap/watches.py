@@ -88,6 +88,10 @@ class Watches(Taps):
 
     # What passes
 
+    def takes(self, block: str) -> bool:
+        """Tell whether anybody is to be told of a building block."""
+        return any(each.names.block(block) for each in self._watches.values())
+
     def tell(self, passing: Passing) -> None:
         """Tell those who watch of something that is over."""
         for watch in self._watches.values():

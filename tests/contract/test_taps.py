@@ -187,12 +187,12 @@ async def test_over_a_restart_of_the_broker(rough_place: Place, backend_name: st
     if backend_name == "embedded":
         pytest.skip("the same server as nats, found by other means")
     store = component("store", "state.in-memory")
-    async with node(rough_place.backend.url, unique("taps"), store, app_id="a") as runtime:
-        async with tapping(runtime, runtime) as seen:
-            await rough_place.backend.restart(kill=True)
+    runtime = node(rough_place.backend.url, unique("taps"), store, app_id="a")
+    async with runtime, tapping(runtime, runtime) as seen:
+        await rough_place.backend.restart(kill=True)
 
-            async def check() -> None:
-                await ask(runtime, SAVE, "store", Save([Item("k", b"1")]))
-                assert seen.of(Sight)
+        async def check() -> None:
+            await ask(runtime, SAVE, "store", Save([Item("k", b"1")]))
+            assert seen.of(Sight)
 
-            await eventually(check, 60.0)
+        await eventually(check, 60.0)
