@@ -111,7 +111,7 @@ async def test_actors_and_jobs(backbone: Backbone, tmp_path: Path) -> None:
         job = {"dueTime": "0s", "data": {"n": 1}}
         assert (await node.post("/v1.0-alpha1/jobs/clean", job)).status == 204
         scheduled = await seen.until(lambda each: (each.block, each.method) == ("jobs", "schedule"))
-        assert scheduled.target == "app"
+        assert (scheduled.target, scheduled.details) == ("app", {"job": "clean"})
         ran = await seen.until(lambda each: (each.block, each.seen) == ("jobs", Seen.ARRIVED))
         assert (ran.method, ran.target, ran.outcome) == ("trigger", "app", "success")
         told = {"job": "clean", "verb": "POST", "path": "/job/clean", "status": 200}
