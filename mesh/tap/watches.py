@@ -25,6 +25,7 @@ from mesh.tap.sight import Refused
 from mesh.tap.wanted import compiled
 from mesh.tap.watch import LEASE_SECONDS, Place, Question, Told, Watch
 from mesh.tasks import task_group
+from mesh.telemetry import SIGHTS, Observer, nobody
 
 if TYPE_CHECKING:
     from mesh.access import Gate
@@ -61,14 +62,16 @@ class Telling(Protocol):
 class Watches(Taps):
     """See ``mesh.passing.Taps``; hears of watches while `run` is entered."""
 
-    def __init__(self, own: Caller, access: Gate, telling: Telling) -> None:
+    def __init__(self, own: Caller, access: Gate, telling: Telling, observer: Observer = nobody) -> None:
         """Be watched by nobody yet.
 
         Args:
             own: This node's application.
             access: Says who may see what.
             telling: Notes what is told of an operation.
+            observer: Is told how much of it is sent.
         """
+        self._observer = observer
         self.on = False
         self._own, self._access, self._telling = own, access, telling
         self._watches: dict[str, Watch] = {}
@@ -96,6 +99,8 @@ class Watches(Taps):
 
     def tell(self, passing: Passing) -> None:
         """Tell those who watch of something that is over."""
+        if not passing.outcome:  # They began to watch in the middle of it.
+            return
         for watch in self._watches.values():
             try:
                 watch.see(passing)
@@ -267,10 +272,13 @@ class Watches(Taps):
 
     async def _send_all(self, watch: Watch) -> None:
         where = address.taps(self._own.namespace, watch.tap)
-        for body, count in watch.batches():
+        for body, count, dropped in watch.batches():
             if not await self._tell(where, body, watch.reader):
-                watch.lost(count)
+                watch.lost(count + dropped)
                 return
+            self._observer(SIGHTS, (watch.asker, "told"), count)
+            if dropped:
+                self._observer(SIGHTS, (watch.asker, "left out"), dropped)
 
     async def _tell(self, where: address.Address, body: bytes, reader: Peer | None = None) -> bool:
         guard = self._exchange.guard

@@ -166,6 +166,7 @@ async def test_rates(mesh: Any) -> None:
         await eventually(check)
     assert not seen.of(Sight)
     assert not seen.of(Dropped)
+    assert orders.counters.snapshot()["sights", "watcher", "told"] > 0
 
 
 async def test_a_node_that_comes_later(mesh: Any, url: str) -> None:
