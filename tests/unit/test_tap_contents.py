@@ -102,7 +102,7 @@ def test_headers_are_bounded() -> None:
     fields = [("authorization", "x" * 50_000), *((f"x-{number}", "y" * 1000) for number in range(200))]
     headers = told(Part(fields, body=b"")).headers or ()
     assert headers[0] == ("authorization", HIDDEN)
-    assert 10 < len(headers)
+    assert len(headers) > 10
     assert sum(len(name) + len(value) for name, value in headers) <= MAX_HEADER_BYTES
 
 
