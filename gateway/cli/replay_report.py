@@ -124,15 +124,9 @@ class Report:
             judged, colour = ("differs", RED) if differences else ("same", GREEN)
             if not differences and compared.unknown:
                 judged, colour = f"same, as far as it is known: {compared.unknown}", 0
-        self._line(
-            recorded,
-            f"{sent.source or '?'} → {sent.target}",
-            sent.title,
-            outcome,
-            duration(came.seconds),
-            colour,
-            judged,
-        )
+        source = recorded.sight.target if sent.kind is Kind.DELIVERY else sent.source or "?"
+        took = duration(came.seconds)
+        self._line(recorded, f"{source} → {sent.target}", sent.title, outcome, took, colour, judged)
         for each in differences:
             show("    " + on_one_line(_difference(each)))
         if differences:

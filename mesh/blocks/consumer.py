@@ -24,7 +24,7 @@ from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFailedError, UnprovenError
 from mesh.event import CLOUDEVENTS_JSON, members_of
-from mesh.passing import Part, Passing
+from mesh.passing import REPLAYED, Part, Passing
 from mesh.resources.subscription import MAX_IN_FLIGHT, Subscription, asked
 from mesh.spans import SpanKind
 from mesh.telemetry import who_answered
@@ -183,6 +183,8 @@ class Consumer:
         if passing is not None:
             passing.details["route"] = path
         if self._batcher is not None:
+            if passing is not None:
+                passing.details["bulk"] = True
             metadata = {**component.wire.told(message), "mesh-attempt": str(delivery.attempt), **proven}
             return await self._batcher.call(path, topic, event.body, metadata, event.traceparent, raw=self._raw)
         tracing = self._component.tracing
@@ -315,7 +317,7 @@ def about(passing: Passing, event: bytes) -> str:
         members = members_of(event)
     except EventError:
         return ""
-    passing.details |= {name: str(members[name])[:MAX_ID] for name in ("id", "type") if name in members}
+    passing.details |= {name: str(members[name])[:MAX_ID] for name in ("id", "type", REPLAYED) if name in members}
     return str(members.get("source", ""))[:MAX_ID]
 
 

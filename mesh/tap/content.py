@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote_plus
 
 import msgspec
 import orjson
@@ -14,7 +15,7 @@ import orjson
 from mesh.passing import Part, Passing
 from mesh.tap.sight import Content
 
-__all__ = ["HIDDEN", "content", "is_secret"]
+__all__ = ["HIDDEN", "content", "is_secret", "query"]
 
 HIDDEN = "(hidden)"
 SECRET_BLOCKS = frozenset({"crypto", "secrets"})
@@ -29,6 +30,14 @@ _SECRET = re.compile(
 def is_secret(name: str) -> bool:
     """Tell whether a header, or an entry of metadata, is named as what nobody else may see."""
     return _SECRET.search(name.lower().replace("_", "-")) is not None
+
+
+def query(text: str) -> str:
+    """Give what is told of a request's query: all but the values of parameters that are named as secrets."""
+    return "&".join(
+        f"{name}={HIDDEN}" if equals and is_secret(unquote_plus(name)) else f"{name}{equals}{value}"
+        for name, equals, value in (each.partition("=") for each in text.split("&"))
+    )
 
 
 def content(passing: Passing, part: Part | None, limit: int, *, values: bool) -> Content | None:
