@@ -195,7 +195,8 @@ def _event(sight: Sight, request: Content) -> Resend:
         body, content_type = orjson.dumps(members), CLOUDEVENTS_JSON
     # What was asked of the publish stands where a request has its fields; attributes are in the event already.
     asked = [(name, value) for name, value in request.headers or () if not name.lower().startswith(OVERRIDE)]
-    query = "&".join(f"metadata.{quote(name, safe='')}={quote(value, safe='')}" for name, value in asked)
+    told = [(name, value) for name, value in asked if value != HIDDEN]
+    query = "&".join(f"metadata.{quote(name, safe='')}={quote(value, safe='')}" for name, value in told)
     return Resend(
         Kind.EVENT,
         sight.source,
@@ -206,6 +207,7 @@ def _event(sight: Sight, request: Content) -> Resend:
         (("content-type", content_type or "application/octet-stream"), _traceparent(trace)),
         body,
         trace,
+        tuple(f"?metadata.{name}" for name, value in asked if value == HIDDEN),
     )
 
 

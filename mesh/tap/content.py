@@ -57,7 +57,9 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     kind = part.content_type or next((value for name, value in part.headers if name.lower() == "content-type"), "")
     headers = None
     if values:
-        headers = tuple((name, HIDDEN if is_secret(name) else value) for name, value in part.headers[:MAX_HEADERS])
+        headers = tuple(
+            (_text(name), HIDDEN if is_secret(name) else _text(value)) for name, value in part.headers[:MAX_HEADERS]
+        )
     if part.value is not None:
         if secret or not values:
             return Content(headers, "application/json")
@@ -79,12 +81,17 @@ def _length(headers: Headers) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else -1
 
 
+def _text(text: str) -> str:
+    """Give a text that is nothing but that: not of a class of a client's, and without half a character."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _plain(value: Any, depth: int) -> Any:
     """Write arguments or a result as what JSON has."""
     if value is None or isinstance(value, (bool, int, float)):
         return value if not isinstance(value, int) or -(2**63) <= value < 2**64 else str(value)
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return _text(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _read(bytes(value))
     if depth == 0:
