@@ -16,7 +16,7 @@ from gateway.cli.invoke import duration_option
 from gateway.cli.parsing import Parser
 from gateway.cli.tap import tell_beside
 from gateway.cli.tapping import Event, add_filter_options, asked_of, events, size_option, tap_gateway
-from gateway.cli.terminal import Progress, complain, note
+from gateway.cli.terminal import Progress, byte_size, complain, note
 from gateway.replaying.recording import beginning
 from mesh.errors import ConfigError
 from mesh.tap.wire import DROPPED, REFUSED, TYPE
@@ -70,7 +70,7 @@ class _Recorder:
         """Write what came; tells whether there is room for more."""
         for line, event in told:
             if self.size + len(line) >= self.limit:
-                note(f"warning: it ends at {self.limit} bytes; --max-size sets another limit")
+                note(f"warning: it ends at {byte_size(self.limit)}; --max-size sets another limit")
                 return False
             self.write(line)
             if event["type"] == DROPPED:
@@ -85,7 +85,7 @@ class _Recorder:
         return True
 
     def told(self) -> str:
-        return f"{self.sights} recorded, {self.size / _MIB:.1f} MiB"
+        return f"{self.sights} recorded, {byte_size(self.size)}"
 
 
 def run(words: Sequence[str]) -> int:
