@@ -103,6 +103,8 @@ def run(words: Sequence[str]) -> int:
         try:
             with Progress() as tell:
                 for told in events(gateway, asked, _PROGRAM):
+                    if not told and not recorder.sights:
+                        note(f"records into {found.output}; Ctrl-C ends it")
                     if not recorder.take(told):
                         ended = True
                         break

@@ -28,6 +28,7 @@ __all__ = ["Report"]
 MAX_VALUE = 200
 MAX_LINES = 10
 LATE_SECONDS = 0.5
+_INDENT = " " * 7  # Up to where the time stands in lines.
 _PLURAL = {Kind.CALL: "calls", Kind.EVENT: "events", Kind.DELIVERY: "deliveries"}
 
 
@@ -128,9 +129,9 @@ class Report:
         took = duration(came.seconds)
         self._line(recorded, f"{source} → {sent.target}", sent.title, outcome, took, colour, judged)
         for each in differences:
-            show("    " + on_one_line(_difference(each)))
+            show(_INDENT + on_one_line(_difference(each)))
         if differences:
-            show(f"    trace {sent.trace}")
+            show(f"{_INDENT}trace {sent.trace}")
 
     def _line(
         self, recorded: Recorded, parties: str, title: str, outcome: str, took: str, colour: int, judged: str = ""

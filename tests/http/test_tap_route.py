@@ -18,7 +18,9 @@ from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.asyncio
 TAP = "/v1.0/mesh/tap"
-OPEN = yaml("Configuration", "open", {"accessControl": {"defaultAction": "allow", "tap": {"values": ["app", "caller"]}}})
+OPEN = yaml(
+    "Configuration", "open", {"accessControl": {"defaultAction": "allow", "tap": {"values": ["app", "caller"]}}}
+)
 
 
 def _configuration(folder: Path, text: str = OPEN) -> tuple[Path, ...]:
