@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
@@ -30,6 +30,7 @@ _PROGRAM = "mesh record"
 _MIB = 1024 * 1024
 MAX_BODY = _MIB
 MAX_SIZE = 1024 * _MIB
+LINGER_SECONDS = 0.3  # Nodes tell what passes them in batches, each 50 ms.
 
 
 def parser() -> Parser:
@@ -144,13 +145,21 @@ def _opened(name: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _told_to_end() -> Iterator[None]:
-    """Take a SIGTERM for Ctrl-C."""
+    """Have SIGTERM end it as Ctrl-C does: a moment later, since what has passed is still on its way; twice, at once."""
+    told = False
 
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
+    def end(number: int, _: object) -> None:
+        nonlocal told
+        if told or number == signal.SIGALRM:
+            raise KeyboardInterrupt
+        told = True
+        signal.setitimer(signal.ITIMER_REAL, LINGER_SECONDS)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.signal(each, end) for each in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, former in zip(numbers, before, strict=True):
+            signal.signal(number, former)
