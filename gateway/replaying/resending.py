@@ -56,6 +56,18 @@ class Kind(StrEnum):
     DELIVERY = "delivery"
 
 
+_ASKED = {
+    ("invocation", "invoke"): Kind.CALL,
+    ("durable", "accept"): Kind.CALL,
+    ("pubsub", "publish"): Kind.EVENT,
+    ("pubsub", "bulk_publish"): Kind.EVENT,
+}
+_NOT_SENT_AGAIN = {
+    "accept": "it is a durable call, whose answer comes later",
+    "bulk_publish": "several events were published at once, which cannot be marked as replayed",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Resend:
     """A request to a gateway.
@@ -96,11 +108,8 @@ class Skipped:
 def kind_of(sight: Sight) -> Kind | None:
     """Tell what a sight is replayed as; None = it is neither call nor event, or another sight of the same one."""
     if sight.seen is Seen.ASKED:
-        if (sight.block, sight.method) == ("invocation", "invoke"):
-            return Kind.CALL
-        if (sight.block, sight.method) == ("pubsub", "publish"):
-            return Kind.EVENT
-    elif sight.seen is Seen.ARRIVED and sight.block == "pubsub":
+        return _ASKED.get((sight.block, sight.method))
+    if sight.seen is Seen.ARRIVED and sight.block == "pubsub":
         return Kind.DELIVERY
     return None
 
@@ -116,6 +125,8 @@ def resend(sight: Sight, to: str = "", headers: Sequence[tuple[str, str]] = ()) 
     kind = kind_of(sight)
     if kind is None:
         return Skipped(f"{sight.block}.{sight.method} is neither a call nor an event")
+    if (reason := _NOT_SENT_AGAIN.get(sight.method)) is not None:
+        return Skipped(reason)
     if sight.hidden:
         return Skipped(f"its values are hidden: {sight.app} does not let them be told")
     request = sight.request

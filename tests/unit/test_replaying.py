@@ -162,6 +162,8 @@ def test_an_event_that_arrived_is_posted_as_it_came() -> None:
         (_call(details={"verb": "POST", "path": "/s/M", "grpc": True}), "", "gRPC"),
         (_call(target="https://example.com"), "orders-v2", "outside of the mesh"),
         (_arrived(), "", "--to"),
+        (_call(block="durable", method="accept"), "", "durable call"),
+        (_publish(method="bulk_publish"), "", "several events"),
         (_arrived(details={"id": "e-1", "route": "/take", "bulk": True}), "orders-v2", "in a batch"),
         (_arrived(details={"id": "e-1"}), "orders-v2", "not handed over"),
         (_sight(block="state", method="get"), "", "neither a call nor an event"),
