@@ -27,6 +27,7 @@ from gateway.routes import (
     secrets,
     state,
     streams,
+    taps,
     workflow_hub,
     workflow_stream,
     workflow_views,
@@ -58,6 +59,7 @@ ROUTES: tuple[Route, ...] = (
     *workflows.ROUTES,
     *workflow_views.ROUTES,
     *node.ROUTES,
+    *taps.ROUTES,
 )
 
 RPCS: tuple[RPC, ...] = (
@@ -98,6 +100,8 @@ def build_api(
         runtime.services,
         runtime.caller,
         runtime.tracing,
+        runtime.tap,
+        runtime.streams,
         config,
         node,
         labels,
