@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mesh.telemetry import Observer
     from mesh.trust.identity import Identity
 
-__all__ = ["ANY_VERB", "Decision", "Gate", "Policy", "Rules", "By", "naming", "read", "rules", "sender"]
+__all__ = ["ANY_VERB", "Decision", "Gate", "Policy", "Rules", "By", "TapRights", "naming", "read", "rules", "sender"]
 
 logger = logging.getLogger(__name__)
 
@@ -291,6 +291,23 @@ def _is_gateways_word(name: str, *, proven: bool) -> bool:
     return (proven or "_" in name) and name.replace("_", "-") in _CALLER_FIELDS
 
 
+@dataclass(frozen=True, slots=True)
+class TapRights:
+    """What another application may see of this node, and do by it.
+
+    Attributes:
+        sights: Whether it is told what passes.
+        values: Whether it is told values, too.
+        manage: Whether it may look at what is kept here, and change it.
+        why: What would allow what is refused.
+    """
+
+    sights: bool
+    values: bool
+    manage: bool
+    why: str = ""
+
+
 class Gate:
     """The rules at work before the application.
 
@@ -298,7 +315,15 @@ class Gate:
         rules: What holds now; None admits everybody.
     """
 
-    def __init__(self, own: Caller, section: AccessControl | None, observer: Observer, *, proves: bool = False) -> None:
+    def __init__(
+        self,
+        own: Caller,
+        section: AccessControl | None,
+        observer: Observer,
+        *,
+        proves: bool = False,
+        alone: bool = False,
+    ) -> None:
         """Begin with a Configuration's section.
 
         Args:
@@ -306,8 +331,10 @@ class Gate:
             section: None admits everybody.
             observer: Is told of every decision.
             proves: Whether callers can prove who they are to this node.
+            alone: Whether all nodes are on this machine.
         """
         self._proves = proves
+        self._alone = alone
         self.rules: Rules | None = None
         self._own = own.app_id, own.namespace
         self._observer = observer
@@ -324,6 +351,11 @@ class Gate:
                 "allow" if made.default else "deny",
             )
         self.rules = made
+
+    def tap(self, caller: Caller) -> TapRights:
+        """Tell what a caller may see and do."""
+        own = (caller.app_id, caller.namespace) == self._own
+        return TapRights(True, self._alone or own, self._alone or own, "spec.accessControl.tap.manage")
 
     def admit(self, caller: Caller, verb: str, target: str, *, grpc: bool) -> str:
         """Give what the application is to be asked: path and raw query.

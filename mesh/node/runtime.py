@@ -19,7 +19,7 @@ from itertools import chain
 from typing import cast
 
 from mesh import address
-from mesh.access import Gate
+from mesh.access import Gate, TapRights
 from mesh.application import Application
 from mesh.application_config import ApplicationConfig
 from mesh.blocks import BLOCKS
@@ -52,6 +52,7 @@ from mesh.node.health import ComponentStatus, Health
 from mesh.node.inbound import Serve, inbound
 from mesh.node.places import Places, file_component
 from mesh.node.reload import Endpoints, Live, OpenEndpoint, Resources, Told, sampling_ratio
+from mesh.node.remote import Remote
 from mesh.node.settings import check_settings
 from mesh.node.spec import NodeSettings
 from mesh.observed import observed_application, observed_broker
@@ -88,6 +89,7 @@ class Runtime(Steps):
         run: Passes an operation through the node's pipeline.
         caller: The node's own application.
         counters: Counts of what was observed.
+        remote: Asks other nodes, and answers them.
         conditions: How what it asks, and what comes to its application, is now.
         methods: What the application answers, where that is known (``mesh/node/description.py``).
     """
@@ -120,6 +122,7 @@ class Runtime(Steps):
         self.methods: Sequence[str] | None = None
         self.broker: Broker
         self.exchange: Exchange
+        self.remote: Remote
         self.services: dict[str, Serving] = {}
         self._registry = registry
         self._blocks = blocks
@@ -147,6 +150,10 @@ class Runtime(Steps):
         """Whether the application is served now."""
         return self._serve.serving
 
+    def rights(self, caller: Caller) -> TapRights:
+        """Tell what another application may see of this node, and do by it."""
+        return self._parts.access.tap(caller)
+
     def run(self, operation: Operation) -> Awaitable[object]:
         """Do what is asked; gives the method's result or raises a ``MeshError``."""
         return self._pipeline.run(operation)
@@ -171,6 +178,7 @@ class Runtime(Steps):
         self._directory = directory = Directory(self.exchange, settings.namespace)
         directory.describe = lambda: self.description.announced()
         await enter(directory.run())
+        self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
         self._parts = parts = self._make_parts(directory, hosts)
         lives = await enter(Lives())
@@ -283,6 +291,7 @@ class Runtime(Steps):
                 settings.configuration.spec.access_control,
                 self._observer,
                 proves=settings.trust is not None,
+                alone=settings.single_host or settings.backbone.startswith(("embedded:", "memory:")),
             ),
             workflow_access=Rules(settings.app_id, settings.workflow_access),
             config=ApplicationConfig(settings.app_id, asks=settings.asks_config),
