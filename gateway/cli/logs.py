@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from gateway.runs import Run, list_runs
 from mesh.errors import ConfigError, MeshError
 from mesh.home import mesh_home
 
-__all__ = ["parser", "run"]
+__all__ = ["LEVELS", "Line", "Logs", "file_log", "level_of", "parser", "run", "time_of"]
 
 LINES, MOST_LINES = 100, 1000
 LEVELS = ("debug", "info", "warning", "error")
@@ -65,6 +66,9 @@ class Source(Protocol):
     def end(self) -> list[Line]:
         """Give what is left, once nobody writes any more."""
 
+    def close(self) -> None:
+        """Read it no longer."""
+
 
 def parser() -> Parser:
     """Describe the command line."""
@@ -106,11 +110,12 @@ def run(words: Sequence[str]) -> int:
         note("nothing runs here; start an application with: mesh run --app-id NAME -- COMMAND")
         note("  what runs in containers is shown by: docker compose logs -f")
         return 0
-    logs, console = _Logs(found.lines, found.level), Console.of_process()
+    console = Console.of_process()
     console.when_broken = _gone
-    _show(console, logs.of(runs))
-    if found.follow:
-        _follow(console, logs, wanted)
+    with closing(Logs(found.lines, found.level)) as logs:
+        _show(console, logs.of(runs))
+        if found.follow:
+            _follow(console, logs, wanted)
     return 0
 
 
@@ -118,7 +123,7 @@ def _runs(wanted: frozenset[str]) -> list[Run]:
     return [each for each in list_runs(mesh_home(os.environ)) if not wanted or each.app_id in wanted]
 
 
-def _follow(console: Console, logs: _Logs, wanted: frozenset[str]) -> None:
+def _follow(console: Console, logs: Logs, wanted: frozenset[str]) -> None:
     looked = time.monotonic()
     while True:
         time.sleep(POLL_SECONDS)
@@ -140,7 +145,7 @@ def _gone() -> None:
     raise BrokenPipeError
 
 
-class _Logs:
+class Logs:
     """The logs of all that runs."""
 
     def __init__(self, lines: int, level: str) -> None:
@@ -169,10 +174,17 @@ class _Logs:
         if runs is not None:
             live = {(each.pid, each.created) for each in runs}
             for key in [each for each in self._open if each[:2] not in live]:
-                found += self._open.pop(key).end()
+                ended = self._open.pop(key)
+                found += ended.end()
+                ended.close()
             self._lines = MOST_LINES
             found += self.of(runs)
         return sorted(found, key=_by_time)
+
+    def close(self) -> None:
+        """Read none of them any longer."""
+        for each in self._open.values():
+            each.close()
 
 
 def _by_time(line: Line) -> float:
@@ -229,17 +241,19 @@ class _File:
         lines = self._read(file)
         if self._is_another(file):  # What was added before it was moved away has been read.
             lines += [*self._read(file), *self._splitter.end()]
-            file.close()
-            self._file, self._splitter = None, LineSplitter()
+            self.close()
+            self._splitter = LineSplitter()
             if (file := self._opened()) is not None:
                 lines += self._read(file)
         return self._told(lines, time.time())
 
     def end(self) -> list[Line]:
-        lines = self.more() + self._told(list(self._splitter.end()), time.time())
+        return self.more() + self._told(list(self._splitter.end()), time.time())
+
+    def close(self) -> None:
         if self._file is not None:
             self._file.close()
-        return lines
+            self._file = None
 
     def _read(self, file: BinaryIO) -> list[bytes]:
         if os.fstat(file.fileno()).st_size < file.tell():  # It was cut.
@@ -259,14 +273,19 @@ class _File:
         told: list[Line] = []
         for each in lines:
             head = each[:_LOOKED_AT].decode(errors="replace")
-            when = _time_of(head)
+            when = time_of(head)
             self._time = when if when is not None else self._time
             if not each.startswith((b"\t", b" ")):  # What goes on is shown with what it belongs to.
-                level = _LEVEL.search(head)
-                self._shown = level is None or _rank(level[1]) >= self._least
+                level = level_of(head)
+                self._shown = level is None or LEVELS.index(level) >= self._least
             if self._shown:
                 told.append(Line(otherwise if self._time is None else self._time, self._source, self._app_id, each))
         return told
+
+
+def file_log(path: Path, source: str = "APP", app_id: str = "app", least: int = 0) -> Source:
+    """Give the log in a file; ``least`` is the index of the lowest of ``LEVELS`` that is shown."""
+    return _File(path, source, app_id, least)
 
 
 class _Ring:
@@ -288,6 +307,9 @@ class _Ring:
 
     def end(self) -> list[Line]:
         return []  # It went with its gateway.
+
+    def close(self) -> None:
+        return
 
     def _ask(self, limit: int) -> list[Line]:
         self._asked = time.monotonic()
@@ -313,12 +335,15 @@ class _Ring:
         return Line(when, "GATEWAY", self._run.app_id, text.encode())
 
 
-def _rank(level: str) -> int:
-    name = _NAMED.get(level.lower(), level.lower())
-    return LEVELS.index(name) if name in LEVELS else len(LEVELS)
+def level_of(head: str) -> str | None:
+    """Give the level that a line says, as one of ``LEVELS``; None = none of these."""
+    found = _LEVEL.search(head)
+    name = "" if found is None else found[1].lower()
+    name = _NAMED.get(name, name)
+    return name if name in LEVELS else None
 
 
-def _time_of(head: str) -> float | None:
+def time_of(head: str) -> float | None:
     """Give when a line says that it was written; without a zone it is that of here."""
     found = _TIME.search(head)
     try:
