@@ -27,7 +27,7 @@ from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.remembered import Memory
-from mesh.blocks.telling import describe
+from mesh.blocks.telling import Telling
 from mesh.broker import Broker
 from mesh.calls.exchange import Exchange
 from mesh.conditions import Conditions
@@ -205,11 +205,8 @@ class Runtime(Steps):
         await enter(directory.run())
         self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
-        access = settings.configuration.spec.access_control
-        here = settings.backbone.startswith(("embedded:", "memory:"))  # Nobody else is on such a backbone.
-        proves, alone = settings.trust is not None, settings.single_host or here
-        gate = Gate(self.caller, access, self._observer, proves=proves, alone=alone)
-        taps = Watches(self.caller, gate, describe)
+        gate = self._gate()
+        taps = Watches(self.caller, gate, Telling())
         await enter(taps.run(self.exchange, directory.node_id))
         self._tapping = Tapping(self.exchange, self.caller, directory.node_id)
         self._stack.callback(self._tapping.close)
@@ -291,6 +288,11 @@ class Runtime(Steps):
             named = [replace(each, path=each.path or settings.backbone_from) for each in error.problems]
             raise ConfigError(named) from error
         return broker
+
+    def _gate(self) -> Gate:
+        settings = self.settings
+        access, proves = settings.configuration.spec.access_control, settings.trust is not None
+        return Gate(self.caller, access, self._observer, proves=proves, alone=settings.is_alone)
 
     def _make_parts(self, directory: Directory, hosts: Hosts, gate: Gate, taps: Watches) -> Parts:
         settings = self.settings
