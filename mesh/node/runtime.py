@@ -205,11 +205,7 @@ class Runtime(Steps):
         await enter(directory.run())
         self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
-        gate = self._gate()
-        taps = Watches(self.caller, gate, Telling())
-        await enter(taps.run(self.exchange, directory.node_id))
-        self._tapping = Tapping(self.exchange, self.caller, directory.node_id)
-        self._stack.callback(self._tapping.close)
+        gate, taps = await self._watched(directory.node_id)
         self._parts = parts = self._make_parts(directory, hosts, gate, taps)
         lives = await enter(Lives())
         hosts.withhold(settings.not_for_it)
@@ -248,6 +244,17 @@ class Runtime(Steps):
             serve=self._serve,
         )
         self._stack.callback(self._leave)
+
+    async def _watched(self, node: str) -> tuple[Gate, Watches]:
+        """Let others see what passes, by the rules, and this node what passes others."""
+        settings, access = self.settings, self.settings.configuration.spec.access_control
+        proves = settings.trust is not None
+        gate = Gate(self.caller, access, self._observer, proves=proves, alone=settings.is_alone)
+        taps = Watches(self.caller, gate, Telling())
+        await self._stack.enter_async_context(taps.run(self.exchange, node))
+        self._tapping = Tapping(self.exchange, self.caller, node)
+        self._stack.callback(self._tapping.close)
+        return gate, taps
 
     def _handing_over(self) -> float | None:
         """Give the seconds to hand over what is owned: what hung until now must not keep others from all else."""
@@ -288,11 +295,6 @@ class Runtime(Steps):
             named = [replace(each, path=each.path or settings.backbone_from) for each in error.problems]
             raise ConfigError(named) from error
         return broker
-
-    def _gate(self) -> Gate:
-        settings = self.settings
-        access, proves = settings.configuration.spec.access_control, settings.trust is not None
-        return Gate(self.caller, access, self._observer, proves=proves, alone=settings.is_alone)
 
     def _make_parts(self, directory: Directory, hosts: Hosts, gate: Gate, taps: Watches) -> Parts:
         settings = self.settings
