@@ -190,8 +190,7 @@ class Runtime(Steps):
             ConfigError: A component cannot be built; holds all problems.
             BrokerUnavailableError: The backbone does not answer.
         """
-        settings, enter = self.settings, self._stack.enter_async_context
-        registry, blocks = self._registry, self._blocks
+        settings, registry, blocks, enter = self.settings, self._registry, self._blocks, self._stack.enter_async_context
         if problems := check(settings, registry, blocks) + check_settings(settings, registry, blocks):
             raise ConfigError(problems)
         address.app(settings.namespace, settings.app_id)  # Names that are too long are refused at start.
@@ -211,11 +210,11 @@ class Runtime(Steps):
         hosts.withhold(settings.not_for_it)
         resources = self._resources(settings)
         await open_components(resources.components, self._blocks, parts, self._components, lives)
-        own = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
-        self.services.update(own)
+        here = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
+        self.services.update(here)
         policies = self._policy_of if settings.resiliencies else None
         self._pipeline = Pipeline(
-            own, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
+            here, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
         )
         hosted = [each for each in blocks if each.hosted]
         answering = {each.name: each.start(each, parts, self._of(each, "nearest", "backbone")) for each in hosted}
