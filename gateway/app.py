@@ -246,8 +246,13 @@ class Gateway:
             runtime.allow_outside(outside_service)
             metrics = self._metrics
             api = build_api(runtime, config, self, self._labels, _message)
+            handler = self._chain(api)
+            if config.dashboard is not None:
+                from gateway.dashboard.server import dashboard  # Nobody else has to load it.
+
+                handler = await stack.enter_async_context(dashboard(config, runtime, handler))
             server = HTTPServer(
-                self._chain(api),
+                handler,
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
                 load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)
@@ -273,6 +278,8 @@ class Gateway:
                 stack.enter_context(registered(config.home, self._entry(socket_path)))
             where = f"{socket_path or self.port}, for gRPC on {grpc_path or self.grpc_port}"
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
+            if config.dashboard is not None:
+                config.dashboard.announce(self.port)
             async with AsyncExitStack() as serving:
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
                 await serving.enter_async_context(streams)

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "invoke": ("invoke", "call a method of an application"),
     "publish": ("publish", "publish an event"),
     "host": ("host", "answer for components on the mesh, without an application"),
+    "dashboard": ("dashboard", "show the mesh in a browser"),
     "actors": ("actors", "list who hosts actors, show one, or deactivate one"),
     "check": ("check", "check resources and templates"),
     "doctor": ("doctor", "compare resources with what is on their brokers and stores"),

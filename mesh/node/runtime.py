@@ -434,6 +434,8 @@ class Runtime(Steps):
             resiliencies=tuple(each.name for each in self.settings.resiliencies),
             workflow_access=tuple(each.name for each in self.settings.workflow_access),
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
+            serves=self._parts.application is not None,
+            problems=self.conditions.in_short(),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )
 

@@ -1,0 +1,101 @@
+"""Who looks on: what each is still to be told, with a bound to it, so that nobody who reads slowly holds the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gateway.errors import APIError
+
+__all__ = ["KEEP_ALIVE", "Viewer", "Viewers", "event"]
+
+MAX_VIEWERS = 32
+MAX_EVENTS, MAX_BYTES = 1_000, 4 * 1024 * 1024
+AT_ONCE_BYTES = 256 * 1024
+KEEP_ALIVE = b":\n\n"
+
+
+def event(kind: str, data: bytes) -> bytes:
+    """Write a server-sent event; ``data`` is JSON, which has no line breaks."""
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
+
+
+class Viewer:
+    """What one who looks on is still to be told."""
+
+    def __init__(self) -> None:
+        """Have nothing to tell yet."""
+        self._latest: dict[str, bytes] = {}
+        self._events: deque[bytes] = deque()
+        self._bytes = 0
+        self._dropped = 0
+        self._waiting = asyncio.Event()
+
+    def tell(self, told: bytes) -> None:
+        """Tell an event, unless too many wait already: then it is counted."""
+        if len(self._events) >= MAX_EVENTS or self._bytes + len(told) > MAX_BYTES:
+            self._dropped += 1
+        else:
+            self._events.append(told)
+            self._bytes += len(told)
+        self._waiting.set()
+
+    def renew(self, kind: str, told: bytes) -> None:
+        """Tell an event in place of the last one of its kind, if that still waits."""
+        self._latest[kind] = told
+        self._waiting.set()
+
+    def take_dropped(self) -> int:
+        """Give how many events were not told since this was asked last."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped
+
+    async def next(self, seconds: float) -> bytes:
+        """Give what is to be told next; what keeps the connection alive after so many seconds without."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._waiting.wait()
+        except TimeoutError:
+            return KEEP_ALIVE
+        parts = [*self._latest.values()]
+        self._latest.clear()
+        size = 0
+        while self._events and (not size or size + len(self._events[0]) <= AT_ONCE_BYTES):
+            size += len(self._events[0])
+            parts.append(self._events.popleft())
+        self._bytes -= size
+        if not self._events:
+            self._waiting.clear()
+        return b"".join(parts)
+
+
+class Viewers:
+    """All of them."""
+
+    def __init__(self) -> None:
+        """Have none yet."""
+        self._all: set[Viewer] = set()
+
+    @contextmanager
+    def one(self) -> Iterator[Viewer]:
+        """Let one look on while entered.
+
+        Raises:
+            APIError: There may be no other one.
+        """
+        if len(self._all) >= MAX_VIEWERS:
+            text = f"{MAX_VIEWERS} pages of this dashboard are open already; close one, or start another dashboard"
+            raise APIError(503, "ERR_DASHBOARD_FULL", text)
+        viewer = Viewer()
+        self._all.add(viewer)
+        try:
+            yield viewer
+        finally:
+            self._all.discard(viewer)
+
+    def renew(self, kind: str, told: bytes) -> None:
+        """Tell all of them the latest of a kind."""
+        for viewer in self._all:
+            viewer.renew(kind, told)
