@@ -9,6 +9,8 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.nodes                         broadcast to every live node
     mesh.<namespace>.hosts                         broadcast to every host of components
     mesh.<namespace>.asker.<node>                  what a node that asked is answered
+    mesh.<namespace>.taps                          broadcast to every live node: what is to be told of what passes it
+    mesh.<namespace>.taps.<tap>                    what one who asked for that is told
     mesh.<namespace>.keepers                       any one node
     mesh.<namespace>.keepers.<node>                one node
     mesh.<namespace>.seen.<app id>                 whoever saw an application lately
@@ -65,6 +67,7 @@ __all__ = [
     "readers",
     "seen",
     "store",
+    "taps",
     "topic",
     "triggered",
     "work",
@@ -75,7 +78,7 @@ MAX_TOPIC_BYTES = 512
 MAX_NAME_BYTES = 256
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _OWN = re.compile(
-    r"mesh\.[^.]*\.(topic|app|component|nodes|hosts|asker|keepers|seen|back|bindings|jobs|workflows|owners?|work"
+    r"mesh\.[^.]*\.(topic|app|component|nodes|hosts|asker|taps|keepers|seen|back|bindings|jobs|workflows|owners?|work"
     r"|readers|triggered|kv)\b"
 )
 _NO_APP_ID = re.compile(r"[./\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -223,6 +226,11 @@ def hosts(namespace: str) -> Address:
 def asker(namespace: str, node_id: str) -> Address:
     """Address one node that asked others something."""
     return _of_nodes(namespace, "asker", node_id)
+
+
+def taps(namespace: str, tap: str = "") -> Address:
+    """Address every live node, or one who asked them to tell what passes them."""
+    return _of_nodes(namespace, "taps", tap)
 
 
 def keepers(namespace: str, node_id: str = "") -> Address:

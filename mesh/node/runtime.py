@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from itertools import chain
@@ -27,6 +27,7 @@ from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.remembered import Memory
+from mesh.blocks.telling import describe
 from mesh.broker import Broker
 from mesh.calls.exchange import Exchange
 from mesh.conditions import Conditions
@@ -66,6 +67,9 @@ from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.steps import Steps
 from mesh.streams import Streams
+from mesh.tap.tapping import Tapped, Tapping
+from mesh.tap.wanted import Wanted
+from mesh.tap.watches import Watches
 from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both
 from mesh.trust.proving import proving
@@ -129,6 +133,7 @@ class Runtime(Steps):
         self._parts: Parts
         self._places: Places
         self._directory: Directory
+        self._tapping: Tapping
         self._pipeline: Pipeline
         self._live: Live
 
@@ -151,6 +156,10 @@ class Runtime(Steps):
         """Do what is asked; gives the method's result or raises a ``MeshError``."""
         return self._pipeline.run(operation)
 
+    def tap(self, wanted: Wanted) -> AbstractAsyncContextManager[AsyncIterator[Tapped]]:
+        """Have all nodes tell what passes them; see ``mesh.tap.tapping.Tapping.tap``."""
+        return self._tapping.tap(wanted)
+
     async def _enter(self) -> None:
         """Connect and open everything.
 
@@ -172,7 +181,14 @@ class Runtime(Steps):
         directory.describe = lambda: self.description.announced()
         await enter(directory.run())
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
-        self._parts = parts = self._make_parts(directory, hosts)
+        access = settings.configuration.spec.access_control
+        proves, alone = settings.trust is not None, settings.single_host
+        gate = Gate(self.caller, access, self._observer, proves=proves, alone=alone)
+        taps = Watches(self.caller, gate, describe)
+        await enter(taps.run(self.exchange, directory.node_id))
+        self._tapping = Tapping(self.exchange, self.caller, directory.node_id)
+        self._stack.callback(self._tapping.close)
+        self._parts = parts = self._make_parts(directory, hosts, gate, taps)
         lives = await enter(Lives())
         hosts.withhold(settings.not_for_it)
         resources = self._resources(settings)
@@ -180,10 +196,12 @@ class Runtime(Steps):
         here = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
         self.services.update(here)
         policies = self._policy_of if settings.resiliencies else None
-        self._pipeline = Pipeline(here, policy_of=policies, observer=self._observer, conditions=self.conditions)
+        self._pipeline = Pipeline(
+            here, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
+        )
         hosted = [each for each in blocks if each.hosted]
         answering = {each.name: each.start(each, parts, self._of(each, "nearest", "backbone")) for each in hosted}
-        answer = Pipeline(answering, observer=self._observer).run
+        answer = Pipeline(answering, observer=self._observer, taps=taps, hosts=True).run
         entries = self._components.entries.values()
         if settings.host_only:
             tell_unanswered(entries)
@@ -249,7 +267,7 @@ class Runtime(Steps):
             raise ConfigError(named) from error
         return broker
 
-    def _make_parts(self, directory: Directory, hosts: Hosts) -> Parts:
+    def _make_parts(self, directory: Directory, hosts: Hosts, gate: Gate, taps: Watches) -> Parts:
         settings = self.settings
         return Parts(
             caller=self.caller,
@@ -277,13 +295,9 @@ class Runtime(Steps):
             endpoints={},
             open_outside=None,
             run=self.run,
-            inbound=InboundPipeline(settings.observer, self.conditions),
-            access=Gate(
-                self.caller,
-                settings.configuration.spec.access_control,
-                self._observer,
-                proves=settings.trust is not None,
-            ),
+            inbound=InboundPipeline(settings.observer, self.conditions, taps),
+            taps=taps,
+            access=gate,
             workflow_access=Rules(settings.app_id, settings.workflow_access),
             config=ApplicationConfig(settings.app_id, asks=settings.asks_config),
             memory=self._memory(),
