@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
@@ -36,6 +37,7 @@ from gateway.logs import configure_logging, switch_level
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
 from gateway.reload import FEATURE, look, watching
+from gateway.remote import RemoteAnswers
 from gateway.routes import build_api, build_router
 from gateway.routes.invocation import comparable, named_by
 from gateway.routes.request import read_body
@@ -43,11 +45,13 @@ from gateway.routes.route import API
 from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
 from mesh import __version__
+from mesh.application import Headers
 from mesh.blocks.middleware import MiddlewareService
 from mesh.errors import ConfigError, MeshError
 from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.description import NodeDescription
 from mesh.node.health import ComponentStatus
+from mesh.node.remote import Question
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription
@@ -57,6 +61,8 @@ from mesh.telemetry import EVENTS_DEAD_LETTERED, EVENTS_DELIVERED
 __all__ = ["Gateway", "run"]
 
 logger = logging.getLogger(__name__)
+
+ASK_SECONDS = 15.0
 
 
 class Gateway:
@@ -82,6 +88,11 @@ class Gateway:
         self.metrics_port = 0
 
     # What the routes ask
+
+    @property
+    def node_id(self) -> str:
+        """Which node this is."""
+        return self._runtime.remote.node_id
 
     @property
     def proven(self) -> bool:
@@ -132,6 +143,43 @@ class Gateway:
         logger.error("%s; a restart may help", reason)
         self.lost = True
         self.shut_down()
+
+    async def ask_node(
+        self,
+        node_id: str,
+        verb: str,
+        path: str,
+        query: str = "",
+        headers: Headers = (),
+        body: bytes = b"",
+        deadline: float | None = None,
+        *,
+        app_id: str = "",
+    ) -> tuple[int, Headers, bytes]:
+        """Ask another node for what its own API answers; see docs/node-views.md.
+
+        Args:
+            node_id: Which one.
+            verb: As in a request line, like the next two.
+            path: With its slash at the beginning, as ``/v1.0/mesh/node``.
+            query: Without its question mark.
+            headers: Names and values.
+            body: At most 4 MiB.
+            deadline: Unix time in seconds by which the answer must have come; None = in 15 s.
+            app_id: Whose node it is; empty = that is asked for first, which takes a second once.
+
+        Returns:
+            Status, header fields and body; what the node refuses is a status, too.
+
+        Raises:
+            NoResponderError: It is not there, or has too much to do; it did nothing.
+            DeadlineExceededError: It did not answer in time; what it did is unknown.
+            MeshError: It could not be asked. ``gateway.remote.as_api_error`` gives what clients are told.
+        """
+        question = Question(verb, path, query, tuple(headers), body)
+        until = time.time() + ASK_SECONDS if deadline is None else deadline
+        told = await self._runtime.remote.ask(node_id, question, until, app_id)
+        return told.status, told.headers, told.body
 
     async def metadata(self) -> dict[str, object]:
         """Give what ``GET metadata`` answers."""
@@ -273,6 +321,9 @@ class Gateway:
                 self.metrics_port = await stack.enter_async_context(
                     listening_for_metrics(config, partial(metrics.text, runtime, self._backlogs))
                 )
+            remote = RemoteAnswers(api, runtime.rights, None if metrics is None else metrics.note_error)
+            others = drained_within(runtime.remote.answering(remote.answer), self.grace, "requests of other nodes")
+            await stack.enter_async_context(others)
             self._open = True
             if config.registered:
                 stack.enter_context(registered(config.home, self._entry(socket_path)))

@@ -29,7 +29,7 @@ __all__ = ["APP_ID", "PORT", "TOKEN_VARIABLE", "address", "is_free", "parser", "
 
 APP_ID = "mesh-dashboard"
 PORT = 8080
-TOKEN_VARIABLE = "MESH_DASHBOARD_TOKEN"  # noqa: S105 - the name of a variable
+TOKEN_VARIABLE = "MESH_DASHBOARD_TOKEN"
 MIN_TOKEN = 16
 _LOOPBACK = ("127.0.0.1", "::1")
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a local browser reaches it

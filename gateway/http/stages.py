@@ -91,7 +91,7 @@ def staged(handler: Handler, around: Sequence[Stage]) -> Handler:
 
 
 def answering_errors(note: Callable[[APIError], None] | None) -> Stage:
-    """Make the stage that answers what was raised, and tells it to ``note``."""
+    """Make the stage that checks baggage, and answers what was raised; ``note`` is told of each failure."""
     return partial(_answering, note)
 
 

@@ -68,6 +68,8 @@ class API:
         allowed: What a Configuration leaves of the API; None = all.
         api_log: Whether calls are logged, and what is told of them.
         handed: The work that workers of workflows have, who hold a stream open here.
+        remote: Whether it is another node that asks: then nothing outside of the mesh is called.
+        values: Whether applications' own values are told; else views leave them out.
     """
 
     run: Handler
@@ -82,6 +84,8 @@ class API:
     allowed: APISpec | None = None
     api_log: APILogging = NO_LOG
     handed: Handed = field(default_factory=Handed)
+    remote: bool = False
+    values: bool = True
 
 
 class Asking:
