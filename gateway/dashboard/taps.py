@@ -71,7 +71,7 @@ class Taps:
         if feed is None:
             wanted.check()
             if len(self._feeds) >= MAX_FILTERS:
-                text = f"this dashboard watches through {MAX_FILTERS - 1} filters already; close a page, or take its own"
+                text = f"this dashboard watches through {MAX_FILTERS - 1} filters already; close a page"
                 raise APIError(503, "ERR_DASHBOARD_FULL", text)
             feed = self._feeds[wanted] = _Feed(self._tap, wanted, self._namespace)
             feed.task = self._tasks.create_task(feed.run(), name="dashboard-tap")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gateway.errors import APIError
 
-__all__ = ["KEEP_ALIVE", "Viewer", "Viewers", "event"]
+__all__ = ["Viewer", "Viewers", "event"]
 
 MAX_VIEWERS = 32
 MAX_EVENTS, MAX_BYTES = 1_000, 4 * 1024 * 1024
 AT_ONCE_BYTES = 256 * 1024
-KEEP_ALIVE = b":\n\n"
 
 
 def event(kind: str, data: bytes) -> bytes:
@@ -25,16 +24,23 @@ def event(kind: str, data: bytes) -> bytes:
 class Viewer:
     """What one who looks on is still to be told."""
 
-    def __init__(self) -> None:
-        """Have nothing to tell yet."""
+    def __init__(self, written: Callable[[str, bytes], bytes] = event) -> None:
+        """Have nothing to tell yet.
+
+        Args:
+            written: Writes what is told, of its kind and its JSON; empty = it is left out.
+        """
+        self._written = written
         self._latest: dict[str, bytes] = {}
         self._events: deque[bytes] = deque()
         self._bytes = 0
         self._dropped = 0
         self._waiting = asyncio.Event()
 
-    def tell(self, told: bytes) -> None:
-        """Tell an event, unless too many wait already: then it is counted."""
+    def tell(self, kind: str, data: bytes) -> None:
+        """Tell something, unless too much waits already: then it is counted."""
+        if not (told := self._written(kind, data)):
+            return
         if len(self._events) >= MAX_EVENTS or self._bytes + len(told) > MAX_BYTES:
             self._dropped += 1
         else:
@@ -42,10 +48,11 @@ class Viewer:
             self._bytes += len(told)
         self._waiting.set()
 
-    def renew(self, kind: str, told: bytes) -> None:
-        """Tell an event in place of the last one of its kind, if that still waits."""
-        self._latest[kind] = told
-        self._waiting.set()
+    def renew(self, kind: str, data: bytes) -> None:
+        """Tell something in place of the last one of its kind, if that still waits."""
+        if told := self._written(kind, data):
+            self._latest[kind] = told
+            self._waiting.set()
 
     def take_dropped(self) -> int:
         """Give how many events were not told since this was asked last."""
@@ -53,12 +60,12 @@ class Viewer:
         return dropped
 
     async def next(self, seconds: float) -> bytes:
-        """Give what is to be told next; what keeps the connection alive after so many seconds without."""
+        """Give what is to be told next; empty after so many seconds without anything."""
         try:
             async with asyncio.timeout(seconds):
                 await self._waiting.wait()
         except TimeoutError:
-            return KEEP_ALIVE
+            return b""
         parts = [*self._latest.values()]
         self._latest.clear()
         size = 0
@@ -79,8 +86,11 @@ class Viewers:
         self._all: set[Viewer] = set()
 
     @contextmanager
-    def one(self) -> Iterator[Viewer]:
+    def one(self, written: Callable[[str, bytes], bytes] = event) -> Iterator[Viewer]:
         """Let one look on while entered.
+
+        Args:
+            written: See `Viewer`.
 
         Raises:
             APIError: There may be no other one.
@@ -88,14 +98,14 @@ class Viewers:
         if len(self._all) >= MAX_VIEWERS:
             text = f"{MAX_VIEWERS} pages of this dashboard are open already; close one, or start another dashboard"
             raise APIError(503, "ERR_DASHBOARD_FULL", text)
-        viewer = Viewer()
+        viewer = Viewer(written)
         self._all.add(viewer)
         try:
             yield viewer
         finally:
             self._all.discard(viewer)
 
-    def renew(self, kind: str, told: bytes) -> None:
+    def renew(self, kind: str, data: bytes) -> None:
         """Tell all of them the latest of a kind."""
         for viewer in self._all:
-            viewer.renew(kind, told)
+            viewer.renew(kind, data)
