@@ -298,7 +298,7 @@ class Gateway:
             if config.dashboard is not None:
                 from gateway.dashboard.server import dashboard  # Nobody else has to load it.
 
-                handler = await stack.enter_async_context(dashboard(config, runtime, handler))
+                handler = await stack.enter_async_context(dashboard(config, runtime, api, self.ask_node, handler))
             server = HTTPServer(
                 handler,
                 max_body_bytes=config.max_body_bytes,

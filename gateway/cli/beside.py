@@ -50,9 +50,7 @@ async def dashboard_beside(specs: Sequence[AppSpec], around: Surroundings) -> As
             await asyncio.wait([showing])
 
 
-async def _show(
-    config: GatewayConfig, start: Start, stream: Stream, around: Surroundings, over: asyncio.Event
-) -> None:
+async def _show(config: GatewayConfig, start: Start, stream: Stream, around: Surroundings, over: asyncio.Event) -> None:
     try:
         async with started(start, stream, around.guard) as child:
             async with task_group() as tasks:

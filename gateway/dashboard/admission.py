@@ -42,19 +42,22 @@ class Admission:
         names = {each.strip("[]").casefold() for each in listens}
         self._names = names | ({socket.gethostname().casefold()} if self._anywhere else set())
 
+    def is_foreign(self, request: web.BaseRequest) -> bool:
+        """Tell whether a request is for a name that is not this gateway's."""
+        name = _name_of(request.headers.get("Host", ""))
+        return not (name in self._names or is_local(name) or (self._anywhere and _is_address(name)))
+
     def check_host(self, request: web.BaseRequest) -> None:
         """Refuse a request for a name that is not this gateway's.
 
         Raises:
             APIError: It is for another.
         """
-        name = _name_of(request.headers.get("Host", ""))
-        if name in self._names or is_local(name):
-            return
-        if not (self._anywhere and _is_address(name)):
+        if self.is_foreign(request):
+            name = _name_of(request.headers.get("Host", ""))[:200] or "no host"
             text = (
-                f"{name[:200] or 'no host'!r} is none of the dashboard's names; open the address that mesh dashboard "
-                "has printed, from elsewhere through a tunnel: ssh -L 8080:127.0.0.1:8080 HOST"
+                f"{name!r} is none of the dashboard's names; open the address that mesh dashboard has printed, from "
+                "elsewhere through a tunnel: ssh -L 8080:127.0.0.1:8080 HOST"
             )
             raise APIError(403, "ERR_DASHBOARD_FOREIGN", text)
 
@@ -82,9 +85,7 @@ class Admission:
             APIError: It is missing, or wrong.
         """
         given = request.headers.get(TOKEN_HEADER)
-        if self._token is None or hmac.compare_digest(
-            self._token, (given or "").encode("utf-8", "surrogateescape")
-        ):
+        if self._token is None or hmac.compare_digest(self._token, (given or "").encode("utf-8", "surrogateescape")):
             return
         what = f"there is no header {TOKEN_HEADER}" if given is None else f"the {TOKEN_HEADER} is not the right one"
         text = f"{what}; the address that mesh dashboard has printed when it started has it, behind #token="

@@ -51,6 +51,11 @@ class Presence:
         """The nodes, by their id."""
         return self._nodes
 
+    @property
+    def fresh(self) -> bool:
+        """Whether what is known is not of old."""
+        return not self._stale
+
     @contextmanager
     def looking(self) -> Iterator[None]:
         """Have the mesh asked while entered."""

@@ -22,7 +22,12 @@ def event(kind: str, data: bytes) -> bytes:
 
 
 class Viewer:
-    """What one who looks on is still to be told."""
+    """What one who looks on is still to be told.
+
+    Attributes:
+        written: Writes what is told.
+        closed: Whether nothing more is told.
+    """
 
     def __init__(self, written: Callable[[str, bytes], bytes] = event) -> None:
         """Have nothing to tell yet.
@@ -30,16 +35,22 @@ class Viewer:
         Args:
             written: Writes what is told, of its kind and its JSON; empty = it is left out.
         """
-        self._written = written
+        self.written = written
         self._latest: dict[str, bytes] = {}
         self._events: deque[bytes] = deque()
         self._bytes = 0
         self._dropped = 0
         self._waiting = asyncio.Event()
+        self.closed = False
+
+    def close(self) -> None:
+        """Tell nothing more: ``next`` returns at once."""
+        self.closed = True
+        self._waiting.set()
 
     def tell(self, kind: str, data: bytes) -> None:
         """Tell something, unless too much waits already: then it is counted."""
-        if not (told := self._written(kind, data)):
+        if not (told := self.written(kind, data)):
             return
         if len(self._events) >= MAX_EVENTS or self._bytes + len(told) > MAX_BYTES:
             self._dropped += 1
@@ -50,7 +61,7 @@ class Viewer:
 
     def renew(self, kind: str, data: bytes) -> None:
         """Tell something in place of the last one of its kind, if that still waits."""
-        if told := self._written(kind, data):
+        if told := self.written(kind, data):
             self._latest[kind] = told
             self._waiting.set()
 
