@@ -134,8 +134,8 @@ class Data:
         if path.partition("/")[0] not in APIS:
             raise unknown(f"dashboard/api/{first}/…/{path}")
         body = await read_body(request)
-        headers = [(each, value) for each, value in request.headers.items() if _goes_on(each)]
-        asked = Question(request.method, f"/{path}", query, tuple(headers), body)
+        headers = [(_text(each), _text(value)) for each, value in request.headers.items() if _goes_on(each)]
+        asked = Question(request.method, _text(f"/{path}"), _text(query), tuple(headers), body)
         until = deadline_of(request) or time.time() + ASK_SECONDS
         status, fields, body = await self._asked(first, name, asked, until)
         told = {field.lower(): value for field, value in fields}
@@ -205,6 +205,11 @@ class Data:
 def _goes_on(name: str) -> bool:
     name = name.lower()
     return name not in _KEPT_HERE and not name.startswith("sec-")
+
+
+def _text(value: str) -> str:
+    """Give text that can be sent, of what may be no UTF-8."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _told(done: Replayed) -> dict[str, object]:
