@@ -33,7 +33,7 @@ from gateway.http.middleware import Through, middleware_stage, towards_applicati
 from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
 from gateway.http.stages import staged, stages
-from gateway.logs import configure_logging, switch_level
+from gateway.logs import LogRing, configure_logging, switch_level
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
 from gateway.reload import FEATURE, look, watching
@@ -44,6 +44,7 @@ from gateway.routes.request import read_body
 from gateway.routes.route import API
 from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
+from gateway.views import Views
 from mesh import __version__
 from mesh.application import Headers
 from mesh.blocks.middleware import MiddlewareService
@@ -68,8 +69,13 @@ ASK_SECONDS = 15.0
 class Gateway:
     """A running gateway."""
 
-    def __init__(self, config: GatewayConfig) -> None:
-        """Prepare; ``running`` starts."""
+    def __init__(self, config: GatewayConfig, ring: LogRing | None = None) -> None:
+        """Prepare; ``running`` starts.
+
+        Args:
+            config: What it is told.
+            ring: The last lines of its log; None = nobody is told them.
+        """
         self.config = config
         self.app_id = config.app_id
         self._open = False
@@ -83,6 +89,8 @@ class Gateway:
         self._labels = dict(config.labels)
         self._runtime: Runtime
         self._backlogs: Backlogs
+        self._ring = ring or LogRing()
+        self.views: Views
         self._application: HTTPApplication | None = None
         self._metrics: Metrics | None = None
         self.metrics_port = 0
@@ -289,6 +297,7 @@ class Gateway:
             last = await stack.enter_async_context(AsyncExitStack())
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
             self._backlogs = Backlogs(runtime.services)
+            self.views = Views(runtime, config, self._backlogs, self._ring, self._listens)
             await last.enter_async_context(spans_sent(runtime, lambda: 0.0 if self.forced else math.inf))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
@@ -340,6 +349,13 @@ class Gateway:
                 serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
                 yield
             logger.info("%s has drained", config.app_id)
+
+    def _listens(self) -> dict[str, object]:
+        """Tell where the gateway is reached."""
+        folder = self.config.unix_socket_dir
+        ports = {"http": self.port, "grpc": self.grpc_port, "metrics": self.metrics_port}
+        told: dict[str, object] = {name: port for name, port in ports.items() if port}
+        return {"addresses": list(self.config.listen) if folder is None else [str(folder)], **told}
 
     def _entry(self, socket_path: Path | None) -> Run:
         """Give what others on this machine are told."""
@@ -449,8 +465,7 @@ def _described(subscription: Subscription) -> dict[str, object]:
 
 async def run(config: GatewayConfig) -> int:
     """Run a gateway until it is told to stop; give the process's exit code."""
-    configure_logging(config)
-    gateway = Gateway(config)
+    gateway = Gateway(config, configure_logging(config))
     loop = asyncio.get_running_loop()
     life = cast("asyncio.Task[int]", asyncio.current_task())
 

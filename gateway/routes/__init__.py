@@ -23,10 +23,12 @@ from gateway.routes import (
     jobs,
     lock,
     node,
+    node_views,
     pubsub,
     secrets,
     state,
     streams,
+    topic_views,
     workflow_hub,
     workflow_stream,
     workflow_views,
@@ -58,6 +60,8 @@ ROUTES: tuple[Route, ...] = (
     *workflows.ROUTES,
     *workflow_views.ROUTES,
     *node.ROUTES,
+    *node_views.ROUTES,
+    *topic_views.ROUTES,
 )
 
 RPCS: tuple[RPC, ...] = (

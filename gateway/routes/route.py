@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gateway.config import GatewayConfig
     from gateway.http.response import Answered
+    from gateway.views import Views
     from mesh.pipeline import Handler, Service
     from mesh.resources.configuration import APISpec
     from mesh.telemetry import Tracing
@@ -32,9 +33,15 @@ WRITE = frozenset({"POST", "PUT"})
 
 
 class Node(Protocol):
-    """What the routes ask of the gateway about itself."""
+    """What the routes ask of the gateway about itself.
+
+    Attributes:
+        app_id: The application it serves.
+        views: What it tells those who look after it.
+    """
 
     app_id: str
+    views: Views
 
     @property
     def outbound_ready(self) -> bool:

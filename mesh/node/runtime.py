@@ -37,6 +37,7 @@ from mesh.hosting import Hosting
 from mesh.life import Lives
 from mesh.node.components import (
     Components,
+    Entry,
     check_denied,
     check_installed,
     check_named,
@@ -144,6 +145,21 @@ class Runtime(Steps):
     def tracing(self) -> Tracing:
         """What makes spans on this node."""
         return self._parts.tracing
+
+    @property
+    def components(self) -> Mapping[str, Entry]:
+        """What is open on this node, by name."""
+        return self._components.entries
+
+    @property
+    def absent(self) -> Sequence[Component]:
+        """What could not be opened."""
+        return [each for each, _ in self._components.absent.values() if each.name not in self._components.entries]
+
+    @property
+    def others_components(self) -> Sequence[tuple[str, str, str]]:
+        """Components of other nodes that this one has used: block, name, and the app ids of their hosts."""
+        return self._parts.hosts.used
 
     @property
     def streams(self) -> Streams:
