@@ -17,7 +17,7 @@ from gateway.replaying.comparison import path_pattern
 from gateway.replaying.recording import Recorded, Recording
 from gateway.replaying.resending import Kind, Skipped, kind_of, resend
 from gateway.runs import list_runs
-from mesh.errors import ConfigError, ExpressionError
+from mesh.errors import ExpressionError
 from mesh.expressions import compile_match
 from mesh.home import mesh_home
 
@@ -105,11 +105,11 @@ def run(words: Sequence[str]) -> int:
     headers = tuple(header_fields(found.header).items())
     where = _where(found.where)
     kinds = _kinds(found)
+    report = Report(found.output, diff=found.diff, to=found.to)
     with Recording(Path(found.file)) as recording:
-        report = Report(found.output, diff=found.diff, to=found.to)
         plan = Plan(
             recording,
-            _planned(recording, _Choice(found, kinds, where), report),
+            _planned(recording, _Choice(found, kinds, where), report, headers),
             found.to,
             headers,
             tuple(found.ignore),
@@ -127,7 +127,7 @@ def run(words: Sequence[str]) -> int:
         try:
             asyncio.run(send_all(plan, senders, report))
         finally:
-            report.sum_up(len(plan.steps))
+            report.sum_up(senders.instead, senders.default.app_id)
     return report.exit_code
 
 
@@ -180,13 +180,15 @@ class _Choice:
         return True
 
 
-def _planned(recording: Recording, choice: _Choice, report: Report) -> list[Planned]:
+def _planned(
+    recording: Recording, choice: _Choice, report: Report, headers: Sequence[tuple[str, str]]
+) -> list[Planned]:
     """Read a recording to its end, before anything is sent; give what is to be, in the order of its beginnings."""
     steps: list[Planned] = []
     for recorded in recording:
         if not choice.takes(recorded):
             continue
-        made = resend(recorded.sight, report.to)
+        made = resend(recorded.sight, report.to, headers)
         if isinstance(made, Skipped):
             report.skip(recorded.line, made.reason)
         else:

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from mesh.tap.sight import Content, Sight
 
-__all__ = ["clock", "content_lines", "duration", "paint", "parties", "sight_line"]
+__all__ = ["GREEN", "RED", "clock", "content_lines", "duration", "paint", "parties", "sight_line"]
 
 MAX_BODY = 2000
 _PARTIES = 24
 _WHAT = 44
 _GOOD = frozenset({"ok", "success"})
 _PASSING = frozenset({"retry", "CANCELLED"})
-_RED, _YELLOW, _DIM = 31, 33, 2
+RED, GREEN, YELLOW, DIM = 31, 32, 33, 2
 # Said elsewhere in the line.
 _SHOWN = frozenset({"verb", "path", "status", "settlement", "reason", "pubsub", "topic", "type", "id", "component"})
 
@@ -58,12 +58,12 @@ def sight_line(sight: Sight, *, colours: bool) -> str:
     """
     outcome, colour = _outcome(sight)
     words = [
-        paint(clock(sight.time), _DIM, colours=colours),
+        paint(clock(sight.time), DIM, colours=colours),
         sight.seen.value.ljust(7),
         on_one_line(parties(sight)).ljust(_PARTIES),
         on_one_line(_what(sight)).ljust(_WHAT),
         paint(on_one_line(outcome), colour, colours=colours and colour != 0),
-        paint(duration(sight.seconds), _DIM, colours=colours),
+        paint(duration(sight.seconds), DIM, colours=colours),
     ]
     return "  ".join(words)
 
@@ -94,9 +94,9 @@ def _outcome(sight: Sight) -> tuple[str, int]:
     if reason:
         text += f": {reason}"
     if sight.outcome in _PASSING:
-        return text, _YELLOW
+        return text, YELLOW
     failed = isinstance(status, int) and status >= 400
-    return text, 0 if good and not failed else _RED
+    return text, 0 if good and not failed else RED
 
 
 def content_lines(sight: Sight) -> Iterator[str]:

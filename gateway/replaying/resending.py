@@ -18,12 +18,12 @@ import orjson
 
 from mesh.blocks.invocation import OUTSIDE, forwardable
 from mesh.event import CLOUDEVENTS_JSON, media_type, new_id
+from mesh.tap.content import HIDDEN
 from mesh.tap.sight import Content, Seen, Sight
 
-__all__ = ["HIDDEN", "MARK", "Kind", "Resend", "Skipped", "kind_of", "resend"]
+__all__ = ["MARK", "Kind", "Resend", "Skipped", "kind_of", "resend"]
 
 MARK = "meshreplayed"
-HIDDEN = "(hidden)"  # The value of a header that is never told.
 # What a gateway says of the caller, and what is about another trace or another length.
 _NOT_SENT = frozenset(
     {
