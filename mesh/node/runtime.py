@@ -206,8 +206,8 @@ class Runtime(Steps):
         self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
         access = settings.configuration.spec.access_control
-        proves = settings.trust is not None
-        alone = settings.single_host or settings.backbone.startswith(("embedded:", "memory:"))
+        here = settings.backbone.startswith(("embedded:", "memory:"))  # Nobody else is on such a backbone.
+        proves, alone = settings.trust is not None, settings.single_host or here
         gate = Gate(self.caller, access, self._observer, proves=proves, alone=alone)
         taps = Watches(self.caller, gate, describe)
         await enter(taps.run(self.exchange, directory.node_id))
@@ -218,11 +218,11 @@ class Runtime(Steps):
         hosts.withhold(settings.not_for_it)
         resources = self._resources(settings)
         await open_components(resources.components, self._blocks, parts, self._components, lives)
-        here = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
-        self.services.update(here)
+        own = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
+        self.services.update(own)
         policies = self._policy_of if settings.resiliencies else None
         self._pipeline = Pipeline(
-            here, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
+            own, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
         )
         hosted = [each for each in blocks if each.hosted]
         answering = {each.name: each.start(each, parts, self._of(each, "nearest", "backbone")) for each in hosted}
