@@ -10,7 +10,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["NOBODY", "Part", "Passing", "Taps"]
+__all__ = ["NOBODY", "Part", "Passing", "Taps", "arrives"]
+
+MAX_REASON = 500
+ARRIVING = {
+    "binding": ("bindings", "trigger"),
+    "call": ("invocation", "invoke"),
+    "change": ("configuration", "change"),
+    "durable": ("durable", "call"),
+    "event": ("pubsub", "deliver"),
+    "job": ("jobs", "trigger"),
+}
+"""What comes to the application, as it is called there: its block, and what is asked of that."""
 
 Value = str | int | float | bool
 Headers = Sequence[tuple[str, str]]
@@ -87,10 +98,22 @@ class Passing:
         self.held = False
         self.began = time.perf_counter()
 
-    def ends(self, outcome: str) -> None:
-        """Note what it came to, and how long it took."""
+    def asked(self, verb: str, target: str, headers: Headers, body: bytes | None) -> None:
+        """Note a request of HTTP, without its query; a body that is None is a stream."""
+        self.details["verb"], self.details["path"] = verb, target.partition("?")[0]
+        self.request = Part(headers, body=body)
+
+    def answered(self, status: int, headers: Headers = (), body: bytes | None = None) -> None:
+        """Note an answer of HTTP; a body that is None is a stream."""
+        self.details["status"] = status
+        self.reply = Part(headers, body=body)
+
+    def ends(self, outcome: str, reason: str = "") -> None:
+        """Note what it came to and why, and how long it took."""
         self.outcome = outcome
         self.seconds = time.perf_counter() - self.began
+        if reason:
+            self.details["reason"] = reason[:MAX_REASON]
 
 
 class Taps:
@@ -110,3 +133,16 @@ class Taps:
 
 
 NOBODY = Taps()
+
+
+def arrives(names: Sequence[str], *, held: bool = False) -> Passing:
+    """Begin with something that comes to the application.
+
+    Args:
+        names: What it is, of ``ARRIVING``, and of what.
+        held: Whether who makes it tells of it.
+    """
+    what, target, *_ = (*names, "", "")
+    passing = Passing("arrived", *ARRIVING.get(what, (what, "deliver")), target)
+    passing.held = held
+    return passing

@@ -206,9 +206,8 @@ class Runtime(Steps):
         self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
         access = settings.configuration.spec.access_control
-        here = settings.backbone.startswith(("embedded:", "memory:"))  # Nobody else is on such a backbone.
-        proves, alone = settings.trust is not None, settings.single_host or here
-        gate = Gate(self.caller, access, self._observer, proves=proves, alone=alone)
+        proves = settings.trust is not None
+        gate = Gate(self.caller, access, self._observer, proves=proves, alone=settings.is_alone)
         taps = Watches(self.caller, gate, describe)
         await enter(taps.run(self.exchange, directory.node_id))
         self._tapping = Tapping(self.exchange, self.caller, directory.node_id)

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import count
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,9 @@ from mesh.tap.rates import Counted
 from mesh.tap.sight import Dropped, Rates, Refused, Seen, Sight
 from mesh.tap.wanted import Names, Wanted
 from mesh.tap.wire import as_event
+
+if TYPE_CHECKING:
+    from mesh.trust.credential import Peer
 
 __all__ = ["LEASE_SECONDS", "Place", "Question", "Told", "Watch"]
 
@@ -62,24 +66,23 @@ class Watch:
     Attributes:
         tap: Its id.
         asker: The app id of who asks.
+        reader: Who alone is to read what is told, where that is proven; None = nobody asks for that.
         until: Monotonic time in seconds at which it ends, unless it is asked for again.
         rates_due: Monotonic time in seconds at which rates are told; infinite = never.
     """
 
-    def __init__(
-        self, place: Place, question: Question, match: Match | None, rights: TapRights, limit: int, numbers: count[int]
-    ) -> None:
-        """Begin.
+    def __init__(self, place: Place, question: Question, match: Match | None, limit: int, numbers: count[int]) -> None:
+        """Prepare; `renew` begins it.
 
         Args:
             place: The node.
             question: What is wanted.
             match: Its expression; None = there is none.
-            rights: What whoever asks may see.
             limit: Bytes of a body that fit into what is sent.
             numbers: Of sights.
         """
         self.tap, self.asker = question.tap, question.app
+        self.reader: Peer | None = None
         self._place, self._wanted, self._match, self._numbers = place, question.wanted, match, numbers
         self._names = Names(question.wanted, place.app)
         self._limit = min(question.wanted.max_body, limit)
@@ -93,14 +96,14 @@ class Watch:
         self._counted_since = now
         self.rates_due = now + question.wanted.rates if question.wanted.rates else float("inf")
         self._values = self._gone = False
-        self.renew(rights)
 
-    def renew(self, rights: TapRights) -> None:
+    def renew(self, rights: TapRights, reader: Peer | None) -> None:
         """Go on for a lease, with what may be seen now."""
+        self.reader = reader
         self.until = time.monotonic() + LEASE_SECONDS
         self._values = self._wanted.values and rights.values
         if self._wanted.values and not rights.values:
-            self.refuse(rights.why)
+            self.refuse(rights.why_values)
 
     def refuse(self, reason: str) -> None:
         """Tell once what is not told."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mesh.broker import Broker
     from mesh.calls.exchange import Exchange
     from mesh.operation import Operation
+    from mesh.trust.credential import Peer
 
 __all__ = ["Watches"]
 
@@ -70,6 +71,11 @@ class Watches(Taps):
         self._broker: Broker
         self._limit = 0
         self._tasks: asyncio.TaskGroup
+
+    @property
+    def count(self) -> int:
+        """How many watch."""
+        return len(self._watches)
 
     # What passes
 
@@ -121,9 +127,10 @@ class Watches(Taps):
         except (msgspec.DecodeError, BadArgumentError) as error:
             logger.debug("ignored what a tap wants: %s", error)
             return
-        asker = self._asker(question, frame.message)
-        if asker is None:
+        found = self._asker(question, frame.message)
+        if found is None:
             return
+        asker, reader = found
         watch = self._watches.get(question.tap)
         if watch is not None and watch.asker != asker.app_id:
             return
@@ -135,39 +142,41 @@ class Watches(Taps):
             self._end(question.tap)
             self._refuse(where, question.tap, rights.why)
         elif watch is not None:
-            watch.renew(rights)
+            watch.renew(rights, reader)
         elif len(self._watches) + len(self._beginning) >= MAX_WATCHES:
             why = f"{self._own.app_id} is watched by {MAX_WATCHES} taps already, which is the most; end one of them"
             self._refuse(where, question.tap, why)
         elif question.tap not in self._beginning:
             self._beginning.add(question.tap)
-            self._tasks.create_task(self._begin(question, asker), name="taps-begin")
+            self._tasks.create_task(self._begin(question, asker, reader), name="taps-begin")
 
-    def _asker(self, question: Question, message: Message) -> Caller | None:
-        """Give who asks; None where that is not proven, and has to be."""
+    def _asker(self, question: Question, message: Message) -> tuple[Caller, Peer | None] | None:
+        """Give who asks, and what it is proven by; None where that is not proven, and has to be."""
         guard = self._exchange.guard
         claimed = Caller(self._own.namespace, question.app)
         if guard is None:
-            return claimed
+            return claimed, None
         at = address.taps(self._own.namespace).text
         try:
-            who = guard.told(at, message)
+            peer = guard.teller(at, message)
         except UnprovenError:
             return None
-        if who is None:
-            return claimed
+        if peer is None:
+            return claimed, None
+        who = peer.identity
         if (who.namespace, who.app_id) == (self._own.namespace, question.app):
-            return Caller.proven_by(who)
+            return Caller.proven_by(who), peer
         guard.refuse("told", at, "invalid", f"{who} may not ask in the name of {question.app[:200]}")
         return None
 
-    async def _begin(self, question: Question, asker: Caller) -> None:
+    async def _begin(self, question: Question, asker: Caller, reader: Peer | None) -> None:
         where = address.taps(self._own.namespace, question.tap)
         try:
             question.wanted.check()
             match = await asyncio.to_thread(compiled, question.wanted.where) if question.wanted.where else None
-            rights = self._access.tap(asker)
-            self._watches[question.tap] = Watch(self._place, question, match, rights, self._limit, self._numbers)
+            watch = Watch(self._place, question, match, self._limit, self._numbers)
+            watch.renew(self._access.tap(asker), reader)
+            self._watches[question.tap] = watch
             self.on = True
             self._wake.set()
             logger.info(
@@ -220,16 +229,16 @@ class Watches(Taps):
     async def _send_all(self, watch: Watch) -> None:
         where = address.taps(self._own.namespace, watch.tap)
         for body, count in watch.batches():
-            if not await self._tell(where, body):
+            if not await self._tell(where, body, watch.reader):
                 watch.lost(count)
                 return
 
-    async def _tell(self, where: address.Address, body: bytes) -> bool:
+    async def _tell(self, where: address.Address, body: bytes, reader: Peer | None = None) -> bool:
         guard = self._exchange.guard
         message = Message({}, body)
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                sent = message if guard is None else guard.tell(where.text, message)
+                sent = message if guard is None else guard.tell(where.text, message, reader)
                 await self._broker.broadcast(where, sent)
         except (MeshError, TimeoutError) as error:
             logger.debug("cannot tell a tap: %s", error)
