@@ -7,10 +7,10 @@ told, and how much, is decided in `mesh/tap`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["NOBODY", "Part", "Passing", "Taps", "arrives"]
+__all__ = ["NOBODY", "Headers", "Part", "Passing", "Taps", "arrives"]
 
 MAX_REASON = 500
 ARRIVING = {
@@ -35,9 +35,10 @@ class Part:
         content_type: Of the bytes; "" = not said, or it stands among the fields.
         body: The bytes; None = a stream, or there is a value.
         value: Arguments or a result, which are written as JSON; None = there is none.
+        event: Gives the CloudEvent that is told in place of the bytes, once that is wanted; None = there is none.
     """
 
-    __slots__ = ("body", "content_type", "headers", "value")
+    __slots__ = ("body", "content_type", "event", "headers", "value")
 
     def __init__(
         self, headers: Headers = (), content_type: str = "", body: bytes | None = None, value: object = None
@@ -46,6 +47,7 @@ class Part:
         self.content_type = content_type
         self.body = body
         self.value = value
+        self.event: Callable[[], bytes | None] | None = None
 
 
 class Passing:
@@ -125,11 +127,18 @@ class Taps:
 
     on: bool = False
 
+    def takes(self, block: str) -> bool:
+        """Tell whether anybody is to be told of a building block."""
+        return False
+
     def tell(self, passing: Passing) -> None:
         """Tell those who watch of something that is over. It neither fails nor waits."""
 
-    def describe(self, passing: Passing, operation: Any, result: Any) -> None:
-        """Note what is told of an operation besides target and outcome."""
+    def asked(self, passing: Passing, operation: Any) -> None:
+        """Note what is told of an operation that begins."""
+
+    def came(self, passing: Passing, operation: Any, result: Any) -> None:
+        """Note what is told of one that is over; ``result`` is None where it failed."""
 
 
 NOBODY = Taps()

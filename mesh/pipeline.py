@@ -260,21 +260,20 @@ def _watched(
     return proceed(passing)
 
 
-async def _tapped(taps: Taps, seen: str, proceed: Callable[[Any], Awaitable[Any]], operation: Operation) -> object:
+def _tapped(taps: Taps, seen: str, proceed: Callable[[Any], Awaitable[Any]], operation: Operation) -> Awaitable[object]:
+    return _asking(taps, seen, proceed, operation) if taps.takes(operation.method.block) else proceed(operation)
+
+
+async def _asking(taps: Taps, seen: str, proceed: Callable[[Any], Awaitable[Any]], operation: Operation) -> object:
     method, context = operation.method, operation.context
-    passing = Passing(
-        seen,
-        method.block,
-        method.name,
-        operation.target,
-        context.caller.app_id,
-        traceparent=context.traceparent or "",
-    )
+    source, span = context.caller.app_id, context.traceparent or ""
+    passing = Passing(seen, method.block, method.name, operation.target, source, traceparent=span)
+    taps.asked(passing, operation)
     result = None
     try:
         result = await _timed(passing, proceed, operation)
     finally:
-        taps.describe(passing, operation, result)
+        taps.came(passing, operation, result)
         taps.tell(passing)
     return result
 

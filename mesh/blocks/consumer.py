@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import orjson
@@ -23,7 +23,7 @@ from mesh.blocks.wire import letter_headers
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFailedError, UnprovenError
-from mesh.event import CLOUDEVENTS_JSON, members_of
+from mesh.event import CLOUDEVENTS_JSON, decode_header_value, members_of
 from mesh.passing import Part, Passing
 from mesh.resources.subscription import MAX_IN_FLIGHT, Subscription, asked
 from mesh.spans import SpanKind
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TOLD = 100
 MAX_ID = 300
+MAX_READ_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class Consumer:
         except EventError as error:
             return Attempt(Outcome.DROP, str(error))
         if passing is not None:
-            self._note(passing, topic, event)
+            self._note(passing, topic, message, event)
         # A dead letter that expired is there to be looked at.
         if event.expires_at is not None and event.expires_at <= time.time() and not letter_headers(message):
             self._component.observer(telemetry.EVENTS_EXPIRED, (self._component.name, topic))
@@ -197,14 +198,13 @@ class Consumer:
             begun.error = "" if attempt.outcome is Outcome.SUCCESS else attempt.reason
         return attempt
 
-    def _note(self, passing: Passing, topic: str, event: Envelope) -> None:
+    def _note(self, passing: Passing, topic: str, message: Message, event: Envelope) -> None:
         """Note for those who watch what is handed over."""
         name = self._component.name
         passing.target, passing.traceparent = f"{name}/{topic}", event.traceparent
         passing.details |= {"pubsub": name, "topic": topic}
         passing.request = Part((), "application/octet-stream" if event.raw else CLOUDEVENTS_JSON, event.body)
-        if not event.raw:
-            passing.source = about(passing, event.body)
+        passing.source = about(passing, message, self._prefix, b"" if event.raw else event.body)
 
     def _proven(self, delivery: Delivery) -> dict[str, str]:
         """Give the header that says who has published an event, where somebody asks for that."""
@@ -309,14 +309,17 @@ class Consumer:
         await delivery.reject()
 
 
-def about(passing: Passing, event: bytes) -> str:
-    """Note for those who watch which event it is, and give its source; empty for what is no event."""
-    try:
-        members = members_of(event)
-    except EventError:
-        return ""
-    passing.details |= {name: str(members[name])[:MAX_ID] for name in ("id", "type") if name in members}
-    return str(members.get("source", ""))[:MAX_ID]
+def about(passing: Passing, message: Message, prefix: str, event: bytes) -> str:
+    """Note for those who watch which event it is, and give its source, as far as that is known without much work."""
+    found: Mapping[str, object] = {}
+    headers = message.headers
+    if f"{prefix}id" in headers:
+        found = {name: decode_header_value(headers.get(prefix + name, "")) for name in ("id", "type", "source")}
+    elif len(event) <= MAX_READ_BYTES:
+        with suppress(EventError):
+            found = members_of(event)
+    passing.details |= {name: str(found[name])[:MAX_ID] for name in ("id", "type") if name in found}
+    return str(found.get("source", ""))[:MAX_ID]
 
 
 def judge(status: int, answer: bytes) -> Attempt:

@@ -6,25 +6,25 @@ decided in `mesh/tap/content.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from mesh.blocks.consumer import about
 from mesh.blocks.durable import DurableCall
 from mesh.blocks.invocation import Answer, Call
-from mesh.blocks.topics import BulkPublish, Publish
-from mesh.event import CLOUDEVENTS_JSON
-from mesh.passing import Part, Passing, Value
+from mesh.blocks.topics import BulkEntry, BulkPublish, Publish
+from mesh.passing import Part, Passing
 
 if TYPE_CHECKING:
     from mesh.blocks.topics import PubSubComponent
     from mesh.broker import Message
     from mesh.operation import Operation
 
-__all__ = ["describe"]
+__all__ = ["Telling"]
 
 MAX_NAME = 300
-_Details = Callable[[Passing, Any, Any], None]
 # Fields of arguments that are names or numbers: what is asked about, as it is called in details.
 _FIELDS: Mapping[str, Mapping[str, str]] = {
     "actors": {"id": "id", "method": "method", "name": "name", "key": "key"},
@@ -38,80 +38,77 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
     "state": {"key": "key", "prefix": "prefix", "limit": "limit"},
     "workflows": {"id": "instance", "name": "name"},
 }
-_COUNTED = ("items", "keys", "entries")
 _OBJECTS = frozenset({"host", "subscribe_stream", "watch"})
 """What is asked with objects of this process, or answered by what lasts."""
 
 
-def describe(passing: Passing, operation: Operation, result: object) -> None:
-    """Note what is told of an operation; ``result`` is None where it failed."""
-    asked = operation.arguments
-    special = _SPECIAL.get(type(asked))
-    if special is not None:
-        special(passing, operation, result)
-        return
-    for field, name in _FIELDS.get(passing.block, {}).items():
-        value = getattr(asked, field, None)
-        if isinstance(value, (str, int, float)) and value != "":
-            passing.details[name] = _short(value)
-    for field in _COUNTED:
-        many = getattr(asked, field, None)
-        if isinstance(many, (list, tuple)) and many:
-            passing.details["count"] = len(many)
-    if passing.block == "actors" and (id_ := passing.details.get("id")):
-        passing.details["type"] = operation.target
-        passing.target = f"{operation.target}/{id_}"
-    if passing.method not in _OBJECTS and not operation.method.streamed:
-        passing.request = Part(value=asked)
-        if result is not None:
+class Telling:
+    """See ``mesh.passing.Taps``."""
+
+    @staticmethod
+    def asked(passing: Passing, operation: Operation) -> None:
+        """Note what is asked, before it is done: arguments may be used up by that."""
+        asked = operation.arguments
+        match asked:
+            case Call():
+                passing.asked(asked.verb, asked.target, asked.headers, _whole(asked.body))
+                if asked.grpc:
+                    passing.details["grpc"] = True
+            case DurableCall():
+                passing.asked(asked.verb, asked.target, asked.headers, asked.body)
+            case Publish():
+                _topic(passing, asked.topic)
+                passing.request = Part(tuple(asked.metadata.items()), asked.content_type or "", asked.body)
+            case BulkPublish():
+                _topic(passing, asked.topic)
+                passing.details["count"] = len(asked.entries)
+                passing.request = Part(tuple(asked.metadata.items()), value=[_entry(each) for each in asked.entries])
+            case _:
+                _asked(passing, operation, asked)
+
+    @staticmethod
+    def came(passing: Passing, operation: Operation, result: object) -> None:
+        """Note what came of it; ``result`` is None where it failed."""
+        asked = operation.arguments
+        if isinstance(result, Answer):
+            passing.answered(result.status, result.headers, result.body)
+            if (status := result.grpc_status) is not None:
+                passing.details["grpcStatus"] = status
+        elif isinstance(asked, DurableCall):
+            if isinstance(result, str):
+                passing.details["id"] = result
+        elif isinstance(asked, Publish):
+            _stored(passing, asked, operation.kept)
+        elif result is not None and _is_value(operation):
             passing.reply = Part(value=result)
 
 
-def _short(value: Value) -> Value:
-    return value[:MAX_NAME] if isinstance(value, str) else value
+def _is_value(operation: Operation) -> bool:
+    method = operation.method
+    return method.name not in _OBJECTS and not method.streamed
 
 
-def _invoked(passing: Passing, operation: Operation, answer: Answer | None) -> None:
-    call = cast("Call", operation.arguments)
-    passing.asked(call.verb, call.target, call.headers, call.body if isinstance(call.body, bytes) else None)
-    if call.grpc:
-        passing.details["grpc"] = True
-    if answer is not None:
-        passing.answered(answer.status, answer.headers, answer.body)
-        if call.grpc and (status := answer.grpc_status) is not None:
-            passing.details["grpcStatus"] = status
+def _whole(body: object) -> bytes | None:
+    return body if isinstance(body, bytes) else None
 
 
-def _called(passing: Passing, operation: Operation, identity: object) -> None:
-    call = cast("DurableCall", operation.arguments)
-    passing.asked(call.verb, call.target, call.headers, call.body)
-    if isinstance(identity, str):
-        passing.details["id"] = identity
-
-
-def _published(passing: Passing, operation: Operation, result: object) -> None:
-    asked = cast("Publish", operation.arguments)
-    _topic(passing, asked.topic)
-    metadata = tuple(asked.metadata.items())
-    event = None
-    if operation.kept is not None:
-        message, _, component = cast("tuple[Message, object, PubSubComponent]", operation.kept)
-        event = component.envelope(message, asked.topic)
-    if event is None:  # It is raw, or was refused before it was one.
-        passing.request = Part(metadata, asked.content_type or "", asked.body)
-        return
-    passing.request = Part(metadata, CLOUDEVENTS_JSON, event)
-    about(passing, event)
-
-
-def _published_many(passing: Passing, operation: Operation, result: object) -> None:
-    asked = cast("BulkPublish", operation.arguments)
-    _topic(passing, asked.topic)
-    passing.details["count"] = len(asked.entries)
-    entries = [
-        {"entryId": each.entry_id, "contentType": each.content_type, "event": each.body} for each in asked.entries
-    ]
-    passing.request = Part(tuple(asked.metadata.items()), value=entries)
+def _asked(passing: Passing, operation: Operation, asked: object) -> None:
+    details = passing.details
+    for field, name in _FIELDS.get(passing.block, {}).items():
+        value = getattr(asked, field, None)
+        if isinstance(value, (str, int, float)) and value != "":
+            details[name] = value[:MAX_NAME] if isinstance(value, str) else value
+    for field in ("items", "keys"):
+        many = getattr(asked, field, None)
+        if isinstance(many, (list, tuple)) and many:
+            details["count"] = len(many)
+            if isinstance(many, list):  # What is done with is taken out of it.
+                asked = dataclasses.replace(cast("Any", asked), **{field: [*many]})
+    if passing.block == "actors" and (id_ := details.get("id")):
+        details["type"] = operation.target
+        passing.target = f"{operation.target}/{id_}"
+    if _is_value(operation):
+        passing.request = Part(value=asked)
 
 
 def _topic(passing: Passing, topic: str) -> None:
@@ -119,9 +116,15 @@ def _topic(passing: Passing, topic: str) -> None:
     passing.target = f"{passing.target}/{topic}"
 
 
-_SPECIAL: Mapping[type, _Details] = {
-    Call: _invoked,
-    DurableCall: _called,
-    Publish: _published,
-    BulkPublish: _published_many,
-}
+def _entry(entry: BulkEntry) -> Mapping[str, object]:
+    return {"entryId": entry.entry_id, "contentType": entry.content_type, "event": entry.body}
+
+
+def _stored(passing: Passing, asked: Publish, kept: object) -> None:
+    """Note an event as applications receive it; one that is raw, or was refused before it was one, stays as it is."""
+    if kept is None:
+        return
+    message, _, component = cast("tuple[Message, object, PubSubComponent]", kept)
+    about(passing, message, component.broker.features.event_prefix, message.body)
+    if passing.request is not None:
+        passing.request.event = partial(component.envelope, message, asked.topic)

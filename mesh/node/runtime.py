@@ -27,7 +27,7 @@ from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.remembered import Memory
-from mesh.blocks.telling import describe
+from mesh.blocks.telling import Telling
 from mesh.broker import Broker
 from mesh.calls.exchange import Exchange
 from mesh.conditions import Conditions
@@ -208,7 +208,7 @@ class Runtime(Steps):
         access = settings.configuration.spec.access_control
         proves = settings.trust is not None
         gate = Gate(self.caller, access, self._observer, proves=proves, alone=settings.is_alone)
-        taps = Watches(self.caller, gate, describe)
+        taps = Watches(self.caller, gate, Telling())
         await enter(taps.run(self.exchange, directory.node_id))
         self._tapping = Tapping(self.exchange, self.caller, directory.node_id)
         self._stack.callback(self._tapping.close)

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from mesh.passing import Part, Passing
+from mesh.event import CLOUDEVENTS_JSON
+from mesh.passing import Headers, Part, Passing
 from mesh.tap.sight import Content
 
 __all__ = ["HIDDEN", "content", "is_secret"]
@@ -20,6 +21,7 @@ HIDDEN = "(hidden)"
 SECRET_BLOCKS = frozenset({"crypto", "secrets"})
 MAX_HEADERS = 100
 MAX_DEPTH = 20
+MAX_DIGITS = 19
 _SECRET = re.compile(
     r"authorization|cookie|token|secret|passw|passphrase|credential|api-?key|access-?key|private-?key|sas-?key|signature"
     r"|proof|proven|mesh-identity|session"
@@ -50,14 +52,22 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     if part.value is not None:
         if secret or not values:
             return Content(headers, "application/json")
-        body = orjson.dumps(_plain(part.value, MAX_DEPTH), option=orjson.OPT_NON_STR_KEYS)
-        return Content(headers, "application/json", len(body), body[:limit], len(body) > limit)
+        text = orjson.dumps(_plain(part.value, MAX_DEPTH))
+        return Content(headers, "application/json", len(text), text[:limit], len(text) > limit)
     if part.body is None:
-        return Content(headers, kind)
-    size = len(part.body)
+        return Content(headers, kind, _length(part.headers))
+    body: bytes = part.body
     if secret or not values:
-        return Content(headers, kind, size)
-    return Content(headers, kind, size, bytes(part.body[:limit]), size > limit)
+        return Content(headers, kind, len(body))
+    if part.event is not None and (event := part.event()) is not None:
+        kind, body = CLOUDEVENTS_JSON, event
+    return Content(headers, kind, len(body), bytes(body[:limit]), len(body) > limit)
+
+
+def _length(headers: Headers) -> int:
+    """Give the size of a stream that says it; -1 for one that does not."""
+    text = next((value for name, value in headers if name.lower() == "content-length"), "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else -1
 
 
 def _plain(value: Any, depth: int) -> Any:

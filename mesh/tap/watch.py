@@ -67,6 +67,7 @@ class Watch:
         tap: Its id.
         asker: The app id of who asks.
         reader: Who alone is to read what is told, where that is proven; None = nobody asks for that.
+        names: What is among it.
         until: Monotonic time in seconds at which it ends, unless it is asked for again.
         rates_due: Monotonic time in seconds at which rates are told; infinite = never.
     """
@@ -84,7 +85,7 @@ class Watch:
         self.tap, self.asker = question.tap, question.app
         self.reader: Peer | None = None
         self._place, self._wanted, self._match, self._numbers = place, question.wanted, match, numbers
-        self._names = Names(question.wanted, place.app)
+        self.names = Names(question.wanted, place.app)
         self._limit = min(question.wanted.max_body, limit)
         self._kept: deque[bytes] = deque()
         self._bytes = 0
@@ -118,7 +119,7 @@ class Watch:
 
     def see(self, passing: Passing) -> None:
         """Take note of something that is over, if it is wanted."""
-        if self._gone or not self._names.take(passing):
+        if self._gone or not self.names.take(passing):
             return
         wanted = self._wanted
         told = wanted.sights and (wanted.sample >= 1.0 or random.random() < wanted.sample)  # noqa: S311 - no secret

@@ -10,9 +10,9 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -44,23 +44,32 @@ BATCH_SECONDS = 0.05
 SEND_SECONDS = 5.0
 ROOM_BYTES = 16 * 1024  # Of a frame, for what is around two bodies.
 
-Describe = Callable[[Passing, Any, Any], None]
 _question = msgspec.msgpack.Decoder(Question)
+
+
+class Telling(Protocol):
+    """What knows building blocks (``mesh/blocks/telling.py``)."""
+
+    def asked(self, passing: Passing, operation: Operation) -> None:
+        """Note what is told of an operation that begins."""
+
+    def came(self, passing: Passing, operation: Operation, result: object) -> None:
+        """Note what is told of one that is over; ``result`` is None where it failed."""
 
 
 class Watches(Taps):
     """See ``mesh.passing.Taps``; hears of watches while `run` is entered."""
 
-    def __init__(self, own: Caller, access: Gate, describe: Describe) -> None:
+    def __init__(self, own: Caller, access: Gate, telling: Telling) -> None:
         """Be watched by nobody yet.
 
         Args:
             own: This node's application.
             access: Says who may see what.
-            describe: Notes what is told of an operation.
+            telling: Notes what is told of an operation.
         """
         self.on = False
-        self._own, self._access, self._describe = own, access, describe
+        self._own, self._access, self._telling = own, access, telling
         self._watches: dict[str, Watch] = {}
         self._beginning: set[str] = set()
         self._refused: dict[str, float] = {}
@@ -79,6 +88,10 @@ class Watches(Taps):
 
     # What passes
 
+    def takes(self, block: str) -> bool:
+        """Tell whether anybody is to be told of a building block."""
+        return any(each.names.block(block) for each in self._watches.values())
+
     def tell(self, passing: Passing) -> None:
         """Tell those who watch of something that is over."""
         for watch in self._watches.values():
@@ -88,12 +101,19 @@ class Watches(Taps):
                 logger.exception("cannot tell a tap of %s.%s", passing.block, passing.method)
         self._wake.set()
 
-    def describe(self, passing: Passing, operation: Operation, result: object) -> None:
-        """Note what is told of an operation besides target and outcome."""
+    def asked(self, passing: Passing, operation: Operation) -> None:
+        """Note what is told of an operation that begins."""
         try:
-            self._describe(passing, operation, result)
+            self._telling.asked(passing, operation)
         except Exception:  # As above.
             logger.exception("cannot describe %s.%s to a tap", passing.block, passing.method)
+
+    def came(self, passing: Passing, operation: Operation, result: object) -> None:
+        """Note what is told of one that is over."""
+        try:
+            self._telling.came(passing, operation, result)
+        except Exception:  # As above.
+            logger.exception("cannot describe what came of %s.%s to a tap", passing.block, passing.method)
 
     # Who watches
 

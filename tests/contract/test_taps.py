@@ -173,10 +173,9 @@ async def test_values_are_refused(url: str) -> None:
     """Where nodes may be anywhere, and nobody is named who may see them; the lines to add are told."""
     namespace = unique("taps")
     store = component("store", "state.in-memory")
-    async with node(url, namespace, store, app_id="a") as runtime:
-        async with tapping(runtime, runtime, values=True) as seen:
-            await ask(runtime, SAVE, "store", Save([Item("k", b"hidden")]))
-            sight = await seen.until(lambda each: each.block == "state")
+    async with node(url, namespace, store, app_id="a") as runtime, tapping(runtime, runtime, values=True) as seen:
+        await ask(runtime, SAVE, "store", Save([Item("k", b"hidden")]))
+        sight = await seen.until(lambda each: each.block == "state")
     assert sight.hidden
     assert sight.request is not None and sight.request.body is None and sight.request.headers is None
     (refused,) = seen.of(Refused)
@@ -188,12 +187,12 @@ async def test_over_a_restart_of_the_broker(rough_place: Place, backend_name: st
     if backend_name == "embedded":
         pytest.skip("the same server as nats, found by other means")
     store = component("store", "state.in-memory")
-    async with node(rough_place.backend.url, unique("taps"), store, app_id="a") as runtime:
-        async with tapping(runtime, runtime) as seen:
-            await rough_place.backend.restart(kill=True)
+    runtime = node(rough_place.backend.url, unique("taps"), store, app_id="a")
+    async with runtime, tapping(runtime, runtime) as seen:
+        await rough_place.backend.restart(kill=True)
 
-            async def check() -> None:
-                await ask(runtime, SAVE, "store", Save([Item("k", b"1")]))
-                assert seen.of(Sight)
+        async def check() -> None:
+            await ask(runtime, SAVE, "store", Save([Item("k", b"1")]))
+            assert seen.of(Sight)
 
-            await eventually(check, 60.0)
+        await eventually(check, 60.0)
