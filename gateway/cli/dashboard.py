@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import errno
 import os
@@ -15,17 +16,17 @@ from gateway.cli.options import GatewayOptions
 from gateway.cli.parsing import Parser
 from gateway.cli.serve import serve
 from gateway.cli.terminal import note, show
+from gateway.cli.version import version
 from gateway.config import DashboardConfig, Tokens
 from mesh.errors import ConfigError, Problem
 from mesh.urls import in_url, is_local
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Mapping, Sequence
 
     from gateway.config import GatewayConfig
 
-__all__ = ["APP_ID", "PORT", "TOKEN_VARIABLE", "address", "is_free", "parser", "run"]
+__all__ = ["APP_ID", "PORT", "TOKEN_VARIABLE", "address", "configured", "is_free", "parser", "run"]
 
 APP_ID = "mesh-dashboard"
 PORT = 8080
@@ -59,17 +60,28 @@ def parser() -> Parser:
     made.add_argument("--app-id", default=APP_ID, metavar="NAME", help=f"its name on the mesh ({APP_ID})")
     made.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (warning)")
     made.add_argument("--log-as-json", action="store_true", help="one JSON object a line")
+    # Of dapr's command.
+    made.add_argument("-v", "--version", action="store_true", help=argparse.SUPPRESS)
+    made.add_argument("-k", "--kubernetes", action="store_true", help=argparse.SUPPRESS)
+    made.add_argument("-n", "--namespace", help=argparse.SUPPRESS)
     return made
 
 
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
-    return serve(_config(found, os.environ))
+    if found.version:
+        show(version())
+        return 0
+    return serve(configured(found, os.environ))
 
 
-def _config(found: argparse.Namespace, environ: Mapping[str, str]) -> GatewayConfig:
+def configured(found: argparse.Namespace, environ: Mapping[str, str]) -> GatewayConfig:
     """Give the configuration of its gateway.
+
+    Args:
+        found: What was given.
+        environ: The token, and what other gateways read.
 
     Raises:
         ConfigError: A value is wrong.

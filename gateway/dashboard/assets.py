@@ -15,7 +15,7 @@ __all__ = ["Assets"]
 
 FOLDER = Path(__file__).with_name("assets")
 INDEX = "index.html"
-COMPRESSED_FROM = 1024  # Bytes; what is smaller fits a packet as it is.
+COMPRESSED_FROM = 1024  # Bytes; less is not worth it.
 TYPES: Mapping[str, str] = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
