@@ -120,7 +120,7 @@ function Row({ row, x, y, height, left, right, narrow, chosen, onChoose }) {
   const thick = 14;
   const at = y + (narrow ? 19 : (height - thick) / 2);
   const most = Math.floor((narrow ? right : left - 12) / 7);
-  return html`<g class=${`row row-${row.kind}${chosen ? " row-chosen" : ""}`} onClick=${() => row.task !== undefined && onChoose(row.task)}>
+  return html`<g class=${`lane row-${row.kind}${chosen ? " row-chosen" : ""}`} onClick=${() => row.task !== undefined && onChoose(row.task)}>
     <rect class="row-ground" x="0" y=${y} width=${right + 4} height=${height} />
     <text class="row-name" x=${narrow ? left : left - 8} y=${narrow ? y + 14 : y + height / 2 + 4} text-anchor=${narrow ? "start" : "end"}>${cut(name, most)}</text>
     ${row.bars.map((bar) => html`<${Bar} bar=${bar} x=${x} y=${at} height=${thick} left=${left} right=${right} named=${row.kind !== "workflow"} />`)}

@@ -34,7 +34,7 @@ export function Waterfall({ trace }) {
           const most = Math.floor((narrow ? right : left - 10) / 7);
           const text = `${bad ? `✗ ${span.data.outcome} ` : ""}${ms(span.data.seconds)}`;
           const fits = right - (from + wide) > text.length * 7;
-          return html`<g key=${span.event.id} class="row">
+          return html`<g key=${span.event.id} class="lane">
             <rect class="row-ground" x="0" y=${y} width=${width} height=${height} />
             <text class="row-name" x="2" y=${y + (narrow ? 14 : 16)}>${name.length > most ? `${name.slice(0, most - 1)}…` : name}</text>
             <g class=${bad ? "bar-failed" : `bar-done bar-${span.data.seen}`}>
