@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
@@ -32,22 +33,26 @@ from gateway.http.middleware import Through, middleware_stage, towards_applicati
 from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
 from gateway.http.stages import staged, stages
-from gateway.logs import configure_logging, switch_level
+from gateway.logs import LogRing, configure_logging, switch_level
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
 from gateway.reload import FEATURE, look, watching
+from gateway.remote import RemoteAnswers
 from gateway.routes import build_api, build_router
 from gateway.routes.invocation import comparable, named_by
 from gateway.routes.request import read_body
 from gateway.routes.route import API
 from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
+from gateway.views import Views
 from mesh import __version__
+from mesh.application import Headers
 from mesh.blocks.middleware import MiddlewareService
 from mesh.errors import ConfigError, MeshError
 from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.description import NodeDescription
 from mesh.node.health import ComponentStatus
+from mesh.node.remote import Question
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription
@@ -58,12 +63,19 @@ __all__ = ["Gateway", "run"]
 
 logger = logging.getLogger(__name__)
 
+ASK_SECONDS = 15.0
+
 
 class Gateway:
     """A running gateway."""
 
-    def __init__(self, config: GatewayConfig) -> None:
-        """Prepare; ``running`` starts."""
+    def __init__(self, config: GatewayConfig, ring: LogRing | None = None) -> None:
+        """Prepare; ``running`` starts.
+
+        Args:
+            config: What it is told.
+            ring: The last lines of its log; None = nobody is told them.
+        """
         self.config = config
         self.app_id = config.app_id
         self._open = False
@@ -77,11 +89,18 @@ class Gateway:
         self._labels = dict(config.labels)
         self._runtime: Runtime
         self._backlogs: Backlogs
+        self._ring = ring or LogRing()
+        self.views: Views
         self._application: HTTPApplication | None = None
         self._metrics: Metrics | None = None
         self.metrics_port = 0
 
     # What the routes ask
+
+    @property
+    def node_id(self) -> str:
+        """Which node this is."""
+        return self._runtime.remote.node_id
 
     @property
     def proven(self) -> bool:
@@ -132,6 +151,43 @@ class Gateway:
         logger.error("%s; a restart may help", reason)
         self.lost = True
         self.shut_down()
+
+    async def ask_node(
+        self,
+        node_id: str,
+        verb: str,
+        path: str,
+        query: str = "",
+        headers: Headers = (),
+        body: bytes = b"",
+        deadline: float | None = None,
+        *,
+        app_id: str = "",
+    ) -> tuple[int, Headers, bytes]:
+        """Ask another node for what its own API answers; see docs/node-views.md.
+
+        Args:
+            node_id: Which one.
+            verb: As in a request line, like the next two.
+            path: With its slash at the beginning, as ``/v1.0/mesh/node``.
+            query: Without its question mark.
+            headers: Names and values.
+            body: At most 4 MiB.
+            deadline: Unix time in seconds by which the answer must have come; None = in 15 s.
+            app_id: Whose node it is; empty = that is asked for first, which takes a second once.
+
+        Returns:
+            Status, header fields and body; what the node refuses is a status, too.
+
+        Raises:
+            NoResponderError: It is not there, or has too much to do; it did nothing.
+            DeadlineExceededError: It did not answer in time; what it did is unknown.
+            MeshError: It could not be asked. ``gateway.remote.as_api_error`` gives what clients are told.
+        """
+        question = Question(verb, path, query, tuple(headers), body)
+        until = time.time() + ASK_SECONDS if deadline is None else deadline
+        told = await self._runtime.remote.ask(node_id, question, until, app_id)
+        return told.status, told.headers, told.body
 
     async def metadata(self) -> dict[str, object]:
         """Give what ``GET metadata`` answers."""
@@ -241,13 +297,19 @@ class Gateway:
             last = await stack.enter_async_context(AsyncExitStack())
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
             self._backlogs = Backlogs(runtime.services)
+            self.views = Views(runtime, config, self._backlogs, self._ring, self._listens)
             await last.enter_async_context(spans_sent(runtime, lambda: 0.0 if self.forced else math.inf))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
             metrics = self._metrics
             api = build_api(runtime, config, self, self._labels, _message)
+            handler = self._chain(api)
+            if config.dashboard is not None:
+                from gateway.dashboard.server import dashboard  # Nobody else has to load it.
+
+                handler = await stack.enter_async_context(dashboard(config, runtime, api, self.ask_node, handler))
             server = HTTPServer(
-                self._chain(api),
+                handler,
                 max_body_bytes=config.max_body_bytes,
                 max_header_bytes=config.max_header_bytes,
                 load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)
@@ -268,11 +330,16 @@ class Gateway:
                 self.metrics_port = await stack.enter_async_context(
                     listening_for_metrics(config, partial(metrics.text, runtime, self._backlogs))
                 )
+            remote = RemoteAnswers(api, runtime.rights, None if metrics is None else metrics.note_error)
+            others = drained_within(runtime.remote.answering(remote.answer), self.grace, "requests of other nodes")
+            await stack.enter_async_context(others)
             self._open = True
             if config.registered:
                 stack.enter_context(registered(config.home, self._entry(socket_path)))
             where = f"{socket_path or self.port}, for gRPC on {grpc_path or self.grpc_port}"
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
+            if config.dashboard is not None:
+                config.dashboard.announce(self.port)
             async with AsyncExitStack() as serving:
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
                 await serving.enter_async_context(streams)
@@ -282,6 +349,13 @@ class Gateway:
                 serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
                 yield
             logger.info("%s has drained", config.app_id)
+
+    def _listens(self) -> dict[str, object]:
+        """Tell where the gateway is reached."""
+        folder = self.config.unix_socket_dir
+        ports = {"http": self.port, "grpc": self.grpc_port, "metrics": self.metrics_port}
+        told: dict[str, object] = {name: port for name, port in ports.items() if port}
+        return {"addresses": list(self.config.listen) if folder is None else [str(folder)], **told}
 
     def _entry(self, socket_path: Path | None) -> Run:
         """Give what others on this machine are told."""
@@ -391,8 +465,7 @@ def _described(subscription: Subscription) -> dict[str, object]:
 
 async def run(config: GatewayConfig) -> int:
     """Run a gateway until it is told to stop; give the process's exit code."""
-    configure_logging(config)
-    gateway = Gateway(config)
+    gateway = Gateway(config, configure_logging(config))
     loop = asyncio.get_running_loop()
     life = cast("asyncio.Task[int]", asyncio.current_task())
 

@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from mesh.errors import BadArgumentError, PermissionDeniedError
@@ -31,11 +31,11 @@ from mesh.telemetry import ACCESS
 
 if TYPE_CHECKING:
     from mesh.application import Headers
-    from mesh.resources.configuration import AccessControl, AccessOperation
+    from mesh.resources.configuration import AccessControl, AccessOperation, TapAccess
     from mesh.telemetry import Observer
     from mesh.trust.identity import Identity
 
-__all__ = ["ANY_VERB", "Decision", "Gate", "Policy", "Rules", "By", "naming", "read", "rules", "sender"]
+__all__ = ["ANY_VERB", "Decision", "Gate", "Policy", "Rules", "By", "TapRights", "naming", "read", "rules", "sender"]
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,23 @@ class Policy:
 
     default: bool | None
     operations: tuple[_Operation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TapRights:
+    """What somebody may see of what passes a node, and do to it from elsewhere.
+
+    Attributes:
+        sights: Whether he is told what passes: who asked whom for what, and what came of it.
+        values: Whether headers and bodies as well.
+        manage: Whether he may read what the node keeps, and change it.
+        why: What is not allowed, and the lines of the node's Configuration that would allow it; "" = all is allowed.
+    """
+
+    sights: bool
+    values: bool
+    manage: bool
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +315,15 @@ class Gate:
         rules: What holds now; None admits everybody.
     """
 
-    def __init__(self, own: Caller, section: AccessControl | None, observer: Observer, *, proves: bool = False) -> None:
+    def __init__(
+        self,
+        own: Caller,
+        section: AccessControl | None,
+        observer: Observer,
+        *,
+        proves: bool = False,
+        alone: bool = False,
+    ) -> None:
         """Begin with a Configuration's section.
 
         Args:
@@ -306,8 +331,11 @@ class Gate:
             section: None admits everybody.
             observer: Is told of every decision.
             proves: Whether callers can prove who they are to this node.
+            alone: Whether all nodes of the mesh are on this machine.
         """
-        self._proves = proves
+        self._proves, self._alone = proves, alone
+        self._tap: TapAccess | None = None
+        self._denies = False
         self.rules: Rules | None = None
         self._own = own.app_id, own.namespace
         self._observer = observer
@@ -324,6 +352,37 @@ class Gate:
                 "allow" if made.default else "deny",
             )
         self.rules = made
+        self._tap = None if section is None else section.tap
+        self._denies = section is not None and section.default_action == "deny"
+
+    def tap(self, caller: Caller) -> TapRights:
+        """Say what somebody may see of this node from elsewhere."""
+        own, tap = self._own[0], self._tap
+        if tap is not None and tap.action:
+            sights, cause = tap.action == "allow", "spec.accessControl.tap.action"
+        else:
+            sights, cause = not self._denies, "spec.accessControl.defaultAction"
+        if not sights:
+            why = (
+                f"{own} does not tell what passes it: {cause} of its Configuration is deny; "
+                "spec.accessControl.tap: {action: allow} lets it be told without values"
+            )
+            return TapRights(False, False, False, why)
+        values, manage = (self._alone or self._lists(caller, "values"), self._alone or self._lists(caller, "manage"))
+        left = [name for name, allowed in (("values", values), ("manage", manage)) if not allowed]
+        return TapRights(True, values, manage, self._why(caller, left) if left else "")
+
+    def _lists(self, caller: Caller, what: Literal["values", "manage"]) -> bool:
+        if self._tap is None or (self._proves and not caller.proven) or caller.namespace != self._own[1]:
+            return False
+        return caller.app_id in (self._tap.values if what == "values" else self._tap.manage)
+
+    def _why(self, caller: Caller, left: Sequence[str]) -> str:
+        lines = ", ".join(f"{name}: [{caller.app_id[:MAX_SHOWN]}]" for name in left)
+        text = f"{self._own[0]} does not let {caller.app_id[:MAX_SHOWN]} do this ({', '.join(left)})"
+        if self._proves and not caller.proven:
+            return f"{text}: who asks has not proven who it is; its gateway needs a --trust-mode, and {lines} is wanted"
+        return f"{text}: its Configuration wants spec.accessControl.tap: {{{lines}}}"
 
     def admit(self, caller: Caller, verb: str, target: str, *, grpc: bool) -> str:
         """Give what the application is to be asked: path and raw query.

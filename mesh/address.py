@@ -9,6 +9,8 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.nodes                         broadcast to every live node
     mesh.<namespace>.hosts                         broadcast to every host of components
     mesh.<namespace>.asker.<node>                  what a node that asked is answered
+    mesh.<namespace>.taps                          broadcast to every live node: what is to be told of what passes it
+    mesh.<namespace>.taps.<tap>                    what one who asked for that is told
     mesh.<namespace>.keepers                       any one node
     mesh.<namespace>.keepers.<node>                one node
     mesh.<namespace>.seen.<app id>                 whoever saw an application lately
@@ -18,6 +20,7 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.workflows.<app id>            broadcast to gateways of an application that own no workflows yet
     mesh.<namespace>.owner.<app id>.<node>         one node, of what it owns
     mesh.<namespace>.work.<app id>.<node>          one node, of activities that its workers run for others
+    mesh.<namespace>.node.<app id>.<node>          one node, of what it tells others and does for them
     mesh.<namespace>.owners                        broadcast to those who own: a table of owners has changed
     mesh.<namespace>.readers                       broadcast to those who read input bindings for others
     mesh.<namespace>.triggered                     broadcast to those whose application events may be for
@@ -58,6 +61,7 @@ __all__ = [
     "keepers",
     "matches",
     "members",
+    "node",
     "nodes",
     "overlaps",
     "owner",
@@ -65,6 +69,7 @@ __all__ = [
     "readers",
     "seen",
     "store",
+    "taps",
     "topic",
     "triggered",
     "work",
@@ -75,7 +80,7 @@ MAX_TOPIC_BYTES = 512
 MAX_NAME_BYTES = 256
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _OWN = re.compile(
-    r"mesh\.[^.]*\.(topic|app|component|nodes|hosts|asker|keepers|seen|back|bindings|jobs|workflows|owners?|work"
+    r"mesh\.[^.]*\.(topic|app|component|nodes?|hosts|asker|taps|keepers|seen|back|bindings|jobs|workflows|owners?|work"
     r"|readers|triggered|kv)\b"
 )
 _NO_APP_ID = re.compile(r"[./\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -225,6 +230,11 @@ def asker(namespace: str, node_id: str) -> Address:
     return _of_nodes(namespace, "asker", node_id)
 
 
+def taps(namespace: str, tap: str = "") -> Address:
+    """Address every live node, or one who asked them to tell what passes them."""
+    return _of_nodes(namespace, "taps", tap)
+
+
 def keepers(namespace: str, node_id: str = "") -> Address:
     """Address any one node, or a certain one, to keep in mind what another has seen."""
     return _of_nodes(namespace, "keepers", node_id)
@@ -265,6 +275,12 @@ def owner(namespace: str, app_id: str, node_id: str) -> Address:
 def work(namespace: str, app_id: str, node_id: str) -> Address:
     """Address one node of an application, of activities that its workers run for others."""
     return _of_node(namespace, "work", app_id, node_id)
+
+
+@lru_cache(maxsize=4096)
+def node(namespace: str, app_id: str, node_id: str) -> Address:
+    """Address one node, of what it tells others and does for them."""
+    return _of_node(namespace, "node", app_id, node_id)
 
 
 def owners(namespace: str) -> Address:

@@ -19,6 +19,7 @@ from mesh.policies import Verdict, by_error
 
 if TYPE_CHECKING:
     from mesh.flow import Body
+    from mesh.passing import Passing
     from mesh.trust.identity import Identity
 
 __all__ = ["DEFAULT_SECONDS", "UNTRACED", "Arrival", "Caller", "Context", "Method", "Operation", "Trace"]
@@ -162,8 +163,10 @@ class Arrival(NamedTuple):
         headers: Of its message: who sent it, in which trace.
         deadline: Unix time in seconds until which its sender waits; None = the broker keeps it.
         what: It, for the innermost stage: the delivery, or what begins the call.
+        passing: What is told of it; None = nobody watches.
     """
 
     headers: Mapping[str, str]
     deadline: float | None
     what: Any
+    passing: Passing | None = None

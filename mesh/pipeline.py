@@ -5,6 +5,7 @@ An operation, outermost first:
 =========  =====================================================  =================================
 stage      what it does                                           there is one
 =========  =====================================================  =================================
+tap        collects what was asked and what came of it            when somebody watches the node
 log        writes a line of what was asked and came of it         when the log has lines at ``debug``
 observe    tells what was asked, what came of it, how long        when there is an observer
 policy     retry and circuit breaker of the target                when a Resiliency names anything
@@ -22,6 +23,7 @@ configuration, and a call from here or elsewhere pass, outermost first:
 ===========  =====================================================  ===================================
 stage        what it does                                           there is one
 ===========  =====================================================  ===================================
+tap          collects what came and what came of it                 when somebody watches the node
 log          writes a line of what came and what came of it         when the log has lines at ``debug``
 observe      tells what came, what came of it, how long             for an observer of the node's own
 policy       circuit breaker of the inbound policy                  when one is named; for no call
@@ -50,6 +52,7 @@ from mesh.deadlines import NO_ANSWER, Deadlines
 from mesh.delivery import Attempt, Outcome
 from mesh.errors import AppUnreachableError, IdentityAwayError, MeshError
 from mesh.guard import Guard
+from mesh.passing import NOBODY, Passing, Taps
 from mesh.policies import Policy, Verdict
 from mesh.recent import Recent
 from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS
@@ -64,6 +67,16 @@ logger = logging.getLogger(__name__)
 
 MAX_GUARDS = 10_000
 MAX_ATTEMPT_SECONDS = 3600.0
+MAX_REASON = 500
+ARRIVING = {
+    "binding": ("bindings", "trigger"),
+    "call": ("invocation", "invoke"),
+    "change": ("configuration", "change"),
+    "durable": ("durable", "call"),
+    "event": ("pubsub", "deliver"),
+    "job": ("jobs", "trigger"),
+}
+"""What comes to the application by the first label, as block and method."""
 
 Handler = Callable[["Operation"], Awaitable[object]]
 InboundHandler = Callable[["Arrival"], Awaitable[Any]]
@@ -93,6 +106,8 @@ class Pipeline:
         policy_of: PolicyOf | None = None,
         observer: Observer | None = None,
         conditions: Conditions | None = None,
+        taps: Taps = NOBODY,
+        hosts: bool = False,
     ) -> None:
         """Put it together.
 
@@ -101,8 +116,12 @@ class Pipeline:
             policy_of: Gives the policy around a block's target; None when no policy is configured.
             observer: Is told of every operation; None = nobody.
             conditions: The node's; None = its own.
+            taps: Who watches the node.
+            hosts: Whether it is for what other nodes ask.
         """
         self._services, self._observer = services, observer
+        self._tapped = partial(_tapped, taps, "hosted" if hosts else "asked")
+        self._taps = taps
         self._conditions = conditions or Conditions()
         self._guards: Recent[tuple[str, str], Guard | None] = Recent(MAX_GUARDS, _in_use)
         self._deadlines = Deadlines()
@@ -123,7 +142,7 @@ class Pipeline:
             run = partial(_by_policy, policy_of, self._conditions, self._guards, run)
         if self._observer is not None:
             run = partial(_observed, self._observer, OPERATIONS, _labels, _details, run)
-        self.run = partial(_logged, OPERATIONS, _labels, run)
+        self.run = partial(_watched, self._taps, self._tapped, OPERATIONS, _labels, run)
 
 
 class InboundPipeline:
@@ -131,16 +150,21 @@ class InboundPipeline:
 
     Attributes:
         conditions: Of what comes this way, and of what the node asks for.
+        taps: Who watches the node.
     """
 
-    def __init__(self, observer: Observer | None = None, conditions: Conditions | None = None) -> None:
+    def __init__(
+        self, observer: Observer | None = None, conditions: Conditions | None = None, taps: Taps = NOBODY
+    ) -> None:
         """Prepare.
 
         Args:
             observer: Is told of everything that comes; None = nobody.
             conditions: The node's; None = its own.
+            taps: Who watches the node.
         """
         self.conditions = conditions or Conditions()
+        self.taps = taps
         self._observer = observer
         self._deadlines = Deadlines()
         self._guards: Recent[tuple[str, ...], Guard | None] = Recent(MAX_GUARDS, _in_use)
@@ -177,7 +201,7 @@ class InboundPipeline:
             run = partial(_guarded, guard, run)
         if self._observer is not None:
             run = partial(_observed, self._observer, ARRIVALS, lambda _: labels, told or _nothing, run)
-        return partial(_logged, ARRIVALS, lambda _: labels, run)
+        return partial(_watched, self.taps, partial(_arriving, self.taps, labels), ARRIVALS, lambda _: labels, run)
 
     def _guard(self, policy: Policy, labels: tuple[str, ...]) -> Guard | None:
         try:
@@ -230,13 +254,71 @@ async def _observed(
     return result
 
 
-def _logged(
-    name: str, labels: Callable[[Any], tuple[str, ...]], proceed: Callable[[Any], Awaitable[Any]], passing: Any
+def _watched(
+    taps: Taps,
+    tapped: Callable[[Callable[[Any], Awaitable[Any]], Any], Awaitable[Any]],
+    name: str,
+    labels: Callable[[Any], tuple[str, ...]],
+    proceed: Callable[[Any], Awaitable[Any]],
+    passing: Any,
 ) -> Awaitable[Any]:
-    """Write a line at ``debug``, which may be switched on and off at any time."""
-    if not logger.isEnabledFor(logging.DEBUG):
-        return proceed(passing)
-    return _observed(_log, name, labels, _nothing, proceed, passing)
+    """Collect for those who watch, and write a line at ``debug``: both may begin and end at any time."""
+    if logger.isEnabledFor(logging.DEBUG):
+        proceed = partial(_observed, _log, name, labels, _nothing, proceed)
+    if taps.on:
+        return tapped(proceed, passing)
+    return proceed(passing)
+
+
+async def _tapped(taps: Taps, seen: str, proceed: Callable[[Any], Awaitable[Any]], operation: Operation) -> object:
+    method, context = operation.method, operation.context
+    passing = Passing(
+        seen,
+        method.block,
+        method.name,
+        operation.target,
+        context.caller.app_id,
+        traceparent=context.traceparent or "",
+    )
+    result = None
+    try:
+        result = await _timed(passing, proceed, operation)
+    finally:
+        taps.describe(passing, operation, result)
+        taps.tell(passing)
+    return result
+
+
+async def _arriving(
+    taps: Taps, labels: tuple[str, ...], proceed: Callable[[Any], Awaitable[Any]], arrival: Arrival
+) -> object:
+    passing = arrival.passing
+    if passing is None:
+        block, method = ARRIVING[labels[0]]
+        passing = Passing("arrived", block, method, labels[1])
+        arrival = arrival._replace(passing=passing)
+    try:
+        return await _timed(passing, proceed, arrival)
+    finally:
+        if not passing.held:
+            taps.tell(passing)
+
+
+async def _timed(passing: Passing, proceed: Callable[[Any], Awaitable[Any]], what: Any) -> object:
+    outcome = FAILED
+    try:
+        result = await proceed(what)
+        outcome = result.outcome if isinstance(result, Attempt) else OK
+        return result
+    except MeshError as error:
+        outcome = error.code
+        passing.details["reason"] = str(error)[:MAX_REASON]
+        raise
+    except asyncio.CancelledError:
+        outcome = CANCELLED
+        raise
+    finally:
+        passing.ends(outcome)
 
 
 def _log(

@@ -21,6 +21,7 @@ __all__ = [
     "complain",
     "members",
     "note",
+    "on_one_line",
     "show",
     "show_document",
     "show_members",
@@ -85,14 +86,14 @@ class Progress:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Align columns; the first row is the heading. What would act on the terminal is shown as a sign for it."""
-    rows = [[_on_one_line(cell) for cell in row] for row in rows]
+    rows = [[on_one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _on_one_line(text: str) -> str:
-    """Names and texts of others may hold anything."""
+def on_one_line(text: str) -> str:
+    """Give a text of others, which may hold anything, as it does nothing to a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

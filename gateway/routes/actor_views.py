@@ -40,7 +40,7 @@ def _type(view: TypeView) -> dict[str, object]:
 async def show(asked: Asked) -> Answered:
     """Tell of an actor that this gateway's application hosts, or another instance of it does."""
     type_, id_ = asked.text(0), asked.text(1)
-    values = query_of(asked.query).get("values") == "true"
+    values = asked.api.values and query_of(asked.query).get("values") == "true"
     found = cast("Shown", await asked.run(SHOW, type_, Look(id_, values)))
     told: dict[str, object] = {"type": type_, "id": id_, "partition": found.partition, "epoch": found.epoch}
     told |= dict(zip(("node", "appID"), found.owner or (None, None), strict=True))

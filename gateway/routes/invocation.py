@@ -82,6 +82,8 @@ def _nobody(asked: Asked, path: str) -> APIError:
 async def _call(asked: Asked, target: str, path: str) -> Answered:
     request = asked.request
     check_escapes(path)
+    if asked.api.remote and target.startswith(OUTSIDE):  # As from here, it would reach this gateway itself.
+        raise APIError(403, "ERR_PERMISSION_DENIED", "a URL is not called for another node; name an app id")
     if target.startswith(OUTSIDE) and "@" in _AUTHORITY_ENDS.split(target.partition("://")[2], 1)[0]:
         # It would stand in logs and in what the other side is told of its caller.
         raise bad_request("a login in the URL of a service is not sent; it belongs into the header Authorization")

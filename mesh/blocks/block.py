@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mesh.host import Hosts
     from mesh.life import Life
     from mesh.ownership.asking import Owners
+    from mesh.passing import Taps
     from mesh.registry import Registry
     from mesh.resources.component import Component
     from mesh.resources.configuration import Configuration
@@ -210,6 +211,7 @@ class Parts:
         topics: How a block takes messages of a topic itself.
         run: The pipeline, for what a block asks of another one.
         inbound: What everything for the application passes.
+        taps: Who watches the node.
         access: Who may call it.
         workflow_access: Which others may use its workflows and activities.
         config: What the application says of itself.
@@ -239,6 +241,7 @@ class Parts:
     open_outside: Callable[[str], AbstractAsyncContextManager[Application]] | None
     run: Handler
     inbound: InboundPipeline
+    taps: Taps
     access: Gate
     workflow_access: Rules
     config: ApplicationConfig

@@ -42,6 +42,8 @@ class Node:
         components: Name and type of each.
         app_id: The application that it is for, whether that takes calls or only makes them; empty when it did not say.
         actors: The types that its application hosts, and how many are active of each.
+        serves: Whether it has an application that takes calls, once that is ready.
+        problems: Targets that are not well now, and how they are; at most 20.
     """
 
     id: str
@@ -52,6 +54,8 @@ class Node:
     components: tuple[tuple[str, str], ...] = ()
     app_id: str = ""
     actors: tuple[tuple[str, int], ...] = ()
+    serves: bool = True
+    problems: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class NodeDescription:
         features: Those that are switched on.
         actors: The types that its application hosts, and how many are active of each.
         actors_enabled: Whether it may host any: there is a place for their state, or it does host some.
+        serves: Whether it has an application that takes calls, once that is ready.
+        problems: Targets that are not well now, and how they are; at most 20.
     """
 
     app_id: str
@@ -99,6 +105,8 @@ class NodeDescription:
     features: tuple[str, ...] = ()
     actors: tuple[tuple[str, int], ...] = ()
     actors_enabled: bool = False
+    serves: bool = True
+    problems: tuple[tuple[str, str], ...] = ()
 
     def announced(self) -> Mapping[str, object]:
         """Give what is told to whoever asks over the mesh; `Node` says what each is."""
@@ -109,6 +117,8 @@ class NodeDescription:
             "methods": self.methods,
             "components": [(each.name, each.type) for each in self.components],
             "actors": self.actors,
+            "serves": self.serves,
+            "problems": self.problems,
         }
 
 
@@ -131,6 +141,8 @@ def read(body: bytes) -> Node | None:
             _pairs(about.get("components", ())),
             str(about.get("app", "")),
             tuple((str(type_), int(count)) for type_, count in about.get("actors", ())),
+            about.get("serves") is not False,
+            _pairs(about.get("problems", ())),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return None

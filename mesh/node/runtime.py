@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from itertools import chain
 from typing import cast
 
 from mesh import address
-from mesh.access import Gate
+from mesh.access import Gate, TapRights
 from mesh.application import Application
 from mesh.application_config import ApplicationConfig
 from mesh.blocks import BLOCKS
@@ -27,6 +27,7 @@ from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.remembered import Memory
+from mesh.blocks.telling import describe
 from mesh.broker import Broker
 from mesh.calls.exchange import Exchange
 from mesh.conditions import Conditions
@@ -36,6 +37,7 @@ from mesh.hosting import Hosting
 from mesh.life import Lives
 from mesh.node.components import (
     Components,
+    Entry,
     check_denied,
     check_installed,
     check_named,
@@ -52,6 +54,7 @@ from mesh.node.health import ComponentStatus, Health
 from mesh.node.inbound import Serve, inbound
 from mesh.node.places import Places, file_component
 from mesh.node.reload import Endpoints, Live, OpenEndpoint, Resources, Told, sampling_ratio
+from mesh.node.remote import Remote
 from mesh.node.settings import check_settings
 from mesh.node.spec import NodeSettings
 from mesh.observed import observed_application, observed_broker
@@ -66,6 +69,9 @@ from mesh.resources.subscription import Subscription, combined
 from mesh.scopes import in_scope
 from mesh.steps import Steps
 from mesh.streams import Streams
+from mesh.tap.tapping import Tapped, Tapping
+from mesh.tap.wanted import Wanted
+from mesh.tap.watches import Watches
 from mesh.tasks import drained_within
 from mesh.telemetry import Counters, Observer, Tracing, both
 from mesh.trust.proving import proving
@@ -88,6 +94,7 @@ class Runtime(Steps):
         run: Passes an operation through the node's pipeline.
         caller: The node's own application.
         counters: Counts of what was observed.
+        remote: Asks other nodes, and answers them.
         conditions: How what it asks, and what comes to its application, is now.
         methods: What the application answers, where that is known (``mesh/node/description.py``).
     """
@@ -120,6 +127,7 @@ class Runtime(Steps):
         self.methods: Sequence[str] | None = None
         self.broker: Broker
         self.exchange: Exchange
+        self.remote: Remote
         self.services: dict[str, Serving] = {}
         self._registry = registry
         self._blocks = blocks
@@ -129,6 +137,7 @@ class Runtime(Steps):
         self._parts: Parts
         self._places: Places
         self._directory: Directory
+        self._tapping: Tapping
         self._pipeline: Pipeline
         self._live: Live
 
@@ -136,6 +145,21 @@ class Runtime(Steps):
     def tracing(self) -> Tracing:
         """What makes spans on this node."""
         return self._parts.tracing
+
+    @property
+    def components(self) -> Mapping[str, Entry]:
+        """What is open on this node, by name."""
+        return self._components.entries
+
+    @property
+    def absent(self) -> Sequence[Component]:
+        """What could not be opened."""
+        return [each for each, _ in self._components.absent.values() if each.name not in self._components.entries]
+
+    @property
+    def others_components(self) -> Sequence[tuple[str, str, str]]:
+        """Components of other nodes that this one has used: block, name, and the app ids of their hosts."""
+        return self._parts.hosts.used
 
     @property
     def streams(self) -> Streams:
@@ -147,9 +171,17 @@ class Runtime(Steps):
         """Whether the application is served now."""
         return self._serve.serving
 
+    def rights(self, caller: Caller) -> TapRights:
+        """Tell what another application may see of this node, and do by it."""
+        return self._parts.access.tap(caller)
+
     def run(self, operation: Operation) -> Awaitable[object]:
         """Do what is asked; gives the method's result or raises a ``MeshError``."""
         return self._pipeline.run(operation)
+
+    def tap(self, wanted: Wanted) -> AbstractAsyncContextManager[AsyncIterator[Tapped]]:
+        """Have all nodes tell what passes them; see ``mesh.tap.tapping.Tapping.tap``."""
+        return self._tapping.tap(wanted)
 
     async def _enter(self) -> None:
         """Connect and open everything.
@@ -171,8 +203,17 @@ class Runtime(Steps):
         self._directory = directory = Directory(self.exchange, settings.namespace)
         directory.describe = lambda: self.description.announced()
         await enter(directory.run())
+        self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
-        self._parts = parts = self._make_parts(directory, hosts)
+        access = settings.configuration.spec.access_control
+        proves = settings.trust is not None
+        alone = settings.single_host or settings.backbone.startswith(("embedded:", "memory:"))
+        gate = Gate(self.caller, access, self._observer, proves=proves, alone=alone)
+        taps = Watches(self.caller, gate, describe)
+        await enter(taps.run(self.exchange, directory.node_id))
+        self._tapping = Tapping(self.exchange, self.caller, directory.node_id)
+        self._stack.callback(self._tapping.close)
+        self._parts = parts = self._make_parts(directory, hosts, gate, taps)
         lives = await enter(Lives())
         hosts.withhold(settings.not_for_it)
         resources = self._resources(settings)
@@ -180,10 +221,12 @@ class Runtime(Steps):
         here = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
         self.services.update(here)
         policies = self._policy_of if settings.resiliencies else None
-        self._pipeline = Pipeline(here, policy_of=policies, observer=self._observer, conditions=self.conditions)
+        self._pipeline = Pipeline(
+            here, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
+        )
         hosted = [each for each in blocks if each.hosted]
         answering = {each.name: each.start(each, parts, self._of(each, "nearest", "backbone")) for each in hosted}
-        answer = Pipeline(answering, observer=self._observer).run
+        answer = Pipeline(answering, observer=self._observer, taps=taps, hosts=True).run
         entries = self._components.entries.values()
         if settings.host_only:
             tell_unanswered(entries)
@@ -249,7 +292,7 @@ class Runtime(Steps):
             raise ConfigError(named) from error
         return broker
 
-    def _make_parts(self, directory: Directory, hosts: Hosts) -> Parts:
+    def _make_parts(self, directory: Directory, hosts: Hosts, gate: Gate, taps: Watches) -> Parts:
         settings = self.settings
         return Parts(
             caller=self.caller,
@@ -277,13 +320,9 @@ class Runtime(Steps):
             endpoints={},
             open_outside=None,
             run=self.run,
-            inbound=InboundPipeline(settings.observer, self.conditions),
-            access=Gate(
-                self.caller,
-                settings.configuration.spec.access_control,
-                self._observer,
-                proves=settings.trust is not None,
-            ),
+            inbound=InboundPipeline(settings.observer, self.conditions, taps),
+            taps=taps,
+            access=gate,
             workflow_access=Rules(settings.app_id, settings.workflow_access),
             config=ApplicationConfig(settings.app_id, asks=settings.asks_config),
             memory=self._memory(),
@@ -434,6 +473,8 @@ class Runtime(Steps):
             resiliencies=tuple(each.name for each in self.settings.resiliencies),
             workflow_access=tuple(each.name for each in self.settings.workflow_access),
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
+            serves=self._parts.application is not None,
+            problems=self.conditions.in_short(),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )
 

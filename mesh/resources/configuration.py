@@ -51,6 +51,7 @@ __all__ = [
     "SecretsSpec",
     "Selector",
     "SelectorField",
+    "TapAccess",
     "TokenValidator",
     "Tracing",
     "Wasm",
@@ -268,12 +269,22 @@ class AccessPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class TapAccess:
+    """Who may see what passes the app's gateway, by app id; an empty action is that of ``defaultAction``."""
+
+    action: Literal["allow", "deny", ""] = ""
+    values: tuple[str, ...] = ()
+    manage: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AccessControl:
     """Who may invoke the app; an empty action is allow without policies and deny with them."""
 
     default_action: Literal["allow", "deny", ""] = ""
     trust_domain: str = "public"
     policies: tuple[AccessPolicy, ...] = ()
+    tap: TapAccess | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,112 @@
+"""What passes a node while somebody watches: collected by the stages that it passes, told when it is over.
+
+Stages ask one thing, ``taps.on``. While that is false, which is nearly always, nothing of this module is made. Who is
+told, and how much, is decided in `mesh/tap`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["NOBODY", "Part", "Passing", "Taps"]
+
+Value = str | int | float | bool
+Headers = Sequence[tuple[str, str]]
+
+
+class Part:
+    """What something was asked with, or what came of it: bytes, or a value of ours.
+
+    Attributes:
+        headers: Fields that belong to it.
+        content_type: Of the bytes; "" = not said, or it stands among the fields.
+        body: The bytes; None = a stream, or there is a value.
+        value: Arguments or a result, which are written as JSON; None = there is none.
+    """
+
+    __slots__ = ("body", "content_type", "headers", "value")
+
+    def __init__(
+        self, headers: Headers = (), content_type: str = "", body: bytes | None = None, value: object = None
+    ) -> None:
+        self.headers = headers
+        self.content_type = content_type
+        self.body = body
+        self.value = value
+
+
+class Passing:
+    """One thing that passes, from its beginning to its end.
+
+    Attributes:
+        seen: Where, as of `mesh.tap.sight.Seen`.
+        block: The building block.
+        method: What is asked of it.
+        target: Of whom.
+        source: The app id of who asks or sent it; "" = not known.
+        traceparent: Of its span.
+        details: What is told besides.
+        request: What it is asked with.
+        reply: What came of it.
+        outcome: What it came to; empty until it did.
+        began: Monotonic time in seconds.
+        seconds: How long it took, once it is over.
+        held: Whether who made it tells of it, when more is known than what it came to.
+    """
+
+    __slots__ = (
+        "began",
+        "block",
+        "details",
+        "held",
+        "method",
+        "outcome",
+        "reply",
+        "request",
+        "seconds",
+        "seen",
+        "source",
+        "target",
+        "traceparent",
+    )
+
+    def __init__(
+        self, seen: str, block: str, method: str, target: str, source: str = "", *, traceparent: str = ""
+    ) -> None:
+        """Begin now."""
+        self.seen = seen
+        self.block, self.method, self.target, self.source = block, method, target, source
+        self.traceparent = traceparent
+        self.details: dict[str, Value] = {}
+        self.request: Part | None = None
+        self.reply: Part | None = None
+        self.outcome = ""
+        self.seconds = 0.0
+        self.held = False
+        self.began = time.perf_counter()
+
+    def ends(self, outcome: str) -> None:
+        """Note what it came to, and how long it took."""
+        self.outcome = outcome
+        self.seconds = time.perf_counter() - self.began
+
+
+class Taps:
+    """Who watches a node: nobody, unless it is a `mesh.tap.watches.Watches`.
+
+    Attributes:
+        on: Whether anybody watches. Only then the rest is called.
+    """
+
+    on: bool = False
+
+    def tell(self, passing: Passing) -> None:
+        """Tell those who watch of something that is over. It neither fails nor waits."""
+
+    def describe(self, passing: Passing, operation: Any, result: Any) -> None:
+        """Note what is told of an operation besides target and outcome."""
+
+
+NOBODY = Taps()

@@ -1,0 +1,237 @@
+"""Who watches this node: the node's side of a tap. It hears what is wanted, and tells it in batches.
+
+One task sends for all. What is watched never waits for it: what comes faster than it can be sent is left out, and
+counted. A watch ends when it is not asked for any more, so that nobody has to be told of one who asked and died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mesh import address
+from mesh.broker import Frame, Message
+from mesh.errors import BadArgumentError, MeshError, UnprovenError
+from mesh.operation import Caller
+from mesh.passing import Passing, Taps
+from mesh.tap.sight import Refused
+from mesh.tap.wanted import compiled
+from mesh.tap.watch import LEASE_SECONDS, Place, Question, Told, Watch
+from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from mesh.access import Gate
+    from mesh.broker import Broker
+    from mesh.calls.exchange import Exchange
+    from mesh.operation import Operation
+
+__all__ = ["Watches"]
+
+logger = logging.getLogger(__name__)
+
+MAX_WATCHES = 8
+MAX_BEGINNING = 16
+MAX_REFUSED = 64
+BATCH_SECONDS = 0.05
+SEND_SECONDS = 5.0
+ROOM_BYTES = 16 * 1024  # Of a frame, for what is around two bodies.
+
+Describe = Callable[[Passing, Any, Any], None]
+_question = msgspec.msgpack.Decoder(Question)
+
+
+class Watches(Taps):
+    """See ``mesh.passing.Taps``; hears of watches while `run` is entered."""
+
+    def __init__(self, own: Caller, access: Gate, describe: Describe) -> None:
+        """Be watched by nobody yet.
+
+        Args:
+            own: This node's application.
+            access: Says who may see what.
+            describe: Notes what is told of an operation.
+        """
+        self.on = False
+        self._own, self._access, self._describe = own, access, describe
+        self._watches: dict[str, Watch] = {}
+        self._beginning: set[str] = set()
+        self._refused: dict[str, float] = {}
+        self._numbers = itertools.count(1)
+        self._wake = asyncio.Event()
+        self._place: Place
+        self._exchange: Exchange
+        self._broker: Broker
+        self._limit = 0
+        self._tasks: asyncio.TaskGroup
+
+    # What passes
+
+    def tell(self, passing: Passing) -> None:
+        """Tell those who watch of something that is over."""
+        for watch in self._watches.values():
+            try:
+                watch.see(passing)
+            except Exception:  # What is watched must not fail for it.
+                logger.exception("cannot tell a tap of %s.%s", passing.block, passing.method)
+        self._wake.set()
+
+    def describe(self, passing: Passing, operation: Operation, result: object) -> None:
+        """Note what is told of an operation besides target and outcome."""
+        try:
+            self._describe(passing, operation, result)
+        except Exception:  # As above.
+            logger.exception("cannot describe %s.%s to a tap", passing.block, passing.method)
+
+    # Who watches
+
+    @asynccontextmanager
+    async def run(self, exchange: Exchange, node: str) -> AsyncIterator[None]:
+        """Hear what is wanted, and tell it.
+
+        Args:
+            exchange: Entered.
+            node: This node's id.
+        """
+        self._exchange, self._broker = exchange, exchange.broker
+        self._place = Place(self._own.namespace, self._own.app_id, node)
+        self._limit = max(0, (exchange.part_bytes - ROOM_BYTES) // 2)
+        where = address.taps(self._own.namespace)
+        async with task_group() as self._tasks, self._broker.listen(where, self._receive):
+            sending = self._tasks.create_task(self._send(), name="taps-send")
+            try:
+                yield
+            finally:
+                self.on = False
+                self._watches.clear()
+                sending.cancel()
+
+    def _receive(self, frame: Frame) -> None:
+        if frame.message is None:
+            return
+        try:
+            question = _question.decode(frame.message.body)
+            where = address.taps(self._own.namespace, question.tap)
+        except (msgspec.DecodeError, BadArgumentError) as error:
+            logger.debug("ignored what a tap wants: %s", error)
+            return
+        asker = self._asker(question, frame.message)
+        if asker is None:
+            return
+        watch = self._watches.get(question.tap)
+        if watch is not None and watch.asker != asker.app_id:
+            return
+        if question.over:
+            self._end(question.tap)
+            return
+        rights = self._access.tap(asker)
+        if not rights.sights:
+            self._end(question.tap)
+            self._refuse(where, question.tap, rights.why)
+        elif watch is not None:
+            watch.renew(rights)
+        elif len(self._watches) + len(self._beginning) >= MAX_WATCHES:
+            why = f"{self._own.app_id} is watched by {MAX_WATCHES} taps already, which is the most; end one of them"
+            self._refuse(where, question.tap, why)
+        elif question.tap not in self._beginning:
+            self._beginning.add(question.tap)
+            self._tasks.create_task(self._begin(question, asker), name="taps-begin")
+
+    def _asker(self, question: Question, message: Message) -> Caller | None:
+        """Give who asks; None where that is not proven, and has to be."""
+        guard = self._exchange.guard
+        claimed = Caller(self._own.namespace, question.app)
+        if guard is None:
+            return claimed
+        at = address.taps(self._own.namespace).text
+        try:
+            who = guard.told(at, message)
+        except UnprovenError:
+            return None
+        if who is None:
+            return claimed
+        if (who.namespace, who.app_id) == (self._own.namespace, question.app):
+            return Caller.proven_by(who)
+        guard.refuse("told", at, "invalid", f"{who} may not ask in the name of {question.app[:200]}")
+        return None
+
+    async def _begin(self, question: Question, asker: Caller) -> None:
+        where = address.taps(self._own.namespace, question.tap)
+        try:
+            question.wanted.check()
+            match = await asyncio.to_thread(compiled, question.wanted.where) if question.wanted.where else None
+            rights = self._access.tap(asker)
+            self._watches[question.tap] = Watch(self._place, question, match, rights, self._limit, self._numbers)
+            self.on = True
+            self._wake.set()
+            logger.info(
+                "%s watches what passes here%s", asker.app_id, ", with values" if question.wanted.values else ""
+            )
+        except BadArgumentError as error:
+            self._refuse(where, question.tap, str(error))
+        finally:
+            self._beginning.discard(question.tap)
+
+    def _refuse(self, where: address.Address, tap: str, why: str) -> None:
+        """Say it once for as long as it is asked for."""
+        now = time.monotonic()
+        known = self._refused.get(tap, 0.0) > now
+        if not known and len(self._refused) >= MAX_REFUSED:
+            self._refused = {each: until for each, until in self._refused.items() if until > now}
+            if len(self._refused) >= MAX_REFUSED:
+                return
+        self._refused[tap] = now + LEASE_SECONDS
+        if known:
+            return
+        told = msgspec.Raw(msgspec.msgpack.encode(Refused(self._place.app, self._place.node, why)))
+        body = msgspec.msgpack.encode(Told([told]))
+        self._tasks.create_task(self._tell(where, body), name="taps-refuse")
+
+    def _end(self, tap: str) -> None:
+        if self._watches.pop(tap, None) is not None:
+            self.on = bool(self._watches)
+
+    # What they are told
+
+    async def _send(self) -> None:
+        while True:
+            due = min((min(each.until, each.rates_due) for each in self._watches.values()), default=None)
+            try:
+                async with asyncio.timeout(None if due is None else max(0.0, due - time.monotonic())):
+                    await self._wake.wait()
+                await asyncio.sleep(BATCH_SECONDS)
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            now = time.monotonic()
+            for tap, watch in list(self._watches.items()):
+                if now >= watch.until:
+                    self._end(tap)
+                    continue
+                watch.tick(now)
+                await self._send_all(watch)
+
+    async def _send_all(self, watch: Watch) -> None:
+        where = address.taps(self._own.namespace, watch.tap)
+        for body, count in watch.batches():
+            if not await self._tell(where, body):
+                watch.lost(count)
+                return
+
+    async def _tell(self, where: address.Address, body: bytes) -> bool:
+        guard = self._exchange.guard
+        message = Message({}, body)
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                sent = message if guard is None else guard.tell(where.text, message)
+                await self._broker.broadcast(where, sent)
+        except (MeshError, TimeoutError) as error:
+            logger.debug("cannot tell a tap: %s", error)
+            return False
+        return True
