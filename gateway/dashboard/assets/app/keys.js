@@ -2,7 +2,7 @@
 import { html, useEffect, useRef, useState } from "./dom.js";
 import { get, ofApp, send } from "./api.js";
 import { AppField } from "./each.js";
-import { Ago, Button, Code, Dialog, Empty, Facts, Field, Json, Loading, Problem, Section, Table, bytes } from "./ui.js";
+import { Button, Code, Dialog, Empty, Facts, Field, Json, Loading, Problem, Section, Table, bytes } from "./ui.js";
 
 const LIMIT = 100;
 
@@ -45,7 +45,7 @@ function useKeys(app, store, prefix) {
     try {
       const told = await get(ofApp(app, "mesh", "components", store, "keys"), { prefix, limit: LIMIT, after });
       if (mine !== turn.current) return;
-      const rows = [...known, ...told.keys.map((each) => (typeof each === "string" ? { key: each } : each))];
+      const rows = [...known, ...told.keys.map((key) => ({ key }))];
       setState({ rows, after: told.after ?? "", error: null, loading: false });
     } catch (error) {
       if (mine === turn.current) setState({ rows: known, after: "", error, loading: false });
@@ -64,7 +64,7 @@ function Value({ app, store, name, onClose }) {
   const [state, setState] = useState({ told: null, error: null });
   const ask = async () => {
     try {
-      setState({ told: await send(ofApp(app, "mesh", "components", store, "keys", ...name.split("/"))), error: null });
+      setState({ told: await send(ofApp(app, "mesh", "components", store, "keys", name)), error: null });
     } catch (error) {
       setState({ told: null, error });
     }
@@ -80,12 +80,9 @@ function Value({ app, store, name, onClose }) {
   <//>`;
 }
 
-function Shown({ told }) {
-  const said = told.json;
-  if (said === undefined || said === null || typeof said !== "object" || !("value" in said || "base64" in said)) {
-    return said === undefined ? html`<${Code} text=${told.text} label="Value" tall />` : html`<${Json} value=${said} label="Value" tall />`;
-  }
-  const { value, base64, etag, expiresAt, size } = said;
-  return html`<${Facts} rows=${[["ETag", etag && html`<code>${etag}</code>`], ["Size", size !== undefined && bytes(size)], ["Expires", expiresAt && html`<${Ago} at=${expiresAt} />`]]} />
-    ${value === undefined ? html`<${Code} text=${base64} label="Value, in base64" tall />` : html`<${Json} value=${value} label="Value" tall />`}`;
+function Shown({ told: { status, json, text, type, headers } }) {
+  const etag = new Map(headers).get("etag");
+  if (status === 204) return html`<${Empty} icon="info" title="It is gone">It was deleted, or its time was over, since it was listed.<//>`;
+  return html`<${Facts} rows=${[["ETag", etag && html`<code>${etag}</code>`], ["Type", type], ["Size", bytes(new Blob([text]).size)]]} />
+    ${json === undefined ? html`<${Code} text=${text} label="Value" tall />` : html`<${Json} value=${json} label="Value" tall />`}`;
 }

@@ -1,6 +1,6 @@
 // The picture of a workflow's history. A screen reader is told what it shows, and has the table beside it.
 import { html, newId, useEffect, useMemo, useRef, useState } from "./dom.js";
-import { ms } from "./ui.js";
+import { many, ms } from "./ui.js";
 import { isUneven, layOut, scaleOf } from "./history.js";
 
 const MOST_ROWS = 200;
@@ -61,7 +61,7 @@ const Sample = ({ state }) => html`<svg class="sample" width="26" height="12" ar
 function saysOf(laid, told) {
   const bars = laid.rows.slice(1).flatMap((row) => row.bars);
   const count = (state) => bars.filter((bar) => bar.state === state).length;
-  const parts = [`${laid.rows.length - 1} steps`];
+  const parts = [many(laid.rows.length - 1, "step")];
   if (count("failed")) parts.push(`${count("failed")} failed`);
   if (laid.open && count("open")) parts.push(`${count("open")} not over`);
   return `${told.workflowName}, ${told.runtimeStatus.toLowerCase()}: ${parts.join(", ")}; ${laid.open ? "so far" : "took"} ${ms(laid.until - laid.since)}`;
@@ -104,12 +104,13 @@ function Axis({ laid, even, x, left, right, bottom }) {
     for (let at = 0; at <= length + step / 1e6 && ticks.length < 50; at += step) ticks.push(laid.since + at);
   }
   return html`<g class="axis">
-    ${ticks.map((at) => {
+    ${ticks.map((at, number) => {
       const place = Math.round(x(at)) + 0.5;
-      const last = place > right - 40;
+      const last = place > right - 60;
+      const free = !last || !number || place - x(ticks[number - 1]) > 125; // Its text goes to the left.
       return html`<g>
         <line x1=${place} x2=${place} y1="16" y2=${bottom} />
-        <text x=${place + (last ? -3 : 3)} y="12" text-anchor=${last ? "end" : "start"}>+${ms(at - laid.since)}</text>
+        ${free && html`<text x=${place + (last ? -3 : 3)} y="12" text-anchor=${last ? "end" : "start"}>+${ms(at - laid.since)}</text>`}
       </g>`;
     })}
   </g>`;
@@ -123,7 +124,7 @@ function Row({ row, x, y, height, left, right, narrow, chosen, onChoose }) {
   return html`<g class=${`lane row-${row.kind}${chosen ? " row-chosen" : ""}`} onClick=${() => row.task !== undefined && onChoose(row.task)}>
     <rect class="row-ground" x="0" y=${y} width=${right + 4} height=${height} />
     <text class="row-name" x=${narrow ? left : left - 8} y=${narrow ? y + 14 : y + height / 2 + 4} text-anchor=${narrow ? "start" : "end"}>${cut(name, most)}</text>
-    ${row.bars.map((bar) => html`<${Bar} bar=${bar} x=${x} y=${at} height=${thick} left=${left} right=${right} named=${row.kind !== "workflow"} />`)}
+    ${row.bars.map((bar) => html`<${Bar} bar=${bar} x=${x} y=${at} height=${thick} left=${left} right=${right} named=${row.kind !== "workflow"} late=${row.marks.length > 0} />`)}
     ${row.marks.map((mark) =>
       mark.state === "turn"
         ? html`<line class="mark-turn" x1=${x(mark.at)} x2=${x(mark.at)} y1=${at} y2=${at + thick}><title>turn</title></line>`
@@ -133,18 +134,20 @@ function Row({ row, x, y, height, left, right, narrow, chosen, onChoose }) {
   </g>`;
 }
 
-function Bar({ bar, x, y, height, left, right, named }) {
+/** `late`: what it says stands at its end, as marks are at its beginning. */
+function Bar({ bar, x, y, height, left, right, named, late }) {
   const from = x(bar.from);
   const width = Math.max(x(bar.to) - from, 3);
   const text = bar.to === null ? SIGN.open : `${SIGN[bar.state]} ${ms(bar.to - bar.from)}`;
   const room = text.length * 6.5 + GROWS;
   const inside = width > room;
   const after = right - (from + width) > room;
-  const place = inside ? from + 6 : after ? from + width + 5 : from - 5;
+  const end = inside && late;
+  const place = end ? from + width - 6 : inside ? from + 6 : after ? from + width + 5 : from - 5;
   return html`<g class=${`bar-${bar.state}`}>
     <rect class="bar" x=${from} y=${y} width=${width} height=${height} rx="3" />
     ${bar.state === "failed" && html`<rect x=${from} y=${y} width=${width} height=${height} rx="3" fill="url(#timeline-hatch)" />`}
-    ${named && (inside || after || from - room > left) && html`<text class=${inside ? "bar-text bar-inside" : "bar-text"} x=${place} y=${y + height - 3} text-anchor=${inside || after ? "start" : "end"}>${text}</text>`}
+    ${named && (inside || after || from - room > left) && html`<text class=${inside ? "bar-text bar-inside" : "bar-text"} x=${place} y=${y + height - 3} text-anchor=${!end && (inside || after) ? "start" : "end"}>${text}</text>`}
     <title>${SAID[bar.state]}${bar.to === null ? "" : `, ${ms(bar.to - bar.from)}`}</title>
   </g>`;
 }

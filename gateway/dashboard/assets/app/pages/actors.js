@@ -1,10 +1,11 @@
 // Actors: who hosts which types and how their partitions are shared; a look at one of them.
-import { html, useMemo, useState } from "../dom.js";
+import { html, useEffect, useRef, useState } from "../dom.js";
 import { get, ofApp, remove, useGet } from "../api.js";
 import { useMesh } from "../live.js";
 import { links, setQuery } from "../router.js";
 import { Asked, Badge, Button, Empty, Facts, Field, Json, Loading, Page, Problem, Section, Table, Thing, confirm, count, many, toast } from "../ui.js";
 
+const REMINDERS_PAGE = 100;
 const STANDING = { ready: "ok", waiting: "warn", leaving: "warn" };
 
 export default function Actors({ query }) {
@@ -27,7 +28,14 @@ function Types({ types, query }) {
       An application hosts the types that its answer to <code>GET /dapr/config</code> names: <code>${`{"entities": ["cart"]}`}</code>. The guide has a whole one: docs/actors.md.
     <//>`;
   }
-  return html`${types.map((type) => html`<${Type} key=${type.type} type=${type} />`)}<${Look} types=${types} query=${query} />`;
+  const [at, setAt] = useState({ type: query.get("type") ?? types[0].type, id: query.get("id") ?? "", values: false, turn: query.get("id") ? 1 : 0 });
+  const look = (type, id, values = at.values) => {
+    setQuery({ type, id });
+    setAt((was) => ({ type, id, values, turn: was.turn + 1 }));
+  };
+  return html`${types.map((type) => html`<${Type} key=${type.type} type=${type} />`)}
+    <${Look} key=${at.turn} types=${types} at=${at} onLook=${look} />
+    <${Reminders} types=${types} onLook=${look} />`;
 }
 
 function Type({ type }) {
@@ -63,46 +71,85 @@ const HOSTS = [
   { key: "active", label: "Active actors", end: true, value: (row) => row.active, render: (row) => count(row.active) },
 ];
 
-function Look({ types, query }) {
-  const [type, setType] = useState(query.get("type") ?? types[0].type);
-  const [id, setId] = useState(query.get("id") ?? "");
-  const [values, setValues] = useState(false);
+function Look({ types, at, onLook }) {
+  const [type, setType] = useState(at.type);
+  const [id, setId] = useState(at.id);
+  const [values, setValues] = useState(at.values);
   const [state, setState] = useState({ told: null, error: null, loading: false });
-  const hosts = useMemo(() => [...new Set(types.find((each) => each.type === type)?.hosts.map((each) => each.appID))], [types, type]);
-  const look = async (event) => {
-    event?.preventDefault();
-    setQuery({ type, id });
-    setState({ told: null, error: null, loading: true });
+  const hosts = hostsOf(types, at.type);
+  const place = useRef(null);
+  const look = async () => {
+    setState((was) => ({ ...was, loading: true }));
     try {
-      setState({ told: await actor(hosts, type, id, values), error: null, loading: false });
+      setState({ told: await actor(hosts, at.type, at.id, values), error: null, loading: false });
     } catch (error) {
       setState({ told: null, error, loading: false });
     }
   };
+  useEffect(() => {
+    if (!at.turn) return;
+    look();
+    place.current.scrollIntoView({ block: "nearest" });
+  }, []);
   const deactivate = async () => {
-    const { told } = state;
-    const sure = await confirm({ title: `Deactivate ${type}/${id}?`, text: "Its application lets go of it once its turn has ended: what it holds in memory alone is lost, its state and reminders stay. The next call activates it again.", action: "Deactivate it", danger: true });
+    const named = `${at.type}/${at.id}`;
+    const sure = await confirm({ title: `Deactivate ${named}?`, text: "Its application lets go of it once its turn has ended: what it holds in memory alone is lost, its state and reminders stay. The next call activates it again.", action: "Deactivate it", danger: true });
     if (!sure) return;
     try {
-      const { json } = await remove(ofApp(told.appID ?? hosts[0], "mesh", "actors", type, id));
-      toast(json?.active ? `${type}/${id} is deactivated` : `${type}/${id} was not active`, json?.active ? "ok" : "info");
+      const { json } = await remove(ofApp(state.told.appID ?? hosts[0], "mesh", "actors", at.type, at.id));
+      toast(json.active ? `${named} is deactivated` : `${named} was not active`, json.active ? "ok" : "info");
       look();
     } catch (error) {
-      toast(`${type}/${id} was not deactivated: ${error.message}`, "bad");
+      toast(`${named} was not deactivated: ${error.message}`, "bad");
     }
   };
-  return html`<${Section} title="Look at one">
-    <form class="stack" onSubmit=${look}>
+  const asked = (event) => {
+    event.preventDefault();
+    if (type === at.type && id === at.id && at.turn) look();
+    else onLook(type, id, values);
+  };
+  return html`<div ref=${place}><${Section} title="Look at one">
+    <form class="stack" onSubmit=${asked}>
       <div class="fields">
         <${Field} label="Type" type="select" value=${type} options=${types.map((each) => each.type)} onChange=${setType} />
         <${Field} label="Id" value=${id} onChange=${setId} required placeholder="17" />
-        <${Field} label="Values of its state too" type="check" value=${values} onChange=${setValues} hint="Only where the application allows it" />
+        <${Field} label="Values of its state too" type="check" value=${values} onChange=${setValues} hint="Only where its application allows it" />
       </div>
-      <div class="actions"><button type="submit" class="button main" disabled=${!id || !hosts.length}><span>Look at it</span></button></div>
+      <div class="actions"><button type="submit" class="button main" disabled=${!id || !hostsOf(types, type).length}><span>Look at it</span></button></div>
     </form>
-    ${state.loading && html`<${Loading} what="Looking" />`}
     ${state.error && html`<div class="part-top"><${Problem} error=${state.error} retry=${look} /></div>`}
-    ${state.told && html`<${Actor} told=${state.told} onDeactivate=${deactivate} />`}
+    ${state.told ? html`<${Actor} told=${state.told} onDeactivate=${deactivate} />` : state.loading && html`<${Loading} what="Looking" />`}
+  <//></div>`;
+}
+
+const hostsOf = (types, type) => [...new Set(types.find((each) => each.type === type)?.hosts.map((each) => each.appID))];
+
+/** The reminders of all actors of a type; one who hosts the type knows them. */
+function Reminders({ types, onLook }) {
+  const [type, setType] = useState(types[0].type);
+  const [from, setFrom] = useState(0);
+  const [host] = hostsOf(types, type);
+  const of = useGet(host ? ofApp(host, "mesh", "reminders", type) : null, { query: { limit: REMINDERS_PAGE, offset: from }, every: 10 });
+  const columns = [
+    { key: "id", label: "Actor", value: (row) => row.id, render: (row) => html`<button type="button" class="as-link" onClick=${() => onLook(type, row.id)}>${row.id}</button>` },
+    ...REMINDERS,
+  ];
+  const choose = (chosen) => {
+    setType(chosen);
+    setFrom(0);
+  };
+  return html`<${Section} title="Reminders" flush>
+    <div class="fields part-pad"><${Field} label="Of type" type="select" value=${type} options=${types.map((each) => each.type)} onChange=${choose} /></div>
+    ${!host
+      ? html`<${Empty} icon="actors" title="Nobody hosts this type now">Its reminders are kept, and come once an application hosts it again.<//>`
+      : html`<${Asked} of=${of} what="Reminders">${(told) => html`
+          <${Table} caption=${`Reminders of ${type}`} noun="reminder" rows=${told.reminders} keyOf=${(row) => `${row.id}\n${row.name}`} columns=${columns}
+            empty=${html`<${Empty} icon="jobs" title="No actor of this type has a reminder">An actor sets one at its gateway: <code>POST /v1.0/actors/${type}/ID/reminders/NAME</code>.<//>`} />
+          ${told.total > REMINDERS_PAGE && html`<nav class="pager" aria-label="Pages of reminders">
+            <${Button} disabled=${!from} onClick=${() => setFrom(from - REMINDERS_PAGE)}>Previous<//>
+            <span>${count(from + 1)}–${count(from + told.reminders.length)} of ${count(told.total)}</span>
+            <${Button} disabled=${from + REMINDERS_PAGE >= told.total} onClick=${() => setFrom(from + REMINDERS_PAGE)}>Next<//>
+          </nav>`}`}<//>`}
   <//>`;
 }
 

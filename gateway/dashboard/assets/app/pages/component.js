@@ -68,11 +68,12 @@ const OPERATIONS = [
 
 const split = (target) => [target.slice(0, target.indexOf("/")), target.slice(target.indexOf("/") + 1)];
 
-const HEALTH = { ok: "ok", failed: "bad", failing: "bad", unknown: "mute" };
+const HEALTH = { ok: "ok", failing: "bad", absent: "bad", unknown: "mute" };
+const PLACES = { local: "in each gateway", nearest: "at the nearest node", backbone: "in the backbone", elsewhere: "at other nodes" };
 
 function Hosts({ name, apps }) {
   const asked = apps.slice(0, MANY_APPS);
-  const of = useOfApps(asked, ["mesh", "components"], { rowsOf: (told) => told.filter((each) => each.name === name), every: 10 });
+  const of = useOfApps(asked, ["mesh", "components"], { rowsOf: (told) => told.components.filter((each) => each.name === name), every: 10 });
   return html`<${Section} title="Where it is" note=${apps.length > asked.length ? `${asked.length} of ${apps.length} applications were asked` : undefined} flush>
     <${Problems} errors=${of.errors} retry=${of.reload} what="Components" />
     ${of.loading && !of.rows.length
@@ -83,10 +84,10 @@ function Hosts({ name, apps }) {
 
 const HOSTS = [
   { key: "app", label: "Application", value: (row) => row.app, render: (row) => html`<${Thing} kind="app" name=${row.app} href=${links.app(row.app)} />` },
-  { key: "health", label: "Health", value: (row) => row.health, render: (row) => html`<${Badge} kind=${HEALTH[row.health] ?? "warn"}>${row.health ?? "unknown"}<//>${row.reason && html` <span>${row.reason}</span>`}`, wide: true },
-  { key: "hosts", label: "Runs at", value: (row) => (row.hosts ?? []).length, render: (row) => html`<span class="chips">${(row.hosts ?? []).map((each) => html`<code class="chip">${typeof each === "string" ? each : (each.node ?? each.app)}</code>`)}</span>` },
+  { key: "health", label: "Health", value: (row) => row.health, render: (row) => html`<${Badge} kind=${HEALTH[row.health] ?? "warn"}>${row.health}<//> ${row.reason}`, wide: true },
+  { key: "runs", label: "Runs", value: (row) => row.placement, render: (row) => html`${PLACES[row.placement] ?? "nowhere"}${row.hosts.length > 0 && html` <span class="dim">(${row.hosts.join(", ")})</span>`}` },
   { key: "version", label: "Version", value: (row) => row.version },
-  { key: "capabilities", label: "Can", value: (row) => (row.capabilities ?? []).join(" "), render: (row) => html`<span class="chips">${(row.capabilities ?? []).map((each) => html`<span class="chip">${each.toLowerCase().replaceAll("_", " ")}</span>`)}</span>`, wide: true },
+  { key: "capabilities", label: "Can", value: (row) => row.capabilities.join(" "), render: (row) => html`<span class="chips">${row.capabilities.map((each) => html`<span key=${each} class="chip">${each.toLowerCase().replaceAll("_", " ")}</span>`)}</span>`, wide: true },
   { key: "file", label: "File", value: (row) => row.file, render: (row) => (row.file ? html`<a href=${`#/resources?app=${encodeURIComponent(row.app)}&kind=Component&name=${encodeURIComponent(row.name)}`}><code>${row.file.split("/").at(-1)}</code></a>` : "–") },
 ];
 

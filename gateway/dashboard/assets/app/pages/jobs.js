@@ -69,14 +69,14 @@ function Unseen({ seen }) {
 }
 
 /** The name of a job that a sight is of. */
-const jobOf = ({ data, subject }) => data.details?.job ?? data.details?.name ?? (subject ?? data.target).split("/").at(-1);
+const jobOf = ({ data }) => data.details.job;
 
 const FAILED = [
   { key: "time", label: "When", value: (row) => row.time, render: (row) => html`<time datetime=${row.time}>${time(row.time)}</time>` },
   { key: "job", label: "Job", value: jobOf },
   { key: "app", label: "Application", value: (row) => row.data.app },
   { key: "outcome", label: "Outcome", value: (row) => row.data.outcome, render: (row) => html`<${Badge} kind="bad">${row.data.outcome}<//>` },
-  { key: "why", label: "Why", value: (row) => row.data.details?.reason ?? row.data.details?.status, wide: true },
+  { key: "why", label: "Why", value: (row) => row.data.details.reason ?? (row.data.details.status && `HTTP ${row.data.details.status}`), wide: true },
   { key: "took", label: "Took", end: true, value: (row) => row.data.seconds, render: (row) => ms(row.data.seconds) },
 ];
 

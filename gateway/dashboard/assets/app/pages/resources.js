@@ -10,7 +10,7 @@ export default function Resources({ query }) {
   const mesh = useMesh();
   const [app, setApp] = useState(query.get("app") ?? "");
   const apps = chosenApps(mesh, app);
-  const of = useOfApps(apps, ["mesh", "resources"], { rowsOf: (told) => told.resources ?? told, every: 10 });
+  const of = useOfApps(apps, ["mesh", "resources"], { rowsOf: (told) => told.resources, every: 10 });
   const rows = useMemo(() => together(of.rows), [of.rows]);
   const wanted = `${query.get("kind") ?? ""}\n${query.get("name") ?? ""}`;
   const [open, setOpen] = useState(null);
@@ -21,7 +21,7 @@ export default function Resources({ query }) {
   };
   const columns = useMemo(() => columnsOf(choose), [app]);
   const wrong = rows.filter((row) => row.problems.length).length;
-  return html`<${Page} title="Resources" lead="The YAML that applications have loaded, as their gateways understood it. Secrets are left out.">
+  return html`<${Page} title="Resources" lead="The YAML that applications have loaded, as their gateways understood it. Comments and secrets are left out.">
     <div class="fields"><${AppField} mesh=${mesh} value=${app} onChange=${setApp} /></div>
     <${Problems} errors=${of.errors} retry=${of.reload} what="Resources" />
     ${wrong > 0 && html`<p class="note" role="status">${many(wrong, "resource")} ${wrong === 1 ? "has a problem" : "have problems"}.</p>`}
@@ -41,28 +41,33 @@ function None({ asked, failed }) {
   return html`<${Empty} icon="resources" title="No resources are loaded" command="mesh run --app-id shop --resources-path ./resources -- python app.py">Without any, an application has calls, actors, jobs and workflows of the mesh, and no components.<//>`;
 }
 
+/** What a file is called that gave no resource is its own name. */
+const titleOf = ({ name, file }) => name || file.split("/").at(-1);
+
 /** What several applications have of the same place is one row. */
 function together(rows) {
   const made = new Map();
   for (const row of rows) {
     const key = [row.kind, row.name, row.file, row.line, row.yaml].join("\n");
     if (made.has(key)) made.get(key).apps.push(row.app);
-    else made.set(key, { ...row, key, apps: [row.app], problems: row.problems ?? [], scopes: row.scopes ?? [] });
+    else made.set(key, { ...row, key, apps: [row.app] });
   }
   return [...made.values()];
 }
 
+const kindOf = (row) => (row.problems.some((each) => each.severity === "error") ? "bad" : "warn");
+
 const columnsOf = (choose) => [
-  { key: "name", label: "Name", value: (row) => row.name, render: (row) => html`<button type="button" class="as-link" onClick=${() => choose(row)}>${row.name || "(no name)"}</button>` },
+  { key: "name", label: "Name", value: (row) => titleOf(row), render: (row) => html`<button type="button" class="as-link" onClick=${() => choose(row)}>${titleOf(row)}</button>` },
   { key: "kind", label: "Kind", value: (row) => row.kind },
   { key: "apps", label: "Loaded by", value: (row) => row.apps.join(", ") },
-  { key: "file", label: "File", value: (row) => row.file, wide: true, render: (row) => html`<code>${row.file ? `${row.file}${row.line ? `:${row.line}` : ""}` : "–"}</code>` },
-  { key: "problems", label: "Problems", end: true, value: (row) => row.problems.length, render: (row) => (row.problems.length ? html`<${Badge} kind="bad">${row.problems.length}<//>` : "none") },
+  { key: "file", label: "File", value: (row) => row.file, wide: true, render: (row) => html`<code>${row.file ? `${row.file}:${row.line}` : "–"}</code>` },
+  { key: "problems", label: "Problems", end: true, value: (row) => row.problems.length, render: (row) => (row.problems.length ? html`<${Badge} kind=${kindOf(row)}>${row.problems.length}<//>` : "none") },
 ];
 
 function Resource({ of, onClose }) {
-  return html`<${Section} title=${`${of.kind} ${of.name}`} actions=${html`${of.kind === "Component" && html`<${Button} href=${links.component(of.name)} icon="components">Go to the component<//>`}<${Button} quiet icon="close" label="Close it" onClick=${onClose} />`}>
-    <${Facts} rows=${[["File", of.file && html`<code>${of.file}</code>, from line ${of.line ?? 1}`], ["Loaded by", of.apps.join(", ")], ["For", of.scopes.length ? of.scopes.join(", ") : "all applications"]]} />
-    <div class="part-top"><${Yaml} text=${of.yaml ?? ""} first=${of.line ?? 1} problems=${of.problems} label=${`${of.kind} ${of.name}`} /></div>
+  return html`<${Section} title=${`${of.kind} ${titleOf(of)}`.trim()} actions=${html`${of.kind === "Component" && html`<${Button} href=${links.component(of.name)} icon="components">Go to the component<//>`}<${Button} quiet icon="close" label="Close it" onClick=${onClose} />`}>
+    <${Facts} rows=${[["File", of.file ? html`<code>${of.file}:${of.line}</code>` : "none: it is built in"], ["Loaded by", of.apps.join(", ")], ["For", of.scopes.length ? of.scopes.join(", ") : "all applications"]]} />
+    <div class="part-top"><${Yaml} text=${of.yaml} problems=${of.problems} label=${`${of.kind} ${titleOf(of)}`.trim()} /></div>
   <//>`;
 }

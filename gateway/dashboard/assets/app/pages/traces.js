@@ -89,7 +89,7 @@ const STEPS = [
 /** Where spans are sent: what each application's Configuration says, and where a trace is looked at. */
 function Sending({ mesh, app }) {
   const apps = chosenApps(mesh, app);
-  const of = useOfApps(apps, ["mesh", "resources"], { rowsOf: (told) => (told.resources ?? told).filter((each) => each.kind === "Configuration") });
+  const of = useOfApps(apps, ["mesh", "resources"], { rowsOf: (told) => told.resources.filter((each) => each.kind === "Configuration") });
   const said = useMemo(() => {
     const groups = new Map();
     for (const each of of.rows) {

@@ -5,7 +5,7 @@ import { go, links, to } from "../router.js";
 import { tableOf, waitsOf } from "../history.js";
 import { Timeline } from "../timeline.js";
 import { ENDED, Raise, Rerun, Tell, Terminate, kindOf, purge, route } from "../workflow_actions.js";
-import { Ago, Badge, Button, Code, Dialog, Empty, Facts, Json, Loading, Page, Problem, Section, Table, date, ms } from "../ui.js";
+import { Ago, Badge, Button, Code, Dialog, Empty, Facts, Field, Json, Loading, Page, Problem, Section, Table, date, ms } from "../ui.js";
 
 const PAGE = 1000;
 const MOST = 20_000;
@@ -125,14 +125,15 @@ function Past({ told, history, app, onRerun }) {
   const whole = useMemo(() => ({ ...told, events }), [told, events]);
   const rows = useMemo(() => tableOf(events), [events]);
   const columns = useMemo(() => columnsOf(setOpen), []);
-  const few = chosen === null ? rows : rows.filter((row) => row.task === chosen);
+  const [turns, setTurns] = useState(false);
+  const few = useMemo(() => rows.filter((row) => (chosen === null ? turns || row.event.event !== "turn" : row.task === chosen)), [rows, chosen, turns]);
   return html`
     <${Section} title="Time line">
       ${history.error && html`<${Problem} error=${history.error} what="History" />`}
       ${events.length > 0 ? html`<${Timeline} told=${whole} chosen=${chosen} onChoose=${(task) => setChosen(task === chosen ? null : task)} />` : history.loading ? html`<${Loading} what="Reading its history" />` : html`<${Empty} icon="workflows" title="It has not begun">Nothing has happened to it yet.<//>`}
     <//>
     <${Section} title="History" note=${told.events > events.length ? `${events.length} of ${told.events} events are here` : undefined} flush
-      actions=${chosen !== null && html`<${Button} class="small" onClick=${() => setChosen(null)}>All steps, not only #${chosen}<//>`}>
+      actions=${chosen === null ? html`<${Field} label="Turns of the code too" type="check" value=${turns} onChange=${setTurns} />` : html`<${Button} class="small" onClick=${() => setChosen(null)}>All steps, not only #${chosen}<//>`}>
       <${Table} caption="History" search=${events.length > 20 ? "Find in the history" : undefined} noun="event" rows=${few} keyOf=${(row) => row.number} columns=${columns} onRow=${setOpen} />
     <//>
     ${open && html`<${Event} row=${open} app=${app} onRerun=${onRerun} onClose=${() => setOpen(null)} />`}
