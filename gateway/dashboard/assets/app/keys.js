@@ -33,7 +33,7 @@ export function Keys({ name, apps }) {
 }
 
 const columns = (onOpen) => [
-  { key: "key", label: "Key", value: (row) => row.key, wide: true, render: (row) => html`<button type="button" class="as-link mono" onClick=${() => onOpen(row.key)}>${row.key}</button>` },
+  { key: "key", label: "Key", value: (row) => row.key, wide: true, render: (row) => html`<button type="button" class="link-button mono" onClick=${() => onOpen(row.key)}>${row.key}</button>` },
 ];
 
 function useKeys(app, store, prefix) {

@@ -131,7 +131,7 @@ function Reminders({ types, onLook }) {
   const [host] = hostsOf(types, type);
   const of = useGet(host ? ofApp(host, "mesh", "reminders", type) : null, { query: { limit: REMINDERS_PAGE, offset: from }, every: 10 });
   const columns = [
-    { key: "id", label: "Actor", value: (row) => row.id, render: (row) => html`<button type="button" class="as-link" onClick=${() => onLook(type, row.id)}>${row.id}</button>` },
+    { key: "id", label: "Actor", value: (row) => row.id, render: (row) => html`<button type="button" class="link-button" onClick=${() => onLook(type, row.id)}>${row.id}</button>` },
     ...REMINDERS,
   ];
   const choose = (chosen) => {

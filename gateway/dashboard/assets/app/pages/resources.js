@@ -58,7 +58,7 @@ function together(rows) {
 const kindOf = (row) => (row.problems.some((each) => each.severity === "error") ? "bad" : "warn");
 
 const columnsOf = (choose) => [
-  { key: "name", label: "Name", value: (row) => titleOf(row), render: (row) => html`<button type="button" class="as-link" onClick=${() => choose(row)}>${titleOf(row)}</button>` },
+  { key: "name", label: "Name", value: (row) => titleOf(row), render: (row) => html`<button type="button" class="link-button" onClick=${() => choose(row)}>${titleOf(row)}</button>` },
   { key: "kind", label: "Kind", value: (row) => row.kind },
   { key: "apps", label: "Loaded by", value: (row) => row.apps.join(", ") },
   { key: "file", label: "File", value: (row) => row.file, wide: true, render: (row) => html`<code>${row.file ? `${row.file}:${row.line}` : "–"}</code>` },

@@ -52,7 +52,7 @@ function None({ bad, seen }) {
 }
 
 const columnsOf = (open, template) => [
-  { key: "trace", label: "Trace", value: (row) => row.trace, render: (row) => html`<button type="button" class="as-link mono" onClick=${() => open(row.trace)}>${row.trace.slice(0, 12)}…</button>` },
+  { key: "trace", label: "Trace", value: (row) => row.trace, render: (row) => html`<button type="button" class="link-button mono" onClick=${() => open(row.trace)}>${row.trace.slice(0, 12)}…</button>` },
   { key: "first", label: "Began with", value: (row) => saidOf(row.spans[0]), wide: true },
   { key: "apps", label: "Applications", value: (row) => row.apps.join(", ") },
   { key: "spans", label: "Steps", end: true, value: (row) => row.spans.length },
