@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.config import GatewayConfig
 
-__all__ = ["APP_ID", "PORT", "TOKEN_VARIABLE", "address", "is_free", "parser", "run"]
+__all__ = ["APP_ID", "PORT", "TOKEN_VARIABLE", "address", "configured", "is_free", "parser", "run"]
 
 APP_ID = "mesh-dashboard"
 PORT = 8080
@@ -65,11 +65,15 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
-    return serve(_config(found, os.environ))
+    return serve(configured(found, os.environ))
 
 
-def _config(found: argparse.Namespace, environ: Mapping[str, str]) -> GatewayConfig:
+def configured(found: argparse.Namespace, environ: Mapping[str, str]) -> GatewayConfig:
     """Give the configuration of its gateway.
+
+    Args:
+        found: What was given.
+        environ: The token, and what other gateways read.
 
     Raises:
         ConfigError: A value is wrong.
