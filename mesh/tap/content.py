@@ -48,7 +48,8 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     kind = part.content_type or next((value for name, value in part.headers if name.lower() == "content-type"), "")
     headers = None
     if values:
-        headers = tuple((name, HIDDEN if is_secret(name) else value) for name, value in part.headers[:MAX_HEADERS])
+        told = ((_text(name), HIDDEN if is_secret(name) else _text(value)) for name, value in part.headers[:MAX_HEADERS])
+        headers = tuple(told)
     if part.value is not None:
         if secret or not values:
             return Content(headers, "application/json")
@@ -62,6 +63,11 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     if part.event is not None and (event := part.event()) is not None:
         kind, body = CLOUDEVENTS_JSON, event
     return Content(headers, kind, len(body), bytes(body[:limit]), len(body) > limit)
+
+
+def _text(value: str) -> str:
+    """Give plain text that can be sent, of a name that compares in its own way, or a value that is no UTF-8."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _length(headers: Headers) -> int:

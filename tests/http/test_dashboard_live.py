@@ -339,6 +339,7 @@ async def test_what_is_recorded_is_done_again(nats: Backbone, tmp_path: Path) ->
         reply = await node.request("POST", "/dashboard/api/replay", KNOWN, {"event": event})
         told = reply.json
         assert (reply.status, told["status"], told["outcome"], told["kind"]) == (200, 200, "ok", "call")
+        print(event, told)
         assert told["differences"] == [{"path": "body.left", "recorded": 3, "replayed": 2}]
         assert told["reply"]["json"] == {"left": 2, "at": 1}
         [again] = app.got
