@@ -49,7 +49,9 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     kind = part.content_type or next((value for name, value in part.headers if name.lower() == "content-type"), "")
     headers = None
     if values:
-        told = ((_text(name), HIDDEN if is_secret(name) else _text(value)) for name, value in part.headers[:MAX_HEADERS])
+        told = (
+            (_text(name), HIDDEN if is_secret(name) else _text(value)) for name, value in part.headers[:MAX_HEADERS]
+        )
         headers = tuple(told)
     if part.value is not None:
         if secret or not values:
