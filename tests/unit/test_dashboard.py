@@ -67,7 +67,7 @@ def test_beyond_this_machine_the_whole_gateway_has_a_token() -> None:
         (["--traces-url", "http://localhost:16686"], {}, "--traces-url"),
         (["--port", "70000"], {}, "--port"),
         (["--app-id", "a.b"], {}, "--app-id"),
-        (["--listen-address", "http://x"], {}, "--listen-address"),
+        (["--listen-address", "a..b"], {}, "--listen-address"),
     ],
 )
 def test_what_makes_no_sense_is_refused(words: list[str], environ: dict[str, str], named: str) -> None:
