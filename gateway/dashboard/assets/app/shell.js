@@ -153,7 +153,7 @@ export function Shell() {
     <header class="top">
       <${Button} quiet icon="menu" label="Pages" class="menu" aria-expanded=${open ? "true" : "false"} aria-controls="nav" onClick=${() => setOpen(!open)} />
       <a class="brand" href="#/"><img src="assets/favicon.svg" alt="" width="26" height="26" /><span>brokermesh</span></a>
-      ${mesh && html`<span class="space" title="Namespace and backbone">${mesh.namespace}<span class="dim"> · ${mesh.backbone}</span></span>`}
+      ${mesh && html`<span class="space" title="Namespace and backbone">${mesh.namespace}<span class="dim"> · ${mesh.backbone.replace(/:$/, "")}</span></span>`}
       <${Search} />
       <${Connection} />
       <${Button} quiet icon=${themeIcon} label=${`Theme: ${themeText}`} onClick=${nextTheme} />

@@ -172,13 +172,17 @@ function NodeDetails({ node, rates, groups, arrows, problems, onClose, onOpen })
   <//>`;
 }
 
+// What was seen since the dashboard was opened stays on the map.
+const everSeen = new Set();
+
 /** What the graph is drawn from changes seldom; the same object as long as it is the same. */
 function useGraph(mesh, groups) {
   const kept = useRef({});
   if (!mesh) return null;
-  const seen = [...groups.keys()].sort().join("\f");
+  for (const id of groups.keys()) everSeen.add(id);
+  const seen = everSeen.size;
   if (kept.current.mesh !== mesh || kept.current.seen !== seen) {
-    const made = graph(mesh, groups);
+    const made = graph(mesh, everSeen);
     const form = JSON.stringify([[...made.nodes.values()], [...made.arrows.keys()]]);
     kept.current = form === kept.current.form ? { ...kept.current, mesh, seen } : { mesh, seen, form, whole: made };
   }
