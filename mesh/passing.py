@@ -67,6 +67,7 @@ class Passing:
         began: Monotonic time in seconds.
         seconds: How long it took, once it is over.
         held: Whether who made it tells of it, when more is known than what it came to.
+        query: Of a request of HTTP, which is told with values only.
     """
 
     __slots__ = (
@@ -76,6 +77,7 @@ class Passing:
         "held",
         "method",
         "outcome",
+        "query",
         "reply",
         "request",
         "seconds",
@@ -95,14 +97,15 @@ class Passing:
         self.details: dict[str, Value] = {}
         self.request: Part | None = None
         self.reply: Part | None = None
-        self.outcome = ""
+        self.outcome = self.query = ""
         self.seconds = 0.0
         self.held = False
         self.began = time.perf_counter()
 
     def asked(self, verb: str, target: str, headers: Headers, body: bytes | None) -> None:
-        """Note a request of HTTP, without its query; a body that is None is a stream."""
-        self.details["verb"], self.details["path"] = verb, target.partition("?")[0]
+        """Note a request of HTTP; a body that is None is a stream."""
+        self.details["verb"] = verb
+        self.details["path"], _, self.query = target.partition("?")
         self.request = Part(headers, body=body)
 
     def answered(self, status: int, headers: Headers = (), body: bytes | None = None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gateway.http.response import Fields, Response
 
-__all__ = ["Assets"]
+__all__ = ["FOLDER", "INDEX", "TYPES", "Assets"]
 
 FOLDER = Path(__file__).with_name("assets")
 INDEX = "index.html"

@@ -29,7 +29,7 @@ class ObservedHost:
 
     async def turn(self, turn: Turn) -> TurnAnswer:
         """Have an actor do something, and tell how it ended, and how long it took."""
-        started, outcome = time.perf_counter(), FAILED
+        started, outcome, reason = time.perf_counter(), FAILED, ""
         passing = _passing(turn) if self._taps.on else None
         try:
             answer = await self._host.turn(turn)
@@ -39,14 +39,14 @@ class ObservedHost:
                 outcome = OK
             return answer
         except MeshError as error:
-            outcome = error.code
+            outcome, reason = error.code, str(error)
             raise
         except asyncio.CancelledError:
             outcome = CANCELLED
             raise
         finally:
             if passing is not None:
-                passing.ends(outcome)
+                passing.ends(outcome, reason)
                 self._taps.tell(passing)
             self._observer(ACTOR_TURNS, (turn.type, turn.kind.value, outcome), 1, time.perf_counter() - started)
 
