@@ -53,7 +53,7 @@ function None({ bad, seen }) {
 }
 
 const columnsOf = (open, template) => [
-  { key: "trace", label: "Trace", value: (row) => row.trace, render: (row) => html`<button type="button" class="link-button mono" onClick=${() => open(row.trace)}>${row.trace.slice(0, 12)}…</button>` },
+  { key: "trace", label: "Trace", value: (row) => row.trace, render: (row) => html`<button type="button" class="link-button mono short-id" onClick=${() => open(row.trace)}>${row.trace.slice(0, 10)}…</button>` },
   { key: "first", label: "Began with", value: (row) => saidOf(row.spans[0]), wide: true },
   { key: "picture", label: "Steps in time", render: (row) => html`<${Small} trace=${row} />` },
   { key: "apps", label: "Applications", value: (row) => row.apps.join(", ") },
@@ -105,7 +105,8 @@ function Sending({ mesh, app }) {
     <${Problems} errors=${of.errors} retry=${of.reload} what="Configurations" />
     ${of.loading && !of.rows.length && html`<${Loading} what="Asking for configurations" />`}
     ${said.map((each) => html`<div key=${each.lines} class="stack part-gap"><p>${[...each.apps].join(", ")}, by Configuration <code>${each.name}</code>:</p><${Code} text=${each.lines} label=${`Tracing of ${[...each.apps].join(", ")}`} /></div>`)}
-    ${!of.loading && !said.length && !of.errors.length && html`<div class="stack"><p>No application sends its spans anywhere. To send them to Zipkin, Jaeger or Tempo, give this with <code>--config tracing.yaml</code>, or put it in the resources folder:</p><${Code} text=${CONFIGURATION} label="A Configuration" /></div>`}
+    ${!apps.length && mesh?.apps.length > 0 && html`<p>Choose an application above: there are too many to ask all of them.</p>`}
+    ${apps.length > 0 && !of.loading && !said.length && !of.errors.length && html`<div class="stack"><p>No application sends its spans anywhere. To send them to Zipkin, Jaeger or Tempo, give this with <code>--config tracing.yaml</code>, or put it in the resources folder:</p><${Code} text=${CONFIGURATION} label="A Configuration" /></div>`}
     ${mesh?.tracesURL
       ? html`<p class="part-top">Traces are looked at by <code>${mesh.tracesURL}</code>.</p>`
       : html`<div class="stack part-top"><p>Say where traces are looked at, and each of them has a link to it:</p><${Code} text="mesh dashboard --traces-url 'http://localhost:9411/zipkin/traces/{traceId}'" label="A command" /></div>`}
