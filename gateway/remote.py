@@ -49,6 +49,7 @@ _SIGHTS = frozenset(
         "mesh/jobs",
         "mesh/jobs/{name}",
         "mesh/node",
+        "mesh/reminders/{type}",
         "mesh/topics",
         "mesh/topics/{component}/{topic}",
         "mesh/workflows",
@@ -58,7 +59,7 @@ _SIGHTS = frozenset(
 )
 _MANAGED = frozenset({"actors", "bindings", "invoke", "jobs", "metadata", "publish", "state", "workflows"})
 _MANAGED_BELOW_MESH = frozenset(
-    {"actors", "components", "invocations", "jobs", "logs", "resources", "state", "topics", "workflows"}
+    {"actors", "components", "invocations", "jobs", "logs", "reminders", "resources", "state", "topics", "workflows"}
 )
 # Of one connection, or of one gateway: no application is told them, and they would say whom else to call.
 _LEFT_OUT = frozenset(

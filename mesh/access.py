@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from mesh.errors import BadArgumentError, PermissionDeniedError
@@ -146,12 +146,16 @@ class TapRights:
         values: Whether headers and bodies as well.
         manage: Whether he may read what the node keeps, and change it.
         why: What is not allowed, and the lines of the node's Configuration that would allow it; "" = all is allowed.
+        why_values: The same of values alone.
+        why_manage: The same of what the node keeps.
     """
 
     sights: bool
     values: bool
     manage: bool
     why: str = ""
+    why_values: str = ""
+    why_manage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,21 +371,25 @@ class Gate:
                 f"{own} does not tell what passes it: {cause} of its Configuration is deny; "
                 "spec.accessControl.tap: {action: allow} lets it be told without values"
             )
-            return TapRights(False, False, False, why)
-        values, manage = (self._alone or self._lists(caller, "values"), self._alone or self._lists(caller, "manage"))
-        left = [name for name, allowed in (("values", values), ("manage", manage)) if not allowed]
-        return TapRights(True, values, manage, self._why(caller, left) if left else "")
+            return TapRights(False, False, False, why, why, why)
+        values, manage = (self._alone or self._lists(caller, what) for what in ("values", "manage"))
+        left = [what for what, allowed in (("values", values), ("manage", manage)) if not allowed]
+        whys = {what: self._why(caller, what) for what in left}
+        why = self._why(caller, *left) if left else ""
+        return TapRights(True, values, manage, why, whys.get("values", ""), whys.get("manage", ""))
 
-    def _lists(self, caller: Caller, what: Literal["values", "manage"]) -> bool:
+    def _lists(self, caller: Caller, what: str) -> bool:
         if self._tap is None or (self._proves and not caller.proven) or caller.namespace != self._own[1]:
             return False
         return caller.app_id in (self._tap.values if what == "values" else self._tap.manage)
 
-    def _why(self, caller: Caller, left: Sequence[str]) -> str:
-        lines = ", ".join(f"{name}: [{caller.app_id[:MAX_SHOWN]}]" for name in left)
-        text = f"{self._own[0]} does not let {caller.app_id[:MAX_SHOWN]} do this ({', '.join(left)})"
+    def _why(self, caller: Caller, *names: str) -> str:
+        own, who = self._own[0], caller.app_id[:MAX_SHOWN]
+        lines = ", ".join(f"{name}: [{who}]" for name in names)
+        what = " and ".join({"values": "headers and bodies", "manage": "what it keeps"}[name] for name in names)
+        text = f"{own} does not let {who} see {what}"
         if self._proves and not caller.proven:
-            return f"{text}: who asks has not proven who it is; its gateway needs a --trust-mode, and {lines} is wanted"
+            return f"{text}, as {who} does not prove who it is: its gateway needs --trust-mode"
         return f"{text}: its Configuration wants spec.accessControl.tap: {{{lines}}}"
 
     def admit(self, caller: Caller, verb: str, target: str, *, grpc: bool) -> str:

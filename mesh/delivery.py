@@ -48,6 +48,7 @@ from mesh.errors import (
     MeshError,
 )
 from mesh.operation import Arrival
+from mesh.passing import NOBODY, Passing, Taps, arrives
 from mesh.policies import Retry
 from mesh.tasks import task_group
 
@@ -75,6 +76,7 @@ BROKEN_ATTEMPTS = 5
 MAX_COUNTED = 1000
 MAX_REMEMBERED = 10_000
 DEAD_LETTER_SECONDS = 30.0
+RETRIED, DROPPED = "retry", "drop"  # What is told of an event besides `Step`.
 
 
 class Outcome(StrEnum):
@@ -222,6 +224,7 @@ class Settlement:
         condition: Condition,
         counted: Counted | None = None,
         scheduled: bool = True,
+        taps: Taps = NOBODY,
     ) -> None:
         """Prepare a handler.
 
@@ -234,7 +237,9 @@ class Settlement:
             condition: Of the subscription, which it names in logs.
             counted: What is known of attempts from before this subscription; None = nothing.
             scheduled: Whether a message may say when its time comes; not where others write them too.
+            taps: Who watches the node.
         """
+        self._taps = taps
         self._deliver = deliver
         self._retry = retry
         self._dead_letter = dead_letter
@@ -286,30 +291,36 @@ class Settlement:
             while True:
                 made += 1
                 delivery.attempt = made
+                passing = arrives(self._condition.names, held=True) if self._taps.on else None
                 try:
-                    attempt = await self._attempt(delivery)
+                    attempt = await self._attempt(delivery, passing)
                 except (CircuitOpenError, IdentityAwayError) as error:  # The application was not asked.
                     made -= 1
                     logger.debug("%s: %s", self._label, error)
                     await delivery.nack(BREAKER_RETRY)
+                    self._tell(passing, delivery, RETRIED, str(error))
                     return
                 except BrokerError as error:  # Nor was it here: the event cannot be read now.
                     made -= 1
                     self._condition.repeats(made + 1, BREAKER_RETRY, str(error))
                     await delivery.nack(BREAKER_RETRY)
+                    self._tell(passing, delivery, RETRIED, str(error))
                     return
                 self._count(attempt.outcome)
                 if attempt.outcome is Outcome.SUCCESS:
                     self._condition.works(repeated=made > 1)
                     await delivery.ack()
+                    self._tell(passing, delivery, Step.ACK, "")
                     return
                 logger.debug("%s: attempt %d: %s", self._label, made, attempt.reason)
                 has_dead_letter = self._dead_letter is not None
                 step, delay = decide(attempt, self._retry, number, made, dead_letter=has_dead_letter)
                 if step is not Step.WAIT:
-                    await self._finish(delivery, attempt, step, delay)
+                    came = await self._finish(delivery, attempt, step, delay)
+                    self._tell(passing, delivery, came, attempt.reason)
                     return
                 self._condition.repeats(made, delay, attempt.reason)
+                self._tell(passing, delivery, RETRIED, attempt.reason)
                 await asyncio.sleep(delay)
         finally:
             if delivery.settled == "ack":
@@ -317,7 +328,16 @@ class Settlement:
             else:
                 self._counted.note(identity, number, made)
 
-    async def _attempt(self, delivery: Delivery) -> Attempt:
+    def _tell(self, passing: Passing | None, delivery: Delivery, settlement: str, reason: str) -> None:
+        """Tell those who watch of an attempt, and what follows it."""
+        if passing is None:
+            return
+        if not passing.outcome:  # It came no further than here.
+            passing.ends(Outcome.DROP if settlement in (DROPPED, Step.DEAD_LETTER) else Outcome.RETRY, reason)
+        passing.details["attempt"], passing.details["settlement"] = delivery.attempt, str(settlement)
+        self._taps.tell(passing)
+
+    async def _attempt(self, delivery: Delivery, passing: Passing | None) -> Attempt:
         """Make one attempt; whatever fails in it, ours or the application's, is an attempt that failed.
 
         Raises:
@@ -333,7 +353,7 @@ class Settlement:
             logger.exception("%s: attempt %d failed", self._label, delivery.attempt)
             return Attempt(Outcome.RETRY, f"internal error: {type(error).__name__}", broken=True)
         try:
-            return await self._deliver(Arrival(delivery.message.headers, None, delivery))
+            return await self._deliver(Arrival(delivery.message.headers, None, delivery, passing))
         except (CircuitOpenError, IdentityAwayError):
             raise
         except DeadlineExceededError as error:
@@ -344,12 +364,13 @@ class Settlement:
             logger.exception("%s: attempt %d failed", self._label, delivery.attempt)
             return Attempt(Outcome.RETRY, f"internal error: {type(error).__name__}", broken=True)
 
-    async def _finish(self, delivery: Delivery, attempt: Attempt, step: Step, delay: float) -> None:
+    async def _finish(self, delivery: Delivery, attempt: Attempt, step: Step, delay: float) -> str:
+        """Do what follows, and say what that was in the end."""
         number = delivery.attempt
         if step is Step.NACK:
             self._condition.repeats(number, delay, attempt.reason)
             await delivery.nack(delay)
-            return
+            return RETRIED
         if attempt.outcome is Outcome.RETRY:
             self._condition.gives_up(number, f"{attempt.reason}; {step}")
         else:
@@ -364,9 +385,10 @@ class Settlement:
                 why = error if isinstance(error, MeshError) else repr(error)
                 logger.warning("%s: cannot publish to the dead letter topic, will retry: %s", self._label, why)
                 await delivery.nack(DEAD_LETTER_RETRY)
-                return
+                return RETRIED
             self._count("dead_letter")
         elif attempt.outcome is Outcome.DROP:
             self._count("dropped")
         if delivery.settled is None:
             await delivery.ack()
+        return Step.DEAD_LETTER if step is Step.DEAD_LETTER else DROPPED

@@ -7,10 +7,21 @@ told, and how much, is decided in `mesh/tap`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["NOBODY", "Part", "Passing", "Taps"]
+__all__ = ["NOBODY", "Headers", "Part", "Passing", "Taps", "arrives"]
+
+MAX_REASON = 500
+ARRIVING = {
+    "binding": ("bindings", "trigger"),
+    "call": ("invocation", "invoke"),
+    "change": ("configuration", "change"),
+    "durable": ("durable", "call"),
+    "event": ("pubsub", "deliver"),
+    "job": ("jobs", "trigger"),
+}
+"""What comes to the application, as it is called there: its block, and what is asked of that."""
 
 Value = str | int | float | bool
 Headers = Sequence[tuple[str, str]]
@@ -24,9 +35,10 @@ class Part:
         content_type: Of the bytes; "" = not said, or it stands among the fields.
         body: The bytes; None = a stream, or there is a value.
         value: Arguments or a result, which are written as JSON; None = there is none.
+        event: Gives the CloudEvent that is told in place of the bytes, once that is wanted; None = there is none.
     """
 
-    __slots__ = ("body", "content_type", "headers", "value")
+    __slots__ = ("body", "content_type", "event", "headers", "value")
 
     def __init__(
         self, headers: Headers = (), content_type: str = "", body: bytes | None = None, value: object = None
@@ -35,6 +47,7 @@ class Part:
         self.content_type = content_type
         self.body = body
         self.value = value
+        self.event: Callable[[], bytes | None] | None = None
 
 
 class Passing:
@@ -54,6 +67,7 @@ class Passing:
         began: Monotonic time in seconds.
         seconds: How long it took, once it is over.
         held: Whether who made it tells of it, when more is known than what it came to.
+        query: Of a request of HTTP, which is told with values only.
     """
 
     __slots__ = (
@@ -63,6 +77,7 @@ class Passing:
         "held",
         "method",
         "outcome",
+        "query",
         "reply",
         "request",
         "seconds",
@@ -82,15 +97,28 @@ class Passing:
         self.details: dict[str, Value] = {}
         self.request: Part | None = None
         self.reply: Part | None = None
-        self.outcome = ""
+        self.outcome = self.query = ""
         self.seconds = 0.0
         self.held = False
         self.began = time.perf_counter()
 
-    def ends(self, outcome: str) -> None:
-        """Note what it came to, and how long it took."""
+    def asked(self, verb: str, target: str, headers: Headers, body: bytes | None) -> None:
+        """Note a request of HTTP; a body that is None is a stream."""
+        self.details["verb"] = verb
+        self.details["path"], _, self.query = target.partition("?")
+        self.request = Part(headers, body=body)
+
+    def answered(self, status: int, headers: Headers = (), body: bytes | None = None) -> None:
+        """Note an answer of HTTP; a body that is None is a stream."""
+        self.details["status"] = status
+        self.reply = Part(headers, body=body)
+
+    def ends(self, outcome: str, reason: str = "") -> None:
+        """Note what it came to and why, and how long it took."""
         self.outcome = outcome
         self.seconds = time.perf_counter() - self.began
+        if reason:
+            self.details["reason"] = reason[:MAX_REASON]
 
 
 class Taps:
@@ -102,11 +130,31 @@ class Taps:
 
     on: bool = False
 
+    def takes(self, block: str) -> bool:
+        """Tell whether anybody is to be told of a building block."""
+        return False
+
     def tell(self, passing: Passing) -> None:
         """Tell those who watch of something that is over. It neither fails nor waits."""
 
-    def describe(self, passing: Passing, operation: Any, result: Any) -> None:
-        """Note what is told of an operation besides target and outcome."""
+    def asked(self, passing: Passing, operation: Any) -> None:
+        """Note what is told of an operation that begins."""
+
+    def came(self, passing: Passing, operation: Any, result: Any) -> None:
+        """Note what is told of one that is over; ``result`` is None where it failed."""
 
 
 NOBODY = Taps()
+
+
+def arrives(names: Sequence[str], *, held: bool = False) -> Passing:
+    """Begin with something that comes to the application.
+
+    Args:
+        names: What it is, of ``ARRIVING``, and of what.
+        held: Whether who makes it tells of it.
+    """
+    what, target, *_ = (*names, "", "")
+    passing = Passing("arrived", *ARRIVING.get(what, (what, "deliver")), target)
+    passing.held = held
+    return passing

@@ -52,7 +52,7 @@ from mesh.deadlines import NO_ANSWER, Deadlines
 from mesh.delivery import Attempt, Outcome
 from mesh.errors import AppUnreachableError, IdentityAwayError, MeshError
 from mesh.guard import Guard
-from mesh.passing import NOBODY, Passing, Taps
+from mesh.passing import NOBODY, Passing, Taps, arrives
 from mesh.policies import Policy, Verdict
 from mesh.recent import Recent
 from mesh.telemetry import ARRIVALS, CANCELLED, FAILED, OK, OPERATIONS
@@ -67,16 +67,6 @@ logger = logging.getLogger(__name__)
 
 MAX_GUARDS = 10_000
 MAX_ATTEMPT_SECONDS = 3600.0
-MAX_REASON = 500
-ARRIVING = {
-    "binding": ("bindings", "trigger"),
-    "call": ("invocation", "invoke"),
-    "change": ("configuration", "change"),
-    "durable": ("durable", "call"),
-    "event": ("pubsub", "deliver"),
-    "job": ("jobs", "trigger"),
-}
-"""What comes to the application by the first label, as block and method."""
 
 Handler = Callable[["Operation"], Awaitable[object]]
 InboundHandler = Callable[["Arrival"], Awaitable[Any]]
@@ -270,21 +260,20 @@ def _watched(
     return proceed(passing)
 
 
-async def _tapped(taps: Taps, seen: str, proceed: Callable[[Any], Awaitable[Any]], operation: Operation) -> object:
+def _tapped(taps: Taps, seen: str, proceed: Callable[[Any], Awaitable[Any]], operation: Operation) -> Awaitable[object]:
+    return _asking(taps, seen, proceed, operation) if taps.takes(operation.method.block) else proceed(operation)
+
+
+async def _asking(taps: Taps, seen: str, proceed: Callable[[Any], Awaitable[Any]], operation: Operation) -> object:
     method, context = operation.method, operation.context
-    passing = Passing(
-        seen,
-        method.block,
-        method.name,
-        operation.target,
-        context.caller.app_id,
-        traceparent=context.traceparent or "",
-    )
+    source, span = context.caller.app_id, context.traceparent or ""
+    passing = Passing(seen, method.block, method.name, operation.target, source, traceparent=span)
+    taps.asked(passing, operation)
     result = None
     try:
         result = await _timed(passing, proceed, operation)
     finally:
-        taps.describe(passing, operation, result)
+        taps.came(passing, operation, result)
         taps.tell(passing)
     return result
 
@@ -294,8 +283,7 @@ async def _arriving(
 ) -> object:
     passing = arrival.passing
     if passing is None:
-        block, method = ARRIVING[labels[0]]
-        passing = Passing("arrived", block, method, labels[1])
+        passing = arrives(labels)
         arrival = arrival._replace(passing=passing)
     try:
         return await _timed(passing, proceed, arrival)
@@ -305,20 +293,23 @@ async def _arriving(
 
 
 async def _timed(passing: Passing, proceed: Callable[[Any], Awaitable[Any]], what: Any) -> object:
-    outcome = FAILED
+    outcome, reason = FAILED, ""
     try:
         result = await proceed(what)
-        outcome = result.outcome if isinstance(result, Attempt) else OK
+        outcome = OK
+        if isinstance(result, Attempt):
+            outcome, reason = result.outcome.value, result.reason
+            if result.status is not None:
+                passing.details.setdefault("status", result.status)
         return result
     except MeshError as error:
-        outcome = error.code
-        passing.details["reason"] = str(error)[:MAX_REASON]
+        outcome, reason = error.code, str(error)
         raise
     except asyncio.CancelledError:
         outcome = CANCELLED
         raise
     finally:
-        passing.ends(outcome)
+        passing.ends(outcome, reason)
 
 
 def _log(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from urllib.parse import urlsplit
 
@@ -20,6 +19,8 @@ def is_local(host: str) -> bool:
     """Tell whether a name or an address is this machine's own."""
     if host.casefold() == "localhost" or host.casefold().endswith(".localhost"):
         return True
+    import ipaddress  # Most processes do without.
+
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import errno
 import os
@@ -15,12 +16,12 @@ from gateway.cli.options import GatewayOptions
 from gateway.cli.parsing import Parser
 from gateway.cli.serve import serve
 from gateway.cli.terminal import note, show
+from gateway.cli.version import version
 from gateway.config import DashboardConfig, Tokens
 from mesh.errors import ConfigError, Problem
 from mesh.urls import in_url, is_local
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Mapping, Sequence
 
     from gateway.config import GatewayConfig
@@ -59,12 +60,19 @@ def parser() -> Parser:
     made.add_argument("--app-id", default=APP_ID, metavar="NAME", help=f"its name on the mesh ({APP_ID})")
     made.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (warning)")
     made.add_argument("--log-as-json", action="store_true", help="one JSON object a line")
+    # Of dapr's command.
+    made.add_argument("-v", "--version", action="store_true", help=argparse.SUPPRESS)
+    made.add_argument("-k", "--kubernetes", action="store_true", help=argparse.SUPPRESS)
+    made.add_argument("-n", "--namespace", help=argparse.SUPPRESS)
     return made
 
 
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
+    if found.version:
+        show(version())
+        return 0
     return serve(configured(found, os.environ))
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from gateway.http.response import Fields, Response
 
-__all__ = ["Assets"]
+__all__ = ["FOLDER", "INDEX", "TYPES", "Assets"]
 
 FOLDER = Path(__file__).with_name("assets")
 INDEX = "index.html"
-COMPRESSED_FROM = 1024  # Bytes; what is smaller fits a packet as it is.
+COMPRESSED_FROM = 1024  # Bytes; less is not worth it.
 TYPES: Mapping[str, str] = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from gateway.errors import bad_request
 from gateway.http.response import Answered, json_response
 from gateway.logs import LEVELS

@@ -360,7 +360,9 @@ class ActorService:
         timers = await self._reminders.timers(hosted)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(timers.run())
-            await stack.enter_async_context(hosted.serve(ObservedHost(host, self._parts.observer), timers))
+            await stack.enter_async_context(
+                hosted.serve(ObservedHost(host, self._parts.observer, self._parts.taps), timers)
+            )
             stack.enter_context(self._reminders.kept(type_, timers))
             self._parts.owners.host(kind, hosted, self.answer, ready=True)
             try:

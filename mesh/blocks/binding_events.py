@@ -179,7 +179,12 @@ class Here:
         async def call(arrival: Arrival) -> Attempt:
             source, headers, data, answer = arrival.what
             fields = [("Content-Type", "application/json"), *headers, ("mesh-binding", source.name)]
+            passing = arrival.passing
+            if passing is not None:
+                passing.asked("POST", _path(source), fields, data)
             status, said = await application.trigger(source.name, _path(source), fields, data)
+            if passing is not None:
+                passing.answered(status, body=said.data)
             if 200 <= status < 300:
                 if source.answers and not said.message:
                     said = document(said.data)

@@ -360,7 +360,11 @@ class Configuration:
         async def call(arrival: Arrival) -> Attempt:
             path, span, body = arrival.what
             headers = [("Content-Type", "application/json"), *([("traceparent", span)] if span else [])]
-            status, _ = await application.post(path, headers, body, "change")
+            if arrival.passing is not None:
+                arrival.passing.asked("POST", path, headers, body)
+            status, answer = await application.post(path, headers, body, "change")
+            if arrival.passing is not None:
+                arrival.passing.answered(status, body=answer)
             reason = who_answered(status)
             return SUCCESS if status == 200 else Attempt(Outcome.RETRY, reason, status)
 

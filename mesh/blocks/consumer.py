@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import orjson
@@ -23,16 +23,19 @@ from mesh.blocks.wire import letter_headers
 from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFailedError, UnprovenError
-from mesh.event import CLOUDEVENTS_JSON, members_of
+from mesh.event import CLOUDEVENTS_JSON, decode_header_value, members_of
+from mesh.passing import Part, Passing
 from mesh.resources.subscription import MAX_IN_FLIGHT, Subscription, asked
 from mesh.spans import SpanKind
 from mesh.telemetry import who_answered
 
-__all__ = ["Consumer", "SubscriptionSettings", "is_broadcast", "judge"]
+__all__ = ["Consumer", "SubscriptionSettings", "about", "is_broadcast", "judge"]
 
 logger = logging.getLogger(__name__)
 
 MAX_TOLD = 100
+MAX_ID = 300
+MAX_READ_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,25 +148,27 @@ class Consumer:
         else:
             self._component.observer(telemetry.EVENTS_DELIVERED, (*labels, outcome))
 
-    async def attempt(self, delivery: Delivery) -> Attempt:
-        """Hand the event to the application once, unless it was handled."""
+    async def attempt(self, delivery: Delivery, passing: Passing | None = None) -> Attempt:
+        """Hand the event to the application once, unless it was handled; ``passing`` collects what is told of it."""
         try:
             proven = self._proven(delivery)
         except UnprovenError as error:
             return Attempt(Outcome.DROP, str(error))
         if self._inbox is None:
-            return await self._deliver(delivery, proven)
+            return await self._deliver(delivery, proven, passing)
         by = proven.get(PROVEN_BY, UNKNOWN)
         told = "" if by == UNKNOWN else by
-        return await self._inbox.attempt(delivery.message, told, lambda: self._deliver(delivery, proven))
+        return await self._inbox.attempt(delivery.message, told, lambda: self._deliver(delivery, proven, passing))
 
-    async def _deliver(self, delivery: Delivery, proven: Mapping[str, str]) -> Attempt:
+    async def _deliver(self, delivery: Delivery, proven: Mapping[str, str], passing: Passing | None) -> Attempt:
         message, component = delivery.message, self._component
         topic = self._topic(delivery)
         try:
             event = self._read(message, topic)
         except EventError as error:
             return Attempt(Outcome.DROP, str(error))
+        if passing is not None:
+            self._note(passing, topic, message, event)
         # A dead letter that expired is there to be looked at.
         if event.expires_at is not None and event.expires_at <= time.time() and not letter_headers(message):
             self._component.observer(telemetry.EVENTS_EXPIRED, (self._component.name, topic))
@@ -176,20 +181,30 @@ class Consumer:
                 return Attempt(Outcome.DROP, str(error))
             if path is None:
                 return Attempt(Outcome.DROP, "no rule matched")
+        if passing is not None:
+            passing.details["route"] = path
         if self._batcher is not None:
             metadata = {**component.wire.told(message), "mesh-attempt": str(delivery.attempt), **proven}
             return await self._batcher.call(path, topic, event.body, metadata, event.traceparent, raw=self._raw)
         tracing = self._component.tracing
         span = tracing.span(event.traceparent or None)
         if not tracing.records(span):
-            return await self._hand_over(path, delivery, event, span, proven)
+            return await self._hand_over(path, delivery, event, span, proven, passing)
         tags = {**delivery_tags(topic), "messaging.consumer.group.name": self._component.group}
         tags["mesh.attempt"] = str(delivery.attempt)
         parent, state = event.traceparent, event.tracestate
         with tracing.begin(span, parent, f"pubsub/{topic}", SpanKind.CLIENT, tags, tracestate=state) as begun:
-            attempt = await self._hand_over(path, delivery, event, span, proven)
+            attempt = await self._hand_over(path, delivery, event, span, proven, passing)
             begun.error = "" if attempt.outcome is Outcome.SUCCESS else attempt.reason
         return attempt
+
+    def _note(self, passing: Passing, topic: str, message: Message, event: Envelope) -> None:
+        """Note for those who watch what is handed over."""
+        name = self._component.name
+        passing.target, passing.traceparent = f"{name}/{topic}", event.traceparent
+        passing.details |= {"pubsub": name, "topic": topic}
+        passing.request = Part((), "application/octet-stream" if event.raw else CLOUDEVENTS_JSON, event.body)
+        passing.source = about(passing, message, self._prefix, b"" if event.raw else event.body)
 
     def _proven(self, delivery: Delivery) -> dict[str, str]:
         """Give the header that says who has published an event, where somebody asks for that."""
@@ -201,7 +216,13 @@ class Consumer:
         return {PROVEN_BY: proofs.publisher(signed, lenient=self._accepts_unproven, letters=letters)}
 
     async def _hand_over(
-        self, path: str, delivery: Delivery, event: Envelope, span: str, proven: Mapping[str, str]
+        self,
+        path: str,
+        delivery: Delivery,
+        event: Envelope,
+        span: str,
+        proven: Mapping[str, str],
+        passing: Passing | None,
     ) -> Attempt:
         headers = [*self._headers(delivery, event, span), *proven.items()]
         try:
@@ -212,6 +233,9 @@ class Consumer:
             return Attempt(Outcome.RETRY, str(error), broken=True)
         except EventError as error:  # It cannot be told to this application.
             return Attempt(Outcome.DROP, str(error))
+        if passing is not None:
+            passing.request = Part(headers, CLOUDEVENTS_JSON, event.body)
+            passing.answered(status, body=answer)
         return judge(status, answer)
 
     def _read(self, message: Message, topic: str) -> Envelope:
@@ -283,6 +307,19 @@ class Consumer:
     async def reject(delivery: Delivery, reason: str, attempts: int) -> None:
         """Leave a message that no dead letter topic takes to the broker's own dead letters."""
         await delivery.reject()
+
+
+def about(passing: Passing, message: Message, prefix: str, event: bytes) -> str:
+    """Note for those who watch which event it is, and give its source, as far as that is known without much work."""
+    found: Mapping[str, object] = {}
+    headers = message.headers
+    if f"{prefix}id" in headers:
+        found = {name: decode_header_value(headers.get(prefix + name, "")) for name in ("id", "type", "source")}
+    elif len(event) <= MAX_READ_BYTES:
+        with suppress(EventError):
+            found = members_of(event)
+    passing.details |= {name: str(found[name])[:MAX_ID] for name in ("id", "type") if name in found}
+    return str(found.get("source", ""))[:MAX_ID]
 
 
 def judge(status: int, answer: bytes) -> Attempt:

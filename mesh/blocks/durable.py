@@ -60,6 +60,7 @@ from mesh.errors import (
 from mesh.event import encode_header_value, required_headers
 from mesh.operation import Caller, Context, Method, Operation
 from mesh.packing import Packed, pack
+from mesh.passing import Passing
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
 from mesh.store import Concurrency, Item
 from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Tracing, who_answered
@@ -248,7 +249,7 @@ class DurableInvocation:
         )
         observer = self._parts.observer
         deliver = self._parts.inbound.towards(
-            lambda arrival: callee.attempt(arrival.what),
+            lambda arrival: callee.attempt(arrival.what, arrival.passing),
             "durable",
             self._app_id,
             policy=policy,
@@ -261,6 +262,7 @@ class DurableInvocation:
             count=lambda outcome: observer(telemetry.DURABLE_CALLS, (self._app_id, outcome)),
             ack_wait=options.ack_wait,
             condition=self._parts.inbound.conditions.of("durable", self._app_id),
+            taps=self._parts.taps,
         )
         where = await self._address(self._app_id)
         async with settlement.extending(), self._broker.subscribe(where, options, settlement):
@@ -329,8 +331,8 @@ class _Callee:
         self._access = access
         self._tracing = tracing
 
-    async def attempt(self, delivery: Delivery) -> Attempt:
-        """Run a call once, unless it has an outcome."""
+    async def attempt(self, delivery: Delivery, passing: Passing | None = None) -> Attempt:
+        """Run a call once, unless it has an outcome; ``passing`` collects what is told of it."""
         message = delivery.message
         try:
             verb, target, given = _asked(message.headers)
@@ -361,11 +363,16 @@ class _Callee:
             told=REPLY_HEADER not in message.headers,
         )
         passed, begun = served(self._tracing, self._app_id, verb, target, headers, later=True)
+        if passing is not None:
+            passing.source, passing.details["id"] = caller.app_id, call_id
+            passing.asked(verb, target, passed, message.body)
         try:
             with begun or UNTOLD:
                 async with self._application.call(verb, target, passed, message.body) as response:
                     body, truncated = await _read(response)
                     status, answered = response.status, forwardable(response.headers)
+                    if passing is not None:
+                        passing.answered(status, answered, body)
                 if begun is not None:
                     note_status(begun, status)
         except BadArgumentError as error:

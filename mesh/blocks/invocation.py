@@ -52,6 +52,7 @@ from mesh.fields import CONNECTION_FIELDS
 from mesh.middleware import MiddlewareError
 from mesh.operation import Arrival, Caller, Method, Operation
 from mesh.packing import Packed, pack
+from mesh.passing import Passing, arrives
 from mesh.pipeline import InboundHandler
 from mesh.policies import Verdict
 from mesh.telemetry import UNTOLD
@@ -359,7 +360,10 @@ class Invocation:
 
         try:
             if deliver is not None:
-                response = await deliver(Arrival(self._headers(), deadline, begin))
+                passing = None
+                if self._parts.taps.on:
+                    passing = _arriving(self._app_id, self._app_id, call.verb, call.target, headers, call.body)
+                response = await deliver(Arrival(self._headers(), deadline, begin, passing))
             else:
                 response = await self._deadlines.within(deadline - time.time(), begin)
             whole = await response.read_up_to(MAX_JUDGED_BYTES) if call.grpc else None  # What it came to stands last.
@@ -394,7 +398,20 @@ class Invocation:
 
 async def _begin(arrival: Arrival) -> AppResponse:
     """Call the application until its answer begins."""
-    return cast("AppResponse", await arrival.what())
+    response = cast("AppResponse", await arrival.what())
+    if arrival.passing is not None:
+        arrival.passing.answered(response.status, response.headers)
+    return response
+
+
+def _arriving(
+    app_id: str, source: str, verb: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+) -> Passing:
+    """Begin with what is told of a call of this application."""
+    passing = arrives(("call", app_id))
+    passing.source, passing.traceparent = source, telemetry.trace_header(headers) or ""
+    passing.asked(verb, target, headers, body if isinstance(body, bytes) else None)
+    return passing
 
 
 class _Server:
@@ -422,14 +439,19 @@ class _Server:
         body: bytes | AsyncIterator[bytes] = request.parts() if request.streamed else request.body
         passed, begun = served(self._parts.tracing, self._parts.caller.app_id, verb, target, headers)
         calling = self._application.call(verb, target, passed, body)
+        passing = None
+        if self._parts.taps.on:
+            source = unquote(request.headers.get("ce-source", ""))
+            passing = _arriving(self._parts.caller.app_id, source, verb, target, passed, body)
+            passing.held = True  # Until all of the answer is there.
         try:
             with begun or UNTOLD:
                 async with AsyncExitStack() as stack:
                     begin = partial(stack.enter_async_context, calling)
-                    response = await self._deliver(Arrival(request.headers, request.deadline, begin))
+                    response = await self._deliver(Arrival(request.headers, request.deadline, begin, passing))
                     if begun is not None:
                         note_status(begun, response.status)
-                    await self._answer(request, response)
+                    await self._answer(request, response, passing)
         except AppUnreachableError:
             await request.busy()  # Nothing ran: the caller goes to another instance, or waits for this one.
         except (AppFailedError, BadArgumentError, MiddlewareError) as error:
@@ -438,10 +460,15 @@ class _Server:
             await _refuse(request, error)
         except DeadlineExceededError:
             return  # The caller has stopped waiting by the same deadline.
+        finally:
+            if passing is not None:
+                self._parts.taps.tell(passing)
 
-    async def _answer(self, request: Request, response: AppResponse) -> None:
+    async def _answer(self, request: Request, response: AppResponse, passing: Passing | None) -> None:
         packed = {HTTP_HEADER: pack(response.status, response.headers)}
         whole = await response.read_up_to(request.whole_limit_bytes)
+        if passing is not None:
+            passing.answered(response.status, response.headers, whole)
         if whole is not None:
             await request.reply(packed, whole, _packed_trailers(response))
             return

@@ -291,9 +291,15 @@ class Jobs:
                 headers.append((DATA_TYPE_HEADER, job.data_type))
             path = f"/job/{quote(job.name, safe='')}"
             try:
-                status, _ = await application.post(path, headers, job.data or b"", "job")
+                status, answer = await application.post(path, headers, job.data or b"", "job")
             except AppFailedError as error:
                 return Attempt(Came.RETRY, str(error), broken=True)
+            finally:
+                if arrival.passing is not None:
+                    arrival.passing.details["job"] = job.name
+                    arrival.passing.asked("POST", path, headers, job.data or b"")
+            if arrival.passing is not None:
+                arrival.passing.answered(status, body=answer)
             if status == NOT_FOUND:
                 logger.warning("job %r: %s, which counts as taken", job.name, who_answered(status))
             elif not 200 <= status < 300:

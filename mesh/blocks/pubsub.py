@@ -206,7 +206,7 @@ class PubSub:
         )
         label = f"{component.name}/{subscription.topic}"
         deliver = self._parts.inbound.towards(
-            lambda arrival: consumer.attempt(arrival.what),
+            lambda arrival: consumer.attempt(arrival.what, arrival.passing),
             "event",
             label,
             policy=policy,
@@ -224,6 +224,7 @@ class PubSub:
             ack_wait=settings.options.ack_wait,
             condition=condition,
             counted=self._counts(label, policy.retry, dead_letter=give_up is not None),
+            taps=self._parts.taps,
         )
         where = component.address(subscription.topic, pattern=component.broker.features.wildcard)
         subscribed = component.broker.subscribe(where, settings.options, settlement)

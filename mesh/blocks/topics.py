@@ -22,6 +22,7 @@ from mesh.blocks.wire import Wire
 from mesh.broker import Broker, Features, Message
 from mesh.errors import (
     BadArgumentError,
+    EventError,
     MeshError,
     PermissionDeniedError,
     PublishFailedError,
@@ -59,6 +60,7 @@ CLOSE = 0.87  # Brokers have names of their own, which is no mistake: only what 
 MAX_NAME = 100
 
 _Made = tuple[Message, Begun | None]  # An event, and the span of its publish where that is recorded here.
+_Stored = tuple[Message, Begun | None, "PubSubComponent"]
 
 
 class Publish(msgspec.Struct, frozen=True):
@@ -272,7 +274,7 @@ class PubSubComponent:
             event = self._event(operation.context, asked)
             self._check_publish(operation.context, asked.topic)
             operation.kept = event  # Only what may be published is there for another attempt.
-        message, begun = cast("_Made", operation.kept)
+        message, begun, _ = cast("_Stored", operation.kept)
         try:
             await self.broker.publish(self.address(asked.topic), message)
         except MeshError as error:
@@ -281,14 +283,21 @@ class PubSubComponent:
         _end(begun, None)
         self._count(asked.topic, 1)
 
-    def _event(self, context: Context, asked: Publish) -> _Made:
+    def envelope(self, message: Message, topic: str) -> bytes | None:
+        """Give a message that was made here as applications receive it; None for one that is no event."""
+        try:
+            return self.wire.read(message, topic, raw=False, batch=False).body
+        except EventError:
+            return None
+
+    def _event(self, context: Context, asked: Publish) -> _Stored:
         metadata = spelled(asked.metadata, self.wire.publish_metadata) if asked.metadata else NO_METADATA
         raw = bool(metadata) and is_raw(metadata)
         self._tell_unknown(metadata)
         options = self._options(context, asked.topic, metadata)
         key = metadata.get("partitionKey") if metadata else None
         message = self._message(options, asked.content_type, asked.body, asked.metadata, raw=raw, key=key)
-        return message, None if context.own else self._begun(context, options, "publish")
+        return message, None if context.own else self._begun(context, options, "publish"), self
 
     async def bulk_publish(self, operation: Operation) -> None:
         """Store several.

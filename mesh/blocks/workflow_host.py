@@ -185,16 +185,30 @@ class _Observed:
 
     async def turn(self, work: TurnWork) -> Answer:
         began, outcome = time.perf_counter(), observed.RECOVERABLE
+        passing = observed.turning(work) if self._parts.taps.on else None
         try:
             answer = await self._worker.turn(work)
             outcome = observed.SUCCESS
+            if passing is not None:
+                observed.noted(passing, answer)
         finally:
             observed.turned(self._parts.observer, work.name, outcome, time.perf_counter() - began)
+            if passing is not None:
+                passing.ends(outcome)
+                self._parts.taps.tell(passing)
         return answer
 
     async def task(self, work: TaskWork) -> TaskResult:
-        with observed.RunningTask(self._parts.observer, self._parts.tracing, work) as running:
-            work.trace = running.trace
-            result = await self._worker.task(work)
-            running.came(result)
+        passing = observed.tasking(work) if self._parts.taps.on else None
+        try:
+            with observed.RunningTask(self._parts.observer, self._parts.tracing, work) as running:
+                work.trace = running.trace
+                result = await self._worker.task(work)
+                running.came(result)
+                if passing is not None:
+                    observed.noted(passing, result)
+        finally:
+            if passing is not None:
+                passing.ends(passing.outcome or observed.RECOVERABLE)
+                self._parts.taps.tell(passing)
         return result

@@ -27,7 +27,7 @@ from mesh.blocks.block import Block, Opened, Parts, Serving
 from mesh.blocks.middleware import check_pipelines
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
 from mesh.blocks.remembered import Memory
-from mesh.blocks.telling import describe
+from mesh.blocks.telling import Telling
 from mesh.broker import Broker
 from mesh.calls.exchange import Exchange
 from mesh.conditions import Conditions
@@ -207,9 +207,8 @@ class Runtime(Steps):
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
         access = settings.configuration.spec.access_control
         proves = settings.trust is not None
-        alone = settings.single_host or settings.backbone.startswith(("embedded:", "memory:"))
-        gate = Gate(self.caller, access, self._observer, proves=proves, alone=alone)
-        taps = Watches(self.caller, gate, describe)
+        gate = Gate(self.caller, access, self._observer, proves=proves, alone=settings.is_alone)
+        taps = Watches(self.caller, gate, Telling())
         await enter(taps.run(self.exchange, directory.node_id))
         self._tapping = Tapping(self.exchange, self.caller, directory.node_id)
         self._stack.callback(self._tapping.close)
@@ -218,11 +217,11 @@ class Runtime(Steps):
         hosts.withhold(settings.not_for_it)
         resources = self._resources(settings)
         await open_components(resources.components, self._blocks, parts, self._components, lives)
-        here = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
-        self.services.update(here)
+        own = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
+        self.services.update(own)
         policies = self._policy_of if settings.resiliencies else None
         self._pipeline = Pipeline(
-            here, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
+            own, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
         )
         hosted = [each for each in blocks if each.hosted]
         answering = {each.name: each.start(each, parts, self._of(each, "nearest", "backbone")) for each in hosted}

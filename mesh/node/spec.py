@@ -70,6 +70,11 @@ class NodeSettings:
     trust: TrustSettings | None = None
 
     @property
+    def is_alone(self) -> bool:
+        """Whether all nodes are on this machine, by the user's word or as the backbone is this user's alone."""
+        return self.single_host or self.backbone.partition(":")[0] in ("embedded", "memory")
+
+    @property
     def scoped(self) -> list[Component]:
         """Give the configured components that this node opens."""
         return [each for each in self.components or () if self.host_only or in_scope(each.scopes, self.app_id)]

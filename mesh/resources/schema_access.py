@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from mesh.address import app_id_problem
 from mesh.errors import Problem
 from mesh.resources.component import TOKEN
-from mesh.resources.configuration import AccessControl, AccessOperation
+from mesh.resources.configuration import AccessControl, AccessOperation, TapAccess
 from mesh.resources.documents import Document
 from mesh.values import parse_trust_domain
 
@@ -55,6 +56,8 @@ def access_control(
     taken = dataclasses.replace(section, trust_domain=own, policies=policies)
     _check_access(document, taken, problems, warnings)
     _check_domains(document, taken, trust_domain.lower() or own, warnings)
+    if taken.tap is not None:
+        _check_tap(document, taken.tap, problems, warnings)
     return taken
 
 
@@ -78,6 +81,17 @@ def _check_access(document: Document, section: AccessControl, problems: list[Pro
             elif not operation.http_verb:
                 told = f"operation {operation.name} has no httpVerb: it counts for applications on gRPC alone"
                 warnings.append(document.problem(told, place))
+
+
+def _check_tap(document: Document, tap: TapAccess, problems: list[Problem], warnings: list[Problem]) -> None:
+    """Find names of nobody, and those that count for nothing."""
+    for key, names in (("values", tap.values), ("manage", tap.manage)):
+        for index, name in enumerate(names):
+            if (wrong := app_id_problem(name)) is not None:
+                problems.append(document.problem(wrong, (*_SECTION, "tap", key, index)))
+        if names and tap.action == "deny":
+            told = "it counts for nothing beside action: deny, by which nobody sees anything"
+            warnings.append(document.problem(told, (*_SECTION, "tap", key)))
 
 
 def _check_domains(document: Document, section: AccessControl, own: str, warnings: list[Problem]) -> None:

@@ -11,15 +11,18 @@ from typing import Any
 import msgspec
 import orjson
 
-from mesh.passing import Part, Passing
+from mesh.event import CLOUDEVENTS_JSON
+from mesh.passing import Headers, Part, Passing
 from mesh.tap.sight import Content
 
-__all__ = ["HIDDEN", "content", "is_secret"]
+__all__ = ["HIDDEN", "content", "is_secret", "query"]
 
 HIDDEN = "(hidden)"
 SECRET_BLOCKS = frozenset({"crypto", "secrets"})
 MAX_HEADERS = 100
 MAX_DEPTH = 20
+MAX_DIGITS = 19
+MAX_QUERY = 8192
 _SECRET = re.compile(
     r"authorization|cookie|token|secret|passw|passphrase|credential|api-?key|access-?key|private-?key|sas-?key|signature"
     r"|proof|proven|mesh-identity|session"
@@ -46,18 +49,40 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     kind = part.content_type or next((value for name, value in part.headers if name.lower() == "content-type"), "")
     headers = None
     if values:
-        headers = tuple((name, HIDDEN if is_secret(name) else value) for name, value in part.headers[:MAX_HEADERS])
+        told = (
+            (_text(name), HIDDEN if is_secret(name) else _text(value)) for name, value in part.headers[:MAX_HEADERS]
+        )
+        headers = tuple(told)
     if part.value is not None:
         if secret or not values:
             return Content(headers, "application/json")
-        body = orjson.dumps(_plain(part.value, MAX_DEPTH), option=orjson.OPT_NON_STR_KEYS)
-        return Content(headers, "application/json", len(body), body[:limit], len(body) > limit)
+        text = orjson.dumps(_plain(part.value, MAX_DEPTH))
+        return Content(headers, "application/json", len(text), text[:limit], len(text) > limit)
     if part.body is None:
-        return Content(headers, kind)
-    size = len(part.body)
+        return Content(headers, kind, _length(part.headers))
+    body: bytes = part.body
     if secret or not values:
-        return Content(headers, kind, size)
-    return Content(headers, kind, size, bytes(part.body[:limit]), size > limit)
+        return Content(headers, kind, len(body))
+    if part.event is not None and (event := part.event()) is not None:
+        kind, body = CLOUDEVENTS_JSON, event
+    return Content(headers, kind, len(body), bytes(body[:limit]), len(body) > limit)
+
+
+def query(written: str) -> str:
+    """Give what is told of a query: without the values of what is named as a secret."""
+    parts = [each.partition("=") for each in written[:MAX_QUERY].split("&")]
+    return "&".join(f"{name}={HIDDEN}" if is_secret(name) else f"{name}{mark}{value}" for name, mark, value in parts)
+
+
+def _text(value: str) -> str:
+    """Give plain text that can be sent, of a name that compares in its own way, or a value that is no UTF-8."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _length(headers: Headers) -> int:
+    """Give the size of a stream that says it; -1 for one that does not."""
+    text = next((value for name, value in headers if name.lower() == "content-length"), "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else -1
 
 
 def _plain(value: Any, depth: int) -> Any:

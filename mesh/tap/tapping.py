@@ -168,12 +168,11 @@ class Tapping:
     def _receive(self, queue: _Queue, at: address.Address, frame: Frame) -> None:
         if frame.message is None:
             return
-        guard = self._exchange.guard
-        teller = None
+        guard, message, teller = self._exchange.guard, frame.message, None
         try:
-            if guard is not None:
-                teller = guard.told(at.text, frame.message)
-            items = _told.decode(frame.message.body).items
+            if guard is not None and (peer := guard.teller(at.text, message)) is not None:
+                message, teller = guard.opened(peer, message), peer.identity
+            items = _told.decode(message.body).items
         except (UnprovenError, msgspec.DecodeError) as error:
             logger.debug("ignored what a node tells a tap: %s", error)
             return

@@ -108,9 +108,13 @@ class Names:
         self._blocks = _names("blocks", wanted.blocks)
         self._own = not self._apps or any(fits(app) for fits in self._apps)
 
+    def block(self, name: str) -> bool:
+        """Tell whether anything of a building block is."""
+        return not self._blocks or any(fits(name) for fits in self._blocks)
+
     def take(self, passing: Passing) -> bool:
         """Tell whether something is among what is wanted."""
-        if self._blocks and not any(fits(passing.block) for fits in self._blocks):
+        if not self.block(passing.block):
             return False
         if not self._own and not any(
             fits(passing.source) or (passing.block == "invocation" and fits(passing.target.partition(".")[0]))

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import count
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,11 +15,14 @@ from mesh.access import TapRights
 from mesh.errors import ExpressionError
 from mesh.expressions import Match
 from mesh.passing import Passing
-from mesh.tap.content import content
+from mesh.tap.content import content, query
 from mesh.tap.rates import Counted
 from mesh.tap.sight import Dropped, Rates, Refused, Seen, Sight
 from mesh.tap.wanted import Names, Wanted
 from mesh.tap.wire import as_event
+
+if TYPE_CHECKING:
+    from mesh.trust.credential import Peer
 
 __all__ = ["LEASE_SECONDS", "Place", "Question", "Told", "Watch"]
 
@@ -62,26 +66,26 @@ class Watch:
     Attributes:
         tap: Its id.
         asker: The app id of who asks.
+        reader: Who alone is to read what is told, where that is proven; None = nobody asks for that.
+        names: What is among it.
         until: Monotonic time in seconds at which it ends, unless it is asked for again.
         rates_due: Monotonic time in seconds at which rates are told; infinite = never.
     """
 
-    def __init__(
-        self, place: Place, question: Question, match: Match | None, rights: TapRights, limit: int, numbers: count[int]
-    ) -> None:
-        """Begin.
+    def __init__(self, place: Place, question: Question, match: Match | None, limit: int, numbers: count[int]) -> None:
+        """Prepare; `renew` begins it.
 
         Args:
             place: The node.
             question: What is wanted.
             match: Its expression; None = there is none.
-            rights: What whoever asks may see.
             limit: Bytes of a body that fit into what is sent.
             numbers: Of sights.
         """
         self.tap, self.asker = question.tap, question.app
+        self.reader: Peer | None = None
         self._place, self._wanted, self._match, self._numbers = place, question.wanted, match, numbers
-        self._names = Names(question.wanted, place.app)
+        self.names = Names(question.wanted, place.app)
         self._limit = min(question.wanted.max_body, limit)
         self._kept: deque[bytes] = deque()
         self._bytes = 0
@@ -93,14 +97,14 @@ class Watch:
         self._counted_since = now
         self.rates_due = now + question.wanted.rates if question.wanted.rates else float("inf")
         self._values = self._gone = False
-        self.renew(rights)
 
-    def renew(self, rights: TapRights) -> None:
+    def renew(self, rights: TapRights, reader: Peer | None) -> None:
         """Go on for a lease, with what may be seen now."""
+        self.reader = reader
         self.until = time.monotonic() + LEASE_SECONDS
         self._values = self._wanted.values and rights.values
         if self._wanted.values and not rights.values:
-            self.refuse(rights.why)
+            self.refuse(rights.why_values)
 
     def refuse(self, reason: str) -> None:
         """Tell once what is not told."""
@@ -115,7 +119,7 @@ class Watch:
 
     def see(self, passing: Passing) -> None:
         """Take note of something that is over, if it is wanted."""
-        if self._gone or not self._names.take(passing):
+        if self._gone or not self.names.take(passing):
             return
         wanted = self._wanted
         told = wanted.sights and (wanted.sample >= 1.0 or random.random() < wanted.sample)  # noqa: S311 - no secret
@@ -138,7 +142,7 @@ class Watch:
         self._bytes += len(item)
 
     def _sight(self, passing: Passing) -> Sight:
-        place = self._place
+        place, told = self._place, self._values and passing.query
         return Sight(
             id=f"{place.node}-{next(self._numbers)}",
             time=time.time(),
@@ -152,7 +156,7 @@ class Watch:
             node=place.node,
             outcome=passing.outcome,
             traceparent=passing.traceparent,
-            details=passing.details,
+            details={**passing.details, "query": query(passing.query)} if told else passing.details,
             request=content(passing, passing.request, self._limit, values=self._values),
             reply=content(passing, passing.reply, self._limit, values=self._values),
             hidden=self._wanted.values and not self._values,

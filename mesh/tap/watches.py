@@ -10,9 +10,9 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mesh.broker import Broker
     from mesh.calls.exchange import Exchange
     from mesh.operation import Operation
+    from mesh.trust.credential import Peer
 
 __all__ = ["Watches"]
 
@@ -43,23 +44,32 @@ BATCH_SECONDS = 0.05
 SEND_SECONDS = 5.0
 ROOM_BYTES = 16 * 1024  # Of a frame, for what is around two bodies.
 
-Describe = Callable[[Passing, Any, Any], None]
 _question = msgspec.msgpack.Decoder(Question)
+
+
+class Telling(Protocol):
+    """What knows building blocks (``mesh/blocks/telling.py``)."""
+
+    def asked(self, passing: Passing, operation: Operation) -> None:
+        """Note what is told of an operation that begins."""
+
+    def came(self, passing: Passing, operation: Operation, result: object) -> None:
+        """Note what is told of one that is over; ``result`` is None where it failed."""
 
 
 class Watches(Taps):
     """See ``mesh.passing.Taps``; hears of watches while `run` is entered."""
 
-    def __init__(self, own: Caller, access: Gate, describe: Describe) -> None:
+    def __init__(self, own: Caller, access: Gate, telling: Telling) -> None:
         """Be watched by nobody yet.
 
         Args:
             own: This node's application.
             access: Says who may see what.
-            describe: Notes what is told of an operation.
+            telling: Notes what is told of an operation.
         """
         self.on = False
-        self._own, self._access, self._describe = own, access, describe
+        self._own, self._access, self._telling = own, access, telling
         self._watches: dict[str, Watch] = {}
         self._beginning: set[str] = set()
         self._refused: dict[str, float] = {}
@@ -71,7 +81,16 @@ class Watches(Taps):
         self._limit = 0
         self._tasks: asyncio.TaskGroup
 
+    @property
+    def count(self) -> int:
+        """How many watch."""
+        return len(self._watches)
+
     # What passes
+
+    def takes(self, block: str) -> bool:
+        """Tell whether anybody is to be told of a building block."""
+        return any(each.names.block(block) for each in self._watches.values())
 
     def tell(self, passing: Passing) -> None:
         """Tell those who watch of something that is over."""
@@ -82,12 +101,19 @@ class Watches(Taps):
                 logger.exception("cannot tell a tap of %s.%s", passing.block, passing.method)
         self._wake.set()
 
-    def describe(self, passing: Passing, operation: Operation, result: object) -> None:
-        """Note what is told of an operation besides target and outcome."""
+    def asked(self, passing: Passing, operation: Operation) -> None:
+        """Note what is told of an operation that begins."""
         try:
-            self._describe(passing, operation, result)
+            self._telling.asked(passing, operation)
         except Exception:  # As above.
             logger.exception("cannot describe %s.%s to a tap", passing.block, passing.method)
+
+    def came(self, passing: Passing, operation: Operation, result: object) -> None:
+        """Note what is told of one that is over."""
+        try:
+            self._telling.came(passing, operation, result)
+        except Exception:  # As above.
+            logger.exception("cannot describe what came of %s.%s to a tap", passing.block, passing.method)
 
     # Who watches
 
@@ -121,9 +147,10 @@ class Watches(Taps):
         except (msgspec.DecodeError, BadArgumentError) as error:
             logger.debug("ignored what a tap wants: %s", error)
             return
-        asker = self._asker(question, frame.message)
-        if asker is None:
+        found = self._asker(question, frame.message)
+        if found is None:
             return
+        asker, reader = found
         watch = self._watches.get(question.tap)
         if watch is not None and watch.asker != asker.app_id:
             return
@@ -135,39 +162,41 @@ class Watches(Taps):
             self._end(question.tap)
             self._refuse(where, question.tap, rights.why)
         elif watch is not None:
-            watch.renew(rights)
+            watch.renew(rights, reader)
         elif len(self._watches) + len(self._beginning) >= MAX_WATCHES:
             why = f"{self._own.app_id} is watched by {MAX_WATCHES} taps already, which is the most; end one of them"
             self._refuse(where, question.tap, why)
         elif question.tap not in self._beginning:
             self._beginning.add(question.tap)
-            self._tasks.create_task(self._begin(question, asker), name="taps-begin")
+            self._tasks.create_task(self._begin(question, asker, reader), name="taps-begin")
 
-    def _asker(self, question: Question, message: Message) -> Caller | None:
-        """Give who asks; None where that is not proven, and has to be."""
+    def _asker(self, question: Question, message: Message) -> tuple[Caller, Peer | None] | None:
+        """Give who asks, and what it is proven by; None where that is not proven, and has to be."""
         guard = self._exchange.guard
         claimed = Caller(self._own.namespace, question.app)
         if guard is None:
-            return claimed
+            return claimed, None
         at = address.taps(self._own.namespace).text
         try:
-            who = guard.told(at, message)
+            peer = guard.teller(at, message)
         except UnprovenError:
             return None
-        if who is None:
-            return claimed
+        if peer is None:
+            return claimed, None
+        who = peer.identity
         if (who.namespace, who.app_id) == (self._own.namespace, question.app):
-            return Caller.proven_by(who)
+            return Caller.proven_by(who), peer
         guard.refuse("told", at, "invalid", f"{who} may not ask in the name of {question.app[:200]}")
         return None
 
-    async def _begin(self, question: Question, asker: Caller) -> None:
+    async def _begin(self, question: Question, asker: Caller, reader: Peer | None) -> None:
         where = address.taps(self._own.namespace, question.tap)
         try:
             question.wanted.check()
             match = await asyncio.to_thread(compiled, question.wanted.where) if question.wanted.where else None
-            rights = self._access.tap(asker)
-            self._watches[question.tap] = Watch(self._place, question, match, rights, self._limit, self._numbers)
+            watch = Watch(self._place, question, match, self._limit, self._numbers)
+            watch.renew(self._access.tap(asker), reader)
+            self._watches[question.tap] = watch
             self.on = True
             self._wake.set()
             logger.info(
@@ -220,16 +249,16 @@ class Watches(Taps):
     async def _send_all(self, watch: Watch) -> None:
         where = address.taps(self._own.namespace, watch.tap)
         for body, count in watch.batches():
-            if not await self._tell(where, body):
+            if not await self._tell(where, body, watch.reader):
                 watch.lost(count)
                 return
 
-    async def _tell(self, where: address.Address, body: bytes) -> bool:
+    async def _tell(self, where: address.Address, body: bytes, reader: Peer | None = None) -> bool:
         guard = self._exchange.guard
         message = Message({}, body)
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                sent = message if guard is None else guard.tell(where.text, message)
+                sent = message if guard is None else guard.tell(where.text, message, reader)
                 await self._broker.broadcast(where, sent)
         except (MeshError, TimeoutError) as error:
             logger.debug("cannot tell a tap: %s", error)

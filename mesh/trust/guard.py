@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Literal, cast
 
@@ -419,9 +420,11 @@ class Guard:
 
     # What is told to all who listen
 
-    def tell(self, to: str, message: Message) -> Message:
-        """Prove what is told to many, or to one who has not asked this node."""
+    def tell(self, to: str, message: Message, reader: Peer | None = None) -> Message:
+        """Prove what is told to many, or to one who has not asked this node; seal it to a reader if that is one."""
         own = self.own
+        if reader is not None and self.seals:
+            message = seal_frame(own, reader, message)
         headers = {**message.headers, MADE_HEADER: str(int(time.time() * 1000)), IDENTITY_HEADER: own.header}
         headers[PROOF_HEADER] = encoded(own.sign(_digest(_TOLD, to, "", headers, message.body)))
         return Message(headers, message.body)
@@ -432,6 +435,20 @@ class Guard:
         Raises:
             UnprovenError: It is as if it had not come.
         """
+        peer = self.teller(at, message)
+        return None if peer is None else peer.identity
+
+    def opened(self, teller: Peer, message: Message) -> Message:
+        """Open what somebody has told this node alone; raises ``UnprovenError``."""
+        if SEALED_HEADER not in message.headers:
+            return message
+        for own in self._owns.values():
+            with suppress(UnprovenError):
+                return open_frame(own, teller, message)
+        raise UnprovenError("it is sealed to others")
+
+    def teller(self, at: str, message: Message) -> Peer | None:
+        """Check what is told as `told` does, and give whose credential it is."""
         headers = message.headers
         proof = headers.get(PROOF_HEADER)
         if proof is None and not self.strict:
@@ -447,7 +464,7 @@ class Guard:
         except UnprovenError as error:
             self.refuse("told", at, "missing" if proof is None else "invalid", str(error))
             raise
-        return peer.identity
+        return peer
 
     def may_answer(self, to: Address, identity: Identity) -> bool:
         """Tell whether somebody may answer for an address."""

@@ -15,6 +15,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
+from mesh.passing import Part, Passing
 from mesh.spans import Begun, SpanKind, Value
 from mesh.telemetry import (
     UNTOLD,
@@ -29,9 +30,10 @@ from mesh.telemetry import (
     child_span,
     is_traceparent,
 )
+from mesh.workflows.actions import Answer
 from mesh.workflows.events import Trace
 from mesh.workflows.state import State, Status
-from mesh.workflows.worker import TaskResult, TaskWork
+from mesh.workflows.worker import TaskResult, TaskWork, TurnWork
 
 __all__ = [
     "FAILED",
@@ -43,13 +45,17 @@ __all__ = [
     "below",
     "creating",
     "ended",
+    "noted",
     "span_of",
+    "tasking",
     "turned",
+    "turning",
 ]
 
 SUCCESS, FAILED, RECOVERABLE = "success", "failed", "recoverable"
 """What metrics tell of executions and activities; what is recoverable is done again."""
 _NANOSECONDS = 1e9
+MAX_TYPE = 200
 
 
 def creating(
@@ -97,6 +103,42 @@ def began(observer: Observer, state: State, scheduled: float | None) -> None:
 def turned(observer: Observer, name: str, outcome: str, seconds: float) -> None:
     """Tell of a turn that a worker had: ``SUCCESS``, or ``RECOVERABLE`` where it is to be handed out again."""
     observer(WORKFLOW_TURNS, (name, outcome), 1, seconds)
+
+
+def turning(work: TurnWork) -> Passing:
+    """Begin with what a tap is told of a turn."""
+    passing = Passing("step", "workflows", "turn", f"{work.name}/{work.ref.id}", work.caller or work.app)
+    passing.details |= {"workflow": work.name, "instance": work.ref.id, "turn": work.number}
+    passing.request = Part(value=[{type(each).__name__: each} for each in work.new])
+    return passing
+
+
+def tasking(work: TaskWork) -> Passing:
+    """Begin with what a tap is told of an activity."""
+    passing = Passing("step", "workflows", "activity", f"{work.workflow}/{work.instance}", work.owner)
+    passing.traceparent = "" if work.trace is None else work.trace.parent
+    passing.details |= {
+        "workflow": work.workflow,
+        "instance": work.instance,
+        "activity": work.name,
+        "attempt": work.attempt,
+    }
+    passing.request = Part(content_type="application/json", body=(work.input or "").encode("utf-8", "replace"))
+    return passing
+
+
+def noted(passing: Passing, came: Answer | TaskResult) -> None:
+    """Note for a tap what a worker gave."""
+    if isinstance(came, Answer):
+        passing.details["actions"] = len(came.actions)
+        passing.reply = Part(value=[{type(each).__name__: each} for each in came.actions])
+        passing.outcome = SUCCESS
+    elif came.failure is not None:
+        passing.reply = Part(value=came.failure)
+        passing.outcome, passing.details["reason"] = FAILED, came.failure.type[:MAX_TYPE]
+    else:
+        passing.reply = Part(content_type="application/json", body=(came.result or "").encode("utf-8", "replace"))
+        passing.outcome = SUCCESS
 
 
 def ended(observer: Observer, tracing: Tracing, instance: str, state: State, trace: Trace | None) -> None:

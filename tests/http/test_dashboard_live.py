@@ -313,7 +313,8 @@ async def test_what_is_recorded_is_done_again(nats: Backbone, tmp_path: Path) ->
     answers = iter([{"left": 3, "at": 1}, {"left": 2, "at": 1}])
     async with (
         App() as app,
-        gateway(nats, tmp_path, app=app, app_id="shop", single_host=True) as shop,
+        gateway(nats, tmp_path, app=app, app_id="shop", single_host=True),
+        gateway(nats, tmp_path, app_id="till", single_host=True) as till,
         desk(nats, tmp_path) as node,
     ):
 
@@ -327,8 +328,8 @@ async def test_what_is_recorded_is_done_again(nats: Backbone, tmp_path: Path) ->
             assert recording.headers["Content-Disposition"].startswith('attachment; filename="mesh-')
             first = orjson.loads(await recording.content.readline())
             assert first["data"]["filter"] == {"block": ["invocation"]}
-            await eventually(lambda: _assert(shop.gateway._runtime._parts.taps.on))
-            await shop.post("/v1.0/invoke/shop/method/take?x=1", {"item": "a"}, "application/json")
+            await eventually(lambda: _assert(till.gateway._runtime._parts.taps.on))
+            await till.post("/v1.0/invoke/shop/method/take?x=1", {"item": "a"}, "application/json")
             async with asyncio.timeout(SECONDS):
                 while True:
                     event = orjson.loads((await recording.content.readline()).strip() or b"{}")

@@ -170,3 +170,31 @@ export function useGet(path, { query, every = 0 } = {}) {
   }, [reload, every]);
   return { ...(state.of === key ? state : { data: undefined, error: null, loading: key !== null }), reload };
 }
+
+/** `useGet` of several paths at once: a list of {path, data, error}, in their order. */
+export function useEach(paths, { every = 0 } = {}) {
+  const key = paths.join("\n");
+  const [state, setState] = useState({ key: null, rows: [] });
+  useEffect(() => {
+    const mine = new AbortController();
+    const some = key ? key.split("\n") : [];
+    const ask = async () => {
+      const rows = await Promise.all(
+        some.map((path) =>
+          get(path, undefined, mine.signal).then(
+            (data) => ({ path, data }),
+            (error) => ({ path, error }),
+          ),
+        ),
+      );
+      if (!mine.signal.aborted) setState({ key, rows });
+    };
+    ask();
+    const timer = every ? setInterval(() => document.hidden || ask(), every * 1000) : 0;
+    return () => {
+      clearInterval(timer);
+      mine.abort();
+    };
+  }, [key, every]);
+  return state.key === key ? state.rows : (key ? key.split("\n") : []).map((path) => ({ path }));
+}

@@ -1,5 +1,5 @@
 // One sight: its line in a list, and all that is told of it, with replay.
-import { html, useEffect, useState } from "./dom.js";
+import { html, memo, useEffect, useState } from "./dom.js";
 import { post } from "./api.js";
 import { useMesh } from "./live.js";
 import { links } from "./router.js";
@@ -25,7 +25,7 @@ export function Said({ data }) {
 }
 
 /** One line of a list of sights. */
-export function SightLine({ event, current, onOpen }) {
+export const SightLine = memo(function SightLine({ event, current, onOpen }) {
   const { data } = event;
   const kind = health(data.outcome);
   return html`<button type="button" class=${`sight ${kind}`} aria-pressed=${current ? "true" : "false"} onClick=${() => onOpen(event)}>
@@ -35,7 +35,7 @@ export function SightLine({ event, current, onOpen }) {
     <span class="mono end">${ms(data.seconds)}</span>
     <${Badge} kind=${kind}>${data.outcome}<//>
   </button>`;
-}
+});
 
 /** A request, a reply, an event: its headers and body; `hidden` = they may not be seen. */
 function Content({ name, content, hidden }) {
@@ -56,23 +56,21 @@ function Content({ name, content, hidden }) {
 
 const shownReply = (reply) => (reply && typeof reply === "object" && ("json" in reply || "text" in reply || "base64" in reply || "size" in reply) ? html`<${Content} name="Answer" content=${reply} />` : reply !== undefined && reply !== null && html`<${Json} value=${reply} label="Answer" />`);
 
-function Differences({ of }) {
-  if (!of?.length) return html`<p>The answer is the same as when it was seen.</p>`;
+function Differences({ result }) {
+  const { differences = [], uncompared } = result;
+  if (uncompared) return html`<p class="note info">Bodies could not be compared: ${uncompared}</p>`;
+  if (!differences.length) return html`<p>The answer is the same as when it was seen.</p>`;
+  const said = (value) => (value === undefined ? html`<span class="dim">not there</span>` : html`<code>${JSON.stringify(value)}</code>`);
   return html`<table class="small-table">
     <caption>What differs from when it was seen</caption>
     <thead><tr><th scope="col">Where</th><th scope="col">Then</th><th scope="col">Now</th></tr></thead>
     <tbody>
-      ${of.map((each) => {
-        if (typeof each === "string") return html`<tr><th scope="row" colspan="3">${each}</th></tr>`;
-        const then = each.then ?? each.before ?? each.recorded ?? each.expected;
-        const now = each.now ?? each.after ?? each.replayed ?? each.actual;
-        return html`<tr><th scope="row"><code>${each.path ?? each.where ?? each.what}</code></th><td><code>${JSON.stringify(then)}</code></td><td><code>${JSON.stringify(now)}</code></td></tr>`;
-      })}
+      ${differences.map((each) => html`<tr key=${each.path}><th scope="row"><code>${each.path}</code></th><td data-label="Then">${said(each.recorded)}</td><td data-label="Now">${said(each.replayed)}</td></tr>`)}
     </tbody>
   </table>`;
 }
 
-const canReplay = ({ data }) => (data.block === "pubsub" && (data.seen === "arrived" || data.method.startsWith("publish"))) || ((data.block === "invoke" || data.block === "invocation") && data.seen !== "hosted");
+const canReplay = ({ data }) => (data.block === "pubsub" && (data.seen === "arrived" || data.method.startsWith("publish"))) || (["invocation", "durable"].includes(data.block) && data.seen !== "hosted");
 
 /** Sends a sight again and shows what comes of it. */
 function Replay({ event }) {
@@ -111,9 +109,9 @@ function Replay({ event }) {
       ${state.error && html`<${Problem} error=${state.error} />`}
       ${state.result &&
       html`<div class="stack">
-        <p><${Badge} kind=${(state.result.status ?? 200) < 400 && health(state.result.outcome ?? "ok") === "ok" ? "ok" : "bad"}>${[state.result.status, state.result.outcome].filter(Boolean).join(" ")}<//></p>
+        <p class="row"><${Badge} kind=${(state.result.status ?? 200) < 400 && health(state.result.outcome ?? "ok") === "ok" ? "ok" : "bad"}>${[state.result.status, state.result.outcome].filter(Boolean).join(" ")}<//> <span class="dim">${state.result.title ?? ""}${state.result.seconds === undefined ? "" : `, ${ms(state.result.seconds)}`}</span></p>
         ${shownReply(state.result.reply)}
-        <${Differences} of=${state.result.differences} />
+        <${Differences} result=${state.result} />
       </div>`}
     </div>
   </section>`;

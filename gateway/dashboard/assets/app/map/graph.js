@@ -4,10 +4,11 @@ import { links, to } from "../router.js";
 /** An arrow's id: who sends, to whom. */
 const arrow = (from, target) => `${from}\n${target}`;
 
-const CALLS = new Set(["invoke", "invocation"]);
+// Blocks that call applications; durable calls lie at the broker until their answer is there.
+const CALLS = new Set(["invocation", "durable"]);
 
-/** An actor as `type/id`, or what a rate has of it: its type. */
-const actorType = (target) => target.split("/", 1)[0];
+/** Of an actor as `type/id` its type, of a workflow as `name/instance` its name; rates have these alone. */
+const kindOf = (target) => target.split("/", 1)[0];
 
 /**
  * The arrow that something seen belongs to; null = none, as what a host does for another node, which is counted where it
@@ -16,22 +17,15 @@ const actorType = (target) => target.split("/", 1)[0];
 export function arrowOf(seen) {
   const asker = `app:${seen.from || seen.app}`;
   if (seen.seen === "hosted" || seen.target === "(other)") return null;
-  switch (seen.block) {
-    case "pubsub":
-      return seen.seen === "arrived" ? arrow(`topic:${seen.target}`, `app:${seen.app}`) : arrow(asker, `topic:${seen.target}`);
-    case "invoke":
-    case "invocation":
-      return seen.seen === "arrived" ? arrow(asker, `app:${seen.app}`) : arrow(asker, `app:${seen.target}`);
-    case "actors":
-      return seen.seen === "asked" ? arrow(asker, `actor:${actorType(seen.target)}`) : arrow(`actor:${actorType(seen.target)}`, `app:${seen.app}`);
-    case "workflow":
-    case "workflows":
-      return seen.seen === "asked" ? arrow(asker, `workflow:${seen.target}`) : arrow(`workflow:${seen.target}`, `app:${seen.app}`);
-    case "jobs":
-      return seen.seen === "asked" ? arrow(asker, `job:${seen.target}`) : arrow(`job:${seen.target}`, `app:${seen.app}`);
-    default:
-      return seen.seen === "asked" ? arrow(asker, `component:${seen.target}`) : arrow(`component:${seen.target}`, `app:${seen.app}`);
-  }
+  if (CALLS.has(seen.block)) return arrow(asker, `app:${seen.seen === "arrived" ? seen.app : seen.target.split(".", 1)[0]}`);
+  const ends = {
+    pubsub: `topic:${seen.target}`,
+    actors: `actor:${kindOf(seen.target)}`,
+    workflows: `workflow:${kindOf(seen.target)}`,
+    jobs: `job:${seen.target}`,
+  };
+  const end = ends[seen.block] ?? `component:${seen.target}`;
+  return seen.seen === "asked" ? arrow(asker, end) : arrow(end, `app:${seen.app}`);
 }
 
 /** Edges of rates.js by arrow. A call is counted where it was asked, and where it arrived only if nobody tells that. */

@@ -1,15 +1,15 @@
 // The mesh as a picture: who sends what to whom, how much of it, and how it goes; and the same as a table.
 import { html, memo, useCallback, useEffect, useMemo, useReducer, useRef, useState } from "../dom.js";
-import { useMesh, useRates, useSights, useSlowRates } from "../live.js";
+import { useMesh, useRates, useSights } from "../live.js";
 import { KINDS, arrowOf, byArrow, graph, nodeOf, part, verb } from "../map/graph.js";
 import { HEIGHT, WIDTH, layout } from "../map/layout.js";
+import { Flows, NOTHING } from "../map/flows.js";
 import { links, setQuery } from "../router.js";
 import { Side, SightDetail, SightLine } from "../sights.js";
-import { Badge, Button, Empty, Figures, Icon, Loading, Page as Frame, Section, Table, Thing, count, many, ms, percent, perSecond } from "../ui.js";
+import { Badge, Button, Empty, Figures, Icon, Loading, Page as Frame, Section, Thing, count, many, ms, percent, perSecond } from "../ui.js";
 
 const MOST = 60; // Nodes that a picture can hold.
 const PULSES = 60; // Moving dots in all.
-const NOTHING = { rate: 0, errorRate: 0, failing: 0, p50: null, p95: null, longest: 0, count: 0, errors: 0 };
 
 function useMotion() {
   const query = useRef(matchMedia("(prefers-reduced-motion: reduce)")).current;
@@ -172,27 +172,6 @@ function NodeDetails({ node, rates, groups, arrows, problems, onClose, onOpen })
   <//>`;
 }
 
-const COLUMNS = [
-  { key: "from", label: "From", value: (row) => row.first.name, render: (row) => html`<${Thing} kind=${row.first.kind} name=${row.first.name} href=${row.first.href} />` },
-  { key: "does", label: "Does", value: (row) => row.verb, render: (row) => html`<span class="dim">${row.verb}</span>` },
-  { key: "target", label: "To", value: (row) => row.last.name, render: (row) => html`<${Thing} kind=${row.last.kind} name=${row.last.name} href=${row.last.href} />` },
-  { key: "rate", label: "Rate", end: true, value: (row) => row.now.rate, render: (row) => perSecond(row.now.rate) },
-  { key: "p95", label: "p95", end: true, value: (row) => row.now.p95, render: (row) => ms(row.now.p95) },
-  { key: "failing", label: "Failing", end: true, value: (row) => row.now.failing, render: (row) => (row.now.errors ? html`<${Badge} kind="bad">${percent(row.now.failing)}<//>` : html`<span class="dim">–</span>`) },
-];
-
-/** Every arrow, also those that the picture has no room for. */
-function Everything({ whole, onOpen, at }) {
-  const { tick, rates } = useSlowRates(whole.arrows.size > 500 ? 5 : 2);
-  const rows = useMemo(() => {
-    const groups = byArrow(rates);
-    return [...whole.arrows.values()].map((each) => ({ ...each, first: whole.nodes.get(each.from), last: whole.nodes.get(each.target), now: groups.has(each.id) ? rates.figures(groups.get(each.id)) : NOTHING }));
-  }, [whole, tick]);
-  return html`<${Section} title="Everything that flows" note="the map as a table" flush>
-    <${Table} caption="Who sends to whom, with rate, 95th percentile and failures" columns=${COLUMNS} rows=${rows} keyOf=${(row) => row.id} search="Search connections" sortBy="rate" descending noun="connection" onRow=${(row) => onOpen(row.id)} current=${at} />
-  <//>`;
-}
-
 /** What the graph is drawn from changes seldom; the same object as long as it is the same. */
 function useGraph(mesh, groups) {
   const kept = useRef({});
@@ -261,6 +240,6 @@ export default function Page({ query }) {
       </section>
       ${at && (last ? html`<${ArrowDetails} key=${at} id=${at} arrow=${whole.arrows.get(at)} rates=${rates} edges=${groups.get(at) ?? []} onClose=${close} />` : html`<${NodeDetails} key=${at} node=${whole.nodes.get(first) ?? nodeOf(first)} rates=${rates} groups=${groups} arrows=${whole.arrows} problems=${mesh.problems.filter((each) => `app:${each.app}` === at)} onClose=${close} onOpen=${open} />`)}
     </div>
-    <${Everything} whole=${whole} onOpen=${open} at=${at} />
+    <${Section} title="Everything that flows" note="the map as a table" flush><${Flows} whole=${whole} onOpen=${open} at=${at} /><//>
   <//>`;
 }
