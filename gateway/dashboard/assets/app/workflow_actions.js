@@ -1,6 +1,6 @@
 // What is done to workflows: asked for in a window, confirmed where it cannot be taken back.
 import { html, useState } from "./dom.js";
-import { ofApp, post } from "./api.js";
+import { ofApp, post, send } from "./api.js";
 import { AppField } from "./each.js";
 import { Button, Dialog, Field, Problem, confirm, toast } from "./ui.js";
 
@@ -29,7 +29,7 @@ function written(members, texts) {
   return `{${parts.join(", ")}}`;
 }
 
-export const postText = (path, text) => post(path, undefined, { body: text, headers: { "content-type": "application/json" } });
+const postText = (path, text) => send(path, { verb: "POST", body: text, headers: { "content-type": "application/json" } });
 
 /** A window with fields: `what(values)` does it; a failure is shown, and the window stays. */
 function Ask({ title, action, danger, initial, ready = () => true, what, onClose, children }) {
