@@ -59,6 +59,7 @@ class Live:
         self.presence = Presence(partial(collect, runtime.broker, self._namespace))
         self._viewers = Viewers()
         self._taps = Taps(runtime.tap, self._namespace)
+        self._last: dict[str, object] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -86,12 +87,11 @@ class Live:
 
     async def _tell_changes(self) -> None:
         """Tell all who look what there is, whenever that has changed."""
-        last: dict[str, object] = {}
         while True:
             await self.presence.heard.wait()
             there = self._there()
-            if there != last:
-                last = there
+            if there != self._last:
+                self._last = there
                 self._viewers.renew("mesh", self.overview())
                 await asyncio.sleep(MESH_APART)
 
@@ -109,6 +109,8 @@ class Live:
                 stack.enter_context(self.presence.looking())
                 if self.presence.fresh:
                     viewer.renew("mesh", self.overview())
+                else:  # Then the next answer is news to him, also where it is the one before.
+                    self._last = {}
                 for each in (RATES, wanted):
                     if each is not None:
                         await stack.enter_async_context(self._taps.watching(each, viewer))
