@@ -1,7 +1,7 @@
 """``python -m tests.support.crowd``: many nodes in one process, without HTTP, that tell of themselves and are tapped.
 
-Each is a node to whoever asks the mesh: it has an id of its own, and answers with what a gateway answers with. They share
-one connection to the backbone. What passes them is made up, by the same generator on each machine.
+Each is a node to whoever asks the mesh: it has an id of its own, and answers with what a gateway answers with. They
+share one connection to the backbone. What passes them is made up, by the same generator on each machine.
 """
 
 from __future__ import annotations
