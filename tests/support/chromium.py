@@ -89,7 +89,8 @@ def watched(browser: Browser, url: str, *, theme: str = "light", viewport: Viewp
         made = Watched(context.new_page(), urlsplit(url).netloc)
         made.page.goto(url)
         yield made
-        assert made.wrong == []
+        if made.wrong:
+            raise AssertionError("\n".join(made.wrong))
 
 
 def serious(page: Page) -> list[str]:

@@ -1,0 +1,80 @@
+"""Every page against a running mesh: it shows what there is, breaks no rule of the browser, and keeps nobody out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from playwright.sync_api import Browser, Page, ViewportSize, expect
+
+from tests.support.chromium import DESK, PHONE, picture, serious, watched
+from tests.support.shown_mesh import Shown
+
+
+@dataclass(frozen=True)
+class Place:
+    """A page.
+
+    Attributes:
+        route: Behind the ``#``.
+        heading: Its own.
+        shows: What must stand there once it has asked.
+    """
+
+    route: str
+    heading: str
+    shows: tuple[str, ...]
+
+
+PLACES = {
+    "map": Place("/", "Map", ("shop", "packing", "orders", "bank")),
+    "apps": Place("/apps", "Applications", ("shop", "packing", "bank", "payer")),
+    "app": Place("/apps/packing", "packing", ("orders", "unpacked")),
+    "topics": Place("/topics", "Topics", ("orders", "unpacked")),
+    "topic": Place("/topics/pubsub/orders", "orders", ("shop", "packing")),
+    "dead letters": Place("/topics/pubsub/unpacked", "unpacked", ()),
+    "components": Place("/components", "Components", ("pubsub", "statestore", "archive")),
+    "component": Place("/components/statestore", "statestore", ("state.mesh",)),
+    "actors": Place("/actors", "Actors", ("account", "bank")),
+    "jobs": Place("/jobs", "Jobs", ("nightly", "tick")),
+    "workflows": Place("/workflows", "Workflows", ("waits", "fails", "sent")),
+    "workflow that waits": Place("/workflows/orders/waits", "waits", ("approve",)),
+    "workflow that failed": Place("/workflows/orders/fails", "fails", ("KeyError",)),
+    "traces": Place("/traces", "Traces", ()),
+    "resources": Place("/resources", "Resources", ("archive", "packing-orders")),
+    "events": Place("/events", "Live", ("pubsub/orders",)),
+    "try": Place("/try", "Try it out", ()),
+}
+EACH = pytest.mark.parametrize("name", PLACES)
+
+
+def asked(page: Page, place: Place) -> None:
+    """Wait until a page shows what it asks for."""
+    main = page.get_by_role("main")
+    expect(main.get_by_role("heading", level=1)).to_have_text(place.heading)
+    for text in place.shows:
+        expect(main.get_by_text(text).first).to_be_attached()
+    expect(main.locator(".loading")).to_have_count(0)
+
+
+@EACH
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_page_keeps_the_rules_in_both_themes(mesh: Shown, browser: Browser, name: str, theme: str) -> None:
+    with watched(browser, f"{mesh.address}&{PLACES[name].route}", theme=theme) as open_page:
+        asked(open_page.page, PLACES[name])
+        picture(open_page.page, f"{name} {theme}")
+        assert serious(open_page.page) == []
+
+
+@EACH
+def test_a_page_fits_a_phone(mesh: Shown, browser: Browser, name: str) -> None:
+    with watched(browser, f"{mesh.address}&{PLACES[name].route}", viewport=PHONE) as open_page:
+        asked(open_page.page, PLACES[name])
+        picture(open_page.page, f"{name} phone")
+        assert serious(open_page.page) == []
+        assert is_as_wide_as(open_page.page, PHONE)
+
+
+def is_as_wide_as(page: Page, viewport: ViewportSize = DESK) -> bool:
+    """Tell whether nothing stands beside the screen: a page is never scrolled sideways, though a table in it may be."""
+    return page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
