@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, ViewportSize, expect, sync_playwright
 
 from tests.support.server import NotInstalledError
 
@@ -47,6 +47,7 @@ def chromium() -> Iterator[Browser]:
     program = shutil.which(os.environ.get("BROKERMESH_CHROMIUM", "chromium"))
     if program is None:
         raise NotInstalledError("Chromium is not installed: tests/provision/chromium.sh")
+    expect.set_options(timeout=WITHIN)
     with sync_playwright() as playwright:
         sandbox = hasattr(os, "geteuid") and os.geteuid() != 0  # As root it has none, and says so.
         started = playwright.chromium.launch(executable_path=program, args=QUIET, chromium_sandbox=sandbox)
@@ -82,11 +83,13 @@ class Watched:
 
 
 @contextmanager
-def watched(browser: Browser, url: str, *, theme: str = "light", viewport: ViewportSize = DESK) -> Iterator[Watched]:
-    """Open a page; leaving fails the test when anything went wrong on it."""
+def watched(
+    browser: Browser, url: str, *, theme: str = "light", viewport: ViewportSize = DESK, origin: str = ""
+) -> Iterator[Watched]:
+    """Open a page; leaving fails the test when anything went wrong on it; ``origin`` has its server, if ``url`` has not."""
     context = browser.new_context(color_scheme=theme, viewport=viewport, reduced_motion="reduce")  # type: ignore[arg-type]
     with context:
-        made = Watched(context.new_page(), urlsplit(url).netloc)
+        made = Watched(context.new_page(), urlsplit(origin or url).netloc)
         made.page.goto(url)
         yield made
         if made.wrong:
