@@ -476,6 +476,9 @@ class Runtime(Steps):
             resiliencies=tuple(each.name for each in self.settings.resiliencies),
             workflow_access=tuple(each.name for each in self.settings.workflow_access),
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
+            serves=self._parts.application is not None,
+            problems=self.conditions.in_short(),
+            absent=tuple((name, each.type) for name, (each, _) in self._components.absent.items()),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )
 
