@@ -104,6 +104,17 @@ async def test_nodes_come_and_go(nats: Backbone, tmp_path: Path) -> None:
         await opened.until("mesh", _apps())
 
 
+async def test_who_looks_again_after_long_is_told(
+    nats: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a mesh that is as it was when somebody last looked."""
+    async with gateway(nats, tmp_path, app_id="shop"), desk(nats, tmp_path) as node:
+        for stale in (presence.STALE_SECONDS, 0.0):  # Then what is known is always of old.
+            monkeypatch.setattr(presence, "STALE_SECONDS", stale)
+            async with page(node) as opened:
+                await opened.until("mesh", _apps("shop"))
+
+
 async def test_names_may_be_any(nats: Backbone, tmp_path: Path) -> None:
     """Of applications as long as they may be, and in any script; what they answer is found by them."""
     names = ["a" * 256, "ä" * 128, "заказы", "a%2Fb?c#d&e=f", "<img-src=x-onerror=alert(1)>"]
