@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.config import GatewayConfig
     from gateway.http.response import Answered
+    from gateway.views import Views
     from mesh.pipeline import Handler, Service
     from mesh.resources.configuration import APISpec
     from mesh.streams import Streams
@@ -36,9 +37,15 @@ WRITE = frozenset({"POST", "PUT"})
 
 
 class Node(Protocol):
-    """What the routes ask of the gateway about itself."""
+    """What the routes ask of the gateway about itself.
+
+    Attributes:
+        app_id: The application it serves.
+        views: What it tells those who look after it.
+    """
 
     app_id: str
+    views: Views
 
     @property
     def outbound_ready(self) -> bool:
@@ -74,6 +81,8 @@ class API:
         allowed: What a Configuration leaves of the API; None = all.
         api_log: Whether calls are logged, and what is told of them.
         handed: The work that workers of workflows have, who hold a stream open here.
+        remote: Whether it is another node that asks: then nothing outside of the mesh is called.
+        values: Whether applications' own values are told; else views leave them out.
     """
 
     run: Handler
@@ -90,6 +99,8 @@ class API:
     allowed: APISpec | None = None
     api_log: APILogging = NO_LOG
     handed: Handed = field(default_factory=Handed)
+    remote: bool = False
+    values: bool = True
 
 
 class Asking:
