@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote_plus
 
 import msgspec
 import orjson
@@ -15,7 +16,7 @@ from mesh.event import CLOUDEVENTS_JSON
 from mesh.passing import Headers, Part, Passing
 from mesh.tap.sight import Content
 
-__all__ = ["HIDDEN", "content", "is_secret"]
+__all__ = ["HIDDEN", "content", "is_secret", "query"]
 
 HIDDEN = "(hidden)"
 SECRET_BLOCKS = frozenset({"crypto", "secrets"})
@@ -33,6 +34,14 @@ def is_secret(name: str) -> bool:
     return _SECRET.search(name.lower().replace("_", "-")) is not None
 
 
+def query(text: str) -> str:
+    """Give what is told of a request's query: all but the values of parameters that are named as secrets."""
+    return "&".join(
+        f"{name}={HIDDEN}" if equals and is_secret(unquote_plus(name)) else f"{name}{equals}{value}"
+        for name, equals, value in (each.partition("=") for each in text.split("&"))
+    )
+
+
 def content(passing: Passing, part: Part | None, limit: int, *, values: bool) -> Content | None:
     """Give what is told of a request or an answer.
 
@@ -48,7 +57,9 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     kind = part.content_type or next((value for name, value in part.headers if name.lower() == "content-type"), "")
     headers = None
     if values:
-        headers = tuple((name, HIDDEN if is_secret(name) else value) for name, value in part.headers[:MAX_HEADERS])
+        headers = tuple(
+            (_text(name), HIDDEN if is_secret(name) else _text(value)) for name, value in part.headers[:MAX_HEADERS]
+        )
     if part.value is not None:
         if secret or not values:
             return Content(headers, "application/json")
@@ -70,12 +81,17 @@ def _length(headers: Headers) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else -1
 
 
+def _text(text: str) -> str:
+    """Give a text that is nothing but that: not of a class of a client's, and without half a character."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _plain(value: Any, depth: int) -> Any:
     """Write arguments or a result as what JSON has."""
     if value is None or isinstance(value, (bool, int, float)):
         return value if not isinstance(value, int) or -(2**63) <= value < 2**64 else str(value)
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return _text(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _read(bytes(value))
     if depth == 0:

@@ -15,7 +15,7 @@ from mesh.access import TapRights
 from mesh.errors import ExpressionError
 from mesh.expressions import Match
 from mesh.passing import Passing
-from mesh.tap.content import content
+from mesh.tap.content import content, query
 from mesh.tap.rates import Counted
 from mesh.tap.sight import Dropped, Rates, Refused, Seen, Sight
 from mesh.tap.wanted import Names, Wanted
@@ -156,7 +156,9 @@ class Watch:
             node=place.node,
             outcome=passing.outcome,
             traceparent=passing.traceparent,
-            details=passing.details,
+            details={**passing.details, "query": query(passing.query)}
+            if self._values and passing.query
+            else passing.details,
             request=content(passing, passing.request, self._limit, values=self._values),
             reply=content(passing, passing.reply, self._limit, values=self._values),
             hidden=self._wanted.values and not self._values,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -16,6 +17,9 @@ __all__ = ["DROPPED", "RATES", "RECORDING", "REFUSED", "TYPE", "as_event", "cont
 
 TYPE = "mesh.tap."
 DROPPED, RATES, REFUSED, RECORDING = (f"{TYPE}{each}" for each in ("dropped", "rates", "refused", "recording"))
+
+_TEXTS = ("block", "method", "target", "app", "node", "outcome")
+_WANTED: Mapping[Any, str] = {str: "text", int: "a whole number", (int, float): "a number", Mapping: "an object"}
 
 
 def as_event(namespace: str, told: Sight | Dropped | Rates | Refused, at: float) -> dict[str, Any]:
@@ -93,7 +97,10 @@ def _sight(told: Sight) -> dict[str, Any]:
 
 
 def _content(content: Content) -> dict[str, Any]:
-    """Write a body as ``json`` where it is some, as ``text`` where it is that, else as ``base64``."""
+    """Write a body as ``json`` where it is some, as ``text`` where it is that, else as ``base64``.
+
+    JSON that is written in another way than ours has both, so that a replay sends what was sent.
+    """
     written: dict[str, Any] = {"size": content.size}
     if content.headers is not None:
         written["headers"] = [list(each) for each in content.headers]
@@ -104,12 +111,10 @@ def _content(content: Content) -> dict[str, Any]:
     if content.body is None:
         return written
     if "json" in content.content_type and not content.cut:
-        try:
+        with suppress(orjson.JSONDecodeError):
             written["json"] = orjson.loads(content.body)
-        except orjson.JSONDecodeError:
-            pass
-        else:
-            return written
+            if orjson.dumps(written["json"]) == content.body:
+                return written
     try:
         written["text"] = content.body.decode()
     except UnicodeDecodeError:
@@ -131,29 +136,38 @@ def sight_of(event: Mapping[str, Any]) -> Sight | None:
     data = event.get("data")
     if not isinstance(data, Mapping):
         raise EventError("data: an object is wanted")
+    texts = {name: _member(data, name, str) for name in _TEXTS}
     try:
-        return Sight(
-            id=str(event["id"]),
-            time=datetime.datetime.fromisoformat(event["time"]).timestamp(),
-            seconds=float(data["seconds"]),
-            seen=Seen(data["seen"]),
-            block=data["block"],
-            method=data["method"],
-            target=data["target"],
-            source=data["from"],
-            app=data["app"],
-            node=data["node"],
-            outcome=data["outcome"],
-            traceparent=event.get("traceparent", ""),
-            details=dict(data.get("details", {})),
-            request=content_of(data.get("request"), "data.request"),
-            reply=content_of(data.get("reply"), "data.reply"),
-            hidden=data.get("hidden") is True,
-        )
-    except KeyError as error:
-        raise EventError(f"{error.args[0]}: is missing") from None
-    except (TypeError, ValueError) as error:
-        raise EventError(f"is not what a tap tells: {error}") from None
+        time = datetime.datetime.fromisoformat(_member(event, "time", str, "")).timestamp()
+    except ValueError as error:
+        raise EventError(f"time: {error}") from None
+    try:
+        seen = Seen(_member(data, "seen", str))
+    except ValueError:
+        raise EventError(f"data.seen: {data['seen']!r} is none of {', '.join(Seen)}") from None
+    return Sight(
+        id=_member(event, "id", str, ""),
+        time=time,
+        seconds=float(_member(data, "seconds", (int, float))),
+        seen=seen,
+        source=_member(data, "from", str),
+        traceparent=_member(event, "traceparent", str, "", default=""),
+        details=dict(_member(data, "details", Mapping, default={})),
+        request=content_of(data.get("request"), "data.request"),
+        reply=content_of(data.get("reply"), "data.reply"),
+        hidden=data.get("hidden") is True,
+        **texts,
+    )
+
+
+def _member(of: Mapping[str, Any], name: str, kind: Any, where: str = "data.", default: Any = None) -> Any:
+    """Give a member that is of a kind; raises ``EventError``."""
+    value = of.get(name, default)
+    if value is None:
+        raise EventError(f"{where}{name}: is missing")
+    if not isinstance(value, kind):
+        raise EventError(f"{where}{name}: {_WANTED[kind]} is wanted, not {value!r:.60}")
+    return value
 
 
 def content_of(written: object, where: str) -> Content | None:
@@ -163,20 +177,24 @@ def content_of(written: object, where: str) -> Content | None:
     if not isinstance(written, Mapping):
         raise EventError(f"{where}: an object is wanted")
     body: bytes | None = None
-    if "json" in written:
+    if "text" in written:
+        body = _member(written, "text", str, f"{where}.").encode()
+    elif "json" in written:
         body = orjson.dumps(written["json"])
-    elif isinstance(written.get("text"), str):
-        body = written["text"].encode()
     elif "base64" in written:
         try:
             body = base64.b64decode(written["base64"], validate=True)
         except (TypeError, ValueError) as error:
             raise EventError(f"{where}.base64: {error}") from None
     headers = written.get("headers")
+    if headers is not None and not (
+        isinstance(headers, list) and all(isinstance(each, list) and len(each) == 2 for each in headers)
+    ):
+        raise EventError(f"{where}.headers: a list of pairs, of a name and a value, is wanted")
     return Content(
         None if headers is None else tuple((str(name), str(value)) for name, value in headers),
-        str(written.get("contentType", "")),
-        int(written.get("size", -1)),
+        _member(written, "contentType", str, f"{where}.", default=""),
+        _member(written, "size", int, f"{where}.", default=-1),
         body,
         written.get("cut") is True,
     )
