@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -128,8 +128,8 @@ class Watches(Taps):
         self._exchange, self._broker = exchange, exchange.broker
         self._place = Place(self._own.namespace, self._own.app_id, node)
         self._limit = max(0, (exchange.part_bytes - ROOM_BYTES) // 2)
-        where = address.taps(self._own.namespace)
-        async with task_group() as self._tasks, self._broker.listen(where, self._receive):
+        async with task_group() as self._tasks, AsyncExitStack() as stack:
+            await self._listen(stack)
             sending = self._tasks.create_task(self._send(), name="taps-send")
             try:
                 yield
@@ -137,6 +137,16 @@ class Watches(Taps):
                 self.on = False
                 self._watches.clear()
                 sending.cancel()
+
+    async def _listen(self, stack: AsyncExitStack) -> None:
+        where = address.taps(self._own.namespace)
+        try:
+            await stack.enter_async_context(self._broker.listen(where, self._receive))
+        except Exception as error:  # Rights of before there were taps must not keep a node from its work.
+            if isinstance(error, MeshError) and error.retryable:
+                raise
+            text = "nobody can tap this node, as it may not listen at %s: %s; see mesh broker permissions"
+            logger.warning(text, where, error)
 
     def _receive(self, frame: Frame) -> None:
         if frame.message is None:
