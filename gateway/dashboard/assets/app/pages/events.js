@@ -79,7 +79,8 @@ export default function Page({ query }) {
   useEffect(() => setQuery({ ...given, failed: given.failed || "", values: given.values ? "" : "false" }), [given]);
   const filter = useMemo(() => {
     const where = asked.where.trim();
-    return { app: asked.app.trim(), topic: asked.topic.trim(), block: asked.block, values: asked.values ? "true" : "", where: asked.failed ? (where ? `(${where}) && ${FAILED}` : FAILED) : where };
+    const several = (text) => text.split(/[,\s]+/).filter(Boolean);
+    return { app: several(asked.app), topic: several(asked.topic), block: asked.block, values: asked.values ? "true" : "", where: asked.failed ? (where ? `(${where}) && ${FAILED}` : FAILED) : where };
   }, [asked]);
   const { sights, dropped, refused, state, error, seen, clear } = useSights(filter, { paused });
   const recording = useRecording({ ...filter, values: undefined });

@@ -82,9 +82,9 @@ function Picture({ shown, figures, troubled, at, onOpen, motion }) {
     }
     return ids;
   }, [shown, at]);
-  flows.sort((one, other) => one.now.rate - other.now.rate);
+  // Their order in the page stays as it is, so that nobody who goes through them by keyboard loses his place.
   const dotsOf = new Map();
-  for (const { id, now } of [...flows].reverse()) {
+  for (const { id, now } of [...flows].sort((one, other) => other.now.rate - one.now.rate)) {
     const dots = motion && now.rate ? Math.min(left, Math.max(1, Math.min(4, Math.round(Math.log2(1 + now.rate))))) : 0;
     left -= dots;
     dotsOf.set(id, dots);
@@ -125,14 +125,20 @@ function LastSights({ filter, fits }) {
   </div>`;
 }
 
-const globless = (name) => name.replace(/[*]/g, "?");
+/** What to watch to see what passes an arrow, and perhaps more. */
+function filterOf(from, target) {
+  const topic = [from, target].find((each) => each.kind === "topic");
+  if (topic) return { topic: topic.name, block: "pubsub", values: "true" };
+  const block = { app: "invocation", actor: "actors", workflow: "workflows", job: "jobs" }[from.kind === "app" ? target.kind : from.kind];
+  return { app: from.kind === "app" ? from.name : target.name, block, values: "true" };
+}
 
 function ArrowDetails({ id, arrow, rates, edges, onClose }) {
   const [from, target] = id.split("\n").map(nodeOf);
   const now = rates.figures(edges);
   const topic = [from, target].find((each) => each.kind === "topic");
   const component = [from, target].find((each) => each.kind === "component");
-  const filter = topic ? { topic: globless(topic.name), block: "pubsub", values: "true" } : { app: globless(from.kind === "app" ? from.name : target.name), values: "true" };
+  const filter = filterOf(from, target);
   const fits = useCallback((data) => arrowOf(data) === id, [id]);
   return html`<${Side} title=${`${from.label} → ${target.label}`} onClose=${onClose}>
     <p><${Thing} kind=${from.kind} name=${from.label} href=${from.href} /> <span class="dim">${arrow?.verb ?? verb(from.id, target.id)}</span> <${Thing} kind=${target.kind} name=${target.label} href=${target.href} /></p>
