@@ -71,10 +71,11 @@ export function setQuery(query) {
   history.replaceState(null, "", to(path.split("/").map(decodeURIComponent), query));
 }
 
+/** Where one is: as `read`, and `turn`, another number after each step. */
 export function useRoute() {
-  const [route, setRoute] = useState(() => read(location.hash));
+  const [route, setRoute] = useState(() => ({ ...read(location.hash), turn: 0 }));
   useEffect(() => {
-    const changed = () => setRoute(read(location.hash));
+    const changed = () => setRoute(({ turn }) => ({ ...read(location.hash), turn: turn + 1 }));
     addEventListener("hashchange", changed);
     return () => removeEventListener("hashchange", changed);
   }, []);

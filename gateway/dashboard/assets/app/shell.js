@@ -133,16 +133,31 @@ export function Shell() {
   const [open, setOpen] = useState(false);
   const [keys, setKeys] = useState(false);
   const [refused, setRefused] = useState(false);
-  const first = useRef(true);
+  const shown = useRef(null);
   useKeys(useRef(() => setKeys(true)).current);
   useEffect(() => onRefused(() => setRefused(true)), []);
   useEffect(() => {
     setOpen(false);
-    // Whoever goes to a page by keyboard or by ear begins at its heading.
-    if (!first.current) requestAnimationFrame(() => document.querySelector("main h1")?.focus({ preventScroll: true }));
-    first.current = false;
+    if (!Page) return;
+    // Whoever goes to a page by keyboard or by ear begins at its heading; whoever opens the first one, before everything.
+    if (shown.current !== null && shown.current !== route.path) requestAnimationFrame(() => document.querySelector("main h1")?.focus({ preventScroll: true }));
+    shown.current = route.path;
     document.getElementById("main")?.scrollTo(0, 0);
-  }, [route.path, Page]);
+  }, [route.turn, Page]);
+  useEffect(() => {
+    if (!open) return undefined;
+    const away = (event) => {
+      if (event.type === "keydown" ? event.key !== "Escape" : event.target.closest("#nav, .menu")) return;
+      setOpen(false);
+      if (event.type === "keydown") document.querySelector(".menu").focus();
+    };
+    addEventListener("keydown", away);
+    addEventListener("pointerdown", away);
+    return () => {
+      removeEventListener("keydown", away);
+      removeEventListener("pointerdown", away);
+    };
+  }, [open]);
   if (refused) return html`<${SignIn} onDone=${() => setRefused(false)} />`;
   const skip = (event) => {
     event.preventDefault();
@@ -153,7 +168,7 @@ export function Shell() {
     <header class="top">
       <${Button} quiet icon="menu" label="Pages" class="menu" aria-expanded=${open ? "true" : "false"} aria-controls="nav" onClick=${() => setOpen(!open)} />
       <a class="brand" href="#/"><img src="assets/favicon.svg" alt="" width="26" height="26" /><span>brokermesh</span></a>
-      ${mesh && html`<span class="space" title="Namespace and backbone">${mesh.namespace}<span class="dim"> · ${mesh.backbone}</span></span>`}
+      ${mesh && html`<span class="space" title="Namespace and backbone">${mesh.namespace}<span class="dim"> · ${mesh.backbone.replace(/:$/, "")}</span></span>`}
       <${Search} />
       <${Connection} />
       <${Button} quiet icon=${themeIcon} label=${`Theme: ${themeText}`} onClick=${nextTheme} />
@@ -166,7 +181,7 @@ export function Shell() {
         : error
           ? html`<div class="page"><h1 tabindex="-1">This page did not load</h1><${Problem} error=${error} retry=${() => location.reload()} /></div>`
           : Page
-            ? html`<${Page} key=${route.path} params=${route.params} query=${route.query} />`
+            ? html`<${Page} key=${route.turn} params=${route.params} query=${route.query} />`
             : html`<${Loading} what="Opening" />`}
     </main>
     ${keys && html`<${Keys} onClose=${() => setKeys(false)} />`}

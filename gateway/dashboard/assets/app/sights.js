@@ -7,11 +7,18 @@ import { Badge, Button, Code, Copy, Facts, Field, Json, Problem, bytes, confirm,
 
 const FINE = new Set(["ok", "success", "ack"]);
 
-/** How it went: "ok", "warn" (it comes again), "mute" (given up by whoever asked) or "bad". */
+/** How an outcome is: "ok", "warn" (it comes again), "mute" (given up by whoever asked) or "bad". */
 export function health(outcome) {
   if (FINE.has(outcome)) return "ok";
   if (outcome === "retry") return "warn";
   return outcome === "CANCELLED" ? "mute" : "bad";
+}
+
+/** How a sight went; the last attempt of an event is more than a retry. */
+function Outcome({ data }) {
+  const settled = data.details?.settlement;
+  const said = data.outcome === "retry" && settled && settled !== "retry" ? settled : data.outcome;
+  return html`<${Badge} kind=${health(said)}>${said}<//>`;
 }
 
 /** A line that says what happened: checkout published to orders. */
@@ -27,13 +34,12 @@ export function Said({ data }) {
 /** One line of a list of sights. */
 export const SightLine = memo(function SightLine({ event, current, onOpen }) {
   const { data } = event;
-  const kind = health(data.outcome);
-  return html`<button type="button" class=${`sight ${kind}`} aria-pressed=${current ? "true" : "false"} onClick=${() => onOpen(event)}>
+  return html`<button type="button" class=${`sight ${health(data.outcome)}`} aria-pressed=${current ? "true" : "false"} onClick=${() => onOpen(event)}>
     <time class="mono dim">${time(event.time)}</time>
     <span class="sight-what"><${Said} data=${data} /></span>
     <span class="dim sight-op">${data.block}.${data.method}</span>
     <span class="mono end">${ms(data.seconds)}</span>
-    <${Badge} kind=${kind}>${data.outcome}<//>
+    <${Outcome} data=${data} />
   </button>`;
 });
 
@@ -124,9 +130,9 @@ export function SightDetail({ event }) {
   const trace = event.traceparent?.split("-")[1];
   const traceAddress = trace && mesh?.tracesURL ? mesh.tracesURL.replace("{traceId}", trace) : null;
   const [component, ...topic] = data.target.split("/");
-  const details = Object.entries(data.details ?? {}).filter(([name]) => name !== "reason");
+  const details = Object.entries(data.details ?? {}).filter(([name]) => !["reason", "pubsub", "topic"].includes(name));
   return html`<div class="stack">
-    <p class="row"><${Badge} kind=${health(data.outcome)}>${data.outcome}<//> <span>${ms(data.seconds)}</span> <span class="dim">${time(event.time)}</span></p>
+    <p class="row"><${Outcome} data=${data} /> <span>${ms(data.seconds)}</span> <span class="dim">${time(event.time)}</span></p>
     ${data.details?.reason && html`<p class="note">${data.details.reason}</p>`}
     <${Facts} rows=${[
       ["What", html`<code>${data.block}.${data.method}</code> <span class="dim">${data.seen}</span>`],

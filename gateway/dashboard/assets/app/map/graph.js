@@ -17,6 +17,8 @@ const kindOf = (target) => target.split("/", 1)[0];
 export function arrowOf(seen) {
   const asker = `app:${seen.from || seen.app}`;
   if (seen.seen === "hosted" || seen.target === "(other)") return null;
+  // Who called may be untold where it arrived; whoever called tells it.
+  if (CALLS.has(seen.block) && seen.seen === "arrived" && !seen.from) return null;
   if (CALLS.has(seen.block)) return arrow(asker, `app:${seen.seen === "arrived" ? seen.app : seen.target.split(".", 1)[0]}`);
   const ends = {
     pubsub: `topic:${seen.target}`,
@@ -65,8 +67,11 @@ export const verb = (from, target) =>
     ? { app: "calls", topic: "publishes to", component: "uses", actor: "calls", workflow: "runs", job: "schedules" }[target.slice(0, target.indexOf(":"))]
     : { topic: target.startsWith("topic:") ? "sends what fails to" : "is delivered to", actor: "lives in", workflow: "runs in", component: "calls", job: "triggers" }[from.slice(0, from.indexOf(":"))];
 
+const FEW = 3;
+
 /**
- * Nodes and arrows: what is declared, and what was seen within the last minute.
+ * Nodes and arrows: what is declared, and what was seen. Each application may use most components; only of those that few
+ * have, arrows are there before something passed.
  * Answers {nodes: Map of id to {id, kind, name, label, href, note}, arrows: Map of id to {id, from, target, verb, failed}}.
  */
 export function graph(mesh, flows) {
@@ -102,9 +107,10 @@ export function graph(mesh, flows) {
   for (const component of mesh.components) {
     if (pubsubs.has(component.name)) continue;
     const me = node(`component:${component.name}`, component.type);
+    if (component.apps.length > FEW) continue;
     for (const app of component.apps) if (nodes.has(`app:${app}`)) join(`app:${app}`, me);
   }
-  for (const id of flows.keys()) {
+  for (const id of flows) {
     if (arrows.has(id)) continue;
     const [from, target] = id.split("\n");
     for (const end of [from, target]) {

@@ -9,7 +9,7 @@ import { Side, SightDetail, SightLine } from "../sights.js";
 import { Badge, Button, Empty, Figures, Icon, Loading, Page as Frame, Section, Thing, count, many, ms, percent, perSecond } from "../ui.js";
 
 const MOST = 60; // Nodes that a picture can hold.
-const PULSES = 60; // Moving dots in all.
+const PULSES = 36; // Moving dots in all.
 
 function useMotion() {
   const query = useRef(matchMedia("(prefers-reduced-motion: reduce)")).current;
@@ -65,8 +65,12 @@ function Picture({ shown, figures, troubled, at, onOpen, motion }) {
   const down = useMemo(() => (room && across.width > room / 0.82 ? layout(shown, true) : null), [shown, room && across.width > room / 0.82]);
   // A deep flow is drawn from top to bottom, if it can be read better that way.
   const placed = down && room / down.width > room / across.width ? down : across;
-  const fit = room ? Math.min(1.1, Math.max(0.68, room / placed.width)) : 1;
+  const fit = room ? Math.min(1.1, Math.max(room < 600 ? 0.58 : 0.68, room / placed.width)) : 1;
   const scale = zoom || fit;
+  useEffect(() => {
+    // What is wider than its place begins with its beginning: at the left, or of a flow from top to bottom in the middle.
+    frame.current.scrollLeft = placed === down ? (frame.current.scrollWidth - frame.current.clientWidth) / 2 : 0;
+  }, [placed, room]);
   let left = PULSES;
   const flows = [...shown.arrows.values()].map((each) => ({ ...each, ...placed.arrows.get(each.id), now: figures.get(each.id) ?? NOTHING }));
   const near = useMemo(() => {
@@ -113,7 +117,7 @@ function LastSights({ filter, fits }) {
   const { sights, state, error, refused } = useSights(filter, { keep: 200 });
   const [open, setOpen] = useState(null);
   const some = sights.filter(({ data }) => fits(data)).slice(0, 12);
-  if (open) return html`<div class="stack"><${Button} class="small start" icon="right" onClick=${() => setOpen(null)}>Back to the last ones<//><${SightDetail} event=${open} /></div>`;
+  if (open) return html`<div class="stack"><${Button} class="small start" icon="left" onClick=${() => setOpen(null)}>Back to the last ones<//><${SightDetail} event=${open} /></div>`;
   return html`<div class="sights narrow" aria-busy=${state === "live" ? "false" : "true"}>
     ${some.map((each) => html`<${SightLine} key=${each.id} event=${each} onOpen=${setOpen} />`)}
     ${!some.length && html`<p class="dim">${error ? error.message : "Waiting for the next one…"}</p>`}
@@ -172,13 +176,17 @@ function NodeDetails({ node, rates, groups, arrows, problems, onClose, onOpen })
   <//>`;
 }
 
+// What was seen since the dashboard was opened stays on the map.
+const everSeen = new Set();
+
 /** What the graph is drawn from changes seldom; the same object as long as it is the same. */
 function useGraph(mesh, groups) {
   const kept = useRef({});
   if (!mesh) return null;
-  const seen = [...groups.keys()].sort().join("\f");
+  for (const id of groups.keys()) everSeen.add(id);
+  const seen = everSeen.size;
   if (kept.current.mesh !== mesh || kept.current.seen !== seen) {
-    const made = graph(mesh, groups);
+    const made = graph(mesh, everSeen);
     const form = JSON.stringify([[...made.nodes.values()], [...made.arrows.keys()]]);
     kept.current = form === kept.current.form ? { ...kept.current, mesh, seen } : { mesh, seen, form, whole: made };
   }

@@ -55,11 +55,11 @@ function usePages(asked, newest) {
   return { ...state, more: !newest && state.of?.after && state.rows.length < state.of.count ? () => load(state.of.after, state.rows) : null, reload: () => setTurn(turn + 1) };
 }
 
-function Opened({ row, onClose, onDraft }) {
-  return html`<${Section} title=${`Event ${row.id}`} actions=${html`${onDraft && typeof row.event === "object" && html`<${Button} class="small" icon="send" onClick=${() => onDraft(row)}>Use as a draft<//>`}<${Button} quiet icon="close" label="Close the event" onClick=${onClose} />`}>
-    <${Facts} rows=${[["Stored", html`<${Ago} at=${row.stored} />`], ["Size", bytes(row.size)], ["From topic", row.topic], ["Attempts", row.attempts], ["Reason", row.reason]]} />
-    ${typeof row.event === "string" ? html`<pre class="plain">${row.event}</pre>` : html`<${Json} value=${row.event} label=${`Event ${row.id}`} />`}
-    ${row.truncated && html`<p class="dim">Its data is longer than what is shown.</p>`}
+function Opened({ row, onClose, onDraft, children }) {
+  return html`<${Section} title=${`Event ${row.id}`} actions=${html`${children}${onDraft && typeof row.event === "object" && html`<${Button} class="small" icon="send" onClick=${() => onDraft(row)}>Use as a draft<//>`}<${Button} quiet icon="close" label="Close the event" onClick=${onClose} />`}>
+    <div class="stack"><${Facts} rows=${[["Stored", html`<${Ago} at=${row.stored} />`], ["Size", bytes(row.size)], ["From topic", row.topic], ["Attempts", row.attempts], ["Reason", row.reason]]} />
+    ${typeof row.event === "string" ? html`<pre class="plain">${row.event}</pre>` : html`<${Json} value=${row.event} label=${`Event ${row.id} as JSON`} />`}
+    ${row.truncated && html`<p class="dim">Its data is longer than what is shown.</p>`}</div>
   <//>`;
 }
 
@@ -142,12 +142,11 @@ function DeadLetters({ keepers, component, topic }) {
   const some = [...chosen];
   const none = !pages.rows.length || state.busy;
   return html`
-    ${keepers.length > 1 && html`<${Field} label="Dead letters of" type="select" value=${app} onChange=${setApp} options=${keepers} />`}
+    ${keepers.length > 1 && html`<${Field} label="Dead letters of" class="inline" type="select" value=${app} onChange=${setApp} options=${keepers} />`}
     ${pages.error && html`<${Problem} error=${pages.error} retry=${pages.reload} />`}
     ${state.error && html`<${Problem} error=${state.error} />`}
     ${state.done && html`<${Done} of=${state.done} />`}
-    ${shown && html`<${Opened} row=${shown} onClose=${() => setShown(null)} />
-      <p class="row"><${Button} kind="main" icon="replay" disabled=${state.busy} onClick=${() => act("replay", { ids: [shown.id] })}>Send this one back<//><${Button} icon="trash" disabled=${state.busy} onClick=${() => act("purge", { ids: [shown.id] })}>Delete this one<//></p>`}
+    ${shown && html`<${Opened} row=${shown} onClose=${() => setShown(null)}><${Button} kind="main" icon="replay" disabled=${state.busy} onClick=${() => act("replay", { ids: [shown.id] })}>Send this one back<//><${Button} icon="trash" disabled=${state.busy} onClick=${() => act("purge", { ids: [shown.id] })}>Delete this one<//><//>`}
     <${Section} title="Dead letters" note=${pages.of ? `in ${pages.of.topic}` : ""} flush actions=${html`
       <${Button} kind=${some.length ? "main" : ""} icon="replay" disabled=${none || !some.length} onClick=${() => act("replay", { ids: some })}>Send back ${some.length || ""} chosen<//>
       <${Button} icon="replay" disabled=${none} onClick=${() => act("replay", { all: true })}>Send back all<//>

@@ -90,7 +90,7 @@ export function Table({ caption, columns, rows, keyOf, search, sortBy, descendin
                 const names = `${each.end ? "end" : ""} ${each.wide ? "wide" : ""}`;
                 return place === 0
                   ? html`<th key=${each.key} scope="row" class=${names}>${inside}</th>`
-                  : html`<td key=${each.key} class=${names} data-label=${each.label}>${inside}</td>`;
+                  : html`<td key=${each.key} class=${names} data-label=${each.hideLabel ? undefined : each.label}>${inside}</td>`;
               })}
             </tr>`;
           })}
