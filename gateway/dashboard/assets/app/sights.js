@@ -161,3 +161,10 @@ export function Side({ title, kind, onClose, children }) {
     <div class="side-body">${children}</div>
   </aside>`;
 }
+
+/** Nodes that do not tell what is asked, or not all of it, and what would allow it. */
+export function Untold({ refused }) {
+  if (!refused.length) return null;
+  const who = refused.length === 1 ? `${refused[0].app} does` : `${refused.length} nodes do`;
+  return html`<details class="note"><summary>${who} not tell everything</summary>${refused.map((each) => html`<p key=${each.node}><b>${each.app}</b>: ${each.reason}</p>`)}</details>`;
+}
