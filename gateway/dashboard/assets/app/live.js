@@ -69,12 +69,13 @@ export function stream(query, on, state = () => {}) {
 }
 
 // What pages draw: replaced as a whole, at most once a second, just before a frame.
-const shown = { mesh: null, status: "waiting", error: null, tick: 0, refused: [] };
+const shown = { mesh: null, status: "waiting", error: null, tick: 0, refused: [], version: 0 };
 const listeners = new Set();
 const rates = new Rates();
 let waiting = false;
 
 function changed() {
+  shown.version += 1;
   if (waiting) return;
   waiting = true;
   const flush = () => {
@@ -113,8 +114,11 @@ export function start() {
 
 function useShown() {
   const [, draw] = useReducer((count) => count + 1, 0);
+  const { version } = shown;
   useEffect(() => {
     listeners.add(draw);
+    // Something may have come since this was drawn first, before it listened.
+    if (shown.version !== version) draw();
     return () => listeners.delete(draw);
   }, []);
   return shown;
