@@ -16,7 +16,7 @@ from gateway.config import DashboardConfig
 from gateway.dashboard.overview import overview
 from gateway.dashboard.presence import Presence
 from gateway.dashboard.taps import RATES, Taps
-from gateway.dashboard.viewers import Viewer, Viewers
+from gateway.dashboard.viewers import Viewer, Viewers, event
 from gateway.errors import answer, bad_request
 from gateway.http.response import Answered, StreamedResponse
 from gateway.replaying.recording import beginning
@@ -59,7 +59,7 @@ class Live:
         self.presence = Presence(partial(collect, runtime.broker, self._namespace))
         self._viewers = Viewers()
         self._taps = Taps(runtime.tap, self._namespace)
-        self._last: dict[str, object] = {}
+        self._known: dict[str, object] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -90,28 +90,34 @@ class Live:
         while True:
             await self.presence.heard.wait()
             there = self._there()
-            if there != self._last:
-                self._last = there
+            if there != self._known:
+                self._known = there
                 self._viewers.renew("mesh", self.overview())
                 await asyncio.sleep(MESH_APART)
 
     async def stream(self, request: web.BaseRequest, query: str) -> Answered:
         """Tell a page what there is and what flows, as server-sent events.
 
+        Args:
+            request: Its request.
+            query: With ``mesh=false`` the page is not told what there is, with ``rates=false`` not how much flows.
+
         Raises:
             APIError: A parameter is wrong, there are too many viewers, or the mesh cannot be asked.
         """
-        wanted = _wanted(query) if _flag(query_of(query), "sights") else None
+        given = query_of(query)
+        mesh, rates = (each not in given or _flag(given, each) for each in ("mesh", "rates"))
+        wanted = (RATES if rates else None, _wanted(query) if _flag(given, "sights") else None)
         try:
             async with AsyncExitStack() as stack:
                 stack.enter_context(self._runtime.streams.one())
-                viewer = stack.enter_context(self._viewers.one())
+                viewer = stack.enter_context(self._viewers.one(event if mesh else _all_but_mesh))
                 stack.enter_context(self.presence.looking())
                 if self.presence.fresh:
                     viewer.renew("mesh", self.overview())
-                else:  # Then the next answer is news to him, also where it is the one before.
-                    self._last = {}
-                for each in (RATES, wanted):
+                else:
+                    self._known = None  # Who came now has not been told, also if nothing has changed.
+                for each in wanted:
                     if each is not None:
                         await stack.enter_async_context(self._taps.watching(each, viewer))
                 return await self._told(request, viewer, [("Content-Type", "text/event-stream")], COMMENT)
@@ -169,6 +175,10 @@ class Live:
             except TimeoutError:
                 stream.break_off()
                 return
+
+
+def _all_but_mesh(kind: str, data: bytes) -> bytes:
+    return b"" if kind == "mesh" else event(kind, data)
 
 
 def _line(kind: str, data: bytes) -> bytes:
