@@ -14,8 +14,9 @@ import logging
 import math
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, cast
 
 from gateway.application import application_of
 from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.described import actors, backlog, subscription_as_told, without_nothing
 from gateway.export.opening import spans_sent
 from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc
@@ -32,38 +34,48 @@ from gateway.http.middleware import Through, middleware_stage, towards_applicati
 from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
 from gateway.http.stages import staged, stages
-from gateway.logs import configure_logging, switch_level
+from gateway.logs import LogRing, configure_logging, switch_level
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
 from gateway.reload import FEATURE, look, watching
+from gateway.remote import RemoteAnswers
 from gateway.routes import build_api, build_router
 from gateway.routes.invocation import comparable, named_by
 from gateway.routes.request import read_body
 from gateway.routes.route import API
 from gateway.runs import Run, registered
 from gateway.settings import Reader, endpoint_client
+from gateway.views import Views
 from mesh import __version__
+from mesh.application import Headers
 from mesh.blocks.middleware import MiddlewareService
 from mesh.errors import ConfigError, MeshError
-from mesh.node.backlogs import Backlogs, SubscriptionBacklog
+from mesh.node.backlogs import Backlogs
 from mesh.node.description import NodeDescription
 from mesh.node.health import ComponentStatus
+from mesh.node.remote import Question
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription
 from mesh.tasks import drained_within
-from mesh.telemetry import EVENTS_DEAD_LETTERED, EVENTS_DELIVERED
 
 __all__ = ["Gateway", "run"]
 
 logger = logging.getLogger(__name__)
 
+ASK_SECONDS = 15.0
+
 
 class Gateway:
     """A running gateway."""
 
-    def __init__(self, config: GatewayConfig) -> None:
-        """Prepare; ``running`` starts."""
+    def __init__(self, config: GatewayConfig, ring: LogRing | None = None) -> None:
+        """Prepare; ``running`` starts.
+
+        Args:
+            config: What it is told.
+            ring: The last lines of its log; None = nobody is told them.
+        """
         self.config = config
         self.app_id = config.app_id
         self._open = False
@@ -77,11 +89,18 @@ class Gateway:
         self._labels = dict(config.labels)
         self._runtime: Runtime
         self._backlogs: Backlogs
+        self._ring = ring or LogRing()
+        self.views: Views
         self._application: HTTPApplication | None = None
         self._metrics: Metrics | None = None
         self.metrics_port = 0
 
     # What the routes ask
+
+    @property
+    def node_id(self) -> str:
+        """Which node this is."""
+        return self._runtime.remote.node_id
 
     @property
     def proven(self) -> bool:
@@ -133,6 +152,43 @@ class Gateway:
         self.lost = True
         self.shut_down()
 
+    async def ask_node(
+        self,
+        node_id: str,
+        verb: str,
+        path: str,
+        query: str = "",
+        headers: Headers = (),
+        body: bytes = b"",
+        deadline: float | None = None,
+        *,
+        app_id: str = "",
+    ) -> tuple[int, Headers, bytes]:
+        """Ask another node for what its own API answers; see docs/node-views.md.
+
+        Args:
+            node_id: Which one.
+            verb: As in a request line, like the next two.
+            path: With its slash at the beginning, as ``/v1.0/mesh/node``.
+            query: Without its question mark.
+            headers: Names and values.
+            body: At most 4 MiB.
+            deadline: Unix time in seconds by which the answer must have come; None = in 15 s.
+            app_id: Whose node it is; empty = that is asked for first, which takes a second once.
+
+        Returns:
+            Status, header fields and body; what the node refuses is a status, too.
+
+        Raises:
+            NoResponderError: It is not there, or has too much to do; it did nothing.
+            DeadlineExceededError: It did not answer in time; what it did is unknown.
+            MeshError: It could not be asked. ``gateway.remote.as_api_error`` gives what clients are told.
+        """
+        question = Question(verb, path, query, tuple(headers), body)
+        until = time.time() + ASK_SECONDS if deadline is None else deadline
+        told = await self._runtime.remote.ask(node_id, question, until, app_id)
+        return told.status, told.headers, told.body
+
     async def metadata(self) -> dict[str, object]:
         """Give what ``GET metadata`` answers."""
         async with asyncio.TaskGroup() as asking:  # Either may wait for a server that is silent.
@@ -145,20 +201,20 @@ class Gateway:
             "id": node.app_id,
             "runtimeVersion": __version__,
             "enabledFeatures": [FEATURE] * self._reloads + [each for each in node.features if each != FEATURE],
-            "actors": _actors(node),
-            "components": [_without_nothing(asdict(component)) for component in node.components],
+            "actors": actors(node),
+            "components": [without_nothing(asdict(component)) for component in node.components],
             "extended": {"daprRuntimeVersion": __version__, **self._labels},
-            "subscriptions": [_described(subscription) for subscription in node.subscriptions],
+            "subscriptions": [subscription_as_told(subscription) for subscription in node.subscriptions],
             "httpEndpoints": [{"name": name} for name in node.endpoints],
             "workflowAccessPolicies": [{"name": name} for name in node.workflow_access],
             "resiliencies": [{"name": name} for name in node.resiliencies],
             "actorRuntime": self._described_actors(node),
             "scheduler": {"connected_addresses": []},
             "workflows": {"connectedWorkers": node.workers},
-            "componentStatus": [_without_nothing(asdict(each)) for each in status],
+            "componentStatus": [without_nothing(asdict(each)) for each in status],
             "conditions": self._conditions(status),
             "circuitBreakers": self._runtime.conditions.described_breakers(),
-            "backlogs": [_told_backlog(each, counted) for each in backlogs],
+            "backlogs": [backlog(each, counted) for each in backlogs],
         }
         if config.app_port is not None:
             described["appConnectionProperties"] = self._described_connection()
@@ -183,7 +239,7 @@ class Gateway:
         if not node.actors_enabled:
             status = "DISABLED"
         runs = status == "RUNNING"
-        told: dict[str, object] = {"runtimeStatus": status, "activeActors": _actors(node), "hostReady": runs}
+        told: dict[str, object] = {"runtimeStatus": status, "activeActors": actors(node), "hostReady": runs}
         return {**told, "placement": "placement: connected" if runs else ""}
 
     def _described_connection(self) -> dict[str, object]:
@@ -224,6 +280,24 @@ class Gateway:
         return staged(router, around)
 
     @asynccontextmanager
+    async def _answering(self, api: API) -> AsyncIterator[HTTPServer]:
+        """Give the server of all that answers requests: the chain, and the dashboard in front of it if there is one."""
+        config, handler = self.config, self._chain(api)
+        async with AsyncExitStack() as stack:
+            if config.dashboard is not None:
+                from gateway.dashboard.server import dashboard  # Nobody else has to load it.
+
+                shown = dashboard(config, self._runtime, api, self.ask_node, handler)
+                handler = await stack.enter_async_context(shown)
+            load = partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port) if config.h2c else None
+            yield HTTPServer(
+                handler,
+                max_body_bytes=config.max_body_bytes,
+                max_header_bytes=config.max_header_bytes,
+                load_http2=load,
+            )
+
+    @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start everything; leaving stops everything."""
         config = self.config
@@ -240,20 +314,13 @@ class Gateway:
             # Left last: what a collector takes at the end is none of the time to drain.
             last = await stack.enter_async_context(AsyncExitStack())
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
-            self._backlogs = Backlogs(runtime.services)
+            self._look_after(runtime)
             await last.enter_async_context(spans_sent(runtime, lambda: 0.0 if self.forced else math.inf))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
             metrics = self._metrics
             api = build_api(runtime, config, self, self._labels, _message)
-            server = HTTPServer(
-                self._chain(api),
-                max_body_bytes=config.max_body_bytes,
-                max_header_bytes=config.max_header_bytes,
-                load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)
-                if config.h2c
-                else None,
-            )
+            server = await stack.enter_async_context(self._answering(api))
             socket_path = None
             if config.unix_socket_dir is not None:
                 socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
@@ -268,11 +335,14 @@ class Gateway:
                 self.metrics_port = await stack.enter_async_context(
                     listening_for_metrics(config, partial(metrics.text, runtime, self._backlogs))
                 )
+            await stack.enter_async_context(self._answering_others(api))
             self._open = True
             if config.registered:
                 stack.enter_context(registered(config.home, self._entry(socket_path)))
             where = f"{socket_path or self.port}, for gRPC on {grpc_path or self.grpc_port}"
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
+            if config.dashboard is not None:
+                config.dashboard.announce(self.port)
             async with AsyncExitStack() as serving:
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
                 await serving.enter_async_context(streams)
@@ -282,6 +352,22 @@ class Gateway:
                 serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
                 yield
             logger.info("%s has drained", config.app_id)
+
+    def _look_after(self, runtime: Runtime) -> None:
+        self._backlogs = Backlogs(runtime.services)
+        self.views = Views(runtime, self.config, self._backlogs, self._ring, self._listens)
+
+    def _answering_others(self, api: API) -> AbstractAsyncContextManager[None]:
+        """Answer other nodes, as long as what is in flight may take at the end."""
+        answers = RemoteAnswers(api, self._runtime.rights, None if self._metrics is None else self._metrics.note_error)
+        return drained_within(self._runtime.remote.answering(answers.answer), self.grace, "requests of other nodes")
+
+    def _listens(self) -> dict[str, object]:
+        """Tell where the gateway is reached."""
+        folder = self.config.unix_socket_dir
+        ports = {"http": self.port, "grpc": self.grpc_port, "metrics": self.metrics_port}
+        told: dict[str, object] = {name: port for name, port in ports.items() if port}
+        return {"addresses": list(self.config.listen) if folder is None else [str(folder)], **told}
 
     def _entry(self, socket_path: Path | None) -> Run:
         """Give what others on this machine are told."""
@@ -357,42 +443,9 @@ def _message(name: str) -> Any:
     return message(name)
 
 
-def _actors(node: NodeDescription) -> list[dict[str, object]]:
-    return [{"type": type_, "count": count} for type_, count in node.actors]
-
-
-def _without_nothing(component: dict[str, object]) -> dict[str, object]:
-    """Leave out what there is none of, as Dapr does."""
-    return {name: value for name, value in component.items() if value}
-
-
-def _told_backlog(each: SubscriptionBacklog, counted: Mapping[tuple[str, ...], int]) -> dict[str, object]:
-    """Tell what a subscription has before it, and what became of what came to this gateway since it started."""
-    of = each.component, each.topic
-    attempts = {outcome: counted.get((EVENTS_DELIVERED, *of, outcome), 0) for outcome in ("success", "retry", "drop")}
-    told: dict[str, object] = {"pubsubname": each.component, "topic": each.topic, "waiting": each.backlog.waiting}
-    told |= {"taken": each.backlog.taken, "oldestSeconds": each.oldest_seconds, "attempts": attempts}
-    return told | {"deadLetters": counted.get((EVENTS_DEAD_LETTERED, *of), 0)}
-
-
-def _described(subscription: Subscription) -> dict[str, object]:
-    rules = [{"match": rule.match, "path": rule.path} for rule in subscription.rules]
-    if subscription.default_path is not None:
-        rules.append({"path": subscription.default_path})
-    return {
-        "pubsubname": subscription.pubsub,
-        "topic": subscription.topic,
-        **({"metadata": dict(subscription.metadata)} if subscription.metadata else {}),
-        "rules": rules,
-        "deadLetterTopic": subscription.dead_letter_topic or "",
-        "type": subscription.origin,
-    }
-
-
 async def run(config: GatewayConfig) -> int:
     """Run a gateway until it is told to stop; give the process's exit code."""
-    configure_logging(config)
-    gateway = Gateway(config)
+    gateway = Gateway(config, configure_logging(config))
     loop = asyncio.get_running_loop()
     life = cast("asyncio.Task[int]", asyncio.current_task())
 

@@ -10,22 +10,26 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
+from typing import TextIO
 
 from gateway.config import GatewayConfig
 from mesh import __version__
 from mesh.telemetry import CURRENT
 
-__all__ = ["OURS", "Bounded", "configure_logging", "quoted", "switch_level"]
+__all__ = ["LEVELS", "OURS", "Bounded", "LogRing", "configure_logging", "quoted", "switch_level"]
 
 logger = logging.getLogger(__name__)
 
 BURST = 100
 LINES_A_MINUTE = 6
 MAX_MESSAGE = 16_384
+LEVELS = ("debug", "info", "warning", "error")
+RING_LINES, RING_BYTES = 1000, 1024 * 1024
 TOLD_SECONDS = 10.0
 OURS = ("mesh", "gateway", "brokers", "bindings")
 # The lines of calls that somebody asked for.
@@ -185,9 +189,99 @@ def _later(seconds: float, what: Callable[[], None]) -> None:
     timer.start()
 
 
-def configure_logging(config: GatewayConfig) -> None:
-    """Send the logs of this process to standard output."""
-    handler = logging.StreamHandler(sys.stdout)
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the log.
+
+    Attributes:
+        n: Its number since the start, from 1.
+        time: When it was written, as RFC 3339.
+        level: One of ``LEVELS``.
+        scope: The logger.
+        message: What happened, with its fields, and what was raised on lines of its own.
+    """
+
+    n: int
+    time: str
+    level: str
+    scope: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Some lines, the oldest first.
+
+    Attributes:
+        next: The number to ask for what comes behind them.
+        missed: How many lines between those that were asked for and these are no longer kept.
+    """
+
+    lines: Sequence[Line]
+    next: int
+    missed: int
+
+
+class LogRing:
+    """Keeps the last lines of the log, at most a thousand and a mebibyte of them."""
+
+    def __init__(self) -> None:
+        """Keep none yet."""
+        self._lines: deque[Line] = deque()
+        self._bytes = self._last = 0
+        self._lock = threading.Lock()
+
+    def add(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        fields = "".join(f" {name}={quoted(value)}" for name, value in _fields(record).items())
+        text = _message(record) + fields
+        if record.exc_info:
+            text += f"\n{logging.Formatter().formatException(record.exc_info)}"[:MAX_MESSAGE]
+        text = text.encode("utf-8", "backslashreplace").decode()
+        when = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+        level = {"critical": "error"}.get(record.levelname.lower(), record.levelname.lower())
+        with self._lock:
+            self._last += 1
+            self._lines.append(Line(self._last, when, level, record.name, text))
+            self._bytes += len(text)
+            while len(self._lines) > RING_LINES or (self._bytes > RING_BYTES and len(self._lines) > 1):
+                self._bytes -= len(self._lines.popleft().message)
+
+    def lines(self, after: int | None, limit: int, level: str = "debug") -> Lines:
+        """Give lines of a level and above.
+
+        Args:
+            after: Those behind this number, the first ones of them; None = the last ones.
+            limit: How many at most.
+            level: One of ``LEVELS``.
+        """
+        wanted = LEVELS[LEVELS.index(level) :]
+        with self._lock:
+            kept, last = list(self._lines), self._last
+        behind = last - len(kept) if after is None or after > last else after  # Beyond: of a process before this one.
+        found = [each for each in kept if each.n > behind and each.level in wanted]
+        chosen = found[-limit:] if after is None else found[:limit]
+        whole = after is None or len(chosen) == len(found)
+        first = kept[0].n if kept else last + 1
+        return Lines(chosen, last if whole else chosen[-1].n, max(0, first - 1 - behind))
+
+
+class _Kept(logging.StreamHandler[TextIO]):
+    """Writes lines, and keeps them."""
+
+    def __init__(self, stream: TextIO, ring: LogRing) -> None:
+        super().__init__(stream)
+        self._ring = ring
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._ring.add(record)
+        super().emit(record)
+
+
+def configure_logging(config: GatewayConfig) -> LogRing:
+    """Send the logs of this process to standard output; gives what keeps the last lines."""
+    ring = LogRing()
+    handler = _Kept(sys.stdout, ring)
     handler.setFormatter(_JSON(config.app_id) if config.log_json else _Text(config.app_id))
     bounded = Bounded(handler.handle)
     handler.addFilter(bounded)
@@ -198,6 +292,7 @@ def configure_logging(config: GatewayConfig) -> None:
     # Per-request chatter of libraries is not ours to show.
     for name in ("asyncio", "aiohttp.access", "nats"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    return ring
 
 
 def _set_level(level: int) -> None:

@@ -20,6 +20,7 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.workflows.<app id>            broadcast to gateways of an application that own no workflows yet
     mesh.<namespace>.owner.<app id>.<node>         one node, of what it owns
     mesh.<namespace>.work.<app id>.<node>          one node, of activities that its workers run for others
+    mesh.<namespace>.node.<app id>.<node>          one node, of what it tells others and does for them
     mesh.<namespace>.owners                        broadcast to those who own: a table of owners has changed
     mesh.<namespace>.readers                       broadcast to those who read input bindings for others
     mesh.<namespace>.triggered                     broadcast to those whose application events may be for
@@ -60,6 +61,7 @@ __all__ = [
     "keepers",
     "matches",
     "members",
+    "node",
     "nodes",
     "overlaps",
     "owner",
@@ -78,7 +80,7 @@ MAX_TOPIC_BYTES = 512
 MAX_NAME_BYTES = 256
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _OWN = re.compile(
-    r"mesh\.[^.]*\.(topic|app|component|nodes|hosts|asker|taps|keepers|seen|back|bindings|jobs|workflows|owners?|work"
+    r"mesh\.[^.]*\.(topic|app|component|nodes?|hosts|asker|taps|keepers|seen|back|bindings|jobs|workflows|owners?|work"
     r"|readers|triggered|kv)\b"
 )
 _NO_APP_ID = re.compile(r"[./\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -273,6 +275,12 @@ def owner(namespace: str, app_id: str, node_id: str) -> Address:
 def work(namespace: str, app_id: str, node_id: str) -> Address:
     """Address one node of an application, of activities that its workers run for others."""
     return _of_node(namespace, "work", app_id, node_id)
+
+
+@lru_cache(maxsize=4096)
+def node(namespace: str, app_id: str, node_id: str) -> Address:
+    """Address one node, of what it tells others and does for them."""
+    return _of_node(namespace, "node", app_id, node_id)
 
 
 def owners(namespace: str) -> Address:

@@ -211,6 +211,11 @@ class Hosts:
                 logger.warning("cannot listen to hosts of components, trying again: %s", error)
                 await asyncio.sleep(LISTEN_AGAIN)
 
+    @property
+    def used(self) -> Sequence[tuple[str, str, str]]:
+        """Whose components were found: block, name, and the app ids of their hosts."""
+        return [(block, name, told) for (block, name), told in self._told.items()]
+
     def withhold(self, names: frozenset[str]) -> None:
         """Ask nobody for these from here on: this node's files have them for other applications."""
         if names and names != self._withheld:

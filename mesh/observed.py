@@ -20,7 +20,7 @@ from mesh.broker import Broker, Message
 from mesh.errors import BrokerError, MeshError
 from mesh.telemetry import Observer
 
-__all__ = ["observed_application", "observed_broker"]
+__all__ = ["observed_application", "observed_broker", "unobserved"]
 
 _T = TypeVar("_T")
 
@@ -74,6 +74,11 @@ def observed_broker(broker: Broker, observer: Observer | None, component: str = 
         component: The component's name; empty for the backbone.
     """
     return broker if observer is None else cast("Broker", _Broker(broker, observer, component))
+
+
+def unobserved(broker: Broker) -> Broker:
+    """Give the broker itself, of which it can be asked what it is able to do."""
+    return broker._broker if isinstance(broker, _Broker) else broker
 
 
 class _Call(AbstractAsyncContextManager[AppResponse]):

@@ -32,7 +32,7 @@ OWNERS, TIMERS = "mesh:owners", "mesh:timers"
 WORKFLOWS = ("mesh:workflows", "mesh:workflows-ended")
 _SHARED = ("nodes", "hosts", "keepers", "owners", "readers", "triggered", "taps")
 _NAMED = ("asker", "keepers", "seen", "back", "taps")
-_OF_A_NODE = ("owner", "work")
+_OF_A_NODE = ("owner", "work", "node")
 _NEWS = ("jobs", "workflows")
 DEFAULTS = (("pubsub", PUBSUB_ON_BACKBONE), ("statestore", STATE_ON_BACKBONE))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from gateway.cli.dead_letters import Chosen, Outcome
+    from gateway.dead_letters import Chosen, Outcome
     from mesh.address import Address
     from mesh.blocks.topics import PubSubComponent
 
@@ -97,6 +97,8 @@ def _check(found: argparse.Namespace) -> None:
 
 
 async def _list(looked: Looked, found: argparse.Namespace) -> int:
+    from gateway.dead_letters import put_away
+
     piles: dict[tuple[str, str], list[str]] = {}
     for each in looked.subscriptions:
         if each.dead_letter_topic is not None and found.pubsub in (None, each.pubsub):
@@ -111,7 +113,8 @@ async def _list(looked: Looked, found: argparse.Namespace) -> int:
         for name in dict.fromkeys(each.pubsub for each in looked.subscriptions if found.pubsub in (None, each.pubsub)):
             try:
                 async with asyncio.timeout(COUNT_WITHIN), looked.pubsub(_component(looked, name)) as component:
-                    piles |= {(name, topic): of for topic, of in (await _put_away(looked, component)).items()}
+                    away = await put_away(component, looked.subscriptions)
+                    piles |= {(name, topic): of for topic, of in away.items()}
             except Exception as error:  # noqa: BLE001 - whatever it is, it is no reason to count nothing else
                 unknown = True  # Where it has letters that files name, their count says why as well.
                 if not any(pubsub == name for pubsub, _ in piles):
@@ -140,7 +143,7 @@ def _told_of(error: Exception) -> str:
 
 
 async def _counted(looked: Looked, pubsub: str, topic: str) -> int:
-    from gateway.cli.dead_letters import letters_of
+    from gateway.dead_letters import letters_of
 
     async with looked.pubsub(_component(looked, pubsub)) as component:
         where = component.address(topic)
@@ -166,7 +169,7 @@ def _component(looked: Looked, name: str) -> Any:
 
 
 async def _one(looked: Looked, found: argparse.Namespace) -> int:
-    from gateway.cli.dead_letters import Chosen
+    from gateway.dead_letters import Chosen
     from mesh.expressions import compile_match
 
     try:
@@ -185,10 +188,12 @@ async def _one(looked: Looked, found: argparse.Namespace) -> int:
 
 async def _check_declared(looked: Looked, component: PubSubComponent, found: argparse.Namespace) -> None:
     """See that the topic is one of dead letters: of another one, all that is alive would be moved or deleted."""
+    from gateway.dead_letters import put_away
+
     name, topic = found.pubsub, found.topic
     ours = [each for each in looked.subscriptions if each.pubsub == name]
     known = sorted({each.dead_letter_topic for each in ours if each.dead_letter_topic is not None})
-    if topic in known or found.undeclared or topic in await _put_away(looked, component):
+    if topic in known or found.undeclared or topic in await put_away(component, looked.subscriptions):
         return
     live = "it is subscribed to, and " if any(each.topic == topic for each in ours) else ""
     told = (
@@ -200,28 +205,8 @@ async def _check_declared(looked: Looked, component: PubSubComponent, found: arg
     raise ConfigError(f"{told}. If it holds dead letters, --undeclared says so")
 
 
-async def _put_away(looked: Looked, component: PubSubComponent) -> dict[str, list[str]]:
-    """Find where the broker itself leaves letters: the topics of subscriptions, by where theirs are."""
-    from mesh.blocks.consumer import SubscriptionSettings
-
-    found: dict[str, list[str]] = {}
-    if not isinstance(component.broker, Inspectable):
-        return found
-    for each in looked.subscriptions:
-        if each.pubsub == component.name and component.group:
-            try:
-                where = component.address(each.topic, pattern=component.broker.features.wildcard)
-                options = SubscriptionSettings.read(each, component).options
-                standing = await component.broker.inspect(where, options)
-            except (MeshError, ValueError):  # As mesh doctor tells.
-                continue
-            if standing.letters:
-                found.setdefault(standing.letters, []).append(each.topic)
-    return found
-
-
 async def _show(looked: Looked, component: PubSubComponent, chosen: Chosen, found: argparse.Namespace) -> int:
-    from gateway.cli.dead_letters import described, letters_of
+    from gateway.dead_letters import described, letters_of
 
     records: list[dict[str, Any]] = []
     async with letters_of(component).letters(component.address(found.topic)) as pile:
@@ -247,7 +232,7 @@ def _time(seconds: float | None) -> str:
 
 
 async def _replay(looked: Looked, component: PubSubComponent, chosen: Chosen, found: argparse.Namespace) -> int:
-    from gateway.cli.dead_letters import replay
+    from gateway.dead_letters import replay
 
     wildcard = component.broker.features.wildcard
     declared = [
@@ -264,7 +249,7 @@ async def _replay(looked: Looked, component: PubSubComponent, chosen: Chosen, fo
 
 
 async def _purge(looked: Looked, component: PubSubComponent, chosen: Chosen, found: argparse.Namespace) -> int:
-    from gateway.cli.dead_letters import Chosen, letters_of, purge
+    from gateway.dead_letters import Chosen, letters_of, purge
 
     if not found.yes:
         async with letters_of(component).letters(component.address(found.topic)) as pile:

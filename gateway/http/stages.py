@@ -40,7 +40,7 @@ from mesh.telemetry import NOT_TRACED, OTHER, Tracing
 if TYPE_CHECKING:
     from gateway.metrics.endpoint import Metrics
 
-__all__ = ["Handler", "Stage", "endpoint", "staged", "stages"]
+__all__ = ["Handler", "Stage", "answering_errors", "endpoint", "staged", "stages"]
 
 logger = logging.getLogger(__name__)
 api_logger = logging.getLogger("gateway.api")
@@ -78,7 +78,7 @@ def stages(
         *([_cors(config.allowed_origins)] if config.allowed_origins else []),
         *([_checking_token(config.tokens)] if config.tokens.guarded else []),
         *([_logging(api_log, names)] if api_log.enabled else []),
-        _answering_errors(None if metrics is None else metrics.note_error),
+        answering_errors(None if metrics is None else metrics.note_error),
         *([middleware] if middleware is not None else []),
     ]
 
@@ -90,7 +90,8 @@ def staged(handler: Handler, around: Sequence[Stage]) -> Handler:
     return handler
 
 
-def _answering_errors(note: Callable[[APIError], None] | None) -> Stage:
+def answering_errors(note: Callable[[APIError], None] | None) -> Stage:
+    """Make the stage that checks baggage, and answers what was raised; ``note`` is told of each failure."""
     return partial(_answering, note)
 
 

@@ -23,10 +23,13 @@ from gateway.routes import (
     jobs,
     lock,
     node,
+    node_views,
     pubsub,
     secrets,
     state,
     streams,
+    taps,
+    topic_views,
     workflow_hub,
     workflow_stream,
     workflow_views,
@@ -58,6 +61,9 @@ ROUTES: tuple[Route, ...] = (
     *workflows.ROUTES,
     *workflow_views.ROUTES,
     *node.ROUTES,
+    *node_views.ROUTES,
+    *topic_views.ROUTES,
+    *taps.ROUTES,
 )
 
 RPCS: tuple[RPC, ...] = (
@@ -98,6 +104,8 @@ def build_api(
         runtime.services,
         runtime.caller,
         runtime.tracing,
+        runtime.tap,
+        runtime.streams,
         config,
         node,
         labels,
@@ -108,15 +116,18 @@ def build_api(
     )
 
 
-def build_router(api: API, routes: Sequence[Route] = ROUTES) -> Router:
-    """Make the router of a node."""
+def build_router(
+    api: API, routes: Sequence[Route] = ROUTES, fallback: Callable[[Asked], Awaitable[Answered]] | None = None
+) -> Router:
+    """Make the router of a node; what fits no route is an invocation by header, unless another fallback is given."""
     allowed = api.allowed
     rows: dict[tuple[str, str], list[Route]] = {}
     for route in routes:
         for version in route.versions:
             if route.always or is_allowed(route.api or route.name, version, allowed, "http"):
                 rows.setdefault((version, route.name), []).append(route)
-    fallback = by_header if any(name == "invoke" for _, name in rows) else by_nothing
+    if fallback is None:
+        fallback = by_header if any(name == "invoke" for _, name in rows) else by_nothing
     return Router({key: _find(api, found) for key, found in rows.items()}, _fallback(api, fallback), comparable)
 
 

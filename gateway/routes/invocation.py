@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gateway.http.server import Router
     from mesh.middleware import Request as Passing
 
-__all__ = ["ROUTES", "RPCS", "by_header", "by_nothing", "by_url", "comparable", "named_by"]
+__all__ = ["ROUTES", "RPCS", "by_header", "by_nothing", "by_url", "comparable", "header_target", "named_by"]
 
 WHOLE_BODY_BYTES = 128 * 1024
 READ_BYTES = 64 * 1024
@@ -82,6 +82,8 @@ def _nobody(asked: Asked, path: str) -> APIError:
 async def _call(asked: Asked, target: str, path: str) -> Answered:
     request = asked.request
     check_escapes(path)
+    if asked.api.remote and target.startswith(OUTSIDE):  # As from here, it would reach this gateway itself.
+        raise APIError(403, "ERR_PERMISSION_DENIED", "a URL is not called for another node; name an app id")
     if target.startswith(OUTSIDE) and "@" in _AUTHORITY_ENDS.split(target.partition("://")[2], 1)[0]:
         # It would stand in logs and in what the other side is told of its caller.
         raise bad_request("a login in the URL of a service is not sent; it belongs into the header Authorization")

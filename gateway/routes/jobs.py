@@ -125,7 +125,7 @@ def _text(given: Mapping[str, object], name: str) -> str | None:
 def _shown(asked: Asked, job: Job) -> dict[str, object]:
     """Write a job as the API does; what it does not have is left out."""
     data: object = None
-    if job.data is not None:
+    if job.data is not None and asked.api.values:
         data = {"@type": JSON_TYPE, "value": orjson.Fragment(job.data)} if job.data_type is None else _any(asked, job)
     made = {
         "name": job.name,

@@ -37,7 +37,10 @@ async def outbound(asked: Asked) -> Answered:
 
 async def metadata(asked: Asked) -> Answered:
     """Describe the node."""
-    return json_response(await asked.api.node.metadata())
+    described = await asked.api.node.metadata()
+    if not asked.api.values:  # Labels are the user's own, and a command line may have anything in it.
+        described["extended"] = {"daprRuntimeVersion": described["runtimeVersion"]}
+    return json_response(described)
 
 
 async def set_label(asked: Asked) -> Answered:

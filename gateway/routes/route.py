@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 
     from gateway.config import GatewayConfig
     from gateway.http.response import Answered
+    from gateway.views import Views
     from mesh.pipeline import Handler, Service
     from mesh.resources.configuration import APISpec
+    from mesh.streams import Streams
+    from mesh.tap.tapping import Tapped
+    from mesh.tap.wanted import Wanted
     from mesh.telemetry import Tracing
 
 __all__ = ["API", "WRITE", "Asked", "Asking", "Node", "Route"]
@@ -32,9 +37,15 @@ WRITE = frozenset({"POST", "PUT"})
 
 
 class Node(Protocol):
-    """What the routes ask of the gateway about itself."""
+    """What the routes ask of the gateway about itself.
+
+    Attributes:
+        app_id: The application it serves.
+        views: What it tells those who look after it.
+    """
 
     app_id: str
+    views: Views
 
     @property
     def outbound_ready(self) -> bool:
@@ -60,6 +71,8 @@ class API:
         services: The building blocks, by name.
         caller: The application of this gateway.
         tracing: Makes spans.
+        tap: Has all nodes of the mesh tell what passes them.
+        streams: What clients hold open.
         config: The gateway's.
         node: The gateway itself.
         labels: Shown in metadata; a route writes into it.
@@ -68,12 +81,16 @@ class API:
         allowed: What a Configuration leaves of the API; None = all.
         api_log: Whether calls are logged, and what is told of them.
         handed: The work that workers of workflows have, who hold a stream open here.
+        remote: Whether it is another node that asks: then nothing outside of the mesh is called.
+        values: Whether applications' own values are told; else views leave them out.
     """
 
     run: Handler
     services: Mapping[str, Service]
     caller: Caller
     tracing: Tracing
+    tap: Callable[[Wanted], AbstractAsyncContextManager[AsyncIterator[Tapped]]]
+    streams: Streams
     config: GatewayConfig
     node: Node
     labels: dict[str, str]
@@ -82,6 +99,8 @@ class API:
     allowed: APISpec | None = None
     api_log: APILogging = NO_LOG
     handed: Handed = field(default_factory=Handed)
+    remote: bool = False
+    values: bool = True
 
 
 class Asking:

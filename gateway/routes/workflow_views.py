@@ -64,6 +64,7 @@ __all__ = ["MAX_EVENTS", "MAX_WAIT", "ROUTES"]
 GET, POST = frozenset({"GET"}), frozenset({"POST"})
 MAX_EVENTS = 1000
 MAX_WAIT = 3600.0
+_VALUES = frozenset({"customStatus", "failure", "input", "output", "properties", "tags"})
 
 
 async def listed(asked: Asked) -> Answered:
@@ -83,7 +84,7 @@ async def listed(asked: Asked) -> Answered:
             ),
         ),
     )
-    answer: dict[str, object] = {"workflows": [_row(each) for each in page.views]}
+    answer: dict[str, object] = {"workflows": [_told(asked, _row(each)) for each in page.views]}
     if page.after:
         answer["after"] = page.after
     return json_response(answer)
@@ -118,7 +119,7 @@ async def shown(asked: Asked) -> Answered:
         except APIError as error:
             if not isinstance(error.__cause__, DeadlineExceededError):
                 raise
-    return json_response(_shown(cast("Shown", await asked.run(SHOW, app_id, Show(id_)))))
+    return json_response(_told(asked, _shown(cast("Shown", await asked.run(SHOW, app_id, Show(id_))))))
 
 
 async def history(asked: Asked) -> Answered:
@@ -246,7 +247,10 @@ def _plainly(answer: Callable[[Asked], Awaitable[Answered]]) -> Callable[[Asked]
 
 
 def _app(asked: Asked, query: Mapping[str, str] | None = None) -> str:
-    return of_app(asked, (query_of(asked.query) if query is None else query).get("appID"))
+    app_id = of_app(asked, (query_of(asked.query) if query is None else query).get("appID"))
+    if not asked.api.values and app_id != asked.api.caller.app_id:  # Whoever asks is not to see more by asking here.
+        raise APIError(403, "ERR_PERMISSION_DENIED", f"ask a node of {app_id[:200]} itself")
+    return app_id
 
 
 def _whole(query: Mapping[str, str], name: str, default: int, most: int | None, *, least: int = 1) -> int:
@@ -410,6 +414,11 @@ def _awaited(events: Sequence[Awaited]) -> list[dict[str, object]]:
         for each in events
         if each.count > 0
     ]
+
+
+def _told(asked: Asked, members: dict[str, object]) -> dict[str, object]:
+    """Leave out applications' values where these are not told."""
+    return members if asked.api.values else {name: each for name, each in members.items() if name not in _VALUES}
 
 
 def _there(members: Mapping[str, object | None]) -> dict[str, object]:

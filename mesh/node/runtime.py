@@ -19,7 +19,7 @@ from itertools import chain
 from typing import cast
 
 from mesh import address
-from mesh.access import Gate
+from mesh.access import Gate, TapRights
 from mesh.application import Application
 from mesh.application_config import ApplicationConfig
 from mesh.blocks import BLOCKS
@@ -37,6 +37,7 @@ from mesh.hosting import Hosting
 from mesh.life import Lives
 from mesh.node.components import (
     Components,
+    Entry,
     check_denied,
     check_installed,
     check_named,
@@ -53,6 +54,7 @@ from mesh.node.health import ComponentStatus, Health
 from mesh.node.inbound import Serve, inbound
 from mesh.node.places import Places, file_component
 from mesh.node.reload import Endpoints, Live, OpenEndpoint, Resources, Told, sampling_ratio
+from mesh.node.remote import Remote
 from mesh.node.settings import check_settings
 from mesh.node.spec import NodeSettings
 from mesh.observed import observed_application, observed_broker
@@ -92,6 +94,7 @@ class Runtime(Steps):
         run: Passes an operation through the node's pipeline.
         caller: The node's own application.
         counters: Counts of what was observed.
+        remote: Asks other nodes, and answers them.
         conditions: How what it asks, and what comes to its application, is now.
         methods: What the application answers, where that is known (``mesh/node/description.py``).
     """
@@ -124,6 +127,7 @@ class Runtime(Steps):
         self.methods: Sequence[str] | None = None
         self.broker: Broker
         self.exchange: Exchange
+        self.remote: Remote
         self.services: dict[str, Serving] = {}
         self._registry = registry
         self._blocks = blocks
@@ -143,6 +147,21 @@ class Runtime(Steps):
         return self._parts.tracing
 
     @property
+    def components(self) -> Mapping[str, Entry]:
+        """What is open on this node, by name."""
+        return self._components.entries
+
+    @property
+    def absent(self) -> Sequence[Component]:
+        """What could not be opened."""
+        return [each for each, _ in self._components.absent.values() if each.name not in self._components.entries]
+
+    @property
+    def others_components(self) -> Sequence[tuple[str, str, str]]:
+        """Components of other nodes that this one has used: block, name, and the app ids of their hosts."""
+        return self._parts.hosts.used
+
+    @property
     def streams(self) -> Streams:
         """What clients hold open."""
         return self._parts.streams
@@ -151,6 +170,10 @@ class Runtime(Steps):
     def serving(self) -> bool:
         """Whether the application is served now."""
         return self._serve.serving
+
+    def rights(self, caller: Caller) -> TapRights:
+        """Tell what another application may see of this node, and do by it."""
+        return self._parts.access.tap(caller)
 
     def run(self, operation: Operation) -> Awaitable[object]:
         """Do what is asked; gives the method's result or raises a ``MeshError``."""
@@ -167,8 +190,7 @@ class Runtime(Steps):
             ConfigError: A component cannot be built; holds all problems.
             BrokerUnavailableError: The backbone does not answer.
         """
-        settings, enter = self.settings, self._stack.enter_async_context
-        registry, blocks = self._registry, self._blocks
+        settings, registry, blocks, enter = self.settings, self._registry, self._blocks, self._stack.enter_async_context
         if problems := check(settings, registry, blocks) + check_settings(settings, registry, blocks):
             raise ConfigError(problems)
         address.app(settings.namespace, settings.app_id)  # Names that are too long are refused at start.
@@ -180,6 +202,7 @@ class Runtime(Steps):
         self._directory = directory = Directory(self.exchange, settings.namespace)
         directory.describe = lambda: self.description.announced()
         await enter(directory.run())
+        self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
         gate, taps = await self._watched(directory.node_id)
         self._parts = parts = self._make_parts(directory, hosts, gate, taps)
@@ -453,6 +476,9 @@ class Runtime(Steps):
             resiliencies=tuple(each.name for each in self.settings.resiliencies),
             workflow_access=tuple(each.name for each in self.settings.workflow_access),
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
+            serves=self._parts.application is not None,
+            problems=self.conditions.in_short(),
+            absent=tuple((each.name, each.type, self._components.absent[each.name][1]) for each in self.absent),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from brokers.redis import RedisBroker
 from gateway.cli import main
-from gateway.cli.dead_letters import Chosen, replay
+from gateway.dead_letters import Chosen, replay
 from mesh.blocks.envelope import PublishOptions
 from mesh.blocks.pubsub import broker_of, component_on
 from mesh.blocks.topics import PubSubComponent

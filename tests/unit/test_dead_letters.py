@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from brokers.kafka._inspection import Taken
-from gateway.cli.dead_letters import Chosen, replay, sent_back
+from gateway.dead_letters import Chosen, replay, sent_back
 from mesh.address import Address, topic
 from mesh.blocks.wire import letter_of
 from mesh.broker import LETTER_TOPIC, Delivery, Features, Message

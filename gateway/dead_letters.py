@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from mesh.address import matches
+from mesh.blocks.consumer import SubscriptionSettings
 from mesh.broker import LETTER_ATTEMPTS, LETTER_REASON, LETTER_TOPIC, OF_LETTERS
 from mesh.errors import (
     BrokerError,
@@ -22,8 +23,9 @@ from mesh.errors import (
     PublishRejectedError,
 )
 from mesh.event import decode_header_value, members_of
-from mesh.inspection import Letters, Remembering
+from mesh.inspection import Inspectable, Letters, Remembering
 from mesh.large import PARTS_HEADER, carrying, whole_letters
+from mesh.observed import unobserved
 
 if TYPE_CHECKING:
     from mesh.address import Address
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
     from mesh.broker import Message
     from mesh.expressions import Match
     from mesh.inspection import Letter, Pile
+    from mesh.resources.subscription import Subscription
 
-__all__ = ["Chosen", "Outcome", "described", "letters_of", "purge", "replay", "sent_back"]
+__all__ = ["Chosen", "Outcome", "described", "letters_of", "origin", "purge", "put_away", "replay", "sent_back"]
 
 KAFKA_TOPIC = "__topic"
 PUBLISH_WITHIN = 30.0
@@ -49,7 +52,7 @@ def letters_of(component: PubSubComponent) -> Letters:
     Raises:
         ConfigError: The broker keeps nothing that could be gone through.
     """
-    broker = component.broker
+    broker = unobserved(component.broker)
     if not isinstance(broker, Letters):
         raise ConfigError(
             f"{component.name}: {broker.features.name} does not keep what nobody has subscribed to; subscribe to the "
@@ -65,24 +68,31 @@ class Chosen:
     Attributes:
         ids: Their ids; empty = any.
         where: A rule over ``event``; None = any.
+        of: The topic that they are from, or do not say; empty = any.
+        most: How many of them, the oldest first; 0 = all.
         unjudged: What the rule could not be evaluated for: why, and how often that was so.
     """
 
     ids: frozenset[str] = frozenset()
     where: Match | None = None
+    of: str = ""
+    most: int = 0
     unjudged: Counter[str] = field(default_factory=Counter)
 
     async def among(self, pile: Pile, component: PubSubComponent, topic: str) -> AsyncIterator[Letter]:
         """Give the letters that are meant, oldest first; all of them are looked at."""
-        left = set(self.ids)
+        left, given = set(self.ids), 0
         async for letter in pile:
             if self.ids and letter.id not in self.ids:
+                continue
+            if self.of and origin(component, letter.message) not in ("", self.of):
                 continue
             if self.where is not None and not self._fits(self.where, component, letter, topic):
                 continue
             yield letter
             left.discard(letter.id)
-            if self.ids and not left:
+            given += 1
+            if (self.ids and not left) or given == self.most:
                 return
 
     def _fits(self, where: Match, component: PubSubComponent, letter: Letter, topic: str) -> bool:
@@ -91,6 +101,25 @@ class Chosen:
         except ExpressionError as error:  # As for a subscription's rule, what cannot be evaluated is no match.
             self.unjudged[str(error)] += 1
             return False
+
+
+async def put_away(component: PubSubComponent, subscriptions: Iterable[Subscription]) -> dict[str, list[str]]:
+    """Find where the broker itself leaves letters: the topics of subscriptions, by where theirs are."""
+    found: dict[str, list[str]] = {}
+    broker = unobserved(component.broker)
+    if not isinstance(broker, Inspectable) or not component.group:
+        return found
+    for each in subscriptions:
+        if each.pubsub == component.name:
+            try:
+                where = component.address(each.topic, pattern=broker.features.wildcard)
+                options = SubscriptionSettings.read(each, component).options
+                standing = await broker.inspect(where, options)
+            except (MeshError, ValueError):  # As mesh doctor tells.
+                continue
+            if standing.letters:
+                found.setdefault(standing.letters, []).append(each.topic)
+    return found
 
 
 def _event(component: PubSubComponent, message: Message, topic: str) -> dict[str, object] | str:
