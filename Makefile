@@ -44,7 +44,7 @@ $(BUILT): $(STAMP) tests/provision/proton.bash
 
 demo: $(STAMP) ## run hello-world on the embedded broker
 	@command -v node >/dev/null || { echo "error: the demo's second application needs Node.js 18 or later (apt-get install nodejs)"; exit 1; }
-	$(BIN)/mesh run -f examples/hello-world
+	$(BIN)/mesh run -f examples/hello-world --dashboard
 
 quick: $(BUILT) ## for every change: check, the unit tests, the contract, gRPC and HTTP on memory and NATS
 	@$(MAKE) --no-print-directory -j 2 static quick-tests

@@ -15,7 +15,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -24,6 +24,7 @@ from typing import Any, cast
 
 from gateway.application import application_of
 from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.described import actors, backlog, subscription_as_told, without_nothing
 from gateway.export.opening import spans_sent
 from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc
@@ -49,7 +50,7 @@ from mesh import __version__
 from mesh.application import Headers
 from mesh.blocks.middleware import MiddlewareService
 from mesh.errors import ConfigError, MeshError
-from mesh.node.backlogs import Backlogs, SubscriptionBacklog
+from mesh.node.backlogs import Backlogs
 from mesh.node.description import NodeDescription
 from mesh.node.health import ComponentStatus
 from mesh.node.remote import Question
@@ -57,7 +58,6 @@ from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription
 from mesh.tasks import drained_within
-from mesh.telemetry import EVENTS_DEAD_LETTERED, EVENTS_DELIVERED
 
 __all__ = ["Gateway", "run"]
 
@@ -201,20 +201,20 @@ class Gateway:
             "id": node.app_id,
             "runtimeVersion": __version__,
             "enabledFeatures": [FEATURE] * self._reloads + [each for each in node.features if each != FEATURE],
-            "actors": _actors(node),
-            "components": [_without_nothing(asdict(component)) for component in node.components],
+            "actors": actors(node),
+            "components": [without_nothing(asdict(component)) for component in node.components],
             "extended": {"daprRuntimeVersion": __version__, **self._labels},
-            "subscriptions": [_described(subscription) for subscription in node.subscriptions],
+            "subscriptions": [subscription_as_told(subscription) for subscription in node.subscriptions],
             "httpEndpoints": [{"name": name} for name in node.endpoints],
             "workflowAccessPolicies": [{"name": name} for name in node.workflow_access],
             "resiliencies": [{"name": name} for name in node.resiliencies],
             "actorRuntime": self._described_actors(node),
             "scheduler": {"connected_addresses": []},
             "workflows": {"connectedWorkers": node.workers},
-            "componentStatus": [_without_nothing(asdict(each)) for each in status],
+            "componentStatus": [without_nothing(asdict(each)) for each in status],
             "conditions": self._conditions(status),
             "circuitBreakers": self._runtime.conditions.described_breakers(),
-            "backlogs": [_told_backlog(each, counted) for each in backlogs],
+            "backlogs": [backlog(each, counted) for each in backlogs],
         }
         if config.app_port is not None:
             described["appConnectionProperties"] = self._described_connection()
@@ -239,7 +239,7 @@ class Gateway:
         if not node.actors_enabled:
             status = "DISABLED"
         runs = status == "RUNNING"
-        told: dict[str, object] = {"runtimeStatus": status, "activeActors": _actors(node), "hostReady": runs}
+        told: dict[str, object] = {"runtimeStatus": status, "activeActors": actors(node), "hostReady": runs}
         return {**told, "placement": "placement: connected" if runs else ""}
 
     def _described_connection(self) -> dict[str, object]:
@@ -280,6 +280,24 @@ class Gateway:
         return staged(router, around)
 
     @asynccontextmanager
+    async def _answering(self, api: API) -> AsyncIterator[HTTPServer]:
+        """Give the server of all that answers requests: the chain, and the dashboard in front of it if there is one."""
+        config, handler = self.config, self._chain(api)
+        async with AsyncExitStack() as stack:
+            if config.dashboard is not None:
+                from gateway.dashboard.server import dashboard  # Nobody else has to load it.
+
+                shown = dashboard(config, self._runtime, api, self.ask_node, handler)
+                handler = await stack.enter_async_context(shown)
+            load = partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port) if config.h2c else None
+            yield HTTPServer(
+                handler,
+                max_body_bytes=config.max_body_bytes,
+                max_header_bytes=config.max_header_bytes,
+                load_http2=load,
+            )
+
+    @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start everything; leaving stops everything."""
         config = self.config
@@ -302,14 +320,7 @@ class Gateway:
             runtime.allow_outside(outside_service)
             metrics = self._metrics
             api = build_api(runtime, config, self, self._labels, _message)
-            server = HTTPServer(
-                self._chain(api),
-                max_body_bytes=config.max_body_bytes,
-                max_header_bytes=config.max_header_bytes,
-                load_http2=partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port)
-                if config.h2c
-                else None,
-            )
+            server = await stack.enter_async_context(self._answering(api))
             socket_path = None
             if config.unix_socket_dir is not None:
                 socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
@@ -330,6 +341,8 @@ class Gateway:
                 stack.enter_context(registered(config.home, self._entry(socket_path)))
             where = f"{socket_path or self.port}, for gRPC on {grpc_path or self.grpc_port}"
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
+            if config.dashboard is not None:
+                config.dashboard.announce(self.port)
             async with AsyncExitStack() as serving:
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
                 await serving.enter_async_context(streams)
@@ -428,38 +441,6 @@ def _message(name: str) -> Any:
     from gateway.grpc.messages import message  # Takes some milliseconds, for clients that need it alone.
 
     return message(name)
-
-
-def _actors(node: NodeDescription) -> list[dict[str, object]]:
-    return [{"type": type_, "count": count} for type_, count in node.actors]
-
-
-def _without_nothing(component: dict[str, object]) -> dict[str, object]:
-    """Leave out what there is none of, as Dapr does."""
-    return {name: value for name, value in component.items() if value}
-
-
-def _told_backlog(each: SubscriptionBacklog, counted: Mapping[tuple[str, ...], int]) -> dict[str, object]:
-    """Tell what a subscription has before it, and what became of what came to this gateway since it started."""
-    of = each.component, each.topic
-    attempts = {outcome: counted.get((EVENTS_DELIVERED, *of, outcome), 0) for outcome in ("success", "retry", "drop")}
-    told: dict[str, object] = {"pubsubname": each.component, "topic": each.topic, "waiting": each.backlog.waiting}
-    told |= {"taken": each.backlog.taken, "oldestSeconds": each.oldest_seconds, "attempts": attempts}
-    return told | {"deadLetters": counted.get((EVENTS_DEAD_LETTERED, *of), 0)}
-
-
-def _described(subscription: Subscription) -> dict[str, object]:
-    rules = [{"match": rule.match, "path": rule.path} for rule in subscription.rules]
-    if subscription.default_path is not None:
-        rules.append({"path": subscription.default_path})
-    return {
-        "pubsubname": subscription.pubsub,
-        "topic": subscription.topic,
-        **({"metadata": dict(subscription.metadata)} if subscription.metadata else {}),
-        "rules": rules,
-        "deadLetterTopic": subscription.dead_letter_topic or "",
-        "type": subscription.origin,
-    }
 
 
 async def run(config: GatewayConfig) -> int:

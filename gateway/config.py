@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,6 +15,7 @@ __all__ = [
     "DEFAULT_BACKBONE",
     "ON_GRPC",
     "AppProtocol",
+    "DashboardConfig",
     "GatewayConfig",
     "HealthCheck",
     "Tokens",
@@ -74,6 +75,21 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class DashboardConfig:
+    """What the dashboard that a gateway serves is told.
+
+    Attributes:
+        token: Who asks for more than the pages' files must send it; None = everybody on this machine may.
+        traces_url: Where traces are looked at, with ``{traceId}`` in it; "" = nowhere.
+        announce: Is told the port, once it listens.
+    """
+
+    token: str | None = field(repr=False)
+    traces_url: str = ""
+    announce: Callable[[int], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Everything a gateway process needs to know.
 
@@ -112,6 +128,7 @@ class GatewayConfig:
         init_endpoints_off: ``config`` and ``subscribe`` switch off reading them from the application.
         labels: Shown in metadata under ``extended`` from the start.
         host_only: It is there to host components (``mesh host``).
+        dashboard: What its dashboard is told (``mesh dashboard``); None = it serves none.
         registered: Write an entry to the registry of what runs, for ``mesh list`` and ``mesh stop``.
     """
 
@@ -149,6 +166,7 @@ class GatewayConfig:
     init_endpoints_off: frozenset[str] = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)
     host_only: bool = False
+    dashboard: DashboardConfig | None = None
     registered: bool = True
 
     @property

@@ -43,6 +43,7 @@ BreakerStatus = Literal["closed", "open", "half-open"]
 MAX_TARGETS = 1000
 MAX_ENDPOINTS = 20_000
 MAX_TEXT = 200
+MAX_SHORT, MAX_LINE = 20, 300
 TURNS = count(1)
 """Numbers what is asked for, of all targets."""
 QUIET_SECONDS = 5.0
@@ -380,6 +381,11 @@ def _of(breaker: Breaker) -> dict[str, object]:
     return {"endpoint": breaker.endpoint[:MAX_TEXT]} if breaker.endpoint else {}
 
 
+def _in_a_line(told: Mapping[str, object]) -> str:
+    how = [f"circuit breaker {told['circuitBreaker']} is {told['breaker']}"] if "circuitBreaker" in told else []
+    return "; ".join(how + ([f"{told['state']}: {told['reason']}"] if "state" in told else []))[:MAX_LINE]
+
+
 class Conditions:
     """The conditions of a node's targets, by name.
 
@@ -419,6 +425,11 @@ class Conditions:
         """Tell of the targets that are not well, at most ``MAX_TARGETS`` times."""
         every = (told for each in list(self._known.values()) for told in each.described())
         return list(islice(every, MAX_TARGETS))
+
+    def in_short(self) -> tuple[tuple[str, str], ...]:
+        """Tell of the first ``MAX_SHORT`` targets that are not well, and how they are, in a line of each."""
+        told = islice((each for known in list(self._known.values()) for each in known.described()), MAX_SHORT)
+        return tuple((str(each["target"]), _in_a_line(each)) for each in told)
 
     def described_breakers(self) -> list[dict[str, object]]:
         """Tell the state of circuit breakers, at most ``MAX_TARGETS`` times; what is not closed comes first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["HIDDEN", "in_url", "names_a_host", "port_of", "without_credentials"]
+__all__ = ["HIDDEN", "in_url", "is_local", "names_a_host", "port_of", "without_credentials"]
 
 HIDDEN = "***"  # Stands in the place of a secret.
 
@@ -13,6 +13,18 @@ HIDDEN = "***"  # Stands in the place of a secret.
 def in_url(host: str) -> str:
     """Write a host as it stands in a URL: an address of IPv6 in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def is_local(host: str) -> bool:
+    """Tell whether a name or an address is this machine's own."""
+    if host.casefold() == "localhost" or host.casefold().endswith(".localhost"):
+        return True
+    import ipaddress  # Most processes do without.
+
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def names_a_host(place: str) -> bool:

@@ -32,6 +32,7 @@ class AppSpec:
         labels: Shown by ``mesh list`` and in metadata.
         stdin: What the application reads.
         several: It is one of a template.
+        dashboard: Whether a dashboard is to be there meanwhile.
     """
 
     options: GatewayOptions
@@ -44,6 +45,7 @@ class AppSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     stdin: Stdin = "nothing"
     several: bool = False
+    dashboard: bool = False
 
     @property
     def app_id(self) -> str:

@@ -25,12 +25,22 @@ if TYPE_CHECKING:
 
     from gateway.runs import Run
 
-__all__ = ["GatewayUnreachableError", "Response", "grpc_endpoint", "metadata", "opened", "path_segment", "request"]
+__all__ = [
+    "ANY",
+    "GatewayUnreachableError",
+    "Response",
+    "api_token",
+    "grpc_endpoint",
+    "metadata",
+    "opened",
+    "path_segment",
+    "request",
+]
 
 _CHUNK_BYTES = 64 * 1024
 _AT_ONCE = 16
 # An address to listen on everywhere is none to connect to.
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - what others listen on
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - what others listen on
 
 
 class GatewayUnreachableError(MeshError):
@@ -96,10 +106,10 @@ def grpc_endpoint(run: Run) -> str:
     """Give where a local client of gRPC connects to, as SDKs read it in ``DAPR_GRPC_ENDPOINT``."""
     if run.socket is not None:
         return f"unix://{run.socket.removesuffix('http.socket')}grpc.socket"
-    return f"http://{in_url(_ANY.get(run.host, run.host))}:{run.grpc_port}"
+    return f"http://{in_url(ANY.get(run.host, run.host))}:{run.grpc_port}"
 
 
-def _token() -> str | None:
+def api_token() -> str | None:
     """Give what a gateway may ask for: the first token of the file, as all of them are good there."""
     if file := os.environ.get("DAPR_API_TOKEN_FILE"):
         return read_tokens(Path(file).expanduser())[0].decode("latin-1")
@@ -132,11 +142,11 @@ def opened(
     """
     # Without a proxy, whatever the environment says: it is on this machine.
     connection = (
-        http.client.HTTPConnection(_ANY.get(run.host, run.host), run.http_port, timeout=timeout)
+        http.client.HTTPConnection(ANY.get(run.host, run.host), run.http_port, timeout=timeout)
         if run.socket is None
         else _SocketConnection(run.socket, timeout)
     )
-    token = _token()
+    token = api_token()
     all_headers = {**({"dapr-api-token": token} if token else {}), **(headers or {})}
     try:
         with _translated(run):

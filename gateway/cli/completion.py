@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["parser", "run"]
 
-_APP_ID_OPTIONS = ("-a", "--app-id", "-i", "--publish-app-id")
-_TAKES_APP_ID = ("invoke", "publish", "components", "stop", "jobs", "actors", "doctor", "dlq", "workflow", "wf")
+_APP_ID_OPTIONS = ("-a", "--app-id", "--app", "-i", "--publish-app-id", "--via")
+_TAKES_APP_ID = (
+    *("invoke", "publish", "components", "stop", "jobs", "actors", "doctor", "dlq", "workflow", "wf"),
+    *("tap", "record", "replay"),
+)
 _WORKFLOW = "list show history start run raise raise-event terminate suspend resume purge rerun"
 _FIRST = {
     "jobs": "list show delete run",

@@ -27,10 +27,12 @@ __all__ = [
     "add_socket_option",
     "add_timeout",
     "ask",
+    "duration_option",
     "error_text",
     "failed",
     "gateway_of",
     "given_data",
+    "header_fields",
     "own_gateway",
     "parser",
     "run",
@@ -61,7 +63,7 @@ def run(words: Sequence[str]) -> int:
     path = f"/v1.0/invoke/{path_segment(found.app_id, 'application')}/method/{_quoted(found.method)}"
     body = given_data(found)
     gateway = gateway_of(found.app_id, found.unix_domain_socket)
-    headers = {**({"Content-Type": "application/json"} if body is not None else {}), **_headers(found.header)}
+    headers = {**({"Content-Type": "application/json"} if body is not None else {}), **header_fields(found.header)}
     try:
         with opened(gateway, found.verb.upper(), path, body, headers=headers, timeout=found.timeout) as response:
             if not response.ok:
@@ -89,7 +91,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def add_timeout(parser: argparse.ArgumentParser) -> None:
     """Add ``--timeout``. Without it the gateway alone decides, which knows the policies."""
     text = "longest silence of the gateway, such as 30s; its own limit and a policy's hold without"
-    parser.add_argument("--timeout", type=_duration, metavar="TIME", help=text)
+    parser.add_argument("--timeout", type=duration_option, metavar="TIME", help=text)
 
 
 def given_data(found: argparse.Namespace) -> bytes | None:
@@ -226,14 +228,16 @@ def _print(response: Response) -> int:
     return 0
 
 
-def _headers(given: Sequence[str]) -> dict[str, str]:
+def header_fields(given: Sequence[str]) -> dict[str, str]:
+    """Read what ``--header`` gives; raises ``UsageError``."""
     pairs = [text.partition("=") for text in given]
     if wrong := [text for text, (name, _, value) in zip(given, pairs, strict=True) if not name.strip() or not value]:
         raise UsageError(f"--header: expected NAME=VALUE, got '{wrong[0]}'")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _duration(text: str) -> float:
+def duration_option(text: str) -> float:
+    """Read the value of an option that is a duration, as argparse wants it."""
     try:
         return parse_duration(text, bare="s")  # As in the options of the run command.
     except ValueError as error:

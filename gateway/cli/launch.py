@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from gateway.cli.app_spec import AppSpec
@@ -17,14 +18,15 @@ from mesh.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
 __all__ = ["launch"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-async def launch(specs: Sequence[AppSpec], around: Surroundings) -> int:
-    """Run applications and give the exit code.
+async def launch(specs: Sequence[AppSpec], around: Surroundings, *, dashboard: bool = False) -> int:
+    """Run applications, and a dashboard beside them if that is wanted; give the exit code.
 
     One that can not be started ends all of them.
     """
@@ -54,10 +56,16 @@ async def launch(specs: Sequence[AppSpec], around: Surroundings) -> int:
         loop.add_signal_handler(number, on_signal, number)
     loop.add_signal_handler(signal.SIGUSR1, around.pass_on, signal.SIGUSR1)  # The level of their logs.
     try:
-        async with task_group() as tasks:
+        async with _beside(specs, around) if dashboard else nullcontext(), task_group() as tasks:
             for spec in specs:
                 tasks.create_task(one(spec), name=f"run-{spec.app_id}")
     finally:
         for number in (*_SIGNALS, signal.SIGUSR1):
             loop.remove_signal_handler(number)
     return around.voice.exit_code(codes, interrupted=signal.SIGINT in signals)
+
+
+def _beside(specs: Sequence[AppSpec], around: Surroundings) -> AbstractAsyncContextManager[None]:
+    from gateway.cli.beside import dashboard_beside  # Most runs have none.
+
+    return dashboard_beside(specs, around)

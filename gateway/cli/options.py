@@ -306,6 +306,7 @@ NOT_OF_RUN = frozenset(
         "--control-plane-address",
         "--control-plane-namespace",
         "--control-plane-trust-domain",
+        "--dashboard",
         "--disable-builtin-k8s-secret-store",
         "--disable-init-endpoints",
         "--enable-metrics",

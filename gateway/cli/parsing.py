@@ -119,7 +119,8 @@ class Parser(argparse.ArgumentParser):
         if getattr(found, "kubernetes", False):
             raise UsageError(_NO_KUBERNETES, self.prog)
         for name in dict.fromkeys(used):
-            if name in DEPRECATED:
+            # A command may have an option of its own that is called so.
+            if name in DEPRECATED and re.split(r"[ ,]", DEPRECATED[name])[0] in self._option_string_actions:
                 note(f"warning: {name} is an old name; use {DEPRECATED[name]}")
         return found
 

@@ -37,7 +37,7 @@ _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "�
 _STYLES = ("mesh", "dapr")
 _OURS = re.compile(
     r"\bmesh(?= (?:run|list|stop|invoke|publish|host|actors|check|components?|trust|broker|asyncapi|status|init"
-    r"|uninstall|completion|version|jobs|doctor|dlq|workflow|logs|COMMAND)\b)"
+    r"|uninstall|completion|version|jobs|doctor|dlq|workflow|dashboard|logs|tap|record|replay|COMMAND)\b)"
 )
 _NO_KUBERNETES = "Kubernetes is not supported; the gateway is a container beside the application, see docs/compose.md"
 
@@ -47,7 +47,6 @@ ALIASES: Mapping[str, str] = {"build-info": "version", "wf": "workflow"}
 INSTEAD: Mapping[str, str] = {
     "annotate": _NO_KUBERNETES,
     "configurations": "a Configuration is a file here: mesh check FILE reads it, mesh run --config FILE uses it",
-    "dashboard": "the dashboard is not there yet; mesh list, mesh components and mesh status tell what runs",
     "mcpservers": "MCP servers are not there yet",
     "mtls": "gateways talk to the broker alone, so its TLS protects them: MESH_BACKBONE=tls://BROKER",
     "sched": "mesh jobs lists, shows, deletes and runs the jobs of an application; reminders are not there yet",

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OLD_FIELDS", "parser", "plan", "run"]
 
-_OWN = {"--run-file": "text", "-f": "text", **dict.fromkeys(("--kubernetes", "-k", "--help", "-h"), "switch")}
+_SWITCHES = ("--kubernetes", "-k", "--help", "-h", "--dashboard")
+_OWN = {"--run-file": "text", "-f": "text", **dict.fromkeys(_SWITCHES, "switch")}
 
 _EPILOG = """\
 examples:
@@ -87,7 +88,7 @@ _NOUNS = [
     "wren",
 ]
 
-_BESIDE_A_FILE = frozenset(("-f", "--run-file", "--log-as-json", "--runtime-path", "--dapr-path"))
+_BESIDE_A_FILE = frozenset(("-f", "--run-file", "--dashboard", "--log-as-json", "--runtime-path", "--dapr-path"))
 OLD_FIELDS = {
     "appSSL": "appProtocol: https or grpcs",
     "daprHTTPMaxRequestSize": "maxBodySize, such as 16Mi",
@@ -105,6 +106,7 @@ def parser() -> Parser:
         epilog=_EPILOG,
     )
     made.add_argument("-f", "--run-file", metavar="FILE", help="template with several applications; - reads it here")
+    made.add_argument("--dashboard", action="store_true", help="show the mesh in a browser meanwhile: mesh dashboard")
     made.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
     add_gateway_flags(made)
     return made
@@ -129,7 +131,7 @@ def run(words: Sequence[str]) -> int:
         console = Console.of_process()
         console.as_json = specs[0].config.log_json
         voice = voice_of(console, several=specs[0].several)
-        return await launch(specs, Surroundings(console, voice, guard, os.environ))
+        return await launch(specs, Surroundings(console, voice, guard, os.environ), dashboard=specs[0].dashboard)
 
     return asyncio.run(all_of_it())
 
@@ -149,6 +151,7 @@ def plan(words: Sequence[str], environ: Mapping[str, str]) -> list[AppSpec]:
     if found.run_file is not None:
         given = [word for word in own if word.startswith("-") and word.partition("=")[0] not in _BESIDE_A_FILE]
         specs = _template(found.run_file, environ, given, command)
+        specs = [replace(spec, dashboard=found.dashboard) for spec in specs]
         return [_in_json(spec) for spec in specs] if getattr(found, "log_as_json", False) else specs
     for warning in warnings_about(found):
         note(f"warning: {warning}")
@@ -161,7 +164,7 @@ def plan(words: Sequence[str], environ: Mapping[str, str]) -> list[AppSpec]:
         options = replace(options, app_id=_random_name())
     if options.app_port is not None and 0 < options.app_port == options.dapr_http_port:
         raise ConfigError(Problem(f"{options.app_port} is the --dapr-http-port as well", "--app-port"))
-    return [_single(options, command, environ)]
+    return [replace(_single(options, command, environ), dashboard=found.dashboard)]
 
 
 def _in_json(spec: AppSpec) -> AppSpec:

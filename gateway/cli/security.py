@@ -6,7 +6,6 @@ stays on this machine. Nothing is connected to; of files that are referred to, t
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -21,7 +20,7 @@ from mesh.registry import Registry
 from mesh.resources.component import EnvRef, SecretRef
 from mesh.resources.settings import declared_by
 from mesh.trust.identity import TrustSettings, is_open
-from mesh.urls import without_credentials
+from mesh.urls import is_local, without_credentials
 
 if TYPE_CHECKING:
     from gateway.cli.findings import Findings
@@ -295,6 +294,10 @@ def _configuration(configuration: Configuration, modes: Set[str]) -> Iterator[Op
         told += "may call" if allows else "is denied"
         advice = "identities (docs/trust.md)" + (", or defaultAction: deny" if allows else "")
         yield Opening("high" if allows else "low", "claimed-callers", at(told, "spec.accessControl"), advice)
+    tap = None if access is None else access.tap
+    if tap is not None and tap.action != "deny" and (tap.values or tap.manage) and not modes:
+        told = "whoever reaches the broker may say to be one of those who see and do what it allows"
+        yield Opening("high", "claimed-callers", at(told, "spec.accessControl.tap"), "identities (docs/trust.md)")
     secrets = configuration.spec.secrets
     for index, scope in enumerate(() if secrets is None else secrets.scopes):
         if scope.default_access != "deny" and not scope.allowed_secrets:
@@ -388,13 +391,3 @@ def _host(place: str) -> str:
     if place.startswith("["):
         return place[1:].partition("]")[0]
     return place if place.count(":") > 1 else place.partition(":")[0]
-
-
-def is_local(host: str) -> bool:
-    """Tell whether a name or an address is this machine's own."""
-    if host.casefold() == "localhost" or host.casefold().endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -17,10 +17,12 @@ __all__ = [
     "Format",
     "Progress",
     "add_output_option",
+    "byte_size",
     "colours_wanted",
     "complain",
     "members",
     "note",
+    "on_one_line",
     "show",
     "show_document",
     "show_members",
@@ -28,6 +30,7 @@ __all__ = [
     "table",
 ]
 
+_KIBI = 1024
 Format = Literal["table", "json", "yaml"]
 
 
@@ -85,15 +88,25 @@ class Progress:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Align columns; the first row is the heading. What would act on the terminal is shown as a sign for it."""
-    rows = [[_on_one_line(cell) for cell in row] for row in rows]
+    rows = [[on_one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _on_one_line(text: str) -> str:
-    """Names and texts of others may hold anything."""
+def on_one_line(text: str) -> str:
+    """Give a text of others, which may hold anything, as it does nothing to a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def byte_size(number: int) -> str:
+    """Write a number of bytes in its largest unit."""
+    size = float(number)
+    for unit in ("B", "KiB", "MiB"):
+        if size < _KIBI:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= _KIBI
+    return f"{size:.1f} GiB"
 
 
 def add_output_option(parser: argparse.ArgumentParser) -> None:

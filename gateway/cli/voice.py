@@ -64,6 +64,11 @@ class Voice:
         text = f"{UP} {_ports(spec, run)}"
         self.console.out("success", text, f"mesh: {text}")
 
+    def dashboard(self, where: str) -> None:
+        """Say where the dashboard is."""
+        text = f"Dashboard: {where}"
+        self.console.out("info", text, text)
+
     def app_ended(self, spec: AppSpec, code: int, last_lines: str) -> None:
         """Say that the application has ended by itself."""
         if code:

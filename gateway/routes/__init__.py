@@ -28,6 +28,7 @@ from gateway.routes import (
     secrets,
     state,
     streams,
+    taps,
     topic_views,
     workflow_hub,
     workflow_stream,
@@ -62,6 +63,7 @@ ROUTES: tuple[Route, ...] = (
     *node.ROUTES,
     *node_views.ROUTES,
     *topic_views.ROUTES,
+    *taps.ROUTES,
 )
 
 RPCS: tuple[RPC, ...] = (
@@ -102,6 +104,8 @@ def build_api(
         runtime.services,
         runtime.caller,
         runtime.tracing,
+        runtime.tap,
+        runtime.streams,
         config,
         node,
         labels,

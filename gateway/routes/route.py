@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from gateway.views import Views
     from mesh.pipeline import Handler, Service
     from mesh.resources.configuration import APISpec
+    from mesh.streams import Streams
+    from mesh.tap.tapping import Tapped
+    from mesh.tap.wanted import Wanted
     from mesh.telemetry import Tracing
 
 __all__ = ["API", "WRITE", "Asked", "Asking", "Node", "Route"]
@@ -67,6 +71,8 @@ class API:
         services: The building blocks, by name.
         caller: The application of this gateway.
         tracing: Makes spans.
+        tap: Has all nodes of the mesh tell what passes them.
+        streams: What clients hold open.
         config: The gateway's.
         node: The gateway itself.
         labels: Shown in metadata; a route writes into it.
@@ -83,6 +89,8 @@ class API:
     services: Mapping[str, Service]
     caller: Caller
     tracing: Tracing
+    tap: Callable[[Wanted], AbstractAsyncContextManager[AsyncIterator[Tapped]]]
+    streams: Streams
     config: GatewayConfig
     node: Node
     labels: dict[str, str]

@@ -39,9 +39,11 @@ class Node:
         subscriptions: Component, topic and dead letter topic (empty for none) of each.
         published: Component and topic of what was published through it since it started; at most 500.
         methods: What its application answers, each ``path`` or ``VERB path``; None when nobody knows, as over HTTP.
-        components: Name and type of each.
+        components: Name and type of each, also of those that could not be opened; `problems` tells which these are.
         app_id: The application that it is for, whether that takes calls or only makes them; empty when it did not say.
         actors: The types that its application hosts, and how many are active of each.
+        serves: Whether it has an application that takes calls, once that is ready.
+        problems: Targets that are not well now, and how they are; at most 20.
     """
 
     id: str
@@ -52,6 +54,8 @@ class Node:
     components: tuple[tuple[str, str], ...] = ()
     app_id: str = ""
     actors: tuple[tuple[str, int], ...] = ()
+    serves: bool = True
+    problems: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,9 @@ class NodeDescription:
         features: Those that are switched on.
         actors: The types that its application hosts, and how many are active of each.
         actors_enabled: Whether it may host any: there is a place for their state, or it does host some.
+        serves: Whether it has an application that takes calls, once that is ready.
+        problems: Targets that are not well now, and how they are; at most 20.
+        absent: Name and type of components that could not be opened.
     """
 
     app_id: str
@@ -99,6 +106,9 @@ class NodeDescription:
     features: tuple[str, ...] = ()
     actors: tuple[tuple[str, int], ...] = ()
     actors_enabled: bool = False
+    serves: bool = True
+    problems: tuple[tuple[str, str], ...] = ()
+    absent: tuple[tuple[str, str], ...] = ()
 
     def announced(self) -> Mapping[str, object]:
         """Give what is told to whoever asks over the mesh; `Node` says what each is."""
@@ -107,8 +117,10 @@ class NodeDescription:
             "subscriptions": [(each.pubsub, each.topic, each.dead_letter_topic or "") for each in self.subscriptions],
             "published": self.published,
             "methods": self.methods,
-            "components": [(each.name, each.type) for each in self.components],
+            "components": [*((each.name, each.type) for each in self.components), *self.absent],
             "actors": self.actors,
+            "serves": self.serves,
+            "problems": self.problems,
         }
 
 
@@ -131,6 +143,8 @@ def read(body: bytes) -> Node | None:
             _pairs(about.get("components", ())),
             str(about.get("app", "")),
             tuple((str(type_), int(count)) for type_, count in about.get("actors", ())),
+            about.get("serves") is not False,
+            _pairs(about.get("problems", ())),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return None

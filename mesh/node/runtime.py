@@ -249,7 +249,7 @@ class Runtime(Steps):
         settings, access = self.settings, self.settings.configuration.spec.access_control
         proves = settings.trust is not None
         gate = Gate(self.caller, access, self._observer, proves=proves, alone=settings.is_alone)
-        taps = Watches(self.caller, gate, Telling())
+        taps = Watches(self.caller, gate, Telling(), self._observer)
         await self._stack.enter_async_context(taps.run(self.exchange, node))
         self._tapping = Tapping(self.exchange, self.caller, node)
         self._stack.callback(self._tapping.close)
@@ -476,6 +476,9 @@ class Runtime(Steps):
             resiliencies=tuple(each.name for each in self.settings.resiliencies),
             workflow_access=tuple(each.name for each in self.settings.workflow_access),
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
+            serves=self._parts.application is not None,
+            problems=self.conditions.in_short(),
+            absent=tuple((name, each.type) for name, (each, _) in self._components.absent.items()),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )
 

@@ -13,7 +13,7 @@ import orjson
 from mesh.errors import EventError
 from mesh.tap.sight import Content, Dropped, Rates, Refused, Seen, Sight
 
-__all__ = ["DROPPED", "RATES", "RECORDING", "REFUSED", "TYPE", "as_event", "content_of", "sight_of"]
+__all__ = ["DROPPED", "RATES", "RECORDING", "REFUSED", "TYPE", "as_content", "as_event", "content_of", "sight_of"]
 
 TYPE = "mesh.tap."
 DROPPED, RATES, REFUSED, RECORDING = (f"{TYPE}{each}" for each in ("dropped", "rates", "refused", "recording"))
@@ -88,16 +88,16 @@ def _sight(told: Sight) -> dict[str, Any]:
         "details": told.details,
     }
     if told.request is not None:
-        data["request"] = _content(told.request)
+        data["request"] = as_content(told.request)
     if told.reply is not None:
-        data["reply"] = _content(told.reply)
+        data["reply"] = as_content(told.reply)
     if told.hidden:
         data["hidden"] = True
     return data
 
 
-def _content(content: Content) -> dict[str, Any]:
-    """Write a body as ``json`` where it is some, as ``text`` where it is that, else as ``base64``.
+def as_content(content: Content) -> dict[str, Any]:
+    """Write a request or a reply; its body as ``json`` or as ``text`` where it is that, else as ``base64``.
 
     JSON that is written in another way than ours has both, so that a replay sends what was sent.
     """

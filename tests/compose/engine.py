@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from tests.support.processes import free_port
+
 __all__ = ["BROKERS", "GATEWAY", "ROOT", "THIN", "EngineError", "Stack", "prepare", "read_stack", "say"]
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +29,7 @@ HERE = Path(__file__).parent
 # The scheme of the backbone's URL, for each profile.
 BROKERS = {"nats": "nats", "rabbitmq": "amqp", "kafka": "kafka", "redis": "redis"}
 # What is started besides.
-WITH = {"nats": ("host",)}
+WITH = {"nats": ("host", "dashboard")}
 GATEWAY = "brokermesh/gateway"
 THIN = f"{GATEWAY}:thin"
 LOCAL_IMAGES = Path(os.environ.get("LOCAL_IMAGES", ROOT.parent / "shared" / "tools" / "local-images"))
@@ -183,6 +185,7 @@ class Stack:
         gateway_of: The service, by application.
         services: All that run.
         passwords: Of the databases, by the variable that has it; new ones.
+        dashboard: Where it is, over NATS.
     """
 
     def __init__(self, broker: str, port: int, directory: Path) -> None:
@@ -203,7 +206,9 @@ class Stack:
             files.append(HERE / "stand-ins.yaml")
         self.passwords = {name: secrets.token_hex(16) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD")}
         profiles = {broker, *WITH.get(broker, ())}
-        self._environ = {"MESH_PORT": str(port), "COMPOSE_PROFILES": ",".join(sorted(profiles)), **self.passwords}
+        self.dashboard = f"http://127.0.0.1:{free_port()}/dashboard/"
+        ports = {"MESH_PORT": str(port), "MESH_DASHBOARD_PORT": self.dashboard.split(":")[2].partition("/")[0]}
+        self._environ = {**ports, "COMPOSE_PROFILES": ",".join(sorted(profiles)), **self.passwords}
         self._project = f"brokermesh-test-{broker}"
         self._options = [
             f"--project-name={self._project}",

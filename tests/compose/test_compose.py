@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.error
 import urllib.request
 from collections import Counter
 
@@ -51,6 +52,27 @@ def test_hello_world_runs(stack: Stack) -> None:
     with urllib.request.urlopen(f"{stack.api}/invoke/nodeapp/method/order", timeout=10) as answer:
         assert json.load(answer)["orderId"] >= 1
     say(f"{stack.broker}: orders flow")
+
+
+def test_the_dashboard_shows_what_runs(stack: Stack) -> None:
+    """Its log has the token; who knows it sees the applications, and how often one calls the other."""
+    if "dashboard" not in stack.services:
+        pytest.skip("the dashboard is over another broker")
+    with urllib.request.urlopen(stack.dashboard, timeout=10) as page:
+        assert b"<!doctype html>" in page.read().lower()
+    [token] = set(re.findall(r"^Dashboard: http://\S+#token=(\S+)$", stack.log("dashboard"), re.MULTILINE))
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{stack.dashboard}api/mesh", timeout=10)
+    known = {"dashboard-token": token}
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{stack.dashboard}api/mesh", headers=known), timeout=10
+    ) as told:
+        assert {"nodeapp", "pythonapp"} <= {each["id"] for each in json.load(told)["apps"]}
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{stack.dashboard}api/live", headers=known), timeout=10
+    ) as live:
+        stack.until(lambda: b'"from":"pythonapp","target":"nodeapp"' in live.readline(), "calls are seen", WITHIN)
+    say(f"{stack.broker}: the dashboard shows who calls whom")
 
 
 def with_a_host(stack: Stack) -> None:

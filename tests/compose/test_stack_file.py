@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.cli.dashboard import TOKEN_VARIABLE, configured, parser
 from mesh.resources.loader import load_resources
 from tests.compose.engine import BROKERS, GATEWAY, ROOT, THIN, read_stack
 
@@ -136,6 +138,25 @@ def test_the_host_alone_has_drivers_passwords_and_databases() -> None:
         known = {variable for variable in PASSWORDS if variable in str(service)}
         assert not known or name in {"host", *DATABASES}
     assert all(f"${{{variable}:-mesh}}" == SERVICES["host"]["environment"][variable] for variable in PASSWORDS)
+
+
+def test_the_dashboard_is_for_who_knows_its_token(tmp_path: Path) -> None:
+    """A profile of its own; it listens for others, so nobody gets in without the token; its health is asked for."""
+    service = SERVICES["dashboard"]
+    assert (service["image"], service["entrypoint"], service["profiles"]) == (
+        THIN,
+        ["mesh", "dashboard"],
+        ["dashboard"],
+    )
+    [port] = service["ports"]
+    environ = {"MESH_HOME": str(tmp_path), TOKEN_VARIABLE: "", "MESH_BACKBONE": service["environment"]["MESH_BACKBONE"]}
+    config = configured(parser().parse(service["command"]), environ)
+    assert config.dashboard is not None
+    assert config.dashboard.token == config.tokens.api is not None
+    assert (config.listen, config.http_port) == (("0.0.0.0",), int(port.rpartition(":")[2]))
+    assert f"'127.0.0.1', {config.http_port}," in service["healthcheck"]["test"][-1]
+    assert "volumes" not in service
+    assert service["environment"][TOKEN_VARIABLE] == "${MESH_DASHBOARD_TOKEN:-}"
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq", "kafka"])

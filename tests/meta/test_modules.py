@@ -115,6 +115,18 @@ gateway.settings.load_settings(GatewayConfig(app_id="app", home=Path()))
     assert not _imported_by(code) & {"typer", "rich", "pydantic", "yaml", "cel", "nats", "faststream"}
 
 
+def test_a_gateway_without_a_dashboard_does_not_load_it() -> None:
+    """Nor what replays for it; so its process and its start are what they were."""
+    loaded = json.loads(
+        in_fresh_process(
+            "import gateway.cli.serve, gateway.app, sys, json; "
+            "print(json.dumps([name for name in sys.modules if name.startswith('gateway.')]))"
+        )
+    )
+    assert "gateway.app" in loaded
+    assert not [name for name in loaded if name.startswith(("gateway.dashboard", "gateway.replaying"))]
+
+
 def test_help_imports_little() -> None:
     """``mesh --help`` is quick because it imports nearly nothing."""
     loaded = _imported_by(

@@ -19,7 +19,7 @@ from gateway.grpc.messages import message
 from gateway.routes.route import API
 from mesh.errors import AppFailedError, AppUnreachableError, MeshError, StreamEndedError
 from mesh.operation import Caller, Operation
-from mesh.streams import DRAINS
+from mesh.streams import DRAINS, Streams
 from mesh.tasks import until_any
 from mesh.telemetry import Tracing
 from mesh.workflows import actions, events
@@ -258,7 +258,7 @@ async def listening(engine: Engine, home: Path, tracing: Tracing | None = None) 
     """Serve gRPC before an engine; give the port."""
     caller = Caller("default", APP)
     config = GatewayConfig(app_id=APP, home=home)
-    api = API(engine.run, {}, caller, tracing or Tracing(0), config, _Node(), {}, frozenset(), message)  # type: ignore[arg-type]
+    api = API(engine.run, {}, caller, tracing or Tracing(0), None, Streams(), config, _Node(), {}, frozenset(), message)  # type: ignore[arg-type]
     connections = build_grpc(api, 0)
     server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
     try:
