@@ -478,7 +478,7 @@ class Runtime(Steps):
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
             serves=self._parts.application is not None,
             problems=self.conditions.in_short(),
-            absent=tuple((name, each.type) for name, (each, _) in self._components.absent.items()),
+            absent=tuple((each.name, each.type, self._components.absent[each.name][1]) for each in self.absent),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )
 
