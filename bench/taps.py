@@ -46,7 +46,7 @@ WATCHED = {
     "sights, values": Wanted(values=True),
     "sights, where": Wanted(where="event.data.seconds > 1.0"),
 }
-ROUNDS, OPERATIONS = 60, 500
+ROUNDS, OPERATIONS = 24, 500
 MOST_RATIO = 1.02
 
 HOW = f"""\

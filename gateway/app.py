@@ -16,7 +16,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -314,8 +314,7 @@ class Gateway:
             # Left last: what a collector takes at the end is none of the time to drain.
             last = await stack.enter_async_context(AsyncExitStack())
             self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
-            self._backlogs = Backlogs(runtime.services)
-            self.views = Views(runtime, config, self._backlogs, self._ring, self._listens)
+            self._look_after(runtime)
             await last.enter_async_context(spans_sent(runtime, lambda: 0.0 if self.forced else math.inf))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
@@ -336,9 +335,7 @@ class Gateway:
                 self.metrics_port = await stack.enter_async_context(
                     listening_for_metrics(config, partial(metrics.text, runtime, self._backlogs))
                 )
-            remote = RemoteAnswers(api, runtime.rights, None if metrics is None else metrics.note_error)
-            others = drained_within(runtime.remote.answering(remote.answer), self.grace, "requests of other nodes")
-            await stack.enter_async_context(others)
+            await stack.enter_async_context(self._answering_others(api))
             self._open = True
             if config.registered:
                 stack.enter_context(registered(config.home, self._entry(socket_path)))
@@ -355,6 +352,15 @@ class Gateway:
                 serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
                 yield
             logger.info("%s has drained", config.app_id)
+
+    def _look_after(self, runtime: Runtime) -> None:
+        self._backlogs = Backlogs(runtime.services)
+        self.views = Views(runtime, self.config, self._backlogs, self._ring, self._listens)
+
+    def _answering_others(self, api: API) -> AbstractAsyncContextManager[None]:
+        """Answer other nodes, as long as what is in flight may take at the end."""
+        answers = RemoteAnswers(api, self._runtime.rights, None if self._metrics is None else self._metrics.note_error)
+        return drained_within(self._runtime.remote.answering(answers.answer), self.grace, "requests of other nodes")
 
     def _listens(self) -> dict[str, object]:
         """Tell where the gateway is reached."""

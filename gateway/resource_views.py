@@ -84,7 +84,7 @@ def _scrubbed(text: str) -> str:
         return HIDDEN
     text = _LOGIN.sub(rf"\1{HIDDEN}@", text)
     text = _ASSIGNED.sub(rf"\1={HIDDEN}", text)
-    return _DSN.sub(f"{HIDDEN}@", text)
+    return text if "://" in text else _DSN.sub(f"{HIDDEN}@", text)
 
 
 @dataclass(slots=True)

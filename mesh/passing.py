@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["NOBODY", "Headers", "Part", "Passing", "Taps", "arrives"]
+__all__ = ["NOBODY", "REPLAYED", "Headers", "Part", "Passing", "Taps", "arrives"]
 
 MAX_REASON = 500
+MAX_REPLAYED = 300
+REPLAYED = "meshreplayed"
+"""The header of a call, or the attribute of an event, that is sent again: which one it was."""
 ARRIVING = {
     "binding": ("bindings", "trigger"),
     "call": ("invocation", "invoke"),
@@ -61,13 +64,13 @@ class Passing:
         source: The app id of who asks or sent it; "" = not known.
         traceparent: Of its span.
         details: What is told besides.
+        query: Of a request of HTTP; "" = it has none.
         request: What it is asked with.
         reply: What came of it.
         outcome: What it came to; empty until it did.
         began: Monotonic time in seconds.
         seconds: How long it took, once it is over.
         held: Whether who made it tells of it, when more is known than what it came to.
-        query: Of a request of HTTP, which is told with values only.
     """
 
     __slots__ = (
@@ -95,17 +98,21 @@ class Passing:
         self.block, self.method, self.target, self.source = block, method, target, source
         self.traceparent = traceparent
         self.details: dict[str, Value] = {}
+        self.query = ""
         self.request: Part | None = None
         self.reply: Part | None = None
-        self.outcome = self.query = ""
+        self.outcome = ""
         self.seconds = 0.0
         self.held = False
         self.began = time.perf_counter()
 
     def asked(self, verb: str, target: str, headers: Headers, body: bytes | None) -> None:
-        """Note a request of HTTP; a body that is None is a stream."""
+        """Note a request of HTTP; its query is a value. A body that is None is a stream."""
         self.details["verb"] = verb
         self.details["path"], _, self.query = target.partition("?")
+        replayed = next((value for name, value in headers if name.lower() == REPLAYED), "")
+        if replayed:
+            self.details[REPLAYED] = replayed[:MAX_REPLAYED]
         self.request = Part(headers, body=body)
 
     def answered(self, status: int, headers: Headers = (), body: bytes | None = None) -> None:

@@ -33,6 +33,7 @@ LONG_FIRST = (
     "tests/contract/test_faults",
     "tests/contract",
     "tests/e2e/test_every_broker",
+    "tests/browser/",
     "tests/faults",
     "tests/sdk",
     "tests/stores",
@@ -55,6 +56,7 @@ MEASURED = re.compile(r"tests/(unit/|trust/|contract/[^[]*(\[(memory|nats)\b|$)|
 MODULES = (
     "tests/bindings/test_databases",
     "tests/bindings/test_queues",
+    "tests/browser/",
     "tests/contract/",
     "tests/grpc/",
     "tests/http/",

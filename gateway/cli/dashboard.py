@@ -32,6 +32,7 @@ APP_ID = "mesh-dashboard"
 PORT = 8080
 TOKEN_VARIABLE = "MESH_DASHBOARD_TOKEN"
 MIN_TOKEN = 16
+_NAMES = {"--dapr-http-port": "--port", "--dapr-listen-addresses": "--listen-address"}
 _LOOPBACK = ("127.0.0.1", "::1")
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a local browser reaches it
 
@@ -111,7 +112,7 @@ def configured(found: argparse.Namespace, environ: Mapping[str, str]) -> Gateway
         log_level=found.log_level or "warning",
         log_as_json=found.log_as_json,
     )
-    config = gateway_config(options, environ, default_http_port=0)
+    config = _checked(options, environ)
 
     def announce(listening: int) -> None:
         where = address(listens[0], listening, token)
@@ -126,6 +127,15 @@ def configured(found: argparse.Namespace, environ: Mapping[str, str]) -> Gateway
     return dataclasses.replace(
         config, tokens=tokens, dashboard=DashboardConfig(token, found.traces_url or "", announce)
     )
+
+
+def _checked(options: GatewayOptions, environ: Mapping[str, str]) -> GatewayConfig:
+    """Give the configuration of a gateway; what is wrong is called as this command calls it."""
+    try:
+        return gateway_config(options, environ, default_http_port=0)
+    except ConfigError as error:
+        problems = [dataclasses.replace(each, path=_NAMES.get(each.path, each.path)) for each in error.problems]
+        raise ConfigError(problems) from None
 
 
 def address(host: str, port: int, token: str | None) -> str:

@@ -259,7 +259,8 @@ class _File:
         if os.fstat(file.fileno()).st_size < file.tell():  # It was cut.
             file.seek(0)
             self._splitter = LineSplitter()
-        return list(self._splitter.feed(file.read(MOST_AT_ONCE)))
+        # Who writes where he was before it was cut leaves a hole in front of that.
+        return [each.lstrip(b"\0") for each in self._splitter.feed(file.read(MOST_AT_ONCE))]
 
     def _is_another(self, file: BinaryIO) -> bool:
         try:

@@ -206,7 +206,8 @@ class Stream:
         """
         if self.target.file is not None:
             self.target.file.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.target.file.open("wb", buffering=0)
+            self._file = self.target.file.open("ab", buffering=0)  # So it goes on at its end when others cut it.
+            self._file.truncate(0)
 
     def feed(self, chunk: bytes) -> None:
         """Take what came."""

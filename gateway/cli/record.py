@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
@@ -16,7 +16,7 @@ from gateway.cli.invoke import duration_option
 from gateway.cli.parsing import Parser
 from gateway.cli.tap import tell_beside
 from gateway.cli.tapping import Event, add_filter_options, asked_of, events, size_option, tap_gateway
-from gateway.cli.terminal import Progress, complain, note
+from gateway.cli.terminal import Progress, byte_size, complain, note
 from gateway.replaying.recording import beginning
 from mesh.errors import ConfigError
 from mesh.tap.wire import DROPPED, REFUSED, TYPE
@@ -30,6 +30,7 @@ _PROGRAM = "mesh record"
 _MIB = 1024 * 1024
 MAX_BODY = _MIB
 MAX_SIZE = 1024 * _MIB
+LINGER_SECONDS = 0.3  # Nodes tell what passes them in batches, each 50 ms.
 
 
 def parser() -> Parser:
@@ -70,7 +71,7 @@ class _Recorder:
         """Write what came; tells whether there is room for more."""
         for line, event in told:
             if self.size + len(line) >= self.limit:
-                note(f"warning: it ends at {self.limit} bytes; --max-size sets another limit")
+                note(f"warning: it ends at {byte_size(self.limit)}; --max-size sets another limit")
                 return False
             self.write(line)
             if event["type"] == DROPPED:
@@ -85,7 +86,7 @@ class _Recorder:
         return True
 
     def told(self) -> str:
-        return f"{self.sights} recorded, {self.size / _MIB:.1f} MiB"
+        return f"{self.sights} recorded, {byte_size(self.size)}"
 
 
 def run(words: Sequence[str]) -> int:
@@ -103,6 +104,8 @@ def run(words: Sequence[str]) -> int:
         try:
             with Progress() as tell:
                 for told in events(gateway, asked, _PROGRAM):
+                    if not told and not recorder.sights:
+                        note(f"records into {found.output}; Ctrl-C ends it")
                     if not recorder.take(told):
                         ended = True
                         break
@@ -142,13 +145,21 @@ def _opened(name: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _told_to_end() -> Iterator[None]:
-    """Take a SIGTERM for Ctrl-C."""
+    """Have SIGTERM end it as Ctrl-C does: a moment later, since what has passed is still on its way; twice, at once."""
+    told = False
 
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
+    def end(number: int, _: object) -> None:
+        nonlocal told
+        if told or number == signal.SIGALRM:
+            raise KeyboardInterrupt
+        told = True
+        signal.setitimer(signal.ITIMER_REAL, LINGER_SECONDS)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.signal(each, end) for each in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, former in zip(numbers, before, strict=True):
+            signal.signal(number, former)

@@ -48,7 +48,7 @@ def parser() -> Parser:
         "130 after Ctrl-C",
     )
     made.add_argument("file", metavar="FILE", help="made by mesh record, or lines of GET /v1.0/mesh/tap")
-    made.add_argument("--to", type=_application, default="", metavar="app=APP-ID", help="to this application")
+    made.add_argument("--to", type=_application, metavar="app=APP-ID", help="to this application")
     made.add_argument("--only", action="append", choices=tuple(_KINDS), default=[], help="these alone; repeatable")
     made.add_argument("--where", metavar="CEL", help="those for which a rule over event, the line, is true")
     made.add_argument("--id", action="append", default=[], metavar="ID", help="this line, or event; repeatable")
@@ -105,12 +105,12 @@ def run(words: Sequence[str]) -> int:
     headers = tuple(header_fields(found.header).items())
     where = _where(found.where)
     kinds = _kinds(found)
-    report = Report(found.output, diff=found.diff, to=found.to)
+    report = Report(found.output, diff=found.diff, to=found.to or "")
     with Recording(Path(found.file)) as recording:
         plan = Plan(
             recording,
             _planned(recording, _Choice(found, kinds, where), report, headers),
-            found.to,
+            report.to,
             headers,
             tuple(found.ignore),
             found.speed,

@@ -28,6 +28,7 @@ __all__ = ["Report"]
 MAX_VALUE = 200
 MAX_LINES = 10
 LATE_SECONDS = 0.5
+_INDENT = " " * 7  # Up to where the time stands in lines.
 _PLURAL = {Kind.CALL: "calls", Kind.EVENT: "events", Kind.DELIVERY: "deliveries"}
 
 
@@ -124,19 +125,13 @@ class Report:
             judged, colour = ("differs", RED) if differences else ("same", GREEN)
             if not differences and compared.unknown:
                 judged, colour = f"same, as far as it is known: {compared.unknown}", 0
-        self._line(
-            recorded,
-            f"{sent.source or '?'} → {sent.target}",
-            sent.title,
-            outcome,
-            duration(came.seconds),
-            colour,
-            judged,
-        )
+        source = recorded.sight.target if sent.kind is Kind.DELIVERY else sent.source or "?"
+        took = duration(came.seconds)
+        self._line(recorded, f"{source} → {sent.target}", sent.title, outcome, took, colour, judged)
         for each in differences:
-            show("    " + on_one_line(_difference(each)))
+            show(_INDENT + on_one_line(_difference(each)))
         if differences:
-            show(f"    trace {sent.trace}")
+            show(f"{_INDENT}trace {sent.trace}")
 
     def _line(
         self, recorded: Recorded, parties: str, title: str, outcome: str, took: str, colour: int, judged: str = ""

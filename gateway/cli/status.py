@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.cli.backbone import embedded_status
 from gateway.cli.client import metadata
 from gateway.cli.parsing import Parser
-from gateway.cli.terminal import add_output_option, show, show_document
+from gateway.cli.terminal import add_output_option, byte_size, show, show_document
 from gateway.config import DEFAULT_BACKBONE
 from gateway.runs import list_runs
 from mesh.home import mesh_home
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["parser", "run"]
 
-_KIBI = 1024
 _ANSWER_WITHIN = 4.0
 _MOST_CLOSED = 10
 
@@ -42,7 +41,7 @@ def run(words: Sequence[str]) -> int:
     facts = _facts(os.environ)
     if not show_document(facts, output):
         size = facts["dataBytes"]
-        facts["dataBytes"] = _size(size) if isinstance(size, int) else None
+        facts["dataBytes"] = byte_size(size) if isinstance(size, int) else None
         titles = {
             "backbone": "backbone",
             "state": "state",
@@ -157,12 +156,3 @@ def _bytes_below(directory: Path) -> int:
                 # The server removes files while we look.
                 continue
     return total
-
-
-def _size(number: int) -> str:
-    size = float(number)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < _KIBI or unit == "GiB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= _KIBI
-    return f"{number} B"

@@ -86,7 +86,7 @@ def tap_gateway(found: argparse.Namespace, environ: Mapping[str, str]) -> Run:
 
 
 def events(gateway: Run, asked: Mapping[str, Any], program: str) -> Iterator[list[tuple[bytes, Event]]]:
-    """Iterate over what a gateway tells, as it comes: the lines of each piece, and what they say.
+    """Iterate over what a gateway tells, as it comes: the lines of each piece, and what they say; at first, of none.
 
     Args:
         gateway: Which is asked.
@@ -106,6 +106,7 @@ def events(gateway: Run, asked: Mapping[str, Any], program: str) -> Iterator[lis
                 raise UsageError(_reason(response.read()), program)
             if not response.ok:
                 raise SystemExit(failed(gateway.app_id, response))
+            yield []
             for chunk in response.chunks():
                 yield [(line, orjson.loads(line)) for line in lines.feed(chunk) if line.strip()]
     except TimeoutError:

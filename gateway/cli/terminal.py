@@ -17,6 +17,7 @@ __all__ = [
     "Format",
     "Progress",
     "add_output_option",
+    "byte_size",
     "colours_wanted",
     "complain",
     "members",
@@ -29,6 +30,7 @@ __all__ = [
     "table",
 ]
 
+_KIBI = 1024
 Format = Literal["table", "json", "yaml"]
 
 
@@ -95,6 +97,16 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def on_one_line(text: str) -> str:
     """Give a text of others, which may hold anything, as it does nothing to a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def byte_size(number: int) -> str:
+    """Write a number of bytes in its largest unit."""
+    size = float(number)
+    for unit in ("B", "KiB", "MiB"):
+        if size < _KIBI:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= _KIBI
+    return f"{size:.1f} GiB"
 
 
 def add_output_option(parser: argparse.ArgumentParser) -> None:

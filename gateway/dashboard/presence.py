@@ -79,8 +79,10 @@ class Presence:
         """
         with self.looking(), suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                while self._stale and not self.problem:
+                while self._stale:
                     await self.heard.wait()
+                    if self.problem:  # Now, and not when somebody looked last.
+                        break
         if self._stale:
             raise BrokerUnavailableError(self.problem or "no node of the mesh has answered in time")
         return self._nodes

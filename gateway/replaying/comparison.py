@@ -15,6 +15,7 @@ from gateway.replaying.resending import Kind
 from mesh.blocks.consumer import judge
 from mesh.blocks.invocation import INVOKE
 from mesh.blocks.topics import PUBLISH
+from mesh.delivery import Outcome
 from mesh.error_wire import from_wire
 from mesh.tap.sight import Content, Sight
 
@@ -152,7 +153,9 @@ def compare(kind: Kind, sight: Sight, answer: Answer, ignored: Sequence[tuple[st
 def _parts(kind: Kind, sight: Sight, answer: Answer) -> Iterator[tuple[str, object, object]]:
     """Give what is compared: its name, and how it was and is."""
     if kind is Kind.DELIVERY:
-        yield "outcome", sight.outcome, outcome_of(kind, answer)
+        # Any other outcome is why the application gave no answer: then the event comes again.
+        recorded = sight.outcome if sight.outcome in {*Outcome} else Outcome.RETRY.value
+        yield "outcome", recorded, outcome_of(kind, answer)
     elif (status := _status(kind, sight)) is not None:
         recorded, replayed = _expected_code(kind, sight), outcome_of(kind, answer)
         yield "status", status, answer.status

@@ -16,14 +16,16 @@ from urllib.parse import quote
 
 import orjson
 
+from mesh.blocks.envelope import OVERRIDE
 from mesh.blocks.invocation import OUTSIDE, forwardable
 from mesh.event import CLOUDEVENTS_JSON, media_type, new_id
+from mesh.passing import REPLAYED
 from mesh.tap.content import HIDDEN
 from mesh.tap.sight import Content, Seen, Sight
 
 __all__ = ["MARK", "Kind", "Resend", "Skipped", "kind_of", "resend"]
 
-MARK = "meshreplayed"
+MARK = REPLAYED
 # What a gateway says of the caller, and what is about another trace or another length.
 _NOT_SENT = frozenset(
     {
@@ -54,13 +56,26 @@ class Kind(StrEnum):
     DELIVERY = "delivery"
 
 
+_ASKED = {
+    ("invocation", "invoke"): Kind.CALL,
+    ("durable", "accept"): Kind.CALL,
+    ("pubsub", "publish"): Kind.EVENT,
+    ("pubsub", "bulk_publish"): Kind.EVENT,
+}
+_NOT_SENT_AGAIN = {
+    "accept": "it is a durable call, whose answer comes later",
+    "bulk_publish": "several events were published at once, which cannot be marked as replayed",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Resend:
     """A request to a gateway.
 
     Attributes:
         kind: What it does again.
-        source: The app id of who asked then, whose gateway is to be asked now; "" = not known.
+        source: The app id of who asked then, or whose gateway handed an event over, and is to be asked now; "" = it
+            is not known.
         target: Whom it goes to now: an app id, of an event ``component/topic``.
         title: What is asked, in a few words: verb and path, or the route of an event.
         verb: HTTP method.
@@ -68,7 +83,7 @@ class Resend:
         headers: To send.
         body: To send.
         trace: The id of the trace that it begins.
-        withheld: The names of headers that it lacks, since their values are never told.
+        withheld: The names of headers, and behind a ``?`` of parameters, that it lacks: their values are never told.
     """
 
     kind: Kind
@@ -93,11 +108,8 @@ class Skipped:
 def kind_of(sight: Sight) -> Kind | None:
     """Tell what a sight is replayed as; None = it is neither call nor event, or another sight of the same one."""
     if sight.seen is Seen.ASKED:
-        if (sight.block, sight.method) == ("invocation", "invoke"):
-            return Kind.CALL
-        if (sight.block, sight.method) == ("pubsub", "publish"):
-            return Kind.EVENT
-    elif sight.seen is Seen.ARRIVED and sight.block == "pubsub":
+        return _ASKED.get((sight.block, sight.method))
+    if sight.seen is Seen.ARRIVED and sight.block == "pubsub":
         return Kind.DELIVERY
     return None
 
@@ -113,6 +125,8 @@ def resend(sight: Sight, to: str = "", headers: Sequence[tuple[str, str]] = ()) 
     kind = kind_of(sight)
     if kind is None:
         return Skipped(f"{sight.block}.{sight.method} is neither a call nor an event")
+    if (reason := _NOT_SENT_AGAIN.get(sight.method)) is not None:
+        return Skipped(reason)
     if sight.hidden:
         return Skipped(f"its values are hidden: {sight.app} does not let them be told")
     request = sight.request
@@ -133,45 +147,48 @@ def resend(sight: Sight, to: str = "", headers: Sequence[tuple[str, str]] = ()) 
 
 def _call(sight: Sight, request: Content, to: str, given: Sequence[tuple[str, str]]) -> Resend | Skipped:
     verb, path = str(sight.details.get("verb", "POST")), str(sight.details.get("path", "/"))
-    if media_type(request.content_type).startswith("application/grpc"):
+    if sight.details.get("grpc"):
         return Skipped("a call of gRPC cannot be sent over HTTP")
     if to and sight.target.startswith(OUTSIDE):
         return Skipped("it went to a service outside of the mesh, and not to an application")
     query = str(sight.details.get("query", ""))
-    target = to or sight.target
-    kept, withheld = _headers(request, given)
-    trace = os.urandom(16).hex()
+    kept = "&".join(each for each in query.split("&") if each.partition("=")[2] != HIDDEN)
+    headers, withheld = _headers(request, given)
+    hidden = tuple(f"?{each.partition('=')[0]}" for each in query.split("&") if each.partition("=")[2] == HIDDEN)
+    target, trace = to or sight.target, os.urandom(16).hex()
     return Resend(
         Kind.CALL,
         sight.source,
         target,
         f"{verb} {path}",
         verb,
-        _method(target, f"{path}?{query}" if query else path),
-        (*kept, (MARK, sight.id), _traceparent(trace)),
+        _method(target, f"{path}?{kept}" if kept else path),
+        (*headers, (MARK, sight.id), _traceparent(trace)),
         request.body or b"",
         trace,
-        withheld,
+        withheld + hidden,
     )
 
 
-def _delivery(sight: Sight, request: Content, to: str, given: Sequence[tuple[str, str]]) -> Resend:
-    route = str(sight.details.get("route", "/"))
-    kept, withheld = _headers(request, given)
-    trace = os.urandom(16).hex()
-    body = request.body or b""
+def _delivery(sight: Sight, request: Content, to: str, given: Sequence[tuple[str, str]]) -> Resend | Skipped:
+    if sight.details.get("bulk"):
+        return Skipped("it was handed over in a batch, which is not replayed")
+    route = sight.details.get("route")
+    if not route:
+        return Skipped("it was not handed over to the application")
+    headers, withheld = _headers(request, given)
+    trace, body = os.urandom(16).hex(), request.body or b""
     members = _cloud_event(request)
     if members is not None:  # It keeps its id: what the application answers is to be the same.
-        members[MARK] = sight.id
-        body = orjson.dumps(members)
+        body = orjson.dumps({**members, MARK: sight.id})
     return Resend(
         Kind.DELIVERY,
-        sight.source,
+        sight.app,
         to,
         f"POST {route}",
         "POST",
-        _method(to, route),
-        (*kept, (MARK, sight.id), _traceparent(trace)),
+        _method(to, str(route)),
+        (*headers, (MARK, sight.id), _traceparent(trace)),
         body,
         trace,
         withheld,
@@ -180,38 +197,40 @@ def _delivery(sight: Sight, request: Content, to: str, given: Sequence[tuple[str
 
 def _event(sight: Sight, request: Content) -> Resend:
     component, _, topic = sight.target.partition("/")
-    trace = os.urandom(16).hex()
     path = f"/v1.0/publish/{quote(component, safe='')}/{quote(topic, safe='')}"
-    members, body, content_type = _cloud_event(request), request.body or b"", request.content_type
-    query = [f"metadata.partitionKey={quote(str(key), safe='')}"] if (key := sight.details.get("partitionKey")) else []
-    if members is None:
-        query.append("metadata.rawPayload=true")
-    else:
+    trace, body, content_type = os.urandom(16).hex(), request.body or b"", request.content_type
+    members = _cloud_event(request)
+    if members is not None:
         members = {name: value for name, value in members.items() if name not in _SET_AT_PUBLISH}
         members[MARK], members["id"] = str(members.get("id", sight.id)), new_id()
         body, content_type = orjson.dumps(members), CLOUDEVENTS_JSON
+    # What was asked of the publish stands where a request has its fields; attributes are in the event already.
+    asked = [(name, value) for name, value in request.headers or () if not name.lower().startswith(OVERRIDE)]
+    told = [(name, value) for name, value in asked if value != HIDDEN]
+    query = "&".join(f"metadata.{quote(name, safe='')}={quote(value, safe='')}" for name, value in told)
     return Resend(
         Kind.EVENT,
         sight.source,
         sight.target,
         "publish",
         "POST",
-        f"{path}?{'&'.join(query)}" if query else path,
+        f"{path}?{query}" if query else path,
         (("content-type", content_type or "application/octet-stream"), _traceparent(trace)),
         body,
         trace,
+        tuple(f"?metadata.{name}" for name, value in asked if value == HIDDEN),
     )
 
 
 def _cloud_event(content: Content) -> dict[str, Any] | None:
-    """Give the members of an event; None = it is a raw payload, or a batch."""
+    """Give the members of an event; None = it is a raw payload."""
     if media_type(content.content_type) != CLOUDEVENTS_JSON:
         return None
     try:
         members = orjson.loads(content.body or b"")
     except orjson.JSONDecodeError:
         return None
-    return members if isinstance(members, dict) else None
+    return members if isinstance(members, dict) and "specversion" in members else None
 
 
 def _headers(content: Content, given: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], tuple[str, ...]]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gateway.http.server import Router
     from mesh.middleware import Request as Passing
 
-__all__ = ["ROUTES", "RPCS", "by_header", "by_nothing", "by_url", "comparable", "named_by"]
+__all__ = ["ROUTES", "RPCS", "by_header", "by_nothing", "by_url", "comparable", "header_target", "named_by"]
 
 WHOLE_BODY_BYTES = 128 * 1024
 READ_BYTES = 64 * 1024

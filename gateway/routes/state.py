@@ -39,7 +39,7 @@ from mesh.query import Queried
 from mesh.store import Concurrency, Item, Stored
 from mesh.values import parse_whole
 
-__all__ = ["ROUTES", "RPCS", "told_expiry"]
+__all__ = ["ROUTES", "RPCS", "get", "keys", "told_expiry"]
 
 DEFAULT_LISTED = 100
 

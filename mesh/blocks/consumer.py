@@ -24,7 +24,7 @@ from mesh.broker import Delivery, Message, SubscribeOptions
 from mesh.delivery import SUCCESS, Attempt, Outcome
 from mesh.errors import AppFailedError, EventError, ExpressionError, HandlerFailedError, UnprovenError
 from mesh.event import CLOUDEVENTS_JSON, decode_header_value, members_of
-from mesh.passing import Part, Passing
+from mesh.passing import REPLAYED, Part, Passing
 from mesh.resources.subscription import MAX_IN_FLIGHT, Subscription, asked
 from mesh.spans import SpanKind
 from mesh.telemetry import who_answered
@@ -184,6 +184,8 @@ class Consumer:
         if passing is not None:
             passing.details["route"] = path
         if self._batcher is not None:
+            if passing is not None:
+                passing.details["bulk"] = True
             metadata = {**component.wire.told(message), "mesh-attempt": str(delivery.attempt), **proven}
             return await self._batcher.call(path, topic, event.body, metadata, event.traceparent, raw=self._raw)
         tracing = self._component.tracing
@@ -318,7 +320,7 @@ def about(passing: Passing, message: Message, prefix: str, event: bytes) -> str:
     elif len(event) <= MAX_READ_BYTES:
         with suppress(EventError):
             found = members_of(event)
-    passing.details |= {name: str(found[name])[:MAX_ID] for name in ("id", "type") if name in found}
+    passing.details |= {name: str(found[name])[:MAX_ID] for name in ("id", "type", REPLAYED) if name in found}
     return str(found.get("source", ""))[:MAX_ID]
 
 

@@ -366,7 +366,9 @@ class Invocation:
                 response = await deliver(Arrival(self._headers(), deadline, begin, passing))
             else:
                 response = await self._deadlines.within(deadline - time.time(), begin)
-            whole = await response.read_up_to(MAX_JUDGED_BYTES) if call.grpc else None  # What it came to stands last.
+            # What a call of gRPC came to stands last. Who watches sees a small answer, as of one over the backbone.
+            read = call.grpc or self._parts.taps.takes("invocation")
+            whole = await response.read_up_to(MAX_JUDGED_BYTES) if read else None
         except DeadlineExceededError as error:
             await stack.__aexit__(type(error), error, None)
             raise DeadlineExceededError(NO_ANSWER) from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mesh.blocks.consumer import about
 from mesh.blocks.durable import DurableCall
 from mesh.blocks.invocation import Answer, Call
+from mesh.blocks.job_record import Schedule
 from mesh.blocks.topics import BulkEntry, BulkPublish, Publish
 from mesh.passing import Part, Passing
 
@@ -104,6 +105,8 @@ def _asked(passing: Passing, operation: Operation, asked: object) -> None:
             details["count"] = len(many)
             if isinstance(many, list):  # What is done with is taken out of it.
                 asked = dataclasses.replace(cast("Any", asked), **{field: [*many]})
+    if isinstance(asked, Schedule):
+        details["job"] = asked.job.name[:MAX_NAME]
     if passing.block == "actors" and (id_ := details.get("id")):
         details["type"] = operation.target
         passing.target = f"{operation.target}/{id_}"

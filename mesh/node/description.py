@@ -39,7 +39,7 @@ class Node:
         subscriptions: Component, topic and dead letter topic (empty for none) of each.
         published: Component and topic of what was published through it since it started; at most 500.
         methods: What its application answers, each ``path`` or ``VERB path``; None when nobody knows, as over HTTP.
-        components: Name and type of each.
+        components: Name and type of each, also of those that could not be opened; `problems` tells which these are.
         app_id: The application that it is for, whether that takes calls or only makes them; empty when it did not say.
         actors: The types that its application hosts, and how many are active of each.
         serves: Whether it has an application that takes calls, once that is ready.
@@ -90,6 +90,7 @@ class NodeDescription:
         actors_enabled: Whether it may host any: there is a place for their state, or it does host some.
         serves: Whether it has an application that takes calls, once that is ready.
         problems: Targets that are not well now, and how they are; at most 20.
+        absent: Name and type of components that could not be opened.
     """
 
     app_id: str
@@ -107,6 +108,7 @@ class NodeDescription:
     actors_enabled: bool = False
     serves: bool = True
     problems: tuple[tuple[str, str], ...] = ()
+    absent: tuple[tuple[str, str], ...] = ()
 
     def announced(self) -> Mapping[str, object]:
         """Give what is told to whoever asks over the mesh; `Node` says what each is."""
@@ -115,7 +117,7 @@ class NodeDescription:
             "subscriptions": [(each.pubsub, each.topic, each.dead_letter_topic or "") for each in self.subscriptions],
             "published": self.published,
             "methods": self.methods,
-            "components": [(each.name, each.type) for each in self.components],
+            "components": [*((each.name, each.type) for each in self.components), *self.absent],
             "actors": self.actors,
             "serves": self.serves,
             "problems": self.problems,

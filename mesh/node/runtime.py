@@ -190,8 +190,7 @@ class Runtime(Steps):
             ConfigError: A component cannot be built; holds all problems.
             BrokerUnavailableError: The backbone does not answer.
         """
-        settings, enter = self.settings, self._stack.enter_async_context
-        registry, blocks = self._registry, self._blocks
+        settings, registry, blocks, enter = self.settings, self._registry, self._blocks, self._stack.enter_async_context
         if problems := check(settings, registry, blocks) + check_settings(settings, registry, blocks):
             raise ConfigError(problems)
         address.app(settings.namespace, settings.app_id)  # Names that are too long are refused at start.
@@ -205,23 +204,17 @@ class Runtime(Steps):
         await enter(directory.run())
         self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
-        access = settings.configuration.spec.access_control
-        proves = settings.trust is not None
-        gate = Gate(self.caller, access, self._observer, proves=proves, alone=settings.is_alone)
-        taps = Watches(self.caller, gate, Telling())
-        await enter(taps.run(self.exchange, directory.node_id))
-        self._tapping = Tapping(self.exchange, self.caller, directory.node_id)
-        self._stack.callback(self._tapping.close)
+        gate, taps = await self._watched(directory.node_id)
         self._parts = parts = self._make_parts(directory, hosts, gate, taps)
         lives = await enter(Lives())
         hosts.withhold(settings.not_for_it)
         resources = self._resources(settings)
         await open_components(resources.components, self._blocks, parts, self._components, lives)
-        own = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
-        self.services.update(own)
+        here = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
+        self.services.update(here)
         policies = self._policy_of if settings.resiliencies else None
         self._pipeline = Pipeline(
-            own, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
+            here, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
         )
         hosted = [each for each in blocks if each.hosted]
         answering = {each.name: each.start(each, parts, self._of(each, "nearest", "backbone")) for each in hosted}
@@ -250,6 +243,17 @@ class Runtime(Steps):
             serve=self._serve,
         )
         self._stack.callback(self._leave)
+
+    async def _watched(self, node: str) -> tuple[Gate, Watches]:
+        """Let others see what passes, by the rules, and this node what passes others."""
+        settings, access = self.settings, self.settings.configuration.spec.access_control
+        proves = settings.trust is not None
+        gate = Gate(self.caller, access, self._observer, proves=proves, alone=settings.is_alone)
+        taps = Watches(self.caller, gate, Telling())
+        await self._stack.enter_async_context(taps.run(self.exchange, node))
+        self._tapping = Tapping(self.exchange, self.caller, node)
+        self._stack.callback(self._tapping.close)
+        return gate, taps
 
     def _handing_over(self) -> float | None:
         """Give the seconds to hand over what is owned: what hung until now must not keep others from all else."""
@@ -474,6 +478,7 @@ class Runtime(Steps):
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
             serves=self._parts.application is not None,
             problems=self.conditions.in_short(),
+            absent=tuple((name, each.type) for name, (each, _) in self._components.absent.items()),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )
 

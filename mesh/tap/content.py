@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote_plus
 
 import msgspec
 import orjson
@@ -22,7 +23,6 @@ SECRET_BLOCKS = frozenset({"crypto", "secrets"})
 MAX_HEADERS = 100
 MAX_DEPTH = 20
 MAX_DIGITS = 19
-MAX_QUERY = 8192
 _SECRET = re.compile(
     r"authorization|cookie|token|secret|passw|passphrase|credential|api-?key|access-?key|private-?key|sas-?key|signature"
     r"|proof|proven|mesh-identity|session"
@@ -32,6 +32,14 @@ _SECRET = re.compile(
 def is_secret(name: str) -> bool:
     """Tell whether a header, or an entry of metadata, is named as what nobody else may see."""
     return _SECRET.search(name.lower().replace("_", "-")) is not None
+
+
+def query(text: str) -> str:
+    """Give what is told of a request's query: all but the values of parameters that are named as secrets."""
+    return "&".join(
+        f"{name}={HIDDEN}" if equals and is_secret(unquote_plus(name)) else f"{name}{equals}{value}"
+        for name, equals, value in (each.partition("=") for each in text.split("&"))
+    )
 
 
 def content(passing: Passing, part: Part | None, limit: int, *, values: bool) -> Content | None:
@@ -49,10 +57,9 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     kind = part.content_type or next((value for name, value in part.headers if name.lower() == "content-type"), "")
     headers = None
     if values:
-        told = (
+        headers = tuple(
             (_text(name), HIDDEN if is_secret(name) else _text(value)) for name, value in part.headers[:MAX_HEADERS]
         )
-        headers = tuple(told)
     if part.value is not None:
         if secret or not values:
             return Content(headers, "application/json")
@@ -68,21 +75,15 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     return Content(headers, kind, len(body), bytes(body[:limit]), len(body) > limit)
 
 
-def query(written: str) -> str:
-    """Give what is told of a query: without the values of what is named as a secret."""
-    parts = [each.partition("=") for each in written[:MAX_QUERY].split("&")]
-    return "&".join(f"{name}={HIDDEN}" if is_secret(name) else f"{name}{mark}{value}" for name, mark, value in parts)
-
-
-def _text(value: str) -> str:
-    """Give plain text that can be sent, of a name that compares in its own way, or a value that is no UTF-8."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def _length(headers: Headers) -> int:
     """Give the size of a stream that says it; -1 for one that does not."""
     text = next((value for name, value in headers if name.lower() == "content-length"), "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else -1
+
+
+def _text(text: str) -> str:
+    """Give a text that is nothing but that: not of a class of a client's, and without half a character."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -90,7 +91,7 @@ def _plain(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value if not isinstance(value, int) or -(2**63) <= value < 2**64 else str(value)
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return _text(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _read(bytes(value))
     if depth == 0:

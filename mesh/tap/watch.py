@@ -142,7 +142,7 @@ class Watch:
         self._bytes += len(item)
 
     def _sight(self, passing: Passing) -> Sight:
-        place, told = self._place, self._values and passing.query
+        place = self._place
         return Sight(
             id=f"{place.node}-{next(self._numbers)}",
             time=time.time(),
@@ -156,7 +156,9 @@ class Watch:
             node=place.node,
             outcome=passing.outcome,
             traceparent=passing.traceparent,
-            details={**passing.details, "query": query(passing.query)} if told else passing.details,
+            details={**passing.details, "query": query(passing.query)}
+            if self._values and passing.query
+            else passing.details,
             request=content(passing, passing.request, self._limit, values=self._values),
             reply=content(passing, passing.reply, self._limit, values=self._values),
             hidden=self._wanted.values and not self._values,

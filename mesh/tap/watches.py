@@ -90,7 +90,7 @@ class Watches(Taps):
 
     def takes(self, block: str) -> bool:
         """Tell whether anybody is to be told of a building block."""
-        return any(each.names.block(block) for each in self._watches.values())
+        return self.on and any(each.names.block(block) for each in self._watches.values())
 
     def tell(self, passing: Passing) -> None:
         """Tell those who watch of something that is over."""

@@ -62,7 +62,9 @@ async def test_calls(mesh: Any) -> None:
     """As their caller sees them, and as they arrive; with all that may be told of their bodies and fields."""
     watcher, orders, checkout = mesh
     async with tapping(watcher, orders, checkout, values=True, blocks=("invocation",)) as seen:
-        async with await ask(orders, INVOKE, "checkout", Call("POST", "/pay?card=1", FIELDS, b'{"total":3}')) as answer:
+        async with await ask(
+            orders, INVOKE, "checkout", Call("POST", "/pay?card=1&token=x", FIELDS, b'{"total":3}')
+        ) as answer:
             assert answer.status == 402
         asked = await seen.until(lambda each: each.seen is Seen.ASKED)
         arrived = await seen.until(lambda each: each.seen is Seen.ARRIVED)
@@ -70,7 +72,7 @@ async def test_calls(mesh: Any) -> None:
     assert (arrived.app, arrived.source, arrived.target, arrived.outcome) == ("checkout", "orders", "checkout", "ok")
     assert asked.id != arrived.id
     for each in (asked, arrived):
-        assert each.details == {"verb": "POST", "path": "/pay", "status": 402}
+        assert each.details == {"verb": "POST", "path": "/pay", "status": 402, "query": "card=1&token=(hidden)"}
         assert each.request is not None and each.reply is not None
         assert (each.request.body, each.reply.body) == (b'{"total":3}', b'{"paid":false}')
         fields = {name.lower(): value for name, value in each.request.headers or ()}

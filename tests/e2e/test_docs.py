@@ -6,6 +6,7 @@ Blocks of these pages by their info line:
 ``python file=NAME``       written to a file, as ``javascript file=NAME`` and ``yaml file=NAME`` are
 ``bash background=NAME``   started, and left running until the next of that name, or the end
 ``bash test``              run to its end, successfully; a ``text`` block after it is its output, where … is anything
+``bash test stops=NAME``   the same, once what runs in the background has ended
 ``text shows=NAME``        appears in the output of what runs in the background
 ``bash``                   not run: set-up of a clone
 =========================  ==========================================================================
@@ -30,11 +31,11 @@ from tests.meta.sources import ROOT, Block, blocks
 from tests.support.processes import free_port
 
 TUTORIALS = [ROOT / "docs" / name for name in ("tutorial.md", "tutorial-actors.md", "tutorial-workflows.md")]
-PAGES = [*TUTORIALS, *(ROOT / "docs" / name for name in ("actors.md", "jobs.md", "workflow-http.md"))]
+PAGES = [*TUTORIALS, *(ROOT / "docs" / name for name in ("actors.md", "jobs.md", "replay.md", "workflow-http.md"))]
 WITHIN = 30.0
 _PORTS = ("3000", "3001", "3002", "3500", "3501", "3502", "4222")
-# The application answers, or the NATS server does.
-_UP = re.compile(r"application at \S+ is up|Server is ready")
+# The application answers, or the NATS server does, or a command works.
+_UP = re.compile(r"application at \S+ is up|Server is ready|^records into", re.MULTILINE)
 
 
 class Session:
@@ -158,6 +159,7 @@ def test_a_page_works(page: Path, tmp_path: Path) -> None:
                 case "bash" if "background" in options:
                     opened.start(options["background"], block.text)
                 case "bash" if "test" in options:
+                    opened.stop(options.get("stops", ""))
                     output = opened.run(block.text)
                 case "text" if "shows" in options:
                     opened.shows(options["shows"], block.text.splitlines())

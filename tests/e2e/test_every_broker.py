@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from mesh.errors import NoResponderError
 from mesh.telemetry import EVENTS_DELIVERED, EVENTS_DUPLICATE
 from tests.e2e.test_examples import copied, needs_node
 from tests.http.actor_app import ACTORS, ActorApp, call
-from tests.http.harness import Backbone, Node, component, gateway
+from tests.http.harness import App, Backbone, Node, component, gateway
 from tests.support.backends import BACKENDS
 from tests.support.eventually import eventually
 from tests.support.gateways import MeshHome
@@ -60,6 +61,33 @@ def test_the_examples_run(line: str, home: MeshHome, tmp_path: Path) -> None:
             warehouse.until("^== APP - warehouse == Order 1001: spoon goes by post$")
         assert run.stop() == 0
     assert not (home.path / "backbone").exists(), "the embedded broker was used as well"
+
+
+async def test_a_node_is_asked_for_what_its_own_api_answers(line: str, tmp_path: Path) -> None:
+    """Views, a call with a body of some parts both ways, and events as they lie in a topic."""
+    backbone = Backbone(line.partition("=")[2])
+    body = bytes(range(256)) * 8192
+    async with (
+        App() as app,
+        gateway(backbone, tmp_path, app=app, app_id="shop", single_host=True) as shop,
+        gateway(backbone, tmp_path, app_id="desk", single_host=True) as desk,
+    ):
+        app.answer("/echo", 200, body)
+
+        async def ask(verb: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+            status, _, told = await desk.gateway.ask_node(shop.gateway.node_id, verb, f"/v1.0/{path}", body=body)
+            return status, told
+
+        assert json.loads((await ask("GET", "mesh/node"))[1])["app"] == "shop"
+        assert await ask("POST", "invoke/shop/method/echo", body) == (200, body)
+        assert app.got[-1].body == body
+        await shop.publish("orders", {"a": 1})
+        status, told = await ask("GET", "mesh/topics/pubsub/orders/events")
+        assert (status, json.loads(told)["events"][0]["event"]["data"]) == (200, {"a": 1})
+        node_id = shop.gateway.node_id
+    async with gateway(backbone, tmp_path, app_id="desk", single_host=True) as desk:
+        with pytest.raises(NoResponderError):
+            await desk.gateway.ask_node(node_id, "GET", "/v1.0/mesh/node", app_id="shop")
 
 
 # Where the broker keeps no records

@@ -18,7 +18,9 @@ from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.asyncio
 TAP = "/v1.0/mesh/tap"
-OPEN = yaml("Configuration", "open", {"accessControl": {"defaultAction": "allow", "tap": {"values": ["*"]}}})
+OPEN = yaml(
+    "Configuration", "open", {"accessControl": {"defaultAction": "allow", "tap": {"values": ["app", "caller"]}}}
+)
 
 
 def _configuration(folder: Path, text: str = OPEN) -> tuple[Path, ...]:
@@ -142,13 +144,15 @@ async def test_what_is_wrong_is_named(case: Case, memory: Backbone, tmp_path: Pa
 
 
 @pytest.mark.parametrize("events", [False, True], ids=["lines", "server-sent events"])
-async def test_a_call_is_told_with_its_values(events: bool, memory: Backbone, app: App, tmp_path: Path) -> None:
+async def test_a_call_is_told_with_its_values(events: bool, nats: Backbone, app: App, tmp_path: Path) -> None:
     """What was asked and what arrived, each as a CloudEvent, in either form."""
     app.answer("/greet", 201, {"said": "hello"}, content_type="application/json")
     async with (
-        gateway(memory, tmp_path, app=app, configuration_files=_configuration(tmp_path)) as node,
+        gateway(nats, tmp_path, app=app, configuration_files=_configuration(tmp_path)),
+        gateway(nats, tmp_path, app_id="caller", configuration_files=_configuration(tmp_path)) as node,
         tapping(node, "values=true&block=invocation", events=events) as reader,
     ):
+        await reader.until("mesh.tap.rates", app="app")
         kind = reader.response.headers["Content-Type"]
         assert kind == ("text/event-stream" if events else "application/x-ndjson")
         reply = await node.post("/v1.0/invoke/app/method/greet?loud=1", {"name": "Ada"}, "application/json")

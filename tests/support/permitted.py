@@ -16,6 +16,7 @@ from mesh.calls.exchange import Exchange
 from tests.http.actor_app import ActorApp, call
 from tests.http.harness import App, Backbone, Got, Node, gateway
 from tests.support.eventually import eventually
+from tests.support.tapped import tapping
 
 __all__ = ["APPS", "everything", "pair", "printed", "runs_once"]
 
@@ -39,10 +40,14 @@ async def pair(url_of: dict[str, str], home: Path, resources: str = "") -> Async
 
 
 async def everything(shop: Node, orders: Node, app: App) -> None:
-    """Publish, subscribe, invoke, keep state, call durably, and use actors, reminders and jobs."""
+    """Publish, subscribe, invoke, keep state, call durably, use actors, reminders and jobs, and see what passes."""
     app.got.clear()
     app.answer("/work", body={"done": True})
-    assert (await shop.get("/v1.0/invoke/orders/method/work")).json == {"done": True}
+    runtimes = [cast("Any", each.gateway)._runtime for each in (shop, orders)]
+    async with tapping(*runtimes, runtimes[0], blocks=("invocation",)) as seen:
+        assert (await shop.get("/v1.0/invoke/orders/method/work")).json == {"done": True}
+        for name in ("shop", "orders"):
+            await seen.until(lambda each, name=name: each.app == name)
     large = b"x" * LARGE
     assert (await shop.request("POST", "/v1.0/invoke/orders/method/work", None, large)).status == 200
     for node in (shop, orders):

@@ -123,15 +123,24 @@ def test_an_event_is_published_anew() -> None:
 
 
 def test_a_raw_event_is_published_raw() -> None:
-    sight = _publish(request=_content(b"\xff\x00", kind="application/octet-stream"), target="pubsub/a/b")
+    request = _content(b"\xff\x00", ("rawPayload", "true"), kind="application/octet-stream")
+    sight = _publish(request=request, target="pubsub/a/b")
     made = _made(sight)
     assert made.path == "/v1.0/publish/pubsub/a%2Fb?metadata.rawPayload=true"
     assert made.body == b"\xff\x00"
 
 
-def test_the_key_of_a_partition_stays() -> None:
-    made = _made(_publish(details={"id": "e-1", "partitionKey": "a&b"}))
-    assert made.path == "/v1.0/publish/pubsub/orders?metadata.partitionKey=a%26b"
+def test_what_was_asked_of_a_publish_is_asked_again() -> None:
+    """But for attributes, which are in the event."""
+    asked = (("partitionKey", "a&b"), ("cloudevent.id", "x"), ("ttlInSeconds", "9"))
+    made = _made(_publish(request=_content(ENVELOPE, *asked, kind=EVENT)))
+    assert made.path == "/v1.0/publish/pubsub/orders?metadata.partitionKey=a%26b&metadata.ttlInSeconds=9"
+
+
+def test_a_hidden_parameter_is_left_out_and_named() -> None:
+    made = _made(_call(details={"verb": "GET", "path": "/x", "query": "a=1&api-key=(hidden)&b", "status": 200}))
+    assert made.path == "/v1.0/invoke/orders/method/x?a=1&b"
+    assert made.withheld == ("?api-key",)
 
 
 def test_an_event_that_arrived_is_posted_as_it_came() -> None:
@@ -150,9 +159,13 @@ def test_an_event_that_arrived_is_posted_as_it_came() -> None:
         (_call(request=Content(None, JSON, 4)), "", "was not recorded"),
         (_call(request=_content(b"ab", size=9, cut=True)), "", "--max-body"),
         (_call(request=Content((), JSON, -1)), "", "streamed"),
-        (_call(request=_content(b"\x00", kind="application/grpc+proto")), "", "gRPC"),
+        (_call(details={"verb": "POST", "path": "/s/M", "grpc": True}), "", "gRPC"),
         (_call(target="https://example.com"), "orders-v2", "outside of the mesh"),
         (_arrived(), "", "--to"),
+        (_call(block="durable", method="accept"), "", "durable call"),
+        (_publish(method="bulk_publish"), "", "several events"),
+        (_arrived(details={"id": "e-1", "route": "/take", "bulk": True}), "orders-v2", "in a batch"),
+        (_arrived(details={"id": "e-1"}), "orders-v2", "not handed over"),
         (_sight(block="state", method="get"), "", "neither a call nor an event"),
         (_call(seen=Seen.ARRIVED), "", "neither a call nor an event"),
     ],
@@ -264,6 +277,7 @@ def test_what_comes_of_an_event_is_compared() -> None:
         ("outcome", "retry", "success"),
         ("body.status", "RETRY", "SUCCESS"),
     ]
+    assert _differences(_arrived(reply=None, outcome="CIRCUIT_OPEN"), _answer(b"", 500)) == []
     assert _differences(_arrived(reply=None), _answer(b"", 404)) == [("outcome", "retry", "drop")]
 
 

@@ -104,6 +104,10 @@ export async function open(path, { verb = "GET", query, headers = {}, body, sign
   return response;
 }
 
+/** Keep whole numbers that JavaScript would round, as they are written, where the browser can. */
+const whole = (_, value, read) =>
+  typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value) && read?.source && JSON.rawJSON ? JSON.rawJSON(read.source) : value;
+
 /** One request; answers {status, type, headers, text, json (undefined where it is none), seconds}; raises for ≥ 400 unless `any`. */
 export async function send(path, options = {}) {
   const began = performance.now();
@@ -114,7 +118,7 @@ export async function send(path, options = {}) {
   let json;
   if (text && type.includes("json")) {
     try {
-      json = JSON.parse(text);
+      json = JSON.parse(text, whole);
     } catch {
       // Said to be JSON, and is none: it is shown as text.
     }

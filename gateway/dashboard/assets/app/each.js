@@ -90,13 +90,12 @@ export function chosenApps(mesh, chosen) {
   return all.length <= MANY_APPS ? all : [];
 }
 
-/** The field that chooses an application; "" = all. */
-export function AppField({ mesh, value, onChange, label = "Application", all = true }) {
+/** The field that chooses an application; `must`: one has to be, so that "" is not all of them. */
+export function AppField({ mesh, value, onChange, label = "Application", must = false }) {
   const ids = (mesh?.apps ?? []).map((each) => each.id);
   if (value && !ids.includes(value)) ids.push(value);
-  const many = ids.length > MANY_APPS;
-  const options = [...(all || many ? [["", many || !all ? "Choose one…" : "All applications"]] : []), ...ids];
-  return html`<${Field} label=${label} type="select" value=${value} options=${options} onChange=${onChange} />`;
+  const none = must || ids.length > MANY_APPS ? "Choose one…" : "All applications";
+  return html`<${Field} label=${label} type="select" value=${value} options=${must && value ? ids : [["", none], ...ids]} onChange=${onChange} required=${must} />`;
 }
 
 /** What applications did not tell, once for each reason. */

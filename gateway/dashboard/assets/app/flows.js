@@ -1,7 +1,7 @@
 // What passes components: which edges are theirs, and how they do.
 
 // Blocks whose target is no component.
-const OTHERS = new Set(["invoke", "invocation", "actors", "workflows", "jobs"]);
+const OTHERS = new Set(["invocation", "durable", "actors", "workflows", "jobs"]);
 
 /** Whether an edge is of a component: of one for events also those of its topics. Seen where it was asked, or came in. */
 export const ofComponent = (name) => (edge) =>

@@ -18,7 +18,7 @@ export function Keys({ name, apps }) {
   const told = useKeys(app, name, prefix);
   return html`<${Section} title="Keys" note="of one application, as it names them" flush>
     <div class="fields part-pad">
-      <${AppField} mesh=${{ apps: apps.map((id) => ({ id })) }} value=${app} onChange=${setApp} all=${false} />
+      <${AppField} mesh=${{ apps: apps.map((id) => ({ id })) }} value=${app} onChange=${setApp} must />
       <${Field} label="Begin with" value=${typed} onChange=${setTyped} placeholder="order-" />
     </div>
     ${told.error

@@ -146,14 +146,15 @@ export function Shell() {
   const [open, setOpen] = useState(false);
   const [keys, setKeys] = useState(false);
   const [refused, setRefused] = useState(false);
-  const first = useRef(true);
+  const shown = useRef(null);
   useKeys(useRef(() => setKeys(true)).current);
   useEffect(() => onRefused(() => setRefused(true)), []);
   useEffect(() => {
     setOpen(false);
-    // Whoever goes to a page by keyboard or by ear begins at its heading.
-    if (!first.current) requestAnimationFrame(() => document.querySelector("main h1")?.focus({ preventScroll: true }));
-    first.current = false;
+    if (!Page) return;
+    // Whoever goes to a page by keyboard or by ear begins at its heading; whoever opens the first one, before everything.
+    if (shown.current !== null && shown.current !== route.path) requestAnimationFrame(() => document.querySelector("main h1")?.focus({ preventScroll: true }));
+    shown.current = route.path;
     document.getElementById("main")?.scrollTo(0, 0);
   }, [route.turn, Page]);
   useEffect(() => {

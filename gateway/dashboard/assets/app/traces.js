@@ -1,5 +1,7 @@
 // Sights of one trace as a waterfall: what lies within the time of another is drawn below it.
 
+import { health } from "./sights.js";
+
 const TRACEPARENT = /^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}$/;
 
 /** The trace and the span of a `traceparent`; null for one that is none. */
@@ -8,7 +10,8 @@ export function traceOf(traceparent) {
   return found && { trace: found[1], span: found[2] };
 }
 
-export const failedSight = ({ outcome }) => !["ok", "success"].includes(outcome.toLowerCase());
+/** Whether it went wrong: it failed, or comes again. */
+export const failedSight = ({ outcome }) => ["bad", "warn"].includes(health(outcome));
 
 /**
  * Group sights by their traces, the one that was last over first.

@@ -1,6 +1,6 @@
 // What is done to workflows: asked for in a window, confirmed where it cannot be taken back.
 import { html, useState } from "./dom.js";
-import { ofApp, post } from "./api.js";
+import { ofApp, post, send } from "./api.js";
 import { AppField } from "./each.js";
 import { Button, Dialog, Field, Problem, confirm, toast } from "./ui.js";
 
@@ -29,7 +29,7 @@ function written(members, texts) {
   return `{${parts.join(", ")}}`;
 }
 
-export const postText = (path, text) => post(path, undefined, { body: text, headers: { "content-type": "application/json" } });
+const postText = (path, text) => send(path, { verb: "POST", body: text, headers: { "content-type": "application/json" } });
 
 /** A window with fields: `what(values)` does it; a failure is shown, and the window stays. */
 function Ask({ title, action, danger, initial, ready = () => true, what, onClose, children }) {
@@ -71,7 +71,7 @@ export function Start({ mesh, app, names, onClose, onStarted }) {
       onStarted(of.app, json.instanceID);
     }}
   >${(of, set) => html`
-    <${AppField} mesh=${mesh} value=${of.app} onChange=${set("app")} all=${!of.app} />
+    <${AppField} mesh=${mesh} value=${of.app} onChange=${set("app")} must />
     <${Field} label="Workflow" value=${of.name} onChange=${set("name")} required list="workflow-names" hint="The name by which its code is registered" />
     <datalist id="workflow-names">${names.map((name) => html`<option key=${name} value=${name} />`)}</datalist>
     <${JsonField} label="Input (JSON)" value=${of.input} onChange=${set("input")} />
@@ -177,7 +177,7 @@ export function PurgeMany({ mesh, app, onClose, onDone }) {
     }}
   >${(of, set) => html`
     <p>History, input and output of each are deleted. Nothing brings them back.</p>
-    <${AppField} mesh=${mesh} value=${of.app} onChange=${set("app")} all=${!of.app} />
+    <${AppField} mesh=${mesh} value=${of.app} onChange=${set("app")} must />
     <${Field} label="Ended longer ago than" value=${of.older} onChange=${set("older")} hint="A length of time, as 30m, 24h or 168h" required />
     <${Field} label="Status" type="select" value=${of.status} options=${[["", "any that is an end"], ...ENDED]} onChange=${set("status")} />
   `}<//>`;

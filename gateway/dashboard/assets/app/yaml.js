@@ -67,8 +67,8 @@ export function Yaml({ text, problems = [], label = "YAML" }) {
 }
 
 function Wrong({ problem: { message, path, file, line, severity } }) {
-  const where = [path, file && `${file}${line ? `:${line}` : ""}`].filter(Boolean).join(", ");
-  return html`<p class=${severity === "warning" ? "yaml-problem warn" : "yaml-problem"}><${Icon} name="bad" /><span>${severity === "warning" ? "Warning: " : ""}${message} ${where && html`<code class="dim">${where}</code>`}</span></p>`;
+  const where = [path, file && `line ${line} of ${file.split("/").at(-1)}`].filter(Boolean).join(", ");
+  return html`<p class=${severity === "warning" ? "yaml-problem warn" : "yaml-problem"}><${Icon} name="bad" /><span>${severity === "warning" ? "Warning: " : ""}${message} ${where && html`<span class="yaml-where">${where}</span>`}</span></p>`;
 }
 
 function coloured(line) {

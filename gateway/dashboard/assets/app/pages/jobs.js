@@ -82,7 +82,7 @@ const FAILED = [
 
 function columnsOf(run, drop, open) {
   return [
-    { key: "name", label: "Name", value: (row) => row.name, render: (row) => html`<button type="button" class="link-button" onClick=${() => open(row)}><span class="dot job" aria-hidden="true"></span> ${row.name}</button>` },
+    { key: "name", label: "Name", value: (row) => row.name, render: (row) => html`<span class="thing"><span class="dot job" aria-hidden="true"></span><button type="button" class="link-button" onClick=${() => open(row)}>${row.name}</button></span>` },
     { key: "app", label: "Application", value: (row) => row.app, render: (row) => html`<${Thing} kind="app" name=${row.app} href=${links.app(row.app)} />` },
     { key: "schedule", label: "Schedule", value: (row) => row.schedule ?? `once, ${row.dueTime}`, render: (row) => html`<code>${row.schedule ?? `once, ${row.dueTime}`}</code>` },
     { key: "next", label: "Next run", value: (row) => Date.parse(row.nextDue), render: (row) => html`<${Ago} at=${row.nextDue} />` },

@@ -1,5 +1,5 @@
 // Resources as they are loaded: the YAML of each, and its problems beside the lines.
-import { html, useMemo, useState } from "../dom.js";
+import { html, useEffect, useMemo, useRef, useState } from "../dom.js";
 import { useMesh } from "../live.js";
 import { links, setQuery } from "../router.js";
 import { AppField, Problems, chosenApps, useOfApps } from "../each.js";
@@ -31,7 +31,7 @@ export default function Resources({ query }) {
         : html`<${Table} caption="Resources" search="Find a resource" noun="resource" rows=${rows} keyOf=${(row) => row.key} sortBy="kind" columns=${columns} onRow=${choose} current=${shown?.key}
             empty=${html`<${None} asked=${apps.length} failed=${of.errors.length} />`} />`}
     <//>
-    ${shown && html`<${Resource} of=${shown} onClose=${() => { setOpen("-"); setQuery({ app }); }} />`}
+    ${shown && html`<${Resource} of=${shown} asked=${open !== null} onClose=${() => { setOpen("-"); setQuery({ app }); }} />`}
   <//>`;
 }
 
@@ -65,9 +65,13 @@ const columnsOf = (choose) => [
   { key: "problems", label: "Problems", end: true, value: (row) => row.problems.length, render: (row) => (row.problems.length ? html`<${Badge} kind=${kindOf(row)}>${row.problems.length}<//>` : "none") },
 ];
 
-function Resource({ of, onClose }) {
-  return html`<${Section} title=${`${of.kind} ${titleOf(of)}`.trim()} actions=${html`${of.kind === "Component" && html`<${Button} href=${links.component(of.name)} icon="components">Go to the component<//>`}<${Button} quiet icon="close" label="Close it" onClick=${onClose} />`}>
+function Resource({ of, asked, onClose }) {
+  const place = useRef(null);
+  useEffect(() => {
+    if (asked) place.current.scrollIntoView({ block: "nearest" });
+  }, [of.key]);
+  return html`<div ref=${place}><${Section} title=${`${of.kind} ${titleOf(of)}`.trim()} actions=${html`${of.kind === "Component" && html`<${Button} href=${links.component(of.name)} icon="components">Go to the component<//>`}<${Button} quiet icon="close" label="Close it" onClick=${onClose} />`}>
     <${Facts} rows=${[["File", of.file ? html`<code>${of.file}:${of.line}</code>` : "none: it is built in"], ["Loaded by", of.apps.join(", ")], ["For", of.scopes.length ? of.scopes.join(", ") : "all applications"]]} />
     <div class="part-top"><${Yaml} text=${of.yaml} problems=${of.problems} label=${`${of.kind} ${titleOf(of)}`.trim()} /></div>
-  <//>`;
+  <//></div>`;
 }

@@ -1,11 +1,11 @@
 // Traces: those that pass now, each as a waterfall; where spans are sent; links to where they are kept.
-import { html, useMemo, useState } from "../dom.js";
+import { html, useMemo, useRef, useState } from "../dom.js";
 import { useMesh, useSights } from "../live.js";
 import { links } from "../router.js";
 import { AppField, Problems, chosenApps, useOfApps } from "../each.js";
 import { failedSight, traceAddress, tracesOf, tracingLines } from "../traces.js";
-import { Waterfall, saidOf } from "../waterfall.js";
-import { Badge, Button, Code, Copy, Empty, Field, Loading, Page, Problem, Section, Table, ms, time } from "../ui.js";
+import { Small, Waterfall, saidOf } from "../waterfall.js";
+import { Badge, Button, Code, Dialog, Empty, Field, Loading, Page, Problem, Section, Table, ms, time } from "../ui.js";
 
 const CONFIGURATION = `apiVersion: dapr.io/v1alpha1
 kind: Configuration
@@ -26,7 +26,8 @@ export default function Traces({ query }) {
   const seen = useSights(app ? { app } : {}, { paused });
   const traces = useMemo(() => tracesOf(seen.sights), [seen.sights]);
   const rows = bad ? traces.filter((each) => each.failed) : traces;
-  const chosen = traces.find((each) => each.trace === open);
+  const held = useRef(null); // It stays open when newer ones have taken its place.
+  held.current = traces.find((each) => each.trace === open) ?? (held.current?.trace === open ? held.current : null);
   const columns = useMemo(() => columnsOf(setOpen, mesh?.tracesURL), [mesh?.tracesURL]);
   return html`<${Page} title="Traces" lead="What belongs together: a request with all that it led to. These are put together from what passes while this page is open."
     actions=${html`<${Button} icon=${paused ? "play" : "pause"} onClick=${() => setPaused(!paused)}>${paused ? "Go on" : "Pause"}<//>`}>
@@ -40,7 +41,7 @@ export default function Traces({ query }) {
       <${Table} caption="Traces" search=${traces.length > 8 ? "Find a trace" : undefined} noun="trace" rows=${rows} keyOf=${(row) => row.trace} columns=${columns} onRow=${(row) => setOpen(row.trace)} current=${open}
         empty=${html`<${None} bad=${bad && traces.length > 0} seen=${seen} />`} />
     <//>
-    ${chosen && html`<${Trace} trace=${chosen} template=${mesh?.tracesURL} onClose=${() => setOpen(null)} />`}
+    ${held.current && html`<${Trace} trace=${held.current} template=${mesh?.tracesURL} onClose=${() => setOpen(null)} />`}
     <${Sending} mesh=${mesh} app=${app} />
   <//>`;
 }
@@ -52,8 +53,9 @@ function None({ bad, seen }) {
 }
 
 const columnsOf = (open, template) => [
-  { key: "trace", label: "Trace", value: (row) => row.trace, render: (row) => html`<button type="button" class="link-button mono" onClick=${() => open(row.trace)}>${row.trace.slice(0, 12)}…</button>` },
+  { key: "trace", label: "Trace", value: (row) => row.trace, render: (row) => html`<button type="button" class="link-button mono short-id" onClick=${() => open(row.trace)}>${row.trace.slice(0, 10)}…</button>` },
   { key: "first", label: "Began with", value: (row) => saidOf(row.spans[0]), wide: true },
+  { key: "picture", label: "Steps in time", render: (row) => html`<${Small} trace=${row} />` },
   { key: "apps", label: "Applications", value: (row) => row.apps.join(", ") },
   { key: "spans", label: "Steps", end: true, value: (row) => row.spans.length },
   { key: "failed", label: "Failed", end: true, value: (row) => row.failed, render: (row) => (row.failed ? html`<${Badge} kind="bad">${row.failed}<//>` : "0") },
@@ -65,15 +67,14 @@ const columnsOf = (open, template) => [
 function Out({ template, trace, short }) {
   const address = traceAddress(template, trace);
   if (!address) return null;
-  return html`<${Button} icon="out" class="small" href=${address} target="_blank" rel="noreferrer" label=${short ? `Open trace ${trace.slice(0, 12)} where it is kept` : undefined} quiet=${short}>${short ? undefined : "Open where it is kept"}<//>`;
+  return html`<${Button} icon="out" href=${address} target="_blank" rel="noreferrer" label=${short ? `Open trace ${trace.slice(0, 12)} where it is kept` : undefined} quiet=${short}>${short ? undefined : "Open where it is kept"}<//>`;
 }
 
 function Trace({ trace, template, onClose }) {
-  return html`<${Section} title=${html`Trace <code>${trace.trace}</code>`} flush
-    actions=${html`<${Copy} text=${trace.trace} label="Copy the trace's id" /><${Out} template=${template} trace=${trace.trace} /><${Button} quiet icon="close" label="Close the trace" onClick=${onClose} />`}>
-    <div class="part-pad"><${Waterfall} trace=${trace} /></div>
+  return html`<${Dialog} title=${html`Trace <code>${trace.trace}</code>`} wide onClose=${onClose}
+    actions=${html`<${Button} href=${links.events({ where: `event.traceparent.contains("${trace.trace}")` })} icon="events">Watch for more of it<//><${Out} template=${template} trace=${trace.trace} />`}>
+    <${Waterfall} trace=${trace} />
     <${Table} caption=${`Steps of trace ${trace.trace}`} noun="step" rows=${trace.spans} keyOf=${(row) => row.event.id} columns=${STEPS} />
-    <p class="part-pad"><a href=${links.events({ where: `event.traceparent.contains("${trace.trace}")` })}>Watch for more of it</a></p>
   <//>`;
 }
 
@@ -104,7 +105,8 @@ function Sending({ mesh, app }) {
     <${Problems} errors=${of.errors} retry=${of.reload} what="Configurations" />
     ${of.loading && !of.rows.length && html`<${Loading} what="Asking for configurations" />`}
     ${said.map((each) => html`<div key=${each.lines} class="stack part-gap"><p>${[...each.apps].join(", ")}, by Configuration <code>${each.name}</code>:</p><${Code} text=${each.lines} label=${`Tracing of ${[...each.apps].join(", ")}`} /></div>`)}
-    ${!of.loading && !said.length && !of.errors.length && html`<div class="stack"><p>No application sends its spans anywhere. To send them to Zipkin, Jaeger or Tempo, give this with <code>--config tracing.yaml</code>, or put it in the resources folder:</p><${Code} text=${CONFIGURATION} label="A Configuration" /></div>`}
+    ${!apps.length && mesh?.apps.length > 0 && html`<p>Choose an application above: there are too many to ask all of them.</p>`}
+    ${apps.length > 0 && !of.loading && !said.length && !of.errors.length && html`<div class="stack"><p>No application sends its spans anywhere. To send them to Zipkin, Jaeger or Tempo, give this with <code>--config tracing.yaml</code>, or put it in the resources folder:</p><${Code} text=${CONFIGURATION} label="A Configuration" /></div>`}
     ${mesh?.tracesURL
       ? html`<p class="part-top">Traces are looked at by <code>${mesh.tracesURL}</code>.</p>`
       : html`<div class="stack part-top"><p>Say where traces are looked at, and each of them has a link to it:</p><${Code} text="mesh dashboard --traces-url 'http://localhost:9411/zipkin/traces/{traceId}'" label="A command" /></div>`}

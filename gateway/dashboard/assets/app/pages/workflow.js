@@ -146,8 +146,8 @@ const columnsOf = (open) => [
   { key: "after", label: "After", value: (row) => row.number, render: (row) => html`<time datetime=${row.at} title=${row.at}>+${row.after.toFixed(3)} s</time>` },
   { key: "subject", label: "Step", value: (row) => row.subject || null },
   { key: "what", label: "What happened", value: (row) => row.what, render: (row) => html`<button type="button" class=${row.bad ? "link-button bad" : "link-button"} onClick=${() => open(row)}>${row.bad ? "✕ " : ""}${row.what}</button>` },
-  { key: "took", label: "Took", end: true, value: (row) => row.took, render: (row) => (row.took === null ? "" : ms(row.took)) },
-  { key: "value", label: "Value", value: (row) => row.value, wide: true, render: (row) => html`<code class="cut">${short(row.value)}</code>` },
+  { key: "took", label: "Took", end: true, value: (row) => row.took, render: (row) => (row.took === null ? null : ms(row.took)) },
+  { key: "value", label: "Value", value: (row) => row.value, wide: true, render: (row) => (row.value ? html`<code class="cut">${short(row.value)}</code>` : null) },
 ];
 
 function Event({ row, app, onRerun, onClose }) {

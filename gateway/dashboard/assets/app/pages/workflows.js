@@ -75,7 +75,7 @@ const COLUMNS = [
   { key: "workflow", label: "Workflow", value: (row) => row.workflowName },
   { key: "app", label: "Application", value: (row) => row.app, render: (row) => html`<a href=${links.app(row.app)}>${row.app}</a>` },
   { key: "status", label: "Status", value: (row) => row.runtimeStatus, render: (row) => html`<${Badge} kind=${kindOf(row.runtimeStatus)}>${row.runtimeStatus.toLowerCase()}<//>` },
-  { key: "waits", label: "Waits for", value: (row) => waiting(row) || null, wide: true, render: (row) => (waiting(row) ? html`${waiting(row)}${row.waitingFor?.nextDue && html` <span class="dim">(<${Ago} at=${row.waitingFor.nextDue} />)</span>`}` : "–") },
+  { key: "waits", label: "Waits for", value: (row) => waiting(row) || null, wide: true, render: (row) => (waiting(row) ? html`${waiting(row)}${row.waitingFor?.nextDue && html` <span class="dim">(<${Ago} at=${row.waitingFor.nextDue} />)</span>`}` : null) },
   { key: "created", label: "Started", value: (row) => Date.parse(row.createdAt), render: (row) => html`<${Ago} at=${row.createdAt} />` },
   { key: "updated", label: "Last change", value: (row) => Date.parse(row.lastUpdatedAt), render: (row) => html`<${Ago} at=${row.lastUpdatedAt} />` },
 ];
