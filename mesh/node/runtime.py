@@ -249,7 +249,7 @@ class Runtime(Steps):
         settings, access = self.settings, self.settings.configuration.spec.access_control
         proves = settings.trust is not None
         gate = Gate(self.caller, access, self._observer, proves=proves, alone=settings.is_alone)
-        taps = Watches(self.caller, gate, Telling())
+        taps = Watches(self.caller, gate, Telling(), self._observer)
         await self._stack.enter_async_context(taps.run(self.exchange, node))
         self._tapping = Tapping(self.exchange, self.caller, node)
         self._stack.callback(self._tapping.close)
