@@ -85,7 +85,7 @@ def beside(page: Page) -> list[str]:
         """() => {
           const wide = innerWidth, scrolled = each => {
             for (let at = each.parentElement; at && at !== document.body; at = at.parentElement)
-              if (['auto', 'scroll', 'hidden', 'clip'].includes(getComputedStyle(at).overflowX) && at.id !== 'main') return true;
+              if (/auto|scroll|hidden|clip/.test(getComputedStyle(at).overflowX) && at.id !== 'main') return true;
             return false;
           };
           return [...document.querySelectorAll('body *')]
