@@ -113,7 +113,11 @@ class NodeDescription:
 
     def announced(self) -> Mapping[str, object]:
         """Give what is told to whoever asks over the mesh; `Node` says what each is."""
-        absent = [(f"component {name}", f"absent: {why}"[:MAX_LINE]) for name, _, why in self.absent[:MAX_ABSENT]]
+        absent: list[tuple[str, str]] = []
+        for name, _, why in self.absent[:MAX_ABSENT]:
+            of = f"component {name}"
+            reason = why.partition(f"{of}: ")[2] or why  # Where it stands in its file, its resource tells.
+            absent.append((of, f"absent: {reason}"[:MAX_LINE]))
         return {
             "app": self.app_id,
             "subscriptions": [(each.pubsub, each.topic, each.dead_letter_topic or "") for each in self.subscriptions],

@@ -1,7 +1,8 @@
 """200 applications and 2,000 topics, all of which are busy: the pages that show them stay usable.
 
-What is promised holds on a quiet machine: a first paint within a second, an update within 100 ms of the main thread.
-What was measured is kept; a test that runs beside others asserts no more than that nothing hangs.
+What is promised holds on a quiet machine: a first paint within a second, an update, of which there is one a second, within
+100 ms of the main thread. What was measured is kept. A test that runs beside others knows only what processor time it
+took, and asserts with a margin.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tests.support.processes import ROOT
 from tests.support.shown_mesh import dashboard
 
 FIRST_PAINT, UPDATE = 1_000.0, 100.0  # Milliseconds, on a quiet machine.
-BUSY = 10.0  # How much longer it may take on a busy one.
+LATER, COSTLIER = 10.0, 3.0  # How many times that it may be on a busy one: of the clock, and of the processor.
 UPDATES = 8  # One a second.
 # Tasks of the main thread that took 50 ms or longer: shorter ones nobody is told of, and nobody notices.
 _MEASURE = """
@@ -84,5 +85,5 @@ def test_a_large_mesh_stays_usable(crowd: str, browser: Browser, name: str) -> N
     kept = Path(artefacts() / "scale.json")
     known = json.loads(kept.read_text()) if kept.exists() else {}
     kept.write_text(json.dumps({**known, name: measured}, indent=2))
-    assert measured["firstPaint"] < BUSY * FIRST_PAINT, measured
-    assert measured["longestTaskOfUpdates"] < BUSY * UPDATE, measured
+    assert measured["firstPaint"] < LATER * FIRST_PAINT, measured
+    assert measured["processorPerSecond"] < COSTLIER * UPDATE, measured

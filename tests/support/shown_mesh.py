@@ -84,13 +84,15 @@ def with_failures(path: Path) -> Iterator[Shown]:
 
 
 @contextmanager
-def shown(path: Path) -> Iterator[Shown]:
-    """Run that, and beside it actors, jobs, workflows, state and a component that is not there."""
+def shown(path: Path, *, broken: bool = True) -> Iterator[Shown]:
+    """Run that, and beside it actors, jobs, workflows, state, and where ``broken`` a component that is not there."""
     home, directory = MeshHome(path / "home"), copied(EXAMPLE, path / EXAMPLE)
     copied("workflow-python", directory / "workflows")
     bank = ROOT / "tests" / "support" / "apps" / "bank"
     shutil.copytree(bank, directory / "bank", ignore=shutil.ignore_patterns("resources"))
     shutil.copytree(bank / "resources", directory / "resources", dirs_exist_ok=True)
+    if not broken:
+        (directory / "resources" / "broken.yaml").unlink()
     template = yaml.safe_load((directory / "dapr.yaml").read_text())
     template["apps"] += [
         _app("bank", "bank", "bank.py", appPort=free_port()),
