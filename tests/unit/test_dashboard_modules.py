@@ -25,7 +25,7 @@ def test_modules(tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text('{"type": "module"}', encoding="utf-8")
     command = [node, "--test", str(Path(__file__).with_name("dashboard_modules.mjs"))]
     environ = {**os.environ, "APP": str(tmp_path / "assets" / "app")}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - ours.
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "# fail 0" in done.stdout
 
