@@ -357,7 +357,7 @@ class Gate:
             )
         self.rules = made
         self._tap = None if section is None else section.tap
-        self._denies = section is not None and section.default_action == "deny"
+        self._denies = made is not None and not made.default
 
     def tap(self, caller: Caller) -> TapRights:
         """Say what somebody may see of this node from elsewhere."""

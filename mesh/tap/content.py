@@ -24,6 +24,7 @@ MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 * 1024
 MAX_DEPTH = 20
 MAX_DIGITS = 19
+MAX_NESTING = 200  # Of an application's JSON; what nests deeper is read, but cannot be written.
 _SECRET = re.compile(
     r"authorization|cookie|token|secret|passw|passphrase|credential|api-?key|access-?key|private-?key|sas-?key|signature"
     r"|proof|proven|mesh-identity|session"
@@ -124,10 +125,22 @@ def _plain(value: Any, depth: int) -> Any:
 def _read(data: bytes) -> Any:
     """Give bytes of an application as JSON where they are some, else as text, else as base64."""
     try:
-        return orjson.loads(data)
+        value = orjson.loads(data)
+        if data.count(b"[") + data.count(b"{") < MAX_NESTING or _depth(value) < MAX_NESTING:
+            return value
     except orjson.JSONDecodeError:
         pass
     try:
         return data.decode()
     except UnicodeDecodeError:
         return base64.b64encode(data).decode()
+
+
+def _depth(value: Any) -> int:
+    """Give how deeply JSON nests, as far as that matters."""
+    depth, level = 0, [value]
+    while level and depth < MAX_NESTING:
+        nested = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
+        level = [item for items in nested for item in items]
+        depth += 1
+    return depth

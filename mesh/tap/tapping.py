@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,7 @@ import msgspec
 from mesh import address
 from mesh.calls.context import tell
 from mesh.errors import BadArgumentError, ExpressionError, MeshError, UnprovenError
-from mesh.tap.sight import Content, Dropped, Rates, Refused, Seen, Sight
+from mesh.tap.sight import BUCKETS, Content, Dropped, Edge, Rates, Refused, Seen, Sight
 from mesh.tap.wanted import Wanted, compiled
 from mesh.tap.watch import Question
 from mesh.tap.wire import as_event
@@ -35,6 +36,8 @@ TELL_SECONDS = 2.0
 MAX_ITEMS = 5000
 MAX_BYTES = 16 * 1024 * 1024
 MAX_REFUSED = 1000
+MAX_TIME = 253_402_300_799.0  # The end of the year 9999.
+MAX_COUNT = 2**48
 
 Tapped = Sight | Dropped | Rates | Refused
 _JSON = Content((("content-type", "application/json"),), "application/json", 2, b"{}")
@@ -197,7 +200,20 @@ class Tapping:
             return
         if teller is not None:
             items = [each for each in items if (self._own.namespace, each.app) == (teller.namespace, teller.app_id)]
-        queue.take(items, len(frame.message.body))
+        queue.take([each for each in items if _is_sound(each)], len(frame.message.body))
+
+
+def _is_sound(told: Tapped) -> bool:
+    """Tell whether something can be shown, and added up: nodes of other versions may tell what cannot."""
+    if isinstance(told, Sight):
+        return 0 <= told.time < MAX_TIME and math.isfinite(told.seconds)
+    if isinstance(told, Rates):
+        return all(len(each.buckets) == len(BUCKETS) + 1 and _are_small(each) for each in told.edges)
+    return not isinstance(told, Dropped) or 0 <= told.count < MAX_COUNT
+
+
+def _are_small(edge: Edge) -> bool:
+    return all(0 <= each < MAX_COUNT for each in (edge.count, edge.errors, *edge.buckets))
 
 
 def _check_where(where: str, namespace: str) -> None:

@@ -98,6 +98,34 @@ def test_what_is_no_json_is_told_as_well() -> None:
     assert "…" in str(found["deep"])
 
 
+@pytest.mark.parametrize("depth", [200, 250, 252, 300, 1000])
+def test_what_nests_deeply_is_told_too(depth: int) -> None:
+    body = b"[" * depth + b"]" * depth
+    event = as_event("ns", _sight_of(told(Part(body=body, content_type="application/json"))), 1.0)
+    read = sight_of(orjson.loads(orjson.dumps(event)))
+    assert read is not None and read.request is not None and read.request.body == body
+    within = told(Part(value=Save([Item("key", body)])))
+    read = sight_of(orjson.loads(orjson.dumps(as_event("ns", _sight_of(within), 1.0))))
+    assert read is not None and read.request is not None and body in (read.request.body or b"")
+
+
+def _sight_of(request: Content) -> Sight:
+    return Sight(
+        id="n-1",
+        time=1.0,
+        seconds=0.1,
+        seen=Seen.ASKED,
+        block="state",
+        method="save",
+        target="store",
+        source="orders",
+        app="orders",
+        node="n",
+        outcome="ok",
+        request=request,
+    )
+
+
 def test_headers_are_bounded() -> None:
     fields = [("authorization", "x" * 50_000), *((f"x-{number}", "y" * 1000) for number in range(200))]
     headers = told(Part(fields, body=b"")).headers or ()

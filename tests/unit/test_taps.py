@@ -32,7 +32,7 @@ from mesh.tap import watch as at_node
 from mesh.tap import watches
 from mesh.tap.content import HIDDEN, content, is_secret
 from mesh.tap.rates import MAX_EDGES, Counted
-from mesh.tap.sight import BUCKETS, OTHERS, Content, Dropped, Rates, Refused, Sight
+from mesh.tap.sight import BUCKETS, OTHERS, Content, Dropped, Edge, Rates, Refused, Seen, Sight
 from mesh.tap.tapping import _Queue
 from mesh.tap.wanted import Names, Wanted, compiled
 from mesh.tap.watch import Place, Question, Told, Watch
@@ -466,6 +466,29 @@ async def test_an_iteration_ends_with_the_node() -> None:
         runtime._tapping.close()
         assert [each async for each in sights] == []
         await tapped.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        msgspec.structs.replace(asking._SAMPLE, time=1e20),
+        msgspec.structs.replace(asking._SAMPLE, time=float("nan")),
+        msgspec.structs.replace(asking._SAMPLE, seconds=float("inf")),
+        Dropped("a", "n", 2**60),
+        Rates("a", "n", 1.0, (Edge(Seen.ASKED, "state", "a", "s", "a", 1, 0, 0.1, 0.1, (1, 0)),)),
+        Rates("a", "n", 1.0, (Edge(Seen.ASKED, "state", "a", "s", "a", 2**60, 0, 0.1, 0.1, (0,) * 13),)),
+    ],
+)
+async def test_what_cannot_be_shown_ends_no_tap(told: Any) -> None:
+    async with node("memory:", "ns", registry=MemoryMesh()) as runtime, runtime.tap(Wanted()) as sights:
+        await eventually(_has(runtime, 1))
+        at = address.taps("ns", next(iter(cast("Any", runtime)._parts.taps._watches)))
+        good = Dropped("a", "n", 1)
+        for each in (told, good):
+            body = msgspec.msgpack.encode(Told([msgspec.Raw(msgspec.msgpack.encode(each))]))
+            await runtime.broker.broadcast(at, Message({}, body))
+        async with asyncio.timeout(10):
+            assert await anext(sights) == good
 
 
 def test_a_refusal_is_given_once() -> None:
