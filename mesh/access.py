@@ -363,12 +363,12 @@ class Gate:
         """Say what somebody may see of this node from elsewhere."""
         own, tap = self._own[0], self._tap
         if tap is not None and tap.action:
-            sights, cause = tap.action == "allow", "spec.accessControl.tap.action"
+            sights, cause = tap.action == "allow", "spec.accessControl.tap.action of its Configuration is deny"
         else:
-            sights, cause = not self._denies, "spec.accessControl.defaultAction"
+            sights, cause = not self._denies, "defaultAction of spec.accessControl is deny, as it is beside policies"
         if not sights:
             why = (
-                f"{own} does not tell what passes it: {cause} of its Configuration is deny; "
+                f"{own} does not tell what passes it: {cause}; "
                 "spec.accessControl.tap: {action: allow} lets it be told without values"
             )
             return TapRights(False, False, False, why, why, why)

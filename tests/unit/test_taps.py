@@ -25,7 +25,7 @@ from mesh.errors import BadArgumentError, MeshError
 from mesh.node.runtime import Runtime
 from mesh.operation import Caller, Context, Operation
 from mesh.passing import Part, Passing, Taps
-from mesh.resources.configuration import AccessControl, TapAccess
+from mesh.resources.configuration import AccessControl, AccessPolicy, TapAccess
 from mesh.store import Item
 from mesh.tap import tapping as asking
 from mesh.tap import watch as at_node
@@ -333,6 +333,9 @@ PROVEN = Caller("ns", "watcher", proven=True)
         (_gate(AccessControl(default_action="deny")), CLAIMED, False, False, False),
         (_gate(AccessControl(default_action="deny"), alone=True), CLAIMED, False, False, False),
         (_gate(AccessControl(default_action="deny", tap=TapAccess("allow"))), CLAIMED, True, False, False),
+        (_gate(AccessControl(policies=(AccessPolicy("shop", "public", "ns"),))), CLAIMED, False, False, False),
+        (_gate(AccessControl(policies=(AccessPolicy("shop", "public", "ns"),)), alone=True), CLAIMED, False, False, False),
+        (_gate(AccessControl("allow", policies=(AccessPolicy("shop", "public", "ns"),))), CLAIMED, True, False, False),
         (_gate(AccessControl(tap=TapAccess("deny", ("watcher",)))), CLAIMED, False, False, False),
         (_gate(LISTS), CLAIMED, True, True, False),
         (_gate(LISTS), Caller("ns", "admin"), True, False, True),
