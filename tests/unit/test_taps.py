@@ -320,6 +320,7 @@ def _gate(section: AccessControl | None, *, proves: bool = False, alone: bool = 
     return Gate(Caller("ns", "orders"), section, nobody, proves=proves, alone=alone)
 
 
+SHOP = AccessPolicy("shop", "public", "ns")
 LISTS = AccessControl(tap=TapAccess(values=("watcher",), manage=("admin",)))
 CLAIMED = Caller("ns", "watcher")
 PROVEN = Caller("ns", "watcher", proven=True)
@@ -333,9 +334,9 @@ PROVEN = Caller("ns", "watcher", proven=True)
         (_gate(AccessControl(default_action="deny")), CLAIMED, False, False, False),
         (_gate(AccessControl(default_action="deny"), alone=True), CLAIMED, False, False, False),
         (_gate(AccessControl(default_action="deny", tap=TapAccess("allow"))), CLAIMED, True, False, False),
-        (_gate(AccessControl(policies=(AccessPolicy("shop", "public", "ns"),))), CLAIMED, False, False, False),
-        (_gate(AccessControl(policies=(AccessPolicy("shop", "public", "ns"),)), alone=True), CLAIMED, False, False, False),
-        (_gate(AccessControl("allow", policies=(AccessPolicy("shop", "public", "ns"),))), CLAIMED, True, False, False),
+        (_gate(AccessControl(policies=(SHOP,))), CLAIMED, False, False, False),
+        (_gate(AccessControl(policies=(SHOP,)), alone=True), CLAIMED, False, False, False),
+        (_gate(AccessControl("allow", policies=(SHOP,))), CLAIMED, True, False, False),
         (_gate(AccessControl(tap=TapAccess("deny", ("watcher",)))), CLAIMED, False, False, False),
         (_gate(LISTS), CLAIMED, True, True, False),
         (_gate(LISTS), Caller("ns", "admin"), True, False, True),
