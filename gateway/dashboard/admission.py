@@ -47,6 +47,15 @@ class Admission:
         name = _name_of(request.headers.get("Host", ""))
         return not (name in self._names or is_local(name) or (self._anywhere and _is_address(name)))
 
+    def refuses(self, request: web.BaseRequest) -> bool:
+        """Tell whether a request is for another name, or another site's page asks it."""
+        try:
+            self.check_host(request)
+            self.check_origin(request)
+        except APIError:
+            return True
+        return False
+
     def check_host(self, request: web.BaseRequest) -> None:
         """Refuse a request for a name that is not this gateway's.
 
@@ -61,8 +70,8 @@ class Admission:
             )
             raise APIError(403, "ERR_DASHBOARD_FOREIGN", text)
 
-    def check_page(self, request: web.BaseRequest) -> None:
-        """Refuse what is no script of the dashboard's own pages; what is no browser says nothing of all this.
+    def check_origin(self, request: web.BaseRequest) -> None:
+        """Refuse what another site's page asks; what is no browser says nothing of all this.
 
         Raises:
             APIError: It is another's.
@@ -74,7 +83,15 @@ class Admission:
         if not own or headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             text = f"only the dashboard's own pages ask this, not those of {(origin or 'another site')[:200]}"
             raise APIError(403, "ERR_DASHBOARD_FOREIGN", text)
-        if headers.get("Sec-Fetch-Dest", "empty") != "empty":
+
+    def check_page(self, request: web.BaseRequest) -> None:
+        """Refuse what is no script of the dashboard's own pages.
+
+        Raises:
+            APIError: It is another's.
+        """
+        self.check_origin(request)
+        if request.headers.get("Sec-Fetch-Dest", "empty") != "empty":
             text = "this is data for the dashboard's pages, and is shown by them alone; open /dashboard/"
             raise APIError(403, "ERR_DASHBOARD_FOREIGN", text)
 
