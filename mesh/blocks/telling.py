@@ -34,7 +34,7 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
     "conversation": {"max_tokens": "maxTokens"},
     "crypto": {"key_name": "key", "name": "key", "algorithm": "algorithm"},
     "jobs": {"name": "job", "prefix": "prefix"},
-    "lock": {"resource": "resource", "owner": "owner", "seconds": "seconds"},
+    "lock": {"resource": "resource", "seconds": "seconds"},
     "pubsub": {"topic": "topic"},
     "secrets": {"name": "name"},
     "state": {"key": "key", "prefix": "prefix", "limit": "limit"},

@@ -15,6 +15,7 @@ from brokers.memory import MemoryBroker
 from mesh import address
 from mesh.address import Address
 from mesh.blocks.invocation import INVOKE, Answer, Call
+from mesh.blocks.lock import ACQUIRE, Acquire
 from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.telling import Telling
 from mesh.blocks.topics import BULK_PUBLISH, PUBLISH, BulkEntry, BulkPublish, Publish
@@ -75,6 +76,12 @@ def test_a_publish_that_was_refused() -> None:
     made = noted(PUBLISH, "pubsub", Publish("orders", b"1", "text/plain", {"ttlInSeconds": "no"}))
     assert (made.target, made.details) == ("pubsub/orders", {"pubsub": "pubsub", "topic": "orders"})
     assert told(made.request) == Content((("ttlInSeconds", "no"),), "text/plain", 1, b"1")
+
+
+def test_an_owner_of_a_lock_is_a_value() -> None:
+    """Whoever knows it may release the lock."""
+    made = noted(ACQUIRE, "locks", Acquire("orders", "the-owner", 10.0))
+    assert (made.target, made.details) == ("locks", {"resource": "orders", "seconds": 10.0})
 
 
 def test_many_events() -> None:
