@@ -274,7 +274,11 @@ class _Kept(logging.StreamHandler[TextIO]):
         self._ring = ring
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._ring.add(record)
+        try:
+            self._ring.add(record)
+        except Exception:  # noqa: BLE001 - as of any handler: who writes a wrong line must not fail for it
+            self.handleError(record)
+            return
         super().emit(record)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 
 import pytest
 
-from gateway.logs import LogRing
+from gateway.logs import LogRing, _Kept
 
 
 def record(message: str, level: int = logging.INFO, **more: object) -> logging.LogRecord:
@@ -64,6 +65,17 @@ def test_a_mebibyte_is_kept() -> None:
     kept = ring.lines(None, 1000).lines
     assert 100 < len(kept) < 106
     assert kept[-1].n == 300
+
+
+def test_a_wrong_line_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    out, ring = io.StringIO(), LogRing()
+    log = logging.Logger("mesh.test")
+    log.addHandler(_Kept(out, ring))
+    log.warning("%d of them", "many")
+    log.warning("and on")
+    assert out.getvalue() == "and on\n"
+    assert [each.message for each in ring.lines(None, 10).lines] == ["and on"]
+    assert "Logging error" in capsys.readouterr().err
 
 
 def test_a_line_has_its_fields_and_what_was_raised() -> None:
