@@ -27,7 +27,8 @@ MAX_DIGITS = 19
 MAX_NESTING = 200  # Of an application's JSON; what nests deeper is read, but cannot be written.
 _SECRET = re.compile(
     r"authorization|cookie|token|secret|passw|passphrase|credential|api-?key|access-?key|private-?key|sas-?key|signature"
-    r"|proof|proven|mesh-identity|session"
+    r"|proof|proven|mesh-identity|session|jwt|pwd|assertion|[cx]srf|(^|-)sig$"
+    r"|(subscription|functions|account|shared|encryption|customer|master|signing)-?key"
 )
 
 

@@ -175,7 +175,8 @@ def test_a_share_is_told() -> None:
 
 
 SECRETS = """Authorization proxy-authorization Cookie Set-Cookie dapr-api-token X-Auth-Token client_secret DB-PASSWORD
-x-api-key apiKey mesh-proof mesh-identity X-Amz-Signature aws_access_key Credential"""
+x-api-key apiKey mesh-proof mesh-identity X-Amz-Signature aws_access_key Credential x-goog-iap-jwt-assertion sig
+Ocp-Apim-Subscription-Key x-functions-key AccountKey x-amz-server-side-encryption-customer-key X-XSRF db_pwd"""
 
 
 @pytest.mark.parametrize("name", SECRETS.split())
@@ -183,7 +184,7 @@ def test_names_of_secrets(name: str) -> None:
     assert is_secret(name)
 
 
-@pytest.mark.parametrize("name", ["content-type", "traceparent", "x-request-id", "key", "accept", "partitionKey"])
+@pytest.mark.parametrize("name", ["content-type", "traceparent", "x-request-id", "key", "accept", "partitionKey", "routing-key", "design"])
 def test_names_of_no_secrets(name: str) -> None:
     assert not is_secret(name)
 
