@@ -50,6 +50,8 @@ _KEPT_HERE = frozenset(
     {
         "accept-encoding",
         "accept-language",
+        "cookie",  # All that this machine serves shares them.
+        "dapr-api-token",
         "dashboard-token",
         "dnt",
         "origin",

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.cli.dashboard import TOKEN_VARIABLE, address, configured, is_free, parser
 from gateway.config import GatewayConfig, Tokens
+from gateway.dashboard.data import _goes_on
 from gateway.dashboard.presence import Presence
 from gateway.dashboard.viewers import Viewer
 from mesh.errors import BrokerUnavailableError, ConfigError
@@ -242,3 +243,9 @@ def test_files_that_change_are_read_again(tmp_path: Path) -> None:
     assert second is not None and second.body == b"three"
     assert dict(first.fields)["ETag"] != dict(second.fields)["ETag"]
     assert assets.answer(".hidden", "", "") is assets.answer("app", "", "") is assets.answer("", "", "") is None
+
+
+@pytest.mark.parametrize("name", ["Cookie", "dapr-api-token", "Dashboard-Token", "Origin", "Sec-Fetch-Site"])
+def test_what_a_browser_says_of_itself_stays_here(name: str) -> None:
+    assert not _goes_on(name)
+    assert _goes_on("X-Request-Id")
