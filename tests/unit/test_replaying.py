@@ -176,6 +176,24 @@ def test_what_cannot_be_sent_says_why(sight: Sight, to: str, why: str) -> None:
     assert why in made.reason
 
 
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ({"details": {"verb": "GET /a\r\nX:", "path": "/new"}}, "verb"),
+        ({"details": {"verb": "GET", "path": "/a HTTP/1.1\r\nX: 1"}}, "path"),
+        ({"details": {"verb": "GET", "path": "/a b"}}, "path"),
+        ({"details": {"verb": "GET", "path": "/a", "query": "a\nb"}}, "path"),
+        ({"request": _content(b"", ("x", "1\r\ny: 2"))}, "header 'x'"),
+        ({"request": _content(b"", ("x\ny", "1"))}, "header 'x\\ny'"),
+        ({"request": _content(b"", kind="text/plain\r\ny: 2")}, "content type"),
+    ],
+)
+def test_what_is_malformed_is_not_sent(members: dict[str, Any], why: str) -> None:
+    made = resend(_call(**members))
+    assert isinstance(made, Skipped)
+    assert why in made.reason
+
+
 def test_a_body_that_is_empty_can_be_sent() -> None:
     """One that is not there is no stream."""
     assert _made(_call(request=Content((), "", 0))).body == b""

@@ -184,7 +184,9 @@ def test_names_of_secrets(name: str) -> None:
     assert is_secret(name)
 
 
-@pytest.mark.parametrize("name", ["content-type", "traceparent", "x-request-id", "key", "accept", "partitionKey", "routing-key", "design"])
+@pytest.mark.parametrize(
+    "name", ["content-type", "traceparent", "x-request-id", "key", "accept", "partitionKey", "routing-key", "design"]
+)
 def test_names_of_no_secrets(name: str) -> None:
     assert not is_secret(name)
 
