@@ -141,6 +141,10 @@ class Taps:
         """Tell whether anybody is to be told of a building block."""
         return False
 
+    def reads(self, block: str) -> bool:
+        """Tell whether anybody is to be told the values of a building block."""
+        return False
+
     def tell(self, passing: Passing) -> None:
         """Tell those who watch of something that is over. It neither fails nor waits."""
 

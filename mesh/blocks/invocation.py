@@ -366,8 +366,8 @@ class Invocation:
                 response = await deliver(Arrival(self._headers(), deadline, begin, passing))
             else:
                 response = await self._deadlines.within(deadline - time.time(), begin)
-            # What a call of gRPC came to stands last. Who watches sees a small answer, as of one over the backbone.
-            read = call.grpc or self._parts.taps.takes("invocation")
+            # What a call of gRPC came to stands last. Who sees values sees a small answer, as of one over the backbone.
+            read = call.grpc or self._parts.taps.reads("invocation")
             whole = await response.read_up_to(MAX_JUDGED_BYTES) if read else None
         except DeadlineExceededError as error:
             await stack.__aexit__(type(error), error, None)

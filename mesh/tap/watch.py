@@ -113,6 +113,11 @@ class Watch:
             self._keep(_encode(Refused(self._place.app, self._place.node, reason)))
 
     @property
+    def values(self) -> bool:
+        """Whether headers and bodies are told."""
+        return self._values
+
+    @property
     def waits(self) -> bool:
         """Whether something is to be sent."""
         return bool(self._kept) or self._dropped > 0

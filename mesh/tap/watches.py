@@ -97,6 +97,10 @@ class Watches(Taps):
         """Tell whether anybody is to be told of a building block."""
         return self.on and any(each.names.block(block) for each in self._watches.values())
 
+    def reads(self, block: str) -> bool:
+        """Tell whether anybody is to be told the values of a building block."""
+        return self.on and any(each.values and each.names.block(block) for each in self._watches.values())
+
     def tell(self, passing: Passing) -> None:
         """Tell those who watch of something that is over."""
         if not passing.outcome:  # They began to watch in the middle of it.

@@ -16,6 +16,8 @@ from mesh.access import Gate, TapRights
 from mesh.actors.host import Turn, TurnAnswer, TurnKind
 from mesh.actors.observed import ObservedHost
 from mesh.blocks.crypto import ENCRYPT, Encrypt, Encrypted
+from mesh.blocks.invocation import INVOKE, Call
+from mesh.blocks.invocation import Answer as CallAnswer
 from mesh.blocks.secrets import GET as GET_SECRET
 from mesh.blocks.secrets import Get as GetSecret
 from mesh.blocks.state import GET, SAVE, Get, Save
@@ -43,7 +45,7 @@ from mesh.workflows.events import Failure
 from mesh.workflows.worker import Ref, TaskResult, TaskWork, TurnWork
 from tests.support.eventually import eventually
 from tests.support.nodes import MemoryMesh, ask, component, node
-from tests.support.tapped import tapping
+from tests.support.tapped import App, serving, tapping
 
 ALL = TapRights(True, True, True)
 NO_VALUES = TapRights(True, False, False, "both", "values are not told", "manage is not")
@@ -392,6 +394,17 @@ def _has(runtime: Runtime, count: int) -> Callable[[], None]:
         assert _count(runtime) == count
 
     return check
+
+
+@pytest.mark.parametrize(
+    ("wanted", "whole"), [({}, False), ({"rates": 1.0, "sights": False}, False), ({"values": True}, True)]
+)
+async def test_an_answer_is_waited_for_only_where_it_is_told(wanted: dict[str, Any], whole: bool) -> None:
+    runtime = node("memory:", "ns", app_id="a", registry=MemoryMesh())
+    async with serving(runtime, App()), tapping(runtime, runtime, **wanted):
+        answer = cast("CallAnswer", await ask(runtime, INVOKE, "a", Call("POST", "/x", [], b"body")))
+        assert (answer.body is not None) is whole
+        await answer.aclose()
 
 
 async def test_a_tap_whose_asker_died_ends_with_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
