@@ -15,7 +15,7 @@ from gateway.errors import APIError
 from mesh.errors import MeshError
 from mesh.tap.sight import OTHERS, Dropped, Edge, Rates, Refused, Seen, Sight
 from mesh.tap.wanted import Wanted
-from mesh.tap.wire import as_event
+from mesh.tap.wire import as_event, edge_json
 from mesh.tasks import task_group
 
 __all__ = ["RATES", "Tap", "Taps"]
@@ -168,22 +168,7 @@ class _Sum:
 
     def take(self) -> list[dict[str, object]]:
         edges, self._edges = self._edges, {}
-        return [
-            {
-                "seen": each.seen.value,
-                "block": each.block,
-                "from": each.source,
-                "target": each.target,
-                "app": each.app,
-                "count": each.count,
-                "errors": each.errors,
-                "seconds": each.seconds,
-                "longest": each.longest,
-                "buckets": each.buckets,
-            }
-            for each in edges.values()
-            if each.count
-        ]
+        return [edge_json(each) for each in edges.values() if each.count]
 
 
 def _joined(key: _Key, edge: Edge, known: Edge | None) -> Edge:

@@ -11,9 +11,20 @@ from typing import Any
 import orjson
 
 from mesh.errors import EventError
-from mesh.tap.sight import Content, Dropped, Rates, Refused, Seen, Sight
+from mesh.tap.sight import Content, Dropped, Edge, Rates, Refused, Seen, Sight
 
-__all__ = ["DROPPED", "RATES", "RECORDING", "REFUSED", "TYPE", "as_content", "as_event", "content_of", "sight_of"]
+__all__ = [
+    "DROPPED",
+    "RATES",
+    "RECORDING",
+    "REFUSED",
+    "TYPE",
+    "as_content",
+    "as_event",
+    "content_of",
+    "edge_json",
+    "sight_of",
+]
 
 TYPE = "mesh.tap."
 DROPPED, RATES, REFUSED, RECORDING = (f"{TYPE}{each}" for each in ("dropped", "rates", "refused", "recording"))
@@ -44,22 +55,24 @@ def as_event(namespace: str, told: Sight | Dropped | Rates | Refused, at: float)
         kind, data["reason"] = REFUSED, told.reason
     else:
         kind, data["seconds"] = RATES, told.seconds
-        data["edges"] = [
-            {
-                "seen": each.seen.value,
-                "block": each.block,
-                "from": each.source,
-                "target": each.target,
-                "app": each.app,
-                "count": each.count,
-                "errors": each.errors,
-                "seconds": each.seconds,
-                "longest": each.longest,
-                "buckets": each.buckets,
-            }
-            for each in told.edges
-        ]
+        data["edges"] = [edge_json(each) for each in told.edges]
     return _event(f"{told.node}-{at:.6f}", source, kind, at, data)
+
+
+def edge_json(edge: Edge) -> dict[str, Any]:
+    """Write a line of the map as JSON has it."""
+    return {
+        "seen": edge.seen.value,
+        "block": edge.block,
+        "from": edge.source,
+        "target": edge.target,
+        "app": edge.app,
+        "count": edge.count,
+        "errors": edge.errors,
+        "seconds": edge.seconds,
+        "longest": edge.longest,
+        "buckets": edge.buckets,
+    }
 
 
 def _event(id: str, source: str, kind: str, at: float, data: dict[str, Any]) -> dict[str, Any]:
