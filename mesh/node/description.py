@@ -111,8 +111,12 @@ class NodeDescription:
     problems: tuple[tuple[str, str], ...] = ()
     absent: tuple[tuple[str, str, str], ...] = ()
 
-    def announced(self) -> Mapping[str, object]:
-        """Give what is told to whoever asks over the mesh; `Node` says what each is."""
+    def announced(self, *, problems: bool = True) -> Mapping[str, object]:
+        """Give what is told to whoever asks over the mesh; `Node` says what each is.
+
+        Args:
+            problems: Whether others may know what is not well, and why.
+        """
         absent: list[tuple[str, str]] = []
         for name, _, why in self.absent[:MAX_ABSENT]:
             of = f"component {name}"
@@ -126,7 +130,7 @@ class NodeDescription:
             "components": [*((each.name, each.type) for each in self.components), *(each[:2] for each in self.absent)],
             "actors": self.actors,
             "serves": self.serves,
-            "problems": [*absent, *self.problems],
+            "problems": [*absent, *self.problems] if problems else [],
         }
 
 

@@ -200,7 +200,7 @@ class Runtime(Steps):
         guard = await enter(proving(settings.trust, *named, registry, self._observer, self.conditions))
         self.exchange = await enter(Exchange(self.broker, guard=guard))
         self._directory = directory = Directory(self.exchange, settings.namespace)
-        directory.describe = lambda: self.description.announced()
+        directory.describe = lambda: self.description.announced(problems=self.rights(self.caller).sights)
         await enter(directory.run())
         self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))

@@ -24,10 +24,11 @@ from mesh.blocks.state import GET, SAVE, Get, Save
 from mesh.blocks.telling import Telling
 from mesh.broker import Message
 from mesh.errors import BadArgumentError, MeshError
+from mesh.node.description import collect
 from mesh.node.runtime import Runtime
 from mesh.operation import Caller, Context, Operation
 from mesh.passing import Part, Passing, Taps
-from mesh.resources.configuration import AccessControl, AccessPolicy, TapAccess
+from mesh.resources.configuration import AccessControl, AccessPolicy, Configuration, ConfigurationSpec, TapAccess
 from mesh.store import Item
 from mesh.tap import tapping as asking
 from mesh.tap import watch as at_node
@@ -367,6 +368,16 @@ def test_rights_name_the_lines_to_add() -> None:
     assert "spec.accessControl.tap: {action: allow}" in gate.tap(CLAIMED).why
     gate.apply(AccessControl(default_action="deny", tap=TapAccess("allow", ("watcher",), ("watcher",))))
     assert gate.tap(CLAIMED) == TapRights(True, True, True)
+
+
+@pytest.mark.parametrize(("section", "told"), [(None, True), (AccessControl("deny"), False)])
+async def test_what_is_not_well_is_told_to_who_may_see(section: AccessControl | None, told: bool) -> None:
+    """Why something failed says as much as a sight of it."""
+    configuration = Configuration(spec=ConfigurationSpec(access_control=section))
+    async with node("memory:", "ns", registry=MemoryMesh(), configuration=configuration) as runtime:
+        runtime.conditions.of("state", "store").gives_up(3, "no such table")
+        found = await collect(runtime.broker, "ns", 0.3)
+        assert [bool(each.problems) for each in found] == [told]
 
 
 async def test_nothing_is_made_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
