@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ MAX_NAMES = 100
 MAX_NAME = 512
 MAX_EXPRESSION = 4096
 MIN_RATES_SECONDS = 1.0
+MAX_LOOPS = 2
+_LOOPS = re.compile(r"\b(?:all|exists|exists_one|filter|map)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,11 @@ def compiled(where: str) -> Match | None:
     """
     if not where.strip():
         return None
+    if (
+        count := len(_LOOPS.findall(where))
+    ) > MAX_LOOPS:  # One within the other, each multiplies the work of all nodes.
+        text = f"where: {count} of all, exists, exists_one, filter and map; at most {MAX_LOOPS} are taken"
+        raise BadArgumentError(text)
     try:
         return compile_match(where)
     except ExpressionError as error:

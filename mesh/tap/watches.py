@@ -39,7 +39,6 @@ __all__ = ["Watches"]
 logger = logging.getLogger(__name__)
 
 MAX_WATCHES = 8
-MAX_BEGINNING = 16
 MAX_REFUSED = 64
 BATCH_SECONDS = 0.05
 SEND_SECONDS = 5.0

@@ -99,6 +99,7 @@ def test_what_makes_no_sense_is_named(wanted: Wanted, field: str) -> None:
         ("even.data", "unknown variable 'even'"),
         ("event.data.seconds", "must give true or false"),
         ("event.data.outcome > 1.0", "cannot be evaluated"),
+        ("[1].all(a, [1].map(b, b) // all\n== [1].filter(c, true))", "4 of all, exists"),
     ],
 )
 async def test_wrong_expressions_are_told_before_anybody_is_asked(where: str, says: str) -> None:
@@ -453,6 +454,18 @@ async def test_there_are_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
             await eventually(refused)
             assert "watched by 2 taps already" in seen.of(Refused)[0].reason
         assert _count(runtime) == 2
+
+
+async def test_what_takes_every_node_long_is_refused_by_each() -> None:
+    """Also where who asks has not looked at it."""
+    async with node("memory:", "ns", registry=MemoryMesh()) as runtime:
+        loops = "true"
+        for number in range(3):
+            loops = f"[1, 2].all(x{number}, {loops})"
+        await _asked(runtime, "slow", wanted=Wanted(where=loops))
+        await _asked(runtime, "t", wanted=Wanted(where="[1].all(a, [1].all(b, true))"))
+        await eventually(_has(runtime, 1))
+        assert [*cast("Any", runtime)._parts.taps._watches] == ["t"]
 
 
 async def test_what_is_malformed_is_ignored() -> None:
