@@ -116,11 +116,12 @@ class Live:
             async with AsyncExitStack() as stack:
                 stack.enter_context(self._runtime.streams.one())
                 viewer = stack.enter_context(self._viewers.one(event if mesh else _all_but_mesh))
-                stack.enter_context(self.presence.looking())
-                if self.presence.fresh:
-                    viewer.renew("mesh", self.overview())
-                else:  # Then the next answer is news to him, also where it is the one before.
-                    self._last = {}
+                if mesh:
+                    stack.enter_context(self.presence.looking())
+                    if self.presence.fresh:
+                        viewer.renew("mesh", self.overview())
+                    else:  # Then the next answer is news to him, also where it is the one before.
+                        self._last = {}
                 for each in wanted:
                     if each is not None:
                         await stack.enter_async_context(self._taps.watching(each, viewer))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote
 
@@ -33,15 +34,18 @@ from mesh.host import ERROR_HEADER, decoded
 from mesh.operation import Caller
 
 if TYPE_CHECKING:
+    from mesh.address import Address
     from mesh.calls.exchange import Exchange, Request
     from mesh.node.directory import Directory
 
 __all__ = ["MAX_BODY_BYTES", "Answer", "Question", "Remote"]
 
+logger = logging.getLogger(__name__)
+
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_SECONDS = 60.0
 MAX_AT_ONCE = 32
-MAX_KNOWN = 10_000
+MAX_SHOWN = 64
 EVENT_TYPE = "mesh.node.asked"
 FIND_SECONDS = 1.0
 _ROOM_BYTES = 256 * 1024  # For what stands around a body.
@@ -96,6 +100,7 @@ class Remote:
         self._exchange, self._directory, self._caller = exchange, directory, caller
         self.node_id = directory.node_id
         self._apps: dict[str, str] = {}
+        self._finding = asyncio.Lock()
         self._numbers = itertools.count(1)
 
     @asynccontextmanager
@@ -114,9 +119,17 @@ class Remote:
                 return
             await request.reply({}, msgspec.msgpack.encode(answered))
 
-        own, node = self._caller, self.node_id
-        where = address.node(own.namespace, own.app_id, node)
-        async with self._exchange.serve(where, node, handle, MAX_AT_ONCE, recoverable=False):
+        own = self._caller
+        where = address.node(own.namespace, own.app_id, self.node_id)
+        async with AsyncExitStack() as stack:
+            try:
+                serving = self._exchange.serve(where, self.node_id, handle, MAX_AT_ONCE, recoverable=False)
+                await stack.enter_async_context(serving)
+            except Exception as error:  # Rights of before there was such an address must not keep a node from its work.
+                if isinstance(error, MeshError) and error.retryable:
+                    raise
+                text = "other nodes cannot ask this one, as it may not serve %s: %s; see mesh broker permissions"
+                logger.warning(text, where, error)
             yield
 
     async def _read(self, request: Request) -> tuple[Caller, Question]:
@@ -148,42 +161,41 @@ class Remote:
         """
         if len(asked.body) > MAX_BODY_BYTES:
             raise BadArgumentError(f"a body of {len(asked.body)} bytes; another node takes {MAX_BODY_BYTES}")
-        app_id = app_id or await self._app_of(node_id)
-        own = self._caller
-        where = address.node(own.namespace, app_id, node_id)
-        identity = f"{self.node_id}-asks-{next(self._numbers)}"
-        message = Message(required_headers(identity, own.app_id, EVENT_TYPE), b"")
-        body = msgspec.msgpack.encode(asked)
-        stream = None
-        if len(body) <= self._exchange.part_bytes:
-            message = Message(message.headers, body)
-        else:
-            stream = _parts(body, self._exchange.part_bytes)
         limit = asyncio.timeout(deadline - time.time())
         try:
             async with limit:
-                reply = await self._exchange.request(where, message, deadline, stream)
-                try:
-                    if problem := reply.headers.get(ERROR_HEADER):
-                        raise read_error(problem)
-                    return cast("Answer", decoded(await _whole(reply.parts()), Answer))
-                finally:
-                    await reply.aclose()
+                app_id = app_id or await self._app_of(node_id)
+                return await self._ask(address.node(self._caller.namespace, app_id, node_id), asked, deadline)
         except NoResponderError as error:
             self._apps.pop(node_id, None)
-            raise NoResponderError(f"node {node_id} of {app_id} does not answer: {error}") from error
+            raise NoResponderError(f"node {node_id[:MAX_SHOWN]} of {app_id or '?'} is not reached: {error}") from error
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise DeadlineExceededError(f"node {node_id} of {app_id} did not answer in time") from None
+            raise DeadlineExceededError(
+                f"node {node_id[:MAX_SHOWN]} of {app_id or '?'} did not answer in time"
+            ) from None
+
+    async def _ask(self, where: Address, asked: Question, deadline: float) -> Answer:
+        body, size = msgspec.msgpack.encode(asked), self._exchange.part_bytes
+        headers = required_headers(f"{self.node_id}-asks-{next(self._numbers)}", self._caller.app_id, EVENT_TYPE)
+        whole = len(body) <= size
+        message = Message(headers, body if whole else b"")
+        reply = await self._exchange.request(where, message, deadline, None if whole else _parts(body, size))
+        try:
+            if problem := reply.headers.get(ERROR_HEADER):
+                raise read_error(problem)
+            return cast("Answer", decoded(await _whole(reply.parts()), Answer))
+        finally:
+            await reply.aclose()
 
     async def _app_of(self, node_id: str) -> str:
-        if node_id not in self._apps:
-            if len(self._apps) > MAX_KNOWN:
-                self._apps.clear()
-            self._apps |= {each.id: each.app_id for each in await self._directory.nodes(FIND_SECONDS)}
+        async with self._finding:  # Whoever waited finds the answer.
+            if node_id not in self._apps:
+                found = await self._directory.nodes(FIND_SECONDS)
+                self._apps = {each.id: each.app_id for each in found}
         if not (app_id := self._apps.get(node_id, "")):
-            raise NoResponderError(f"no node {node_id[:64]} says that it is there")
+            raise NoResponderError("nobody says that it is there")
         return app_id
 
 

@@ -257,15 +257,18 @@ async def test_a_member_fetches_no_more_ahead_than_it_is_told(server: PulsarServ
     def arrived() -> None:
         assert sorted(map(int, busy.bodies + idle.bodies)) == list(range(10))
 
-    async with topics(server, receiverQueueSize="1") as ours, topics(server) as others:
-        async with ours.subscribe(at("ahead"), alone, busy):
-            await ours.publish(at("ahead"), Message({}, b"0"))
-            await busy.holds(1)
-            async with others.subscribe(at("ahead"), SubscribeOptions("g"), idle):
-                await others.publish_many(at("ahead"), [Message({}, str(each).encode()) for each in range(1, 10)])
-                await idle.holds(8)
-                go_on.set()
-                await eventually(arrived)  # One of them may have been fetched by the busy one.
+    async with (
+        topics(server, receiverQueueSize="1") as ours,
+        topics(server) as others,
+        ours.subscribe(at("ahead"), alone, busy),
+    ):
+        await ours.publish(at("ahead"), Message({}, b"0"))
+        await busy.holds(1)
+        async with others.subscribe(at("ahead"), SubscribeOptions("g"), idle):
+            await others.publish_many(at("ahead"), [Message({}, str(each).encode()) for each in range(1, 10)])
+            await idle.holds(8)
+            go_on.set()
+            await eventually(arrived)  # One of them may have been fetched by the busy one.
 
 
 async def test_events_are_of_the_schema_of_their_topic(

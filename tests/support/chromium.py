@@ -86,7 +86,10 @@ class Watched:
 def watched(
     browser: Browser, url: str, *, theme: str = "light", viewport: ViewportSize = DESK, origin: str = ""
 ) -> Iterator[Watched]:
-    """Open a page; leaving fails the test when anything went wrong on it. ``origin`` has the server, if ``url`` has none."""
+    """Open a page; leaving fails the test when anything went wrong on it.
+
+    Where ``url`` names no server, ``origin`` does.
+    """
     context = browser.new_context(color_scheme=theme, viewport=viewport, reduced_motion="reduce")  # type: ignore[arg-type]
     with context:
         made = Watched(context.new_page(), urlsplit(origin or url).netloc)
