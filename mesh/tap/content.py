@@ -25,13 +25,23 @@ MAX_DEPTH = 20
 MAX_DIGITS = 19
 _SECRET = re.compile(
     r"authorization|cookie|token|secret|passw|passphrase|credential|api-?key|access-?key|private-?key|sas-?key|signature"
-    r"|proof|proven|mesh-identity|session"
+    r"|proof|proven|mesh-identity|session|(?<![a-z])(?:sig|pwd|jwt|x-auth)(?![a-z])"
 )
+_LOGIN = re.compile(r"://[^/@\s]+@")
+_PARAMETER = re.compile(r"[?&;]([^=&;\s]+)=[^&;\s]")
 
 
 def is_secret(name: str) -> bool:
     """Tell whether a header, or an entry of metadata, is named as what nobody else may see."""
     return _SECRET.search(name.lower().replace("_", "-")) is not None
+
+
+def _holds_secret(value: str) -> bool:
+    """Tell whether a header has a URL with a login, or with a parameter that is named as a secret."""
+    if "=" not in value and "@" not in value:
+        return False
+    named = any(is_secret(unquote_plus(each)) for each in _PARAMETER.findall(value))
+    return named or _LOGIN.search(value) is not None
 
 
 def query(text: str) -> str:
@@ -58,7 +68,8 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     headers = None
     if values:
         headers = tuple(
-            (_text(name), HIDDEN if is_secret(name) else _text(value)) for name, value in part.headers[:MAX_HEADERS]
+            (_text(name), HIDDEN if is_secret(name) or _holds_secret(value) else _text(value))
+            for name, value in part.headers[:MAX_HEADERS]
         )
     if part.value is not None:
         if secret or not values:
