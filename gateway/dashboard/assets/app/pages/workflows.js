@@ -59,7 +59,7 @@ export default function Workflows({ query }) {
 function Nothing({ asked, filtered }) {
   if (!asked) return html`<${Empty} icon="workflows" title="Choose an application">There are too many to ask all of them.<//>`;
   if (filtered) return html`<${Empty} icon="search" title="No workflow is like that">Choose another status, name or time.<//>`;
-  return html`<${Empty} icon="workflows" title="No workflow was started" command="mesh workflow start order -x '{&quot;total&quot;: 7}'">An application that has the code of one can start it; so can this command, and the button above. Its guide has a whole one: docs/workflows.md.<//>`;
+  return html`<${Empty} icon="workflows" title="No workflow was started" command=${`mesh workflow start order -x '{"total": 7}'`}>An application that has the code of one can start it; so can this command, and the button above. Its guide has a whole one: docs/workflows.md.<//>`;
 }
 
 const waiting = ({ waitingFor = {}, waitsForEvents = [] }) =>
