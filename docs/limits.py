@@ -19,6 +19,7 @@ from brokers.nats import broker as nats_broker
 from brokers.shared import backoff
 from docs import limits_of_actors, limits_of_workflows
 from gateway import errors, logs
+from gateway.app import ASK_SECONDS
 from gateway.config import CLOSE_SECONDS, GatewayConfig, HealthCheck
 from gateway.export import queue as span_queue
 from gateway.grpc.proxy import LONGEST_SECONDS
@@ -26,10 +27,11 @@ from gateway.http import application, client, opening, scraping, server
 from gateway.http2 import client as http2_client
 from gateway.http2 import server as http2
 from gateway.routes import invocation as invocation_routes
-from gateway.routes import node, request
+from gateway.routes import node, request, topic_views
 from gateway.routes.jobs import MAX_LISTED
 from gateway.routes.workflow_views import MAX_EVENTS, MAX_WAIT
 from gateway.routes.workflows import MAX_ID_BYTES
+from gateway.topic_views import CHANGE_SECONDS, PAGE_SECONDS
 from mesh import address, conditions, delivery, flow, host, key_value, large, pipeline, policies, store, telemetry
 from mesh.blocks import (
     actors,
@@ -54,7 +56,7 @@ from mesh.blocks.binding_contract import INVOKE as INVOKE_BINDING
 from mesh.blocks.binding_contract import STREAM as STREAM_BINDING
 from mesh.broker import SubscribeOptions, Topology
 from mesh.calls import exchange, link
-from mesh.node import directory, health, inbound, reload
+from mesh.node import directory, health, inbound, reload, remote
 from mesh.resources.component import Component
 from mesh.resources.resiliency import ENDPOINTS
 from mesh.resources.subscription import (
@@ -103,6 +105,24 @@ def _size(number: int) -> str:
 def _asked() -> Sequence[Row]:
     failed = "500 with the error of the route, and a text that says that the outcome is unknown"
     return (
+        (
+            "a request that another node is asked",
+            _time(ASK_SECONDS),
+            f"the deadline of who asks, at most {_time(remote.MAX_SECONDS)}",
+            "504 `ERR_NODE_SILENT`",
+        ),
+        (
+            "a look into a topic",
+            _time(PAGE_SECONDS),
+            NONE,
+            "what was found until then, with `complete` false",
+        ),
+        (
+            "dead letters that are sent back or deleted",
+            _time(CHANGE_SECONDS),
+            NONE,
+            "504, with how many were",
+        ),
         (
             "a call, until its answer begins; each attempt",
             _time(invocation.INVOKE.seconds),
@@ -478,6 +498,18 @@ def _sizes() -> Sequence[Row]:
             NONE,
             "the others wait",
         ),
+        (
+            "a body that another node is asked with, and its answer",
+            _size(remote.MAX_BODY_BYTES),
+            NONE,
+            "400, and 413 `ERR_NODE_ANSWER`",
+        ),
+        (
+            "the log that a gateway keeps to be asked for",
+            f"{logs.RING_LINES:,} lines, {_size(logs.RING_BYTES)}",
+            NONE,
+            "the oldest lines are forgotten; `missed` counts them",
+        ),
         ("a value of `state.mesh`", "the broker's", "its [page](brokers/README.md)", "500"),
         ("a key of `state.mesh`, with its prefix", _size(key_value.MAX_KEY_BYTES), NONE, "500"),
         (
@@ -585,6 +617,24 @@ def _sizes() -> Sequence[Row]:
 
 def _counts() -> Sequence[Row]:
     return (
+        (
+            "requests of other nodes that a node answers at once",
+            f"{remote.MAX_AT_ONCE}",
+            NONE,
+            "404 `ERR_NODE_AWAY`: it has too much to do",
+        ),
+        (
+            "events and dead letters that are looked at by one request",
+            f"{topic_views.DEFAULT_LIMIT}",
+            f"`limit`, at most {topic_views.MAX_LIMIT}",
+            "the next ones are asked for with `after`",
+        ),
+        (
+            "dead letters that one request sends back or deletes",
+            f"{topic_views.DEFAULT_CHANGED:,}",
+            f"`limit`, at most {topic_views.MAX_CHANGED:,}",
+            "the others stay",
+        ),
         (
             "events in flight, for each subscription and instance",
             f"{DEFAULT_MAX_IN_FLIGHT}",

@@ -25,6 +25,7 @@ from mesh.errors import (
 from mesh.event import decode_header_value, members_of
 from mesh.inspection import Inspectable, Letters, Remembering
 from mesh.large import PARTS_HEADER, carrying, whole_letters
+from mesh.observed import unobserved
 
 if TYPE_CHECKING:
     from mesh.address import Address
@@ -51,7 +52,7 @@ def letters_of(component: PubSubComponent) -> Letters:
     Raises:
         ConfigError: The broker keeps nothing that could be gone through.
     """
-    broker = component.broker
+    broker = unobserved(component.broker)
     if not isinstance(broker, Letters):
         raise ConfigError(
             f"{component.name}: {broker.features.name} does not keep what nobody has subscribed to; subscribe to the "
@@ -105,14 +106,15 @@ class Chosen:
 async def put_away(component: PubSubComponent, subscriptions: Iterable[Subscription]) -> dict[str, list[str]]:
     """Find where the broker itself leaves letters: the topics of subscriptions, by where theirs are."""
     found: dict[str, list[str]] = {}
-    if not isinstance(component.broker, Inspectable) or not component.group:
+    broker = unobserved(component.broker)
+    if not isinstance(broker, Inspectable) or not component.group:
         return found
     for each in subscriptions:
         if each.pubsub == component.name:
             try:
-                where = component.address(each.topic, pattern=component.broker.features.wildcard)
+                where = component.address(each.topic, pattern=broker.features.wildcard)
                 options = SubscriptionSettings.read(each, component).options
-                standing = await component.broker.inspect(where, options)
+                standing = await broker.inspect(where, options)
             except (MeshError, ValueError):  # As mesh doctor tells.
                 continue
             if standing.letters:

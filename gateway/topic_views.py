@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Page", "TopicViews"]
 
 LOOK_SECONDS = 5.0
+PAGE_SECONDS = 10.0
 CHANGE_SECONDS = 30.0
 _OUTCOMES = ("success", "retry", "drop")
 _T = TypeVar("_T")
@@ -182,7 +183,7 @@ class TopicViews:
         count: int | None = 0
         complete, passed = True, not page.after or page.newest
         try:
-            async with asyncio.timeout(LOOK_SECONDS * 2):
+            async with asyncio.timeout(PAGE_SECONDS):
                 if await _is_missing(opened, topic):
                     return {"topic": topic, "count": 0, "events": [], "after": None, "complete": True}
                 async with _letters_of(opened).letters(opened.address(topic)) as pile:

@@ -125,4 +125,11 @@ class Views:
             namespace=os.environ.get("NAMESPACE"),
             trust_domain="" if trust is None else trust.trust_domain,
         )
-        return await asyncio.to_thread(read)
+        rows = await asyncio.to_thread(read)
+        for each in await self._runtime.health():
+            if each.health == "absent":  # Its file may be as it should be, and what it names is not there.
+                of = [row for row in rows if (row["kind"], row["name"]) == ("Component", each.name)]
+                for row in of[:1]:
+                    told = {"message": each.reason, "path": "", "file": row["file"], "line": row["line"]}
+                    row["problems"] = [*row["problems"], {**told, "column": None, "severity": "error"}]  # type: ignore[misc]
+        return rows

@@ -40,6 +40,7 @@ __all__ = [
     "POLICIES_APPLIED",
     "PROOFS_ASKED",
     "RESILIENCIES_LOADED",
+    "SIGHTS",
     "Tracing",
     "UNPROVEN",
     "UNTOLD",
@@ -90,6 +91,7 @@ WORKFLOW_TURNS = "workflow_turns"  # name; success, or recoverable: handed out a
 WORKFLOW_ACTIVITIES = "workflow_activities"  # name; success or failed; since it was asked for
 WORKFLOW_ACTIVITY_RUNS = "workflow_activity_runs"  # name; the same, or recoverable; since a worker was given it
 WORKFLOW_ACCESS = "workflow_access"  # allowed or denied; caller; operation; workflow or activity
+SIGHTS = "sights"  # asker: app id; outcome: told, left out (they came faster than they could be sent)
 SPANS = "spans"  # exporter; outcome: sent, failed (not taken by the collector), left out (too many waited)
 
 MAX_SERIES = 1000

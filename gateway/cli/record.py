@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 import time
 from contextlib import contextmanager
@@ -140,6 +141,8 @@ def _opened(name: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise ConfigError(f"{name}: {error.strerror}") from error
     with open(descriptor, "wb") as out:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # One that was there may have been everybody's.
+            os.fchmod(descriptor, 0o600)
         yield out
 
 

@@ -294,6 +294,10 @@ def _configuration(configuration: Configuration, modes: Set[str]) -> Iterator[Op
         told += "may call" if allows else "is denied"
         advice = "identities (docs/trust.md)" + (", or defaultAction: deny" if allows else "")
         yield Opening("high" if allows else "low", "claimed-callers", at(told, "spec.accessControl"), advice)
+    tap = None if access is None else access.tap
+    if tap is not None and tap.action != "deny" and (tap.values or tap.manage) and not modes:
+        told = "whoever reaches the broker may say to be one of those who see and do what it allows"
+        yield Opening("high", "claimed-callers", at(told, "spec.accessControl.tap"), "identities (docs/trust.md)")
     secrets = configuration.spec.secrets
     for index, scope in enumerate(() if secrets is None else secrets.scopes):
         if scope.default_access != "deny" and not scope.allowed_secrets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,14 +16,14 @@ from gateway.config import DashboardConfig
 from gateway.dashboard.overview import overview
 from gateway.dashboard.presence import Presence
 from gateway.dashboard.taps import RATES, Taps
-from gateway.dashboard.viewers import Viewer, Viewers
+from gateway.dashboard.viewers import Viewer, Viewers, event
 from gateway.errors import answer, bad_request
 from gateway.http.response import Answered, StreamedResponse
 from gateway.replaying.recording import beginning
 from gateway.routes.request import every, query_of
 from mesh import __version__
 from mesh.errors import MeshError
-from mesh.node.description import collect
+from mesh.node.description import Node, collect
 from mesh.node.runtime import Runtime
 from mesh.tap.sight import Dropped
 from mesh.tap.wanted import Wanted
@@ -59,6 +59,8 @@ class Live:
         self.presence = Presence(partial(collect, runtime.broker, self._namespace))
         self._viewers = Viewers()
         self._taps = Taps(runtime.tap, self._namespace)
+        self._heard: tuple[Mapping[str, Node], str] = {}, ""
+        self._known: dict[str, object] = {}
         self._last: dict[str, object] = {}
 
     @asynccontextmanager
@@ -79,18 +81,20 @@ class Live:
         return orjson.dumps({**about, "at": time.time(), **self._there()})
 
     def _there(self) -> dict[str, object]:
-        told = overview(self.presence.nodes.values(), without=self._app_id)
-        if self.presence.problem:
-            of = {"app": self._app_id, "node": "", "target": "backbone"}
-            told["problems"] = [{**of, "state": self.presence.problem}]
-        return told
+        """Put together what there is, once for what was heard last: of many nodes it takes a tenth of a second."""
+        heard = self.presence.nodes, self.presence.problem
+        if heard[0] is not self._heard[0] or heard[1] != self._heard[1]:
+            self._heard, self._known = heard, overview(heard[0].values(), without=self._app_id)
+            if heard[1]:
+                of = {"app": self._app_id, "node": "", "target": "backbone"}
+                self._known["problems"] = [{**of, "state": heard[1]}]
+        return self._known
 
     async def _tell_changes(self) -> None:
         """Tell all who look what there is, whenever that has changed."""
         while True:
             await self.presence.heard.wait()
-            there = self._there()
-            if there != self._last:
+            while (there := self._there()) != self._last:
                 self._last = there
                 self._viewers.renew("mesh", self.overview())
                 await asyncio.sleep(MESH_APART)
@@ -98,20 +102,27 @@ class Live:
     async def stream(self, request: web.BaseRequest, query: str) -> Answered:
         """Tell a page what there is and what flows, as server-sent events.
 
+        Args:
+            request: Its request.
+            query: With ``mesh=false`` the page is not told what there is, with ``rates=false`` not how much flows.
+
         Raises:
             APIError: A parameter is wrong, there are too many viewers, or the mesh cannot be asked.
         """
-        wanted = _wanted(query) if _flag(query_of(query), "sights") else None
+        given = query_of(query)
+        mesh, rates = (each not in given or _flag(given, each) for each in ("mesh", "rates"))
+        wanted = (RATES if rates else None, _wanted(query) if _flag(given, "sights") else None)
         try:
             async with AsyncExitStack() as stack:
                 stack.enter_context(self._runtime.streams.one())
-                viewer = stack.enter_context(self._viewers.one())
-                stack.enter_context(self.presence.looking())
-                if self.presence.fresh:
-                    viewer.renew("mesh", self.overview())
-                else:  # Then the next answer is news to him, also where it is the one before.
-                    self._last = {}
-                for each in (RATES, wanted):
+                viewer = stack.enter_context(self._viewers.one(event if mesh else _all_but_mesh))
+                if mesh:
+                    stack.enter_context(self.presence.looking())
+                    if self.presence.fresh:
+                        viewer.renew("mesh", self.overview())
+                    else:  # Then the next answer is news to him, also where it is the one before.
+                        self._last = {}
+                for each in wanted:
                     if each is not None:
                         await stack.enter_async_context(self._taps.watching(each, viewer))
                 return await self._told(request, viewer, [("Content-Type", "text/event-stream")], COMMENT)
@@ -169,6 +180,10 @@ class Live:
             except TimeoutError:
                 stream.break_off()
                 return
+
+
+def _all_but_mesh(kind: str, data: bytes) -> bytes:
+    return b"" if kind == "mesh" else event(kind, data)
 
 
 def _line(kind: str, data: bytes) -> bytes:

@@ -75,6 +75,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     telemetry.WORKFLOW_ACTIVITIES: ("activity", "outcome"),
     telemetry.WORKFLOW_ACTIVITY_RUNS: ("activity", "outcome"),
     telemetry.WORKFLOW_ACCESS: ("action", "caller", "operation", "kind"),
+    telemetry.SIGHTS: ("asker", "outcome"),
     telemetry.SPANS: ("exporter", "outcome"),
     telemetry.ACCESS: ("by", "action", "namespace", "trust_domain"),
     HTTP_SERVED: ("verb", "path", "status"),

@@ -396,6 +396,8 @@ def _ours() -> Iterator[Metric]:
     yield _one("mesh_proofs_asked_total", "counter", text, telemetry.PROOFS_ASKED, same("what"))
     text = "Number of spans that an exporter has sent, could not send, or left out since too many waited."
     yield _one("mesh_spans_total", "counter", text, telemetry.SPANS, same("exporter", "outcome"))
+    text = "Number of sights that a tap of another node was told, or that were left out since they came too fast."
+    yield _one("mesh_sights_total", "counter", text, telemetry.SIGHTS, same("asker", "outcome"))
     for name, source, text in (
         ("waiting", sources.WAITING, "Events of a subscription that were not handed to an instance yet."),
         ("taken", sources.TAKEN, "Events of a subscription that instances have been handed and that are not settled."),

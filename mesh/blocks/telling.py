@@ -35,6 +35,7 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
     "crypto": {"key_name": "key", "name": "key", "algorithm": "algorithm"},
     "jobs": {"name": "job", "prefix": "prefix"},
     "lock": {"resource": "resource", "owner": "owner", "seconds": "seconds"},
+    "pubsub": {"topic": "topic"},
     "secrets": {"name": "name"},
     "state": {"key": "key", "prefix": "prefix", "limit": "limit"},
     "workflows": {"id": "instance", "name": "name"},

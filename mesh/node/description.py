@@ -27,6 +27,7 @@ __all__ = ["ComponentDescription", "Node", "NodeDescription", "answering", "coll
 
 MAX_ASKERS = 16
 MAX_WITHIN = 10.0
+MAX_ABSENT, MAX_LINE = 20, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class NodeDescription:
         actors_enabled: Whether it may host any: there is a place for their state, or it does host some.
         serves: Whether it has an application that takes calls, once that is ready.
         problems: Targets that are not well now, and how they are; at most 20.
-        absent: Name and type of components that could not be opened.
+        absent: Name and type of components that could not be opened, and why.
     """
 
     app_id: str
@@ -108,19 +109,20 @@ class NodeDescription:
     actors_enabled: bool = False
     serves: bool = True
     problems: tuple[tuple[str, str], ...] = ()
-    absent: tuple[tuple[str, str], ...] = ()
+    absent: tuple[tuple[str, str, str], ...] = ()
 
     def announced(self) -> Mapping[str, object]:
         """Give what is told to whoever asks over the mesh; `Node` says what each is."""
+        absent = [(f"component {name}", f"absent: {why}"[:MAX_LINE]) for name, _, why in self.absent[:MAX_ABSENT]]
         return {
             "app": self.app_id,
             "subscriptions": [(each.pubsub, each.topic, each.dead_letter_topic or "") for each in self.subscriptions],
             "published": self.published,
             "methods": self.methods,
-            "components": [*((each.name, each.type) for each in self.components), *self.absent],
+            "components": [*((each.name, each.type) for each in self.components), *(each[:2] for each in self.absent)],
             "actors": self.actors,
             "serves": self.serves,
-            "problems": self.problems,
+            "problems": [*absent, *self.problems],
         }
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from mesh.node.directory import Directory
 
 __all__ = ["MAX_BODY_BYTES", "Answer", "Question", "Remote"]
+
+logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_SECONDS = 60.0
@@ -116,9 +119,17 @@ class Remote:
                 return
             await request.reply({}, msgspec.msgpack.encode(answered))
 
-        own, node = self._caller, self.node_id
-        where = address.node(own.namespace, own.app_id, node)
-        async with self._exchange.serve(where, node, handle, MAX_AT_ONCE, recoverable=False):
+        own = self._caller
+        where = address.node(own.namespace, own.app_id, self.node_id)
+        async with AsyncExitStack() as stack:
+            try:
+                serving = self._exchange.serve(where, self.node_id, handle, MAX_AT_ONCE, recoverable=False)
+                await stack.enter_async_context(serving)
+            except Exception as error:  # Rights of before there was such an address must not keep a node from its work.
+                if isinstance(error, MeshError) and error.retryable:
+                    raise
+                text = "other nodes cannot ask this one, as it may not serve %s: %s; see mesh broker permissions"
+                logger.warning(text, where, error)
             yield
 
     async def _read(self, request: Request) -> tuple[Caller, Question]:

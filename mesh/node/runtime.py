@@ -249,7 +249,7 @@ class Runtime(Steps):
         settings, access = self.settings, self.settings.configuration.spec.access_control
         proves = settings.trust is not None
         gate = Gate(self.caller, access, self._observer, proves=proves, alone=settings.is_alone)
-        taps = Watches(self.caller, gate, Telling())
+        taps = Watches(self.caller, gate, Telling(), self._observer)
         await self._stack.enter_async_context(taps.run(self.exchange, node))
         self._tapping = Tapping(self.exchange, self.caller, node)
         self._stack.callback(self._tapping.close)
@@ -478,7 +478,7 @@ class Runtime(Steps):
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
             serves=self._parts.application is not None,
             problems=self.conditions.in_short(),
-            absent=tuple((name, each.type) for name, (each, _) in self._components.absent.items()),
+            absent=tuple((each.name, each.type, self._components.absent[each.name][1]) for each in self.absent),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise
         )
 

@@ -21,6 +21,7 @@ __all__ = ["HIDDEN", "content", "is_secret", "query"]
 HIDDEN = "(hidden)"
 SECRET_BLOCKS = frozenset({"crypto", "secrets"})
 MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16 * 1024
 MAX_DEPTH = 20
 MAX_DIGITS = 19
 _SECRET = re.compile(
@@ -67,10 +68,7 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     kind = part.content_type or next((value for name, value in part.headers if name.lower() == "content-type"), "")
     headers = None
     if values:
-        headers = tuple(
-            (_text(name), HIDDEN if is_secret(name) or _holds_secret(value) else _text(value))
-            for name, value in part.headers[:MAX_HEADERS]
-        )
+        headers = _told(part.headers)
     if part.value is not None:
         if secret or not values:
             return Content(headers, "application/json")
@@ -84,6 +82,19 @@ def content(passing: Passing, part: Part | None, limit: int, *, values: bool) ->
     if part.event is not None and (event := part.event()) is not None:
         kind, body = CLOUDEVENTS_JSON, event
     return Content(headers, kind, len(body), bytes(body[:limit]), len(body) > limit)
+
+
+def _told(headers: Headers) -> tuple[tuple[str, str], ...]:
+    """Give what is told of header fields, the first of them where there are many."""
+    told: list[tuple[str, str]] = []
+    left = MAX_HEADER_BYTES
+    for name, value in headers[:MAX_HEADERS]:
+        name, value = _text(name), HIDDEN if is_secret(name) or _holds_secret(value) else _text(value)
+        left -= len(name) + len(value)
+        if left < 0:
+            break
+        told.append((name, value))
+    return tuple(told)
 
 
 def _length(headers: Headers) -> int:

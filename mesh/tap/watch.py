@@ -186,23 +186,25 @@ class Watch:
             seconds, self._counted_since = now - self._counted_since, now
             edges = self._counted.take()
             self._keep(_encode(Rates(self._place.app, self._place.node, seconds, edges)))
-            self.rates_due = max(now, self.rates_due + self._wanted.rates)
+            due = self.rates_due + self._wanted.rates
+            self.rates_due = due if due > now else now + self._wanted.rates
 
-    def batches(self) -> Iterator[tuple[bytes, int]]:
-        """Give what is to be sent now, and how many sights are in each."""
+    def batches(self) -> Iterator[tuple[bytes, int, int]]:
+        """Give what is to be sent now, how many items are in each, and how many sights were left out before it."""
         while self.waits:
             items: list[msgspec.Raw] = []
-            if self._dropped:
-                count, self._dropped = self._dropped, 0
-                items.append(msgspec.Raw(_encode(Dropped(self._place.app, self._place.node, count))))
+            dropped, self._dropped = self._dropped, 0
+            if dropped:
+                items.append(msgspec.Raw(_encode(Dropped(self._place.app, self._place.node, dropped))))
             size = 0
             while self._kept and len(items) < BATCH_SIGHTS and (not size or size + len(self._kept[0]) <= BATCH_BYTES):
                 item = self._kept.popleft()
                 size += len(item)
                 items.append(msgspec.Raw(item))
             self._bytes -= size
-            yield _encode(Told(items)), len(items)
+            yield _encode(Told(items)), len(items) - bool(dropped), dropped
 
     def lost(self, count: int) -> None:
-        """Note that so much could not be sent."""
+        """Note that so much could not be sent; what is refused is told anew."""
         self._dropped += count
+        self._told.clear()

@@ -25,6 +25,7 @@ from mesh.tap.sight import Refused
 from mesh.tap.wanted import compiled
 from mesh.tap.watch import LEASE_SECONDS, Place, Question, Told, Watch
 from mesh.tasks import task_group
+from mesh.telemetry import SIGHTS, Observer, nobody
 
 if TYPE_CHECKING:
     from mesh.access import Gate
@@ -42,7 +43,8 @@ MAX_BEGINNING = 16
 MAX_REFUSED = 64
 BATCH_SECONDS = 0.05
 SEND_SECONDS = 5.0
-ROOM_BYTES = 16 * 1024  # Of a frame, for what is around two bodies.
+ROOM_BYTES = 128 * 1024  # Of a frame, for what is around two bodies.
+MAX_LOGGED = 100
 
 _question = msgspec.msgpack.Decoder(Question)
 
@@ -60,19 +62,22 @@ class Telling(Protocol):
 class Watches(Taps):
     """See ``mesh.passing.Taps``; hears of watches while `run` is entered."""
 
-    def __init__(self, own: Caller, access: Gate, telling: Telling) -> None:
+    def __init__(self, own: Caller, access: Gate, telling: Telling, observer: Observer = nobody) -> None:
         """Be watched by nobody yet.
 
         Args:
             own: This node's application.
             access: Says who may see what.
             telling: Notes what is told of an operation.
+            observer: Is told how much of it is sent.
         """
+        self._observer = observer
         self.on = False
         self._own, self._access, self._telling = own, access, telling
         self._watches: dict[str, Watch] = {}
         self._beginning: set[str] = set()
         self._refused: dict[str, float] = {}
+        self._logged: set[tuple[str, str]] = set()
         self._numbers = itertools.count(1)
         self._wake = asyncio.Event()
         self._place: Place
@@ -94,26 +99,35 @@ class Watches(Taps):
 
     def tell(self, passing: Passing) -> None:
         """Tell those who watch of something that is over."""
+        if not passing.outcome:  # They began to watch in the middle of it.
+            return
         for watch in self._watches.values():
             try:
                 watch.see(passing)
-            except Exception:  # What is watched must not fail for it.
-                logger.exception("cannot tell a tap of %s.%s", passing.block, passing.method)
+            except Exception:  # noqa: BLE001 - what is watched must not fail for it
+                self._note(passing)
         self._wake.set()
 
     def asked(self, passing: Passing, operation: Operation) -> None:
         """Note what is told of an operation that begins."""
         try:
             self._telling.asked(passing, operation)
-        except Exception:  # As above.
-            logger.exception("cannot describe %s.%s to a tap", passing.block, passing.method)
+        except Exception:  # noqa: BLE001 - as above
+            self._note(passing)
 
     def came(self, passing: Passing, operation: Operation, result: object) -> None:
         """Note what is told of one that is over."""
         try:
             self._telling.came(passing, operation, result)
-        except Exception:  # As above.
-            logger.exception("cannot describe what came of %s.%s to a tap", passing.block, passing.method)
+        except Exception:  # noqa: BLE001 - as above
+            self._note(passing)
+
+    def _note(self, passing: Passing) -> None:
+        """Log an error of ours, once of its kind."""
+        kind = passing.block, passing.method
+        if kind not in self._logged and len(self._logged) < MAX_LOGGED:
+            self._logged.add(kind)
+            logger.exception("cannot tell a tap of %s.%s; the same is not told again", *kind)
 
     # Who watches
 
@@ -127,7 +141,7 @@ class Watches(Taps):
         """
         self._exchange, self._broker = exchange, exchange.broker
         self._place = Place(self._own.namespace, self._own.app_id, node)
-        self._limit = max(0, (exchange.part_bytes - ROOM_BYTES) // 2)
+        self._limit = max(0, (exchange.broker.features.max_message_bytes - ROOM_BYTES) // 2)
         async with task_group() as self._tasks, AsyncExitStack() as stack:
             await self._listen(stack)
             sending = self._tasks.create_task(self._send(), name="taps-send")
@@ -258,10 +272,13 @@ class Watches(Taps):
 
     async def _send_all(self, watch: Watch) -> None:
         where = address.taps(self._own.namespace, watch.tap)
-        for body, count in watch.batches():
+        for body, count, dropped in watch.batches():
             if not await self._tell(where, body, watch.reader):
-                watch.lost(count)
+                watch.lost(count + dropped)
                 return
+            self._observer(SIGHTS, (watch.asker, "told"), count)
+            if dropped:
+                self._observer(SIGHTS, (watch.asker, "left out"), dropped)
 
     async def _tell(self, where: address.Address, body: bytes, reader: Peer | None = None) -> bool:
         guard = self._exchange.guard

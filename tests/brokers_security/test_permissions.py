@@ -30,7 +30,7 @@ from tests.support.permitted import APPS, everything, pair, printed, runs_once
 from tests.support.rabbitmq_server import RabbitMQServer
 from tests.support.redis_server import DURABLE, RedisServer
 
-TAPS = re.compile(r" [&~]mesh\.prod\.taps\S*?(?=[ )])")
+NEWER = re.compile(r" [&~]mesh\.prod\.(?:taps|node\.)\S*?(?=[ )])")
 
 # NATS
 
@@ -206,17 +206,18 @@ async def test_redis(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: 
             await everything(shop, orders, app)
 
 
-async def test_redis_with_rights_of_before_there_were_taps(
+async def test_redis_with_rights_of_an_earlier_version(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A gateway works as before, and says that it cannot be tapped."""
+    """A gateway works as before, and says that it can neither be tapped nor asked."""
     async with redis_of(tmp_path) as (admin, urls):
         for app in APPS:
-            await allow(admin, [[TAPS.sub("", word) for word in each] for each in redis_user(capsys, app)])
+            await allow(admin, [[NEWER.sub("", word) for word in each] for each in redis_user(capsys, app)])
         async with pair(urls, tmp_path) as (shop, _, app):
             app.answer("/work", body={"done": True})
             assert (await shop.get("/v1.0/invoke/orders/method/work")).json == {"done": True}
     assert "nobody can tap this node" in caplog.text
+    assert "other nodes cannot ask this one" in caplog.text
 
 
 async def test_redis_instances_know_each_other(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

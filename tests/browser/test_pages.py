@@ -29,13 +29,13 @@ class Place:
 
 
 PLACES = {
-    "map": Place("/", "Map", ("shop", "packing", "orders", "bank")),
+    "map": Place("/", "Map", ("shop", "packing", "orders", "bank", "% fail")),
     "apps": Place("/apps", "Applications", ("shop", "packing", "bank", "payer")),
     "app": Place("/apps/packing", "packing", ("orders", "unpacked")),
     "topics": Place("/topics", "Topics", ("orders", "unpacked")),
     "topic": Place("/topics/pubsub/orders", "orders", ("shop", "packing")),
     "dead letters": Place("/topics/pubsub/unpacked", "unpacked", ()),
-    "components": Place("/components", "Components", ("pubsub", "statestore", "archive")),
+    "components": Place("/components", "Components", ("pubsub", "statestore", "archive", "absent")),
     "component": Place("/components/statestore", "statestore", ("state.mesh",)),
     "actors": Place("/actors", "Actors", ("account", "bank")),
     "jobs": Place("/jobs", "Jobs", ("nightly", "tick")),
@@ -43,7 +43,7 @@ PLACES = {
     "workflow that waits": Place("/workflows/orders/waits", "waits", ("approve",)),
     "workflow that failed": Place("/workflows/orders/fails", "fails", ("KeyError",)),
     "traces": Place("/traces", "Traces", ()),
-    "resources": Place("/resources", "Resources", ("archive", "packing-orders")),
+    "resources": Place("/resources", "Resources", ("archive", "packing-orders", "1 resource has a problem")),
     "events": Place("/events", "Live", ("pubsub/orders",)),
     "try": Place("/try", "Try it out", ()),
 }

@@ -121,6 +121,24 @@ async def test_operations(mesh: Any) -> None:
         assert each.reply is not None and orjson.loads(each.reply.body or b"")["value"] == {"n": 1}
 
 
+async def test_large_bodies(mesh: Any) -> None:
+    """Both ways at once, as much of them as was asked for and goes into a message of the broker."""
+    watcher, orders, checkout = mesh
+    large = bytes(range(256)) * 8192
+    async with tapping(watcher, orders, checkout, values=True, max_body=1024 * 1024) as seen:
+        async with await ask(orders, INVOKE, "checkout", Call("POST", "/large", [], large[: 200 * 1024])) as answer:
+            assert answer.status == 200
+        await ask(orders, SAVE, "store", Save([Item("a", b"x" * len(large))]))
+        await ask(orders, GET, "store", Get("a"))
+        called = await seen.until(lambda each: each.block == "invocation" and each.seen is Seen.ASKED)
+        got = await seen.until(lambda each: each.method == "get" and each.seen is Seen.ASKED)
+    assert called.request is not None and called.request.body == large[: 200 * 1024]
+    assert got.reply is not None and got.reply.cut
+    assert got.reply.size > len(large)
+    assert 400_000 < len(got.reply.body or b"") <= 1024 * 1024
+    assert not seen.of(Dropped)
+
+
 async def test_rates(mesh: Any) -> None:
     """Every second, also when nothing passed; sights are not told then."""
     watcher, orders, checkout = mesh
@@ -148,6 +166,7 @@ async def test_rates(mesh: Any) -> None:
         await eventually(check)
     assert not seen.of(Sight)
     assert not seen.of(Dropped)
+    assert orders.counters.snapshot()["sights", "watcher", "told"] > 0
 
 
 async def test_a_node_that_comes_later(mesh: Any, url: str) -> None:

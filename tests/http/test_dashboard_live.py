@@ -104,15 +104,30 @@ async def test_nodes_come_and_go(nats: Backbone, tmp_path: Path) -> None:
         await opened.until("mesh", _apps())
 
 
-async def test_who_looks_again_after_long_is_told(
+async def test_who_comes_back_is_told_what_there_is_although_nothing_changed(
     nats: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a mesh that is as it was when somebody last looked."""
-    async with gateway(nats, tmp_path, app_id="shop"), desk(nats, tmp_path) as node:
-        for stale in (presence.STALE_SECONDS, 0.0):  # Then what is known is always of old.
-            monkeypatch.setattr(presence, "STALE_SECONDS", stale)
+    """What was heard of old is asked anew, and then told."""
+    monkeypatch.setattr(presence, "STALE_SECONDS", 0.0)
+    async with desk(nats, tmp_path) as node:
+        for _ in range(2):
             async with page(node) as opened:
-                await opened.until("mesh", _apps("shop"))
+                await opened.until("mesh", _apps())
+
+
+async def test_a_page_may_leave_out_what_it_does_not_show(nats: Backbone, tmp_path: Path) -> None:
+    """One that lists what passes hears neither of the mesh nor of rates; others still do."""
+    async with (
+        desk(nats, tmp_path) as node,
+        gateway(nats, tmp_path, app_id="shop", single_host=True) as shop,
+        page(node, "?sights=true&topic=pubsub/orders&mesh=0&rates=0") as listing,
+        page(node) as other,
+    ):
+        await other.until("mesh", _apps("shop"))
+        await other.until("rates", lambda told: True)
+        assert (await shop.post("/v1.0/publish/pubsub/orders", {"a": 1})).status == 204
+        kind, told = await listing.next() or ("", None)
+        assert (kind, told["data"]["target"]) == ("sight", "pubsub/orders")
 
 
 async def test_names_may_be_any(nats: Backbone, tmp_path: Path) -> None:

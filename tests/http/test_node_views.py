@@ -53,7 +53,9 @@ async def node(nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> Async
     told = [subscription("pubsub", "orders", letters="failed"), subscription("pubsub", "plain")]
     async with App(told) as app:
         app.answers["/orders"] = lambda got, request: _settled(got)
-        async with gateway(Backbone(nats_url), home, app=app, app_id="shop", resources=RESOURCES) as node:
+        async with gateway(
+            Backbone(nats_url), home, app=app, app_id="shop", resources=RESOURCES, metrics=True, metrics_port=0
+        ) as node:
             for number in range(5):
                 await node.publish("plain", {"number": number})
             for number in range(3):
@@ -96,7 +98,7 @@ async def eventually_letters(node: Node, count: int) -> None:
             "uptimeSeconds": matches(lambda value: value > 0),
             "cpuSeconds": matches(lambda value: value > 0),
             "rssBytes": matches(lambda value: value > 1e6),
-            "listens": {"addresses": ["127.0.0.1", "::1"], "http": ANY, "grpc": ANY},
+            "listens": {"addresses": ["127.0.0.1", "::1"], "http": ANY, "grpc": ANY, "metrics": ANY},
             "backbone": matches(lambda text: text.startswith("nats://")),
             "version": ANY,
         },

@@ -22,7 +22,9 @@ from mesh.errors import (
     BrokerUnavailableError,
     DeadlineExceededError,
     EventError,
+    MeshError,
     NoResponderError,
+    StreamBrokenError,
 )
 from mesh.host import ERROR_HEADER
 from tests.http.harness import App, Backbone, Node, gateway, yaml
@@ -266,3 +268,33 @@ async def test_a_node_that_has_gone(nats_url: str, tmp_path: Path) -> None:
                 await asker.gateway.ask_node(node_id, "GET", "/v1.0/healthz", app_id=app_id)
         with pytest.raises(NoResponderError, match="nobody says"):
             await asker.gateway.ask_node(node_id, "GET", "/v1.0/healthz")
+
+
+async def test_a_node_that_ends_while_it_is_asked(nats_url: str, tmp_path: Path) -> None:
+    """What is in flight has the time to drain; then who asked learns that nobody knows what became of it."""
+    backbone = Backbone(nats_url)
+    never = asyncio.Event()
+
+    async def hang(got: object, request: object) -> web.Response:
+        await never.wait()
+        return web.Response()
+
+    async with App() as app, gateway(backbone, tmp_path, app_id="desk", single_host=True) as asker:
+        app.answers["/slow"] = hang  # type: ignore[assignment]
+        until = time.time() + SECONDS
+
+        async def ask(node_id: str) -> MeshError | None:
+            try:
+                path = "/v1.0/invoke/shop/method/slow"
+                await asker.gateway.ask_node(node_id, "GET", path, deadline=until, app_id="shop")
+            except MeshError as error:
+                return error
+            return None
+
+        async with asyncio.TaskGroup() as tasks:
+            async with gateway(backbone, tmp_path, app=app, app_id="shop", single_host=True, drain=0.3) as asked:
+                asking = tasks.create_task(ask(asked.gateway.node_id))
+                await app.until("/slow")
+            assert isinstance(await asking, StreamBrokenError)
+            assert time.time() < until
+            never.set()

@@ -212,6 +212,8 @@ async def test_a_recording_ends_as_it_is_told(nats: Backbone, tmp_path: Path) ->
     """After a time, at a size, with its gateway; each has whole lines."""
     async with running(nats, tmp_path) as mesh:
         file = tmp_path / "time.jsonl"
+        file.write_text("of everybody")
+        file.chmod(0o644)
         code, _, said = await mesh.run("record", "-o", str(file), "--for", "300ms", "--app", "orders")
         assert (code, "error" in said) == (0, False)
         (head,) = map(orjson.loads, file.read_bytes().splitlines())

@@ -152,3 +152,25 @@ def test_declared_packages_are_all_packages() -> None:
     declared = set(find_packages(str(ROOT), **config["tool"]["setuptools"]["packages"]["find"]))
     actual = {".".join(Path(m.path).parent.relative_to(ROOT).parts) for m in modules().values()}
     assert declared == actual
+
+
+def test_data_of_packages_is_declared() -> None:
+    """What is no code, such as the dashboard's pages, is in the distribution as well."""
+    import tomllib
+
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = {
+        path
+        for package, patterns in config["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+        if path.is_file()
+    }
+    there = {
+        path
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc") and path.name[0] != "."
+    }
+    assert there - declared == set()
+    assert ROOT / "gateway" / "dashboard" / "assets" / "index.html" in declared

@@ -27,7 +27,7 @@ from mesh.telemetry import Counters
 __all__ = ["APPS", "NAMESPACE", "TOPICS"]
 
 APPS, TOPICS = 200, 2_000
-PUBLISHED, SUBSCRIBED = TOPICS // APPS, 20
+PUBLISHED, SUBSCRIBED, CALLED = TOPICS // APPS, 20, 2
 NAMESPACE = "default"
 COMPONENTS = (
     ComponentDescription("pubsub", "pubsub.mesh", "v1"),
@@ -44,6 +44,7 @@ class _Member:
         self._own = Caller(NAMESPACE, f"app-{number:03}")
         self._published = [f"topic-{number * PUBLISHED + each:04}" for each in range(PUBLISHED)]
         self._subscribed = [f"topic-{each:04}" for each in sorted(dice.sample(range(TOPICS), SUBSCRIBED))]
+        self._called = [f"app-{each:03}" for each in dice.sample(range(APPS), CALLED)]
         self._taps = Watches(self._own, Gate(self._own, None, Counters(), alone=True), lambda *_: None)
 
     def describe(self) -> NodeDescription:
@@ -80,7 +81,8 @@ class _Member:
             passing = Passing("arrived", "pubsub", "deliver", f"pubsub/{topic}")
             passing.outcome = "retry" if self._dice.random() < FAILING else ""
             yield passing
-        yield Passing("asked", "invocation", "invoke", f"app-{self._dice.randrange(APPS):03}", self._own.app_id)
+        for app in self._called:
+            yield Passing("asked", "invocation", "invoke", app, self._own.app_id)
         yield Passing("asked", "state", "get", "statestore", self._own.app_id)
 
 

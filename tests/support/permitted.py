@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -48,6 +49,8 @@ async def everything(shop: Node, orders: Node, app: App) -> None:
         assert (await shop.get("/v1.0/invoke/orders/method/work")).json == {"done": True}
         for name in ("shop", "orders"):
             await seen.until(lambda each, name=name: each.app == name)
+    asked = await shop.gateway.ask_node(orders.gateway.node_id, "GET", "/v1.0/mesh/node")
+    assert (asked[0], json.loads(asked[2])["app"]) == (200, "orders")
     large = b"x" * LARGE
     assert (await shop.request("POST", "/v1.0/invoke/orders/method/work", None, large)).status == 200
     for node in (shop, orders):

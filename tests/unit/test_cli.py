@@ -753,6 +753,8 @@ def test_completion_in_bash_offers_commands_and_options(tmp_path: Path, capsys: 
     assert "--app-id" in offered("mesh", "run", "--app-")
     assert offered("mesh", "component", "n") == ["new"]
     assert offered("mesh", "actors", "s") == ["show"]
+    assert offered("mesh", "replay", "--di") == ["--diff"]
+    assert offered("mesh", "tap", "--va") == ["--values"]
 
 
 def test_app_ids_for_completion(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

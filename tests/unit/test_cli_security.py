@@ -153,6 +153,8 @@ POLICY = {"appId": "a", "namespace": "n", "trustDomain": "public"}
 CONFIGURATIONS: dict[str, tuple[dict[str, object], list[tuple[str, str]]]] = {
     "nothing": ({"tracing": {"samplingRate": "1"}}, []),
     "nobody named": ({"accessControl": {"defaultAction": "deny"}}, []),
+    "a tap of claimed names": ({"accessControl": {"tap": {"values": ["w"]}}}, [("high", "claimed-callers")]),
+    "a tap without names": ({"accessControl": {"tap": {"action": "allow"}}}, []),
     "claimed and denied": ({"accessControl": {"policies": [POLICY]}}, [("low", "claimed-callers")]),
     "claimed and allowed": (
         {"accessControl": {"defaultAction": "allow", "policies": [POLICY]}},

@@ -9,12 +9,12 @@ from mesh.rights import Rights
 RIGHTS = Rights("prod", "shop", calls=("stock",), hosted=("store",))
 SHOP, STOCK, BILLING = (address.app("prod", name) for name in ("shop", "stock", "billing"))
 STORE, PRINT = address.component("prod", "store"), address.component("prod", "store", "f00d")
-SHARED = [getattr(address, name)("prod") for name in ("nodes", "hosts", "keepers", "readers", "triggered")]
-NAMED = [getattr(address, name)("prod", "x") for name in ("asker", "keepers", "seen", "back")]
+SHARED = [getattr(address, name)("prod") for name in ("nodes", "hosts", "keepers", "readers", "taps", "triggered")]
+NAMED = [getattr(address, name)("prod", "x") for name in ("asker", "keepers", "seen", "back", "taps")]
 NEWS = [address.jobs("prod", "shop"), address.workflows("prod", "shop")]
-OWN = [address.owner("prod", "shop", "n"), address.work("prod", "shop", "n")]
+OWN = [getattr(address, name)("prod", "shop", "n") for name in ("node", "owner", "work")]
 BOTH = [*SHARED, *NAMED, *NEWS, *OWN, STORE, PRINT, address.members(PRINT), address.members(SHOP)]
-THEIRS = [address.owner("prod", "stock", "n"), address.work("prod", "stock", "n")]
+THEIRS = [getattr(address, name)("prod", "stock", "n") for name in ("node", "owner", "work")]
 TOLD = [*BOTH, *THEIRS, STOCK, address.members(STOCK), address.bindings("prod", "stock")]
 HEARD = [*BOTH, SHOP, address.bindings("prod", "shop")]
 OTHERS = [
@@ -25,6 +25,7 @@ OTHERS = [
     address.jobs("prod", "stock"),
     address.workflows("prod", "stock"),
     address.work("prod", "billing", "n"),
+    address.node("prod", "billing", "n"),
 ]
 STORED = {"topic"}  # Is granted by component.
 
@@ -48,5 +49,5 @@ def test_no_kind_of_address_is_left_out() -> None:
     """Whoever adds one says here who sends to it, and who listens."""
     returns = {name: getattr(getattr(address, name), "__annotations__", {}).get("return") for name in address.__all__}
     kinds = {name for name, what in returns.items() if what == "Address"} - STORED
-    nodes = {"asker", "back", "bindings", "hosts", "keepers", "nodes", "owners", "readers", "seen", "triggered"}
-    assert kinds == {"app", "component", "members", "owner", "work", "jobs", "workflows"} | nodes
+    nodes = {"asker", "back", "bindings", "hosts", "keepers", "nodes", "owners", "readers", "seen", "taps", "triggered"}
+    assert kinds == {"app", "component", "members", "node", "owner", "work", "jobs", "workflows"} | nodes

@@ -64,7 +64,7 @@ def watch(wanted: Wanted, rights: TapRights = ALL) -> Watch:
 
 
 def told(watched: Watch) -> list[Any]:
-    return [item for body, _ in watched.batches() for item in _read.decode(body)[0]]
+    return [item for body, *_ in watched.batches() for item in _read.decode(body)[0]]
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,14 @@ def test_a_queue_is_bounded_and_what_is_left_out_is_counted() -> None:
         watched.see(passing())
     sizes = []
     items: list[Any] = []
-    for body, count in watched.batches():
+    left = 0
+    for body, count, dropped in watched.batches():
         found = _read.decode(body)[0]
-        assert len(found) == count <= at_node.BATCH_SIGHTS
+        assert len(found) == count + bool(dropped) <= at_node.BATCH_SIGHTS
+        left += dropped
         sizes.append(len(body))
         items += found
+    assert left == 7
     assert max(sizes) <= at_node.BATCH_BYTES + 65536
     assert items[0] == Dropped("orders", "n", 7)
     assert len(items) == at_node.MAX_SIGHTS + 1
@@ -549,10 +552,32 @@ def test_steps_of_workflows() -> None:
     assert "SECRET" not in str(failed.details)
 
 
+def test_what_is_lost_is_counted_and_refusals_are_told_anew() -> None:
+    watched = watch(Wanted(values=True), NO_VALUES)
+    watched.see(passing())
+    ((_, count, dropped),) = watched.batches()
+    watched.lost(count + dropped)
+    watched.renew(NO_VALUES, None)
+    lost, refused = told(watched)
+    assert (lost.count, type(refused)) == (2, Refused)
+
+
+def test_rates_are_told_in_their_rhythm() -> None:
+    watched = watch(Wanted(sights=False, rates=2.0))
+    due = watched.rates_due
+    watched.tick(due - 0.1)
+    assert not watched.waits
+    watched.tick(due + 0.1)
+    assert watched.rates_due == due + 2.0
+    watched.tick(due + 100.0)
+    assert watched.rates_due == due + 102.0
+    assert [type(each) for each in told(watched)] == [Rates, Rates]
+
+
 def test_a_batch_is_one_message() -> None:
     """Of its own kind, so that nobody takes it for another."""
     watched = watch(Wanted())
     watched.see(passing())
-    ((body, count),) = watched.batches()
-    assert count == 1
+    ((body, count, dropped),) = watched.batches()
+    assert (count, dropped) == (1, 0)
     assert len(msgspec.msgpack.decode(body, type=Told).items) == 1

@@ -4,6 +4,7 @@ import { useCallback, useEffect, useRef, useState } from "./dom.js";
 const KEY = "mesh-dashboard-token";
 const BASE = new URL("../../api/", import.meta.url);
 let token = "";
+let refused = false;
 let refusedListener = () => {};
 
 /** Take the token out of the address, so that it stays in neither the history nor a copied link. */
@@ -20,6 +21,7 @@ export function takeToken() {
 
 export function setToken(given) {
   token = given;
+  refused = false;
   try {
     sessionStorage.setItem(KEY, given);
   } catch {
@@ -27,10 +29,11 @@ export function setToken(given) {
   }
 }
 
-/** Call `listener` when the server refuses the token. */
-export const onRefused = (listener) => {
+/** Call `listener` when the server refuses the token, also if it has already. */
+export function onRefused(listener) {
   refusedListener = listener;
-};
+  if (refused) listener();
+}
 
 /** What went wrong: `message` says it, `next` what to do about it, `status` is HTTP's (0 = no answer came). */
 export class ApiError extends Error {
@@ -44,8 +47,8 @@ export class ApiError extends Error {
 }
 
 const NEXT = {
-  0: "Is `mesh dashboard` still running? Start it again, and open the address that it prints.",
-  401: "Open the address that `mesh dashboard` prints: it has the token.",
+  0: "Is mesh dashboard still running? If not, start it again, and open the address that it prints.",
+  401: "Open the address that mesh dashboard prints: it has the token.",
   404: "It may have stopped or been deleted since this page was shown.",
   504: "The node did not answer in time. It may be busy, or just gone.",
 };
@@ -94,7 +97,10 @@ export async function open(path, { verb = "GET", query, headers = {}, body, sign
     if (error.name === "AbortError") throw error;
     throw new ApiError("The dashboard's server does not answer", { next: NEXT[0] });
   }
-  if (response.status === 401) refusedListener();
+  if (response.status === 401) {
+    refused = true;
+    refusedListener();
+  }
   return response;
 }
 

@@ -170,5 +170,6 @@ export function waitsOf(told, own) {
   const children = (told.children ?? []).map((each) => ({
     what: "child", text: `${each.workflow} ${each.instanceID} #${each.task}${of(each)}`, since: each.since, child: { id: each.instanceID, app: each.appID },
   }));
-  return [...tasks, ...events, ...timers, ...children];
+  const start = told.runtimeStatus === "PENDING" && told.startTime ? [{ what: "time", text: "when it is to begin", since: told.createdAt, due: told.startTime }] : [];
+  return [...start, ...tasks, ...events, ...timers, ...children];
 }

@@ -50,7 +50,7 @@ export function stream(query, on, state = () => {}) {
       tries = 0;
       state("live");
       await readEvents(response, on);
-      throw new ApiError("The dashboard's server ended the stream");
+      throw new ApiError("The dashboard's server ended the stream", { next: "It may be restarting." });
     } catch (error) {
       if (closing.signal.aborted) return;
       if (error.status >= 400 && error.status < 500 && error.status !== 429) {

@@ -16,21 +16,33 @@ class Edge {
     this.last = tick;
     this.counts = new Uint32Array(SECONDS);
     this.errors = new Uint32Array(SECONDS);
-    this.sums = new Float32Array(SECONDS);
     this.longest = new Float32Array(SECONDS);
     this.buckets = new Uint32Array(WINDOW * WIDTH);
     this.touched = tick; // When something last passed.
+    // Sums over the minute, and over the present: they are asked for of each edge, each second.
+    this.total = this.count = this.failed = 0;
+    this.present = new Uint32Array(WIDTH);
   }
 
   /** Empty the places of the seconds in which nothing passed. */
   forward(tick) {
-    for (let at = Math.max(this.last + 1, tick - SECONDS + 1); at <= tick; at++) {
-      const slot = at % SECONDS;
-      this.counts[slot] = this.errors[slot] = this.sums[slot] = this.longest[slot] = 0;
-      const start = (at % WINDOW) * WIDTH;
-      this.buckets.fill(0, start, start + WIDTH);
+    if (tick - this.last >= SECONDS) {
+      for (const each of [this.counts, this.errors, this.longest, this.buckets, this.present]) each.fill(0);
+      this.total = this.count = this.failed = 0;
+      this.last = tick;
     }
-    this.last = tick;
+    while (this.last < tick) {
+      const at = ++this.last;
+      const gone = (at - WINDOW + SECONDS) % SECONDS;
+      this.count -= this.counts[gone];
+      this.failed -= this.errors[gone];
+      const start = (at % WINDOW) * WIDTH;
+      for (let each = 0; each < WIDTH; each++) this.present[each] -= this.buckets[start + each];
+      this.buckets.fill(0, start, start + WIDTH);
+      const slot = at % SECONDS;
+      this.total -= this.counts[slot];
+      this.counts[slot] = this.errors[slot] = this.longest[slot] = 0;
+    }
   }
 
   add(told) {
@@ -38,12 +50,15 @@ class Edge {
     this.touched = this.last;
     this.counts[slot] += told.count;
     this.errors[slot] += told.errors;
-    this.sums[slot] += told.seconds;
+    this.total += told.count;
+    this.count += told.count;
+    this.failed += told.errors;
     if (told.longest > this.longest[slot]) this.longest[slot] = told.longest;
     const start = (this.last % WINDOW) * WIDTH;
-    told.buckets.forEach((count, at) => {
-      this.buckets[start + at] += count;
-    });
+    for (let each = 0; each < WIDTH; each++) {
+      this.buckets[start + each] += told.buckets[each];
+      this.present[each] += told.buckets[each];
+    }
   }
 }
 
@@ -119,14 +134,12 @@ export class Rates {
     for (let back = 0; back < span; back++) seconds += this.lengths[(this.tick - back) % SECONDS];
     for (const edge of edges) {
       edge.forward(this.tick);
-      for (let back = 0; back < span; back++) {
-        const slot = (this.tick - back) % SECONDS;
-        count += edge.counts[slot];
-        errors += edge.errors[slot];
-        if (edge.longest[slot] > longest) longest = edge.longest[slot];
-      }
-      for (let slot = 0; slot < SECONDS; slot++) total += edge.counts[slot];
-      for (let at = 0; at < edge.buckets.length; at++) buckets[at % WIDTH] += edge.buckets[at];
+      total += edge.total;
+      if (!edge.count) continue;
+      count += edge.count;
+      errors += edge.failed;
+      for (let back = 0; back < span; back++) longest = Math.max(longest, edge.longest[(this.tick - back) % SECONDS]);
+      for (let at = 0; at < WIDTH; at++) buckets[at] += edge.present[at];
     }
     return {
       rate: seconds ? count / seconds : 0,

@@ -75,12 +75,12 @@ function SignIn({ onDone }) {
     start();
     onDone();
   };
-  return html`<div class="sign-in"><form onSubmit=${enter}>
+  return html`<main class="sign-in"><form onSubmit=${enter}>
     <h1>This dashboard asks for its token</h1>
     <p>The command <code>mesh dashboard</code> printed an address that has it. Open that address, or paste it here.</p>
     <${Field} label="Token or address" value=${given} onChange=${setGiven} autofocus required />
     <button class="button main" type="submit"><span>Open the dashboard</span></button>
-  </form></div>`;
+  </form></main>`;
 }
 
 function Connection() {
@@ -88,6 +88,19 @@ function Connection() {
   if (status === "live") return html`<span class="connection live"><span class="beat" aria-hidden="true"></span>Live</span>`;
   const text = status === "refused" ? "Refused" : "Connecting…";
   return html`<span class="connection" title=${error?.message ?? ""}><${Badge} kind="warn">${text}<//></span>`;
+}
+
+/** Says that what is shown is old, and what to do; not for a stream that begins anew at once. */
+function Lost() {
+  const { status, error } = useStatus();
+  const [late, setLate] = useState(false);
+  useEffect(() => {
+    setLate(false);
+    if (status === "live") return undefined;
+    const timer = setTimeout(() => setLate(true), 2500);
+    return () => clearTimeout(timer);
+  }, [status]);
+  return html`<div role="status">${late && error && html`<p class="lost"><${Icon} name="warn" /><span><b>${error.message}.</b> ${error.next} ${status === "waiting" && "What is shown may be old; trying again."}</span></p>`}</div>`;
 }
 
 function Nav({ page, open, onGo }) {
@@ -176,6 +189,7 @@ export function Shell() {
     </header>
     <${Nav} page=${route.page} open=${open} onGo=${() => setOpen(false)} />
     <main id="main" tabindex="-1">
+      <${Lost} />
       ${route.page === null
         ? html`<${Frame} title="No such page"><${Empty} title="Nothing is at this address"><a href="#/">To the map</a><//><//>`
         : error

@@ -1,5 +1,5 @@
 // One sight: its line in a list, and all that is told of it, with replay.
-import { html, memo, useEffect, useState } from "./dom.js";
+import { html, memo, useEffect, useRef, useState } from "./dom.js";
 import { post } from "./api.js";
 import { useMesh } from "./live.js";
 import { links } from "./router.js";
@@ -151,13 +151,27 @@ export function SightDetail({ event }) {
 
 /** What stands beside a list or a picture while something of it is open; on a narrow screen it comes from below. */
 export function Side({ title, kind, onClose, children }) {
+  const heading = useRef(null);
+  useEffect(() => {
+    // Whoever opened it goes on in it, and comes back to where he was.
+    const before = document.activeElement;
+    heading.current.focus({ preventScroll: true });
+    return () => before?.isConnected && before.focus({ preventScroll: true });
+  }, []);
   useEffect(() => {
     const key = (event) => event.key === "Escape" && !document.querySelector("dialog[open]") && onClose();
     addEventListener("keydown", key);
     return () => removeEventListener("keydown", key);
   }, [onClose]);
   return html`<aside class="side" aria-label=${`Details: ${title}`}>
-    <header class="side-head"><h2>${kind && html`<span class=${`dot ${kind}`} aria-hidden="true"></span>`} ${title}</h2><${Button} quiet icon="close" label="Close details" onClick=${onClose} /></header>
+    <header class="side-head"><h2 ref=${heading} tabindex="-1">${kind && html`<span class=${`dot ${kind}`} aria-hidden="true"></span>`} ${title}</h2><${Button} quiet icon="close" label="Close details" onClick=${onClose} /></header>
     <div class="side-body">${children}</div>
   </aside>`;
+}
+
+/** Nodes that do not tell what is asked, or not all of it, and what would allow it. */
+export function Untold({ refused }) {
+  if (!refused.length) return null;
+  const who = refused.length === 1 ? `${refused[0].app} does` : `${refused.length} nodes do`;
+  return html`<details class="note"><summary>${who} not tell everything</summary>${refused.map((each) => html`<p key=${each.node}><b>${each.app}</b>: ${each.reason}</p>`)}</details>`;
 }

@@ -1,9 +1,10 @@
 // The picture of a workflow's history. A screen reader is told what it shows, and has the table beside it.
 import { html, newId, useEffect, useMemo, useRef, useState } from "./dom.js";
-import { many, ms } from "./ui.js";
+import { Button, many, ms } from "./ui.js";
 import { isUneven, layOut, scaleOf } from "./history.js";
 
-const MOST_ROWS = 200;
+const FIRST_ROWS = 60;
+const MOST_ROWS = 600;
 const NARROW = 560;
 const GROWS = 12;
 const STEPS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 172800, 604800, 2592000, 31536000];
@@ -34,6 +35,8 @@ export function Timeline({ told, chosen = null, onChoose = () => {} }) {
   const laid = useMemo(() => layOut(told), [told]);
   const [asked, setEven] = useState(null);
   const even = asked ?? isUneven(laid);
+  const [most, setMost] = useState(FIRST_ROWS);
+  const more = Math.min(laid.rows.length, MOST_ROWS) - most;
   return html`<figure class="timeline">
     <div class="timeline-head">
       <p id=${id} class="timeline-says">${saysOf(laid, told)}</p>
@@ -44,7 +47,9 @@ export function Timeline({ told, chosen = null, onChoose = () => {} }) {
         )}
       </fieldset>
     </div>
-    <div ref=${place}>${width > 0 && html`<${Picture} laid=${laid} even=${even} width=${width} label=${id} chosen=${chosen} onChoose=${onChoose} />`}</div>
+    <div ref=${place}>${width > 0 && html`<${Picture} laid=${laid} even=${even} width=${width} most=${most} label=${id} chosen=${chosen} onChoose=${onChoose} />`}</div>
+    ${more > 0 && html`<p class="timeline-more"><${Button} class="small" icon="down" onClick=${() => setMost(MOST_ROWS)}>${many(more, "more step")}<//></p>`}
+    ${more <= 0 && laid.rows.length > most && html`<p class="note">${many(laid.rows.length - most, "more step")}: they are in the table below.</p>`}
     <figcaption class="timeline-key">
       ${["done", "failed", "open", "paused"].map((state) => html`<span><${Sample} state=${state} /> ${SAID[state]}</span>`)}
       <span><span class="mark-raised" aria-hidden="true">◆</span> event</span>
@@ -67,13 +72,13 @@ function saysOf(laid, told) {
   return `${told.workflowName}, ${told.runtimeStatus.toLowerCase()}: ${parts.join(", ")}; ${laid.open ? "so far" : "took"} ${ms(laid.until - laid.since)}`;
 }
 
-function Picture({ laid, even, width, label, chosen, onChoose }) {
+function Picture({ laid, even, width, most, label, chosen, onChoose }) {
   const narrow = width < NARROW;
   const left = narrow ? 2 : Math.min(240, Math.round(width * 0.28));
   const right = width - 4;
   const height = narrow ? 38 : 24;
   const top = 24;
-  const rows = laid.rows.slice(0, MOST_ROWS);
+  const rows = laid.rows.slice(0, most);
   const share = scaleOf(laid, even);
   const x = (at) => left + share(at) * (right - left);
   const whole = top + rows.length * height + 4;
@@ -88,7 +93,6 @@ function Picture({ laid, even, width, label, chosen, onChoose }) {
           chosen=${chosen !== null && row.task === chosen} onChoose=${onChoose} />`,
       )}
     </svg>
-    ${laid.rows.length > MOST_ROWS && html`<p class="note">${laid.rows.length - MOST_ROWS} more steps are in the table below.</p>`}
   `;
 }
 

@@ -3,7 +3,7 @@ import { html, useCallback, useEffect, useMemo, useRef, useState } from "../dom.
 import { open as request } from "../api.js";
 import { useMesh, useSights } from "../live.js";
 import { setQuery } from "../router.js";
-import { Side, SightDetail, SightLine } from "../sights.js";
+import { Side, SightDetail, SightLine, Untold } from "../sights.js";
 import { Badge, Button, Empty, Field, Page as Frame, Problem, Section, bytes, count, toast } from "../ui.js";
 
 const BLOCKS = ["pubsub", "invocation", "state", "bindings", "actors", "workflows", "jobs", "durable", "configuration", "secrets", "crypto", "lock", "conversation"];
@@ -79,7 +79,8 @@ export default function Page({ query }) {
   useEffect(() => setQuery({ ...given, failed: given.failed || "", values: given.values ? "" : "false" }), [given]);
   const filter = useMemo(() => {
     const where = asked.where.trim();
-    return { app: asked.app.trim(), topic: asked.topic.trim(), block: asked.block, values: asked.values ? "true" : "", where: asked.failed ? (where ? `(${where}) && ${FAILED}` : FAILED) : where };
+    const several = (text) => text.split(/[,\s]+/).filter(Boolean);
+    return { app: several(asked.app), topic: several(asked.topic), block: asked.block, values: asked.values ? "true" : "", where: asked.failed ? (where ? `(${where}) && ${FAILED}` : FAILED) : where };
   }, [asked]);
   const { sights, dropped, refused, state, error, seen, clear } = useSights(filter, { paused });
   const recording = useRecording({ ...filter, values: undefined });
@@ -98,7 +99,7 @@ export default function Page({ query }) {
       <datalist id="topics-known">${mesh?.topics.slice(0, 300).map((each) => html`<option key=${`${each.component}/${each.topic}`} value=${`${each.component}/${each.topic}`} />`)}</datalist>
     </form>
     ${state === "refused" && !given.where && html`<${Problem} error=${error} />`}
-    ${refused.length > 0 && html`<details class="note"><summary>${refused.length === 1 ? `${refused[0].app} does not tell everything` : `${refused.length} nodes do not tell everything`}</summary>${refused.map((each) => html`<p key=${each.node}><b>${each.app}</b>: ${each.reason}</p>`)}</details>`}
+    <${Untold} refused=${refused} />
     <div class=${shown ? "with-side open" : "with-side"}>
       <${Section}
         title="Passing now" flush

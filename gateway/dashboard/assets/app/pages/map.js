@@ -1,11 +1,11 @@
 // The mesh as a picture: who sends what to whom, how much of it, and how it goes; and the same as a table.
 import { html, memo, useCallback, useEffect, useMemo, useReducer, useRef, useState } from "../dom.js";
-import { useMesh, useRates, useSights } from "../live.js";
+import { useMesh, useRates, useSights, useStatus } from "../live.js";
 import { KINDS, arrowOf, byArrow, graph, nodeOf, part, verb } from "../map/graph.js";
 import { HEIGHT, WIDTH, layout } from "../map/layout.js";
 import { Flows, NOTHING } from "../map/flows.js";
 import { links, setQuery } from "../router.js";
-import { Side, SightDetail, SightLine } from "../sights.js";
+import { Side, SightDetail, SightLine, Untold } from "../sights.js";
 import { Badge, Button, Empty, Figures, Icon, Loading, Page as Frame, Section, Thing, count, many, ms, percent, perSecond } from "../ui.js";
 
 const MOST = 60; // Nodes that a picture can hold.
@@ -82,9 +82,9 @@ function Picture({ shown, figures, troubled, at, onOpen, motion }) {
     }
     return ids;
   }, [shown, at]);
-  flows.sort((one, other) => one.now.rate - other.now.rate);
+  // Their order in the page stays as it is, so that nobody who goes through them by keyboard loses his place.
   const dotsOf = new Map();
-  for (const { id, now } of [...flows].reverse()) {
+  for (const { id, now } of [...flows].sort((one, other) => other.now.rate - one.now.rate)) {
     const dots = motion && now.rate ? Math.min(left, Math.max(1, Math.min(4, Math.round(Math.log2(1 + now.rate))))) : 0;
     left -= dots;
     dotsOf.set(id, dots);
@@ -121,18 +121,24 @@ function LastSights({ filter, fits }) {
   return html`<div class="sights narrow" aria-busy=${state === "live" ? "false" : "true"}>
     ${some.map((each) => html`<${SightLine} key=${each.id} event=${each} onOpen=${setOpen} />`)}
     ${!some.length && html`<p class="dim">${error ? error.message : "Waiting for the next one…"}</p>`}
-    ${refused.map((each) => html`<p class="note" key=${each.node}><b>${each.app}</b>: ${each.reason}</p>`)}
+    <${Untold} refused=${refused} />
   </div>`;
 }
 
-const globless = (name) => name.replace(/[*]/g, "?");
+/** What to watch to see what passes an arrow, and perhaps more. */
+function filterOf(from, target) {
+  const topic = [from, target].find((each) => each.kind === "topic");
+  if (topic) return { topic: topic.name, block: "pubsub", values: "true" };
+  const block = { app: "invocation", actor: "actors", workflow: "workflows", job: "jobs" }[from.kind === "app" ? target.kind : from.kind];
+  return { app: from.kind === "app" ? from.name : target.name, block, values: "true" };
+}
 
 function ArrowDetails({ id, arrow, rates, edges, onClose }) {
   const [from, target] = id.split("\n").map(nodeOf);
   const now = rates.figures(edges);
   const topic = [from, target].find((each) => each.kind === "topic");
   const component = [from, target].find((each) => each.kind === "component");
-  const filter = topic ? { topic: globless(topic.name), block: "pubsub", values: "true" } : { app: globless(from.kind === "app" ? from.name : target.name), values: "true" };
+  const filter = filterOf(from, target);
   const fits = useCallback((data) => arrowOf(data) === id, [id]);
   return html`<${Side} title=${`${from.label} → ${target.label}`} onClose=${onClose}>
     <p><${Thing} kind=${from.kind} name=${from.label} href=${from.href} /> <span class="dim">${arrow?.verb ?? verb(from.id, target.id)}</span> <${Thing} kind=${target.kind} name=${target.label} href=${target.href} /></p>
@@ -196,6 +202,7 @@ function useGraph(mesh, groups) {
 export default function Page({ query }) {
   const mesh = useMesh();
   const { tick, rates } = useRates();
+  const { refused } = useStatus();
   const [sought, setSought] = useState(query.get("q") ?? "");
   const [at, setAt] = useState(query.get("at") ?? "");
   const [motion, toggleMotion] = useMotion();
@@ -236,6 +243,7 @@ export default function Page({ query }) {
       ${failing.slice(0, 6).map(([id, now]) => html`<button key=${id} type="button" class="alert" onClick=${() => setAt(id)}><${Icon} name="bad" /><b>${id.split("\n").map((each) => nodeOf(each).label).join(" → ")}</b> ${percent(now.failing)} fail</button>`)}
       ${mesh.problems.slice(0, 6).map((each) => html`<a key=${`${each.node} ${each.target}`} class="alert" href=${links.app(each.app)}><${Icon} name="bad" /><b>${each.app}</b> ${each.target}: ${each.state}</a>`)}
     </div>`}
+    <${Untold} refused=${refused} />
     <div class=${at ? "with-side open" : "with-side"}>
       <section class="card flush map-card" aria-label="Picture">
         <div class="table-tools map-tools">

@@ -65,7 +65,10 @@ function useHistory(app, id, told) {
     const load = async () => {
       // One that begins anew has another history.
       let { events } = held.current.execution === told.executionID ? held.current : { events: [] };
-      if (events.length >= told.events) return;
+      if (events.length >= told.events) {
+        if (held.current.loading) put({ events, error: null, loading: false, execution: told.executionID });
+        return;
+      }
       try {
         for (let more = true; more && events.length < MOST; ) {
           const page = await get(route(app, id, "history"), { after: events.length, limit: PAGE }, leaving.signal);
@@ -130,7 +133,7 @@ function Past({ told, history, app, onRerun }) {
   return html`
     <${Section} title="Time line">
       ${history.error && html`<${Problem} error=${history.error} what="History" />`}
-      ${events.length > 0 ? html`<${Timeline} told=${whole} chosen=${chosen} onChoose=${(task) => setChosen(task === chosen ? null : task)} />` : history.loading ? html`<${Loading} what="Reading its history" />` : html`<${Empty} icon="workflows" title="It has not begun">Nothing has happened to it yet.<//>`}
+      ${events.length > 0 ? html`<${Timeline} told=${whole} chosen=${chosen} onChoose=${(task) => setChosen(task === chosen ? null : task)} />` : history.loading ? html`<${Loading} what="Reading its history" />` : !history.error && html`<${Empty} icon="workflows" title="It has not begun">Nothing has happened to it yet.<//>`}
     <//>
     <${Section} title="History" note=${told.events > events.length ? `${events.length} of ${told.events} events are here` : undefined} flush
       actions=${chosen === null ? html`<${Field} label="Turns of the code too" type="check" value=${turns} onChange=${setTurns} />` : html`<${Button} class="small" onClick=${() => setChosen(null)}>All steps, not only #${chosen}<//>`}>

@@ -25,6 +25,8 @@ export function Table({ caption, columns, rows, keyOf, search, sortBy, descendin
   const [sought, setSought] = useState("");
   const [page, setPage] = useState(0);
   const id = useRef(newId("table")).current;
+  const body = useRef(null);
+  const before = useRef({ order, sought, places: new Map() });
   const column = columns.find((each) => each.key === order.by);
   const found = useMemo(() => {
     const words = sought.toLowerCase().split(/\s+/).filter(Boolean);
@@ -42,7 +44,13 @@ export function Table({ caption, columns, rows, keyOf, search, sortBy, descendin
       const missing = [one, other].some((each) => each === null || each === undefined || each === "");
       return order.down && !missing ? -is : is;
     });
-    return keyed.map(([, row]) => row);
+    const sorted = keyed.map(([, row]) => row);
+    // Rows hold still under the pointer and the keyboard, also if their figures change.
+    const { places } = before.current;
+    const held = before.current.order === order && before.current.sought === sought && body.current && (body.current.matches(":hover") || body.current.contains(document.activeElement));
+    if (held) sorted.sort((one, other) => (places.get(keyOf(one)) ?? Infinity) - (places.get(keyOf(other)) ?? Infinity) || 0);
+    before.current = { order, sought, places: new Map(sorted.map((row, at) => [keyOf(row), at])) };
+    return sorted;
   }, [rows, columns, sought, order]);
   const pages = Math.max(1, Math.ceil(found.length / PAGE));
   const at = Math.min(page, pages - 1);
@@ -79,7 +87,7 @@ export function Table({ caption, columns, rows, keyOf, search, sortBy, descendin
             })}
           </tr>
         </thead>
-        <tbody>
+        <tbody ref=${body}>
           ${part.map((row) => {
             const key = keyOf(row);
             const click = onRow && ((event) => event.target.closest("a, button, input, label") || getSelection().toString() || onRow(row));
