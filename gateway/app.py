@@ -325,7 +325,9 @@ class Gateway:
             if config.unix_socket_dir is not None:
                 socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
                 _warn_of_ports(config)
-            listening = server.listening(config.listen, config.http_port, socket_path, self.grace)
+            own = config.dashboard
+            port = own.port() if own is not None and own.port is not None else config.http_port
+            listening = server.listening(config.listen, port, socket_path, self.grace)
             self.port = await stack.enter_async_context(listening)
             grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
             load = partial(build_grpc, api, 0 if socket_path else self.port, metrics=metrics)
@@ -341,8 +343,8 @@ class Gateway:
                 stack.enter_context(registered(config.home, self._entry(socket_path)))
             where = f"{socket_path or self.port}, for gRPC on {grpc_path or self.grpc_port}"
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
-            if config.dashboard is not None:
-                config.dashboard.announce(self.port)
+            if own is not None:
+                own.announce(self.port)
             async with AsyncExitStack() as serving:
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
                 await serving.enter_async_context(streams)

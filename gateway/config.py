@@ -82,11 +82,13 @@ class DashboardConfig:
         token: Who asks for more than the pages' files must send it; None = everybody on this machine may.
         traces_url: Where traces are looked at, with ``{traceId}`` in it; "" = nowhere.
         announce: Is told the port, once it listens.
+        port: Gives the port in the place of ``http_port``, at the moment in which it is to listen; None = nothing does.
     """
 
     token: str | None = field(repr=False)
     traces_url: str = ""
     announce: Callable[[int], None] = lambda _: None
+    port: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli.dashboard import APP_ID, PORT, TOKEN_VARIABLE, address, is_free
+from gateway.cli.dashboard import APP_ID, PORT, TOKEN_VARIABLE, address
 from gateway.cli.output import LogTarget, Stream
 from gateway.cli.processes import Child, Start, exit_text, started
 from gateway.config import CLOSE_SECONDS, GatewayConfig
@@ -36,8 +36,9 @@ async def dashboard_beside(specs: Sequence[AppSpec], around: Surroundings) -> As
         around: What they share.
     """
     token = around.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
-    port = 0 if PORT in _ports(specs) or not is_free(PORT, specs[0].config.listen) else PORT
-    words = [sys.executable, "-P", "-m", "gateway.cli", "dashboard", "--port", str(port), "--app-id", APP_ID]
+    words = [sys.executable, "-P", "-m", "gateway.cli", "dashboard", "--app-id", APP_ID]
+    if PORT in _ports(specs):  # It is free now, and an application is to have it.
+        words += ["--port", "0"]
     start = Start("gateway", words, {**around.environ, TOKEN_VARIABLE: token}, Path.cwd())
     stream = Stream("GATEWAY", APP_ID, LogTarget(console=False), around.console)
     async with task_group() as tasks:

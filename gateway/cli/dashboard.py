@@ -102,12 +102,11 @@ def configured(found: argparse.Namespace, environ: Mapping[str, str]) -> Gateway
     if problems:
         raise ConfigError(problems)
     token = None if found.no_token else given or secrets.token_urlsafe(24)
-    port = found.port if found.port is not None else PORT if is_free(PORT, listens) else 0
     options = GatewayOptions(
         app_id=found.app_id,
         resources_path=tuple(found.resources_path),
         config=tuple(found.config),
-        dapr_http_port=port,
+        dapr_http_port=found.port,
         dapr_listen_addresses=",".join(listens),
         log_level=found.log_level or "warning",
         log_as_json=found.log_as_json,
@@ -121,12 +120,15 @@ def configured(found: argparse.Namespace, environ: Mapping[str, str]) -> Gateway
         if found.open:
             _open(where)
 
+    def usual() -> int:
+        return PORT if is_free(PORT, listens) else 0
+
     tokens = config.tokens
     if beyond and not tokens.guarded:  # The API of its gateway is reached from elsewhere as well.
         tokens = Tokens(token, tokens.app)
-    return dataclasses.replace(
-        config, tokens=tokens, dashboard=DashboardConfig(token, found.traces_url or "", announce)
-    )
+    port = usual if found.port is None else None
+    own = DashboardConfig(token, found.traces_url or "", announce, port)
+    return dataclasses.replace(config, tokens=tokens, dashboard=own)
 
 
 def _checked(options: GatewayOptions, environ: Mapping[str, str]) -> GatewayConfig:

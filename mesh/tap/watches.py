@@ -168,6 +168,8 @@ class Watches(Taps):
         try:
             question = _question.decode(frame.message.body)
             where = address.taps(self._own.namespace, question.tap)
+            if (wrong := address.app_id_problem(question.app)) is not None:
+                raise BadArgumentError(wrong)
         except (msgspec.DecodeError, BadArgumentError) as error:
             logger.debug("ignored what a tap wants: %s", error)
             return

@@ -473,6 +473,10 @@ WRONG = {
     "query": (_POLICY % "{name: '/a?b', httpVerb: ['*'], action: deny}", "name: no call has the path '/a?b'"),
     "verb": (_POLICY % "{name: /a, httpVerb: ['GET POST'], action: deny}", "httpVerb: 'GET POST' is no verb"),
     "half a star": (_POLICY % "{name: /a, httpVerb: ['P*'], action: deny}", "httpVerb: 'P*' is no verb"),
+    "a tap's action": ("    tap: {action: no}\n", "6:19: spec.accessControl.tap.action"),
+    "a tap of nobody": ("    tap: {values: ['']}\n", "spec.accessControl.tap.values[0]: the app id must not be empty"),
+    "a tap of no application": ("    tap: {manage: [a/b]}\n", "tap.manage[0]: the app id 'a/b' must not contain"),
+    "a tap that is misspelt": ("    tap: {value: [a]}\n", "did you mean 'values'?"),
     "misspelt": (_POLICY % "{name: /a, httpVerbs: [GET], action: deny}", "did you mean 'httpVerb'?"),
 }
 
@@ -484,6 +488,14 @@ def test_wrong_rules_are_errors_with_their_place(tmp_path: Path, section: str, s
     with pytest.raises(ConfigError) as caught:
         load_configuration_file(path, {}, [])
     assert said in str(caught.value)
+
+
+def test_names_beside_a_tap_that_denies_are_warned_of(tmp_path: Path) -> None:
+    path, warnings = tmp_path / "c.yaml", []
+    path.write_text(HEAD + "    tap: {action: deny, values: [a]}\n")
+    load_configuration_file(path, {}, warnings)
+    (warning,) = warnings
+    assert (warning.path, "counts for nothing" in warning.message) == ("spec.accessControl.tap.values", True)
 
 
 def test_who_has_proven_to_be_the_caller_is_told() -> None:

@@ -26,6 +26,7 @@ from mesh.address import (
     overlaps,
     owners,
     seen,
+    taps,
     topic,
 )
 from mesh.errors import BadArgumentError, ConfigError
@@ -139,7 +140,16 @@ def test_what_an_application_may_be_called(app_id: str, problem: str | None) -> 
 @pytest.mark.parametrize(
     ("name", "own"),
     [
-        *((each.text, True) for each in (topic("a.b", "c", "t"), app("", "a"), nodes("default"), owners("default"))),
+        *(
+            (each.text, True)
+            for each in (
+                topic("a.b", "c", "t"),
+                app("", "a"),
+                nodes("default"),
+                owners("default"),
+                taps("default", "t"),
+            )
+        ),
         ("mesh.default.topic.pubsub:bodies", True),
         ("mesh.temperature.room", False),
         ("mesh.topic", False),

@@ -430,6 +430,7 @@ async def test_what_is_malformed_is_ignored() -> None:
         for body in (b"", b"\xc1", *wrong):
             await runtime.broker.broadcast(address.taps("ns"), Message({}, body))
         await _asked(runtime, "x" * 5000)
+        await _asked(runtime, "no-app", "x" * 5000)
         await _asked(runtime, "wrong", wanted=Wanted(sample=7.0))
         await _asked(runtime, "t")
         await eventually(_has(runtime, 1))
