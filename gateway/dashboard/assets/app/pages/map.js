@@ -11,16 +11,28 @@ import { Badge, Button, Empty, Figures, Icon, Loading, Page as Frame, Section, T
 const MOST = 60; // Nodes that a picture can hold.
 const PULSES = 36; // Moving dots in all.
 
+function heldStill() {
+  try {
+    return localStorage.getItem("mesh-motion") === "off";
+  } catch {
+    return false; // Storage is switched off: nothing was chosen.
+  }
+}
+
 function useMotion() {
   const query = useRef(matchMedia("(prefers-reduced-motion: reduce)")).current;
-  const [still, setStill] = useState(query.matches || localStorage.getItem("mesh-motion") === "off");
+  const [still, setStill] = useState(() => query.matches || heldStill());
   useEffect(() => {
-    const changed = () => setStill(query.matches);
+    const changed = () => setStill(query.matches || heldStill());
     query.addEventListener("change", changed);
     return () => query.removeEventListener("change", changed);
   }, []);
   const toggle = () => {
-    localStorage.setItem("mesh-motion", still ? "on" : "off");
+    try {
+      localStorage.setItem("mesh-motion", still ? "on" : "off");
+    } catch {
+      // Storage is switched off: it holds as long as the page.
+    }
     setStill(!still);
   };
   return [!still, toggle];

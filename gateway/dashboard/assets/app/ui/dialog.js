@@ -6,6 +6,7 @@ import { Button, Icon } from "./parts.js";
 export function Dialog({ title, onClose, children, actions, wide }) {
   const ref = useRef(null);
   const id = useRef(newId("dialog")).current;
+  const began = useRef(false); // Whether the click began beside it: selecting text may end there.
   useEffect(() => {
     const before = document.activeElement;
     ref.current.showModal();
@@ -17,7 +18,8 @@ export function Dialog({ title, onClose, children, actions, wide }) {
     aria-labelledby=${id}
     onClose=${onClose}
     onCancel=${onClose}
-    onClick=${(event) => event.target === ref.current && onClose()}
+    onPointerDown=${(event) => { began.current = event.target === ref.current; }}
+    onClick=${(event) => began.current && event.target === ref.current && onClose()}
   >
     <div class="dialog-in">
       <header class="dialog-head">
