@@ -51,6 +51,13 @@ function pairs(text, what) {
     });
 }
 
+/** A path with its query: {pathname, search: {name: [value…]}}. */
+function pathOf(text) {
+  const [, pathname, rest] = /^\/?([^?]*)\??(.*)$/s.exec(text.trim());
+  const search = Object.groupBy(new URLSearchParams(rest), ([name]) => name);
+  return { pathname, search: Object.fromEntries(Object.entries(search).map(([name, some]) => [name, some.map(([, value]) => value)])) };
+}
+
 function useSending() {
   const [state, setState] = useState({});
   const run = async (act) => {
@@ -123,11 +130,11 @@ export function InvokeForm({ app = "", path = "", verb }) {
   const call = (event) => {
     event.preventDefault();
     run(() => {
-      const [method, search = ""] = draft.path.trim().replace(/^\//, "").split("?", 2);
+      const { pathname: method, search } = pathOf(draft.path);
       const target = ofApp(draft.as, "invoke", draft.app.trim(), "method", ...method.split("/").map(decodeURIComponent));
       const headers = Object.fromEntries(pairs(draft.headers, "Headers"));
       if (bodiless || !draft.body) for (const name of Object.keys(headers)) if (name.toLowerCase() === "content-type") delete headers[name];
-      return send(target, { verb: draft.verb, query: Object.fromEntries(new URLSearchParams(search)), headers, body: bodiless ? undefined : draft.body, any: true });
+      return send(target, { verb: draft.verb, query: search, headers, body: bodiless ? undefined : draft.body, any: true });
     });
   };
   return html`<form class="stack" onSubmit=${call}>
