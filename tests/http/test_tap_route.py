@@ -93,9 +93,7 @@ async def tapping(node: Node, query: str = "", *, events: bool = False) -> Async
         "block",
         ("GET", f"{TAP}?block=pubsub&block=invocatoin"),
         400,
-        error(
-            "ERR_BAD_REQUEST", matches(re.compile("no building block 'invocatoin'; did you mean 'invocation'").search)
-        ),
+        error("ERR_BAD_REQUEST", matches(re.compile("no building block 'invocatoin'; did you mean 'invoc").search)),
     ),
     Case(
         "sample",
