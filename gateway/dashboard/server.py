@@ -61,8 +61,8 @@ class _Dashboard:
     async def handle(self, request: web.BaseRequest) -> Answered:
         """Answer a request."""
         path = split_target(request)[0]
-        own = path in ("/", PREFIX) or path.startswith(f"{PREFIX}/")
-        if not own and (path in HEALTH or not self._admission.refuses(request)):
+        own = path == PREFIX or path.startswith(f"{PREFIX}/")
+        if not own and (path in HEALTH or not self._admission.is_foreign(request)) and path != "/":
             return await self._handler(request)
         further = _DATA if path.startswith(f"{PREFIX}/api/") else _PAGES
         if isinstance(request, Request):
@@ -75,12 +75,12 @@ class _Dashboard:
     async def _route(self, request: web.BaseRequest) -> Answered:
         path, query = split_target(request)
         self._admission.check_host(request)
-        if path not in ("/", PREFIX) and not path.startswith(f"{PREFIX}/"):
-            self._admission.check_origin(request)
         if path.startswith(f"{PREFIX}/api/"):
             self._admission.check_page(request)
             self._admission.check_token(request)
             return await self._data.answer(request, path.removeprefix(f"{PREFIX}/api/"), query)
+        if path != "/" and not path.startswith(PREFIX):
+            self._admission.check_site(request)
         if request.method not in READ:
             return wrong_method(request, READ)
         if path in ("/", PREFIX):

@@ -8,7 +8,6 @@ Each has a trace of its own, and the mark ``meshreplayed``: the header of a call
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +19,7 @@ import orjson
 from mesh.blocks.envelope import OVERRIDE
 from mesh.blocks.invocation import OUTSIDE, forwardable
 from mesh.event import CLOUDEVENTS_JSON, media_type, new_id
+from mesh.fields import BREAKS_OFF, TOKEN
 from mesh.passing import REPLAYED
 from mesh.tap.content import HIDDEN
 from mesh.tap.sight import Content, Seen, Sight
@@ -46,8 +46,6 @@ _NOT_SENT = frozenset(
         MARK,
     }
 )
-_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-_FIELD = re.compile(r"[^\x00-\x20\x7f:\ud800-\udfff]+")
 _SET_AT_PUBLISH = ("pubsubname", "topic", "traceid", "traceparent", "tracestate", "expiration")
 
 
@@ -141,27 +139,25 @@ def resend(sight: Sight, to: str = "", headers: Sequence[tuple[str, str]] = ()) 
         )
     if request.body is None and request.size:
         return Skipped("its body was streamed, which is not recorded")
-    if (wrong := _malformed(sight, request, kind)) is not None:
-        return Skipped(wrong)
     if kind is Kind.CALL:
-        return _call(sight, request, to, headers)
-    if kind is Kind.EVENT:
-        return _event(sight, request)
-    return _delivery(sight, request, to, headers) if to else Skipped("an event that arrived needs an application: --to")
+        made = _call(sight, request, to, headers)
+    elif kind is Kind.EVENT:
+        made = _event(sight, request)
+    elif not to:
+        return Skipped("an event that arrived needs an application: --to")
+    else:
+        made = _delivery(sight, request, to, headers)
+    return made if isinstance(made, Skipped) else _sendable(made)
 
 
-def _malformed(sight: Sight, request: Content, kind: Kind) -> str | None:
-    """Say what cannot stand in a request: a recording may be written by hand, or tell what a stranger told."""
-    verb, path = (str(sight.details.get(name, "")) for name in ("verb", "path"))
-    if verb and not (verb.isascii() and verb.isalpha()):
-        return f"its verb {verb[:20]!a} is none"
-    texts = [path, str(sight.details.get("query", "")), str(sight.details.get("route", "")), request.content_type]
-    if any(_CONTROLS.search(each) for each in texts) or " " in path:
-        return "its path, or its content type, has characters that no request has"
-    for name, value in (request.headers or ()) if kind is not Kind.EVENT else ():  # There it is metadata.
-        if not _FIELD.fullmatch(name) or _CONTROLS.search(value):
-            return f"its header {name[:100]!a} cannot stand in a request"
-    return None
+def _sendable(made: Resend) -> Resend | Skipped:
+    """Refuse what no message can hold: a recording may have been written by anybody."""
+    if TOKEN.fullmatch(made.verb) is None or BREAKS_OFF.search(made.path):
+        return Skipped("its verb or path is none that HTTP has")
+    for name, value in made.headers:
+        if TOKEN.fullmatch(name) is None or BREAKS_OFF.search(value):
+            return Skipped(f"its header {name[:100]!r} is none that HTTP has")
+    return made
 
 
 def _call(sight: Sight, request: Content, to: str, given: Sequence[tuple[str, str]]) -> Resend | Skipped:

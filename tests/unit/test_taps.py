@@ -179,8 +179,9 @@ def test_a_share_is_told() -> None:
 
 
 SECRETS = """Authorization proxy-authorization Cookie Set-Cookie dapr-api-token X-Auth-Token client_secret DB-PASSWORD
-x-api-key apiKey mesh-proof mesh-identity X-Amz-Signature aws_access_key Credential x-goog-iap-jwt-assertion sig
-Ocp-Apim-Subscription-Key x-functions-key AccountKey x-amz-server-side-encryption-customer-key X-XSRF db_pwd"""
+x-api-key apiKey mesh-proof mesh-identity X-Amz-Signature aws_access_key Credential sig X-Auth db_pwd x-jwt
+x-goog-iap-jwt-assertion Ocp-Apim-Subscription-Key x-functions-key AccountKey X-XSRF
+x-amz-server-side-encryption-customer-key"""
 
 
 @pytest.mark.parametrize("name", SECRETS.split())
@@ -189,7 +190,18 @@ def test_names_of_secrets(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["content-type", "traceparent", "x-request-id", "key", "accept", "partitionKey", "routing-key", "design"]
+    "name",
+    [
+        "content-type",
+        "traceparent",
+        "x-request-id",
+        "key",
+        "accept",
+        "partitionKey",
+        "routing-key",
+        "design",
+        "X-Author",
+    ],
 )
 def test_names_of_no_secrets(name: str) -> None:
     assert not is_secret(name)
@@ -244,6 +256,23 @@ def test_secrets_and_plain_texts_never_leave() -> None:
         assert made.details == details
         assert b"TOPSECRET" not in msgspec.msgpack.encode((made.details, request, reply))
         assert request is not None and request.body is None
+
+
+def test_a_url_of_a_header_hides_its_secrets() -> None:
+    """One that leads back with a token, or with a login, is as good as that."""
+    told = {
+        "Location": "/back?token=x",
+        "Referer": "http://a/?a=1&api_key=x",
+        "Link": "<https://user:x@a/>; rel=next",
+        "Origin": "https://a/?a=1&b=2",
+        "From": "user@a",
+    }
+    part = Part(tuple(told.items()), body=b"")
+    found = content(Passing("asked", "invocation", "invoke", "orders"), part, 10, values=True)
+    assert found is not None
+    assert found.headers == tuple(
+        (name, value if name in ("Origin", "From") else HIDDEN) for name, value in told.items()
+    )
 
 
 def test_arguments_as_json() -> None:

@@ -7,16 +7,31 @@ let token = "";
 let refused = false;
 let refusedListener = () => {};
 
-/** Take the token out of the address, so that it stays in neither the history nor a copied link. */
+/** Take the token out of the address, so that it stays in neither the history nor a copied link; answers whether one was there. */
 export function takeToken() {
   const given = /^#token=([^&]+)(?:&(.*))?$/.exec(location.hash);
+  if (given) {
+    setToken(tokenIn(location.hash));
+    history.replaceState(null, "", `#${given[2] ?? "/"}`);
+    return true;
+  }
   try {
-    if (given) sessionStorage.setItem(KEY, decodeURIComponent(given[1]));
     token = sessionStorage.getItem(KEY) ?? "";
   } catch {
-    token = given ? decodeURIComponent(given[1]) : "";
+    // Storage is switched off: there is no token but that of an address.
   }
-  if (given) history.replaceState(null, "", `#${given[2] ?? "/"}`);
+  return false;
+}
+
+/** The token of an address that has it behind `#token=`; any other text is one itself. */
+export function tokenIn(text) {
+  const found = /#token=([^&\s]*)/.exec(text);
+  if (!found) return text.trim();
+  try {
+    return decodeURIComponent(found[1]);
+  } catch {
+    return found[1]; // A % that encodes nothing.
+  }
 }
 
 export function setToken(given) {
@@ -53,6 +68,8 @@ const NEXT = {
   504: "The node did not answer in time. It may be busy, or just gone.",
 };
 
+const STEP = /(^|\/)(\.|%2e){1,2}(\/|$)/i;
+
 const written = (query) => {
   const search = new URLSearchParams();
   for (const [name, value] of Object.entries(query ?? {})) {
@@ -82,6 +99,8 @@ async function failure(response) {
 
 /** One request, `path` being relative to `api/`; answers any status with the open Response. */
 export async function open(path, { verb = "GET", query, headers = {}, body, signal } = {}) {
+  // A browser would take these as steps upward, to another route than was meant; encoding them does not help.
+  if (STEP.test(path.split("?", 1)[0])) throw new ApiError("Nothing is called “.” or “..”", { status: 404, next: "Check the address of this page." });
   let response;
   try {
     response = await fetch(new URL(path + written(query), BASE), {
@@ -150,11 +169,12 @@ export const ofApp = (app, ...segments) =>
 
 /**
  * Ask when the page is shown and again every `every` seconds while it can be seen (0 = not again).
- * Answers {data, error, loading, reload}; path null = ask nothing. What was there stays shown while it is asked again.
+ * Answers {data, error, loading, reload}; path null = ask nothing. What was there stays shown while it is asked again,
+ * and an answer that takes longer than `every` is waited for.
  */
 export function useGet(path, { query, every = 0 } = {}) {
   const [state, setState] = useState({ data: undefined, error: null, loading: path !== null, of: null });
-  const asked = useRef(null);
+  const asked = useRef(null); // What is under way.
   const key = path === null ? null : path + written(query);
   const reload = useCallback(async () => {
     asked.current?.abort();
@@ -168,10 +188,11 @@ export function useGet(path, { query, every = 0 } = {}) {
     } catch (error) {
       if (asked.current === mine && error.name !== "AbortError") setState((was) => ({ ...was, error, loading: false }));
     }
+    if (asked.current === mine) asked.current = null;
   }, [key]);
   useEffect(() => {
     reload();
-    const timer = every ? setInterval(() => document.hidden || reload(), every * 1000) : 0;
+    const timer = every ? setInterval(() => document.hidden || asked.current || reload(), every * 1000) : 0;
     return () => {
       clearInterval(timer);
       asked.current?.abort();
@@ -188,7 +209,9 @@ export function useEach(paths, { every = 0 } = {}) {
   useEffect(() => {
     const mine = new AbortController();
     const some = key ? key.split("\n") : [];
+    let busy = false; // One that answers more slowly than it is asked is waited for.
     const ask = async () => {
+      busy = true;
       const rows = await Promise.all(
         some.map((path) =>
           get(path, undefined, mine.signal).then(
@@ -197,10 +220,11 @@ export function useEach(paths, { every = 0 } = {}) {
           ),
         ),
       );
+      busy = false;
       if (!mine.signal.aborted) setState({ key, rows });
     };
     ask();
-    const timer = every ? setInterval(() => document.hidden || ask(), every * 1000) : 0;
+    const timer = every ? setInterval(() => document.hidden || busy || ask(), every * 1000) : 0;
     return () => {
       clearInterval(timer);
       mine.abort();

@@ -37,12 +37,15 @@ export function useOfApps(apps, segments, { query = {}, rowsOf, afterOf = () => 
   const key = JSON.stringify([apps, segments, query]);
   const [state, setState] = useState({ of: null, rows: [], errors: [], next: [], loading: true });
   const turn = useRef(0);
+  const busy = useRef(false);
   const pages = useRef(1);
   const ask = useCallback(async (asked, known, signal) => {
     const mine = ++turn.current;
     setState((was) => ({ ...(was.of === key ? was : { rows: [], errors: [], next: [] }), of: key, loading: true }));
+    busy.current = true;
     const told = await forAll(asked, ({ app, after }) => get(ofApp(app, ...segments), { ...query, after }, signal));
     if (turn.current !== mine || signal?.aborted) return;
+    busy.current = false;
     const rows = [...known.rows];
     const errors = [...known.errors];
     const next = [];
@@ -68,7 +71,7 @@ export function useOfApps(apps, segments, { query = {}, rowsOf, afterOf = () => 
     pages.current = 1;
     first();
     // Whoever has read further keeps their place.
-    const timer = every ? setInterval(() => document.hidden || pages.current > 1 || first(), every * 1000) : 0;
+    const timer = every ? setInterval(() => document.hidden || busy.current || pages.current > 1 || first(), every * 1000) : 0;
     return () => {
       clearInterval(timer);
       leaving.abort();

@@ -3,7 +3,7 @@ import { html, useEffect, useState } from "./dom.js";
 import { ofApp, send } from "./api.js";
 import { useMesh } from "./live.js";
 import { links } from "./router.js";
-import { Badge, Button, Code, Facts, Field, Json, Problem, ms } from "./ui.js";
+import { Badge, Code, Facts, Field, Json, Problem, ms } from "./ui.js";
 
 const VERBS = ["POST", "GET", "PUT", "PATCH", "DELETE", "HEAD"];
 
@@ -49,6 +49,13 @@ function pairs(text, what) {
       if (at < 1) throw new Error(`${what}: “${line}” is not name: value`);
       return [line.slice(0, at).trim(), line.slice(at + 1).trim()];
     });
+}
+
+/** A path with its query: {pathname, search: {name: [value…]}}. */
+function pathOf(text) {
+  const [, pathname, rest] = /^\/?([^?]*)\??(.*)$/s.exec(text.trim());
+  const search = Object.groupBy(new URLSearchParams(rest), ([name]) => name);
+  return { pathname, search: Object.fromEntries(Object.entries(search).map(([name, some]) => [name, some.map(([, value]) => value)])) };
 }
 
 function useSending() {
@@ -123,11 +130,11 @@ export function InvokeForm({ app = "", path = "", verb }) {
   const call = (event) => {
     event.preventDefault();
     run(() => {
-      const [method, search = ""] = draft.path.trim().replace(/^\//, "").split("?", 2);
+      const { pathname: method, search } = pathOf(draft.path);
       const target = ofApp(draft.as, "invoke", draft.app.trim(), "method", ...method.split("/").map(decodeURIComponent));
       const headers = Object.fromEntries(pairs(draft.headers, "Headers"));
       if (bodiless || !draft.body) for (const name of Object.keys(headers)) if (name.toLowerCase() === "content-type") delete headers[name];
-      return send(target, { verb: draft.verb, query: Object.fromEntries(new URLSearchParams(search)), headers, body: bodiless ? undefined : draft.body, any: true });
+      return send(target, { verb: draft.verb, query: search, headers, body: bodiless ? undefined : draft.body, any: true });
     });
   };
   return html`<form class="stack" onSubmit=${call}>

@@ -69,13 +69,12 @@ export function stream(query, on, state = () => {}) {
 }
 
 // What pages draw: replaced as a whole, at most once a second, just before a frame.
-const shown = { mesh: null, status: "waiting", error: null, tick: 0, refused: [], version: 0 };
+const shown = { mesh: null, tick: 0, standing: { status: "waiting", error: null, refused: [] } };
 const listeners = new Set();
 const rates = new Rates();
 let waiting = false;
 
 function changed() {
-  shown.version += 1;
   if (waiting) return;
   waiting = true;
   const flush = () => {
@@ -100,48 +99,48 @@ export function start() {
         shown.tick += 1;
       } else if (name === "refused") {
         const said = data.data ?? data;
-        shown.refused = [...shown.refused.filter((each) => each.node !== said.node), said].slice(-50);
+        const refused = [...shown.standing.refused.filter((each) => each.node !== said.node), said].slice(-50);
+        shown.standing = { ...shown.standing, refused };
       } else return;
       changed();
     },
     (status, error = null) => {
-      shown.status = status;
-      shown.error = error;
+      shown.standing = { ...shown.standing, status, error };
       changed();
     },
   );
 }
 
-function useShown() {
+/** What `pick` takes of what is shown; drawn anew when that is another value. */
+function useShown(pick) {
   const [, draw] = useReducer((count) => count + 1, 0);
-  const { version } = shown;
+  const now = pick(shown);
+  const held = useRef();
+  held.current = { pick, now };
   useEffect(() => {
-    listeners.add(draw);
-    // Something may have come since this was drawn first, before it listened.
-    if (shown.version !== version) draw();
-    return () => listeners.delete(draw);
+    const listener = () => held.current.pick(shown) !== held.current.now && draw();
+    listeners.add(listener);
+    listener(); // Something may have come since this was drawn first, before it listened.
+    return () => listeners.delete(listener);
   }, []);
-  return shown;
+  return now;
 }
 
 /** The mesh as `api/mesh` tells it; null until it came. The same object until it changed. */
-export const useMesh = () => useShown().mesh;
+export const useMesh = () => useShown(({ mesh }) => mesh);
 
 /** {status: "live" | "waiting" | "refused", error, refused: [{app, node, reason}]}. */
-export const useStatus = () => useShown();
+export const useStatus = () => useShown(({ standing }) => standing);
 
 /** The rates of the last minute, drawn anew each second: see rates.js. `tick` tells that they changed. */
 export function useRates() {
-  const { tick } = useShown();
-  return useMemo(() => ({ tick, rates }), [tick]);
+  return useSlowRates(1);
 }
 
 /** `useRates`, held back: `every` seconds, for pages with thousands of rows. */
 export function useSlowRates(every) {
-  const { tick } = useShown();
-  const held = useRef({ tick: -1, value: null });
-  if (held.current.value === null || tick - held.current.tick >= every) held.current = { tick, value: { tick, rates } };
-  return held.current.value;
+  const turn = useShown(({ tick }) => Math.floor(tick / every));
+  return useMemo(() => ({ tick: shown.tick, rates }), [turn]);
 }
 
 /**

@@ -25,9 +25,9 @@ export function Search() {
   const found = useMemo(() => {
     const sought = text.trim().toLowerCase();
     if (!sought) return [];
-    const fitting = all.filter((each) => each.name.toLowerCase().includes(sought));
-    const first = fitting.filter((each) => each.name.toLowerCase().startsWith(sought));
-    return [...first, ...fitting.filter((each) => !first.includes(each))].slice(0, SHOWN);
+    const places = all.map((each) => [each.name.toLowerCase().indexOf(sought), each]).filter(([place]) => place >= 0);
+    // What begins so comes first.
+    return [...places.filter(([place]) => place === 0), ...places.filter(([place]) => place > 0)].slice(0, SHOWN).map(([, each]) => each);
   }, [all, text]);
   const choose = (each) => {
     setText("");

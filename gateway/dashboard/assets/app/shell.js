@@ -1,10 +1,10 @@
 // What stands around every page: navigation, search, the state of the connection, theme, and keys.
-import { html, useEffect, useRef, useState } from "./dom.js";
-import { onRefused, setToken } from "./api.js";
+import { Component, html, useEffect, useRef, useState } from "./dom.js";
+import { onRefused, setToken, tokenIn } from "./api.js";
 import { start, useMesh, useStatus } from "./live.js";
 import { go, useRoute } from "./router.js";
 import { Search } from "./search.js";
-import { Badge, Button, Dialog, Empty, Field, Icon, Loading, Notices, Problem, announce } from "./ui.js";
+import { Badge, Button, Dialog, Empty, Field, Icon, Loading, Notices, Page as Frame, Problem, announce } from "./ui.js";
 
 const PLACES = [
   ["Watch", [["m", "map", "", "Map"], ["e", "events", "events", "Live"], ["x", "traces", "traces", "Traces"]]],
@@ -66,19 +66,18 @@ function Keys({ onClose }) {
   <//>`;
 }
 
-function SignIn({ onDone }) {
+function SignIn({ again, onDone }) {
   const [given, setGiven] = useState("");
   const enter = (event) => {
     event.preventDefault();
-    // Someone pastes the whole address as easily as what follows `#token=`.
-    setToken(given.trim().replace(/^.*#token=/, "").replace(/&.*$/, ""));
+    setToken(tokenIn(given)); // The whole address is pasted as easily as what follows `#token=`.
     start();
     onDone();
   };
   return html`<main class="sign-in"><form onSubmit=${enter}>
     <h1>This dashboard asks for its token</h1>
     <p>The command <code>mesh dashboard</code> printed an address that has it. Open that address, or paste it here.</p>
-    <${Field} label="Token or address" value=${given} onChange=${setGiven} autofocus required />
+    <${Field} label="Token or address" value=${given} onChange=${setGiven} error=${again && !given ? "That is not the token of the dashboard that runs now" : ""} autofocus required />
     <button class="button main" type="submit"><span>Open the dashboard</span></button>
   </form></main>`;
 }
@@ -138,6 +137,23 @@ function usePage(name) {
   return loaded.name === name ? loaded : {};
 }
 
+/** A page that cannot be drawn says so; all around it goes on. */
+class Guard extends Component {
+  static getDerivedStateFromError(error) {
+    return { error };
+  }
+
+  componentDidCatch(error) {
+    console.error(error);
+  }
+
+  render({ children }, { error }) {
+    return error ? html`<${Broken} title="This page cannot be shown" error=${{ message: error.message, next: "Load it again. If it stays so, please report it with what the browser's console says." }} />` : children;
+  }
+}
+
+const Broken = ({ title, error }) => html`<div class="page"><h1 tabindex="-1">${title}</h1><${Problem} error=${error} retry=${() => location.reload()} /></div>`;
+
 export function Shell() {
   const route = useRoute();
   const mesh = useMesh();
@@ -146,6 +162,7 @@ export function Shell() {
   const [open, setOpen] = useState(false);
   const [keys, setKeys] = useState(false);
   const [refused, setRefused] = useState(false);
+  const [tried, setTried] = useState(false);
   const shown = useRef(null);
   useKeys(useRef(() => setKeys(true)).current);
   useEffect(() => onRefused(() => setRefused(true)), []);
@@ -171,7 +188,7 @@ export function Shell() {
       removeEventListener("pointerdown", away);
     };
   }, [open]);
-  if (refused) return html`<${SignIn} onDone=${() => setRefused(false)} />`;
+  if (refused) return html`<${SignIn} again=${tried} onDone=${() => { setTried(true); setRefused(false); }} />`;
   const skip = (event) => {
     event.preventDefault();
     document.getElementById("main").focus();
@@ -191,11 +208,11 @@ export function Shell() {
     <main id="main" tabindex="-1">
       <${Lost} />
       ${route.page === null
-        ? html`<div class="page"><h1 tabindex="-1">No such page</h1><${Empty} title="Nothing is at this address"><a href="#/">To the map</a><//></div>`
+        ? html`<${Frame} title="No such page"><${Empty} title="Nothing is at this address"><a href="#/">To the map</a><//><//>`
         : error
-          ? html`<div class="page"><h1 tabindex="-1">This page did not load</h1><${Problem} error=${error} retry=${() => location.reload()} /></div>`
+          ? html`<${Broken} title="This page did not load" error=${error} />`
           : Page
-            ? html`<${Page} key=${route.turn} params=${route.params} query=${route.query} />`
+            ? html`<${Guard} key=${route.turn}><${Page} params=${route.params} query=${route.query} /><//>`
             : html`<${Loading} what="Opening" />`}
     </main>
     ${keys && html`<${Keys} onClose=${() => setKeys(false)} />`}

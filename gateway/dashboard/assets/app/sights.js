@@ -3,16 +3,8 @@ import { html, memo, useEffect, useRef, useState } from "./dom.js";
 import { post } from "./api.js";
 import { useMesh } from "./live.js";
 import { links } from "./router.js";
+import { health, traceAddress, traceOf } from "./traces.js";
 import { Badge, Button, Code, Copy, Facts, Field, Json, Problem, bytes, confirm, ms, time } from "./ui.js";
-
-const FINE = new Set(["ok", "success", "ack"]);
-
-/** How an outcome is: "ok", "warn" (it comes again), "mute" (given up by whoever asked) or "bad". */
-export function health(outcome) {
-  if (FINE.has(outcome)) return "ok";
-  if (outcome === "retry") return "warn";
-  return outcome === "CANCELLED" ? "mute" : "bad";
-}
 
 /** How a sight went; the last attempt of an event is more than a retry. */
 function Outcome({ data }) {
@@ -84,7 +76,6 @@ function Replay({ event }) {
   const first = event.data.seen === "arrived" ? event.data.app : "";
   const [app, setApp] = useState(first);
   const [state, setState] = useState({});
-  useEffect(() => setState({}), [event.id]);
   const request = event.data.request;
   if (!canReplay(event)) return null;
   const without = request && request.size !== 0 && request.json === undefined && request.text === undefined && request.base64 === undefined;
@@ -102,7 +93,7 @@ function Replay({ event }) {
       setState({ error });
     }
   };
-  const ids = mesh?.apps.map((each) => each.id) ?? [];
+  const ids = [...new Set([...(app ? [app] : []), ...(mesh?.apps.map((each) => each.id) ?? [])])].sort();
   return html`<section class="content" aria-label="Replay">
     <h3>Replay</h3>
     ${without
@@ -127,8 +118,8 @@ function Replay({ event }) {
 export function SightDetail({ event }) {
   const mesh = useMesh();
   const { data } = event;
-  const trace = event.traceparent?.split("-")[1];
-  const traceAddress = trace && mesh?.tracesURL ? mesh.tracesURL.replace("{traceId}", trace) : null;
+  const trace = traceOf(event.traceparent)?.trace;
+  const address = trace && traceAddress(mesh?.tracesURL, trace);
   const [component, ...topic] = data.target.split("/");
   const details = Object.entries(data.details ?? {}).filter(([name]) => !["reason", "pubsub", "topic"].includes(name));
   return html`<div class="stack">
@@ -140,11 +131,11 @@ export function SightDetail({ event }) {
       ["Target", data.block === "pubsub" ? html`<a href=${links.topic(component, topic.join("/"))}>${data.target}</a>` : data.target],
       ["Seen at", html`<a href=${links.app(data.app)}>${data.app}</a> <span class="dim mono">${data.node}</span>`],
       ...details.map(([name, value]) => [name, String(value)]),
-      ["Trace", trace && html`${traceAddress ? html`<a href=${traceAddress} target="_blank" rel="noreferrer">${trace}</a>` : html`<code>${trace}</code>`}`],
+      ["Trace", trace && html`${address ? html`<a href=${address} target="_blank" rel="noreferrer">${trace}</a>` : html`<code>${trace}</code>`}`],
     ]} />
     <${Content} name=${data.block === "pubsub" ? "Event" : "Request"} content=${data.request} hidden=${data.hidden} />
     <${Content} name="Answer" content=${data.reply} hidden=${data.hidden} />
-    <${Replay} event=${event} />
+    <${Replay} key=${event.id} event=${event} />
     <p class="row dim">The whole as a CloudEvent <${Copy} text=${() => JSON.stringify(event, null, 2)} label="Copy as JSON" /></p>
   </div>`;
 }

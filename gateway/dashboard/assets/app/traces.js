@@ -1,6 +1,13 @@
 // Sights of one trace as a waterfall: what lies within the time of another is drawn below it.
 
-import { health } from "./sights.js";
+const FINE = new Set(["ok", "success", "ack"]);
+
+/** How an outcome is: "ok", "warn" (it comes again), "mute" (given up by whoever asked) or "bad". */
+export function health(outcome) {
+  if (FINE.has(outcome)) return "ok";
+  if (outcome === "retry") return "warn";
+  return outcome === "CANCELLED" ? "mute" : "bad";
+}
 
 const TRACEPARENT = /^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}$/;
 

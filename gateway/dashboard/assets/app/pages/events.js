@@ -30,6 +30,7 @@ function useRecording(filter) {
     running.current = mine;
     const parts = [];
     let kept = 0;
+    let full = false;
     setSize(0);
     try {
       const response = await request("recording", { query: filter, signal: mine.signal });
@@ -37,7 +38,9 @@ function useRecording(filter) {
       const reader = response.body.getReader();
       for (;;) {
         const { value, done } = await reader.read();
-        if (done || kept + value.length > MOST) break;
+        if (done) break;
+        full = kept + value.length > MOST;
+        if (full) break;
         parts.push(value);
         kept += value.length;
         setSize(kept);
@@ -48,7 +51,10 @@ function useRecording(filter) {
     mine.abort();
     running.current = null;
     setSize(null);
-    if (!kept) return;
+    if (!kept) {
+      toast("Nothing passed while it was recorded, so no file is saved", "info");
+      return;
+    }
     const text = await new Blob(parts).text();
     // What was cut off in the middle of a line is left out.
     const whole = text.slice(0, text.lastIndexOf("\n") + 1);
@@ -57,7 +63,7 @@ function useRecording(filter) {
     link.download = `mesh-${new Date().toISOString().slice(0, 19).replace(/:/g, "-")}.jsonl`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-    toast(`Saved ${link.download}. Send it again with: mesh replay ${link.download}`);
+    toast(`${full ? `A recording ends at ${bytes(MOST)}. ` : ""}Saved ${link.download}. Send it again with: mesh replay ${link.download}`, full ? "info" : "ok");
   };
   return { size, begin, end: () => running.current?.abort() };
 }

@@ -11,16 +11,28 @@ import { Badge, Button, Empty, Figures, Icon, Loading, Page as Frame, Section, T
 const MOST = 60; // Nodes that a picture can hold.
 const PULSES = 36; // Moving dots in all.
 
+function heldStill() {
+  try {
+    return localStorage.getItem("mesh-motion") === "off";
+  } catch {
+    return false; // Storage is switched off: nothing was chosen.
+  }
+}
+
 function useMotion() {
   const query = useRef(matchMedia("(prefers-reduced-motion: reduce)")).current;
-  const [still, setStill] = useState(query.matches || localStorage.getItem("mesh-motion") === "off");
+  const [still, setStill] = useState(() => query.matches || heldStill());
   useEffect(() => {
-    const changed = () => setStill(query.matches);
+    const changed = () => setStill(query.matches || heldStill());
     query.addEventListener("change", changed);
     return () => query.removeEventListener("change", changed);
   }, []);
   const toggle = () => {
-    localStorage.setItem("mesh-motion", still ? "on" : "off");
+    try {
+      localStorage.setItem("mesh-motion", still ? "on" : "off");
+    } catch {
+      // Storage is switched off: it holds as long as the page.
+    }
     setStill(!still);
   };
   return [!still, toggle];
@@ -182,15 +194,29 @@ function NodeDetails({ node, rates, groups, arrows, problems, onClose, onOpen })
   <//>`;
 }
 
-// What was seen since the dashboard was opened stays on the map.
+// What was seen since the dashboard was opened stays on the map, unless that is too much: then what was seen long ago goes.
 const everSeen = new Set();
+const MOST_SEEN = 5000; // Arrows.
+let newSeen = 0;
+
+function see(groups) {
+  for (const id of groups.keys()) {
+    if (everSeen.has(id)) continue;
+    everSeen.add(id);
+    newSeen += 1;
+  }
+  for (const id of everSeen) {
+    if (everSeen.size <= MOST_SEEN) break;
+    if (!groups.has(id)) everSeen.delete(id);
+  }
+}
 
 /** What the graph is drawn from changes seldom; the same object as long as it is the same. */
 function useGraph(mesh, groups) {
   const kept = useRef({});
   if (!mesh) return null;
-  for (const id of groups.keys()) everSeen.add(id);
-  const seen = everSeen.size;
+  see(groups);
+  const seen = newSeen;
   if (kept.current.mesh !== mesh || kept.current.seen !== seen) {
     const made = graph(mesh, everSeen);
     const form = JSON.stringify([[...made.nodes.values()], [...made.arrows.keys()]]);

@@ -1,5 +1,5 @@
 // One topic: what waits, what passes, what lies there, what failed and can be replayed, and a form to publish.
-import { html, useEffect, useMemo, useState } from "../dom.js";
+import { html, useEffect, useMemo, useRef, useState } from "../dom.js";
 import { get, ofApp, post, useEach } from "../api.js";
 import { PublishForm } from "../forms.js";
 import { useMesh, useRates } from "../live.js";
@@ -26,7 +26,7 @@ const SUBSCRIBERS = [
 function Attempts({ of, error }) {
   if (error) return html`<span class="dim">${error.message}</span>`;
   if (!of) return "–";
-  return html`<span class="chips"><${Badge} kind="ok">${count(of.success)} taken<//>${of.retry > 0 && html`<${Badge} kind="warn">${count(of.retry)} to come again<//>`}${of.drop > 0 && html`<${Badge} kind="bad">${count(of.drop)} dropped<//>`}</span>`;
+  return html`<span class="chips"><${Badge} kind="ok">${count(of.success)} taken<//>${of.retry > 0 && html`<${Badge} kind="warn">${count(of.retry)} failed<//>`}${of.drop > 0 && html`<${Badge} kind="bad">${count(of.drop)} dropped<//>`}</span>`;
 }
 
 const preview = (event) => {
@@ -38,19 +38,21 @@ const preview = (event) => {
 function usePages(asked, newest) {
   const [state, setState] = useState({ rows: [], busy: true });
   const [turn, setTurn] = useState(0);
-  const load = async (after, before, signal) => {
+  const mine = useRef(null);
+  const load = async (after, before) => {
+    const { signal } = mine.current;
     setState((was) => ({ ...was, busy: true, error: null }));
     try {
       const of = await get(asked, { limit: 50, after, newest: newest ? "true" : undefined }, signal);
-      setState({ rows: [...before, ...of.events], of, busy: false });
+      if (!signal.aborted) setState({ rows: [...before, ...of.events], of, busy: false });
     } catch (error) {
-      if (error.name !== "AbortError") setState({ rows: before, error, busy: false });
+      if (!signal.aborted) setState({ rows: before, error, busy: false });
     }
   };
   useEffect(() => {
-    const mine = new AbortController();
-    load(undefined, [], mine.signal);
-    return () => mine.abort();
+    mine.current = new AbortController();
+    load(undefined, []);
+    return () => mine.current.abort();
   }, [asked, newest, turn]);
   return { ...state, more: !newest && state.of?.after && state.rows.length < state.of.count ? () => load(state.of.after, state.rows) : null, reload: () => setTurn(turn + 1) };
 }
@@ -111,10 +113,16 @@ function Done({ of }) {
 
 function DeadLetters({ keepers, component, topic }) {
   const [app, setApp] = useState(keepers[0]);
+  // Of another application everything is another: nothing that was chosen or shown may be done to its dead letters.
+  return html`
+    ${keepers.length > 1 && html`<${Field} label="Dead letters of" class="inline" type="select" value=${app} onChange=${setApp} options=${keepers} />`}
+    <${Letters} key=${app} base=${path(app, component, topic, "dead-letters")} />`;
+}
+
+function Letters({ base }) {
   const [chosen, setChosen] = useState(new Set());
   const [shown, setShown] = useState(null);
   const [state, setState] = useState({});
-  const base = path(app, component, topic, "dead-letters");
   const pages = usePages(base, false);
   const columns = useMemo(() => [...LETTERS, opener(setShown)], []);
   const act = async (what, which) => {
@@ -142,7 +150,6 @@ function DeadLetters({ keepers, component, topic }) {
   const some = [...chosen];
   const none = !pages.rows.length || state.busy;
   return html`
-    ${keepers.length > 1 && html`<${Field} label="Dead letters of" class="inline" type="select" value=${app} onChange=${setApp} options=${keepers} />`}
     ${pages.error && html`<${Problem} error=${pages.error} retry=${pages.reload} />`}
     ${state.error && html`<${Problem} error=${state.error} />`}
     ${state.done && html`<${Done} of=${state.done} />`}

@@ -6,10 +6,17 @@ import { Button, Icon } from "./parts.js";
 export function Dialog({ title, onClose, children, actions, wide }) {
   const ref = useRef(null);
   const id = useRef(newId("dialog")).current;
+  const began = useRef(false); // Whether the click began beside it: selecting text may end there.
   useEffect(() => {
     const before = document.activeElement;
     ref.current.showModal();
-    return () => before?.focus?.();
+    places.push(id);
+    redraw();
+    return () => {
+      places.splice(places.indexOf(id), 1);
+      redraw();
+      before?.focus?.();
+    };
   }, []);
   return html`<dialog
     ref=${ref}
@@ -17,7 +24,8 @@ export function Dialog({ title, onClose, children, actions, wide }) {
     aria-labelledby=${id}
     onClose=${onClose}
     onCancel=${onClose}
-    onClick=${(event) => event.target === ref.current && onClose()}
+    onPointerDown=${(event) => { began.current = event.target === ref.current; }}
+    onClick=${(event) => began.current && event.target === ref.current && onClose()}
   >
     <div class="dialog-in">
       <header class="dialog-head">
@@ -27,13 +35,34 @@ export function Dialog({ title, onClose, children, actions, wide }) {
       <div class="dialog-body">${children}</div>
       ${actions && html`<footer class="dialog-foot">${actions}</footer>`}
     </div>
+    <${Said} place=${id} />
   </dialog>`;
 }
 
 let question = null;
 let notices = [];
 let said = "";
-let redraw = () => {};
+const places = [null]; // Where notices appear: in the window on top, if any, as nothing below it is read out.
+const drawn = new Set();
+const redraw = () => drawn.forEach((draw) => draw());
+
+function useRedraw() {
+  const [, draw] = useReducer((turn) => turn + 1, 0);
+  useEffect(() => {
+    drawn.add(draw);
+    return () => drawn.delete(draw);
+  }, []);
+}
+
+function Said({ place }) {
+  useRedraw();
+  const here = places.at(-1) === place;
+  return html`
+    <div class="hidden" aria-live="polite">${here && said}</div>
+    <div class="toasts" aria-live="polite" role="status">
+      ${here && notices.map((each) => html`<p key=${each.key} class=${`toast ${each.kind}`}><${Icon} name=${each.kind === "bad" ? "bad" : each.kind} /> ${each.text}</p>`)}
+    </div>`;
+}
 
 /** Ask yes or no: await confirm({title, text, action, danger}) is true for yes. */
 export const confirm = (asked) =>
@@ -68,15 +97,9 @@ export function announce(text) {
 
 /** Where questions and notices appear; the shell has one. */
 export function Notices() {
-  const [, draw] = useReducer((turn) => turn + 1, 0);
-  redraw = draw;
+  useRedraw();
   return html`
-    <div class="hidden" aria-live="polite">${said}</div>
-    <div class="toasts" aria-live="polite" role="status">
-      ${notices.map(
-        (each) => html`<p key=${each.key} class=${`toast ${each.kind}`}><${Icon} name=${each.kind === "bad" ? "bad" : each.kind} /> ${each.text}</p>`,
-      )}
-    </div>
+    <${Said} place=${null} />
     ${question &&
     html`<${Dialog}
       title=${question.title}

@@ -49,7 +49,7 @@ export function perSecond(value) {
   return `${(value / 1000).toFixed(value < 100_000 ? 1 : 0)}k/s`;
 }
 
-export const percent = (part) => (part === 0 ? "0 %" : part < 0.001 ? "<0.1 %" : `${(part * 100).toFixed(part < 0.1 ? 1 : 0)} %`);
+export const percent = (part) => (part === 0 ? "0 %" : part < 0.001 ? "<0.1 %" : part > 0.99 && part < 1 ? ">99 %" : `${(part * 100).toFixed(part < 0.1 ? 1 : 0)} %`);
 
 /** The moment as milliseconds; takes ISO text, Unix seconds or a Date. */
 export function moment(at) {

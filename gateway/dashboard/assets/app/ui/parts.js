@@ -129,18 +129,36 @@ export function Asked({ of, what, children }) {
   return html`<${Loading} what=${what} />`;
 }
 
+const COPIED = { "": "copy", Copied: "ok", "The browser did not let it be copied": "bad" };
+
 export function Copy({ text, label = "Copy" }) {
-  const [done, setDone] = useState(false);
-  const copy = async () => {
+  const [said, setSaid] = useState("");
+  const copy = async (event) => {
+    const given = typeof text === "function" ? text() : text;
     try {
-      await navigator.clipboard.writeText(typeof text === "function" ? text() : text);
-      setDone(true);
-      setTimeout(() => setDone(false), 1500);
+      // Browsers give a clipboard to pages of this machine or of HTTPS; of others the old way is all there is.
+      if (navigator.clipboard) await navigator.clipboard.writeText(given);
+      else if (!copyBySelecting(given, event.currentTarget)) throw new Error("not allowed");
+      setSaid("Copied");
     } catch {
-      setDone(false);
+      setSaid("The browser did not let it be copied");
     }
+    setTimeout(() => setSaid(""), 3000);
   };
-  return html`<${Button} quiet icon=${done ? "ok" : "copy"} label=${done ? "Copied" : label} onClick=${copy} />`;
+  return html`<${Button} quiet icon=${COPIED[said]} label=${said || label} onClick=${copy} /><span class="hidden" role="status">${said}</span>`;
+}
+
+/** Copy from a field that is beside `button`, as a dialog leaves nothing outside it to be selected. */
+function copyBySelecting(text, button) {
+  const field = document.createElement("textarea");
+  field.className = "hidden";
+  field.value = text;
+  button.after(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  button.focus();
+  return done;
 }
 
 /** The time since, kept up to date; the whole date as its title. */

@@ -70,7 +70,7 @@ export function Table({ caption, columns, rows, keyOf, search, sortBy, descendin
       ${search &&
       html`<div class="search-field"><${Icon} name="search" /><input type="search" aria-label=${search} placeholder=${search} value=${sought} onInput=${(event) => setSought(event.target.value)} aria-controls=${id} spellcheck="false" autocomplete="off" /></div>`}
       ${tools}
-      <span class="dim table-count" role="status">${sought ? `${count(found.length)} of ${many(rows.length, noun, nouns)}` : many(rows.length, noun, nouns)}</span>
+      <span class="dim table-count" role=${sought ? "status" : undefined}>${sought ? `${count(found.length)} of ${many(rows.length, noun, nouns)}` : many(rows.length, noun, nouns)}</span>
     </div>`}
     <div class="table-scroll">
       <table id=${id}>
