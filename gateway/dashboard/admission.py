@@ -43,9 +43,8 @@ class Admission:
         self._names = names | ({socket.gethostname().casefold()} if self._anywhere else set())
 
     def is_foreign(self, request: web.BaseRequest) -> bool:
-        """Tell whether a request is for a name that is not this gateway's."""
-        name = _name_of(request.headers.get("Host", ""))
-        return not (name in self._names or is_local(name) or (self._anywhere and _is_address(name)))
+        """Tell whether a request is for a name that is not this gateway's, or comes from a page that is not."""
+        return self._is_misnamed(request) or _is_of_another_site(request)
 
     def check_host(self, request: web.BaseRequest) -> None:
         """Refuse a request for a name that is not this gateway's.
@@ -53,7 +52,7 @@ class Admission:
         Raises:
             APIError: It is for another.
         """
-        if self.is_foreign(request):
+        if self._is_misnamed(request):
             name = _name_of(request.headers.get("Host", ""))[:200] or "no host"
             text = (
                 f"{name!r} is none of the dashboard's names; open the address that mesh dashboard has printed, from "
@@ -61,20 +60,26 @@ class Admission:
             )
             raise APIError(403, "ERR_DASHBOARD_FOREIGN", text)
 
+    def check_site(self, request: web.BaseRequest) -> None:
+        """Refuse what a page of another site asks: it reads no answer, and yet would have done what it asks.
+
+        Raises:
+            APIError: It is another's.
+        """
+        if _is_of_another_site(request):
+            site = request.headers.get("Origin", "another site")[:200]
+            raise APIError(
+                403, "ERR_DASHBOARD_FOREIGN", f"only the dashboard's own pages ask this, not those of {site}"
+            )
+
     def check_page(self, request: web.BaseRequest) -> None:
         """Refuse what is no script of the dashboard's own pages; what is no browser says nothing of all this.
 
         Raises:
             APIError: It is another's.
         """
-        headers = request.headers
-        origin = headers.get("Origin")
-        host = headers.get("Host", "")
-        own = origin is None or origin.casefold() in (f"http://{host}".casefold(), f"https://{host}".casefold())
-        if not own or headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-            text = f"only the dashboard's own pages ask this, not those of {(origin or 'another site')[:200]}"
-            raise APIError(403, "ERR_DASHBOARD_FOREIGN", text)
-        if headers.get("Sec-Fetch-Dest", "empty") != "empty":
+        self.check_site(request)
+        if request.headers.get("Sec-Fetch-Dest", "empty") != "empty":
             text = "this is data for the dashboard's pages, and is shown by them alone; open /dashboard/"
             raise APIError(403, "ERR_DASHBOARD_FOREIGN", text)
 
@@ -90,6 +95,17 @@ class Admission:
         what = f"there is no header {TOKEN_HEADER}" if given is None else f"the {TOKEN_HEADER} is not the right one"
         text = f"{what}; the address that mesh dashboard has printed when it started has it, behind #token="
         raise APIError(401, "ERR_DASHBOARD_TOKEN", text)
+
+    def _is_misnamed(self, request: web.BaseRequest) -> bool:
+        name = _name_of(request.headers.get("Host", ""))
+        return not (name in self._names or is_local(name) or (self._anywhere and _is_address(name)))
+
+
+def _is_of_another_site(request: web.BaseRequest) -> bool:
+    headers = request.headers
+    origin, host = headers.get("Origin"), headers.get("Host", "")
+    own = origin is None or origin.casefold() in (f"http://{host}".casefold(), f"https://{host}".casefold())
+    return not own or headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none")
 
 
 def _name_of(host: str) -> str:

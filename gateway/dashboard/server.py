@@ -79,6 +79,8 @@ class _Dashboard:
             self._admission.check_page(request)
             self._admission.check_token(request)
             return await self._data.answer(request, path.removeprefix(f"{PREFIX}/api/"), query)
+        if path != "/" and not path.startswith(PREFIX):
+            self._admission.check_site(request)
         if request.method not in READ:
             return wrong_method(request, READ)
         if path in ("/", PREFIX):

@@ -19,6 +19,7 @@ import orjson
 from mesh.blocks.envelope import OVERRIDE
 from mesh.blocks.invocation import OUTSIDE, forwardable
 from mesh.event import CLOUDEVENTS_JSON, media_type, new_id
+from mesh.fields import BREAKS_OFF, TOKEN
 from mesh.passing import REPLAYED
 from mesh.tap.content import HIDDEN
 from mesh.tap.sight import Content, Seen, Sight
@@ -139,10 +140,24 @@ def resend(sight: Sight, to: str = "", headers: Sequence[tuple[str, str]] = ()) 
     if request.body is None and request.size:
         return Skipped("its body was streamed, which is not recorded")
     if kind is Kind.CALL:
-        return _call(sight, request, to, headers)
-    if kind is Kind.EVENT:
-        return _event(sight, request)
-    return _delivery(sight, request, to, headers) if to else Skipped("an event that arrived needs an application: --to")
+        made = _call(sight, request, to, headers)
+    elif kind is Kind.EVENT:
+        made = _event(sight, request)
+    elif not to:
+        return Skipped("an event that arrived needs an application: --to")
+    else:
+        made = _delivery(sight, request, to, headers)
+    return made if isinstance(made, Skipped) else _sendable(made)
+
+
+def _sendable(made: Resend) -> Resend | Skipped:
+    """Refuse what no message can hold: a recording may have been written by anybody."""
+    if TOKEN.fullmatch(made.verb) is None or BREAKS_OFF.search(made.path):
+        return Skipped("its verb or path is none that HTTP has")
+    for name, value in made.headers:
+        if TOKEN.fullmatch(name) is None or BREAKS_OFF.search(value):
+            return Skipped(f"its header {name[:100]!r} is none that HTTP has")
+    return made
 
 
 def _call(sight: Sight, request: Content, to: str, given: Sequence[tuple[str, str]]) -> Resend | Skipped:

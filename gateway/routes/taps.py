@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from gateway.http.response import Answered, StreamedResponse
 from gateway.routes.request import every, query_of
 from gateway.routes.route import Asked, Route
 from mesh.errors import MeshError
+from mesh.spelling import did_you_mean
 from mesh.tap.sight import Dropped, Rates, Refused, Sight
 from mesh.tap.wanted import Wanted
 from mesh.tap.wire import as_event
@@ -40,6 +41,7 @@ T = TypeVar("T")
 async def tap(asked: Asked) -> Answered:
     """Tell what passes, until the client goes, the time is over that it gives, or the gateway drains."""
     wanted, limit = _wanted(asked.query)
+    _check_blocks(wanted.blocks, sorted(asked.api.services))
     form = EVENTS if EVENTS in asked.request.headers.get("Accept", "") else LINES
     stream = StreamedResponse(200, [("Content-Type", form), ("Cache-Control", "no-store")], None)
     try:
@@ -132,6 +134,15 @@ def _wanted(query: str) -> tuple[Wanted, float | None]:
         rates=read("rates", _number, 0.0),
     )
     return wanted, read("for", _limit, None)
+
+
+def _check_blocks(given: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse a misspelt building block, which would be waited for without an end."""
+    for each in given:
+        if "*" not in each and each not in known:
+            meant = did_you_mean(each, known)
+            hint = f"did you mean {meant!r}?" if meant else f"there are {', '.join(known)}"
+            raise bad_request(f"block: there is no building block {each[:100]!r}; {hint}")
 
 
 def _number(text: str) -> float:

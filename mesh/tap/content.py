@@ -26,13 +26,23 @@ MAX_DEPTH = 20
 MAX_DIGITS = 19
 _SECRET = re.compile(
     r"authorization|cookie|token|secret|passw|passphrase|credential|api-?key|access-?key|private-?key|sas-?key|signature"
-    r"|proof|proven|mesh-identity|session"
+    r"|proof|proven|mesh-identity|session|(?<![a-z])(?:sig|pwd|jwt|x-auth)(?![a-z])"
 )
+_LOGIN = re.compile(r"://[^/@\s]+@")
+_PARAMETER = re.compile(r"[?&;]([^=&;\s]+)=[^&;\s]")
 
 
 def is_secret(name: str) -> bool:
     """Tell whether a header, or an entry of metadata, is named as what nobody else may see."""
     return _SECRET.search(name.lower().replace("_", "-")) is not None
+
+
+def _holds_secret(value: str) -> bool:
+    """Tell whether a header has a URL with a login, or with a parameter that is named as a secret."""
+    if "=" not in value and "@" not in value:
+        return False
+    named = any(is_secret(unquote_plus(each)) for each in _PARAMETER.findall(value))
+    return named or _LOGIN.search(value) is not None
 
 
 def query(text: str) -> str:
@@ -79,7 +89,7 @@ def _told(headers: Headers) -> tuple[tuple[str, str], ...]:
     told: list[tuple[str, str]] = []
     left = MAX_HEADER_BYTES
     for name, value in headers[:MAX_HEADERS]:
-        name, value = _text(name), HIDDEN if is_secret(name) else _text(value)
+        name, value = _text(name), HIDDEN if is_secret(name) or _holds_secret(value) else _text(value)
         left -= len(name) + len(value)
         if left < 0:
             break

@@ -15,7 +15,7 @@ from tests.support.processes import ROOT
 from tests.support.shown_mesh import shown
 
 FOLDER = ROOT / "docs" / "pictures"
-SIZE: ViewportSize = {"width": 1280, "height": 860}
+SIZE: ViewportSize = {"width": 1280, "height": 810}
 MOST = 150_000  # Bytes of each: everybody who clones the project gets them.
 MINUTE = 45_000.0  # Milliseconds, for curves that have something to show.
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")

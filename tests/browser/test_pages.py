@@ -33,7 +33,7 @@ PLACES = {
     "apps": Place("/apps", "Applications", ("shop", "packing", "bank", "payer")),
     "app": Place("/apps/packing", "packing", ("orders", "unpacked")),
     "topics": Place("/topics", "Topics", ("orders", "unpacked")),
-    "topic": Place("/topics/pubsub/orders", "orders", ("shop", "packing")),
+    "topic": Place("/topics/pubsub/orders", "orders", ("shop", "packing", " failed")),
     "dead letters": Place("/topics/pubsub/unpacked", "unpacked", ()),
     "components": Place("/components", "Components", ("pubsub", "statestore", "archive", "absent")),
     "component": Place("/components/statestore", "statestore", ("state.mesh",)),

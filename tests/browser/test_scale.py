@@ -1,8 +1,8 @@
 """200 applications and 2,000 topics, all of which are busy: the pages that show them stay usable.
 
-What is promised holds on a quiet machine: a first paint within a second, an update, of which there is one a second, within
-100 ms of the main thread. What was measured is kept. A test that runs beside others knows only what processor time it
-took, and asserts with a margin.
+What is promised holds on a quiet machine: a first paint within a second, an update, of which there is one a second,
+within 100 ms of the main thread. What was measured is kept. A test that runs beside others knows only what processor
+time it took, and asserts with a margin.
 """
 
 from __future__ import annotations

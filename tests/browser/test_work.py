@@ -153,11 +153,11 @@ def test_an_actor_is_looked_at_and_deactivated(mesh: Shown, browser: Browser) ->
 def test_keys_of_a_store_are_found_by_their_beginning(mesh: Shown, browser: Browser) -> None:
     """And shown with their values."""
     state = [{"key": f"cup/{number}", "value": {"number": number}} for number in range(3)]
-    ask(f"{mesh.gateways['shop']}/v1.0/state/statestore", [*state, {"key": "pan", "value": 1}])
+    ask(f"{mesh.gateways['orders']}/v1.0/state/statestore", [*state, {"key": "pan", "value": 1}])
     with watched(browser, f"{mesh.address}&/components/statestore") as opened:
         page, asked = opened.page, window(opened.page)
-        page.get_by_label("Application").select_option("shop")
-        keys = page.get_by_role("table", name="Keys of shop in statestore")
+        page.get_by_label("Application").select_option("orders")
+        keys = page.get_by_role("table", name="Keys of orders in statestore")
         expect(keys).to_contain_text("pan")
         page.get_by_label("Begin with").fill("cup")
         expect(keys.get_by_role("row")).to_have_count(4)

@@ -130,6 +130,14 @@ async def test_who_is_let_in(node: Node, case: Case) -> None:
     ),
     Case("the gateway's API", ("GET", "/v1.0/healthz/outbound"), 204, b""),
     Case("the gateway's API, another name", ("GET", "/v1.0/metadata", {"Host": "evil.example"}), 403, FOREIGN),
+    Case(
+        "another's page publishes",
+        ("POST", "/v1.0/publish/pubsub/a", {"Origin": "http://evil.example"}, b"1"),
+        403,
+        FOREIGN,
+    ),
+    Case("another's page ends it", ("POST", "/v1.0/shutdown", {"Origin": "null"}), 403, FOREIGN),
+    Case("another's picture", ("GET", "/v1.0/metadata", {"Sec-Fetch-Site": "cross-site"}), 403, FOREIGN),
     Case("its health, another name", ("GET", "/v1.0/healthz", {"Host": "10.0.0.1"}), 204, b""),
 )
 async def test_data(node: Node, case: Case) -> None:

@@ -90,6 +90,12 @@ async def tapping(node: Node, query: str = "", *, events: bool = False) -> Async
         error("ERR_BAD_REQUEST", matches(re.compile("unknown variable 'x'").search)),
     ),
     Case(
+        "block",
+        ("GET", f"{TAP}?block=pubsub&block=invocatoin"),
+        400,
+        error("ERR_BAD_REQUEST", matches(re.compile("no building block 'invocatoin'; did you mean 'invoc").search)),
+    ),
+    Case(
         "sample",
         ("GET", f"{TAP}?sample=half"),
         400,

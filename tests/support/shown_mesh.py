@@ -7,13 +7,11 @@ import re
 import shutil
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from tests.support.eventually import eventually_sync
 from tests.support.gateways import MESH, MeshHome, MeshRun
@@ -37,7 +35,7 @@ class Shown:
     Attributes:
         address: Of its dashboard, with the token.
         gateways: URL of each application's.
-        run: The applications.
+        run: The applications of the example.
         home: Where commands find them.
         directory: Of the template.
     """
@@ -49,12 +47,13 @@ class Shown:
     directory: Path
 
 
-def copied(name: str, target: Path) -> Path:
-    """Copy an example, with ports that are free."""
-    shutil.copytree(ROOT / "examples" / name, target, ignore=shutil.ignore_patterns(".dapr"))
+def copied(name: str | Path, target: Path) -> Path:
+    """Copy an example, or what is like one, with ports that are free, and our Python."""
+    shutil.copytree(ROOT / "examples" / name, target, ignore=shutil.ignore_patterns(".dapr", "__pycache__"))
     template = target / "dapr.yaml"
     if template.exists():
-        template.write_text(re.sub(r"(?<=Port: )\d{4}", lambda _: str(free_port()), template.read_text()))
+        text = re.sub(r"(?<=Port: )\d{4}", lambda _: str(free_port()), template.read_text())
+        template.write_text(text.replace('"python3"', f'"{sys.executable}"'))
     return target
 
 
@@ -78,53 +77,36 @@ def ask(url: str, value: object = None, verb: str | None = None, headers: Mappin
 def with_failures(path: Path) -> Iterator[Shown]:
     """Run the prepared example with its dashboard."""
     home, directory = MeshHome(path / "home"), copied(EXAMPLE, path / EXAMPLE)
-    with _running(home, directory, ("shop", "packing", "packing-mended")) as shown:
-        yield shown
+    with _running(home, directory, ("shop", "packing", "packing-mended")) as (run, gateways):
+        run.until("^== APP - packing == Order .* failed: ")
+        with dashboard(home, directory) as address:
+            yield Shown(address, gateways, run, home, directory)
     home.until_nothing_runs()
 
 
 @contextmanager
 def shown(path: Path, *, broken: bool = True) -> Iterator[Shown]:
     """Run that, and beside it actors, jobs, workflows, state, and where ``broken`` a component that is not there."""
-    home, directory = MeshHome(path / "home"), copied(EXAMPLE, path / EXAMPLE)
-    copied("workflow-python", directory / "workflows")
-    bank = ROOT / "tests" / "support" / "apps" / "bank"
-    shutil.copytree(bank, directory / "bank", ignore=shutil.ignore_patterns("resources"))
-    shutil.copytree(bank / "resources", directory / "resources", dirs_exist_ok=True)
+    bank = copied(ROOT / "tests" / "support" / "apps" / "bank", path / "bank")
+    copied("workflow-python", bank / "workflows")
+    shutil.copy(ROOT / "examples" / EXAMPLE / "resources" / "pubsub.yaml", bank / "resources")
     if not broken:
-        (directory / "resources" / "broken.yaml").unlink()
-    template = yaml.safe_load((directory / "dapr.yaml").read_text())
-    template["apps"] += [
-        _app("bank", "bank", "bank.py", appPort=free_port()),
-        _app("payer", "bank", "payer.py"),
-        _app("orders", "workflows", "app.py", appPort=free_port()),
-    ]
-    (directory / "dapr.yaml").write_text(yaml.safe_dump(template))
-    with _running(home, directory, [each["appID"] for each in template["apps"]]) as running:
-        _fill(running)
-        yield running
-    home.until_nothing_runs()
-
-
-def _app(app_id: str, folder: str, program: str, **more: object) -> Mapping[str, object]:
-    return {"appID": app_id, "appDirPath": folder, "command": [sys.executable, program], **more}
+        (bank / "resources" / "broken.yaml").unlink()
+    with with_failures(path) as first, _running(first.home, bank, ("bank", "payer", "orders")) as (run, gateways):
+        _fill(run, gateways["bank"], gateways["orders"])
+        yield replace(first, gateways={**first.gateways, **gateways})
 
 
 @contextmanager
-def _running(home: MeshHome, directory: Path, apps: Any) -> Iterator[Shown]:
+def _running(home: MeshHome, directory: Path, apps: Sequence[str]) -> Iterator[tuple[MeshRun, Mapping[str, str]]]:
     with home.run("-f", str(directory)) as run:
-        found = {
-            each: run.until(rf"^mesh: {each} runs \(pid \d+\), its gateway is ready at (\S+?)$")[1] for each in apps
-        }
-        run.until("^== APP - packing == Order .* failed: ")
-        with dashboard(home, directory) as address:
-            yield Shown(address, found, run, home, directory)
+        ready = r"^mesh: {} runs \(pid \d+\), its gateway is ready at (\S+?)$"
+        yield run, {each: run.until(ready.format(each))[1] for each in apps}
 
 
-def _fill(running: Shown) -> None:
-    bank, orders = running.gateways["bank"], running.gateways["orders"]
-    running.run.until(r"^mesh: You're up and running! bank: ")
-    running.run.until(r"^mesh: You're up and running! orders: ")
+def _fill(run: MeshRun, bank: str, orders: str) -> None:
+    run.until(r"^mesh: You're up and running! bank: ")
+    run.until(r"^mesh: You're up and running! orders: ")
     for name, given in WORKFLOWS.items():
         ask(f"{orders}/v1.0-beta1/workflows/dapr/order/start?instanceID={name}", given)
     ask(f"{bank}/v1.0/jobs/nightly", {"schedule": "0 30 2 * * *", "data": {"month": 8}})

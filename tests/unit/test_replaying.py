@@ -168,6 +168,10 @@ def test_an_event_that_arrived_is_posted_as_it_came() -> None:
         (_arrived(details={"id": "e-1"}), "orders-v2", "not handed over"),
         (_sight(block="state", method="get"), "", "neither a call nor an event"),
         (_call(seen=Seen.ARRIVED), "", "neither a call nor an event"),
+        (_call(details={"verb": "GET / HTTP/1.1", "path": "/new"}), "", "none that HTTP has"),
+        (_call(details={"verb": "GET", "path": "/new\r\nHost: b"}), "", "none that HTTP has"),
+        (_call(request=_content({}, ("a b", "c"))), "", "its header 'a b'"),
+        (_call(request=_content({}, ("x-a", "b\r\nx-c: d"))), "", "its header 'x-a'"),
     ],
 )
 def test_what_cannot_be_sent_says_why(sight: Sight, to: str, why: str) -> None:

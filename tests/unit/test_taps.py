@@ -175,7 +175,7 @@ def test_a_share_is_told() -> None:
 
 
 SECRETS = """Authorization proxy-authorization Cookie Set-Cookie dapr-api-token X-Auth-Token client_secret DB-PASSWORD
-x-api-key apiKey mesh-proof mesh-identity X-Amz-Signature aws_access_key Credential"""
+x-api-key apiKey mesh-proof mesh-identity X-Amz-Signature aws_access_key Credential sig X-Auth db_pwd x-jwt"""
 
 
 @pytest.mark.parametrize("name", SECRETS.split())
@@ -183,7 +183,9 @@ def test_names_of_secrets(name: str) -> None:
     assert is_secret(name)
 
 
-@pytest.mark.parametrize("name", ["content-type", "traceparent", "x-request-id", "key", "accept", "partitionKey"])
+@pytest.mark.parametrize(
+    "name", ["content-type", "traceparent", "x-request-id", "key", "accept", "partitionKey", "design", "X-Author"]
+)
 def test_names_of_no_secrets(name: str) -> None:
     assert not is_secret(name)
 
@@ -237,6 +239,23 @@ def test_secrets_and_plain_texts_never_leave() -> None:
         assert made.details == details
         assert b"TOPSECRET" not in msgspec.msgpack.encode((made.details, request, reply))
         assert request is not None and request.body is None
+
+
+def test_a_url_of_a_header_hides_its_secrets() -> None:
+    """One that leads back with a token, or with a login, is as good as that."""
+    told = {
+        "Location": "/back?token=x",
+        "Referer": "http://a/?a=1&api_key=x",
+        "Link": "<https://user:x@a/>; rel=next",
+        "Origin": "https://a/?a=1&b=2",
+        "From": "user@a",
+    }
+    part = Part(tuple(told.items()), body=b"")
+    found = content(Passing("asked", "invocation", "invoke", "orders"), part, 10, values=True)
+    assert found is not None
+    assert found.headers == tuple(
+        (name, value if name in ("Origin", "From") else HIDDEN) for name, value in told.items()
+    )
 
 
 def test_arguments_as_json() -> None:

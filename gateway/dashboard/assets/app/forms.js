@@ -3,7 +3,7 @@ import { html, useEffect, useState } from "./dom.js";
 import { ofApp, send } from "./api.js";
 import { useMesh } from "./live.js";
 import { links } from "./router.js";
-import { Badge, Button, Code, Facts, Field, Json, Problem, ms } from "./ui.js";
+import { Badge, Code, Facts, Field, Json, Problem, ms } from "./ui.js";
 
 const VERBS = ["POST", "GET", "PUT", "PATCH", "DELETE", "HEAD"];
 

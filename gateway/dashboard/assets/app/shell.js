@@ -4,7 +4,7 @@ import { onRefused, setToken, tokenIn } from "./api.js";
 import { start, useMesh, useStatus } from "./live.js";
 import { go, useRoute } from "./router.js";
 import { Search } from "./search.js";
-import { Badge, Button, Dialog, Empty, Field, Icon, Loading, Notices, Problem, announce } from "./ui.js";
+import { Badge, Button, Dialog, Empty, Field, Icon, Loading, Notices, Page as Frame, Problem, announce } from "./ui.js";
 
 const PLACES = [
   ["Watch", [["m", "map", "", "Map"], ["e", "events", "events", "Live"], ["x", "traces", "traces", "Traces"]]],
@@ -208,7 +208,7 @@ export function Shell() {
     <main id="main" tabindex="-1">
       <${Lost} />
       ${route.page === null
-        ? html`<div class="page"><h1 tabindex="-1">No such page</h1><${Empty} title="Nothing is at this address"><a href="#/">To the map</a><//></div>`
+        ? html`<${Frame} title="No such page"><${Empty} title="Nothing is at this address"><a href="#/">To the map</a><//><//>`
         : error
           ? html`<${Broken} title="This page did not load" error=${error} />`
           : Page

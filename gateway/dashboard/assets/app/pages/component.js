@@ -1,6 +1,6 @@
 // One component: who has it, how it is, what passes it, and of a state store its keys.
 import { html, useMemo } from "../dom.js";
-import { useMesh, useRates } from "../live.js";
+import { useMesh, useRates, useStatus } from "../live.js";
 import { links } from "../router.js";
 import { MANY_APPS, Problems, useOfApps } from "../each.js";
 import { blockOf, ofComponent } from "../flows.js";
@@ -32,6 +32,7 @@ export default function Component({ params: { name } }) {
 
 function Now({ name }) {
   const { rates, tick } = useRates();
+  const { refused } = useStatus();
   const [all, rows] = useMemo(() => {
     const edges = rates.where(ofComponent(name));
     const groups = Map.groupBy(edges, (edge) => `${edge.seen === "arrived" ? edge.app : edge.from}\n${edge.seen}\n${edge.target}`);
@@ -51,7 +52,7 @@ function Now({ name }) {
     ]} />
     <${Section} title="Operations" note="of the last minute" flush>
       <${Table} caption=${`What passes ${name}`} rows=${rows} keyOf=${(row) => row.key} sortBy="rate" descending columns=${OPERATIONS} noun="line"
-        empty=${html`<${Empty} icon="events" title="Nothing passed it in the last minute">As soon as an application uses it, what passes stands here. <a href="#/try">Try it out</a><//>`} />
+        empty=${html`<${Empty} icon="events" title="Nothing was seen to pass it in the last minute">${refused.length ? `Not all tell: ${refused[0].reason}` : html`As soon as an application uses it, what passes stands here. <a href="#/try">Try it out</a>`}<//>`} />
     <//>
   `;
 }

@@ -51,15 +51,21 @@ export default function Jobs({ query }) {
       ${!mesh || (of.loading && !rows.length)
         ? html`<${Loading} what="Asking for jobs" />`
         : html`<${Table} caption="Jobs" search="Find a job" noun="job" rows=${rows} keyOf=${(row) => row.key} sortBy="next" onRow=${setOpen} columns=${columnsOf(run, drop, setOpen)}
-            empty=${html`<${Empty} icon="jobs" title=${apps.length ? "No jobs are scheduled" : "Choose an application"} command=${apps.length ? COMMAND : undefined}>${apps.length ? "An application schedules one at its gateway; so does this command." : "There are too many to ask all of them."}<//>`} />`}
+            empty=${html`<${Nothing} asked=${apps.length} failed=${of.errors.length} />`} />`}
       ${of.more && html`<div class="part-pad"><${Button} disabled=${of.loading} onClick=${of.loadMore}>More jobs<//></div>`}
     <//>
     <${Section} title="Failed runs" note="since this page was opened" flush>
       <${Table} caption="Failed runs" noun="run" rows=${failed} keyOf=${(row) => row.id} columns=${FAILED}
-        empty=${html`<${Empty} icon="ok" title="None has failed while this page was open"><${Unseen} seen=${seen} /><//>`} />
+        empty=${html`<${Empty} icon="ok" title=${seen.refused.length || seen.error ? "None was seen to fail" : "None has failed while this page was open"}><${Unseen} seen=${seen} /><//>`} />
     <//>
     ${open && html`<${Job} job=${rows.find((row) => row.key === open.key) ?? open} onClose=${() => setOpen(null)} run=${run} drop=${drop} />`}
   <//>`;
+}
+
+function Nothing({ asked, failed }) {
+  if (!asked) return html`<${Empty} icon="jobs" title="Choose an application">There are too many to ask all of them.<//>`;
+  if (failed) return html`<${Empty} icon="jobs" title=${failed === asked ? "No application tells of its jobs" : "Those that tell have none"}>Why stands above.<//>`;
+  return html`<${Empty} icon="jobs" title="No jobs are scheduled" command=${COMMAND}>An application schedules one at its gateway; so does this command.<//>`;
 }
 
 function Unseen({ seen }) {

@@ -26,7 +26,7 @@ const SUBSCRIBERS = [
 function Attempts({ of, error }) {
   if (error) return html`<span class="dim">${error.message}</span>`;
   if (!of) return "–";
-  return html`<span class="chips"><${Badge} kind="ok">${count(of.success)} taken<//>${of.retry > 0 && html`<${Badge} kind="warn">${count(of.retry)} to come again<//>`}${of.drop > 0 && html`<${Badge} kind="bad">${count(of.drop)} dropped<//>`}</span>`;
+  return html`<span class="chips"><${Badge} kind="ok">${count(of.success)} taken<//>${of.retry > 0 && html`<${Badge} kind="warn">${count(of.retry)} failed<//>`}${of.drop > 0 && html`<${Badge} kind="bad">${count(of.drop)} dropped<//>`}</span>`;
 }
 
 const preview = (event) => {

@@ -49,6 +49,7 @@ export default function Traces({ query }) {
 function None({ bad, seen }) {
   if (bad) return html`<${Empty} icon="ok" title="None of them failed" />`;
   if (seen.sights.length) return html`<${Empty} icon="traces" title="What passes is in no trace">The applications' <code>samplingRate</code> is <code>"0"</code>: see below how to have traces.<//>`;
+  if (seen.refused.length) return html`<${Empty} icon="traces" title="Nothing is told that passes">${seen.refused[0].reason}<//>`;
   return html`<${Empty} icon="traces" title="Nothing has passed yet">As soon as something is called or published, its trace is here. <a href="#/try">Try it out</a><//>`;
 }
 

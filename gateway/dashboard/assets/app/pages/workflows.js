@@ -7,6 +7,7 @@ import { AppField, Problems, chosenApps, forAll, useOfApps } from "../each.js";
 import { ENDED, PurgeMany, STATUSES, Start, kindOf, route } from "../workflow_actions.js";
 import { Ago, Badge, Button, Empty, Field, Loading, Page, Section, Table, Thing, confirm, many, toast } from "../ui.js";
 
+const COMMAND = `mesh workflow start order -x '{"total": 7}'`;
 const AGES = [["", "any time"], ["10m", "the last 10 minutes"], ["1h", "the last hour"], ["24h", "the last day"], ["168h", "the last week"]];
 const ASKED = [["", "any status"], ["RUNNING,PENDING,SUSPENDED,STALLED", "not ended"], ...STATUSES.map((each) => [each, each.toLowerCase()])];
 
@@ -48,7 +49,7 @@ export default function Workflows({ query }) {
         ? html`<${Loading} what="Asking for workflows" />`
         : html`<${Table} caption="Workflows" search="Find an instance" noun="workflow" rows=${rows} keyOf=${(row) => row.key} sortBy="created" descending columns=${COLUMNS}
             chosen=${chosen} onChosen=${setChosen} tools=${some.length > 0 && html`<${Together} rows=${some} onDone=${done} />`}
-            empty=${html`<${Nothing} asked=${apps.length} filtered=${filtered} />`} />`}
+            empty=${html`<${Nothing} asked=${apps.length} failed=${of.errors.length} filtered=${filtered} />`} />`}
       ${of.more && html`<div class="part-pad"><${Button} disabled=${of.loading} onClick=${of.loadMore}>More workflows<//> <span class="dim">Sorted and found among those that are loaded</span></div>`}
     <//>
     ${window_ === "start" && html`<${Start} mesh=${mesh} app=${app || (apps.length === 1 ? apps[0] : (rows[0]?.app ?? ""))} names=${names} onClose=${() => setWindow("")} onStarted=${(of_, id) => go(links.workflow(of_, id))} />`}
@@ -56,10 +57,11 @@ export default function Workflows({ query }) {
   <//>`;
 }
 
-function Nothing({ asked, filtered }) {
+function Nothing({ asked, failed, filtered }) {
+  if (failed) return html`<${Empty} icon="workflows" title=${failed === asked ? "No application tells of its workflows" : "Those that tell have none"}>Why stands above.<//>`;
   if (!asked) return html`<${Empty} icon="workflows" title="Choose an application">There are too many to ask all of them.<//>`;
   if (filtered) return html`<${Empty} icon="search" title="No workflow is like that">Choose another status, name or time.<//>`;
-  return html`<${Empty} icon="workflows" title="No workflow was started" command="mesh workflow start order -x '{&quot;total&quot;: 7}'">An application that has the code of one can start it; so can this command, and the button above. Its guide has a whole one: docs/workflows.md.<//>`;
+  return html`<${Empty} icon="workflows" title="No workflow was started" command=${COMMAND}>An application that has the code of one can start it; so can this command, and the button above. Its guide has a whole one: docs/workflows.md.<//>`;
 }
 
 const waiting = ({ waitingFor = {}, waitsForEvents = [] }) =>
