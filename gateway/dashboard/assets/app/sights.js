@@ -7,11 +7,11 @@ import { health, traceAddress, traceOf } from "./traces.js";
 import { Badge, Button, Code, Copy, Facts, Field, Json, Problem, bytes, confirm, ms, time } from "./ui.js";
 
 /** How a sight went; the last attempt of an event is more than a retry. */
-function Outcome({ data }) {
-  const settled = data.details?.settlement;
-  const said = data.outcome === "retry" && settled && settled !== "retry" ? settled : data.outcome;
-  return html`<${Badge} kind=${health(said)}>${said}<//>`;
+function outcomeOf({ outcome, details }) {
+  return outcome === "retry" && details?.settlement ? details.settlement : outcome;
 }
+
+const Outcome = ({ data }) => html`<${Badge} kind=${health(outcomeOf(data))}>${outcomeOf(data)}<//>`;
 
 /** A line that says what happened: checkout published to orders. */
 export function Said({ data }) {
@@ -26,7 +26,7 @@ export function Said({ data }) {
 /** One line of a list of sights. */
 export const SightLine = memo(function SightLine({ event, current, onOpen }) {
   const { data } = event;
-  return html`<button type="button" class=${`sight ${health(data.outcome)}`} aria-pressed=${current ? "true" : "false"} onClick=${() => onOpen(event)}>
+  return html`<button type="button" class=${`sight ${health(outcomeOf(data))}`} aria-pressed=${current ? "true" : "false"} onClick=${() => onOpen(event)}>
     <time class="mono dim">${time(event.time)}</time>
     <span class="sight-what"><${Said} data=${data} /></span>
     <span class="dim sight-op">${data.block}.${data.method}</span>

@@ -6,7 +6,7 @@ export const WIDTH = 172;
 export const HEIGHT = 46;
 // Along: the length of a node along the flow; gap: between layers, room for what an arrow says; apart: the middles of two
 // nodes of a layer; lane: the same, of arrows that pass a layer.
-const ACROSS = { along: WIDTH, thick: HEIGHT, gap: 124, apart: 62, lane: 26 };
+const ACROSS = { along: WIDTH, thick: HEIGHT, gap: 164, apart: 62, lane: 26 };
 const DOWN = { along: HEIGHT, thick: WIDTH, gap: 66, apart: WIDTH + 22, lane: 40 };
 const EDGE = 20; // Around the picture.
 

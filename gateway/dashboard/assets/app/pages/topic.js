@@ -73,7 +73,7 @@ const EVENTS = [
   { key: "size", label: "Size", end: true, value: (row) => row.size, render: (row) => bytes(row.size) },
 ];
 
-const opener = (setShown) => ({ key: "open", label: "Show", hideLabel: true, sort: false, render: (row) => html`<${Button} class="small" onClick=${() => setShown(row)}>Show<//>` });
+const opener = (setShown) => ({ key: "open", label: "Show", hideLabel: true, sort: false, render: (row) => html`<${Button} class="small" label=${`Show event ${row.id}`} onClick=${() => setShown(row)}>Show<//>` });
 
 function Events({ app, component, topic, onDraft }) {
   const [newest, setNewest] = useState(true);
