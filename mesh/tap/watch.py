@@ -17,7 +17,7 @@ from mesh.expressions import Match
 from mesh.passing import Passing
 from mesh.tap.content import content, query
 from mesh.tap.rates import Counted
-from mesh.tap.sight import Dropped, Rates, Refused, Seen, Sight
+from mesh.tap.sight import Dropped, Rates, Refused, Seen, Sight, Value
 from mesh.tap.wanted import Names, Wanted
 from mesh.tap.wire import as_event
 
@@ -96,13 +96,13 @@ class Watch:
         self._counted = Counted(place.app) if question.wanted.rates else None
         self._counted_since = now
         self.rates_due = now + question.wanted.rates if question.wanted.rates else float("inf")
-        self._values = self._gone = False
+        self._values = self._reasons = self._gone = False
 
     def renew(self, rights: TapRights, reader: Peer | None) -> None:
         """Go on for a lease, with what may be seen now."""
         self.reader = reader
         self.until = time.monotonic() + LEASE_SECONDS
-        self._values = self._wanted.values and rights.values
+        self._values, self._reasons = self._wanted.values and rights.values, rights.values
         if self._wanted.values and not rights.values:
             self.refuse(rights.why_values)
 
@@ -161,13 +161,18 @@ class Watch:
             node=place.node,
             outcome=passing.outcome,
             traceparent=passing.traceparent,
-            details={**passing.details, "query": query(passing.query)}
-            if self._values and passing.query
-            else passing.details,
+            details=self._details(passing),
             request=content(passing, passing.request, self._limit, values=self._values),
             reply=content(passing, passing.reply, self._limit, values=self._values),
             hidden=self._wanted.values and not self._values,
         )
+
+    def _details(self, passing: Passing) -> dict[str, Value]:
+        """Give what is told besides; a reason may quote a value, so it is for those who may see these."""
+        details = passing.details
+        if not self._reasons and "reason" in details:
+            return {name: value for name, value in details.items() if name != "reason"}
+        return {**details, "query": query(passing.query)} if self._values and passing.query else details
 
     def _matches(self, match: Match, sight: Sight) -> bool:
         """Evaluate the expression; what it names and a sight does not have is no match."""

@@ -630,6 +630,17 @@ def test_steps_of_workflows() -> None:
     assert "SECRET" not in str(failed.details)
 
 
+@pytest.mark.parametrize(("rights", "reason"), [(ALL, "no row 'SECRET'"), (NO_VALUES, None)])
+def test_a_reason_is_for_those_who_may_see_values(rights: TapRights, reason: str | None) -> None:
+    """It may quote one."""
+    watched, failed = watch(Wanted(), rights), Passing("asked", "state", "get", "store", "orders")
+    failed.details["keys"] = 1
+    failed.ends("ERR_STATE_GET", "no row 'SECRET'")
+    watched.see(failed)
+    (sight,) = told(watched)
+    assert (sight.details.get("reason"), sight.details["keys"], sight.outcome) == (reason, 1, "ERR_STATE_GET")
+
+
 def test_what_is_lost_is_counted_and_refusals_are_told_anew() -> None:
     watched = watch(Wanted(values=True), NO_VALUES)
     watched.see(passing())
