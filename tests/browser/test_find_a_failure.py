@@ -120,3 +120,23 @@ def test_keys_go_to_every_page(failing: Shown, browser: Browser) -> None:
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
         expect(page.get_by_role("main").get_by_role("heading", level=1)).to_contain_text("pack")
+
+
+def test_keys_can_be_switched_off(failing: Shown, browser: Browser) -> None:
+    """For whoever speaks to the machine; the list of them is there without a key, too."""
+    with watched(browser, failing.address) as opened:
+        page = opened.page
+        page.get_by_role("button", name="Keys").click()
+        switch = page.get_by_role("checkbox", name="Keys do something")
+        expect(switch).to_be_checked()
+        switch.uncheck()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        page.keyboard.press("g")
+        page.keyboard.press("t")
+        page.keyboard.press("/")
+        expect(page.get_by_role("main").get_by_role("heading", level=1)).to_have_text("Map")
+        expect(page.get_by_role("combobox", name="Search the mesh")).not_to_be_focused()
+        page.reload()
+        page.get_by_role("button", name="Keys").click()
+        expect(page.get_by_role("checkbox", name="Keys do something")).not_to_be_checked()

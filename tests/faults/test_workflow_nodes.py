@@ -153,9 +153,13 @@ async def test_activities_that_there_is_no_room_for_run_at_other_nodes(mesh: Mes
             assert sum(len(each.tasks) for each in workers) == 16
 
         await eventually(all_begun)  # Though none has room for more than half of them.
-        shown = await ask(runtimes[0], SHOW, "shop", Show("wide"))
-        places = Counter((each.node or shown.owner, each.worker) for each in shown.waiting.tasks)
-        assert (len({node for node, _ in places}), places[shown.owner, "test"], places.total()) == (2, 8, 16)
+
+        async def all_shown() -> None:
+            shown = await ask(runtimes[0], SHOW, "shop", Show("wide"))
+            places = Counter((each.node or shown.owner, each.worker) for each in shown.waiting.tasks)
+            assert (len({node for node, _ in places}), places[shown.owner, "test"], places.total()) == (2, 8, 16)
+
+        await eventually(all_shown)
         held.set()
         assert (await _end(runtimes[0], "wide")).output == str(sum(range(16)))
 

@@ -177,6 +177,8 @@ def router(routes: Sequence[Route], api: APISpec | None = None) -> Router:
         services={},
         caller=None,
         tracing=None,
+        tap=None,
+        streams=None,
         settings=SimpleNamespace(configuration=Configuration("", ConfigurationSpec(api=api))),
     )
     node: Any = None

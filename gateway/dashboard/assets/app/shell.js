@@ -33,13 +33,22 @@ function useTheme() {
   return [THEMES.find(([name]) => name === theme) ?? THEMES[0], next];
 }
 
+/** Whether keys without Ctrl do something: who speaks to the machine, or whose hand slips, may switch them off. */
+function keysAreOn() {
+  try {
+    return localStorage.getItem("mesh-keys") !== "off";
+  } catch {
+    return true; // Storage is switched off: nothing was chosen.
+  }
+}
+
 /** Keys: `/` searches, `g` and a letter goes to a page, `?` lists them; none of them while something is typed. */
 function useKeys(showKeys) {
   useEffect(() => {
     let before = 0;
     const pressed = (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-      if (event.target.closest("input, textarea, select, [contenteditable], dialog")) return;
+      if (event.target.closest("input, textarea, select, [contenteditable], dialog") || !keysAreOn()) return;
       if (event.key === "/") {
         event.preventDefault();
         document.getElementById("search")?.focus();
@@ -56,7 +65,17 @@ function useKeys(showKeys) {
 }
 
 function Keys({ onClose }) {
+  const [on, setOn] = useState(keysAreOn);
+  const toggle = () => {
+    try {
+      localStorage.setItem("mesh-keys", on ? "off" : "on");
+    } catch {
+      // Storage is switched off: they stay as they are.
+    }
+    setOn(keysAreOn());
+  };
   return html`<${Dialog} title="Keys" onClose=${onClose}>
+    <label class="row"><input type="checkbox" checked=${on} onChange=${toggle} /> Keys do something outside of fields and windows</label>
     <dl class="keys">
       <dt><kbd>/</kbd></dt><dd>Search applications, topics, components</dd>
       <dt><kbd>?</kbd></dt><dd>This list</dd>
