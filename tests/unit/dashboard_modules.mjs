@@ -91,6 +91,16 @@ for (const down of [false, true]) {
   });
 }
 
+test("what arrows say covers nothing that another one says", () => {
+  for (const count of [9, 10, 11]) {
+    const nodes = new Map(Array.from({ length: count }, (_, at) => [`app:${at}`, { id: `app:${at}` }]));
+    const joined = [[0, 7], [2, 8], [0, 3], [1, 8], [2, count - 1], [0, 1]].map((ends) => ends.map((at) => `app:${at}`));
+    const arrows = new Map(joined.map(([from, target]) => [`${from}\n${target}`, { id: `${from}\n${target}`, from, target }]));
+    const labels = [...layout({ nodes, arrows }).arrows.values()].map((each) => each.label);
+    for (const one of labels) for (const other of labels) assert.ok(one === other || Math.abs(one.x - other.x) > 100 || Math.abs(one.y - other.y) > 18);
+  }
+});
+
 test("a picture of a large mesh has the busiest, or what is sought with its neighbours", () => {
   const whole = graph(chain(200), new Set());
   const busy = part(whole, "", (id) => (id === "app:a7\ntopic:p/t7" ? 5 : 0), 60);

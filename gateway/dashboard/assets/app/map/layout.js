@@ -227,23 +227,17 @@ function staggered(labels) {
   }
 }
 
-/** Labels between the same two layers do not cover each other. */
+/** Labels do not cover each other, as far as some rounds of pushing them apart go. */
 function apart(labels) {
-  const columns = new Map();
-  for (const label of labels) {
-    const key = Math.round(label.x);
-    if (columns.has(key)) columns.get(key).push(label);
-    else columns.set(key, [label]);
-  }
-  for (const column of columns.values()) {
-    column.sort((one, other) => one.y - other.y);
-    for (let round = 0; round < 6; round++) {
-      for (let at = 1; at < column.length; at++) {
-        const short = 24 - (column[at].y - column[at - 1].y);
-        if (short > 0) {
-          column[at - 1].y -= short / 2;
-          column[at].y += short / 2;
-        }
+  const [wide, high] = [112, 24];
+  for (let round = 0; round < 8; round++) {
+    labels.sort((one, other) => one.y - other.y);
+    for (let at = 0; at < labels.length; at++) {
+      for (let next = at + 1; next < labels.length && labels[next].y - labels[at].y < high; next++) {
+        if (Math.abs(labels[next].x - labels[at].x) >= wide) continue;
+        const short = high - (labels[next].y - labels[at].y);
+        labels[at].y -= short / 2;
+        labels[next].y += short / 2;
       }
     }
   }
