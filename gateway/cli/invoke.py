@@ -28,6 +28,7 @@ __all__ = [
     "add_timeout",
     "ask",
     "duration_option",
+    "lasting_option",
     "error_text",
     "failed",
     "gateway_of",
@@ -242,3 +243,11 @@ def duration_option(text: str) -> float:
         return parse_duration(text, bare="s")  # As in the options of the run command.
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def lasting_option(text: str) -> float:
+    """Read one that is longer than nothing."""
+    seconds = duration_option(text)
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time that something lasts, such as 30s")
+    return seconds

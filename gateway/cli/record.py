@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
-from gateway.cli.invoke import duration_option
+from gateway.cli.invoke import lasting_option
 from gateway.cli.parsing import Parser
 from gateway.cli.tap import tell_beside
 from gateway.cli.tapping import Event, add_filter_options, asked_of, events, size_option, tap_gateway
@@ -46,7 +46,7 @@ def parser() -> Parser:
     )
     made.add_argument("-o", "--output", required=True, metavar="FILE", help="is written anew; - is the standard output")
     add_filter_options(made)
-    made.add_argument("--for", dest="seconds", type=duration_option, metavar="TIME", help="end then, such as 30s")
+    made.add_argument("--for", dest="seconds", type=lasting_option, metavar="TIME", help="end then, such as 30s")
     made.add_argument("--max-body", type=size_option, default=MAX_BODY, metavar="SIZE", help="of each body (1Mi)")
     made.add_argument("--max-size", type=size_option, default=MAX_SIZE, metavar="SIZE", help="end at this size (1Gi)")
     return made

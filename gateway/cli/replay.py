@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli.invoke import duration_option, gateway_of, header_fields
+from gateway.cli.invoke import gateway_of, header_fields, lasting_option
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.replay_report import Report
 from gateway.cli.resending import Plan, Planned, Senders, send_all
@@ -32,6 +32,7 @@ _PROGRAM = "mesh replay"
 _KINDS = {"calls": Kind.CALL, "events": Kind.EVENT, "deliveries": Kind.DELIVERY}
 TIMEOUT_SECONDS = 60.0
 MAX_SPEED = 1000.0
+LONG_SECONDS = 60.0
 
 
 def parser() -> Parser:
@@ -63,7 +64,7 @@ def parser() -> Parser:
     made.add_argument("--via", metavar="APP-ID", help="whose gateway sends; without it that of who sent it then")
     made.add_argument(
         "--timeout",
-        type=duration_option,
+        type=lasting_option,
         default=TIMEOUT_SECONDS,
         metavar="TIME",
         help=f"of each answer ({TIMEOUT_SECONDS:g}s)",
@@ -120,6 +121,7 @@ def run(words: Sequence[str]) -> int:
             report.skipped_only()
             complain(f"{found.file} has nothing to send{'' if report.skips else ' that is wanted'}")
             return 1
+        _tell_length(plan)
         senders = Senders(
             gateway_of(found.via or "", only_its_own=found.via is not None),
             () if found.via is not None else list_runs(mesh_home(os.environ)),
@@ -129,6 +131,14 @@ def run(words: Sequence[str]) -> int:
         finally:
             report.sum_up(senders.instead, senders.default.app_id)
     return report.exit_code
+
+
+def _tell_length(plan: Plan) -> None:
+    """Say how long it will take, where that is longer than anybody would expect to see nothing."""
+    seconds = (plan.steps[-1].began - plan.steps[0].began) / plan.speed if plan.speed else 0.0
+    if seconds > LONG_SECONDS:
+        minutes = f"{seconds / 60:,.0f} minutes"
+        note(f"{len(plan.steps)} are sent in their rhythm, which takes {minutes}; --speed max waits for none")
 
 
 def _where(text: str | None) -> Match | None:

@@ -17,6 +17,8 @@ import pytest
 from aiohttp import web
 
 from gateway.cli.dispatch import main
+from mesh.tap.sight import Content, Seen, Sight
+from mesh.tap.wire import as_event
 from tests.http.harness import App, Backbone, Got, Node, gateway, subscription, yaml
 from tests.support.eventually import eventually
 from tests.support.gateways import MESH, MeshHome
@@ -319,6 +321,8 @@ async def test_a_tap_is_read(nats: Backbone, tmp_path: Path) -> None:
         ("replay x --to orders", "argument --to: 'orders' is no target; an application is app=APP-ID"),
         ("replay x --speed fast", "argument --speed: 'fast' is no speed; such as 2x, 0.5x or max"),
         ("replay x --speed 0", "argument --speed: '0' is no speed"),
+        ("replay x --timeout 0s", "argument --timeout: '0s' is no time that something lasts"),
+        ("record -o x --for 0s", "argument --for: '0s' is no time that something lasts"),
         ("replay x --only deliveries", "--only deliveries needs --to"),
         ("replay x --only events --to app=o", "--only events goes without --to"),
         ("replay x --ignore total", "argument --ignore: 'total' is no path of an answer"),
@@ -342,3 +346,33 @@ def test_nobody_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "none: No such file or directory" in capsys.readouterr().err
     assert main(["tap", "--via", "shop"]) == 1
     assert "shop does not run; see: mesh list" in capsys.readouterr().err
+
+
+def test_a_long_replay_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MESH_HOME", str(tmp_path))
+    calls = [
+        Sight(
+            id=f"n-{at}",
+            time=1_700_000_000.0 + at,
+            seconds=0.1,
+            seen=Seen.ASKED,
+            block="invocation",
+            method="invoke",
+            target="shop",
+            source="web",
+            app="web",
+            node="n",
+            outcome="ok",
+            details={"verb": "GET", "path": "/price"},
+            request=Content((), size=0, body=b""),
+        )
+        for at in (0, 7200)
+    ]
+    file = tmp_path / "r.jsonl"
+    file.write_bytes(b"\n".join(orjson.dumps(as_event("default", each, each.time)) for each in calls))
+    assert main(["replay", str(file)]) == 1
+    assert "2 are sent in their rhythm, which takes 120 minutes; --speed max" in capsys.readouterr().err
+    assert main(["replay", str(file), "--speed", "200x"]) == 1
+    assert "rhythm" not in capsys.readouterr().err

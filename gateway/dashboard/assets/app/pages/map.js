@@ -267,7 +267,9 @@ export default function Page({ query }) {
     <div class="hidden" aria-live="polite">${failing.length ? `Failing: ${failing.map(([id]) => id.split("\n").map((each) => nodeOf(each).label).join(" to ")).slice(0, 5).join(", ")}` : "Nothing fails"}</div>
     ${(failing.length > 0 || mesh.problems.length > 0) && html`<div class="alerts">
       ${failing.slice(0, 6).map(([id, now]) => html`<button key=${id} type="button" class="alert" onClick=${() => setAt(id)}><${Icon} name="bad" /><b>${id.split("\n").map((each) => nodeOf(each).label).join(" → ")}</b> ${percent(now.failing)} fail</button>`)}
+      ${failing.length > 6 && html`<span class="dim">and ${failing.length - 6} more, in the table below</span>`}
       ${mesh.problems.slice(0, 6).map((each) => html`<a key=${`${each.node} ${each.target}`} class="alert" href=${links.app(each.app)}><${Icon} name="bad" /><b>${each.app}</b> ${each.target}: ${each.state}</a>`)}
+      ${mesh.problems.length > 6 && html`<span class="dim">and ${mesh.problems.length - 6} more, on the pages of their applications</span>`}
     </div>`}
     <${Untold} refused=${refused} />
     <div class=${at ? "with-side open" : "with-side"}>
