@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 RATES = Wanted(sights=False, rates=1.0)
 TICK = 1.0
 AGAIN = 1.0
-MAX_FILTERS = 6  # With that of the rates; a node has room for eight watches of all who ask it.
+MAX_FILTERS = 6  # With that of the rates; a node has room for eight watches of one who asks it.
 MAX_EDGES = 10_000
 MAX_REFUSALS = 1_000
 

@@ -38,7 +38,8 @@ __all__ = ["Watches"]
 
 logger = logging.getLogger(__name__)
 
-MAX_WATCHES = 8
+MAX_WATCHES = 16
+MAX_OF_ONE = 8  # Of one application, so that others have room.
 MAX_REFUSED = 64
 BATCH_SECONDS = 0.05
 SEND_SECONDS = 5.0
@@ -74,7 +75,7 @@ class Watches(Taps):
         self.on = False
         self._own, self._access, self._telling = own, access, telling
         self._watches: dict[str, Watch] = {}
-        self._beginning: set[str] = set()
+        self._beginning: dict[str, str] = {}  # The app id of who asks, by tap.
         self._refused: dict[str, float] = {}
         self._logged: set[tuple[str, str]] = set()
         self._numbers = itertools.count(1)
@@ -192,12 +193,22 @@ class Watches(Taps):
             self._refuse(where, question.tap, rights.why)
         elif watch is not None:
             watch.renew(rights, reader)
-        elif len(self._watches) + len(self._beginning) >= MAX_WATCHES:
-            why = f"{self._own.app_id} is watched by {MAX_WATCHES} taps already, which is the most; end one of them"
-            self._refuse(where, question.tap, why)
-        elif question.tap not in self._beginning:
-            self._beginning.add(question.tap)
+        elif question.tap in self._beginning:
+            return
+        elif full := self._full(asker.app_id):
+            self._refuse(where, question.tap, full)
+        else:
+            self._beginning[question.tap] = asker.app_id
             self._tasks.create_task(self._begin(question, asker, reader), name="taps-begin")
+
+    def _full(self, asker: str) -> str:
+        """Say why there is no room for a further tap of an application; "" = there is."""
+        own, askers = self._own.app_id, [*(each.asker for each in self._watches.values()), *self._beginning.values()]
+        if len(askers) >= MAX_WATCHES:
+            return f"{own} is watched by {MAX_WATCHES} taps already, which is the most; end one of them"
+        if askers.count(asker) >= MAX_OF_ONE:
+            return f"{own} is watched by {MAX_OF_ONE} taps of {asker} already, the most of one; end one of them"
+        return ""
 
     def _asker(self, question: Question, message: Message) -> tuple[Caller, Peer | None] | None:
         """Give who asks, and what it is proven by; None where that is not proven, and has to be."""
@@ -234,7 +245,7 @@ class Watches(Taps):
         except BadArgumentError as error:
             self._refuse(where, question.tap, str(error))
         finally:
-            self._beginning.discard(question.tap)
+            self._beginning.pop(question.tap, None)
 
     def _refuse(self, where: address.Address, tap: str, why: str) -> None:
         """Say it once for as long as it is asked for."""

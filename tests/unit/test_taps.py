@@ -485,6 +485,16 @@ async def test_there_are_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         assert _count(runtime) == 2
 
 
+async def test_one_application_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "MAX_OF_ONE", 2)
+    async with node("memory:", "ns", app_id="a", registry=MemoryMesh()) as runtime:
+        for number in range(5):
+            await _asked(runtime, f"t{number}", "greedy")
+        await _asked(runtime, "u", "modest")
+        await eventually(_has(runtime, 3))
+        assert {"t0", "t1", "u"} == {*cast("Any", runtime)._parts.taps._watches}
+
+
 async def test_what_takes_every_node_long_is_refused_by_each() -> None:
     """Also where who asks has not looked at it."""
     async with node("memory:", "ns", registry=MemoryMesh()) as runtime:
