@@ -20,10 +20,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gateway.application import application_of
-from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.config import CLOSE_SECONDS, BridgeConfig, GatewayConfig
 from gateway.described import actors, backlog, subscription_as_told, without_nothing
 from gateway.export.opening import spans_sent
 from gateway.grpc.build import build_grpc
@@ -59,6 +59,9 @@ from mesh.registry import Registry
 from mesh.resources.subscription import Subscription
 from mesh.tasks import drained_within
 
+if TYPE_CHECKING:
+    from gateway.bridging import Bridging
+
 __all__ = ["Gateway", "run"]
 
 logger = logging.getLogger(__name__)
@@ -93,6 +96,7 @@ class Gateway:
         self.views: Views
         self._application: HTTPApplication | None = None
         self._metrics: Metrics | None = None
+        self._bridging: Bridging | None = None
         self.metrics_port = 0
 
     # What the routes ask
@@ -124,6 +128,8 @@ class Gateway:
             return ("identity",)
         if self.config.app_port is not None and not self._runtime.serving:
             return ("app",)
+        if self._bridging is not None and not self._bridging.works:
+            return ("bridge",)
         return ()
 
     def shut_down(self, *, force: bool = False) -> None:
@@ -218,6 +224,8 @@ class Gateway:
         }
         if config.app_port is not None:
             described["appConnectionProperties"] = self._described_connection()
+        if self._bridging is not None:
+            described["bridge"] = self._bridging.described()
         kept = {"id", "runtimeVersion", "extended", "actorRuntime", "scheduler", "workflows"}
         return {name: value for name, value in described.items() if value or name in kept}
 
@@ -230,7 +238,8 @@ class Gateway:
             for each in status
             if each.reason
         ]
-        return told + self._runtime.conditions.described()
+        other = () if self._bridging is None else self._bridging.conditions()
+        return [*told, *self._runtime.conditions.described(), *other]
 
     def _described_actors(self, node: NodeDescription) -> dict[str, object]:
         """Tell in the reference's words how the hosting of actors is, for which there is no placement service here."""
@@ -349,11 +358,20 @@ class Gateway:
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
                 await serving.enter_async_context(streams)
                 await serving.enter_async_context(self._inbound())
+                if config.bridge is not None:
+                    await serving.enter_async_context(self._joined(config.bridge))
                 if self._reloads:
                     await serving.enter_async_context(watching(reader, looked, runtime.reload))
                 serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
                 yield
             logger.info("%s has drained", config.app_id)
+
+    def _joined(self, config: BridgeConfig) -> AbstractAsyncContextManager[None]:
+        """Join the backbone to another one."""
+        from gateway.bridging import Bridging  # Nobody else has to load it.
+
+        self._bridging = Bridging(config, self._runtime, self.grace)
+        return self._bridging.running()
 
     def _look_after(self, runtime: Runtime) -> None:
         self._backlogs = Backlogs(runtime.services)

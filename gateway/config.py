@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mesh.trust.identity import TrustSettings
+
+if TYPE_CHECKING:
+    from mesh.bridge.routes import Routes
 
 __all__ = [
     "APP_PROTOCOLS",
@@ -15,6 +18,7 @@ __all__ = [
     "DEFAULT_BACKBONE",
     "ON_GRPC",
     "AppProtocol",
+    "BridgeConfig",
     "DashboardConfig",
     "GatewayConfig",
     "HealthCheck",
@@ -92,6 +96,29 @@ class DashboardConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BridgeConfig:
+    """What a bridge is told (``mesh bridge``).
+
+    Attributes:
+        cluster: The cluster of the gateway's own backbone.
+        peer_cluster: The other one.
+        peer: The node on the other backbone.
+        peer_from: What the user has named that by, for what is said of it.
+        routes: What is carried.
+        file: Where that is read again when it changes; None = nowhere.
+        sides: The sides as they were written, to tell whether they are others.
+    """
+
+    cluster: str
+    peer_cluster: str
+    peer: GatewayConfig
+    routes: Routes
+    peer_from: str = ""
+    file: Path | None = None
+    sides: object = None
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Everything a gateway process needs to know.
 
@@ -131,6 +158,7 @@ class GatewayConfig:
         labels: Shown in metadata under ``extended`` from the start.
         host_only: It is there to host components (``mesh host``).
         dashboard: What its dashboard is told (``mesh dashboard``); None = it serves none.
+        bridge: What it joins its backbone to (``mesh bridge``); None = nothing.
         registered: Write an entry to the registry of what runs, for ``mesh list`` and ``mesh stop``.
     """
 
@@ -169,6 +197,7 @@ class GatewayConfig:
     labels: Mapping[str, str] = field(default_factory=dict)
     host_only: bool = False
     dashboard: DashboardConfig | None = None
+    bridge: BridgeConfig | None = None
     registered: bool = True
 
     @property

@@ -59,6 +59,7 @@ from mesh.policies import Verdict
 from mesh.telemetry import UNTOLD
 
 __all__ = [
+    "ASKED",
     "BLOCK",
     "HTTP_HEADER",
     "INVOKE",
@@ -69,6 +70,8 @@ __all__ = [
     "Call",
     "Invocation",
     "forwardable",
+    "packed_trailers",
+    "refuse",
 ]
 
 HTTP_HEADER = "mesh-http"
@@ -78,7 +81,7 @@ OUTSIDE = ("http://", "https://")
 Fields = list[tuple[str, str]]
 Asked = tuple[str, str, Fields]
 Answered = tuple[Annotated[int, msgspec.Meta(ge=200, le=999)], Fields]  # Below, it would be followed by the answer.
-_ASKED = Packed(Asked, "request")
+ASKED = Packed(Asked, "request")
 _ANSWERED = Packed(Answered, "answer to a call")
 _TRAILERS = Packed(tuple[Fields], "trailers of an answer")
 OK = 200
@@ -425,7 +428,7 @@ class _Server:
     async def handle(self, request: Request) -> None:
         """Pass one request to the application and its answer back."""
         try:
-            verb, target, headers = _ASKED.read(request.headers.get(HTTP_HEADER))
+            verb, target, headers = ASKED.read(request.headers.get(HTTP_HEADER))
             request.check_caller(source := unquote(request.headers.get("ce-source", "")), vouched=True)
             proven = None if request.caller is None else Caller.proven_by(request.caller, source)
             if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
@@ -435,7 +438,7 @@ class _Server:
                 target = access.admit(caller, verb, target, grpc=self._application.is_grpc)
             headers = naming(headers, proven)
         except (EventError, UnprovenError, NotSpokenError, PermissionDeniedError, BadArgumentError) as error:
-            await _refuse(request, error)
+            await refuse(request, error)
             return
         body: bytes | AsyncIterator[bytes] = request.parts() if request.streamed else request.body
         passed, begun = served(self._parts.tracing, self._parts.caller.app_id, verb, target, headers)
@@ -457,7 +460,7 @@ class _Server:
         except (AppFailedError, BadArgumentError, MiddlewareError) as error:
             if request.answered:
                 raise StreamBrokenError(str(error)) from error
-            await _refuse(request, error)
+            await refuse(request, error)
         except DeadlineExceededError:
             return  # The caller has stopped waiting by the same deadline.
         finally:
@@ -470,20 +473,22 @@ class _Server:
         if passing is not None:
             passing.answered(response.status, response.headers, whole)
         if whole is not None:
-            await request.reply(packed, whole, _packed_trailers(response))
+            await request.reply(packed, whole, packed_trailers(response))
             return
         await request.begin(packed)
         async for part in response.parts():
             await request.write(part)
-        await request.end(_packed_trailers(response))
+        await request.end(packed_trailers(response))
 
 
-def _packed_trailers(response: AppResponse) -> Mapping[str, str]:
+def packed_trailers(response: AppResponse | Answer) -> Mapping[str, str]:
+    """Give the header in which trailers travel, if there are any."""
     trailers = response.trailers
     return {TRAILERS_HEADER: pack(trailers)} if trailers else NOTHING
 
 
-async def _refuse(request: Request, error: MeshError) -> None:
+async def refuse(request: Request, error: MeshError) -> None:
+    """Answer that a call failed."""
     await request.reply({ERROR_HEADER: json.dumps(to_wire(error))})
 
 

@@ -96,6 +96,7 @@ class Runtime(Steps):
         counters: Counts of what was observed.
         remote: Asks other nodes, and answers them.
         conditions: How what it asks, and what comes to its application, is now.
+        parts: What its blocks are given, for what works beside them (``mesh/bridge``).
         methods: What the application answers, where that is known (``mesh/node/description.py``).
     """
 
@@ -134,6 +135,7 @@ class Runtime(Steps):
         self._components = Components()
         self._health = Health(self._components)
         self._serve = Serve()
+        self.parts: Parts
         self._parts: Parts
         self._places: Places
         self._directory: Directory
@@ -205,7 +207,7 @@ class Runtime(Steps):
         self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
         gate, taps = await self._watched(directory.node_id)
-        self._parts = parts = self._make_parts(directory, hosts, gate, taps)
+        self.parts = self._parts = parts = self._make_parts(directory, hosts, gate, taps)
         lives = await enter(Lives())
         hosts.withhold(settings.not_for_it)
         resources = self._resources(settings)
