@@ -238,8 +238,7 @@ class Gateway:
             for each in status
             if each.reason
         ]
-        other = () if self._bridging is None else self._bridging.conditions()
-        return [*told, *self._runtime.conditions.described(), *other]
+        return [*told, *self._runtime.conditions.described(), *(self._bridging.conditions() if self._bridging else ())]
 
     def _described_actors(self, node: NodeDescription) -> dict[str, object]:
         """Tell in the reference's words how the hosting of actors is, for which there is no placement service here."""
@@ -367,7 +366,6 @@ class Gateway:
             logger.info("%s has drained", config.app_id)
 
     def _joined(self, config: BridgeConfig) -> AbstractAsyncContextManager[None]:
-        """Join the backbone to another one."""
         from gateway.bridging import Bridging  # Nobody else has to load it.
 
         self._bridging = Bridging(config, self._runtime, self.grace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +121,7 @@ def _from_options(model: type[BridgeFile], found: argparse.Namespace) -> BridgeF
     from pydantic import ValidationError
 
     def side(cluster: str, backbone: str | None, paths: list[str], root: str | None) -> dict[str, object]:
-        given = {"cluster": cluster, "backbone": backbone, "resourcesPaths": paths}
+        given: dict[str, object] = {"cluster": cluster, "backbone": backbone, "resourcesPaths": paths}
         return {**given, "trust": {"dir": root}} if root else given
 
     data = {
@@ -130,7 +131,7 @@ def _from_options(model: type[BridgeFile], found: argparse.Namespace) -> BridgeF
         "topics": [each for text in found.topics for each in split_list(text)],
     }
     try:
-        return model.model_validate(data)
+        return model.model_validate_json(json.dumps(data))  # Where a list may fill a tuple.
     except ValidationError as error:
         names = {("from", "cluster"): "--as", ("to", "cluster"): "--peer", ("apps",): "--apps", ("topics",): "--topics"}
         problems = []
