@@ -24,12 +24,18 @@ Opening = Callable[[], AbstractAsyncContextManager[Sequence[asyncio.Event] | Non
 
 
 class _Held:
-    """Something that is held open: again when it fails, or what it depends on is another one."""
+    """Something that is held open: again when it fails, or what it depends on is another one.
+
+    Attributes:
+        ended: Set when it is not wanted any more.
+        tried: Set once it is open, or could not be opened at first.
+        problem: Why it is not open; empty when it is.
+    """
 
     task: asyncio.Task[None]
 
     def __init__(self, name: str, opening: Opening, stopping: asyncio.Event) -> None:
-        self.ended = asyncio.Event()
+        self.ended, self.tried = asyncio.Event(), asyncio.Event()
         self.problem = ""
         self._name, self._opening, self._stopping = name, opening, stopping
 
@@ -43,11 +49,13 @@ class _Held:
                         if self.problem:
                             logger.info("the bridge carries %s again", self._name)
                         self.problem, wait = "", FIRST_WAIT
+                        self.tried.set()
                         await until_any(*over, *(others or ()))
             except MeshError as error:
                 if str(error) != self.problem:
                     logger.warning("the bridge does not carry %s, trying again: %s", self._name, error)
                 self.problem = str(error)
+                self.tried.set()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await until_any(*over)
@@ -74,7 +82,11 @@ class Bridge:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Carry while entered; leaving finishes what is in flight, and hands back what waits for the other side."""
+        """Carry while entered; leaving finishes what is in flight, and hands back what waits for the other side.
+
+        Entered, all that can be carried is: where topics keep nothing for groups that are yet to come, what was published
+        before is not.
+        """
         async with task_group() as self._tasks:
             watching = [
                 self._tasks.create_task(here.watch(lambda there=there: there.cluster), name="bridge-watch")  # type: ignore[misc]  # it is bound
@@ -86,6 +98,8 @@ class Bridge:
                 self._hold(f"durable calls and outcomes from {here.cluster}", queue)
             self.apply(self._routes)
             try:
+                for each in list(self._held.values()):
+                    await each.tried.wait()
                 yield
             finally:
                 self._stopping.set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import itertools
 import json
@@ -16,11 +15,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.faults.conftest import Figures, everything_arrives, portion
 from tests.support.bridges import BridgeProcess, Clusters, clusters
 from tests.support.eventually import eventually
-from tests.support.load import Publishing
-from tests.support.mesh import AppProcess, GatewayProcess
+from tests.support.mesh import AppProcess
 
 PAIRS = ("nats-nats", "nats-kafka", "redis-rabbitmq")
 _numbers = itertools.count()
