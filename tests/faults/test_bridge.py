@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import json
@@ -15,10 +16,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.bridges import BridgeProcess, Clusters, clusters
+from tests.faults.conftest import Figures, everything_arrives, portion
+from tests.support.bridges import BridgeProcess, Clusters, ask, clusters
 from tests.support.eventually import eventually
+from tests.support.load import Publishing
 from tests.support.mesh import AppProcess
 
+EVENTS = portion(3_000)
 PAIRS = ("nats-nats", "nats-kafka", "redis-rabbitmq")
 _numbers = itertools.count()
 
@@ -35,31 +39,6 @@ def pair(request: pytest.FixtureRequest) -> str:
 async def joined(pair: str, mesh_home: Path, tmp_path: Path) -> AsyncIterator[Clusters]:
     async with clusters(pair, mesh_home, tmp_path, f"bridge{os.getpid()}-{next(_numbers)}") as both:
         yield both
-
-
-async def ask(
-    url: str, *, method: str = "GET", body: bytes | io.BytesIO | None = None, **headers: str
-) -> tuple[int, Any]:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    async with aiohttp.ClientSession() as session, session.request(method, url, data=body, headers=named) as answer:
-        text = await answer.read()
-        try:
-            return answer.status, json.loads(text)
-        except ValueError:
-            return answer.status, text
-
-
-async def until_answered(url: str) -> Any:
-    """Wait until a call over the bridge is answered, and give what is."""
-    found: list[Any] = []
-
-    async def check() -> None:
-        status, told = await ask(url)
-        assert status == 200, told
-        found.append(told)
-
-    await eventually(check, 30.0)
-    return found[-1]
 
 
 async def test_calls_by_every_name(joined: Clusters, tmp_path: Path) -> None:
@@ -125,28 +104,31 @@ async def test_durable_calls_with_their_outcomes(joined: Clusters, tmp_path: Pat
         assert status == 202, early  # Before there is a bridge, and anybody in the west.
         status, refused = await call(f"{invoke}/secret@west/method/echo")
         assert status == 202, refused
-        async with joined.bridge("--apps", "orders@west"), AppProcess(tmp_path) as app:
-            async with west.gateway("orders", app):
+        async with (
+            joined.bridge("--apps", "orders@west"),
+            AppProcess(tmp_path) as app,
+            west.gateway("orders", app),
+        ):
 
-                async def outcome(identity: str) -> Any:
-                    found: list[Any] = []
+            async def outcome(identity: str) -> Any:
+                found: list[Any] = []
 
-                    async def check() -> None:
-                        status, told = await ask(f"{gateway.api}/mesh/invocations/{identity}")
-                        assert (status, told.get("state") != "pending") == (200, True), told
-                        found.append(told)
+                async def check() -> None:
+                    status, told = await ask(f"{gateway.api}/mesh/invocations/{identity}")
+                    assert (status, told.get("state") != "pending") == (200, True), told
+                    found.append(told)
 
-                    await eventually(check, 40.0)
-                    return found[0]
+                await eventually(check, 40.0)
+                return found[0]
 
-                told = await outcome(early["id"])
-                assert (told["state"], told["status"], told["appId"]) == ("succeeded", 200, "orders@west")
-                headers = {name.lower(): value for name, value in told["data"]["headers"].items()}
-                assert headers["dapr-caller-app-id"] == "frontend@east"
-                assert app.recorded("call") == ["early"]
-                told = await outcome(refused["id"])
-                assert (told["state"], "its list of apps" in told["reason"]) == ("failed", True)
-                await eventually(lambda: _published(caller, 2), 30.0)
+            told = await outcome(early["id"])
+            assert (told["state"], told["status"], told["appId"]) == ("succeeded", 200, "orders@west")
+            headers = {name.lower(): value for name, value in told["data"]["headers"].items()}
+            assert headers["dapr-caller-app-id"] == "frontend@east"
+            assert app.recorded("call") == ["early"]
+            told = await outcome(refused["id"])
+            assert (told["state"], "its list of apps" in told["reason"]) == ("failed", True)
+            await eventually(lambda: _published(caller, 2), 30.0)
 
 
 def _published(app: AppProcess, count: int) -> None:
@@ -195,3 +177,74 @@ async def metrics_of(bridge: BridgeProcess) -> str:
     url = f"http://127.0.0.1:{bridge.metrics_port}/metrics"
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
         return await answer.text()
+
+
+async def test_the_bridge_and_both_brokers_are_killed(
+    joined: Clusters, tmp_path: Path, figures: Figures, pair: str
+) -> None:
+    """What was acknowledged on one side comes to the other, whatever dies in between; others share the work."""
+    east, west = joined.east, joined.west
+    words = "--topics", "pubsub/orders@east"
+    async with (
+        AppProcess(tmp_path, subscriptions=[TOPIC]) as app,
+        west.gateway("shop", app),
+        east.gateway("publisher") as publisher,
+        joined.bridge(*words) as first,
+        joined.bridge(*words) as second,
+    ):
+        publishing = Publishing(publisher, "orders", EVENTS, connections=16)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(publishing.run())
+            await publishing.until(EVENTS // 6)
+            await first.kill()
+            await publishing.until(EVENTS // 3)
+            await west.backend.restart(kill=True)
+            await publishing.until(EVENTS // 2)
+            await second.kill()
+            await first.start(ready=False)
+            await publishing.until(2 * EVENTS // 3)
+            await east.backend.restart(kill=True)
+        await everything_arrives(
+            publishing, app, figures, fault="a bridge and both brokers are killed", broker=pair, within=120.0
+        )
+        text = await metrics_of(first)
+        assert 'kind="event",from="east",to="west",of="pubsub/orders",outcome="carried' in text
+
+
+async def test_the_other_side_is_away(joined: Clusters, tmp_path: Path) -> None:
+    """Events wait on their own side, calls fail by their deadline, and status says so."""
+    east, west = joined.east, joined.west
+    async with (
+        AppProcess(tmp_path, subscriptions=[TOPIC]) as app,
+        west.gateway("shop", app),
+        east.gateway("frontend") as gateway,
+        joined.bridge("--topics", "pubsub/orders@east", "--apps", "shop@west") as bridge,
+    ):
+        call = f"{gateway.api}/invoke/shop@west/method/echo"
+        assert (await ask(call))[0] == 200
+        await west.backend.stop()
+
+        async def away() -> None:
+            _, told = await ask(f"{bridge.api}/metadata")
+            assert [each["connected"] for each in told["bridge"]["sides"]] == [True, False]
+
+        await eventually(away, 30.0)
+        publish = f"{gateway.api}/publish/pubsub/orders"
+        for number in range(10):
+            event = json.dumps({"id": str(number)}).encode()
+            assert (await ask(publish, method="POST", body=event, content_type="application/json"))[0] == 204
+        begin = time.monotonic()
+        status, told = await ask(call, mesh_timeout="3s")
+        assert status >= 500, told
+        assert 1.0 < time.monotonic() - begin < 10.0
+        await west.backend.start()
+
+        def check() -> None:
+            assert set(app.recorded("orders")) == {str(number) for number in range(10)}
+
+        await eventually(check, 60.0)
+
+        async def answers() -> None:
+            assert (await ask(call, mesh_timeout="5s"))[0] == 200
+
+        await eventually(answers, 40.0)

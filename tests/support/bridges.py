@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import aiohttp
 
 from tests.support.backends import BACKENDS, Backend
 from tests.support.mesh import AppProcess, GatewayProcess, ManagedProcess, until_answers
 from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer
 
-__all__ = ["BridgeProcess", "Cluster", "Clusters", "clusters"]
+__all__ = ["BridgeProcess", "Cluster", "Clusters", "ask", "clusters"]
 
 KEEPS_RECORDS = ("nats", "redis")
 STORE = """
@@ -133,3 +138,16 @@ async def clusters(pair: str, home: Path, directory: Path, namespace: str) -> As
                 resources = ("--resources-path", str(folder))
             made.append(Cluster(name, backend, home, namespace, resources))
         yield Clusters(*made)
+
+
+async def ask(
+    url: str, *, method: str = "GET", body: bytes | io.BytesIO | None = None, **headers: str
+) -> tuple[int, Any]:
+    """Send a request; give its status, and what it answered, as JSON where it is that."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with aiohttp.ClientSession() as session, session.request(method, url, data=body, headers=named) as answer:
+        text = await answer.read()
+        try:
+            return answer.status, json.loads(text)
+        except ValueError:
+            return answer.status, text
