@@ -131,7 +131,7 @@ def read_bridge_file(path: Path) -> BridgeFile:
     def complain(field: str, message: str) -> None:
         name, _, index = field.rstrip("]").partition("[")
         at = (name, int(index)) if index else tuple(field.split("."))
-        problems.append(document.problem(f"{field}: {message}", at))
+        problems.append(document.problem(message, at))
 
     check_routes(found.routes, (found.from_.cluster, found.to.cluster), complain)
     if problems:

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import sys
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
+import grpc.aio
 import pytest
 
 from tests.faults.conftest import Figures, everything_arrives, portion
@@ -21,6 +24,7 @@ from tests.support.bridges import BridgeProcess, Clusters, ask, clusters
 from tests.support.eventually import eventually
 from tests.support.load import Publishing
 from tests.support.mesh import AppProcess
+from tests.support.processes import free_port
 
 EVENTS = portion(3_000)
 PAIRS = ("nats-nats", "nats-kafka", "redis-rabbitmq")
@@ -248,3 +252,97 @@ async def test_the_other_side_is_away(joined: Clusters, tmp_path: Path) -> None:
             assert (await ask(call, mesh_timeout="5s"))[0] == 200
 
         await eventually(answers, 40.0)
+
+
+async def test_grpc_over_the_bridge(joined: Clusters, tmp_path: Path) -> None:
+    east, west = joined.east, joined.west
+    number, on_grpc = free_port(), ("--app-protocol", "grpc")
+    async with (
+        AppProcess(tmp_path, "grpc_echo", ready_path="") as app,
+        west.gateway("callee", app, on_grpc),
+        east.gateway("caller", arguments=("--dapr-grpc-port", str(number))),
+        joined.bridge("--apps", "callee@west"),
+        grpc.aio.insecure_channel(f"127.0.0.1:{number}") as channel,
+    ):
+        metadata = [("dapr-app-id", "callee@west")]
+        assert await channel.unary_unary("/test.Echo/Unary")(b"x", metadata=metadata, timeout=20.0) == b"x"
+        talk = channel.stream_stream("/test.Echo/Talk")(metadata=metadata)
+        for text in (b"one", b"two"):
+            await talk.write(text)
+            assert await talk.read() == text
+        await talk.done_writing()
+        assert await talk.read() is grpc.aio.EOF
+        ticks = channel.unary_stream("/test.Echo/Ticks")(b"", metadata=metadata)
+        assert [await ticks.read() for _ in range(3)] == [b"0", b"1", b"2"]
+        ticks.cancel()
+        absent = channel.unary_unary("/test.Echo/Unary")(b"x", metadata=[("dapr-app-id", "callee@north")], timeout=20.0)
+        with pytest.raises(grpc.aio.AioRpcError, match="no bridge to north"):
+            await absent
+
+
+FILE = """
+from: {cluster: east, backbone: "%s"}
+to: {cluster: west, backbone: "%s"}
+apps: [%s]
+topics: [%s]
+"""
+
+
+async def mesh(home: Path, *words: str) -> tuple[int, str]:
+    """Run a command."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway.cli", *words),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "MESH_HOME": str(home)},
+    )
+    told, _ = await process.communicate()
+    return process.returncode or 0, told.decode()
+
+
+@pytest.mark.parametrize("pair", ["nats-nats"], indirect=True)
+async def test_its_file_is_read_again_and_the_commands_know_it(joined: Clusters, tmp_path: Path) -> None:
+    east, west, file = joined.east, joined.west, tmp_path / "bridge.yaml"
+    urls = east.backend.url, west.backend.url
+    file.write_text(FILE % (*urls, "", ""))
+    async with (
+        AppProcess(tmp_path, subscriptions=[TOPIC]) as app,
+        west.gateway("shop", app),
+        east.gateway("frontend") as gateway,
+        joined.bridge_by(["--file", str(file)]) as bridge,
+    ):
+        call = f"{gateway.api}/invoke/shop@west/method/echo"
+        assert (await ask(call))[0] == 403
+        event = b'{"id": "1"}'
+        publish = partial(ask, f"{gateway.api}/publish/pubsub/orders", method="POST", content_type="application/json")
+        assert (await publish(body=event))[0] == 204
+        file.write_text(FILE % (*urls, "shop@west", "pubsub/orders@east"))
+
+        async def allowed() -> None:
+            assert (await ask(call))[0] == 200
+            assert app.recorded("orders") == ["1"], "a topic keeps what was published before it was listed"
+
+        await eventually(allowed, 30.0)
+        file.write_text(FILE % (*urls, "shop@nowhere", ""))
+
+        def refused() -> None:
+            assert "the bridge carries what it did" in bridge.log.read_text()
+            assert "shop@nowhere is neither in east nor in west" in bridge.log.read_text()
+
+        await eventually(refused, 30.0)
+        assert (await ask(call))[0] == 200
+        words = "invoke", "--app-id", "shop@west", "--method", "echo", "--verb", "GET"
+        code, told = await mesh(east.home, *words)
+        assert (code, "/echo" in told) == (0, True), told
+        code, told = await mesh(east.home, "status")
+        assert "joins east (nats://" in told, told
+        assert "apps: shop@west" in told, told
+        assert "topics: pubsub/orders@east" in told, told
+        code, told = await mesh(east.home, "list")
+        assert "mesh-bridge-west" in told, told
+        file.write_text(FILE % (*urls, "", ""))
+
+        async def closed() -> None:
+            assert (await ask(call))[0] == 403
+
+        await eventually(closed, 30.0)

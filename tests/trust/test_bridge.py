@@ -78,15 +78,19 @@ class Both:
         return gateway(side.backbone, self.home, app=app, app_id=app_id, trust=side.trust, **settings)
 
 
-def _side(server: NatsServer, folder: Path, domain: str) -> Side:
+def _side(server: NatsServer, folder: Path, domain: str, *, seal: bool) -> Side:
     Folder(folder).init(domain)
-    return Side(Backbone(server.url, "default"), TrustSettings("strict", domain, folder=folder))
+    return Side(Backbone(server.url, "default"), TrustSettings("strict", domain, folder=folder, seal=seal))
 
 
-@pytest_asyncio.fixture
-async def both(tmp_path: Path) -> AsyncIterator[Both]:
+@pytest_asyncio.fixture(params=("plain", "sealed"))
+async def both(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Both]:
+    seal = request.param == "sealed"
     async with NatsServer(tmp_path / "east") as east, NatsServer(tmp_path / "west") as west:
-        yield Both(_side(east, tmp_path / "root-east", "east"), _side(west, tmp_path / "root-west", "west"), tmp_path)
+        sides = [
+            _side(each, tmp_path / f"root-{name}", name, seal=seal) for name, each in (("east", east), ("west", west))
+        ]
+        yield Both(*sides, tmp_path)
 
 
 async def until_joined(bridge: Node) -> None:
