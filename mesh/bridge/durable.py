@@ -126,10 +126,10 @@ class Queue:
                 attempt = Attempt(Outcome.RETRY, str(error) or f"not stored within {STORE_SECONDS:g} s", broken=True)
             except UnprovenError as error:
                 attempt = Attempt(Outcome.DROP, str(error))
-            except MeshError as error:
-                attempt = Attempt(Outcome.RETRY, str(error), broken=True)
             except (EventError, KeyError, ValueError, msgspec.DecodeError):
                 attempt = Attempt(Outcome.DROP, f"not a durable {'outcome' if is_outcome else 'call'}")
+            except MeshError as error:
+                attempt = Attempt(Outcome.RETRY, str(error), broken=True)
             outcome = {Outcome.SUCCESS: "carried", Outcome.RETRY: "failed"}.get(attempt.outcome, "dropped")
             self._here.count(what, self._there.cluster, of, outcome)
             return attempt

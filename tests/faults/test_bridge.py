@@ -27,6 +27,7 @@ from tests.support.mesh import AppProcess
 from tests.support.processes import free_port
 
 EVENTS = portion(3_000)
+CALLS = portion(240)
 PAIRS = ("nats-nats", "nats-kafka", "redis-rabbitmq")
 _numbers = itertools.count()
 
@@ -139,7 +140,8 @@ def _published(app: AppProcess, count: int) -> None:
     assert len(app.recorded("replies")) == count
 
 
-TOPIC = {"pubsubname": "pubsub", "topic": "orders", "route": "/events/orders"}
+TOPIC = {"pubsubname": "pubsub", "topic": "orders", "route": "/events/orders", "metadata": {"ordered": "true"}}
+PADDING = "x" * 3 * 1024 * 1024  # Above what a message of any of these brokers holds.
 
 
 async def test_topics_both_ways_go_round_once(joined: Clusters, tmp_path: Path) -> None:
@@ -159,18 +161,25 @@ async def test_topics_both_ways_go_round_once(joined: Clusters, tmp_path: Path) 
                 event = json.dumps({"id": f"{name}{number}"}).encode()
                 assert (await ask(url, method="POST", body=event, content_type="application/json"))[0] == 204
 
+        large = io.BytesIO(json.dumps({"id": "large", "padding": PADDING}).encode())
+        url = f"{gateway.api}/publish/pubsub/orders"
+        assert (await ask(url, method="POST", body=large, content_type="application/json"))[0] == 204
+
         def check() -> None:
             for app in (eastern, western):
-                assert len(set(app.recorded("orders"))) == 40
+                assert len(set(app.recorded("orders"))) == 41
 
         await eventually(check, 60.0)
+        for app, name in ((eastern, "w"), (western, "e")):
+            told = [each for each in app.recorded("orders") if each.startswith(name)]
+            assert told == [f"{name}{number}" for number in range(20)], "those of one key keep their order"
 
         async def looped() -> None:
             _, told = await ask(f"{bridge.api}/metadata")
             assert told["bridge"]["topics"] == ["pubsub/orders@east", "pubsub/orders@west"]
             text = await metrics_of(bridge)
             lines = [line for line in text.splitlines() if 'outcome="looped"' in line and "mesh_bridged" in line]
-            assert sum(float(line.rpartition(" ")[2]) for line in lines) == 40, text
+            assert sum(float(line.rpartition(" ")[2]) for line in lines) == 41, lines
 
         await eventually(looped, 30.0)
         for app in (eastern, western):
@@ -252,6 +261,52 @@ async def test_the_other_side_is_away(joined: Clusters, tmp_path: Path) -> None:
             assert (await ask(call, mesh_timeout="5s"))[0] == 200
 
         await eventually(answers, 40.0)
+
+
+@pytest.mark.parametrize("pair", ["nats-nats", "redis-nats"], indirect=True)
+async def test_durable_calls_while_the_bridge_and_a_broker_are_killed(
+    joined: Clusters, tmp_path: Path, figures: Figures
+) -> None:
+    async with (
+        AppProcess(tmp_path) as app,
+        joined.west.gateway("orders", app),
+        joined.east.gateway("frontend") as gateway,
+        joined.bridge("--apps", "orders@west") as bridge,
+    ):
+        accepted: list[str] = []
+
+        async def call(first: int, last: int) -> None:
+            for number in range(first, last):
+                url = f"{gateway.api}/invoke/orders@west/method/echo?id={number}"
+                status, told = await ask(url, method="POST", mesh_delivery="durable")
+                assert status == 202, told
+                accepted.append(told["id"])
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(call(0, CALLS // 2))
+            await eventually(lambda: _called(app, CALLS // 8), 60.0)
+            await bridge.kill()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(call(CALLS // 2, CALLS))
+            await bridge.start()
+            await eventually(lambda: _called(app, CALLS // 2), 60.0)
+            await joined.west.backend.restart(kill=True)
+        await eventually(lambda: _called(app, CALLS), 90.0)
+        left = set(accepted)
+
+        async def outcomes() -> None:
+            for identity in sorted(left):
+                status, told = await ask(f"{gateway.api}/mesh/invocations/{identity}")
+                assert (status, told["state"]) == (200, "succeeded"), told
+                left.discard(identity)
+
+        await eventually(outcomes, 90.0)
+        ran = app.recorded("call")
+        figures.note(accepted=len(accepted), missing=CALLS - len(set(ran)), duplicates=len(ran) - len(set(ran)))
+
+
+def _called(app: AppProcess, count: int) -> None:
+    assert len(set(app.recorded("call"))) >= count
 
 
 async def test_grpc_over_the_bridge(joined: Clusters, tmp_path: Path) -> None:
