@@ -18,6 +18,7 @@ __all__ = [
     "Target",
     "at_cluster",
     "bridge_of",
+    "bridged_by",
     "check_cluster",
     "cluster_of",
     "may_speak",
@@ -72,6 +73,11 @@ def check_cluster(name: str) -> None:
 def bridge_of(cluster: str) -> str:
     """Give the app id of the bridges to a cluster."""
     return f"{_BRIDGE}{cluster}"
+
+
+def bridged_by(app_id: str) -> str:
+    """Give the cluster to which an app id is that of bridges; empty = it is none of a bridge."""
+    return app_id.removeprefix(_BRIDGE) if app_id.startswith(_BRIDGE) else ""
 
 
 def at_cluster(app_id: str, cluster: str) -> str:

@@ -84,8 +84,8 @@ class Bridge:
     async def running(self) -> AsyncIterator[None]:
         """Carry while entered; leaving finishes what is in flight, and hands back what waits for the other side.
 
-        Entered, all that can be carried is: where topics keep nothing for groups that are yet to come, what was published
-        before is not.
+        Entered, it carries all that can be: where topics keep nothing for groups that are yet to come, what was
+        published before is not.
         """
         async with task_group() as self._tasks:
             watching = [
