@@ -11,7 +11,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from mesh.resources.loader import Document, is_run_file, parse_documents
+from mesh.resources.loader import Document, is_bridge_file, is_run_file, parse_documents
 from tests.meta.sources import ROOT, blocks
 
 _KINDS = {"Component", "Configuration", "HTTPEndpoint", "Resiliency", "WorkflowAccessPolicy"}
@@ -30,6 +30,8 @@ def _name(document: Document) -> str | None:
         return f"subscription-{version.rpartition('/')[2]}"
     if kind in _KINDS:
         return str(kind).lower()
+    if is_bridge_file(document):
+        return "bridge"
     return "run-file" if is_run_file(document) else None
 
 
