@@ -316,8 +316,8 @@ class Gateway:
             grpc = self._doors.grpc(api, self.port, metrics, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
             if metrics is not None:
-                text = partial(metrics.text, runtime, self._backlogs)
-                self.metrics_port = await stack.enter_async_context(self._doors.metrics(text))
+                told = partial(metrics.told, runtime, self._backlogs)
+                self.metrics_port = await stack.enter_async_context(self._doors.metrics(told))
             await stack.enter_async_context(self._answering_others(api))
             self._open = True
             if config.registered:
