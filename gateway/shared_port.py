@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.api_tokens import Admitted
 from gateway.config import GatewayConfig, sharing
-from gateway.doors import Doors, Grace, Listening, Sockets, load_http2
+from gateway.doors import Doors, Grace, Listening, load_http2
+from gateway.given import Given
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.middleware import HEALTH
 from gateway.http.response import Answered, Response, json_response
@@ -42,13 +43,13 @@ Served = Callable[["ServerRequest", "Peer"], Awaitable[None]]
 
 @asynccontextmanager
 async def opened(
-    configs: Sequence[GatewayConfig], sockets: Callable[[GatewayConfig], Sockets] = lambda _: Sockets()
+    configs: Sequence[GatewayConfig], given: Callable[[GatewayConfig], Given] = lambda _: Given()
 ) -> AsyncIterator[Callable[[GatewayConfig], Doors]]:
     """Listen where several applications are asked for together, and give where each one's gateway listens.
 
     Args:
         configs: Of all applications.
-        sockets: Gives those of a gateway that are open already; of what is shared, they are with the first application.
+        given: Gives those of a gateway that are open already; of what is shared, they are with the first application.
 
     Raises:
         ConfigError: A port is taken.
@@ -56,18 +57,18 @@ async def opened(
     async with AsyncExitStack() as stack:
         shared: dict[str, _Port] = {}
         for group in sharing(configs):
-            port = _Port(group, sockets(group[0]))
+            port = _Port(group, given(group[0]))
             await stack.enter_async_context(port.listening())
             shared |= {each.app_id: port for each in group}
-        scraped, metrics_port = Scraped(), 0
+        scraped, metrics_port = Scraped(given(configs[0]).process), 0
         if configs[0].metrics:
-            listening = listening_for_metrics(configs[0], scraped.text, sockets(configs[0]).metrics)
+            listening = listening_for_metrics(configs[0], scraped.text, given(configs[0]).metrics)
             metrics_port = await stack.enter_async_context(listening)
 
         def doors(config: GatewayConfig) -> Doors:
-            given = config, sockets(config), scraped, metrics_port
+            made = config, given(config), scraped, metrics_port
             port = shared.get(config.app_id)
-            return _OfSeveral(*given) if port is None else _OnOnePort(port, *given)
+            return _OfSeveral(*made) if port is None else _OnOnePort(port, *made)
 
         yield doors
 
@@ -75,8 +76,8 @@ async def opened(
 class _Port:
     """One port of HTTP, and one of gRPC, for some applications."""
 
-    def __init__(self, configs: Sequence[GatewayConfig], sockets: Sockets) -> None:
-        self._configs, self._sockets = configs, sockets
+    def __init__(self, configs: Sequence[GatewayConfig], given: Given) -> None:
+        self._configs, self._given = configs, given
         self._tokens = {each.app_id: Admitted(each.tokens) for each in configs}
         self.http: dict[str, Handler] = {}
         self.grpc: dict[str, Callable[[], Served]] = {}
@@ -86,7 +87,7 @@ class _Port:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Listen; leaving closes what is still open."""
-        first, given = self._configs[0], self._sockets
+        first, given = self._configs[0], self._given
         load = partial(load_http2, config=first, grpc_port=lambda: self.grpc_port) if first.h2c else None
         server = HTTPServer(
             self._answer,
@@ -167,8 +168,8 @@ def _away(app_id: str) -> Response:
 class _OfSeveral(Listening):
     """Of one application of several: all of them are scraped together."""
 
-    def __init__(self, config: GatewayConfig, sockets: Sockets, scraped: Scraped, metrics_port: int) -> None:
-        super().__init__(config, sockets)
+    def __init__(self, config: GatewayConfig, given: Given, scraped: Scraped, metrics_port: int) -> None:
+        super().__init__(config, given)
         self._app_id, self._scraped, self._metrics_port = config.app_id, scraped, metrics_port
 
     @asynccontextmanager

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from gateway.config import GRPC_PORT
 from gateway.http.loading import Connections, Loading
 from gateway.socket_file import BACKLOG, bound, listen_at, port_of, serve_at
 from mesh.errors import ConfigError
@@ -22,8 +23,6 @@ from mesh.tasks import task_group
 __all__ = ["listening_for_grpc"]
 
 logger = logging.getLogger(__name__)
-
-PREFERRED_PORT = 50001
 
 
 @asynccontextmanager
@@ -74,10 +73,10 @@ async def _listen_at_any(
 ) -> tuple[int, list[Callable[[], None]]]:
     """Listen at a port; give it, and what ends that."""
     try:
-        return await _listen(make, hosts, PREFERRED_PORT if port is None else port)
+        return await _listen(make, hosts, GRPC_PORT if port is None else port)
     except OSError as error:
         if port is not None or error.errno != errno.EADDRINUSE:
-            why = f"{port or PREFERRED_PORT}: {os.strerror(error.errno or 0)}"
+            why = f"{port or GRPC_PORT}: {os.strerror(error.errno or 0)}"
             raise ConfigError(f"cannot listen on {why}; --dapr-grpc-port sets another port") from error
         return await _listen(make, hosts, 0)
 
