@@ -91,9 +91,7 @@ def main(words: Sequence[str]) -> int:
 def _with_workers(configs: Sequence[GatewayConfig], words: Sequence[str], workers: int) -> int:
     for config in configs:
         if config.backbone.partition(":")[0] == "memory":
-            complain(
-                "--workers: memory: is a broker in one process, and there are to be several; name another backbone"
-            )
+            complain("--workers: memory: is a broker in one process, and workers are several; name another")
             return 2
     from gateway.workers.parent import run_workers
 

@@ -53,8 +53,11 @@ Probing = Callable[[Callable[[], Awaitable[bool]], float], Awaitable[bool]]
 class Permits(Protocol):
     """How many calls there may be at once; a semaphore is one."""
 
-    async def acquire(self) -> object: ...
-    def release(self) -> None: ...
+    async def acquire(self) -> object:
+        """Take one, once there is one."""
+
+    def release(self) -> None:
+        """Give it back."""
 
 
 class Client(Protocol):

@@ -75,6 +75,7 @@ class Worker:
         async with self.link.running(self._control):
             begin = await self.link.call("begin")
             self.siblings = {app_id: Siblings(self, app_id, told) for app_id, told in begin.items()}
+            self.link.tell("joined")  # From here on, what is told has somebody who hears it.
             yield
 
     async def process(self) -> Mapping[str, float]:
@@ -205,6 +206,10 @@ class Siblings:
             return []
 
     # One presence
+
+    def serves(self, whether: bool) -> None:
+        """Say whether this worker serves the application now."""
+        self.tell("serving", whether)
 
     def speaks(self) -> bool:
         """Tell whether this worker answers the mesh for all of them."""

@@ -65,6 +65,7 @@ class _Worker:
     counted: dict[str, merging.Sent] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    joined: bool = False
     stopping: bool = False
 
 
@@ -287,6 +288,7 @@ class _Parent:
     def _handlers(self) -> dict[str, Callable[..., Any]]:
         return {
             "begin": self._begin,
+            "joined": self._joined,
             "opened": self._opened,
             "closed": self._closed,
             "serving": self._serving,
@@ -310,6 +312,10 @@ class _Parent:
             for app_id, app in self._apps.items()
             if not app.over
         }
+
+    def _joined(self, worker: _Worker) -> None:
+        worker.joined = True
+        self._tell_standing()
 
     def _opened(self, worker: _Worker, app_id: str, told: dict[str, Any]) -> None:
         self._worked = True
@@ -335,13 +341,17 @@ class _Parent:
         worker.changed.set()
         self._tell_standing()
 
+    def _heard(self) -> list[_Worker]:
+        """Give those that can be told something."""
+        return [each for each in self._workers.values() if each.joined]
+
     def _tell_standing(self) -> None:
         """Choose who speaks for all, and tell whether an application is served by any."""
         able = [each for each in self._workers.values() if each.opened and not each.stopping]
         speaker = self._speaker if self._speaker in able else next(iter(able), None)
         if speaker is not self._speaker:
             self._speaker = speaker
-        for worker in self._workers.values():
+        for worker in self._heard():
             worker.link.tell("speaks", worker is speaker)
             for app_id in self._apps:
                 worker.link.tell("well", app_id, any(app_id in each.serving for each in able))
@@ -409,7 +419,7 @@ class _Parent:
 
     def _labelled(self, worker: _Worker, app_id: str, name: str, value: str) -> None:
         self._apps[app_id].labels[name] = value
-        for other in self._workers.values():
+        for other in self._heard():
             other.link.tell("label", app_id, name, value)
 
     def _shut_down(self, worker: _Worker, app_id: str, force: bool) -> None:
@@ -417,11 +427,11 @@ class _Parent:
         if all(app.over for app in self._apps.values()) and not self._stopping.is_set():
             self._stopping.set()
             asyncio.get_running_loop().call_later(self._drain + CLOSE_SECONDS + KILL_SECONDS, self._kill)
-        for each in self._workers.values():
+        for each in self._heard():
             each.link.tell("shut_down", app_id, force)
 
     def _health(self, worker: _Worker, app_id: str, healthy: bool) -> None:
-        for other in self._workers.values():
+        for other in self._heard():
             if other is not worker:
                 other.link.tell("health", app_id, healthy)
 

@@ -169,8 +169,8 @@ async def answering(
     Args:
         broker: An entered one.
         namespace: Of the mesh.
-        answer: Gives ``node``, ``ready`` (applications that take calls through it now), and ``about``; None = another process
-            of the node answers.
+        answer: Gives ``node``, ``ready`` (applications that take calls through it now), and ``about``;
+            None = another process of the node answers.
     """
     pending: set[asyncio.Task[None]] = set()
 

@@ -65,6 +65,9 @@ class Part(Protocol):
     slot: int
     answers: dict[str, Callable[..., Awaitable[object]]]
 
+    def serves(self, whether: bool) -> None:
+        """Take whether this one serves the application now."""
+
     def speaks(self) -> bool:
         """Tell whether this one answers for all of them."""
 

@@ -182,9 +182,9 @@ class Remote:
         headers = required_headers(
             f"{self._directory.node_id}-asks-{next(self._numbers)}", self._caller.app_id, EVENT_TYPE
         )
-        whole = len(body) <= size
-        message = Message(headers, body if whole else b"")
-        reply = await self._exchange.request(where, message, deadline, None if whole else _parts(body, size))
+        at_once = len(body) <= size
+        message = Message(headers, body if at_once else b"")
+        reply = await self._exchange.request(where, message, deadline, None if at_once else _parts(body, size))
         try:
             if problem := reply.headers.get(ERROR_HEADER):
                 raise read_error(problem)

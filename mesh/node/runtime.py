@@ -135,7 +135,7 @@ class Runtime(Steps):
         self._blocks = blocks
         self._components = Components()
         self._health = Health(self._components)
-        self._serve = Serve()
+        self._serve = Serve() if part is None else Serve(told=part.serves)
         self._parts: Parts
         self._places: Places
         self._directory: Directory
