@@ -92,13 +92,17 @@ _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
 
 class Kind(StrEnum):
-    """What an address names."""
+    """What an address names.
+
+    What is said to an operator, and by it, is proven by what is said (``mesh/supply``), and by nothing of the exchange.
+    """
 
     TOPIC = "topic"
     APP = "app"
     COMPONENT = "component"
     OWNER = "owner"
     NODES = "nodes"
+    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +308,7 @@ def triggered(namespace: str) -> Address:
 
 def supply(control: str) -> Address:
     """Address the operator of a cluster, by its own namespace."""
-    return _of_nodes(control, "supply")
+    return Address(Kind.OPERATOR, f"mesh.{_bounded('namespace', control)}.supply", "", "supply")
 
 
 def supplied(control: str, namespace: str) -> Address:

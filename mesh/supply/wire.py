@@ -18,6 +18,7 @@ __all__ = [
     "MAX_TEXT",
     "MAX_TOKEN",
     "OPERATOR",
+    "SUPPLY_HEADER",
     "Answer",
     "Ask",
     "Document",
@@ -27,6 +28,8 @@ __all__ = [
 
 OPERATOR = "mesh-operator"
 """The app id of an operator, in the control namespace; no pod is given a certificate of it."""
+SUPPLY_HEADER = "mesh-supply"
+"""Says what a frame is: ``key`` and ``ask`` ask; ``key``, ``answer``, ``malformed`` and ``unknown`` answer."""
 MAX_ASK_BYTES = 128 * 1024
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_DOCUMENTS = 2048
