@@ -27,6 +27,9 @@ WATCH_SECONDS = 60
 MAX_CONNECTIONS = 16
 MAX_REASON = 200
 MAX_LINE_BYTES = 8 * 2**20  # An object takes at most 3 MiB, and is announced with little around it.
+_JSON = "application/json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 class ClusterError(Exception):
@@ -113,13 +116,16 @@ class Cluster(Steps):
         """Read an object, or a page of a list; None for an answer of such a status."""
         return await self._ask("GET", path, query, absent=absent)
 
-    async def pages(self, path: str, query: Mapping[str, str] = {}, *, limit: int = PAGE) -> AsyncIterator[Page]:
+    async def pages(
+        self, path: str, query: Mapping[str, str] = {}, *, limit: int = PAGE, metadata: bool = False
+    ) -> AsyncIterator[Page]:
         """Read a list page by page.
 
         Args:
             path: Of the list.
             query: ``labelSelector``, ``fieldSelector``.
             limit: The most items of a page.
+            metadata: Whether only that of each object is asked for.
 
         Raises:
             ClusterError: Also of status 410, when reading took so long that the list has to be begun anew.
@@ -127,7 +133,7 @@ class Cluster(Steps):
         further = ""
         while True:
             asked = {**query, "limit": str(limit), **({"continue": further} if further else {})}
-            found = await self._told("GET", path, asked)
+            found = await self._told("GET", path, asked, accept=_METADATA_LIST if metadata else _JSON)
             about = found.get("metadata") or {}
             yield Page(found.get("items") or [], str(about.get("resourceVersion") or ""))
             further = str(about.get("continue") or "")
@@ -138,9 +144,16 @@ class Cluster(Steps):
         """Read a whole list, however many pages it takes; items have no ``kind`` and no ``apiVersion``."""
         return [item async for page in self.pages(path, query) for item in page.items]
 
-    def watch(
-        self, path: str, version: str, query: Mapping[str, str] = {}, *, seconds: int = WATCH_SECONDS
-    ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+    @asynccontextmanager
+    async def watch(
+        self,
+        path: str,
+        version: str,
+        query: Mapping[str, str] = {},
+        *,
+        seconds: int = WATCH_SECONDS,
+        metadata: bool = False,
+    ) -> AsyncIterator[AsyncIterator[Change]]:
         """Follow the changes of a list since a version; what an ``Informer`` does again and again.
 
         Args:
@@ -148,19 +161,15 @@ class Cluster(Steps):
             version: Of a page of it, or of the last change.
             query: ``labelSelector``, ``fieldSelector``.
             seconds: After which the server ends it.
+            metadata: Whether only that of each object is asked for.
 
         Raises:
             ClusterError: Also of status 410, when changes since the version are forgotten: list anew. Also later, from
                 the iterator.
         """
-        return self._watch(path, version, query, seconds)
-
-    @asynccontextmanager
-    async def _watch(
-        self, path: str, version: str, query: Mapping[str, str], seconds: int
-    ) -> AsyncIterator[AsyncIterator[Change]]:
         asked = {**query, "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
-        async with self.watching(path, asked, seconds + REQUEST_SECONDS) as stream:
+        accept = _METADATA if metadata else _JSON
+        async with self.watching(path, asked, seconds + REQUEST_SECONDS, accept) as stream:
             yield self._changes(stream)
 
     async def _changes(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Change]:
@@ -247,14 +256,14 @@ class Cluster(Steps):
         return f"{root}{within}/{plural}/{about['name']}"
 
     def watching(
-        self, path: str, query: Mapping[str, str], silence: float
+        self, path: str, query: Mapping[str, str], silence: float, accept: str = _JSON
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Open a watch; gives its bytes as they come, as ``stream`` does."""
-        return self.stream(path, {**query, "watch": "1"}, silence)
+        return self.stream(path, {**query, "watch": "1"}, silence, accept)
 
     @asynccontextmanager
     async def stream(
-        self, path: str, query: Mapping[str, str] = {}, silence: float | None = None
+        self, path: str, query: Mapping[str, str] = {}, silence: float | None = None, accept: str = _JSON
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Read an answer as it comes, as a container's log.
 
@@ -262,16 +271,23 @@ class Cluster(Steps):
             path: Of what is read.
             query: What else is asked.
             silence: Seconds without a byte after which the connection is given up; None waits.
+            accept: The form that it is asked for in.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_SECONDS, sock_read=silence)
-        async with self._asking("GET", path, query, timeout) as response:
+        async with self._asking("GET", path, query, timeout, accept=accept) as response:
             await self._check(response)
             yield response.content.iter_any()
 
     async def _told(
-        self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None = None, kind: str = ""
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None = None,
+        kind: str = _JSON,
+        accept: str = _JSON,
     ) -> dict[str, Any]:
-        return cast("dict[str, Any]", await self._ask(method, path, query, body, kind))
+        return cast("dict[str, Any]", await self._ask(method, path, query, body, kind, accept))
 
     async def _ask(
         self,
@@ -279,11 +295,12 @@ class Cluster(Steps):
         path: str,
         query: Mapping[str, str],
         body: Mapping[str, Any] | None = None,
-        kind: str = "",
+        kind: str = _JSON,
+        accept: str = _JSON,
         absent: Collection[int] = (),
     ) -> dict[str, Any] | None:
         limits = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
-        async with self._asking(method, path, query, limits, body, kind) as response:
+        async with self._asking(method, path, query, limits, body, kind, accept) as response:
             if response.status in absent:
                 return None
             await self._check(response)
@@ -297,15 +314,16 @@ class Cluster(Steps):
         query: Mapping[str, str],
         limits: aiohttp.ClientTimeout,
         body: Mapping[str, Any] | None = None,
-        kind: str = "",
+        kind: str = _JSON,
+        accept: str = _JSON,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            headers = {"Accept": "application/json"}
+            headers = {"Accept": accept}
             token = await self._token()
             if token:
                 headers["Authorization"] = f"Bearer {token}"
             if body is not None:
-                headers["Content-Type"] = kind or "application/json"
+                headers["Content-Type"] = kind
             async with self._session.request(
                 method,
                 self._access.server + path,

@@ -27,7 +27,7 @@ class Informer(Generic[Kept]):
 
     Attributes:
         kept: What it holds, by namespace and name.
-        synced: Is set once the list was read in full.
+        synced: Is set once the list was read in full, or there is none, or it may not be read.
         failed: Why it does not follow at present; empty while it does.
     """
 
@@ -38,6 +38,8 @@ class Informer(Generic[Kept]):
         keep: Callable[[dict[str, Any]], Kept | None],
         changed: Callable[[Key, Kept | None], None],
         query: Mapping[str, str] = {},
+        *,
+        metadata: bool = False,
     ) -> None:
         """Prepare.
 
@@ -47,12 +49,14 @@ class Informer(Generic[Kept]):
             keep: Makes what is kept of an object; None: nothing. It may not raise.
             changed: Is told of what is new or another (``==``), and of what is gone (None). It may not raise.
             query: ``labelSelector``, ``fieldSelector``.
+            metadata: Whether only that of each object is asked for.
         """
         self._cluster = cluster
         self._path = path
         self._keep = keep
         self._changed = changed
         self._query = query
+        self._metadata = metadata
         self.kept: dict[Key, Kept] = {}
         self.synced = asyncio.Event()
         self.failed = ""
@@ -77,6 +81,8 @@ class Informer(Generic[Kept]):
                     self._ill(str(error))
                 if not error.retryable:
                     self._version = ""
+                if error.status in (403, 404):
+                    self.synced.set()
                 await asyncio.sleep(max(error.retry_after or 0.0, wait * random.uniform(0.5, 1.0)))  # noqa: S311
                 wait = min(wait * 2, MAX_WAIT_SECONDS)
 
@@ -93,7 +99,7 @@ class Informer(Generic[Kept]):
     async def _list(self) -> None:
         seen: set[Key] = set()
         version = ""
-        async for page in self._cluster.pages(self._path, self._query):
+        async for page in self._cluster.pages(self._path, self._query, metadata=self._metadata):
             version = page.version
             for item in page.items:
                 seen.add(self._put(item))
@@ -105,7 +111,8 @@ class Informer(Generic[Kept]):
     async def _follow(self) -> None:
         """Watch until the server ends it."""
         try:
-            async with self._cluster.watch(self._path, self._version, self._query) as changes:
+            watch = self._cluster.watch(self._path, self._version, self._query, metadata=self._metadata)
+            async with watch as changes:
                 async for change in changes:
                     if change.kind == "DELETED":
                         self._gone(_key(change.item))
@@ -120,9 +127,11 @@ class Informer(Generic[Kept]):
         kept = self._keep(item)
         if kept is None:
             self._gone(key)
-        elif self.kept.get(key) != kept:
+        else:
+            former = self.kept.get(key)
             self.kept[key] = kept
-            self._changed(key, kept)
+            if former != kept:
+                self._changed(key, kept)
         return key
 
     def _gone(self, key: Key) -> None:
