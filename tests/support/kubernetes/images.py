@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -41,7 +42,7 @@ class Layer:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed in digest.
+        self._tar = tarfile.open(path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115 - closed in digest.
         self._made: set[str] = set()
 
     def folder(self, name: str, mode: int = 0o755, owner: int = 0) -> None:
@@ -86,10 +87,11 @@ class Layer:
 
     def tree(self, source: Path, name: str) -> None:
         """Add a folder with what is in it, as far as a program needs it."""
-        for path in sorted(source.rglob("*")):
-            parts = path.relative_to(source).parts
-            if path.is_file() and not set(parts) & LEFT_OUT and path.suffix != ".a":
-                self.file(path, f"{name}/{'/'.join(parts)}")
+        for folder, inner, files in os.walk(source):
+            inner[:] = sorted(set(inner) - LEFT_OUT)
+            for file in sorted(files):
+                if not file.endswith(".a"):
+                    self.file(Path(folder, file), f"{name}{folder.removeprefix(str(source))}/{file}")
 
     def program(self, source: Path) -> None:
         """Add a program, or a library, at its own path, and the libraries that it loads."""
@@ -117,10 +119,10 @@ def write_images(directory: Path, program: Path) -> Path:
 
     Args:
         directory: An empty one.
-        program: The one that has ``pause``.
+        program: The first process of each pod.
     """
     pause, python, gateway, apps = (Layer(directory / f"{name}.tar") for name in ("pause", "python", "gateway", "apps"))
-    pause.file(program, "/kubernetes")
+    pause.file(program, "/pause")
     _python(python)
     for package in PACKAGES:
         gateway.tree(ROOT / package, f"{SITE}/{package}")
@@ -133,7 +135,7 @@ def write_images(directory: Path, program: Path) -> Path:
     common = {"Env": [f"PATH={HOME}/bin:/usr/local/bin:/usr/bin", "HOME=/var/lib/mesh", "MESH_HOME=/var/lib/mesh", "PYTHONUNBUFFERED=1"]}
     user = {**common, "User": f"{USER}:{USER}", "WorkingDir": "/app"}
     images = {
-        PAUSE: ([pause], {"Entrypoint": ["/kubernetes", "pause"]}),
+        PAUSE: ([pause], {"Entrypoint": ["/pause"]}),
         NATS: ([python], {**common, "Entrypoint": ["nats-server"]}),
         GATEWAY: ([python, gateway], {**user, "Entrypoint": ["mesh", "gateway"]}),
         APPS: ([python, apps], user),

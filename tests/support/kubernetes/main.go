@@ -5,8 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/etcdmain"
@@ -23,7 +21,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: kubernetes apiserver|controllers|etcd|kubectl|kubelet|pause|proxy|scheduler ...")
+		fmt.Fprintln(os.Stderr, "usage: kubernetes apiserver|controllers|etcd|kubectl|kubelet|proxy|scheduler ...")
 		os.Exit(2)
 	}
 	name := os.Args[1]
@@ -31,8 +29,6 @@ func main() {
 	switch name {
 	case "etcd":
 		etcdmain.Main(os.Args)
-	case "pause":
-		pause()
 	case "kubectl":
 		run(kubectl.NewDefaultKubectlCommand())
 	case "apiserver":
@@ -53,24 +49,4 @@ func main() {
 
 func run(command *cobra.Command) {
 	os.Exit(cli.Run(command))
-}
-
-// pause is the first process of each pod: it holds its namespaces, and collects processes whose parents have ended.
-func pause() {
-	ends := make(chan os.Signal, 1)
-	signal.Notify(ends, syscall.SIGINT, syscall.SIGTERM)
-	children := make(chan os.Signal, 16)
-	signal.Notify(children, syscall.SIGCHLD)
-	for {
-		select {
-		case <-ends:
-			return
-		case <-children:
-			for {
-				if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 || err != nil {
-					break
-				}
-			}
-		}
-	}
 }

@@ -26,22 +26,22 @@ from tests.support.server import NotInstalledError
 __all__ = ["LocalCluster", "find_program"]
 
 HERE = Path(__file__).parent
-NEEDED = ("containerd", "ctr", "runc", "ip", "nft", "unshare", "nsenter")
+NEEDED = ("containerd", "ctr", "runc", "ip", "nft", "setpriv", "unshare", "nsenter")
 PLUGINS = Path("/usr/lib/cni")
 READY_WITHIN = 60.0
 SERVICES = "10.96.0.0/16"
 LINKS = 64  # So many clusters at once on one machine.
 
 
-def find_program() -> Path:
-    """Give the program that `tests/provision/kubernetes.sh` has built.
+def find_program(sources: Path = HERE) -> Path:
+    """Give a program that `tests/provision/kubernetes.sh` has built.
 
     Raises:
         NotInstalledError: It is not there, or something else that a node needs.
     """
     cache = Path(os.environ.get("BROKERMESH_SDKS") or Path.home() / ".cache/brokermesh-tests/sdks")
-    content = b"".join(path.read_bytes() for path in (*sorted(HERE.glob("go.*")), *sorted(HERE.glob("*.go"))))
-    program = cache / f"kubernetes-{hashlib.sha256(content).hexdigest()[:16]}" / "kubernetes"
+    content = b"".join(path.read_bytes() for name in ("go.*", "*.go") for path in sorted(sources.glob(name)))
+    program = cache / f"{sources.name}-{hashlib.sha256(content).hexdigest()[:16]}" / sources.name
     lacking = [name for name in NEEDED if not shutil.which(name)]
     if not program.exists() or lacking or not (PLUGINS / "ptp").exists():
         raise NotInstalledError(f"no Kubernetes for tests is installed: {lacking or program}")
@@ -70,7 +70,7 @@ class LocalCluster:
             NotInstalledError: Something is not on this machine.
         """
         self.directory = directory
-        self.program = find_program()
+        self.program, self.pause = find_program(), find_program(HERE / "pause")
         self.kubeconfig = directory / "keys" / "admin.kubeconfig"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._commands: dict[str, Sequence[str]] = {}
@@ -164,8 +164,9 @@ class LocalCluster:
 
     def _hold(self) -> None:
         """Make the namespaces; their first process does nothing but hold them."""
+        ends_with_us = ("setpriv", "--pdeathsig", "KILL")
         unshare = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-        self._launch("holder", *unshare, str(self.program), "pause")
+        self._launch("holder", *ends_with_us, *unshare, str(self.pause))
 
         def inside() -> bool:
             children = Path(f"/proc/{self._processes['holder'].pid}/task/{self._processes['holder'].pid}/children")
@@ -173,7 +174,7 @@ class LocalCluster:
             if not found or os.readlink(f"/proc/{found[0]}/ns/net") == os.readlink("/proc/self/ns/net"):
                 return False
             self._held = found[0]
-            return Path(f"/proc/{found[0]}/cmdline").read_bytes().startswith(str(self.program).encode())
+            return Path(f"/proc/{found[0]}/cmdline").read_bytes().startswith(str(self.pause).encode())
 
         self._wait("its namespaces", inside)
 
@@ -273,7 +274,7 @@ state = "{run}/containerd"
             f"--service-account-key-file={keys}/accounts.key", f"--service-account-signing-key-file={keys}/accounts.key",
             "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
             f"--kubelet-client-certificate={keys}/admin.crt", f"--kubelet-client-key={keys}/admin.key",
-            f"--kubelet-certificate-authority={keys}/ca.crt",
+            f"--kubelet-certificate-authority={keys}/ca.crt", "--kubelet-preferred-address-types=InternalIP",
         )  # fmt: skip
         self._spawn("containerd", "containerd", "--config", f"{self.directory}/containerd.toml")
         for name in ("controllers", "scheduler"):
@@ -308,7 +309,7 @@ state = "{run}/containerd"
     def _images(self) -> Path:
         directory = self.directory / "images"
         directory.mkdir()
-        return write_images(directory, self.program)
+        return write_images(directory, self.pause)
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
