@@ -5,6 +5,7 @@ port → its subscriptions → ``healthz`` ready. Application and gateway never 
 
 Stop: not ready → no more fetching → what is in flight finishes, HTTP still up, since applications
 publish while they finish → HTTP closes → brokers flush and close. A second signal skips the waiting.
+Told to drain, it does the first half, and the second once it is told to stop.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -31,9 +32,11 @@ from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.loading import Connections, loaded
 from gateway.http.middleware import Through, middleware_stage, towards_application
+from gateway.http.public import listening_in_public
 from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
 from gateway.http.stages import staged, stages
+from gateway.life import Life
 from gateway.logs import LogRing, configure_logging, switch_level
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
@@ -66,7 +69,7 @@ logger = logging.getLogger(__name__)
 ASK_SECONDS = 15.0
 
 
-class Gateway:
+class Gateway(Life):
     """A running gateway."""
 
     def __init__(self, config: GatewayConfig, ring: LogRing | None = None) -> None:
@@ -76,14 +79,11 @@ class Gateway:
             config: What it is told.
             ring: The last lines of its log; None = nobody is told them.
         """
+        super().__init__(config.drain)
         self.config = config
         self.app_id = config.app_id
         self._open = False
-        self.stopping = asyncio.Event()
-        self.forced = False
-        self.lost = False
         self.port = self.grpc_port = 0
-        self._drained_by: float | None = None
         self._reloads = True
         self._key = os.urandom(24).hex()
         self._labels = dict(config.labels)
@@ -118,6 +118,8 @@ class Gateway:
         """What is missing until everything works."""
         if self.stopping.is_set():
             return ("shutting-down",)
+        if self.draining.is_set():
+            return ("draining",)
         if not self._open:
             return ("components",)
         if not self.proven:
@@ -126,31 +128,14 @@ class Gateway:
             return ("app",)
         return ()
 
-    def shut_down(self, *, force: bool = False) -> None:
-        """Begin to stop; twice, or with force, stops without waiting."""
-        if force or self.stopping.is_set():
-            self.forced = True
-        self.stopping.set()
+    async def until_lost(self) -> str:
+        """Wait until it has lost its backbone for good; give why."""
+        return await self._runtime.until_lost()
 
-    def grace(self) -> float:
-        """Give the seconds left for what is in flight: one time for deliveries, calls and open requests together."""
-        now = asyncio.get_running_loop().time()
-        if self._drained_by is None:
-            self._drained_by = now + self.config.drain
-        return 0.0 if self.forced else max(0.0, self._drained_by - now)
-
-    async def until_stopping(self) -> None:
-        """Wait until it is told to stop, or has lost its backbone for good."""
-        async with asyncio.TaskGroup() as tasks:
-            losing = tasks.create_task(self._note_loss(), name="gateway-note-loss")
-            await self.stopping.wait()
-            losing.cancel()
-
-    async def _note_loss(self) -> None:
-        reason = await self._runtime.until_lost()
-        logger.error("%s; a restart may help", reason)
-        self.lost = True
-        self.shut_down()
+    def until_unhealthy(self) -> asyncio.Event | None:
+        """Give what is set once the application is unhealthy; None = nobody looks."""
+        application = self._application
+        return None if application is None or self.config.app_health is None else application.unreachable
 
     async def ask_node(
         self,
@@ -345,15 +330,19 @@ class Gateway:
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
             if own is not None:
                 own.announce(self.port)
+            await stack.enter_async_context(listening_in_public(config, self))
+            inbound = await stack.enter_async_context(self._inbound())
             async with AsyncExitStack() as serving:
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
                 await serving.enter_async_context(streams)
-                await serving.enter_async_context(self._inbound())
+                await serving.enter_async_context(inbound)
                 if self._reloads:
                     await serving.enter_async_context(watching(reader, looked, runtime.reload))
                 serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
                 yield
             logger.info("%s has drained", config.app_id)
+            self.drained.set()
+            await self.outlive()
 
     def _look_after(self, runtime: Runtime) -> None:
         self._backlogs = Backlogs(runtime.services)
@@ -390,11 +379,11 @@ class Gateway:
         )
 
     @asynccontextmanager
-    async def _inbound(self) -> AsyncIterator[None]:
-        """Serve the application, if there is one; draining is bounded in time."""
+    async def _inbound(self) -> AsyncIterator[AbstractAsyncContextManager[None]]:
+        """Give what serves the application, if there is one; draining is bounded in time."""
         config = self.config
         if config.app_port is None:
-            yield
+            yield nullcontext()
             return
         # In a thread: what gRPC stands on takes a tenth of a second to load.
         through = _through(self._runtime, "app_http_pipeline")
@@ -404,8 +393,7 @@ class Gateway:
             application.recorder = None if self._metrics is None else self._metrics.recorder
             application.watch()
             inbound = self._runtime.inbound(application, self._subscriptions)
-            async with drained_within(inbound, self.grace, "deliveries and calls"):
-                yield
+            yield drained_within(inbound, self.grace, "deliveries and calls")
 
     async def _subscriptions(self) -> Sequence[Subscription]:
         """Ask the application what it wants; tries again while the answer does not come."""
@@ -455,7 +443,10 @@ async def run(config: GatewayConfig) -> int:
         if gateway.stopping.is_set():
             life.cancel()  # Ends whatever is waited for: the start, deliveries, calls or open requests.
             loop.call_later(CLOSE_SECONDS, end)
-        gateway.shut_down()
+        if config.outlive and not gateway.draining.is_set() and not gateway.stopping.is_set():
+            gateway.drain(config.outlive)
+        else:
+            gateway.shut_down()
 
     def end() -> None:
         logger.warning("ended without closing all connections: it took more than %g s", CLOSE_SECONDS)
@@ -464,11 +455,11 @@ async def run(config: GatewayConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGUSR1, switch_level, config.log_level)
+    # Many things close one after the other, each in its own time when a broker does not answer.
+    gateway.told = lambda: loop.call_later(gateway.grace() + CLOSE_SECONDS, end)
     try:
         async with gateway.running():
-            await gateway.until_stopping()
-            # Many things close one after the other, each in its own time when a broker does not answer.
-            loop.call_later(gateway.grace() + CLOSE_SECONDS, end)
+            await gateway.until_ending()
     except asyncio.CancelledError:
         if not gateway.forced:
             raise

@@ -109,6 +109,9 @@ class GatewayConfig:
         metrics: Whether there are any; the Configuration has a say too.
         metrics_port: Where Prometheus asks for them; 0 picks a free one, None takes 9090 or the next that is free.
         metrics_listen: The address of that port.
+        public_port: Where others than clients ask for its health, as a kubelet does; None = nowhere.
+        public_listen: The address of that port.
+        drain_key: Whoever knows it may drain it there (``MESH_DRAIN_KEY``); None = nobody may.
         unix_socket_dir: Listen on ``<dir>/dapr-<app id>-http.socket`` instead of TCP.
         max_body_bytes: Largest body that is held in memory; invocations are streamed and not limited.
         max_header_bytes: Largest header section.
@@ -121,6 +124,7 @@ class GatewayConfig:
         home: ``MESH_HOME``: data of the embedded server and the registry of what runs.
         single_host: ``MESH_SINGLE_HOST``: whether all gateways of the mesh are on this machine.
         drain: Seconds that calls, deliveries and requests in flight may take to finish on shutdown, all together.
+        outlive: Seconds after being told to stop in which the application's own calls still work; 0 = none.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_json: One JSON object a line.
         api_logging: Whether every API call is logged; None = what the Configuration says.
@@ -149,6 +153,9 @@ class GatewayConfig:
     metrics: bool = True
     metrics_port: int | None = None
     metrics_listen: str = "127.0.0.1"
+    public_port: int | None = None
+    public_listen: str = "0.0.0.0"  # noqa: S104 - who asks is elsewhere, and is told no more than how it is
+    drain_key: str | None = field(default=None, repr=False)
     unix_socket_dir: Path | None = None
     max_body_bytes: int = 4 * MEBIBYTE
     max_header_bytes: int = 16 * 1024
@@ -159,6 +166,7 @@ class GatewayConfig:
     backbone: str = DEFAULT_BACKBONE
     backbone_timeout: float = 5.0
     drain: float = 5.0
+    outlive: float = 0.0
     log_level: str = "info"
     log_json: bool = False
     api_logging: bool | None = None
