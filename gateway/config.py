@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,6 +19,7 @@ __all__ = [
     "GatewayConfig",
     "HealthCheck",
     "Tokens",
+    "sharing",
 ]
 
 MEBIBYTE = 1024 * 1024
@@ -183,3 +184,12 @@ class GatewayConfig:
     def runs_app(self) -> bool:
         """Whether the application ends with the gateway: ``mesh run`` has started both."""
         return "appCommand" in self.labels
+
+
+def sharing(configs: Sequence[GatewayConfig]) -> list[list[GatewayConfig]]:
+    """Give those that are on one port, of the ports that have several."""
+    by_port: dict[int, list[GatewayConfig]] = {}
+    for each in configs:
+        if each.http_port and each.unix_socket_dir is None:
+            by_port.setdefault(each.http_port, []).append(each)
+    return [group for group in by_port.values() if len(group) > 1]
