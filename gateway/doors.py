@@ -17,6 +17,7 @@ from gateway.given import Given, socket_path
 from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.loading import Connections
+from gateway.http.public import Health, listening_in_public
 from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
 from gateway.metrics.endpoint import Scraped
@@ -44,6 +45,9 @@ class Doors(Protocol):
 
     def metrics(self, told: Callable[[], Awaitable[Told]]) -> AbstractAsyncContextManager[int]:
         """Answer who asks for metrics; gives the port."""
+
+    def public(self, health: Health) -> AbstractAsyncContextManager[None]:
+        """Answer who asks for health alone, where that is wanted."""
 
 
 class Listening:
@@ -90,6 +94,10 @@ class Listening:
         scraped = Scraped(self._given.process)
         scraped.sources[self._config.app_id] = told
         return listening_for_metrics(self._config, scraped.text, self._given.metrics)
+
+    def public(self, health: Health) -> AbstractAsyncContextManager[None]:
+        """Answer who asks for health alone, where that is wanted."""
+        return listening_in_public(self._config, health, self._given.public)
 
 
 def _warn_of_ports(config: GatewayConfig) -> None:

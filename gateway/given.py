@@ -21,12 +21,14 @@ class Given:
         http: Given that listen already; empty where the gateway is to open its own, as of the next two.
         grpc: For clients of gRPC.
         metrics: For those who scrape.
+        public: For those who ask for health alone.
         process: Measures the process, or those that are one gateway.
     """
 
     http: Sequence[socket.socket] = ()
     grpc: Sequence[socket.socket] = ()
     metrics: Sequence[socket.socket] = ()
+    public: Sequence[socket.socket] = ()
     process: Callable[[], Awaitable[Mapping[str, float]]] = measure_process
 
 

@@ -20,10 +20,11 @@ from gateway.config import CLOSE_SECONDS, GatewayConfig
 from gateway.doors import Doors, Listening
 from gateway.given import Given
 from gateway.logs import APPLICATION, Logged, LogRing, configure_logging, switch_level
-from mesh.errors import ConfigError, MeshError
+from mesh.errors import ConfigError, MeshError, Problem
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:
+    from gateway.supplied import Agent
     from gateway.workers.child import Worker
 
 __all__ = ["run"]
@@ -46,7 +47,7 @@ async def run(*configs: GatewayConfig, worker: Worker | None = None) -> int:
         given = None
         if worker is not None:
             await stack.enter_async_context(worker.running())
-            configs, given = tuple(each for each in configs if each.app_id in worker.siblings), worker.given
+            configs, given = worker.own(configs), worker.given
             doors = lambda config: Listening(config, given[config.app_id])  # noqa: E731
         if len(configs) > 1:
             from gateway.shared_port import opened
@@ -89,7 +90,8 @@ class _Life:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGUSR1, switch_level, self._configs[0].log_level)
-        live = self._kept if len(self._configs) > 1 else self._alone
+        supplied = self._configs[0].supply is not None
+        live = self._kept if len(self._configs) > 1 else self._supplied if supplied else self._once
         async with task_group() as tasks:
             self._lives = [tasks.create_task(live(each), name=f"gateway-{each.app_id}") for each in self._configs]
         return max(life.result() for life in self._lives)
@@ -97,14 +99,21 @@ class _Life:
     def stop(self) -> None:
         """Have all of them stop; told twice, without waiting."""
         loop, told = asyncio.get_running_loop(), [each.stopping.is_set() for each in self._running.values()]
-        if self._ending.is_set() or (told and all(told)):
+        if (self._ending.is_set() and not self._outlived()) or (told and all(told)):
             self._forced = True
             for life in self._lives:
                 life.cancel()  # Ends whatever is waited for: the start, deliveries, calls or open requests.
             loop.call_later(CLOSE_SECONDS, self._end)
         self._ending.set()
         for gateway in self._running.values():
-            gateway.shut_down()
+            if gateway.config.outlive and not gateway.draining.is_set():
+                gateway.drain(gateway.config.outlive)
+            else:
+                gateway.shut_down()
+
+    def _outlived(self) -> bool:
+        """Tell whether one has drained, and waits for its application: the next signal ends that alone."""
+        return any(each.draining.is_set() and not each.stopping.is_set() for each in self._running.values())
 
     async def stop_with(self, closed: asyncio.Event) -> None:
         """Stop once the parent has gone."""
@@ -116,13 +125,6 @@ class _Life:
     def _end(self) -> None:
         logger.warning("ended without closing all connections: it took more than %g s", CLOSE_SECONDS)
         os._exit(int(self._forced or any(each.forced or each.lost for each in self._running.values())))
-
-    async def _alone(self, config: GatewayConfig) -> int:
-        """Run the gateway that the process is."""
-        ring = self._rings[config.app_id]
-        if self._siblings:
-            APPLICATION.set(Logged(config.app_id, ring))
-        return await self._once(config)
 
     async def _kept(self, config: GatewayConfig) -> int:
         """Run one of several for as long as the process lives, unless it is told to stop by its API."""
@@ -146,21 +148,38 @@ class _Life:
                 return code
             wait = min(wait * 2, LONGEST_WAIT)
 
-    async def _once(self, config: GatewayConfig) -> int:
+    async def _supplied(self, config: GatewayConfig) -> int:
+        """Run one with what the operator of its cluster gives; what it cannot start with is given anew."""
+        from gateway.supplied import Agent
+
+        agent = await asyncio.to_thread(Agent, config, self._ending)
+        code = 0
+        while await agent.ready():
+            code = await self._once(agent.config, agent)
+            gateway = self._running[config.app_id]
+            if config.app_id in self._opened or gateway.stopping.is_set():
+                break
+        return code
+
+    async def _once(self, config: GatewayConfig, agent: Agent | None = None) -> int:
         """Run one gateway until it is told to stop, or cannot go on; gives its exit code."""
         siblings = self._siblings.get(config.app_id)
-        gateway = Gateway(config, self._rings[config.app_id], self._doors(config), siblings)
+        gateway = Gateway(config, self._rings[config.app_id], self._doors(config), siblings, agent)
+        if siblings is not None:
+            APPLICATION.set(Logged(config.app_id, siblings.ring))
         loop, life = asyncio.get_running_loop(), asyncio.current_task()
         assert life is not None
         self._running[config.app_id] = gateway
+        ends: list[asyncio.TimerHandle] = []
+        # Many things close one after the other, each in its own time when a broker does not answer.
+        gateway.told = lambda: ends.append(loop.call_later(gateway.grace() + CLOSE_SECONDS, self._end))
         try:
             async with gateway.running():
                 self._opened.add(config.app_id)
                 self._worked = True
-                await gateway.until_stopping()
-                # Many things close one after the other, each in its own time when a broker does not answer.
-                end = loop.call_later(gateway.grace() + CLOSE_SECONDS, self._end)
-            end.cancel()
+                await gateway.until_ending()
+            for end in ends:
+                end.cancel()
         except asyncio.CancelledError:
             if not (gateway.forced or self._forced):
                 raise
@@ -168,8 +187,12 @@ class _Life:
         except ConfigError as error:
             for problem in error.problems:
                 logger.error("%s", problem)  # noqa: TRY400 - the problem says it all
+            if agent is not None:
+                agent.failed(error.problems)
             return 1
         except MeshError as error:
             logger.error("%s", error)  # noqa: TRY400 - the message is for people
+            if agent is not None:
+                agent.failed([Problem(str(error))])
             return 1
         return 1 if gateway.forced or gateway.lost else 0

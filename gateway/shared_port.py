@@ -7,7 +7,7 @@ A request with the token of an application whose gateway is not there now gets 5
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from gateway.doors import Doors, Grace, Listening, load_http2
 from gateway.given import Given
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.middleware import HEALTH
+from gateway.http.public import Health, listening_in_public
 from gateway.http.response import Answered, Response, json_response
 from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
@@ -65,8 +66,11 @@ async def opened(
             listening = listening_for_metrics(configs[0], scraped.text, given(configs[0]).metrics)
             metrics_port = await stack.enter_async_context(listening)
 
+        together = _Together(each.app_id for each in configs)
+        await stack.enter_async_context(listening_in_public(configs[0], together, given(configs[0]).public))
+
         def doors(config: GatewayConfig) -> Doors:
-            made = config, given(config), scraped, metrics_port
+            made = config, given(config), scraped, metrics_port, together
             port = shared.get(config.app_id)
             return _OfSeveral(*made) if port is None else _OnOnePort(port, *made)
 
@@ -165,12 +169,48 @@ def _away(app_id: str) -> Response:
     return json_response(told, 503)
 
 
+class _Together:
+    """The health of all applications of the process."""
+
+    def __init__(self, app_ids: Iterable[str]) -> None:
+        self.of: dict[str, Health | None] = dict.fromkeys(app_ids)
+
+    @property
+    def outbound_ready(self) -> bool:
+        return all(each is not None and each.outbound_ready for each in self.of.values())
+
+    @property
+    def not_ready(self) -> Sequence[str]:
+        missing = []
+        for app_id, each in self.of.items():
+            missing += [f"{app_id}: {what}" for what in (("gateway",) if each is None else each.not_ready)]
+        return missing
+
+    async def drain_all(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for each in list(self.of.values()):
+                if each is not None:
+                    tasks.create_task(each.drain_all(), name="public-drain")
+
+
 class _OfSeveral(Listening):
     """Of one application of several: all of them are scraped together."""
 
-    def __init__(self, config: GatewayConfig, given: Given, scraped: Scraped, metrics_port: int) -> None:
+    def __init__(
+        self, config: GatewayConfig, given: Given, scraped: Scraped, metrics_port: int, together: _Together
+    ) -> None:
         super().__init__(config, given)
         self._app_id, self._scraped, self._metrics_port = config.app_id, scraped, metrics_port
+        self._together = together
+
+    @asynccontextmanager
+    async def public(self, health: Health) -> AsyncIterator[None]:
+        """Answer who asks for the health of all applications."""
+        self._together.of[self._app_id] = health
+        try:
+            yield
+        finally:
+            self._together.of[self._app_id] = None
 
     @asynccontextmanager
     async def metrics(self, told: Callable[[], Awaitable[Told]]) -> AsyncIterator[int]:

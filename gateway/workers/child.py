@@ -12,9 +12,11 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gateway.config import GatewayConfig
 from gateway.given import Given
 from gateway.logs import Line, Lines, LogRing, line_of
 from gateway.metrics.exposition import Measured
@@ -77,6 +79,26 @@ class Worker:
             self.siblings = {app_id: Siblings(self, app_id, told) for app_id, told in begin.items()}
             self.link.tell("joined")  # From here on, what is told has somebody who hears it.
             yield
+
+    def own(self, configs: Sequence[GatewayConfig]) -> tuple[GatewayConfig, ...]:
+        """Give those of applications that are not over; what an operator gives, each worker keeps in a folder."""
+        return tuple(self._apart(each) for each in configs if each.app_id in self.siblings)
+
+    def _apart(self, config: GatewayConfig) -> GatewayConfig:
+        supply = config.supply
+        if supply is None:
+            return config
+        former, folder = supply.folder, supply.folder / f"worker-{self.slot}"
+
+        def moved(paths: Sequence[Path]) -> tuple[Path, ...]:
+            return tuple(folder / each.relative_to(former) if each.is_relative_to(former) else each for each in paths)
+
+        return replace(
+            config,
+            supply=replace(supply, folder=folder),
+            resource_paths=moved(config.resource_paths),
+            configuration_files=moved(config.configuration_files),
+        )
 
     async def process(self) -> Mapping[str, float]:
         """Measure all processes of the gateway together."""
@@ -153,6 +175,7 @@ class Siblings:
     async def joined(
         self,
         shut_down: ShutDown,
+        drained: Callable[[], Awaitable[None]],
         metadata: Callable[[], Awaitable[Told]],
         process: Callable[[], Told],
         counted: Callable[[], Awaitable[Measured]] | None,
@@ -161,6 +184,7 @@ class Siblings:
 
         Args:
             shut_down: Ends this gateway.
+            drained: Has it take nothing more for its application, and waits until nothing is in flight.
             metadata: Gives what it tells of itself.
             process: Gives what it tells of its process.
             counted: Gives its metrics; None = there are none.
@@ -173,11 +197,11 @@ class Siblings:
             return {} if counted is None else merging.as_sent(await counted())
 
         self.shutting_down = shut_down
-        self.answers |= {"metadata": metadata, "node": node, "measured": measured}
+        self.answers |= {"drained": drained, "metadata": metadata, "node": node, "measured": measured}
         try:
             yield
         finally:
-            for name in ("metadata", "node", "measured"):
+            for name in ("drained", "metadata", "node", "measured"):
                 del self.answers[name]
             self.tell("counted", await measured())
             self.tell("closed")
@@ -195,11 +219,15 @@ class Siblings:
 
     async def others(self, name: str, *arguments: object) -> list[Any]:
         """Ask the others; gives what those answer that do so in time."""
-        return await self._ask("others", name, arguments)
+        return await self._ask("others", name, arguments, ANSWER_SECONDS)
 
-    async def _ask(self, name: str, *arguments: object) -> list[Any]:
+    async def drained(self, seconds: float) -> None:
+        """Have the others take nothing more for the application, and wait until nothing is in flight, for a time."""
+        await self._ask("others", "drained", (), seconds, within=seconds)
+
+    async def _ask(self, name: str, *arguments: object, within: float = ANSWER_SECONDS) -> list[Any]:
         try:
-            async with asyncio.timeout(2 * ANSWER_SECONDS):
+            async with asyncio.timeout(within + ANSWER_SECONDS):
                 return list(await self._link.call(name, self._app_id, *arguments))
         except (LinkError, TimeoutError) as error:
             logger.debug("the other workers do not answer: %s", error)

@@ -107,7 +107,7 @@ class _Parent:
     def __init__(self, configs: Sequence[GatewayConfig], words: Sequence[str], sockets: Opened, ring: LogRing) -> None:
         self._words, self._sockets, self._several = words, sockets, len(configs) > 1
         self._level = configs[0].log_level
-        self._drain = max(each.drain for each in configs)
+        self._drain = max(each.drain + each.outlive for each in configs)
         self._apps = {
             each.app_id: _App(each, dict(each.labels), LogRing() if self._several else ring) for each in configs
         }
@@ -204,7 +204,7 @@ class _Parent:
             del self._workers[worker.number]
             code = worker.process.returncode or 0
             if self._stopping.is_set():
-                self._codes.append(abs(code) and 1)
+                self._codes.append(int(code not in (0, -signal.SIGTERM)))
             for app_id, app in self._apps.items():
                 app.gone = merging.totals(app.gone, worker.counted.get(app_id, {}))
                 if app.pool is not None:
@@ -255,7 +255,8 @@ class _Parent:
             self._in_slots[slot] = new
             old.stopping = True
             self._tell_standing()
-            _signal(old, signal.SIGTERM)
+            for app_id in self._apps:  # No signal: the application stays, and nobody waits for its end.
+                old.link.tell("shut_down", app_id, False)
             logger.info("worker %d takes the place of %d", new.process.pid, old.process.pid)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain + CLOSE_SECONDS + KILL_SECONDS):
@@ -356,16 +357,20 @@ class _Parent:
             for app_id in self._apps:
                 worker.link.tell("well", app_id, any(app_id in each.serving for each in able))
 
-    async def _others(self, worker: _Worker, app_id: str, name: str, arguments: Sequence[object]) -> list[object]:
-        told = await self._ask(worker, app_id, name, arguments)
+    async def _others(
+        self, worker: _Worker, app_id: str, name: str, arguments: Sequence[object], seconds: float
+    ) -> list[object]:
+        told = await self._ask(worker, app_id, name, arguments, seconds)
         return list(told.values())
 
-    async def _ask(self, worker: _Worker, app_id: str, name: str, arguments: Sequence[object]) -> dict[_Worker, Any]:
+    async def _ask(
+        self, worker: _Worker, app_id: str, name: str, arguments: Sequence[object] = (), seconds: float = ANSWER_SECONDS
+    ) -> dict[_Worker, Any]:
         """Ask all other workers the same; gives what those answer that do so in time."""
 
         async def ask(other: _Worker) -> None:
             with suppress(LinkError, TimeoutError):
-                async with asyncio.timeout(ANSWER_SECONDS):
+                async with asyncio.timeout(seconds):
                     found[other] = await other.link.call("asked", app_id, name, arguments)
 
         found: dict[_Worker, Any] = {}
@@ -379,7 +384,7 @@ class _Parent:
 
     async def _measured(self, worker: _Worker, app_id: str, own: merging.Sent) -> list[merging.Sent]:
         worker.counted[app_id] = own
-        told = await self._ask(worker, app_id, "measured", ())
+        told = await self._ask(worker, app_id, "measured")
         for other, sent in told.items():
             other.counted[app_id] = sent
         # Whoever did not answer in time has not forgotten what it counted.
@@ -392,7 +397,7 @@ class _Parent:
         worker.counted[app_id] = sent
 
     async def _process(self, worker: _Worker, own: dict[str, float]) -> dict[str, float]:
-        told = await self._ask(worker, "", "process", ())
+        told = await self._ask(worker, "", "process")
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         return merging.process([await measure_process(), own, *told.values()], ended.ru_utime + ended.ru_stime)
 

@@ -21,7 +21,7 @@ from mesh.errors import ConfigError
 
 __all__ = ["Opened", "given", "opened"]
 
-WHAT = "http", "grpc", "metrics"
+WHAT = "http", "grpc", "metrics", "public"
 Numbers = dict[str, dict[str, list[int]]]
 """By application and what they are for: descriptors."""
 
@@ -67,6 +67,9 @@ async def opened(configs: Sequence[GatewayConfig], workers: int) -> AsyncIterato
                     await _open(made, config, what, stack)
             if not index and config.metrics:
                 _metrics(made, config)
+            if not index and config.public_port is not None:
+                host, port = config.public_listen, config.public_port
+                _for_all(made, config, "public", host, (port,), "probes; --dapr-public-port")
         yield made
 
 
@@ -133,18 +136,22 @@ def _bound(family: int, where: tuple[object, ...], *, several: bool) -> socket.s
 def _metrics(made: Opened, config: GatewayConfig) -> None:
     asked = config.metrics_port
     ports = (asked,) if asked is not None else (*METRICS_PORTS, 0)
+    _for_all(made, config, "metrics", config.metrics_listen, ports, "metrics; --metrics-port")
+
+
+def _for_all(made: Opened, config: GatewayConfig, what: str, host: str, ports: Sequence[int], option: str) -> None:
+    """Open one socket that all workers accept from, at the first port that is free."""
     for port in ports:
         try:
-            family, *_, where = socket.getaddrinfo(config.metrics_listen, port, type=socket.SOCK_STREAM)[0]
+            family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             listening = _bound(family, where, several=False)
         except OSError as error:
-            if asked is None and error.errno == errno.EADDRINUSE:
+            if port != ports[-1] and error.errno == errno.EADDRINUSE:
                 continue
-            text = f"cannot listen on {config.metrics_listen}, port {port}, for metrics: {error.strerror}"
-            raise ConfigError(f"{text}; --metrics-port sets another") from error
+            raise ConfigError(f"cannot listen on {host}, port {port}, for {option} sets another: {error}") from error
         made.made.append(listening)
         for slot in made.of_slots:
-            slot[config.app_id]["metrics"] = [listening]
+            slot[config.app_id][what] = [listening]
         return
 
 
@@ -157,6 +164,6 @@ def given(numbers: Numbers, process: Callable[[], Awaitable[Mapping[str, float]]
     """
     found = {}
     for app_id, by_what in numbers.items():
-        http, grpc, metrics = ([socket.socket(fileno=each) for each in by_what.get(what, ())] for what in WHAT)
-        found[app_id] = Given(http, grpc, metrics, process)
+        http, grpc, metrics, public = ([socket.socket(fileno=each) for each in by_what.get(what, ())] for what in WHAT)
+        found[app_id] = Given(http, grpc, metrics, public, process)
     return found
