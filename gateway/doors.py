@@ -77,14 +77,16 @@ class Listening:
         path = socket_path(config, "http")
         if path is not None:
             _warn_of_ports(config)
-        return server.listening(config.listen, port, path, grace, self._given.http)
+        return server.listening(config.listen, port, path, grace, self._given.http, self._given.passing)
 
     def grpc(self, api: API, http_port: int, metrics: Metrics | None, grace: Grace) -> AbstractAsyncContextManager[int]:
         """Answer clients of gRPC; gives the port."""
         config = self._config
         path = socket_path(config, "grpc")
         load = partial(build_grpc, api, 0 if path else http_port, metrics=metrics)
-        return listening_for_grpc(load, config.listen, config.grpc_port, path, grace, self._given.grpc, self._note)
+        return listening_for_grpc(
+            load, config.listen, config.grpc_port, path, grace, self._given.grpc, self._note, self._given.passing
+        )
 
     def _note(self, port: int) -> None:
         self._grpc_port = port

@@ -6,9 +6,13 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.config import GatewayConfig
 from gateway.metrics.process import measure_process
+
+if TYPE_CHECKING:
+    from gateway.workers.passing import Passing
 
 __all__ = ["Given", "socket_path"]
 
@@ -22,6 +26,7 @@ class Given:
         grpc: For clients of gRPC.
         metrics: For those who scrape.
         public: For those who ask for health alone.
+        passing: Passes connections to other processes; None = there is none.
         process: Measures the process, or those that are one gateway.
     """
 
@@ -29,6 +34,7 @@ class Given:
     grpc: Sequence[socket.socket] = ()
     metrics: Sequence[socket.socket] = ()
     public: Sequence[socket.socket] = ()
+    passing: Passing | None = None
     process: Callable[[], Awaitable[Mapping[str, float]]] = measure_process
 
 

@@ -100,10 +100,18 @@ class _Port:
             load_http2=load,
         )
         async with AsyncExitStack() as stack:
-            listening = server.listening(first.listen, first.http_port, None, lambda: CLOSING_SECONDS, given.http)
+            listening = server.listening(
+                first.listen, first.http_port, None, lambda: CLOSING_SECONDS, given.http, given.passing
+            )
             self.http_port = await stack.enter_async_context(listening)
             grpc = listening_for_grpc(
-                self._load_grpc, first.listen, first.grpc_port, None, lambda: CLOSING_SECONDS, given.grpc
+                self._load_grpc,
+                first.listen,
+                first.grpc_port,
+                None,
+                lambda: CLOSING_SECONDS,
+                given.grpc,
+                passing=given.passing,
             )
             self.grpc_port = await stack.enter_async_context(grpc)
             yield

@@ -23,6 +23,7 @@ from gateway.metrics.exposition import Measured
 from gateway.metrics.process import measure_process
 from gateway.runs import Run
 from gateway.workers import merging
+from gateway.workers.passing import Passing
 from gateway.workers.permits import Permits
 from gateway.workers.sockets import given
 from gateway.workers.wire import ANSWER_SECONDS, VARIABLE, Link, LinkError
@@ -63,18 +64,20 @@ class Worker:
         self._control = socket.socket(fileno=told["control"])
         handlers: dict[str, Callable[..., Any]] = {
             name: getattr(self, f"_{name}")
-            for name in ("asked", "speaks", "label", "shut_down", "permit", "health", "well")
+            for name in ("asked", "speaks", "label", "shut_down", "permit", "health", "well", "replaced")
         }
         self.link = Link(handlers)
         self.closed = self.link.closed
         self.speaks_for_all = False
-        self.given: dict[str, Given] = given(told["sockets"], self.process)
+        self._workers: int = told["of"]
+        self._passing = Passing(self.slot, socket.socket(fileno=told["passing"]), told["counts"])
+        self.given: dict[str, Given] = given(told["sockets"], self._passing, self.process)
         self.siblings: dict[str, Siblings] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Be connected with the parent while entered."""
-        async with self.link.running(self._control):
+        async with self._passing.running(self._workers), self.link.running(self._control):
             begin = await self.link.call("begin")
             self.siblings = {app_id: Siblings(self, app_id, told) for app_id, told in begin.items()}
             self.link.tell("joined")  # From here on, what is told has somebody who hears it.
@@ -117,6 +120,9 @@ class Worker:
 
     def _speaks(self, whether: bool) -> None:
         self.speaks_for_all = whether
+
+    def _replaced(self) -> None:
+        self._passing.replaced = True
 
     def _label(self, app_id: str, name: str, value: str) -> None:
         self.siblings[app_id].labels[name] = value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import mmap
 import os
 import resource
 import secrets
@@ -28,6 +29,7 @@ from gateway.logs import LogRing, configure_logging, switch_level
 from gateway.metrics.process import measure_process
 from gateway.runs import Run, registered
 from gateway.workers import merging
+from gateway.workers.descriptors import MAX_SLOTS, receive, send
 from gateway.workers.permits import Pool
 from gateway.workers.sockets import Opened, opened
 from gateway.workers.wire import ANSWER_SECONDS, VARIABLE, Link, LinkError
@@ -59,6 +61,7 @@ class _Worker:
     slot: int
     process: asyncio.subprocess.Process
     link: Link
+    passing: socket.socket
     born: float = field(default_factory=time.monotonic)
     opened: set[str] = field(default_factory=set)
     serving: set[str] = field(default_factory=set)
@@ -117,6 +120,9 @@ class _Parent:
                 app.pool = Pool(app.config.app_max_concurrency, told)
         self._in_slots: dict[int, _Worker] = {}
         self._workers: dict[int, _Worker] = {}
+        self._counts = os.memfd_create("workers")
+        os.ftruncate(self._counts, 4 * MAX_SLOTS)
+        self._shared = memoryview(mmap.mmap(self._counts, 4 * MAX_SLOTS)).cast("i")
         self._number = 0
         self._speaker: _Worker | None = None
         self._stopping = asyncio.Event()
@@ -171,20 +177,22 @@ class _Parent:
     async def _start(self, slot: int) -> _Worker:
         """Start a process for a place."""
         ours, theirs = socket.socketpair()
+        passing, passed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         numbers = self._sockets.numbers(slot)
-        told = {"slot": slot, "control": theirs.fileno(), "sockets": numbers}
+        told = {"slot": slot, "of": len(self._sockets.of_slots), "sockets": numbers, "control": theirs.fileno()}
+        told |= {"passing": passed.fileno(), "counts": self._counts}
         inherited = {number for by_what in numbers.values() for of in by_what.values() for number in of}
-        with theirs:
+        with theirs, passed:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "gateway", *self._words),
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**os.environ, VARIABLE: json.dumps(told)},
-                pass_fds=(theirs.fileno(), *inherited),
+                pass_fds=(theirs.fileno(), passed.fileno(), self._counts, *inherited),
                 start_new_session=True,  # What is typed in a terminal reaches the parent alone.
             )
         self._number += 1
         handlers: dict[str, Callable[..., Any]] = {}
-        worker = _Worker(self._number, slot, process, Link(handlers))
+        worker = _Worker(self._number, slot, process, Link(handlers), passing)
         handlers |= {name: partial(handler, worker) for name, handler in self._handlers().items()}
         self._workers[worker.number] = worker
         if self._stopping.is_set():
@@ -193,7 +201,10 @@ class _Parent:
         return worker
 
     async def _watch(self, worker: _Worker, ours: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
         try:
+            worker.passing.setblocking(False)
+            loop.add_reader(worker.passing.fileno(), self._pass, worker)
             async with worker.link.running(ours):
                 await worker.process.wait()
                 with suppress(TimeoutError):  # What it said last is read before it counts as gone.
@@ -201,6 +212,9 @@ class _Parent:
                         await worker.link.closed.wait()
         finally:
             worker.stopping = True
+            self._pass(worker)
+            loop.remove_reader(worker.passing.fileno())
+            worker.passing.close()
             del self._workers[worker.number]
             code = worker.process.returncode or 0
             if self._stopping.is_set():
@@ -211,6 +225,22 @@ class _Parent:
                     app.pool.gone(worker.number)
             self._tell_standing()
             worker.ended.set()
+
+    def _pass(self, worker: _Worker) -> None:
+        """Give a worker's clients to another: of a worker that is replaced, to the one in its place."""
+        for name, descriptor in receive(worker.passing):
+            able = [each for each in self._workers.values() if each is not worker and each.opened and not each.stopping]
+            able.sort(key=lambda each: (each.slot != worker.slot, self._counted_at(each.slot)))
+            if not worker.stopping:
+                able.sort(key=lambda each: self._counted_at(each.slot))
+            for other in able:
+                if send(other.passing, name, descriptor):
+                    self._shared[other.slot] += 1
+                    break
+            os.close(descriptor)
+
+    def _counted_at(self, slot: int) -> int:
+        return self._shared[slot]
 
     def _stop(self) -> None:
         """Have all of them stop; told twice, without waiting."""
@@ -255,6 +285,7 @@ class _Parent:
             self._in_slots[slot] = new
             old.stopping = True
             self._tell_standing()
+            old.link.tell("replaced")
             for app_id in self._apps:  # No signal: the application stays, and nobody waits for its end.
                 old.link.tell("shut_down", app_id, False)
             logger.info("worker %d takes the place of %d", new.process.pid, old.process.pid)

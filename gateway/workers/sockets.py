@@ -13,11 +13,15 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gateway.config import GRPC_PORT, METRICS_PORTS, GatewayConfig, sharing
 from gateway.given import Given, socket_path
 from gateway.socket_file import BACKLOG, bound_at
 from mesh.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gateway.workers.passing import Passing
 
 __all__ = ["Opened", "given", "opened"]
 
@@ -155,15 +159,18 @@ def _for_all(made: Opened, config: GatewayConfig, what: str, host: str, ports: S
         return
 
 
-def given(numbers: Numbers, process: Callable[[], Awaitable[Mapping[str, float]]]) -> dict[str, Given]:
+def given(
+    numbers: Numbers, passing: Passing, process: Callable[[], Awaitable[Mapping[str, float]]]
+) -> dict[str, Given]:
     """Find the sockets that a worker was given, by application.
 
     Args:
         numbers: Their descriptors.
+        passing: Passes connections to other workers.
         process: Measures all workers together.
     """
     found = {}
     for app_id, by_what in numbers.items():
         http, grpc, metrics, public = ([socket.socket(fileno=each) for each in by_what.get(what, ())] for what in WHAT)
-        found[app_id] = Given(http, grpc, metrics, public, process)
+        found[app_id] = Given(http, grpc, metrics, public, passing, process)
     return found
