@@ -24,6 +24,8 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.owners                        broadcast to those who own: a table of owners has changed
     mesh.<namespace>.readers                       broadcast to those who read input bindings for others
     mesh.<namespace>.triggered                     broadcast to those whose application events may be for
+    mesh.<namespace>.supply                        the operator of a cluster, of what it gives gateways
+    mesh.<namespace>.supplied.<other namespace>    broadcast to the gateways of one: the operator has something new
     <what is served>.members                       broadcast to those who serve it
     mesh.<namespace>.kv.<component>.<key>          a key of a broker-native store
 
@@ -69,6 +71,8 @@ __all__ = [
     "readers",
     "seen",
     "store",
+    "supplied",
+    "supply",
     "taps",
     "topic",
     "triggered",
@@ -81,20 +85,24 @@ MAX_NAME_BYTES = 256
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _OWN = re.compile(
     r"mesh\.[^.]*\.(topic|app|component|nodes?|hosts|asker|taps|keepers|seen|back|bindings|jobs|workflows|owners?|work"
-    r"|readers|triggered|kv)\b"
+    r"|readers|triggered|suppl(?:y|ied)|kv)\b"
 )
 _NO_APP_ID = re.compile(r"[./\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
 
 class Kind(StrEnum):
-    """What an address names."""
+    """What an address names.
+
+    What is said to an operator, and by it, is proven by what is said (``mesh/supply``), and by nothing of the exchange.
+    """
 
     TOPIC = "topic"
     APP = "app"
     COMPONENT = "component"
     OWNER = "owner"
     NODES = "nodes"
+    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +304,16 @@ def readers(namespace: str) -> Address:
 def triggered(namespace: str) -> Address:
     """Address every node whose application may be triggered."""
     return _of_nodes(namespace, "triggered")
+
+
+def supply(control: str) -> Address:
+    """Address the operator of a cluster, by its own namespace."""
+    return Address(Kind.OPERATOR, f"mesh.{_bounded('namespace', control)}.supply", "", "supply")
+
+
+def supplied(control: str, namespace: str) -> Address:
+    """Address the gateways of a namespace that an operator gives something."""
+    return _of_nodes(control, "supplied", namespace)
 
 
 def _of_node(namespace: str, what: str, app_id: str, node_id: str) -> Address:

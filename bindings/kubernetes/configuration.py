@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
-from bindings.kubernetes._cluster import REQUEST_SECONDS, Cluster
+from bindings.kubernetes.api import REQUEST_SECONDS, Cluster
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.configuration import ConfigurationItem
 from mesh.errors import ConfigurationError

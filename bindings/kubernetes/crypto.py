@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from bindings.crypto._keys import Key, parse_key
 from bindings.crypto._provider import LocalProvider
-from bindings.kubernetes._cluster import Cluster
+from bindings.kubernetes.api import Cluster
 from mesh.errors import CryptoAwayError, CryptoError
 from mesh.resources.settings import setting
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from bindings.kubernetes._cluster import Cluster
+from bindings.kubernetes.api import Cluster
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.secrets import MULTIPLE_VALUES
 from mesh.errors import SecretError, SecretStoreAwayError

@@ -72,7 +72,8 @@ class Members:
 
     Attributes:
         node: Names this member; its inbox, and a number.
-        served: The address.
+        at: The address.
+        served: Its text.
         label: The user's own name for it.
     """
 
@@ -82,7 +83,7 @@ class Members:
         self._taken = taken
         self.served = served.text
         self.label = served.label
-        self._of = served
+        self.at = served
         self._alone = (
             served.kind is Kind.OWNER
         )  # By the id of a node, which no other one had before: nobody else took it.
@@ -238,7 +239,7 @@ class Members:
                 self._exchange.tell(to, self._message(to, HERE))
 
     def _is_member(self, teller: Identity | None) -> bool:
-        return teller is None or self._exchange.guard is None or self._exchange.guard.may_answer(self._of, teller)
+        return teller is None or self._exchange.guard is None or self._exchange.guard.may_answer(self.at, teller)
 
     def hear_one(self, at: str, message: Message, said: dict[str, Any]) -> None:
         """Take what another member tells this one."""
