@@ -5,6 +5,7 @@ port → its subscriptions → ``healthz`` ready. Application and gateway never 
 
 Stop: not ready → no more fetching → what is in flight finishes, HTTP still up, since applications
 publish while they finish → HTTP closes → brokers flush and close. A second signal skips the waiting.
+Told to drain, it does the first half, and the second once it is told to stop.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -28,8 +29,10 @@ from gateway.export.opening import spans_sent
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.loading import loaded
 from gateway.http.middleware import Through, middleware_stage, towards_application
+from gateway.http.public import listening_in_public
 from gateway.http.server import Handler
 from gateway.http.stages import staged, stages
+from gateway.life import Life
 from gateway.logs import LogRing
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
@@ -64,7 +67,7 @@ logger = logging.getLogger(__name__)
 ASK_SECONDS = 15.0
 
 
-class Gateway:
+class Gateway(Life):
     """A running gateway."""
 
     def __init__(
@@ -82,16 +85,13 @@ class Gateway:
             doors: Where it listens; None = at what its configuration names.
             agent: Keeps fresh what an operator gives; None = there is none.
         """
+        super().__init__(config.drain)
         self.config = config
         self._agent = agent
         self._doors = doors or Listening(config)
         self.app_id = config.app_id
         self._open = False
-        self.stopping = asyncio.Event()
-        self.forced = False
-        self.lost = False
         self.port = self.grpc_port = 0
-        self._drained_by: float | None = None
         self._reloads = True
         self._key = os.urandom(24).hex()
         self._labels = dict(config.labels)
@@ -126,6 +126,8 @@ class Gateway:
         """What is missing until everything works."""
         if self.stopping.is_set():
             return ("shutting-down",)
+        if self.draining.is_set():
+            return ("draining",)
         if not self._open:
             return ("components",)
         if not self.proven:
@@ -134,31 +136,14 @@ class Gateway:
             return ("app",)
         return ()
 
-    def shut_down(self, *, force: bool = False) -> None:
-        """Begin to stop; twice, or with force, stops without waiting."""
-        if force or self.stopping.is_set():
-            self.forced = True
-        self.stopping.set()
+    async def until_lost(self) -> str:
+        """Wait until it has lost its backbone for good; give why."""
+        return await self._runtime.until_lost()
 
-    def grace(self) -> float:
-        """Give the seconds left for what is in flight: one time for deliveries, calls and open requests together."""
-        now = asyncio.get_running_loop().time()
-        if self._drained_by is None:
-            self._drained_by = now + self.config.drain
-        return 0.0 if self.forced else max(0.0, self._drained_by - now)
-
-    async def until_stopping(self) -> None:
-        """Wait until it is told to stop, or has lost its backbone for good."""
-        async with asyncio.TaskGroup() as tasks:
-            losing = tasks.create_task(self._note_loss(), name="gateway-note-loss")
-            await self.stopping.wait()
-            losing.cancel()
-
-    async def _note_loss(self) -> None:
-        reason = await self._runtime.until_lost()
-        logger.error("%s; a restart may help", reason)
-        self.lost = True
-        self.shut_down()
+    def until_unhealthy(self) -> asyncio.Event | None:
+        """Give what is set once the application is unhealthy; None = nobody looks."""
+        application = self._application
+        return None if application is None or self.config.app_health is None else application.unreachable
 
     async def ask_node(
         self,
@@ -327,8 +312,8 @@ class Gateway:
             grpc = self._doors.grpc(api, self.port, metrics, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
             if metrics is not None:
-                text = partial(metrics.text, runtime, self._backlogs)
-                self.metrics_port = await stack.enter_async_context(self._doors.metrics(text))
+                told = partial(metrics.told, runtime, self._backlogs)
+                self.metrics_port = await stack.enter_async_context(self._doors.metrics(told))
             await stack.enter_async_context(self._answering_others(api))
             self._open = True
             if config.registered:
@@ -338,19 +323,23 @@ class Gateway:
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
             if config.dashboard is not None:
                 config.dashboard.announce(self.port)
+            await stack.enter_async_context(listening_in_public(config, self))
+            inbound = await stack.enter_async_context(self._inbound())
             async with AsyncExitStack() as serving:
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
                 await serving.enter_async_context(streams)
-                await serving.enter_async_context(self._inbound())
+                await serving.enter_async_context(inbound)
                 agent = self._agent
                 if agent is not None:
                     await serving.enter_async_context(agent.following(runtime))
                 if self._reloads:
-                    told = watching(reader, looked, runtime.reload, None if agent is None else agent.reloaded)
-                    await serving.enter_async_context(told)
+                    watched = watching(reader, looked, runtime.reload, None if agent is None else agent.reloaded)
+                    await serving.enter_async_context(watched)
                 serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
                 yield
             logger.info("%s has drained", config.app_id)
+            self.drained.set()
+            await self.outlive()
 
     def _look_after(self, runtime: Runtime) -> None:
         self._backlogs = Backlogs(runtime.services)
@@ -388,11 +377,11 @@ class Gateway:
         )
 
     @asynccontextmanager
-    async def _inbound(self) -> AsyncIterator[None]:
-        """Serve the application, if there is one; draining is bounded in time."""
+    async def _inbound(self) -> AsyncIterator[AbstractAsyncContextManager[None]]:
+        """Give what serves the application, if there is one; draining is bounded in time."""
         config = self.config
         if config.app_port is None:
-            yield
+            yield nullcontext()
             return
         # In a thread: what gRPC stands on takes a tenth of a second to load.
         through = _through(self._runtime, "app_http_pipeline")
@@ -402,8 +391,7 @@ class Gateway:
             application.recorder = None if self._metrics is None else self._metrics.recorder
             application.watch()
             inbound = self._runtime.inbound(application, self._subscriptions)
-            async with drained_within(inbound, self.grace, "deliveries and calls"):
-                yield
+            yield drained_within(inbound, self.grace, "deliveries and calls")
 
     async def _subscriptions(self) -> Sequence[Subscription]:
         """Ask the application what it wants; tries again while the answer does not come."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,6 +20,7 @@ __all__ = [
     "HealthCheck",
     "SupplyConfig",
     "Tokens",
+    "sharing",
 ]
 
 MEBIBYTE = 1024 * 1024
@@ -137,6 +138,9 @@ class GatewayConfig:
         metrics: Whether there are any; the Configuration has a say too.
         metrics_port: Where Prometheus asks for them; 0 picks a free one, None takes 9090 or the next that is free.
         metrics_listen: The address of that port.
+        public_port: Where others than clients ask for its health, as a kubelet does; None = nowhere.
+        public_listen: The address of that port.
+        drain_key: Whoever knows it may drain it there (``MESH_DRAIN_KEY``); None = nobody may.
         unix_socket_dir: Listen on ``<dir>/dapr-<app id>-http.socket`` instead of TCP.
         max_body_bytes: Largest body that is held in memory; invocations are streamed and not limited.
         max_header_bytes: Largest header section.
@@ -149,6 +153,7 @@ class GatewayConfig:
         home: ``MESH_HOME``: data of the embedded server and the registry of what runs.
         single_host: ``MESH_SINGLE_HOST``: whether all gateways of the mesh are on this machine.
         drain: Seconds that calls, deliveries and requests in flight may take to finish on shutdown, all together.
+        outlive: Seconds after being told to stop in which the application's own calls still work; 0 = none.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_json: One JSON object a line.
         api_logging: Whether every API call is logged; None = what the Configuration says.
@@ -178,6 +183,9 @@ class GatewayConfig:
     metrics: bool = True
     metrics_port: int | None = None
     metrics_listen: str = "127.0.0.1"
+    public_port: int | None = None
+    public_listen: str = "0.0.0.0"  # noqa: S104 - who asks is elsewhere, and is told no more than how it is
+    drain_key: str | None = field(default=None, repr=False)
     unix_socket_dir: Path | None = None
     max_body_bytes: int = 4 * MEBIBYTE
     max_header_bytes: int = 16 * 1024
@@ -188,6 +196,7 @@ class GatewayConfig:
     backbone: str = DEFAULT_BACKBONE
     backbone_timeout: float = 5.0
     drain: float = 5.0
+    outlive: float = 0.0
     log_level: str = "info"
     log_json: bool = False
     api_logging: bool | None = None
@@ -205,3 +214,12 @@ class GatewayConfig:
     def runs_app(self) -> bool:
         """Whether the application ends with the gateway: ``mesh run`` has started both."""
         return "appCommand" in self.labels
+
+
+def sharing(configs: Sequence[GatewayConfig]) -> list[list[GatewayConfig]]:
+    """Give those that are on one port, of the ports that have several."""
+    by_port: dict[int, list[GatewayConfig]] = {}
+    for each in configs:
+        if each.http_port and each.unix_socket_dir is None:
+            by_port.setdefault(each.http_port, []).append(each)
+    return [group for group in by_port.values() if len(group) > 1]

@@ -21,6 +21,8 @@ from gateway.grpc.listener import listening_for_grpc
 from gateway.http.loading import Connections
 from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
+from gateway.metrics.endpoint import Scraped
+from gateway.metrics.exposition import Told
 from gateway.routes.route import API
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class Doors(Protocol):
     def grpc(self, api: API, http_port: int, metrics: Metrics | None, grace: Grace) -> AbstractAsyncContextManager[int]:
         """Answer clients of gRPC; gives the port, 0 of a socket file."""
 
-    def metrics(self, text: Callable[[bool], Awaitable[bytes]]) -> AbstractAsyncContextManager[int]:
+    def metrics(self, told: Callable[[], Awaitable[Told]]) -> AbstractAsyncContextManager[int]:
         """Answer who asks for metrics; gives the port."""
 
 
@@ -94,9 +96,11 @@ class Listening:
     def _note(self, port: int) -> None:
         self._grpc_port = port
 
-    def metrics(self, text: Callable[[bool], Awaitable[bytes]]) -> AbstractAsyncContextManager[int]:
+    def metrics(self, told: Callable[[], Awaitable[Told]]) -> AbstractAsyncContextManager[int]:
         """Answer who asks for metrics; gives the port."""
-        return listening_for_metrics(self._config, text, self._sockets.metrics)
+        scraped = Scraped()
+        scraped.sources[self._config.app_id] = told
+        return listening_for_metrics(self._config, scraped.text, self._sockets.metrics)
 
 
 def socket_path(config: GatewayConfig, what: str) -> Path | None:

@@ -77,14 +77,21 @@ class _Life:
     def stop(self) -> None:
         """Have all of them stop; told twice, without waiting."""
         loop, told = asyncio.get_running_loop(), [each.stopping.is_set() for each in self._running.values()]
-        if self._ending.is_set() or (told and all(told)):
+        if (self._ending.is_set() and not self._outlived()) or (told and all(told)):
             self._forced = True
             for life in self._lives:
                 life.cancel()  # Ends whatever is waited for: the start, deliveries, calls or open requests.
             loop.call_later(CLOSE_SECONDS, self._end)
         self._ending.set()
         for gateway in self._running.values():
-            gateway.shut_down()
+            if gateway.config.outlive and not gateway.draining.is_set():
+                gateway.drain(gateway.config.outlive)
+            else:
+                gateway.shut_down()
+
+    def _outlived(self) -> bool:
+        """Tell whether one has drained, and waits for its application: the next signal ends that alone."""
+        return any(each.draining.is_set() and not each.stopping.is_set() for each in self._running.values())
 
     def _end(self) -> None:
         logger.warning("ended without closing all connections: it took more than %g s", CLOSE_SECONDS)
@@ -131,14 +138,16 @@ class _Life:
         loop, life = asyncio.get_running_loop(), asyncio.current_task()
         assert life is not None
         self._running[config.app_id] = gateway
+        ends: list[asyncio.TimerHandle] = []
+        # Many things close one after the other, each in its own time when a broker does not answer.
+        gateway.told = lambda: ends.append(loop.call_later(gateway.grace() + CLOSE_SECONDS, self._end))
         try:
             async with gateway.running():
                 self._opened.add(config.app_id)
                 self._worked = True
-                await gateway.until_stopping()
-                # Many things close one after the other, each in its own time when a broker does not answer.
-                end = loop.call_later(gateway.grace() + CLOSE_SECONDS, self._end)
-            end.cancel()
+                await gateway.until_ending()
+            for end in ends:
+                end.cancel()
         except asyncio.CancelledError:
             if not (gateway.forced or self._forced):
                 raise

@@ -10,15 +10,18 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.api_tokens import Admitted
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, sharing
 from gateway.doors import Doors, Grace, Listening, Sockets, load_http2
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.middleware import HEALTH
 from gateway.http.response import Answered, Response, json_response
+from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
+from gateway.metrics.endpoint import Scraped
+from gateway.metrics.exposition import Told
 from gateway.routes.request import query_of
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from gateway.metrics.endpoint import Metrics
     from gateway.routes.route import API
 
-__all__ = ["opened", "sharing"]
+__all__ = ["opened"]
 
 TOKEN = "dapr-api-token"
 CLOSING_SECONDS = 1.0
@@ -37,24 +40,15 @@ CLOSING_SECONDS = 1.0
 Served = Callable[["ServerRequest", "Peer"], Awaitable[None]]
 
 
-def sharing(configs: Sequence[GatewayConfig]) -> list[list[GatewayConfig]]:
-    """Give those that are on one port, of the ports that have several."""
-    by_port: dict[int, list[GatewayConfig]] = {}
-    for each in configs:
-        if each.http_port and each.unix_socket_dir is None:
-            by_port.setdefault(each.http_port, []).append(each)
-    return [group for group in by_port.values() if len(group) > 1]
-
-
 @asynccontextmanager
 async def opened(
     configs: Sequence[GatewayConfig], sockets: Callable[[GatewayConfig], Sockets] = lambda _: Sockets()
 ) -> AsyncIterator[Callable[[GatewayConfig], Doors]]:
-    """Listen on the ports that several applications share, and give where each application's gateway listens.
+    """Listen where several applications are asked for together, and give where each one's gateway listens.
 
     Args:
         configs: Of all applications.
-        sockets: Gives those of a gateway that are open already; of one port, they are with its first application.
+        sockets: Gives those of a gateway that are open already; of what is shared, they are with the first application.
 
     Raises:
         ConfigError: A port is taken.
@@ -65,13 +59,17 @@ async def opened(
             port = _Port(group, sockets(group[0]))
             await stack.enter_async_context(port.listening())
             shared |= {each.app_id: port for each in group}
-        yield (
-            lambda config: (
-                _Doors(shared[config.app_id], config, sockets(config))
-                if config.app_id in shared
-                else Listening(config, sockets(config))
-            )
-        )
+        scraped, metrics_port = Scraped(), 0
+        if configs[0].metrics:
+            listening = listening_for_metrics(configs[0], scraped.text, sockets(configs[0]).metrics)
+            metrics_port = await stack.enter_async_context(listening)
+
+        def doors(config: GatewayConfig) -> Doors:
+            given = config, sockets(config), scraped, metrics_port
+            port = shared.get(config.app_id)
+            return _OfSeveral(*given) if port is None else _OnOnePort(port, *given)
+
+        yield doors
 
 
 class _Port:
@@ -166,12 +164,29 @@ def _away(app_id: str) -> Response:
     return json_response(told, 503)
 
 
-class _Doors(Listening):
+class _OfSeveral(Listening):
+    """Of one application of several: all of them are scraped together."""
+
+    def __init__(self, config: GatewayConfig, sockets: Sockets, scraped: Scraped, metrics_port: int) -> None:
+        super().__init__(config, sockets)
+        self._app_id, self._scraped, self._metrics_port = config.app_id, scraped, metrics_port
+
+    @asynccontextmanager
+    async def metrics(self, told: Callable[[], Awaitable[Told]]) -> AsyncIterator[int]:
+        """Answer who asks for metrics of this application among others."""
+        self._scraped.sources[self._app_id] = told
+        try:
+            yield self._metrics_port
+        finally:
+            del self._scraped.sources[self._app_id]
+
+
+class _OnOnePort(_OfSeveral):
     """Of one application on a port that it shares."""
 
-    def __init__(self, port: _Port, config: GatewayConfig, sockets: Sockets) -> None:
-        super().__init__(config, Sockets(metrics=sockets.metrics))
-        self._port, self._app_id = port, config.app_id
+    def __init__(self, port: _Port, *of_several: Any) -> None:
+        super().__init__(*of_several)
+        self._port = port
         self._busy = 0
         self._quiet = asyncio.Event()
         self._quiet.set()

@@ -171,6 +171,9 @@ def gateway_config(
         metrics=options.enable_metrics,
         metrics_port=check.free_port("--metrics-port", options.metrics_port, free=free),
         metrics_listen=_metrics_listen(options, check),
+        public_port=check.port("--dapr-public-port", options.dapr_public_port),
+        public_listen=_public_listen(options, check),
+        drain_key=environ.get("MESH_DRAIN_KEY") or None,
         unix_socket_dir=Path(options.unix_domain_socket).absolute() if options.unix_domain_socket else None,
         max_body_bytes=check.size("--max-body-size", options.max_body_size, _DEFAULT.max_body_bytes),
         max_header_bytes=check.size("--read-buffer-size", options.read_buffer_size, _DEFAULT.max_header_bytes),
@@ -178,10 +181,11 @@ def gateway_config(
         resource_paths=check.paths("--resources-path", folders),
         configuration_files=check.paths("--config", files),
         namespace=environ.get("NAMESPACE") or "default",
-        backbone=environ.get("MESH_BACKBONE") or DEFAULT_BACKBONE,
+        backbone=environ.get("MESH_BACKBONE") or environ.get("MESH_BACKBONE_DEFAULT") or DEFAULT_BACKBONE,
         backbone_timeout=check.duration("--backbone-timeout", options.backbone_timeout, _DEFAULT.backbone_timeout),
         app_binding_seconds=_binding_seconds(options, check),
-        drain=_DEFAULT.drain if drain is None else max(0.0, float(drain)),
+        drain=_DEFAULT.drain if drain is None or drain < 0 else float(drain),
+        outlive=check.duration("--dapr-block-shutdown-duration", options.dapr_block_shutdown_duration, 0.0),
         log_level=_level(options, check),
         log_json=options.log_as_json,
         api_logging=options.enable_api_logging,
@@ -336,6 +340,11 @@ def _listen(options: GatewayOptions, check: _Checker) -> tuple[str, ...]:
 def _metrics_listen(options: GatewayOptions, check: _Checker) -> str:
     given = options.metrics_listen_address or _DEFAULT.metrics_listen
     return check.hosts("--metrics-listen-address", given.removeprefix("[").removesuffix("]"))[0]
+
+
+def _public_listen(options: GatewayOptions, check: _Checker) -> str:
+    given = options.dapr_public_listen_address or _DEFAULT.public_listen
+    return check.hosts("--dapr-public-listen-address", given.removeprefix("[").removesuffix("]"))[0]
 
 
 def _limit(value: int | None) -> int | None:

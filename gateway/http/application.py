@@ -215,6 +215,11 @@ class HTTPApplication:
         """Whether it accepted the last connection, and is healthy as far as it is asked."""
         return self._reachable.is_set()
 
+    @property
+    def unreachable(self) -> asyncio.Event:
+        """Set while it is not there, or not healthy."""
+        return self._unreachable
+
     async def until_reachable(self) -> None:
         """Wait until it accepts connections (and is healthy, if that is watched)."""
         await self._reachable.wait()
