@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,7 +18,9 @@ __all__ = [
     "DashboardConfig",
     "GatewayConfig",
     "HealthCheck",
+    "SupplyConfig",
     "Tokens",
+    "sharing",
 ]
 
 MEBIBYTE = 1024 * 1024
@@ -92,6 +94,33 @@ class DashboardConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SupplyConfig:
+    """Who gives a gateway its resources, secrets and certificate (``mesh/supply``).
+
+    Attributes:
+        control: The operator's namespace.
+        folder: Where that is kept.
+        token_file: The token of the pod's service account, which may be replaced there.
+        roots: Who is trusted as the operator at first (PEM).
+        trust_domain: Of the operator's certificate and the gateway's own.
+        pod: The pod's name.
+        configurations: Names of Configurations that the gateway is to use; later ones win.
+        trust: How it proves who it is by the certificate that it is given; None = it is given none.
+        identified: Whether it must not start without one.
+    """
+
+    control: str
+    folder: Path
+    token_file: Path
+    roots: str
+    trust_domain: str
+    pod: str
+    configurations: tuple[str, ...] = ()
+    trust: TrustSettings | None = None
+    identified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Everything a gateway process needs to know.
 
@@ -134,6 +163,7 @@ class GatewayConfig:
         init_endpoints_off: ``config`` and ``subscribe`` switch off reading them from the application.
         labels: Shown in metadata under ``extended`` from the start.
         host_only: It is there to host components (``mesh host``).
+        supply: Who gives it resources beside its own; None = nobody.
         dashboard: What its dashboard is told (``mesh dashboard``); None = it serves none.
         registered: Write an entry to the registry of what runs, for ``mesh list`` and ``mesh stop``.
     """
@@ -176,6 +206,7 @@ class GatewayConfig:
     init_endpoints_off: frozenset[str] = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)
     host_only: bool = False
+    supply: SupplyConfig | None = None
     dashboard: DashboardConfig | None = None
     registered: bool = True
 
@@ -183,3 +214,12 @@ class GatewayConfig:
     def runs_app(self) -> bool:
         """Whether the application ends with the gateway: ``mesh run`` has started both."""
         return "appCommand" in self.labels
+
+
+def sharing(configs: Sequence[GatewayConfig]) -> list[list[GatewayConfig]]:
+    """Give those that are on one port, of the ports that have several."""
+    by_port: dict[int, list[GatewayConfig]] = {}
+    for each in configs:
+        if each.http_port and each.unix_socket_dir is None:
+            by_port.setdefault(each.http_port, []).append(each)
+    return [group for group in by_port.values() if len(group) > 1]

@@ -43,7 +43,7 @@ async def test_it_answers_for_health_alone(backbone: Backbone, tmp_path: Path) -
 
 
 async def test_a_gateway_that_drains_serves_its_application_to_the_end(backbone: Backbone, tmp_path: Path) -> None:
-    """What is in flight finishes, nothing more is taken, and what the application calls works until the gateway stops."""
+    """What is in flight finishes, nothing more is taken, and what the application calls works until the end."""
     port = free_port()
     async with App(SUBSCRIBED) as app:
         held = Held()
