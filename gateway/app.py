@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gateway.application import application_of
 from gateway.config import GatewayConfig
@@ -57,6 +57,9 @@ from mesh.registry import Registry
 from mesh.resources.subscription import Subscription
 from mesh.tasks import drained_within
 
+if TYPE_CHECKING:
+    from gateway.supplied import Agent
+
 __all__ = ["Gateway"]
 
 logger = logging.getLogger(__name__)
@@ -67,16 +70,24 @@ ASK_SECONDS = 15.0
 class Gateway(Life):
     """A running gateway."""
 
-    def __init__(self, config: GatewayConfig, ring: LogRing | None = None, doors: Doors | None = None) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        ring: LogRing | None = None,
+        doors: Doors | None = None,
+        agent: Agent | None = None,
+    ) -> None:
         """Prepare; ``running`` starts.
 
         Args:
             config: What it is told.
             ring: The last lines of its log; None = nobody is told them.
             doors: Where it listens; None = at what its configuration names.
+            agent: Keeps fresh what an operator gives; None = there is none.
         """
         super().__init__(config.drain)
         self.config = config
+        self._agent = agent
         self._doors = doors or Listening(config)
         self.app_id = config.app_id
         self._open = False
@@ -318,8 +329,12 @@ class Gateway(Life):
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
                 await serving.enter_async_context(streams)
                 await serving.enter_async_context(inbound)
+                agent = self._agent
+                if agent is not None:
+                    await serving.enter_async_context(agent.following(runtime))
                 if self._reloads:
-                    await serving.enter_async_context(watching(reader, looked, runtime.reload))
+                    watched = watching(reader, looked, runtime.reload, None if agent is None else agent.reloaded)
+                    await serving.enter_async_context(watched)
                 serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
                 yield
             logger.info("%s has drained", config.app_id)

@@ -18,6 +18,7 @@ __all__ = [
     "DashboardConfig",
     "GatewayConfig",
     "HealthCheck",
+    "SupplyConfig",
     "Tokens",
     "sharing",
 ]
@@ -93,6 +94,33 @@ class DashboardConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SupplyConfig:
+    """Who gives a gateway its resources, secrets and certificate (``mesh/supply``).
+
+    Attributes:
+        control: The operator's namespace.
+        folder: Where that is kept.
+        token_file: The token of the pod's service account, which may be replaced there.
+        roots: Who is trusted as the operator at first (PEM).
+        trust_domain: Of the operator's certificate and the gateway's own.
+        pod: The pod's name.
+        configurations: Names of Configurations that the gateway is to use; later ones win.
+        trust: How it proves who it is by the certificate that it is given; None = it is given none.
+        identified: Whether it must not start without one.
+    """
+
+    control: str
+    folder: Path
+    token_file: Path
+    roots: str
+    trust_domain: str
+    pod: str
+    configurations: tuple[str, ...] = ()
+    trust: TrustSettings | None = None
+    identified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Everything a gateway process needs to know.
 
@@ -135,6 +163,7 @@ class GatewayConfig:
         init_endpoints_off: ``config`` and ``subscribe`` switch off reading them from the application.
         labels: Shown in metadata under ``extended`` from the start.
         host_only: It is there to host components (``mesh host``).
+        supply: Who gives it resources beside its own; None = nobody.
         dashboard: What its dashboard is told (``mesh dashboard``); None = it serves none.
         registered: Write an entry to the registry of what runs, for ``mesh list`` and ``mesh stop``.
     """
@@ -177,6 +206,7 @@ class GatewayConfig:
     init_endpoints_off: frozenset[str] = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)
     host_only: bool = False
+    supply: SupplyConfig | None = None
     dashboard: DashboardConfig | None = None
     registered: bool = True
 

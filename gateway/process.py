@@ -13,13 +13,17 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
 
 from gateway.app import Gateway
 from gateway.config import CLOSE_SECONDS, GatewayConfig
 from gateway.doors import Doors, Listening
 from gateway.logs import APPLICATION, Logged, LogRing, configure_logging, switch_level
-from mesh.errors import ConfigError, MeshError
+from mesh.errors import ConfigError, MeshError, Problem
 from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from gateway.supplied import Agent
 
 __all__ = ["run"]
 
@@ -63,7 +67,9 @@ class _Life:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGUSR1, switch_level, self._configs[0].log_level)
-        live = self._kept if len(self._configs) > 1 else self._once
+        live = (
+            self._kept if len(self._configs) > 1 else self._once if self._configs[0].supply is None else self._supplied
+        )
         async with task_group() as tasks:
             self._lives = [tasks.create_task(live(each), name=f"gateway-{each.app_id}") for each in self._configs]
         return max(life.result() for life in self._lives)
@@ -113,9 +119,22 @@ class _Life:
                 return code
             wait = min(wait * 2, LONGEST_WAIT)
 
-    async def _once(self, config: GatewayConfig) -> int:
+    async def _supplied(self, config: GatewayConfig) -> int:
+        """Run one with what the operator of its cluster gives; what it cannot start with is given anew."""
+        from gateway.supplied import Agent
+
+        agent = await asyncio.to_thread(Agent, config, self._ending)
+        code = 0
+        while await agent.ready():
+            code = await self._once(agent.config, agent)
+            gateway = self._running[config.app_id]
+            if config.app_id in self._opened or gateway.stopping.is_set():
+                break
+        return code
+
+    async def _once(self, config: GatewayConfig, agent: Agent | None = None) -> int:
         """Run one gateway until it is told to stop, or cannot go on; gives its exit code."""
-        gateway = Gateway(config, self._rings[config.app_id], self._doors(config))
+        gateway = Gateway(config, self._rings[config.app_id], self._doors(config), agent)
         loop, life = asyncio.get_running_loop(), asyncio.current_task()
         assert life is not None
         self._running[config.app_id] = gateway
@@ -136,8 +155,12 @@ class _Life:
         except ConfigError as error:
             for problem in error.problems:
                 logger.error("%s", problem)  # noqa: TRY400 - the problem says it all
+            if agent is not None:
+                agent.failed(error.problems)
             return 1
         except MeshError as error:
             logger.error("%s", error)  # noqa: TRY400 - the message is for people
+            if agent is not None:
+                agent.failed([Problem(str(error))])
             return 1
         return 1 if gateway.forced or gateway.lost else 0

@@ -148,7 +148,7 @@ class Reader:
             if Path(each.file or "") not in config.configuration_files
         ]
         components, endpoints = resources.components, resources.http_endpoints
-        if "KUBERNETES_SERVICE_HOST" in os.environ:
+        if config.supply is not None or "KUBERNETES_SERVICE_HOST" in os.environ:
             components, endpoints = in_kubernetes(components, endpoints)
         return replace(
             settings,

@@ -6,11 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.config import APP_PROTOCOLS, DEFAULT_BACKBONE, AppProtocol, GatewayConfig, HealthCheck, Tokens
+from gateway.config import (
+    APP_PROTOCOLS,
+    DEFAULT_BACKBONE,
+    AppProtocol,
+    GatewayConfig,
+    HealthCheck,
+    SupplyConfig,
+    Tokens,
+)
 from mesh.address import app_id_problem
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
-from mesh.trust.identity import MODES, RootSecret, TrustSettings, target_of
+from mesh.supply.names import OPERATOR, is_resource_name
+from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, MODES, Identity, RootSecret, TrustSettings, target_of
 from mesh.urls import in_url
 from mesh.values import is_host, parse_bool, parse_duration, parse_size, parse_trust_domain
 
@@ -142,6 +151,8 @@ def gateway_config(
         http_port = default_http_port if options.dapr_http_port is None else 0
     free = default_http_port == 0
     drain = options.dapr_graceful_shutdown_seconds
+    supply = _supply(options, environ, check) if environ.get("MESH_SUPPLY") else None
+    files = options.config if supply is None else [each for each in options.config if each not in supply.configurations]
     config = GatewayConfig(
         app_id=options.app_id or "",
         home=mesh_home(environ),
@@ -165,7 +176,7 @@ def gateway_config(
         max_header_bytes=check.size("--read-buffer-size", options.read_buffer_size, _DEFAULT.max_header_bytes),
         allowed_origins=split_list(options.allowed_origins),
         resource_paths=check.paths("--resources-path", options.resources_path),
-        configuration_files=check.paths("--config", options.config),
+        configuration_files=check.paths("--config", files),
         namespace=environ.get("NAMESPACE") or "default",
         backbone=environ.get("MESH_BACKBONE") or environ.get("MESH_BACKBONE_DEFAULT") or DEFAULT_BACKBONE,
         backbone_timeout=check.duration("--backbone-timeout", options.backbone_timeout, _DEFAULT.backbone_timeout),
@@ -175,7 +186,8 @@ def gateway_config(
         log_level=_level(options, check),
         log_json=options.log_as_json,
         api_logging=options.enable_api_logging,
-        trust=_trust(options, environ, check),
+        trust=_trust(options, environ, check) if supply is None or supply.trust is None else None,
+        supply=supply,
         h2c=not check.truth("DAPR_HTTP_DISABLE_H2C", environ.get("DAPR_HTTP_DISABLE_H2C")),
         tokens=_tokens(environ, check),
         init_endpoints_off=_init_endpoints(options, check),
@@ -246,6 +258,42 @@ def _trust(options: GatewayOptions, environ: Mapping[str, str], check: _Checker)
     three = paths["cert"], paths["key"], paths["roots"]
     sources = folder, *three, socket, secret
     return TrustSettings("strict" if mode == "strict" else "permissive", domain, *sources, hosts, seal)
+
+
+def _supply(options: GatewayOptions, environ: Mapping[str, str], check: _Checker) -> SupplyConfig:
+    """Read who gives the gateway its resources; proves itself by what it is given, unless it is told another way."""
+    control, folder = environ["MESH_SUPPLY"], Path(environ.get("MESH_SUPPLY_DIR") or "/var/run/mesh").absolute()
+    domain = options.trust_domain or environ.get("MESH_TRUST_DOMAIN") or DEFAULT_TRUST_DOMAIN
+    try:
+        Identity(parse_trust_domain(domain), control, OPERATOR)
+    except (ConfigError, ValueError) as error:
+        check.complain("MESH_SUPPLY", str(error))
+    roots = environ.get("MESH_SUPPLY_ROOTS", "")
+    file = environ.get("MESH_SUPPLY_ROOTS_FILE")
+    if file and not roots:
+        try:
+            roots = Path(file).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            check.complain("MESH_SUPPLY_ROOTS_FILE", f"{file} cannot be read: {error}")
+    elif not roots:
+        check.complain(
+            "MESH_SUPPLY_ROOTS", "it must say who is trusted as the operator (PEM), or MESH_SUPPLY_ROOTS_FILE"
+        )
+    named = ("dir", "cert", "key", "roots", "socket", "secret")
+    other = any(getattr(options, f"trust_{each}") or environ.get(f"MESH_TRUST_{each.upper()}") for each in named)
+    given = {"CERT": "tls.crt", "KEY": "tls.key", "ROOTS": "ca.crt"}
+    files = {f"MESH_TRUST_{name}": str(folder / "identity" / file) for name, file in given.items()}
+    return SupplyConfig(
+        control=control,
+        folder=folder,
+        token_file=Path(environ.get("MESH_SUPPLY_TOKEN_FILE") or "/var/run/secrets/mesh/token"),
+        roots=roots,
+        trust_domain=domain.lower(),
+        pod=environ.get("POD_NAME") or environ.get("HOSTNAME", ""),
+        configurations=tuple(each for each in options.config if is_resource_name(each)),
+        trust=None if other else _trust(options, {**environ, "MESH_TRUST_DOMAIN": domain, **files}, check),
+        identified=bool(options.trust_mode or environ.get("MESH_TRUST_MODE")),
+    )
 
 
 def _root_secret(text: str, check: _Checker) -> RootSecret | None:

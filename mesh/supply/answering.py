@@ -23,6 +23,7 @@ from mesh import address
 from mesh.broker import Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.errors import BrokerError, ConfigError, MeshError, UnprovenError
+from mesh.supply.names import OPERATOR
 from mesh.supply.sealing import Change, Envelope, Key, KeyPair, Seal, proves, statement
 from mesh.supply.source import Pod, Source, Supplied
 from mesh.supply.wire import (
@@ -35,7 +36,6 @@ from mesh.supply.wire import (
     MAX_SECRETS,
     MAX_TEXT,
     MAX_TOKEN,
-    OPERATOR,
     SUPPLY_HEADER,
     Answer,
     Ask,

@@ -15,11 +15,11 @@ from mesh import address
 from mesh.broker import Message
 from mesh.calls.exchange import Exchange
 from mesh.errors import DeadlineExceededError, MeshError, UnprovenError
+from mesh.supply.names import OPERATOR
 from mesh.supply.sealing import Change, Envelope, Key, KeyPair, Seal, proof_of, stated
 from mesh.supply.wire import (
     MAX_ANSWER_BYTES,
     MAX_TEXT,
-    OPERATOR,
     SUPPLY_HEADER,
     Answer,
     Ask,

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from mesh.supply.names import is_resource_name
+
 __all__ = [
     "MAX_ANSWER_BYTES",
     "MAX_ASK_BYTES",
@@ -17,7 +19,6 @@ __all__ = [
     "MAX_SECRETS",
     "MAX_TEXT",
     "MAX_TOKEN",
-    "OPERATOR",
     "SUPPLY_HEADER",
     "Answer",
     "Ask",
@@ -26,8 +27,6 @@ __all__ = [
     "Reported",
 ]
 
-OPERATOR = "mesh-operator"
-"""The app id of an operator, in the control namespace; no pod is given a certificate of it."""
 SUPPLY_HEADER = "mesh-supply"
 """Says what a frame is: ``key`` and ``ask`` ask; ``key``, ``answer``, ``malformed`` and ``unknown`` answer."""
 MAX_ASK_BYTES = 128 * 1024
@@ -40,7 +39,6 @@ MAX_SECRETS = 1024
 MAX_TEXT = 512
 MAX_TOKEN = 8192
 _KIND = re.compile(r"[A-Za-z]{1,63}")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -61,7 +59,7 @@ class Document(msgspec.Struct, frozen=True):
     @property
     def file(self) -> str:
         """The name of its file; raises ``ValueError``, as where a name would lead out of the folder."""
-        if not _KIND.fullmatch(self.kind) or not _NAME.fullmatch(self.name) or ".." in self.name:
+        if not _KIND.fullmatch(self.kind) or not is_resource_name(self.name):
             raise ValueError(f"{self.kind[:MAX_TEXT]!r} {self.name[:MAX_TEXT]!r} cannot be the name of a resource")
         return f"{self.kind.lower()}-{self.name}.yaml"
 
