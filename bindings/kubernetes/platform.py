@@ -172,6 +172,28 @@ class Kubernetes:
 
         return annotated(text, given, resource, namespace)
 
+    async def operate(self, options: Mapping[str, Any]) -> None:
+        """Run an operator until a signal ends it."""
+        from bindings.kubernetes.injector import Injection
+        from bindings.kubernetes.operator.running import OperatorSettings, operate
+
+        given = dict(options)
+        image, pull_policy = given.pop("image"), given.pop("pull_policy")
+        backbone, trust_mode = given.pop("gateway_backbone"), given.pop("trust_mode")
+        injection = None
+        if image:
+            injection = Injection(
+                image=image,
+                pull_policy=pull_policy,
+                control_namespace=given["namespace"],
+                trust_mode=trust_mode if given["identities"] else "off",
+                backbone=backbone,
+            )
+        try:
+            await operate(OperatorSettings(**given, injection=injection))
+        except ClusterError as error:
+            raise ConfigError(Problem(str(error))) from None
+
 
 PLATFORM = Kubernetes()
 """As the entry point names it."""
