@@ -21,9 +21,7 @@ def nats_url(namespace: str, replicas: object) -> str:
     return f"nats://{NATS}.{namespace}.svc:{CLIENTS}?replicas={replicas}"
 
 
-def nats_objects(
-    namespace: str, settings: Settings
-) -> list[tuple[Manifest, Literal["nats", "disk", "memory"]]]:
+def nats_objects(namespace: str, settings: Settings) -> list[tuple[Manifest, Literal["nats", "disk", "memory"]]]:
     """Give its objects, and when each is there."""
     about = {"name": NATS, "namespace": namespace, "labels": {**LABELS, **SELECTOR}}
     names = (("clients", CLIENTS), ("routes", ROUTES), ("monitor", MONITOR))
@@ -43,7 +41,15 @@ def nats_objects(
             },
             "nats",
         ),
-        ({"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": {"nats.conf": _configuration(namespace)}}, "nats"),
+        (
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": about,
+                "data": {"nats.conf": _configuration(namespace)},
+            },
+            "nats",
+        ),
         (_set(about, settings, on_disk=True), "disk"),
         (_set(about, settings, on_disk=False), "memory"),
         (

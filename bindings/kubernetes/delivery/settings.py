@@ -79,7 +79,11 @@ def read(given: Sequence[str], base: Settings | None = None) -> dict[str, Any]:
         known = _BY_NAME.get(name)
         if known is None or not equals:
             meant = did_you_mean(name, _BY_NAME)
-            told = "is no NAME=VALUE" if not equals else "there is no such setting" + (f"; did you mean {meant}?" if meant else "")
+            told = (
+                "is no NAME=VALUE"
+                if not equals
+                else "there is no such setting" + (f"; did you mean {meant}?" if meant else "")
+            )
             problems.append(Problem(told, f"--set {text}"))
             continue
         try:

@@ -316,8 +316,8 @@ class Values:
 
     def wrong(self, name: str, why: str) -> None:
         """Note a wrong value: it refuses the pod, or its default counts."""
-        if BY_NAME[name].bound:
-            self.problems.append(f"{name}: {why}")
-        else:
-            default = BY_NAME[name].default or "nothing"
-            self.warnings.append(f"{name}: {why}; what counts is {default}")
+        known = BY_NAME[name]
+        text = f"{name}: {why}" if known.bound else f"{name}: {why}; what counts is {known.default or 'nothing'}"
+        where = self.problems if known.bound else self.warnings
+        if text not in where:  # A value may be read several times.
+            where.append(text)

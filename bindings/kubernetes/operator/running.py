@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
-from bindings.kubernetes.api import Cluster
+from bindings.kubernetes.api import Cluster, ClusterError
+from bindings.kubernetes.injector import Injection, Injector, has_native_sidecars, serving
 from bindings.kubernetes.operator.election import Election
 from bindings.kubernetes.operator.rights import LEASE
 from bindings.kubernetes.operator.source import ClusterSource
@@ -23,11 +25,13 @@ from mesh.supply.answering import answering
 from mesh.tasks import task_group
 from mesh.trust.identity import DEFAULT_TRUST_DOMAIN
 
-__all__ = ["HEALTH_PORT", "Operator", "OperatorSettings", "operating"]
+__all__ = ["HEALTH_PORT", "WEBHOOK_PORT", "Operator", "OperatorSettings", "operate", "operating"]
 
 logger = logging.getLogger(__name__)
 
 HEALTH_PORT = 8080
+WEBHOOK_PORT = 9443
+AGAIN_SECONDS = 5.0
 BEGUN_SECONDS = 30.0
 """Over which gateways spread their asks when another replica leads."""
 
@@ -45,6 +49,8 @@ class OperatorSettings:
         host: Where its health can be asked.
         health_port: Likewise; 0 = a free one.
         kubeconfig: Path of a kubeconfig file; None looks for it.
+        injection: What pods are given; None = they are given nothing.
+        webhook_port: Where the API server asks for that.
     """
 
     namespace: str
@@ -55,6 +61,8 @@ class OperatorSettings:
     host: str = "0.0.0.0"  # noqa: S104 - the kubelet asks for its health
     health_port: int = HEALTH_PORT
     kubeconfig: str | None = None
+    injection: Injection | None = None
+    webhook_port: int = WEBHOOK_PORT
 
 
 class Operator:
@@ -74,7 +82,7 @@ class Operator:
             cluster: To ask; its errors have to be ``ClusterError``.
             settings: How it works.
         """
-        self._settings = settings
+        self._cluster, self._settings = cluster, settings
         self.trust = Trust(cluster, settings.namespace, settings.trust_domain)
         self.source = ClusterSource(cluster, self.trust, identities=settings.identities)
         identity = f"{settings.name}_{secrets.token_hex(4)}"
@@ -87,6 +95,7 @@ class Operator:
             tasks.create_task(self.trust.run(), name="operator-trust")
             tasks.create_task(self.source.resources.run(), name="operator-resources")
             tasks.create_task(self.election.run(self._lead), name="operator-election")
+            tasks.create_task(self._inject(), name="operator-inject")
 
     async def _lead(self) -> None:
         """Serve until it is cancelled; raises ``MeshError``, ``ClusterError``."""
@@ -119,18 +128,48 @@ class Operator:
                 yield
             finally:
                 self.serving = False
-                self.source.quiet()
-                self.trust.quiet()
+                self.source.changed = self.trust.changed = _nobody
 
     def _broker(self) -> Broker:
-        broker: Broker = Registry().backbone(self._settings.backbone).from_url(self._settings.backbone)  # type: ignore[attr-defined]  # as entry points promise
+        adapter = Registry().backbone(self._settings.backbone)
+        broker: Broker = adapter.from_url(self._settings.backbone)  # type: ignore[attr-defined]  # as entry points promise
         return broker
 
-    def ready(self) -> str:
-        """Tell why it could not lead now; empty: it could."""
-        if not self.trust.ready.is_set() and self.election.leader not in ("", self.election.identity):
-            return "there is no root yet"
-        return ""
+    async def _inject(self) -> None:
+        """Give pods gateways, whether it leads or not, once there is a root."""
+        injection = self._settings.injection
+        if injection is None:
+            return
+        await self.trust.ready.wait()
+        native = await self._has_native_sidecars()
+        injection = replace(injection, trust_domain=self.trust.trust_domain, native=native)
+        injector = Injector(namespace=self._settings.namespace, port=self._settings.webhook_port)
+        async with serving(self._cluster, injector, injection, lambda: self.trust.root):
+            await asyncio.Event().wait()
+
+    async def _has_native_sidecars(self) -> bool:
+        while True:
+            try:
+                return await has_native_sidecars(self._cluster)
+            except ClusterError as error:
+                logger.warning("the version of the cluster is not known yet: %s", error)
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    @property
+    def problem(self) -> str:
+        """Why it could not serve at present, if it leads; else nothing."""
+        if not self.trust.ready.is_set():
+            return "there is no root of identities yet"
+        return self.source.resources.failed
+
+
+async def operate(settings: OperatorSettings) -> None:
+    """Run a replica until a signal ends it; raises what `operating` does."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    async with operating(settings):
+        await ended.wait()
 
 
 @asynccontextmanager
@@ -159,8 +198,7 @@ async def _health(operator: Operator, settings: OperatorSettings) -> AsyncIterat
         return web.json_response({"leads": operator.election.leads, "leader": operator.election.leader})
 
     async def ready(request: web.Request) -> web.Response:
-        problem = operator.ready()
-        return web.json_response({"problem": problem}, status=503 if problem else 200)
+        return web.json_response({"problem": operator.problem}, status=200 if operator.trust.ready.is_set() else 503)
 
     app = web.Application()
     app.add_routes([web.get("/healthz", alive), web.get("/readyz", ready)])
@@ -171,3 +209,7 @@ async def _health(operator: Operator, settings: OperatorSettings) -> AsyncIterat
         yield
     finally:
         await runner.cleanup()
+
+
+def _nobody(*_: object) -> None:
+    """Tell nobody of what has changed: this replica does not lead."""

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from bindings.kubernetes.api import Cluster
+from bindings.kubernetes.injector import app_id_of
 from bindings.kubernetes.operator.resource import Resource
 from bindings.kubernetes.operator.resources import Resources
 from bindings.kubernetes.operator.status import Statuses
@@ -31,7 +32,7 @@ MAX_SUPPLIES = 4096
 REVISION_DIGITS = 40
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 _ACCOUNT = "system:serviceaccount:"
-_APP_ID, _CONFIG = "dapr.io/app-id", "dapr.io/config"
+CONFIGURATION = "dapr.io/config"
 _OVER = ("Succeeded", "Failed")
 
 
@@ -95,10 +96,9 @@ class ClusterSource:
         item = await self._cluster.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
         if item is None or item["metadata"]["uid"] != uid or (item.get("status") or {}).get("phase") in _OVER:
             raise UnprovenError(f"there is no such pod {name} any more")
-        annotations = item["metadata"].get("annotations") or {}
-        app_id, configurations = (_annotation(annotations, each) for each in (_APP_ID, _CONFIG))
-        names = tuple(dict.fromkeys(filter(None, map(str.strip, configurations.split(",")))))
-        return ClusterPod(namespace, app_id or name, account, name, uid, names)
+        named = str((item["metadata"].get("annotations") or {}).get(CONFIGURATION) or "")
+        names = tuple(filter(None, map(str.strip, named.split(","))))
+        return ClusterPod(namespace, app_id_of(item), account, name, uid, names)
 
     async def supplied(self, pod: Pod) -> Supplied:
         """Give what is a pod's, as of now."""
@@ -167,8 +167,3 @@ def _bound(user: Mapping[str, Any]) -> tuple[str, str, str, str]:
     if not name.startswith(_ACCOUNT) or not account or not pod or not uid:
         raise UnprovenError("the token is of no pod: it has to be projected into one, for its service account")
     return namespace, account, pod, uid
-
-
-def _annotation(annotations: Mapping[str, str], name: str) -> str:
-    ours = name.replace("dapr.io/", "mesh.")
-    return str(annotations.get(ours) or annotations.get(name) or "")

@@ -15,7 +15,7 @@ from typing import Any
 from bindings.kubernetes.api import FIELD_MANAGER, Cluster, ClusterError
 from bindings.kubernetes.informer import Informer, Key
 from mesh.errors import ConfigError
-from mesh.supply.wire import OPERATOR
+from mesh.supply.names import OPERATOR
 from mesh.trust.certificates import make_root, read_certificates, read_key, trust_domain_of
 from mesh.trust.folder import ROOT_TTL, Issued, Root
 from mesh.trust.identity import Identity

@@ -30,7 +30,17 @@ GATEWAY, APPS, NATS, PAUSE = (f"brokermesh.test/{name}:1" for name in ("gateway"
 USER = 65532
 PACKAGES = ("mesh", "brokers", "bindings", "gateway")
 EXTRAS = ("encryption", "redis", "sqlite", "postgresql")
-LEFT_OUT = {"test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages"}
+LEFT_OUT = {
+    "test",
+    "tests",
+    "idlelib",
+    "tkinter",
+    "turtledemo",
+    "ensurepip",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+}
 HOME = "/opt/mesh"
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 SITE = f"{HOME}/lib/{VERSION}/site-packages"
@@ -132,7 +142,14 @@ def write_images(directory: Path, program: Path) -> Path:
         apps.link("/usr/local/bin/node", node)
     for folder in ("examples", "tests/support/apps"):
         apps.tree(ROOT / folder, f"/app/{folder}")
-    common = {"Env": [f"PATH={HOME}/bin:/usr/local/bin:/usr/bin", "HOME=/var/lib/mesh", "MESH_HOME=/var/lib/mesh", "PYTHONUNBUFFERED=1"]}
+    common = {
+        "Env": [
+            f"PATH={HOME}/bin:/usr/local/bin:/usr/bin",
+            "HOME=/var/lib/mesh",
+            "MESH_HOME=/var/lib/mesh",
+            "PYTHONUNBUFFERED=1",
+        ]
+    }
     user = {**common, "User": f"{USER}:{USER}", "WorkingDir": "/app"}
     images = {
         PAUSE: ([pause], {"Entrypoint": ["/pause"]}),
@@ -148,7 +165,10 @@ def _python(layer: Layer) -> None:
     base = Path(sys.base_prefix)
     interpreter = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     layer.program(interpreter)
-    for place in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib", vars={"installed_platbase": str(base)})}:
+    for place in {
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("platstdlib", vars={"installed_platbase": str(base)}),
+    }:
         folder = Path(place if place.startswith(str(base)) else base / "lib" / VERSION)
         layer.tree(folder, str(folder))
         layer.libraries(sorted(folder.glob("lib-dynload/*.so")))

@@ -80,9 +80,7 @@ def answer(question: bytes, addresses: Any) -> bytes:
     given = (found or []) if kind == A else []
     code = 0 if found is not None else NAME_ERROR
     head = struct.pack("!HHHHHH", number, 0x8480 | (flags & 0x0100) | code, 1, len(given), 0, 0)
-    records = b"".join(
-        b"\xc0\x0c" + struct.pack("!HHIH", A, 1, SECONDS, 4) + socket.inet_aton(each) for each in given
-    )
+    records = b"".join(b"\xc0\x0c" + struct.pack("!HHIH", A, 1, SECONDS, 4) + socket.inet_aton(each) for each in given)
     return head + question[12 : at + 5] + records
 
 

@@ -108,7 +108,9 @@ class LocalCluster:
 
     def load(self, archive: Path) -> None:
         """Hand images to the node."""
-        self._inside("ctr", "-a", f"{self.directory}/run/containerd.sock", "-n", "k8s.io", "images", "import", str(archive))
+        self._inside(
+            "ctr", "-a", f"{self.directory}/run/containerd.sock", "-n", "k8s.io", "images", "import", str(archive)
+        )
 
     def kill(self, name: str) -> None:
         """End one of its programs at once: apiserver, etcd, controllers, scheduler, proxy, kubelet."""
@@ -150,7 +152,12 @@ class LocalCluster:
         self._connect()
         keys = Keys(self.directory / "keys")
         own = ("127.0.0.1", self.address, "localhost")
-        cluster_names = ("10.96.0.1", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+        cluster_names = (
+            "10.96.0.1",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+        )
         keys.issue("apiserver", "apiserver", names=(*own, *cluster_names))
         keys.issue("admin", "admin", "system:masters")
         keys.issue("controllers", "system:kube-controller-manager")
