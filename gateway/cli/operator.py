@@ -42,7 +42,7 @@ def parser() -> Parser:
     made.add_argument("--webhook-port", type=int, metavar="N", default=9443, help="what the API server asks (9443)")
     made.add_argument("--kubeconfig", metavar="FILE", help="how to reach the cluster; a pod knows it")
     made.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (info)")
-    made.add_argument("--log-as-json", nargs="?", const="true", metavar="BOOL", help="one JSON object a line")
+    made.add_argument("--log-as-json", action="store_true", help="one JSON object a line")
     return made
 
 
@@ -67,8 +67,7 @@ def run(words: Sequence[str]) -> int:
         "webhook_port": found.webhook_port,
         "kubeconfig": found.kubeconfig,
     }
-    as_json = _read(found.log_as_json or "false", "--log-as-json")
-    own = GatewayOptions(app_id=APP_ID, log_level=found.log_level, log_as_json=as_json)
+    own = GatewayOptions(app_id=APP_ID, log_level=found.log_level, log_as_json=found.log_as_json)
     configure_logging(gateway_config(own, os.environ, default_http_port=0))
     asyncio.run(platform.operate(options))
     return 0
