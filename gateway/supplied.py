@@ -271,10 +271,11 @@ class Agent:
 
     def _report(self) -> Report:
         """Say what was made of what there is."""
-        problems = [self._reported(each) for each in self._problems[:MAX_PROBLEMS]]
+        problems = tuple(self._reported(each) for each in self._problems[:MAX_PROBLEMS])
         wrong = {(each.kind, each.name) for each in problems}
-        loaded = [f"{kind}/{name}" for kind, name in self._folder.documents.values() if (kind, name) not in wrong]
-        return Report(self._taken, loaded[:MAX_LOADED] if self._taken else (), problems, __version__)
+        known = self._folder.documents.values() if self._taken else ()
+        loaded = tuple(f"{kind}/{name}" for kind, name in known if (kind, name) not in wrong)
+        return Report(self._taken, loaded[:MAX_LOADED], problems, __version__)
 
     def _reported(self, problem: Problem) -> Reported:
         file = Path(problem.file) if problem.file else None

@@ -23,14 +23,14 @@ from cryptography import x509
 
 from mesh.errors import ConfigError
 from mesh.home import write_private
+from mesh.supply.secrets import SECRETS
 from mesh.supply.wire import MAX_DOCUMENTS, Answer, Document
 from mesh.trust.certificates import Key, as_pem, key_as_pem, read_certificates, read_key
 from mesh.trust.folder import Issued
 from mesh.trust.identity import Identity
 
-__all__ = ["Folder", "configuration_file", "file_of", "secret_of"]
+__all__ = ["Folder", "configuration_file", "file_of"]
 
-SECRETS = "secrets.json"
 _CONFIGURATION = "Configuration"
 
 
@@ -52,23 +52,6 @@ def file_of(document: Document) -> str:
         return document.file
     except ValueError as error:
         raise ConfigError(str(error)) from None
-
-
-def secret_of(folder: Path, name: str) -> Mapping[str, str] | None:
-    """Read what was given of a secret, as far as it is text; None = nothing. Blocks."""
-    try:
-        secrets = msgspec.json.decode((folder / SECRETS).read_bytes(), type=dict[str, dict[str, bytes]])
-    except (OSError, msgspec.DecodeError):
-        return None
-    found = secrets.get(name)
-    return None if found is None else {key: text for key, value in found.items() if (text := _text(value)) is not None}
-
-
-def _text(value: bytes) -> str | None:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 class Folder:
