@@ -82,7 +82,8 @@ class Layer:
             self._tar.addfile(entry, content)
 
     def text(self, name: str, text: str, mode: int = 0o644) -> None:
-        """Add a file with a text."""
+        """Add a file with a text; none of this machine takes its place afterwards."""
+        self._made.add(name)
         self.folder(name.rpartition("/")[0])
         entry = tarfile.TarInfo(name.strip("/"))
         entry.size, entry.mode = len(text.encode()), mode
