@@ -32,7 +32,9 @@ def nats_url(namespace: str, replicas: object) -> str:
     return f"nats://{NATS}.{namespace}.svc:{CLIENTS}?replicas={replicas}"
 
 
-def nats_objects(namespace: str, settings: Settings) -> list[tuple[Manifest, Literal["nats", "alone", "clustered", "disk", "memory"]]]:
+def nats_objects(
+    namespace: str, settings: Settings
+) -> list[tuple[Manifest, Literal["nats", "alone", "clustered", "disk", "memory"]]]:
     """Give its objects, and when each is there."""
     about = {"name": NATS, "namespace": namespace, "labels": {**LABELS, **SELECTOR}}
     names = (("clients", CLIENTS), ("routes", ROUTES), ("monitor", MONITOR))
@@ -52,15 +54,8 @@ def nats_objects(namespace: str, settings: Settings) -> list[tuple[Manifest, Lit
             },
             "nats",
         ),
-        (
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": about,
-                "data": {"nats.conf": _configuration(namespace)},
-            },
-            "nats",
-        ),
+        (_map(about, _CONFIGURATION), "alone"),
+        (_map(about, _CONFIGURATION + _routes(namespace)), "clustered"),
         (_set(about, settings, on_disk=True), "disk"),
         (_set(about, settings, on_disk=False), "memory"),
         (
