@@ -136,7 +136,7 @@ class Folder:
         """Write what this node proves itself by; raises ``ConfigError`` when it would not do."""
         certificate, key_file, roots_file = self.certificate
         Issued(_certificates(chain), key, _certificates(roots)).check(identity, "the certificate that is given")
-        certificate.parent.mkdir(exist_ok=True, mode=0o700)
+        certificate.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         written = {roots_file: as_pem(_certificates(roots)), key_file: key_as_pem(key)}
         for file, data in (written | {certificate: as_pem(_certificates(chain))}).items():
             write_private(file, data)
