@@ -105,11 +105,11 @@ async def starting(process: GatewayProcess) -> AsyncIterator[GatewayProcess]:
         await process.kill()
 
 
-def sqlite(name: str, *, secrets: str = "") -> Document:
+def sqlite(name: str) -> Document:
     """Write a store whose file is a secret."""
     text = (
         f"apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\n"
-        f"  annotations:\n    mesh.secrets: '{secrets}'\nspec:\n  type: state.sqlite\n  version: v1\n  metadata:\n"
+        "spec:\n  type: state.sqlite\n  version: v1\n  metadata:\n"
         "  - name: connectionString\n    secretKeyRef:\n      name: database\n      key: file\n"
     )
     return Document("Component", name, NAMESPACE, text)
@@ -199,7 +199,7 @@ async def test_a_gateway_that_cannot_start_says_why_and_waits(cluster: Cluster) 
 async def test_secrets_reach_resources_and_nobody_else(cluster: Cluster, tmp_path: Path) -> None:
     one, two = (str(tmp_path / f"{name}.db") for name in ("one", "two"))
     cluster.table.secrets = {"database": {"file": one.encode()}}
-    cluster.table.documents[NAMESPACE] = [sqlite("store", secrets="1")]
+    cluster.table.documents[NAMESPACE] = [sqlite("store")]
     await cluster.operate()
     async with cluster.gateway("cart") as cart:
         assert (await ask(cart, "POST", "/state/store", [{"key": "k", "value": "one"}]))[0] == 204
@@ -210,7 +210,7 @@ async def test_secrets_reach_resources_and_nobody_else(cluster: Cluster, tmp_pat
             assert "service account" in told["message"]
             assert one not in json.dumps(told)
         cluster.table.secrets = {"database": {"file": two.encode()}}
-        cluster.put(sqlite("store", secrets="2"))
+        cluster.put(sqlite("store"))
 
         async def another() -> None:
             assert await ask(cart, "GET", "/state/store/k") == (204, "")
