@@ -229,11 +229,15 @@ async def test_workers_are_one_gateway_to_the_operator(cluster: Cluster, tmp_pat
         await eventually(lambda: _logged_times(cart, "Component loaded: store", 2), 30.0)
         await cluster.until_reported("Component/store")
         assert (await ask(cart, "POST", "/state/store", [{"key": "k", "value": "one"}]))[0] == 204
-        cluster.put(sqlite("store"), component("other", NAMESPACE))
+        second, third = (
+            component(name, NAMESPACE, "state.sqlite", connectionString=str(tmp_path / f"{name}.db"))
+            for name in ("other", "third")
+        )
+        cluster.put(sqlite("store"), second)
         await eventually(lambda: _logged_times(cart, "Component other added", 2), 30.0)
         cart.signal(signal.SIGHUP)  # One worker after the other is replaced.
         await eventually(lambda: _logged_times(cart, "Component loaded: other", 2), 60.0)
-        cluster.put(component("third", NAMESPACE))
+        cluster.put(third)
         await eventually(lambda: _logged_times(cart, "Component third added", 2), 30.0)
         await cluster.until_reported("Component/third")
         assert "has come already" not in cart.log.read_text()
