@@ -124,9 +124,13 @@ class Kubernetes:
 
         async with self._cluster() as cluster:
             pods = await looking.pods_of(cluster, namespace, f"app.kubernetes.io/name={objects.DASHBOARD}")
-            running = [each["metadata"]["name"] for each in pods if (each.get("status") or {}).get("phase") == "Running"]
+            running = [
+                each["metadata"]["name"] for each in pods if (each.get("status") or {}).get("phase") == "Running"
+            ]
             if not running:
-                raise ConfigError(Problem(f"no dashboard runs in {namespace}; see: mesh upgrade -k --set dashboard=true"))
+                raise ConfigError(
+                    Problem(f"no dashboard runs in {namespace}; see: mesh upgrade -k --set dashboard=true")
+                )
             port = objects.DASHBOARD_PORT
             async with forwarding.forwarding(cluster, namespace, running[0], port, here) as listening:
                 yield listening
@@ -147,7 +151,10 @@ class Kubernetes:
 
         gone = []
         async with self._cluster() as cluster:
-            for path in (f"/apis/apps/v1/namespaces/{namespace}/deployments", f"/api/v1/namespaces/{namespace}/services"):
+            for path in (
+                f"/apis/apps/v1/namespaces/{namespace}/deployments",
+                f"/api/v1/namespaces/{namespace}/services",
+            ):
                 for each in await cluster.list(path, {"labelSelector": f"{RUN}={run}"}):
                     await cluster.delete(f"{path}/{each['metadata']['name']}")
                     gone.append(f"{path.rpartition('/')[2]} {each['metadata']['name']}")
@@ -171,6 +178,28 @@ class Kubernetes:
         from bindings.kubernetes.delivery.annotating import annotated
 
         return annotated(text, given, resource, namespace)
+
+    async def operate(self, options: Mapping[str, Any]) -> None:
+        """Run an operator until a signal ends it."""
+        from bindings.kubernetes.injector import Injection
+        from bindings.kubernetes.operator.running import OperatorSettings, operate
+
+        given = dict(options)
+        image, pull_policy = given.pop("image"), given.pop("pull_policy")
+        backbone, trust_mode = given.pop("gateway_backbone"), given.pop("trust_mode")
+        injection = None
+        if image:
+            injection = Injection(
+                image=image,
+                pull_policy=pull_policy,
+                control_namespace=given["namespace"],
+                trust_mode=trust_mode if given["identities"] else "off",
+                backbone=backbone,
+            )
+        try:
+            await operate(OperatorSettings(**given, injection=injection))
+        except ClusterError as error:
+            raise ConfigError(Problem(str(error))) from None
 
 
 PLATFORM = Kubernetes()

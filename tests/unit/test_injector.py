@@ -562,10 +562,19 @@ def test_whom_the_api_server_trusts_is_written_once() -> None:
 
 
 def test_namespaces_choose_what_happens_without_an_injector() -> None:
-    hooks = {each["failurePolicy"]: each for each in webhook_configuration("mesh-system")["webhooks"]}
-    assert set(hooks) == {"Fail", "Ignore"}
-    for policy, operator in (("Fail", "NotIn"), ("Ignore", "In")):
-        expressions = hooks[policy]["namespaceSelector"]["matchExpressions"]
-        assert {"key": "mesh.failure-policy", "operator": operator, "values": ["ignore"]} in expressions
-        assert hooks[policy]["matchConditions"]
+    hooks = webhook_configuration("mesh-system", failure_policy="Ignore")["webhooks"]
+    said = {each["name"].partition(".")[0]: each for each in hooks}
+    assert {kind: each["failurePolicy"] for kind, each in said.items()} == {
+        "default": "Ignore",
+        "fail": "Fail",
+        "ignore": "Ignore",
+    }
+    for kind, operator, labels in (
+        ("default", "NotIn", ["fail", "ignore"]),
+        ("fail", "In", ["fail"]),
+        ("ignore", "In", ["ignore"]),
+    ):
+        expressions = said[kind]["namespaceSelector"]["matchExpressions"]
+        assert {"key": "mesh.failure-policy", "operator": operator, "values": labels} in expressions
+        assert said[kind]["matchConditions"]
         assert any("mesh-system" in each["values"] and each["operator"] == "NotIn" for each in expressions)

@@ -23,6 +23,8 @@ _CONDITIONS: Mapping[When, str] = {
     "always": "",
     "several": "gt (int .Values.replicas) 1",
     "nats": "not .Values.backbone",
+    "alone": "and (not .Values.backbone) (eq (int .Values.nats.replicas) 1)",
+    "clustered": "and (not .Values.backbone) (gt (int .Values.nats.replicas) 1)",
     "disk": "and (not .Values.backbone) .Values.nats.storage",
     "memory": "and (not .Values.backbone) (not .Values.nats.storage)",
     "dashboard": ".Values.dashboard",

@@ -87,7 +87,9 @@ def _application(pod: Record) -> Record:
 async def resources(cluster: Cluster, kind: str, namespace: str | None, name: str | None) -> list[Record]:
     """List resources of a kind, with what the operator says of each."""
     known = KINDS[kind]
-    path = known.path if namespace is None else known.path.replace(known.plural, f"namespaces/{namespace}/{known.plural}")
+    path = (
+        known.path if namespace is None else known.path.replace(known.plural, f"namespaces/{namespace}/{known.plural}")
+    )
     found = await cluster.get(path)
     if found is None:
         raise ClusterError(f"the cluster has no {kind} of dapr.io; see: mesh init -k", 404)

@@ -6,25 +6,34 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bindings.kubernetes.delivery import rights
 from bindings.kubernetes.delivery.nats import nats_objects
 from bindings.kubernetes.delivery.settings import Settings
-from bindings.kubernetes.injector.objects import PORT, SERVICE, webhook_configuration
+from bindings.kubernetes.injector.objects import CONFIGURATION, PORT, SERVICE, webhook_configuration
+from bindings.kubernetes.operator.rights import CLUSTER_RULES, NAMESPACE_RULES
 
 __all__ = ["OPERATOR", "WHEN", "Part", "crds", "namespace", "objects", "parts"]
 
 Manifest = dict[str, Any]
-When = Literal["always", "several", "nats", "disk", "memory", "dashboard"]
+When = Literal["always", "several", "nats", "alone", "clustered", "disk", "memory", "dashboard"]
 
 OPERATOR, DASHBOARD = "mesh-operator", "mesh-dashboard"
 HEALTH_PORT, DASHBOARD_PORT = 8080, 8080
 LABELS = {"app.kubernetes.io/part-of": "brokermesh", "app.kubernetes.io/managed-by": "brokermesh"}
 USER = 65532
+# Whom the API server trusts for an injector, the injector itself writes.
+_INJECTOR_RULE = {
+    "apiGroups": ["admissionregistration.k8s.io"],
+    "resources": ["mutatingwebhookconfigurations"],
+    "resourceNames": [CONFIGURATION],
+    "verbs": ["get", "patch"],
+}
 
 WHEN: Mapping[When, Callable[[Settings], bool]] = {
     "always": lambda _: True,
     "several": lambda settings: settings["replicas"] > 1,
     "nats": lambda settings: not settings["backbone"],
+    "alone": lambda settings: not settings["backbone"] and settings["nats.replicas"] == 1,
+    "clustered": lambda settings: not settings["backbone"] and settings["nats.replicas"] > 1,
     "disk": lambda settings: not settings["backbone"] and bool(settings["nats.storage"]),
     "memory": lambda settings: not settings["backbone"] and not settings["nats.storage"],
     "dashboard": lambda settings: bool(settings["dashboard"]),
@@ -74,7 +83,7 @@ def parts(name: str, settings: Settings) -> list[Part]:
                 "apiVersion": f"{role_group}/v1",
                 "kind": "ClusterRole",
                 "metadata": {"name": OPERATOR, "labels": dict(LABELS)},
-                "rules": rights.CLUSTER,
+                "rules": [*CLUSTER_RULES, _INJECTOR_RULE],
             }
         ),
         Part(
@@ -91,7 +100,7 @@ def parts(name: str, settings: Settings) -> list[Part]:
                 "apiVersion": f"{role_group}/v1",
                 "kind": "Role",
                 "metadata": about,
-                "rules": rights.OWN_NAMESPACE,
+                "rules": list(NAMESPACE_RULES),
             }
         ),
         Part(

@@ -28,6 +28,7 @@ def webhook_configuration(
     *,
     name: str = CONFIGURATION,
     service: str = SERVICE,
+    failure_policy: str = "Fail",
     url: str = "",
     selector: Mapping[str, Any] | None = None,
     labels: Mapping[str, str] | None = None,
@@ -38,6 +39,7 @@ def webhook_configuration(
         namespace: Where the injector is; its own pods never come to it.
         name: Of the object.
         service: Its Service, of which the port 443 leads to it.
+        failure_policy: What becomes of pods that ask while no injector answers, in namespaces that do not say it.
         url: Where it is in place of a Service.
         selector: Further ``matchExpressions`` of namespaces, as a test has them.
         labels: Of the object.
@@ -45,12 +47,16 @@ def webhook_configuration(
     where = {"url": url} if url else {"service": {"namespace": namespace, "name": service, "path": PATH, "port": 443}}
     excluded = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": [namespace, *_SYSTEM]}
     hooks = []
-    for policy, operator in (("Fail", "NotIn"), ("Ignore", "In")):
-        mode = {"key": FAILURE_LABEL, "operator": operator, "values": ["ignore"]}
+    for kind, policy, operator, values in (
+        ("default", failure_policy, "NotIn", ["fail", "ignore"]),
+        ("fail", "Fail", "In", ["fail"]),
+        ("ignore", "Ignore", "In", ["ignore"]),
+    ):
+        mode = {"key": FAILURE_LABEL, "operator": operator, "values": values}
         expressions = [excluded, mode, *(selector or {}).get("matchExpressions", ())]
         hooks.append(
             {
-                "name": f"{policy.lower()}.injector.mesh.local",
+                "name": f"{kind}.injector.mesh.local",
                 "admissionReviewVersions": ["v1"],
                 "clientConfig": dict(where),
                 "failurePolicy": policy,
