@@ -15,7 +15,7 @@ from bindings.kubernetes.operator.trust import SECRET
 __all__ = ["OPERATOR", "WHEN", "Part", "crds", "namespace", "objects", "parts"]
 
 Manifest = dict[str, Any]
-When = Literal["always", "several", "nats", "alone", "clustered", "disk", "memory", "dashboard"]
+When = Literal["always", "several", "nats", "alone", "three", "five", "disk", "memory", "dashboard"]
 
 OPERATOR, DASHBOARD = "mesh-operator", "mesh-dashboard"
 HEALTH_PORT, DASHBOARD_PORT = 8080, 8080
@@ -36,7 +36,8 @@ WHEN: Mapping[When, Callable[[Settings], bool]] = {
     "several": lambda settings: settings["replicas"] > 1,
     "nats": lambda settings: not settings["backbone"],
     "alone": lambda settings: not settings["backbone"] and settings["nats.replicas"] == 1,
-    "clustered": lambda settings: not settings["backbone"] and settings["nats.replicas"] > 1,
+    "three": lambda settings: not settings["backbone"] and settings["nats.replicas"] == 3,
+    "five": lambda settings: not settings["backbone"] and settings["nats.replicas"] == 5,
     "disk": lambda settings: not settings["backbone"] and bool(settings["nats.storage"]),
     "memory": lambda settings: not settings["backbone"] and not settings["nats.storage"],
     "dashboard": lambda settings: bool(settings["dashboard"]),
