@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal
 
 from bindings.kubernetes.delivery.settings import Settings
@@ -90,6 +91,12 @@ cluster {{
 """
 
 
+def _version(replicas: object) -> str:
+    """Give what is another when the configuration is, so that the servers are started anew, one after the other."""
+    digest = hashlib.sha256((_CONFIGURATION + _routes("", 5)).encode()).hexdigest()
+    return f"{digest[:12]}-{replicas}"
+
+
 def _set(about: Manifest, settings: Settings, *, on_disk: bool) -> Manifest:
     container = {
         "name": "nats",
@@ -126,7 +133,10 @@ def _set(about: Manifest, settings: Settings, *, on_disk: bool) -> Manifest:
         "podManagementPolicy": "Parallel",
         "selector": {"matchLabels": SELECTOR},
         "template": {
-            "metadata": {"labels": {**LABELS, **SELECTOR}},
+            "metadata": {
+                "labels": {**LABELS, **SELECTOR},
+                "annotations": {"mesh.configuration": _version(settings["nats.replicas"])},
+            },
             "spec": {
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,

@@ -67,7 +67,10 @@ def crds() -> list[Manifest]:
     """Give the definitions of resources."""
     from bindings.kubernetes.operator.definitions import definitions
 
-    return definitions()
+    made = definitions()
+    for each in made:
+        each["metadata"]["labels"] = {**each["metadata"].get("labels", {}), **LABELS}
+    return made
 
 
 def parts(name: str, settings: Settings) -> list[Part]:
