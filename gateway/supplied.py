@@ -29,7 +29,7 @@ from mesh.supply.asking import Operator, Who
 from mesh.supply.folder import Folder, configuration_file
 from mesh.supply.wire import MAX_LOADED, MAX_PROBLEMS, MAX_TEXT, Answer, Report, Reported
 from mesh.tasks import task_group
-from mesh.trust.certificates import read_certificates
+from mesh.trust.certificates import BEFORE, read_certificates
 from mesh.trust.identity import Identity
 
 __all__ = ["Agent"]
@@ -231,7 +231,10 @@ class Agent:
             issued.check(self._identity, "the certificate")
         except ConfigError:
             return 0.0
-        return (issued.half() - datetime.datetime.now(datetime.UTC)).total_seconds()
+        leaf = issued.chain[0]
+        begin = leaf.not_valid_before_utc + BEFORE  # It counts from before it was issued.
+        half = begin + (leaf.not_valid_after_utc - begin) / 2
+        return (half - datetime.datetime.now(datetime.UTC)).total_seconds()
 
     def _take(self, answer: Answer, key: ed25519.Ed25519PrivateKey | None) -> bool:
         """Write down what is given; blocks."""

@@ -51,7 +51,7 @@ __all__ = ["Answering", "answering"]
 
 logger = logging.getLogger(__name__)
 
-MAX_AT_ONCE = 512
+MAX_AT_ONCE = 1024
 MAX_AUTHENTICATING = 32
 MAX_KEYS = 8
 MAX_PODS = 100_000
