@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -219,6 +220,33 @@ async def test_secrets_reach_resources_and_nobody_else(cluster: Cluster, tmp_pat
         assert Path(two).exists()
 
 
+async def test_workers_are_one_gateway_to_the_operator(cluster: Cluster, tmp_path: Path) -> None:
+    """One of them asks, and another one once it has ended."""
+    cluster.table.secrets = {"database": {"file": str(tmp_path / "one.db").encode()}}
+    cluster.table.documents[NAMESPACE] = [sqlite("store")]
+    await cluster.operate()
+    async with cluster.gateway("cart", "--workers", "2") as cart:
+        await eventually(lambda: _logged_times(cart, "Component loaded: store", 2), 30.0)
+        await cluster.until_reported("Component/store")
+        assert (await ask(cart, "POST", "/state/store", [{"key": "k", "value": "one"}]))[0] == 204
+        second, third = (
+            component(name, NAMESPACE, "state.sqlite", connectionString=str(tmp_path / f"{name}.db"))
+            for name in ("other", "third")
+        )
+        cluster.put(sqlite("store"), second)
+        await eventually(lambda: _logged_times(cart, "Component other added", 2), 30.0)
+        cart.signal(signal.SIGHUP)  # One worker after the other is replaced.
+        await eventually(lambda: _logged_times(cart, "Component loaded: other", 2), 60.0)
+        cluster.put(third)
+        await eventually(lambda: _logged_times(cart, "Component third added", 2), 30.0)
+        await cluster.until_reported("Component/third")
+        assert "has come already" not in cart.log.read_text()
+
+
+def _logged_times(process: GatewayProcess, text: str, times: int) -> None:
+    assert process.log.read_text().count(text) >= times
+
+
 async def test_identities_hold_without_the_operator(cluster: Cluster) -> None:
     """Who was given a certificate calls and is called; so is one that is started again while the operator is away."""
     await cluster.operate()
@@ -280,7 +308,7 @@ async def test_a_gateway_of_another_application_gets_nothing(cluster: Cluster) -
     (cluster.folder / "cart.token").write_text(cluster.table.admit(NAMESPACE, "cart"))
     async with starting(thief):
         await until_logged(thief, "the operator refuses: the token is of no pod of that name")
-        assert not (cluster.folder / "thief-supply").exists()
+        assert [each.name for each in (cluster.folder / "thief-supply").iterdir()] == [".lock"]
 
 
 async def test_without_identities_it_says_so(cluster: Cluster) -> None:

@@ -74,7 +74,7 @@ def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource:
         kind.name,
         str(about.get("namespace") or ""),
         str(about["name"]),
-        orjson.dumps(data, option=orjson.OPT_SORT_KEYS),
+        bytes(bytearray(orjson.dumps(data, option=orjson.OPT_SORT_KEYS))),  # A copy has no room that nobody needs.
         int(about.get("generation") or 0),
         tuple(each for each in scopes if isinstance(each, str)) if isinstance(scopes, list) else (),
         frozenset(_references(data.get("spec"))) if store in (None, "", BUILT_IN_STORE) else frozenset(),

@@ -43,6 +43,11 @@ class Resources:
             for kind, informer in zip(KINDS, self._informers, strict=True):
                 tasks.create_task(informer.run(), name=f"follow-{kind}")
 
+    def retry(self) -> None:
+        """Try again at once what failed."""
+        for informer in (*self._informers, self.secrets.informer):
+            informer.retry()
+
     async def settled(self) -> None:
         """Wait until all was read once."""
         for informer in self._informers:
