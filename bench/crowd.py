@@ -1,7 +1,7 @@
 """``python -m bench.crowd WHAT``: many nodes of a mesh in one process, told by lines of JSON what to do.
 
-The nodes are those of the product (``mesh/node/runtime.py``) over a real broker, each with a connection of its own. What
-they lack is HTTP, and an application in another process: theirs answers from memory.
+The nodes are those of the product (``mesh/node/runtime.py``) over a real broker, each with a connection of its own.
+What they lack is HTTP, and an application in another process: theirs answers from memory.
 """
 
 from __future__ import annotations
@@ -131,14 +131,11 @@ class _Node:
     async def start(self) -> None:
         await self._stack.enter_async_context(self.runtime)
         await self._stack.enter_async_context(self.runtime.inbound(self._app, self._subscriptions))  # type: ignore[arg-type]
-        while not self.runtime.serving:  # noqa: ASYNC110 - nobody tells
+        while not self.runtime.serving:
             await asyncio.sleep(PAUSE)
 
     async def _subscriptions(self) -> Sequence[Subscription]:
         return [Subscription("", "pubsub", topic, default_path=f"/{topic}") for topic in self._topics]
-
-    async def stop(self) -> None:
-        await self._stack.aclose()
 
     async def call(self, app_id: str, seconds: float) -> None:
         """Call an application; raises ``MeshError``."""
@@ -160,8 +157,9 @@ class _Calls:
 class Crowd:
     """The nodes of this process."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, tasks: asyncio.TaskGroup) -> None:
         self._shape = shape
+        self._tasks = tasks
         self._nodes: list[_Node] = []
         self._calls = _Calls()
         self._background: set[asyncio.Task[None]] = set()
@@ -205,7 +203,9 @@ class Crowd:
                 return True
             return False
 
-        return {"count": sum(await asyncio.gather(*(answers(node) for node in self._nodes)))}
+        async with asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(answers(node)) for node in self._nodes]
+        return {"count": sum(each.result() for each in asked)}
 
     async def call(self, total: int, per_second: float, seconds: float) -> dict[str, object]:
         """Begin to call: from one node after the other, each time another of all applications."""
@@ -234,7 +234,8 @@ class Crowd:
 
     async def called(self) -> dict[str, object]:
         """Wait for the calls' end, and tell of them."""
-        await asyncio.gather(*self._background)
+        if self._background:
+            await asyncio.wait(self._background)
         return {"made": self._calls.made, "failed": self._calls.failed, "seconds": self._calls.seconds}
 
     async def tap(self, seconds: float) -> dict[str, object]:
@@ -254,24 +255,20 @@ class Crowd:
         return {"count": len(await self._nodes[0].runtime._directory.nodes(seconds))}
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = self._tasks.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    async def stop(self) -> None:
-        """Stop all, some at a time."""
-        for first in range(0, len(self._nodes), 50):
-            await asyncio.gather(*(node.stop() for node in self._nodes[first : first + 50]), return_exceptions=True)
 
 
 async def _work(shape: Shape) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
-    crowd = Crowd(shape)
-    print(json.dumps({}), flush=True)
-    loop = asyncio.get_running_loop()
-    while line := await loop.run_in_executor(None, sys.stdin.readline):
-        asked = json.loads(line)
-        print(json.dumps(await getattr(crowd, asked.pop("do"))(**asked)), flush=True)
+    async with asyncio.TaskGroup() as tasks:
+        crowd = Crowd(shape, tasks)
+        print(json.dumps({}), flush=True)
+        loop = asyncio.get_running_loop()
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            asked = json.loads(line)
+            print(json.dumps(await getattr(crowd, asked.pop("do"))(**asked)), flush=True)
 
 
 def main() -> None:
