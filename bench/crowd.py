@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import random
 import resource
 import sys
 import time
@@ -23,7 +24,7 @@ import uvloop
 
 from mesh.application import Headers, Kind
 from mesh.blocks.invocation import INVOKE, Call
-from mesh.errors import MeshError
+from mesh.errors import BrokerError, MeshError
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Context, Operation
 from mesh.registry import Registry
@@ -37,6 +38,7 @@ NAMESPACE = "scale"
 FILES = 65_536
 CALL_SECONDS = 60.0
 PAUSE = 0.05
+MOST_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,23 @@ class _Node:
         trust = TrustSettings("strict", folder=Path(shape.trust)) if shape.trust else None
         settings = NodeSettings(app_id, NAMESPACE, shape.backbone, backbone_timeout=shape.timeout, trust=trust)
         actors = [f"{app_id}-actor" if shape.actors == "own" else shape.actors] if shape.actors else []
-        self._app = _App(actors)
-        self.runtime = Runtime(settings, Registry())
+        self._settings, self._app = settings, _App(actors)
         self._stack = AsyncExitStack()
+        self.runtime: Runtime
+        self.tries = 0
 
     async def start(self) -> None:
-        await self._stack.enter_async_context(self.runtime)
+        """Start it; again, as whatever runs processes does, where the broker answered too late."""
+        while True:
+            self.tries += 1
+            self.runtime = Runtime(self._settings, Registry())
+            try:
+                await self._stack.enter_async_context(self.runtime)
+                break
+            except BrokerError:
+                if self.tries == MOST_TRIES:
+                    raise
+            await asyncio.sleep(random.uniform(0.5, 1.5))
         await self._stack.enter_async_context(self.runtime.inbound(self._app, self._subscriptions))  # type: ignore[arg-type]
         while not self.runtime.serving:
             await asyncio.sleep(PAUSE)
@@ -165,7 +178,7 @@ class Crowd:
         self._background: set[asyncio.Task[None]] = set()
 
     async def grow(self, count: int) -> dict[str, object]:
-        """Start nodes until there are so many; gives the time that each took until its application was served."""
+        """Start nodes until there are so many; gives what each took until its application was served."""
         shape, permits, took = self._shape, asyncio.Semaphore(self._shape.at_once), []
 
         async def start(node: _Node) -> None:
@@ -179,7 +192,7 @@ class Crowd:
             for node in new:
                 tasks.create_task(start(node))
         self._nodes += new
-        return {"took": took}
+        return {"took": took, "again": sum(node.tries - 1 for node in new)}
 
     async def settled(self) -> dict[str, object]:
         """Wait until each node has a keeper."""

@@ -13,7 +13,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,8 +70,9 @@ async def _told(port: int, what: str) -> dict[str, int]:
 
 
 @asynccontextmanager
-async def crowds(stage: Stage, shape: Shape) -> AsyncIterator[list[Peer]]:
+async def crowds(stage: Stage, options: Mapping[str, object], backbone: str = "") -> AsyncIterator[list[Peer]]:
     """Start the processes for nodes."""
+    shape = Shape(backbone or stage.nats_url, of=WORKERS, **options)  # type: ignore[arg-type]
     if shape.trust:
         folder = stage.directory / "trust"
         Folder(folder).init("public")
@@ -103,18 +104,17 @@ def _all(what: str, told: Sequence[dict[str, object]]) -> list[float]:
 async def idle(size: int, options: dict[str, object], seconds: float) -> str:
     """Give a row of what an idle mesh costs."""
     port = free_port()
-    async with Stage("-m", str(port)) as stage:
-        async with crowds(stage, Shape(stage.nats_url, of=WORKERS, **options)) as peers:  # type: ignore[arg-type]
-            empty = total("bytes", await ask_all(peers, do="held"))
-            begun = await Counted.now([port])
-            await ask_all(peers, do="grow", count=size // WORKERS)
-            started = await Counted.now([port])
-            await ask_all(peers, do="settled")
-            await asyncio.sleep(SETTLE_SECONDS)
-            held, before, cpu = await ask_all(peers, do="held"), await Counted.now([port]), stage.broker.cpu()
-            await asyncio.sleep(seconds)
-            after, cpu = await Counted.now([port]), stage.broker.cpu() - cpu
-            now = await ask_all(peers, do="held")
+    async with Stage("-m", str(port)) as stage, crowds(stage, options) as peers:
+        empty = total("bytes", await ask_all(peers, do="held"))
+        begun = await Counted.now([port])
+        await ask_all(peers, do="grow", count=size // WORKERS)
+        started = await Counted.now([port])
+        await ask_all(peers, do="settled")
+        await asyncio.sleep(SETTLE_SECONDS)
+        held, before, cpu = await ask_all(peers, do="held"), await Counted.now([port]), stage.broker.cpu()
+        await asyncio.sleep(seconds)
+        after, cpu = await Counted.now([port]), stage.broker.cpu() - cpu
+        now = await ask_all(peers, do="held")
     a = after.at - before.at
     figures = (
         f"{(after.received - before.received) / a / size:.2f}",
@@ -141,16 +141,22 @@ async def start_at_once(size: int) -> None:
     """Start all nodes together, and tell how long that took."""
     port = free_port()
     async with Stage("-m", str(port)) as stage:
-        shape = Shape(stage.nats_url, of=WORKERS, at_once=size)
-        async with crowds(stage, shape) as peers:
+        async with crowds(stage, {"at_once": size}) as peers:
             before, began = await Counted.now([port]), time.monotonic()
-            took = _all("took", await ask_all(peers, do="grow", count=size // WORKERS))
+            told = await ask_all(peers, do="grow", count=size // WORKERS)
+            took = _all("took", told)
             seconds, after = time.monotonic() - began, await Counted.now([port])
     print(
         f"\n{size} nodes at once: all served after {seconds:.0f} s, half of them after {statistics.median(took):.0f} s; "
-        f"the broker got {(after.received - before.received) / size:.0f} messages of each node, "
-        f"and sent it {(after.sent - before.sent) / size:.0f}; load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
+        f"{total('again', told):.0f} had to begin again. The broker got "
+        f"{(after.received - before.received) / size:.0f} messages of each node, and sent it "
+        f"{(after.sent - before.sent) / size:.0f}. {load()}"
     )
+
+
+def load() -> str:
+    """Say what else the machine does."""
+    return f"Load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores."
 
 
 class Cluster:
@@ -195,8 +201,7 @@ async def lose_one(size: int) -> None:
         for number in range(3):
             await cluster.start(number)
         await cluster.formed()
-        shape = Shape(cluster.url, of=WORKERS, at_once=20)
-        peers = await stack.enter_async_context(crowds(stage, shape))
+        peers = await stack.enter_async_context(crowds(stage, {}, cluster.url))
         await ask_all(peers, do="grow", count=size // WORKERS)
         await ask_all(peers, do="settled")
         connected = [(await _told(port, "varz"))["connections"] for port in cluster.monitors]
@@ -214,8 +219,8 @@ async def lose_one(size: int) -> None:
     made, failed, took = total("made", told), [one for each in told for one in each["failed"]], _all("seconds", told)  # type: ignore[attr-defined]
     print(
         f"\n{size} nodes on three servers, {connected[0]} on the one that was killed: all connected again after "
-        f"{again:.1f} s; of {made:.0f} calls, {CALLS_PER_SECOND:g} a second, {len(failed)} failed, and the longest took "
-        f"{took[-1]:.1f} s; load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
+        f"{again:.1f} s. Of {made:.0f} calls, {CALLS_PER_SECOND:g} a second, {len(failed)} failed, and the longest "
+        f"took {took[-1]:.1f} s. {load()}"
     )
     for each in sorted(set(failed))[:5]:
         print(f"  {failed.count(each)} × {each[:200]}")
