@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
+import re
 import resource
 import statistics
 import sys
@@ -137,17 +139,52 @@ HEAD = (
 )
 
 
+async def _kernel(peers: Sequence[Peer]) -> tuple[float, int, int]:
+    """Give the time, and the bytes that these processes have sent and received over their open connections."""
+    command = await asyncio.create_subprocess_exec("ss", "-tniHp", stdout=asyncio.subprocess.PIPE)
+    text = (await command.communicate())[0].decode()
+    sent = received = 0
+    for connection, told in itertools.pairwise(text.splitlines()):
+        if any(f"pid={peer.pid}," in connection for peer in peers):
+            sent += int((re.search(r"bytes_sent:(\d+)", told) or [0, 0])[1])
+            received += int((re.search(r"bytes_received:(\d+)", told) or [0, 0])[1])
+    return time.monotonic(), sent, received
+
+
+async def elsewhere(name: str, size: int, seconds: float) -> str:
+    """Give a row of what an idle mesh costs on another broker, by what the kernel counts."""
+    async with Stage() as stage, stage.server(name) as url, crowds(stage, {"at_once": 5}, url) as peers:
+        began = time.monotonic()
+        await ask_all(peers, do="grow", count=size // WORKERS)
+        took = time.monotonic() - began
+        await ask_all(peers, do="settled")
+        start = (await _kernel(peers))[2]
+        await asyncio.sleep(SETTLE_SECONDS)
+        before = await _kernel(peers)
+        await asyncio.sleep(seconds)
+        after = await _kernel(peers)
+    each = (after[0] - before[0]) * size
+    rates = f"{(after[1] - before[1]) / each:.0f} | {(after[2] - before[2]) / each:.0f}"
+    return f"| {name} | {size} | {rates} | {start / size / 1000:.0f} | {took:.0f} |"
+
+
+ELSEWHERE = (
+    "| broker | nodes | a node sends, bytes/s | it gets, bytes/s | it got at its start, kB | start of all, s |\n"
+    + "| --- " * 6
+    + "|"
+)
+
+
 async def start_at_once(size: int) -> None:
     """Start all nodes together, and tell how long that took."""
     port = free_port()
-    async with Stage("-m", str(port)) as stage:
-        async with crowds(stage, {"at_once": size}) as peers:
-            before, began = await Counted.now([port]), time.monotonic()
-            told = await ask_all(peers, do="grow", count=size // WORKERS)
-            took = _all("took", told)
-            seconds, after = time.monotonic() - began, await Counted.now([port])
+    async with Stage("-m", str(port)) as stage, crowds(stage, {"at_once": size}) as peers:
+        before, began = await Counted.now([port]), time.monotonic()
+        told = await ask_all(peers, do="grow", count=size // WORKERS)
+        took = _all("took", told)
+        seconds, after = time.monotonic() - began, await Counted.now([port])
     print(
-        f"\n{size} nodes at once: all served after {seconds:.0f} s, half of them after {statistics.median(took):.0f} s; "
+        f"\n{size} nodes at once: all served after {seconds:.0f} s, half after {statistics.median(took):.0f} s; "
         f"{total('again', told):.0f} had to begin again. The broker got "
         f"{(after.received - before.received) / size:.0f} messages of each node, and sent it "
         f"{(after.sent - before.sent) / size:.0f}. {load()}"
@@ -231,6 +268,9 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.scale", description=__doc__)
     parser.add_argument("--nodes", type=int, nargs="*", default=SIZES, help="sizes of the mesh")
     parser.add_argument("--shape", choices=SHAPES, default=next(iter(SHAPES)), help="what the nodes are like")
+    parser.add_argument(
+        "--broker", choices=("redis", "rabbitmq", "kafka"), help="another broker; counted by the kernel"
+    )
     parser.add_argument("--seconds", type=float, default=IDLE_SECONDS, help="how long each is looked at")
     parser.add_argument("--start", type=int, default=0, help="start so many at once")
     parser.add_argument("--lose", type=int, default=0, help="kill a server of three with so many nodes")
@@ -238,6 +278,11 @@ def main() -> None:
     processes.ASK_SECONDS = HEAVY_SECONDS
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if found.broker:
+        print(f"\n{ELSEWHERE}")
+        for size in found.nodes:
+            print(uvloop.run(elsewhere(found.broker, size, found.seconds)), flush=True)
+        return
     if found.nodes:
         print(f"\n{found.shape}\n\n{HEAD}")
     for size in found.nodes:
