@@ -21,7 +21,7 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.owner.<app id>.<node>         one node, of what it owns
     mesh.<namespace>.work.<app id>.<node>          one node, of activities that its workers run for others
     mesh.<namespace>.node.<app id>.<node>          one node, of what it tells others and does for them
-    mesh.<namespace>.owners                        broadcast to those who own: a table of owners has changed
+    mesh.<namespace>.owners.<print>                broadcast to those who host a kind: its table of owners has changed
     mesh.<namespace>.readers                       broadcast to those who read input bindings for others
     mesh.<namespace>.triggered                     broadcast to those whose application events may be for
     mesh.<namespace>.supply                        the operator of a cluster, of what it gives gateways
@@ -38,9 +38,10 @@ who sends it an address of more than about 4,000 bytes: a topic has at most 512 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
+from hashlib import blake2s
 
 from mesh.errors import BadArgumentError, ConfigError
 
@@ -291,9 +292,10 @@ def node(namespace: str, app_id: str, node_id: str) -> Address:
     return _of_node(namespace, "node", app_id, node_id)
 
 
-def owners(namespace: str) -> Address:
-    """Address every node that owns something."""
-    return _of_nodes(namespace, "owners")
+@lru_cache(maxsize=4096)
+def owners(namespace: str, kind: str) -> Address:
+    """Address every node that hosts a kind of what is owned; its name may be long, so the address has a hash of it."""
+    return replace(_of_nodes(namespace, "owners", blake2s(kind.encode(), digest_size=8).hexdigest()), label=kind)
 
 
 def readers(namespace: str) -> Address:
