@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, cast
 from gateway.application import application_of
 from gateway.config import GatewayConfig
 from gateway.described import actors, backlog, subscription_as_told, without_nothing
-from gateway.doors import Doors, Listening, socket_path
+from gateway.doors import Doors, Listening
 from gateway.export.opening import spans_sent
+from gateway.given import socket_path
 from gateway.http.application import HTTPApplication, outside_service
 from gateway.http.loading import loaded
 from gateway.http.middleware import Through, middleware_stage, towards_application
-from gateway.http.public import listening_in_public
 from gateway.http.server import Handler
 from gateway.http.stages import staged, stages
 from gateway.life import Life
@@ -59,6 +59,8 @@ from mesh.tasks import drained_within
 
 if TYPE_CHECKING:
     from gateway.supplied import Agent
+    from gateway.workers.child import Siblings
+    from mesh.node.spec import NodeSettings
 
 __all__ = ["Gateway"]
 
@@ -75,6 +77,7 @@ class Gateway(Life):
         config: GatewayConfig,
         ring: LogRing | None = None,
         doors: Doors | None = None,
+        siblings: Siblings | None = None,
         agent: Agent | None = None,
     ) -> None:
         """Prepare; ``running`` starts.
@@ -83,18 +86,19 @@ class Gateway(Life):
             config: What it is told.
             ring: The last lines of its log; None = nobody is told them.
             doors: Where it listens; None = at what its configuration names.
+            siblings: The same gateway in other processes (``mesh gateway --workers``); None = there is none.
             agent: Keeps fresh what an operator gives; None = there is none.
         """
         super().__init__(config.drain)
         self.config = config
         self._agent = agent
-        self._doors = doors or Listening(config)
+        self._doors, self._siblings = doors or Listening(config), siblings
         self.app_id = config.app_id
         self._open = False
         self.port = self.grpc_port = 0
         self._reloads = True
-        self._key = os.urandom(24).hex()
-        self._labels = dict(config.labels)
+        self._key = os.urandom(24).hex() if siblings is None else siblings.key
+        self._labels = dict(config.labels) if siblings is None else siblings.labels
         self._runtime: Runtime
         self._backlogs: Backlogs
         self._ring = ring or LogRing()
@@ -133,8 +137,29 @@ class Gateway(Life):
         if not self.proven:
             return ("identity",)
         if self.config.app_port is not None and not self._runtime.serving:
-            return ("app",)
+            elsewhere = self._siblings is not None and self._siblings.well
+            return () if elsewhere else ("app",)
         return ()
+
+    def end(self, *, force: bool = False) -> None:
+        """Begin to stop, as a client wants it: the gateway in other processes as well."""
+        if self._siblings is None:
+            self.shut_down(force=force)
+        else:
+            self._siblings.tell("stop", force)
+
+    def label(self, name: str, value: str) -> None:
+        """Show something in metadata."""
+        self._labels[name] = value
+        if self._siblings is not None:
+            self._siblings.tell("labelled", name, value)
+
+    async def drain_all(self) -> None:
+        """Take nothing more for the application, in other processes neither; returns once nothing is in flight."""
+        self.drain()
+        if self._siblings is not None:
+            await self._siblings.drained(self.config.drain)
+        await self.drained.wait()
 
     async def until_lost(self) -> str:
         """Wait until it has lost its backbone for good; give why."""
@@ -184,6 +209,14 @@ class Gateway(Life):
 
     async def metadata(self) -> dict[str, object]:
         """Give what ``GET metadata`` answers."""
+        own = await self._metadata()
+        return own if self._siblings is None else await self._siblings.metadata(own)
+
+    async def _drained(self) -> None:
+        self.drain()
+        await self.drained.wait()
+
+    async def _metadata(self) -> dict[str, object]:
         async with asyncio.TaskGroup() as asking:  # Either may wait for a server that is silent.
             health = asking.create_task(self._runtime.health(), name="metadata-health")
             looking = asking.create_task(self._backlogs.look(), name="metadata-backlogs")
@@ -300,30 +333,34 @@ class Gateway(Life):
         async with AsyncExitStack() as stack:
             # Left last: what a collector takes at the end is none of the time to drain.
             last = await stack.enter_async_context(AsyncExitStack())
-            self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
+            self._runtime = runtime = await stack.enter_async_context(self._made_of(settings))
             self._look_after(runtime)
             await last.enter_async_context(spans_sent(runtime, lambda: 0.0 if self.forced else math.inf))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
             metrics = self._metrics
+            if self._siblings is not None:
+                await stack.enter_async_context(self._joined(self._siblings))
             api = build_api(runtime, config, self, self._labels, _message)
             handler = await stack.enter_async_context(self._answering(api))
             self.port = await stack.enter_async_context(self._doors.http(handler, self.grace))
             grpc = self._doors.grpc(api, self.port, metrics, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
             if metrics is not None:
-                told = partial(metrics.told, runtime, self._backlogs)
+                told = partial(metrics.told, runtime, self._backlogs, self._siblings)
                 self.metrics_port = await stack.enter_async_context(self._doors.metrics(told))
             await stack.enter_async_context(self._answering_others(api))
             self._open = True
-            if config.registered:
+            if self._siblings is not None:
+                self._siblings.opened(self._entry())
+            elif config.registered:
                 stack.enter_context(registered(config.home, self._entry()))
             http, grpc_at = (socket_path(config, each) for each in ("http", "grpc"))
             where = f"{http or self.port}, for gRPC on {grpc_at or self.grpc_port}"
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
             if config.dashboard is not None:
                 config.dashboard.announce(self.port)
-            await stack.enter_async_context(listening_in_public(config, self))
+            await stack.enter_async_context(self._doors.public(self))
             inbound = await stack.enter_async_context(self._inbound())
             async with AsyncExitStack() as serving:
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
@@ -341,9 +378,20 @@ class Gateway(Life):
             self.drained.set()
             await self.outlive()
 
+    def _made_of(self, settings: NodeSettings) -> Runtime:
+        if self._siblings is not None:
+            self._siblings.check(settings)
+        return Runtime(settings, Registry(), grace=self.grace, part=self._siblings)
+
+    def _joined(self, siblings: Siblings) -> AbstractAsyncContextManager[None]:
+        """Let the other workers ask and tell this one."""
+        metrics = self._metrics
+        counted = None if metrics is None else partial(metrics.counted, self._runtime, self._backlogs)
+        return siblings.joined(self.shut_down, self._drained, self._metadata, self.views.process, counted)
+
     def _look_after(self, runtime: Runtime) -> None:
         self._backlogs = Backlogs(runtime.services)
-        self.views = Views(runtime, self.config, self._backlogs, self._ring, self._listens)
+        self.views = Views(runtime, self.config, self._backlogs, self._ring, self._listens, self._siblings)
 
     def _answering_others(self, api: API) -> AbstractAsyncContextManager[None]:
         """Answer other nodes, as long as what is in flight may take at the end."""
@@ -386,7 +434,7 @@ class Gateway(Life):
         # In a thread: what gRPC stands on takes a tenth of a second to load.
         through = _through(self._runtime, "app_http_pipeline")
         around = towards_application(through, config.app_id, config.max_body_bytes)
-        async with await loaded(partial(application_of, config, around)) as application:
+        async with await loaded(partial(application_of, config, around, self._siblings)) as application:
             self._application = application
             application.recorder = None if self._metrics is None else self._metrics.recorder
             application.watch()

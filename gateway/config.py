@@ -13,6 +13,8 @@ __all__ = [
     "APP_PROTOCOLS",
     "CLOSE_SECONDS",
     "DEFAULT_BACKBONE",
+    "GRPC_PORT",
+    "METRICS_PORTS",
     "ON_GRPC",
     "AppProtocol",
     "DashboardConfig",
@@ -25,6 +27,9 @@ __all__ = [
 
 MEBIBYTE = 1024 * 1024
 DEFAULT_BACKBONE = "embedded:"
+GRPC_PORT = 50001
+METRICS_PORTS = range(9090, 9190)
+"""Tried one after the other, where none was asked for; then any that is free."""
 AppProtocol = Literal["http", "https", "h2c", "grpc", "grpcs"]
 APP_PROTOCOLS: tuple[AppProtocol, ...] = get_args(AppProtocol)
 ON_GRPC: frozenset[AppProtocol] = frozenset(("grpc", "grpcs"))

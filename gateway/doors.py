@@ -7,18 +7,17 @@ and one of several applications on one port has that port's dispatch in place of
 from __future__ import annotations
 
 import logging
-import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.config import GatewayConfig
+from gateway.given import Given, socket_path
 from gateway.grpc.build import build_grpc
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.loading import Connections
+from gateway.http.public import Health, listening_in_public
 from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
 from gateway.metrics.endpoint import Scraped
@@ -28,20 +27,11 @@ from gateway.routes.route import API
 if TYPE_CHECKING:
     from gateway.metrics.endpoint import Metrics
 
-__all__ = ["Doors", "Grace", "Listening", "Sockets", "load_http2", "socket_path"]
+__all__ = ["Doors", "Grace", "Listening", "load_http2"]
 
 logger = logging.getLogger(__name__)
 
 Grace = Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Sockets:
-    """Sockets that listen already; empty where the gateway is to open its own."""
-
-    http: Sequence[socket.socket] = ()
-    grpc: Sequence[socket.socket] = ()
-    metrics: Sequence[socket.socket] = ()
 
 
 class Doors(Protocol):
@@ -56,18 +46,21 @@ class Doors(Protocol):
     def metrics(self, told: Callable[[], Awaitable[Told]]) -> AbstractAsyncContextManager[int]:
         """Answer who asks for metrics; gives the port."""
 
+    def public(self, health: Health) -> AbstractAsyncContextManager[None]:
+        """Answer who asks for health alone, where that is wanted."""
+
 
 class Listening:
     """What a gateway opens for itself, or was given open."""
 
-    def __init__(self, config: GatewayConfig, sockets: Sockets | None = None) -> None:
+    def __init__(self, config: GatewayConfig, given: Given | None = None) -> None:
         """Prepare.
 
         Args:
             config: The gateway's.
-            sockets: In place of the ports that it names; None = it opens these.
+            given: In place of what it would open; None = it opens that.
         """
-        self._config, self._sockets = config, sockets or Sockets()
+        self._config, self._given = config, given or Given()
         self._grpc_port = 0
 
     def http(self, handler: Handler, grace: Grace) -> AbstractAsyncContextManager[int]:
@@ -84,29 +77,29 @@ class Listening:
         path = socket_path(config, "http")
         if path is not None:
             _warn_of_ports(config)
-        return server.listening(config.listen, port, path, grace, self._sockets.http)
+        return server.listening(config.listen, port, path, grace, self._given.http, self._given.passing)
 
     def grpc(self, api: API, http_port: int, metrics: Metrics | None, grace: Grace) -> AbstractAsyncContextManager[int]:
         """Answer clients of gRPC; gives the port."""
         config = self._config
         path = socket_path(config, "grpc")
         load = partial(build_grpc, api, 0 if path else http_port, metrics=metrics)
-        return listening_for_grpc(load, config.listen, config.grpc_port, path, grace, self._sockets.grpc, self._note)
+        return listening_for_grpc(
+            load, config.listen, config.grpc_port, path, grace, self._given.grpc, self._note, self._given.passing
+        )
 
     def _note(self, port: int) -> None:
         self._grpc_port = port
 
     def metrics(self, told: Callable[[], Awaitable[Told]]) -> AbstractAsyncContextManager[int]:
         """Answer who asks for metrics; gives the port."""
-        scraped = Scraped()
+        scraped = Scraped(self._given.process)
         scraped.sources[self._config.app_id] = told
-        return listening_for_metrics(self._config, scraped.text, self._sockets.metrics)
+        return listening_for_metrics(self._config, scraped.text, self._given.metrics)
 
-
-def socket_path(config: GatewayConfig, what: str) -> Path | None:
-    """Give the socket file of ``http`` or ``grpc``; None = it is a port."""
-    folder = config.unix_socket_dir
-    return None if folder is None else folder / f"dapr-{config.app_id}-{what}.socket"
+    def public(self, health: Health) -> AbstractAsyncContextManager[None]:
+        """Answer who asks for health alone, where that is wanted."""
+        return listening_in_public(self._config, health, self._given.public)
 
 
 def _warn_of_ports(config: GatewayConfig) -> None:

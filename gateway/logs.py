@@ -27,9 +27,12 @@ __all__ = [
     "LEVELS",
     "OURS",
     "Bounded",
+    "Line",
+    "Lines",
     "LogRing",
     "Logged",
     "configure_logging",
+    "line_of",
     "quoted",
     "switch_level",
 ]
@@ -241,6 +244,18 @@ class Lines:
     missed: int
 
 
+def line_of(record: logging.LogRecord) -> tuple[str, str, str, str]:
+    """Give what is kept of a line: its time, level, logger and text."""
+    fields = "".join(f" {name}={quoted(value)}" for name, value in _fields(record).items())
+    text = _message(record) + fields
+    if record.exc_info:
+        text += f"\n{logging.Formatter().formatException(record.exc_info)}"[:MAX_MESSAGE]
+    text = text.encode("utf-8", "backslashreplace").decode()
+    when = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+    level = {"critical": "error"}.get(record.levelname.lower(), record.levelname.lower())
+    return when, level, record.name, text
+
+
 class LogRing:
     """Keeps the last lines of the log, at most a thousand and a mebibyte of them."""
 
@@ -252,16 +267,13 @@ class LogRing:
 
     def add(self, record: logging.LogRecord) -> None:
         """Keep a line."""
-        fields = "".join(f" {name}={quoted(value)}" for name, value in _fields(record).items())
-        text = _message(record) + fields
-        if record.exc_info:
-            text += f"\n{logging.Formatter().formatException(record.exc_info)}"[:MAX_MESSAGE]
-        text = text.encode("utf-8", "backslashreplace").decode()
-        when = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        level = {"critical": "error"}.get(record.levelname.lower(), record.levelname.lower())
+        self.keep(*line_of(record))
+
+    def keep(self, when: str, level: str, scope: str, text: str) -> None:
+        """Keep what `line_of` gives."""
         with self._lock:
             self._last += 1
-            self._lines.append(Line(self._last, when, level, record.name, text))
+            self._lines.append(Line(self._last, when, level, scope, text))
             self._bytes += len(text)
             while len(self._lines) > RING_LINES or (self._bytes > RING_BYTES and len(self._lines) > 1):
                 self._bytes -= len(self._lines.popleft().message)

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 from gateway.app import Gateway
 from gateway.config import CLOSE_SECONDS, GatewayConfig
 from gateway.doors import Doors, Listening
+from gateway.given import Given
 from gateway.logs import APPLICATION, Logged, LogRing, configure_logging, switch_level
 from mesh.errors import ConfigError, MeshError, Problem
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:
     from gateway.supplied import Agent
+    from gateway.workers.child import Worker
 
 __all__ = ["run"]
 
@@ -32,29 +34,50 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 
 
-async def run(*configs: GatewayConfig) -> int:
+async def run(*configs: GatewayConfig, worker: Worker | None = None) -> int:
     """Run gateways until they are told to stop; give the process's exit code.
 
     Args:
         configs: One for each application; app ids differ.
+        worker: What this process is of a gateway of several; None = it is all of it.
     """
     ring = configure_logging(configs[0])
     doors: Callable[[GatewayConfig], Doors] = Listening
     async with AsyncExitStack() as stack:
+        given = None
+        if worker is not None:
+            await stack.enter_async_context(worker.running())
+            configs, given = worker.own(configs), worker.given
+            doors = lambda config: Listening(config, given[config.app_id])  # noqa: E731
         if len(configs) > 1:
             from gateway.shared_port import opened
 
-            doors = await stack.enter_async_context(opened(configs))
-        return await _Life(configs, ring, doors).run()
+            of = (lambda config: given[config.app_id]) if given is not None else (lambda _: Given())
+            doors = await stack.enter_async_context(opened(configs, of))
+        life = _Life(configs, ring, doors, worker)
+        if worker is not None:
+            orphaned = await stack.enter_async_context(task_group())
+            watching = orphaned.create_task(life.stop_with(worker.closed), name="worker-orphaned")
+            stack.callback(watching.cancel)
+        return await life.run()
 
 
 class _Life:
     def __init__(
-        self, configs: Sequence[GatewayConfig], ring: LogRing | None, doors: Callable[[GatewayConfig], Doors]
+        self,
+        configs: Sequence[GatewayConfig],
+        ring: LogRing | None,
+        doors: Callable[[GatewayConfig], Doors],
+        worker: Worker | None,
     ) -> None:
         self._configs, self._doors = configs, doors
+        self._siblings = {} if worker is None else worker.siblings
         several = len(configs) > 1
-        self._rings = {each.app_id: LogRing() if several else ring for each in configs}
+        self._rings: dict[str, LogRing | None]
+        if worker is None:
+            self._rings = {each.app_id: LogRing() if several else ring for each in configs}
+        else:
+            self._rings = {app_id: each.ring for app_id, each in worker.siblings.items()}
         self._running: dict[str, Gateway] = {}
         self._lives: list[asyncio.Task[int]] = []
         self._opened: set[str] = set()
@@ -67,9 +90,8 @@ class _Life:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGUSR1, switch_level, self._configs[0].log_level)
-        live = (
-            self._kept if len(self._configs) > 1 else self._once if self._configs[0].supply is None else self._supplied
-        )
+        supplied = self._configs[0].supply is not None
+        live = self._kept if len(self._configs) > 1 else self._supplied if supplied else self._once
         async with task_group() as tasks:
             self._lives = [tasks.create_task(live(each), name=f"gateway-{each.app_id}") for each in self._configs]
         return max(life.result() for life in self._lives)
@@ -92,6 +114,13 @@ class _Life:
     def _outlived(self) -> bool:
         """Tell whether one has drained, and waits for its application: the next signal ends that alone."""
         return any(each.draining.is_set() and not each.stopping.is_set() for each in self._running.values())
+
+    async def stop_with(self, closed: asyncio.Event) -> None:
+        """Stop once the parent has gone."""
+        await closed.wait()
+        if not self._ending.is_set():
+            logger.error("this worker ends, as the process that started it has gone")
+            self.stop()
 
     def _end(self) -> None:
         logger.warning("ended without closing all connections: it took more than %g s", CLOSE_SECONDS)
@@ -134,7 +163,10 @@ class _Life:
 
     async def _once(self, config: GatewayConfig, agent: Agent | None = None) -> int:
         """Run one gateway until it is told to stop, or cannot go on; gives its exit code."""
-        gateway = Gateway(config, self._rings[config.app_id], self._doors(config), agent)
+        siblings = self._siblings.get(config.app_id)
+        gateway = Gateway(config, self._rings[config.app_id], self._doors(config), siblings, agent)
+        if siblings is not None:
+            APPLICATION.set(Logged(config.app_id, siblings.ring))
         loop, life = asyncio.get_running_loop(), asyncio.current_task()
         assert life is not None
         self._running[config.app_id] = gateway

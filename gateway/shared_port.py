@@ -7,16 +7,18 @@ A request with the token of an application whose gateway is not there now gets 5
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gateway.api_tokens import Admitted
 from gateway.config import GatewayConfig, sharing
-from gateway.doors import Doors, Grace, Listening, Sockets, load_http2
+from gateway.doors import Doors, Grace, Listening, load_http2
+from gateway.given import Given
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.middleware import HEALTH
+from gateway.http.public import Health, listening_in_public
 from gateway.http.response import Answered, Response, json_response
 from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
@@ -42,13 +44,13 @@ Served = Callable[["ServerRequest", "Peer"], Awaitable[None]]
 
 @asynccontextmanager
 async def opened(
-    configs: Sequence[GatewayConfig], sockets: Callable[[GatewayConfig], Sockets] = lambda _: Sockets()
+    configs: Sequence[GatewayConfig], given: Callable[[GatewayConfig], Given] = lambda _: Given()
 ) -> AsyncIterator[Callable[[GatewayConfig], Doors]]:
     """Listen where several applications are asked for together, and give where each one's gateway listens.
 
     Args:
         configs: Of all applications.
-        sockets: Gives those of a gateway that are open already; of what is shared, they are with the first application.
+        given: Gives those of a gateway that are open already; of what is shared, they are with the first application.
 
     Raises:
         ConfigError: A port is taken.
@@ -56,18 +58,21 @@ async def opened(
     async with AsyncExitStack() as stack:
         shared: dict[str, _Port] = {}
         for group in sharing(configs):
-            port = _Port(group, sockets(group[0]))
+            port = _Port(group, given(group[0]))
             await stack.enter_async_context(port.listening())
             shared |= {each.app_id: port for each in group}
-        scraped, metrics_port = Scraped(), 0
+        scraped, metrics_port = Scraped(given(configs[0]).process), 0
         if configs[0].metrics:
-            listening = listening_for_metrics(configs[0], scraped.text, sockets(configs[0]).metrics)
+            listening = listening_for_metrics(configs[0], scraped.text, given(configs[0]).metrics)
             metrics_port = await stack.enter_async_context(listening)
 
+        together = _Together(each.app_id for each in configs)
+        await stack.enter_async_context(listening_in_public(configs[0], together, given(configs[0]).public))
+
         def doors(config: GatewayConfig) -> Doors:
-            given = config, sockets(config), scraped, metrics_port
+            made = config, given(config), scraped, metrics_port, together
             port = shared.get(config.app_id)
-            return _OfSeveral(*given) if port is None else _OnOnePort(port, *given)
+            return _OfSeveral(*made) if port is None else _OnOnePort(port, *made)
 
         yield doors
 
@@ -75,8 +80,8 @@ async def opened(
 class _Port:
     """One port of HTTP, and one of gRPC, for some applications."""
 
-    def __init__(self, configs: Sequence[GatewayConfig], sockets: Sockets) -> None:
-        self._configs, self._sockets = configs, sockets
+    def __init__(self, configs: Sequence[GatewayConfig], given: Given) -> None:
+        self._configs, self._given = configs, given
         self._tokens = {each.app_id: Admitted(each.tokens) for each in configs}
         self.http: dict[str, Handler] = {}
         self.grpc: dict[str, Callable[[], Served]] = {}
@@ -86,7 +91,7 @@ class _Port:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Listen; leaving closes what is still open."""
-        first, given = self._configs[0], self._sockets
+        first, given = self._configs[0], self._given
         load = partial(load_http2, config=first, grpc_port=lambda: self.grpc_port) if first.h2c else None
         server = HTTPServer(
             self._answer,
@@ -95,10 +100,18 @@ class _Port:
             load_http2=load,
         )
         async with AsyncExitStack() as stack:
-            listening = server.listening(first.listen, first.http_port, None, lambda: CLOSING_SECONDS, given.http)
+            listening = server.listening(
+                first.listen, first.http_port, None, lambda: CLOSING_SECONDS, given.http, given.passing
+            )
             self.http_port = await stack.enter_async_context(listening)
             grpc = listening_for_grpc(
-                self._load_grpc, first.listen, first.grpc_port, None, lambda: CLOSING_SECONDS, given.grpc
+                self._load_grpc,
+                first.listen,
+                first.grpc_port,
+                None,
+                lambda: CLOSING_SECONDS,
+                given.grpc,
+                passing=given.passing,
             )
             self.grpc_port = await stack.enter_async_context(grpc)
             yield
@@ -164,12 +177,48 @@ def _away(app_id: str) -> Response:
     return json_response(told, 503)
 
 
+class _Together:
+    """The health of all applications of the process."""
+
+    def __init__(self, app_ids: Iterable[str]) -> None:
+        self.of: dict[str, Health | None] = dict.fromkeys(app_ids)
+
+    @property
+    def outbound_ready(self) -> bool:
+        return all(each is not None and each.outbound_ready for each in self.of.values())
+
+    @property
+    def not_ready(self) -> Sequence[str]:
+        missing = []
+        for app_id, each in self.of.items():
+            missing += [f"{app_id}: {what}" for what in (("gateway",) if each is None else each.not_ready)]
+        return missing
+
+    async def drain_all(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for each in list(self.of.values()):
+                if each is not None:
+                    tasks.create_task(each.drain_all(), name="public-drain")
+
+
 class _OfSeveral(Listening):
     """Of one application of several: all of them are scraped together."""
 
-    def __init__(self, config: GatewayConfig, sockets: Sockets, scraped: Scraped, metrics_port: int) -> None:
-        super().__init__(config, sockets)
+    def __init__(
+        self, config: GatewayConfig, given: Given, scraped: Scraped, metrics_port: int, together: _Together
+    ) -> None:
+        super().__init__(config, given)
         self._app_id, self._scraped, self._metrics_port = config.app_id, scraped, metrics_port
+        self._together = together
+
+    @asynccontextmanager
+    async def public(self, health: Health) -> AsyncIterator[None]:
+        """Answer who asks for the health of all applications."""
+        self._together.of[self._app_id] = health
+        try:
+            yield
+        finally:
+            self._together.of[self._app_id] = None
 
     @asynccontextmanager
     async def metrics(self, told: Callable[[], Awaitable[Told]]) -> AsyncIterator[int]:

@@ -124,9 +124,13 @@ class Kubernetes:
 
         async with self._cluster() as cluster:
             pods = await looking.pods_of(cluster, namespace, f"app.kubernetes.io/name={objects.DASHBOARD}")
-            running = [each["metadata"]["name"] for each in pods if (each.get("status") or {}).get("phase") == "Running"]
+            running = [
+                each["metadata"]["name"] for each in pods if (each.get("status") or {}).get("phase") == "Running"
+            ]
             if not running:
-                raise ConfigError(Problem(f"no dashboard runs in {namespace}; see: mesh upgrade -k --set dashboard=true"))
+                raise ConfigError(
+                    Problem(f"no dashboard runs in {namespace}; see: mesh upgrade -k --set dashboard=true")
+                )
             port = objects.DASHBOARD_PORT
             async with forwarding.forwarding(cluster, namespace, running[0], port, here) as listening:
                 yield listening
@@ -147,7 +151,10 @@ class Kubernetes:
 
         gone = []
         async with self._cluster() as cluster:
-            for path in (f"/apis/apps/v1/namespaces/{namespace}/deployments", f"/api/v1/namespaces/{namespace}/services"):
+            for path in (
+                f"/apis/apps/v1/namespaces/{namespace}/deployments",
+                f"/api/v1/namespaces/{namespace}/services",
+            ):
                 for each in await cluster.list(path, {"labelSelector": f"{RUN}={run}"}):
                     await cluster.delete(f"{path}/{each['metadata']['name']}")
                     gone.append(f"{path.rpartition('/')[2]} {each['metadata']['name']}")
@@ -159,6 +166,13 @@ class Kubernetes:
 
         async with self._cluster() as cluster:
             return await looking.roots(cluster, namespace)
+
+    async def renew_root(self, namespace: str) -> bytes:
+        """Have certificates issued by a new root, beside which the former ones are trusted; give all, PEM."""
+        from bindings.kubernetes.delivery.trusting import renew
+
+        async with self._cluster() as cluster:
+            return await renew(cluster, namespace)
 
     def annotations(self) -> Mapping[str, str]:
         """Give each annotation by the option that sets it."""

@@ -27,7 +27,9 @@ def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
     if not found.kubernetes:
-        raise UsageError("a Configuration is a file here: mesh check FILE reads it; of a cluster: mesh configurations -k")
+        raise UsageError(
+            "a Configuration is a file here: mesh check FILE reads it; of a cluster: mesh configurations -k"
+        )
     from gateway.cli import cluster
 
     return cluster.configurations(found)

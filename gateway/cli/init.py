@@ -59,7 +59,9 @@ def add_installation(made: Parser) -> None:
     """Add what says how an installation in a cluster is to be."""
     made.add_kubernetes("with -k: where it goes (mesh-system)")
     made.add_argument("--set", action="append", metavar="NAME=VALUE", help="with -k: a setting; repeatable")
-    made.add_argument("--dry-run", action="store_true", help="with -k: have the API server check it, and change nothing")
+    made.add_argument(
+        "--dry-run", action="store_true", help="with -k: have the API server check it, and change nothing"
+    )
     made.add_argument("--timeout", metavar="SECONDS", help="with -k: how long to wait (300)")
     made.add_argument("--runtime-version", metavar="TAG", help="with -k: tag of the image")
     made.add_argument("--image-registry", metavar="HOST", help="with -k: where images are loaded from")

@@ -89,7 +89,11 @@ def parser() -> Parser:
         help="of this application alone; repeatable",
     )
     made.add_argument(
-        "-n", "--lines", default=LINES, metavar="N", help=f"the last ones of each log ({LINES}); with -k also a namespace"
+        "-n",
+        "--lines",
+        default=LINES,
+        metavar="N",
+        help=f"the last ones of each log ({LINES}); with -k also a namespace",
     )
     made.add_argument(
         "--level", choices=LEVELS, default="debug", help="lines of this level and above, where they say it"

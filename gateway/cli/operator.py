@@ -33,7 +33,9 @@ def parser() -> Parser:
     made.add_argument("--namespace", metavar="NAME", help="its own (NAMESPACE, or mesh-system)")
     made.add_argument("--backbone", metavar="URL", help="where it meets gateways (MESH_BACKBONE)")
     made.add_argument("--gateway-backbone", metavar="URL", help="what gateways are given, if it is another")
-    made.add_argument("--gateway-image", metavar="IMAGE", help="what pods are given; without it, they are given nothing")
+    made.add_argument(
+        "--gateway-image", metavar="IMAGE", help="what pods are given; without it, they are given nothing"
+    )
     made.add_argument("--gateway-image-pull-policy", metavar="POLICY", help="when it is loaded")
     made.add_argument("--trust-domain", metavar="DOMAIN", default="cluster.local", help="begins identities")
     made.add_argument("--trust-mode", metavar="MODE", default="strict", help="strict, permissive or off (strict)")

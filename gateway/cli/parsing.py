@@ -112,7 +112,9 @@ class Parser(argparse.ArgumentParser):
             names: Of the option for it.
         """
         self.for_clusters = True
-        self.add_argument("-k", "--kubernetes", action="store_true", help="of a cluster of Kubernetes: docs/kubernetes.md")
+        self.add_argument(
+            "-k", "--kubernetes", action="store_true", help="of a cluster of Kubernetes: docs/kubernetes.md"
+        )
         if namespace:
             self.add_argument(*(names or ("-n", "--namespace")), metavar="NAME", help=namespace)
 

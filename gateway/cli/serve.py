@@ -27,7 +27,9 @@ __all__ = ["main", "parse_gateway", "serve"]
 # Python looks for garbage whenever so many objects more have come than gone. Its 700 are a few requests in flight, and
 # took a tenth of the time of each. What waits for a look are cycles: a request leaves none, nor does one that fails.
 YOUNG_OBJECTS = 10_000
-MAX_WORKERS = 64
+MAX_WORKERS = 64  # `gateway.workers.descriptors.MAX_SLOTS`.
+VARIABLE = "MESH_WORKER"
+"""Tells a process which of several workers it is; the one that starts them sets it."""
 _SEVERAL = "one of several applications, with options of its own behind commas: docs/many.md"
 
 
@@ -81,7 +83,22 @@ def main(words: Sequence[str]) -> int:
         return 2
     for warning in warnings:
         note(f"warning: {warning}")
+    if workers > 1 and VARIABLE not in os.environ:
+        return _with_workers(configs, words, workers)
     return serve(*configs)
+
+
+def _with_workers(configs: Sequence[GatewayConfig], words: Sequence[str], workers: int) -> int:
+    for config in configs:
+        if config.backbone.partition(":")[0] == "memory":
+            complain("--workers: memory: is a broker in one process, and workers are several; name another")
+            return 2
+    from gateway.workers.parent import run_workers
+
+    try:
+        return asyncio.run(run_workers(configs, words, workers))
+    except KeyboardInterrupt:
+        return 130
 
 
 def serve(*configs: GatewayConfig) -> int:
@@ -104,7 +121,12 @@ def _run(configs: Sequence[GatewayConfig]) -> int:
     gc.enable()
 
     async def running() -> int:
-        return await run(*configs)
+        worker = None
+        if VARIABLE in os.environ:
+            from gateway.workers.child import worker_of
+
+            worker = worker_of(os.environ)
+        return await run(*configs, worker=worker)
 
     try:
         import uvloop

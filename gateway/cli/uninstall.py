@@ -26,7 +26,9 @@ _OURS = ("backbone", "run", "state", "subscriptions")
 
 def parser() -> Parser:
     """Describe the command line."""
-    made = Parser("mesh uninstall", description="Remove stored data of the embedded backbone, or what is installed in a cluster.")
+    made = Parser(
+        "mesh uninstall", description="Remove stored data of the embedded backbone, or what is installed in a cluster."
+    )
     made.add_argument("--all", action="store_true", help="remove the data; without it nothing is removed")
     made.add_argument("-y", "--yes", action="store_true", help="do not ask")
     made.add_argument("--dev", action="store_true", help=argparse.SUPPRESS)

@@ -16,7 +16,9 @@ __all__ = ["parser", "run"]
 
 def parser() -> Parser:
     """Describe the command line."""
-    made = Parser("mesh upgrade", description="Change what is installed in a cluster; what is not given stays as it is.")
+    made = Parser(
+        "mesh upgrade", description="Change what is installed in a cluster; what is not given stays as it is."
+    )
     add_installation(made)
     made.add_argument("--image-variant", help=argparse.SUPPRESS)
     return made

@@ -20,10 +20,10 @@ from gateway.http.server import HTTPServer
 from mesh.errors import ConfigError
 
 if TYPE_CHECKING:
-    import asyncio
+    import socket
     from collections.abc import Sequence
 
-__all__ = ["ALIVE", "DRAIN", "DRAIN_KEY_HEADER", "listening_in_public"]
+__all__ = ["ALIVE", "DRAIN", "DRAIN_KEY_HEADER", "Health", "listening_in_public"]
 
 ALIVE = "/v1.0/healthz/alive"
 DRAIN = "/v1.0/mesh/drain"
@@ -34,13 +34,7 @@ MAX_HEADER_BYTES = 16 * 1024
 
 
 class Health(Protocol):
-    """What is told of a gateway.
-
-    Attributes:
-        drained: Set once nothing is in flight for the application, and nothing more is taken.
-    """
-
-    drained: asyncio.Event
+    """What is told of a gateway."""
 
     @property
     def outbound_ready(self) -> bool:
@@ -50,13 +44,20 @@ class Health(Protocol):
     def not_ready(self) -> Sequence[str]:
         """What is missing until everything works."""
 
-    def drain(self) -> None:
-        """Take nothing more for the application."""
+    async def drain_all(self) -> None:
+        """Take nothing more for the application; returns once nothing is in flight."""
 
 
 @asynccontextmanager
-async def listening_in_public(config: GatewayConfig, health: Health) -> AsyncIterator[None]:
+async def listening_in_public(
+    config: GatewayConfig, health: Health, sockets: Sequence[socket.socket] = ()
+) -> AsyncIterator[None]:
     """Answer on the public port, if there is one.
+
+    Args:
+        config: Of the gateway.
+        health: What is told of it.
+        sockets: Listen already, in place of the port; they are closed here at the end.
 
     Raises:
         ConfigError: It is taken, or there is no such address.
@@ -77,7 +78,10 @@ async def listening_in_public(config: GatewayConfig, health: Health) -> AsyncIte
     host, port = config.public_listen, config.public_port
     try:
         try:
-            await web.TCPSite(runner, host, port).start()
+            if not sockets:
+                await web.TCPSite(runner, host, port).start()
+            for each in sockets:
+                await web.SockSite(runner, each).start()
         except OSError as error:
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
             text = f"cannot listen on {host}, port {port}, for probes: {why}; --dapr-public-port sets another"
@@ -95,8 +99,7 @@ async def _answer(request: web.BaseRequest, config: GatewayConfig, health: Healt
         given = request.headers.get(DRAIN_KEY_HEADER, "").encode("utf-8", "surrogateescape")
         if config.drain_key is None or not hmac.compare_digest(given, config.drain_key.encode()):
             raise APIError(401, "ERR_DRAIN_KEY", f"the header {DRAIN_KEY_HEADER} is not what MESH_DRAIN_KEY says")
-        health.drain()
-        await health.drained.wait()
+        await health.drain_all()
     elif path == "/v1.0/healthz":
         if missing := health.not_ready:
             raise APIError(500, "ERR_HEALTH_NOT_READY", f"dapr is not ready: [{' '.join(missing)}]")

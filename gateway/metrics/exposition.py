@@ -7,7 +7,6 @@ Source: Prometheus, exposition formats, text format 0.0.4; process metrics as of
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -20,7 +19,7 @@ from gateway.metrics.table import METRICS, NAMESPACE, Metric
 if TYPE_CHECKING:
     from gateway.metrics.settings import Rules
 
-__all__ = ["CONTENT_TYPE", "Measured", "Told", "exposed", "process_lines", "process_now"]
+__all__ = ["CONTENT_TYPE", "Measured", "Told", "exposed", "process_lines"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Measured = Mapping[str, Sequence[tuple[tuple[str, ...], Series]]]
@@ -121,22 +120,6 @@ def _escaped(value: str) -> str:
 
 def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(float(value))
-
-
-def process_now() -> dict[str, float]:
-    """Measure this process."""
-    import psutil  # Takes some milliseconds, when somebody asks.
-
-    process = psutil.Process()
-    with process.oneshot():
-        spent, memory = process.cpu_times(), process.memory_info()
-        return {
-            "process_cpu_seconds_total": spent.user + spent.system,
-            "process_resident_memory_bytes": memory.rss,
-            "process_virtual_memory_bytes": memory.vms,
-            "process_start_time_seconds": process.create_time(),
-            "process_open_fds": process.num_fds() if os.name == "posix" else 0,
-        }
 
 
 _PROCESS = {

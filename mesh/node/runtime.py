@@ -49,7 +49,7 @@ from mesh.node.components import (
     tell_unanswered,
 )
 from mesh.node.description import ComponentDescription, NodeDescription
-from mesh.node.directory import Directory
+from mesh.node.directory import Directory, Part
 from mesh.node.health import ComponentStatus, Health
 from mesh.node.inbound import Serve, inbound
 from mesh.node.places import Places, file_component
@@ -106,6 +106,7 @@ class Runtime(Steps):
         blocks: Sequence[Block] = BLOCKS,
         *,
         grace: Callable[[], float | None] = lambda: None,
+        part: Part | None = None,
     ) -> None:
         """Prepare; entering connects.
 
@@ -114,10 +115,11 @@ class Runtime(Steps):
             registry: What is installed.
             blocks: The table.
             grace: Gives the seconds for what is in flight at the end; None = as long as its deadlines say.
+            part: Which of several processes that are the node this one is; None = it is the node.
         """
         super().__init__()
         self.settings = settings
-        self._grace = grace
+        self._grace, self._part = grace, part
         self.caller = Caller(settings.namespace, settings.app_id)
         self.counters = settings.observer if isinstance(settings.observer, Counters) else Counters()
         self.conditions = Conditions(settings.observer)
@@ -133,7 +135,7 @@ class Runtime(Steps):
         self._blocks = blocks
         self._components = Components()
         self._health = Health(self._components)
-        self._serve = Serve()
+        self._serve = Serve() if part is None else Serve(told=part.serves)
         self._parts: Parts
         self._places: Places
         self._directory: Directory
@@ -199,7 +201,7 @@ class Runtime(Steps):
         self._places = await enter(Places(self.broker, self._components, registry, settings))
         guard = await enter(proving(settings.trust, *named, registry, self._observer, self.conditions))
         self.exchange = await enter(Exchange(self.broker, guard=guard))
-        self._directory = directory = Directory(self.exchange, settings.namespace)
+        self._directory = directory = Directory(self.exchange, settings.namespace, part=self._part)
         directory.describe = lambda: self.description.announced(problems=self.rights(self.caller).sights)
         await enter(directory.run())
         self.remote = Remote(self.exchange, directory, self.caller)
@@ -339,7 +341,8 @@ class Runtime(Steps):
             return None
         # An address such as 127.0.0.1 is another application on each machine that shares the directory.
         of = settings.namespace, settings.app_id, settings.application, socket.gethostname()
-        memory = Memory(home / "subscriptions", *of)
+        place = () if self._part is None else (str(self._part.slot),)
+        memory = Memory(home / "subscriptions", *of, *place)
         self._stack.callback(memory.close)
         return memory
 

@@ -51,7 +51,7 @@ __all__ = ["Answering", "answering"]
 
 logger = logging.getLogger(__name__)
 
-MAX_AT_ONCE = 512
+MAX_AT_ONCE = 1024
 MAX_AUTHENTICATING = 32
 MAX_KEYS = 8
 MAX_PODS = 100_000
@@ -60,7 +60,7 @@ FRESH_SECONDS = 120.0
 SOURCE_SECONDS = 10.0
 GATHER_SECONDS = 0.5
 SPREAD_SECONDS = 1.0
-BURST, REFILL_SECONDS = 10.0, 3.0
+BURST, REFILL_SECONDS = 10.0, 1.0
 QUIET_SECONDS = 10.0
 _asks = msgspec.msgpack.Decoder(Ask)
 _envelopes = msgspec.msgpack.Decoder(Envelope)

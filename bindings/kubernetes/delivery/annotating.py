@@ -54,7 +54,9 @@ def annotated(text: str, given: Mapping[str, str], resource: str | None, namespa
         annotations = at.setdefault("metadata", {}).setdefault("annotations", {})
         own = {"dapr.io/enabled": "true", **given}
         if "dapr.io/app-id" not in annotations and "dapr.io/app-id" not in own:
-            own["dapr.io/app-id"] = "-".join(filter(None, (about.get("namespace"), each["kind"].lower(), about.get("name"))))
+            own["dapr.io/app-id"] = "-".join(
+                filter(None, (about.get("namespace"), each["kind"].lower(), about.get("name")))
+            )
         annotations.update(own)
         changed += 1
     if not changed:

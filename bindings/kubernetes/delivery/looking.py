@@ -87,7 +87,9 @@ def _application(pod: Record) -> Record:
 async def resources(cluster: Cluster, kind: str, namespace: str | None, name: str | None) -> list[Record]:
     """List resources of a kind, with what the operator says of each."""
     known = KINDS[kind]
-    path = known.path if namespace is None else known.path.replace(known.plural, f"namespaces/{namespace}/{known.plural}")
+    path = (
+        known.path if namespace is None else known.path.replace(known.plural, f"namespaces/{namespace}/{known.plural}")
+    )
     found = await cluster.get(path)
     if found is None:
         raise ClusterError(f"the cluster has no {kind} of dapr.io; see: mesh init -k", 404)
@@ -140,7 +142,7 @@ async def roots(cluster: Cluster, namespace: str) -> bytes | None:
     """Give the certificates of whom gateways trust, PEM; None: there are no identities."""
     found = await cluster.get(f"/api/v1/namespaces/{namespace}/secrets/{SECRET}")
     data: dict[str, str] = (found or {}).get("data") or {}
-    return base64.b64decode(data["ca.crt"]) if "ca.crt" in data else None
+    return base64.b64decode(data["roots.pem"]) if "roots.pem" in data else None
 
 
 def component_types(found: Sequence[Record]) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal
 
 from bindings.kubernetes.delivery.settings import Settings
@@ -15,13 +16,26 @@ USER = 65532
 LABELS = {"app.kubernetes.io/part-of": "brokermesh", "app.kubernetes.io/managed-by": "brokermesh"}
 SELECTOR = {"app.kubernetes.io/name": NATS}
 
+_CONFIGURATION = f"""\
+server_name: $POD_NAME
+port: {CLIENTS}
+http_port: {MONITOR}
+lame_duck_grace_period: 5s
+lame_duck_duration: 30s
+jetstream {{
+  store_dir: /data
+}}
+"""
+
 
 def nats_url(namespace: str, replicas: object) -> str:
     """Give where gateways find it, and how many copies its streams have."""
     return f"nats://{NATS}.{namespace}.svc:{CLIENTS}?replicas={replicas}"
 
 
-def nats_objects(namespace: str, settings: Settings) -> list[tuple[Manifest, Literal["nats", "disk", "memory"]]]:
+def nats_objects(
+    namespace: str, settings: Settings
+) -> list[tuple[Manifest, Literal["nats", "alone", "three", "five", "disk", "memory"]]]:
     """Give its objects, and when each is there."""
     about = {"name": NATS, "namespace": namespace, "labels": {**LABELS, **SELECTOR}}
     names = (("clients", CLIENTS), ("routes", ROUTES), ("monitor", MONITOR))
@@ -41,15 +55,9 @@ def nats_objects(namespace: str, settings: Settings) -> list[tuple[Manifest, Lit
             },
             "nats",
         ),
-        (
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": about,
-                "data": {"nats.conf": _configuration(namespace)},
-            },
-            "nats",
-        ),
+        (_map(about, _CONFIGURATION), "alone"),
+        (_map(about, _CONFIGURATION + _routes(namespace, 3)), "three"),
+        (_map(about, _CONFIGURATION + _routes(namespace, 5)), "five"),
         (_set(about, settings, on_disk=True), "disk"),
         (_set(about, settings, on_disk=False), "memory"),
         (
@@ -65,23 +73,28 @@ def nats_objects(namespace: str, settings: Settings) -> list[tuple[Manifest, Lit
     ]
 
 
-def _configuration(namespace: str) -> str:
+def _map(about: Manifest, text: str) -> Manifest:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": {"nats.conf": text}}
+
+
+def _routes(namespace: str, servers: int) -> str:
+    routes = ", ".join(f"nats://{NATS}-{number}.{NATS}.{namespace}.svc:{ROUTES}" for number in range(servers))
     return f"""\
-server_name: $POD_NAME
-port: {CLIENTS}
-http_port: {MONITOR}
-lame_duck_grace_period: 5s
-lame_duck_duration: 20s
-jetstream {{
-  store_dir: /data
-}}
 cluster {{
   name: {NATS}
   port: {ROUTES}
-  # All servers stand behind this one name, which is asked for again until there are routes to all of them.
-  routes: [nats://{NATS}.{namespace}.svc:{ROUTES}]
+  # One connection to each other server: of several, which both sides open at once, one was seen to stay missing, and
+  # with it all of an account between two servers.
+  pool_size: -1
+  routes: [{routes}]
 }}
 """
+
+
+def _version(replicas: object) -> str:
+    """Give what is another when the configuration is, so that the servers are started anew, one after the other."""
+    digest = hashlib.sha256((_CONFIGURATION + _routes("", 5)).encode()).hexdigest()
+    return f"{digest[:12]}-{replicas}"
 
 
 def _set(about: Manifest, settings: Settings, *, on_disk: bool) -> Manifest:
@@ -120,7 +133,10 @@ def _set(about: Manifest, settings: Settings, *, on_disk: bool) -> Manifest:
         "podManagementPolicy": "Parallel",
         "selector": {"matchLabels": SELECTOR},
         "template": {
-            "metadata": {"labels": {**LABELS, **SELECTOR}},
+            "metadata": {
+                "labels": {**LABELS, **SELECTOR},
+                "annotations": {"mesh.configuration": _version(settings["nats.replicas"])},
+            },
             "spec": {
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,
