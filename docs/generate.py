@@ -25,7 +25,7 @@ from brokers.mqtt import MQTTBroker
 from brokers.nats import NatsBroker
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
-from docs import api, reference, schema
+from docs import api, chart, reference, schema
 from docs.limits import TABLES, table
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
 from gateway.cli.reference import INSTEAD
@@ -318,7 +318,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 }
 """What can be generated, by name."""
 
-WHOLE = (reference, schema)
+WHOLE = (reference, schema, chart)
 """What makes whole files; the folders that they are in hold nothing else."""
 
 
@@ -340,7 +340,7 @@ def changes() -> Mapping[Path, str | None]:
     """Give the files that are not as they would be made now, with their text; None where there would be no file."""
     made = {path: text for part in WHOLE for path, text in part.files().items()}
     folders = {path.parent for path in made}
-    there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    there = {path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file()}
     wanted: dict[Path, str | None] = dict.fromkeys(there - made.keys())
     wanted |= made
     wanted |= {page: rendered(page.read_text(encoding="utf-8")) for page in pages() if page.parent not in folders}
@@ -364,7 +364,7 @@ def main(arguments: list[str]) -> int:
             page.unlink()
             sys.stdout.write(f"{page.relative_to(ROOT)} removed\n")
         else:
-            page.parent.mkdir(exist_ok=True)
+            page.parent.mkdir(parents=True, exist_ok=True)
             page.write_text(text, encoding="utf-8")
             sys.stdout.write(f"{page.relative_to(ROOT)} written\n")
     return int(check and bool(changed))
