@@ -47,12 +47,14 @@ from gateway.settings import Reader, endpoint_client
 from gateway.views import Views
 from mesh import __version__
 from mesh.application import Headers
+from mesh.blocks.configuration import UNSUBSCRIBE
 from mesh.blocks.middleware import MiddlewareService
 from mesh.node.backlogs import Backlogs
 from mesh.node.description import NodeDescription
 from mesh.node.health import ComponentStatus
 from mesh.node.remote import Question
 from mesh.node.runtime import Runtime
+from mesh.operation import Context, Operation
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription
 from mesh.tasks import drained_within
@@ -154,6 +156,10 @@ class Gateway(Life):
         if self._siblings is not None:
             self._siblings.tell("labelled", name, value)
 
+    async def elsewhere(self, name: str, *arguments: object) -> bool:
+        """Have another process of the gateway do what this one cannot; False = none can."""
+        return self._siblings is not None and any(await self._siblings.others(name, *arguments))
+
     async def drain_all(self) -> None:
         """Take nothing more for the application, in other processes neither; returns once nothing is in flight."""
         self.drain()
@@ -211,6 +217,10 @@ class Gateway(Life):
         """Give what ``GET metadata`` answers."""
         own = await self._metadata()
         return own if self._siblings is None else await self._siblings.metadata(own)
+
+    async def _unsubscribe(self, store: str, subscription_id: str) -> object:
+        context = Context(self._runtime.caller)
+        return await self._runtime.run(Operation(UNSUBSCRIBE, store, subscription_id, context))
 
     async def _drained(self) -> None:
         self.drain()
@@ -387,7 +397,9 @@ class Gateway(Life):
         """Let the other workers ask and tell this one."""
         metrics = self._metrics
         counted = None if metrics is None else partial(metrics.counted, self._runtime, self._backlogs)
-        return siblings.joined(self.shut_down, self._drained, self._metadata, self.views.process, counted)
+        return siblings.joined(
+            self.shut_down, self._drained, self._metadata, self.views.process, counted, self._unsubscribe
+        )
 
     def _look_after(self, runtime: Runtime) -> None:
         self._backlogs = Backlogs(runtime.services)
@@ -421,6 +433,7 @@ class Gateway(Life):
             max_body_bytes=config.max_body_bytes,
             max_header_bytes=config.max_header_bytes,
             labels=config.labels,
+            token_file=str(config.tokens.api_file or ""),
             key=self._key,
         )
 
