@@ -13,28 +13,24 @@ import asyncio
 import logging
 import math
 import os
-import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from gateway.application import application_of
-from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.config import GatewayConfig
 from gateway.described import actors, backlog, subscription_as_told, without_nothing
+from gateway.doors import Doors, Listening, socket_path
 from gateway.export.opening import spans_sent
-from gateway.grpc.build import build_grpc
-from gateway.grpc.listener import listening_for_grpc
 from gateway.http.application import HTTPApplication, outside_service
-from gateway.http.loading import Connections, loaded
+from gateway.http.loading import loaded
 from gateway.http.middleware import Through, middleware_stage, towards_application
-from gateway.http.scraping import listening_for_metrics
-from gateway.http.server import Handler, HTTPServer
+from gateway.http.server import Handler
 from gateway.http.stages import staged, stages
-from gateway.logs import LogRing, configure_logging, switch_level
+from gateway.logs import LogRing
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
 from gateway.reload import FEATURE, look, watching
@@ -49,7 +45,6 @@ from gateway.views import Views
 from mesh import __version__
 from mesh.application import Headers
 from mesh.blocks.middleware import MiddlewareService
-from mesh.errors import ConfigError, MeshError
 from mesh.node.backlogs import Backlogs
 from mesh.node.description import NodeDescription
 from mesh.node.health import ComponentStatus
@@ -59,7 +54,7 @@ from mesh.registry import Registry
 from mesh.resources.subscription import Subscription
 from mesh.tasks import drained_within
 
-__all__ = ["Gateway", "run"]
+__all__ = ["Gateway"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +64,16 @@ ASK_SECONDS = 15.0
 class Gateway:
     """A running gateway."""
 
-    def __init__(self, config: GatewayConfig, ring: LogRing | None = None) -> None:
+    def __init__(self, config: GatewayConfig, ring: LogRing | None = None, doors: Doors | None = None) -> None:
         """Prepare; ``running`` starts.
 
         Args:
             config: What it is told.
             ring: The last lines of its log; None = nobody is told them.
+            doors: Where it listens; None = at what its configuration names.
         """
         self.config = config
+        self._doors = doors or Listening(config)
         self.app_id = config.app_id
         self._open = False
         self.stopping = asyncio.Event()
@@ -280,22 +277,16 @@ class Gateway:
         return staged(router, around)
 
     @asynccontextmanager
-    async def _answering(self, api: API) -> AsyncIterator[HTTPServer]:
-        """Give the server of all that answers requests: the chain, and the dashboard in front of it if there is one."""
-        config, handler = self.config, self._chain(api)
-        async with AsyncExitStack() as stack:
-            if config.dashboard is not None:
-                from gateway.dashboard.server import dashboard  # Nobody else has to load it.
+    async def _answering(self, api: API) -> AsyncIterator[Handler]:
+        """Give all that answers requests: the chain, and the dashboard in front of it if there is one."""
+        handler = self._chain(api)
+        if self.config.dashboard is None:
+            yield handler
+            return
+        from gateway.dashboard.server import dashboard  # Nobody else has to load it.
 
-                shown = dashboard(config, self._runtime, api, self.ask_node, handler)
-                handler = await stack.enter_async_context(shown)
-            load = partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port) if config.h2c else None
-            yield HTTPServer(
-                handler,
-                max_body_bytes=config.max_body_bytes,
-                max_header_bytes=config.max_header_bytes,
-                load_http2=load,
-            )
+        async with dashboard(self.config, self._runtime, api, self.ask_node, handler) as shown:
+            yield shown
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -320,31 +311,22 @@ class Gateway:
             runtime.allow_outside(outside_service)
             metrics = self._metrics
             api = build_api(runtime, config, self, self._labels, _message)
-            server = await stack.enter_async_context(self._answering(api))
-            socket_path = None
-            if config.unix_socket_dir is not None:
-                socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
-                _warn_of_ports(config)
-            own = config.dashboard
-            port = own.port() if own is not None and own.port is not None else config.http_port
-            listening = server.listening(config.listen, port, socket_path, self.grace)
-            self.port = await stack.enter_async_context(listening)
-            grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
-            load = partial(build_grpc, api, 0 if socket_path else self.port, metrics=metrics)
-            grpc = listening_for_grpc(load, config.listen, config.grpc_port, grpc_path, self.grace)
+            handler = await stack.enter_async_context(self._answering(api))
+            self.port = await stack.enter_async_context(self._doors.http(handler, self.grace))
+            grpc = self._doors.grpc(api, self.port, metrics, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
             if metrics is not None:
-                self.metrics_port = await stack.enter_async_context(
-                    listening_for_metrics(config, partial(metrics.text, runtime, self._backlogs))
-                )
+                text = partial(metrics.text, runtime, self._backlogs)
+                self.metrics_port = await stack.enter_async_context(self._doors.metrics(text))
             await stack.enter_async_context(self._answering_others(api))
             self._open = True
             if config.registered:
-                stack.enter_context(registered(config.home, self._entry(socket_path)))
-            where = f"{socket_path or self.port}, for gRPC on {grpc_path or self.grpc_port}"
+                stack.enter_context(registered(config.home, self._entry()))
+            http, grpc_at = (socket_path(config, each) for each in ("http", "grpc"))
+            where = f"{http or self.port}, for gRPC on {grpc_at or self.grpc_port}"
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
-            if own is not None:
-                own.announce(self.port)
+            if config.dashboard is not None:
+                config.dashboard.announce(self.port)
             async with AsyncExitStack() as serving:
                 streams = drained_within(runtime.streams.drained(), self.grace, "streams")
                 await serving.enter_async_context(streams)
@@ -371,16 +353,17 @@ class Gateway:
         told: dict[str, object] = {name: port for name, port in ports.items() if port}
         return {"addresses": list(self.config.listen) if folder is None else [str(folder)], **told}
 
-    def _entry(self, socket_path: Path | None) -> Run:
+    def _entry(self) -> Run:
         """Give what others on this machine are told."""
         config, node = self.config, self._runtime.description
+        path = socket_path(config, "http")
         return Run(
             app_id=node.app_id,
-            http_port=0 if socket_path else self.port,
+            http_port=0 if path else self.port,
             grpc_port=self.grpc_port,
             metrics_port=self.metrics_port,
             host=config.listen[0],
-            socket=str(socket_path) if socket_path else None,
+            socket=str(path) if path else None,
             app_port=config.app_port,
             namespace=node.namespace,
             max_body_bytes=config.max_body_bytes,
@@ -419,65 +402,8 @@ def _through(runtime: Runtime, section: str) -> Through:
     return partial(cast("MiddlewareService", runtime.services["middleware"]).through, section)
 
 
-def _warn_of_ports(config: GatewayConfig) -> None:
-    """Say which ports that were given have no effect beside a socket file."""
-    usual = GatewayConfig(config.app_id, config.home).http_port  # Which one that was given cannot be told from.
-    ports = {"--dapr-http-port": config.http_port, "--dapr-grpc-port": config.grpc_port}
-    given = [f"{name} {port}" for name, port in ports.items() if port and (name, port) != ("--dapr-http-port", usual)]
-    if given:
-        logger.warning("%s without effect: with --unix-domain-socket the API has no port", " and ".join(given))
-
-
-def _load_http2(handler: Handler, *, config: GatewayConfig, grpc_port: Callable[[], int]) -> Connections:
-    """Load what serves the HTTP API over HTTP/2."""
-    from gateway.grpc.ports import without_grpc
-    from gateway.http2.answering import Answering  # Takes some milliseconds, for clients of HTTP/2 alone.
-    from gateway.http2.server import HTTP2Connections
-
-    answering = Answering(handler, config.max_body_bytes, config.max_header_bytes)
-    return HTTP2Connections(without_grpc(answering.answer, grpc_port), config.max_header_bytes)
-
-
 def _message(name: str) -> Any:
     """Give the class of one of gRPC's messages."""
     from gateway.grpc.messages import message  # Takes some milliseconds, for clients that need it alone.
 
     return message(name)
-
-
-async def run(config: GatewayConfig) -> int:
-    """Run a gateway until it is told to stop; give the process's exit code."""
-    gateway = Gateway(config, configure_logging(config))
-    loop = asyncio.get_running_loop()
-    life = cast("asyncio.Task[int]", asyncio.current_task())
-
-    def stop() -> None:
-        if gateway.stopping.is_set():
-            life.cancel()  # Ends whatever is waited for: the start, deliveries, calls or open requests.
-            loop.call_later(CLOSE_SECONDS, end)
-        gateway.shut_down()
-
-    def end() -> None:
-        logger.warning("ended without closing all connections: it took more than %g s", CLOSE_SECONDS)
-        os._exit(int(gateway.forced or gateway.lost))
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGUSR1, switch_level, config.log_level)
-    try:
-        async with gateway.running():
-            await gateway.until_stopping()
-            # Many things close one after the other, each in its own time when a broker does not answer.
-            loop.call_later(gateway.grace() + CLOSE_SECONDS, end)
-    except asyncio.CancelledError:
-        if not gateway.forced:
-            raise
-        life.uncancel()  # Everything has been taken down, without waiting.
-    except ConfigError as error:
-        for problem in error.problems:
-            logger.error("%s", problem)  # noqa: TRY400 - the problem says it all
-        return 1
-    except MeshError as error:
-        logger.error("%s", error)  # noqa: TRY400 - the message is for people
-        return 1
-    return 1 if gateway.forced or gateway.lost else 0

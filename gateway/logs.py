@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -21,7 +22,17 @@ from gateway.config import GatewayConfig
 from mesh import __version__
 from mesh.telemetry import CURRENT
 
-__all__ = ["LEVELS", "OURS", "Bounded", "LogRing", "configure_logging", "quoted", "switch_level"]
+__all__ = [
+    "APPLICATION",
+    "LEVELS",
+    "OURS",
+    "Bounded",
+    "LogRing",
+    "Logged",
+    "configure_logging",
+    "quoted",
+    "switch_level",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +70,18 @@ def _message(record: logging.LogRecord) -> str:
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
 
 
+def _logged(app_id: str) -> str:
+    """Give the application that a line is of: the process's own, unless it has several."""
+    logged = APPLICATION.get()
+    return app_id if logged is None else logged.app_id
+
+
 class _Text(logging.Formatter):
     """``time="…" level=info msg="…" app_id=… scope=…``."""
 
     def __init__(self, app_id: str) -> None:
         super().__init__()
-        self._tail = f"app_id={app_id} instance={socket.gethostname()}"
+        self._app_id, self._tail = app_id, f"instance={socket.gethostname()}"
         self._ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
 
     def format(self, record: logging.LogRecord) -> str:
@@ -72,7 +89,7 @@ class _Text(logging.Formatter):
         fields = "".join(f" {name}={self._quoted(value)}" for name, value in _fields(record).items())
         text = (
             f'time="{when}" level={record.levelname.lower()} msg={self._quoted(_message(record))}'
-            f"{fields} {self._tail} scope={record.name} type=log ver={__version__}"
+            f"{fields} app_id={_logged(self._app_id)} {self._tail} scope={record.name} type=log ver={__version__}"
         )
         if record.exc_info:
             # Behind a tab, what others have said in it looks like no line of the log.
@@ -92,7 +109,8 @@ class _JSON(logging.Formatter):
 
     def __init__(self, app_id: str) -> None:
         super().__init__()
-        self._common = {"app_id": app_id, "instance": socket.gethostname(), "type": "log", "ver": __version__}
+        self._app_id = app_id
+        self._common = {"instance": socket.gethostname(), "type": "log", "ver": __version__}
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -100,6 +118,7 @@ class _JSON(logging.Formatter):
             "level": record.levelname.lower(),
             "msg": _message(record),
             "scope": record.name,
+            "app_id": _logged(self._app_id),
             **self._common,
             **_fields(record),
         }
@@ -266,6 +285,17 @@ class LogRing:
         return Lines(chosen, last if whole else chosen[-1].n, max(0, first - 1 - behind))
 
 
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One of several applications of a process: whose the lines are that are written in its context."""
+
+    app_id: str
+    ring: LogRing | None
+
+
+APPLICATION: ContextVar[Logged | None] = ContextVar("logged application", default=None)
+
+
 class _Kept(logging.StreamHandler[TextIO]):
     """Writes lines, and keeps them."""
 
@@ -275,7 +305,9 @@ class _Kept(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._ring.add(record)
+            logged = APPLICATION.get()
+            ring = self._ring if logged is None or logged.ring is None else logged.ring
+            ring.add(record)
         except Exception:  # noqa: BLE001 - as of any handler: who writes a wrong line must not fail for it
             self.handleError(record)
             return

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mesh.errors import ConfigError
 
-__all__ = ["BACKLOG", "bound", "listen_at"]
+__all__ = ["BACKLOG", "bound", "listen_at", "port_of", "serve_at"]
 
 BACKLOG = 2048
 LOCK_TRIES, LOCK_PAUSE = 100, 0.01
@@ -130,3 +130,15 @@ def bound(family: int, where: tuple[object, ...]) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def port_of(listening: socket.socket) -> int:
+    """Give the port of a socket; 0 for that of a file."""
+    return 0 if listening.family == socket.AF_UNIX else int(listening.getsockname()[1])
+
+
+async def serve_at(listening: socket.socket, make: Callable[[], asyncio.Protocol]) -> Callable[[], None]:
+    """Accept connections at a socket that listens already; give what ends that."""
+    loop = asyncio.get_running_loop()
+    serve = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
+    return (await serve(make, sock=listening, backlog=BACKLOG)).close

@@ -84,7 +84,7 @@ def serve(config: GatewayConfig) -> int:
 def _run(config: GatewayConfig) -> int:
     gc.disable()  # What is imported stays: to look through it again and again takes a tenth of the start.
     # By name, since importing the server is what takes long, and wrong flags are to be refused at once.
-    run = cast("Callable[[GatewayConfig], Awaitable[int]]", importlib.import_module("gateway.app").run)
+    run = cast("Callable[[GatewayConfig], Awaitable[int]]", importlib.import_module("gateway.process").run)
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
     gc.enable()

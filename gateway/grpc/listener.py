@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gateway.http.loading import Connections, Loading
-from gateway.socket_file import BACKLOG, bound, listen_at
+from gateway.socket_file import BACKLOG, bound, listen_at, port_of, serve_at
 from mesh.errors import ConfigError
 from mesh.tasks import task_group
 
@@ -33,6 +33,8 @@ async def listening_for_grpc(
     port: int | None,
     socket_path: Path | None,
     drain: Callable[[], float],
+    sockets: Sequence[socket.socket] = (),
+    note: Callable[[int], None] = lambda _: None,
 ) -> AsyncIterator[int]:
     """Accept clients of gRPC; give the port, 0 for a socket file.
 
@@ -44,16 +46,21 @@ async def listening_for_grpc(
         port: 0 = a free one; None = the usual one, or a free one if somebody has that.
         socket_path: A socket file instead.
         drain: Gives the seconds that open calls may take at the end.
+        sockets: Listen already, in place of all that; they are closed here at the end.
+        note: Is told the port.
 
     Raises:
         ConfigError: The port or the socket file is taken.
     """
     async with task_group() as tasks:
         loading = Loading(load, tasks)
-        if socket_path is not None:
+        if sockets:
+            port, ends = port_of(sockets[0]), [await serve_at(each, loading) for each in sockets]
+        elif socket_path is not None:
             port, ends = 0, [await listen_at(socket_path, loading)]
         else:
             port, ends = await _listen_at_any(loading, hosts, port)
+        note(port)
         try:
             yield port
         finally:

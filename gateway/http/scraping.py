@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -17,7 +17,7 @@ from gateway.config import GatewayConfig
 from gateway.http.response import Response
 from gateway.http.server import HTTPServer
 from gateway.metrics.exposition import CONTENT_TYPE
-from gateway.socket_file import bound
+from gateway.socket_file import bound, port_of
 from mesh.errors import ConfigError
 
 __all__ = ["PREFERRED_PORT", "listening_for_metrics"]
@@ -32,12 +32,15 @@ MAX_HEADER_BYTES = 16 * 1024
 
 
 @asynccontextmanager
-async def listening_for_metrics(config: GatewayConfig, text: Callable[[bool], Awaitable[bytes]]) -> AsyncIterator[int]:
+async def listening_for_metrics(
+    config: GatewayConfig, text: Callable[[bool], Awaitable[bytes]], sockets: Sequence[socket.socket] = ()
+) -> AsyncIterator[int]:
     """Answer whoever asks, by any path; give the port.
 
     Args:
         config: The gateway's.
         text: Gives the metrics as Prometheus reads them; given True, by gzip.
+        sockets: Listen already, in place of a port; they are closed here at the end.
 
     Raises:
         ConfigError: The port that was asked for is taken, or there is no such address.
@@ -54,7 +57,9 @@ async def listening_for_metrics(config: GatewayConfig, text: Callable[[bool], Aw
     runner = web.ServerRunner(server.connections(), shutdown_timeout=CLOSING_SECONDS)
     await runner.setup()
     try:
-        yield await _listen(config, runner)
+        for each in sockets:
+            await web.SockSite(runner, each).start()
+        yield port_of(sockets[0]) if sockets else await _listen(config, runner)
     finally:
         await runner.cleanup()
 

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import resource
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -26,7 +27,7 @@ from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.loading import Connections, Loading, hand_over
 from gateway.http.parser import RequestParser
 from gateway.http.response import Answered, Request, Response, render, split_target
-from gateway.socket_file import BACKLOG, listen_at
+from gateway.socket_file import BACKLOG, listen_at, port_of, serve_at
 from mesh.errors import ConfigError
 from mesh.tasks import task_group
 
@@ -347,7 +348,12 @@ class HTTPServer:
 
     @asynccontextmanager
     async def listening(
-        self, hosts: Sequence[str], port: int, socket_path: Path | None, drain: Callable[[], float]
+        self,
+        hosts: Sequence[str],
+        port: int,
+        socket_path: Path | None,
+        drain: Callable[[], float],
+        sockets: Sequence[socket.socket] = (),
     ) -> AsyncIterator[int]:
         """Accept connections; give the port.
 
@@ -358,6 +364,7 @@ class HTTPServer:
             port: TCP port.
             socket_path: A socket file instead.
             drain: Gives the seconds open requests may take at the end.
+            sockets: Listen already, in place of all that; they are closed here at the end.
         """
         server = self.connections()
         runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
@@ -365,16 +372,19 @@ class HTTPServer:
         async with task_group() as tasks:
             if self._load_http2 is not None:
                 server.http2 = Loading(partial(self._load_http2, self._handler), tasks)
-            end = None
+            ends: list[Callable[[], None]] = []
             try:
-                if socket_path is not None:
-                    end = await listen_at(socket_path, server)
+                if sockets:
+                    ends = [await serve_at(each, server) for each in sockets]
+                    port = port_of(sockets[0])
+                elif socket_path is not None:
+                    ends = [await listen_at(socket_path, server)]
                 else:
                     for host in hosts:
                         port = await _listen(runner, host, port, optional=host == IPV6_LOOPBACK and len(hosts) > 1)
                 yield port
             finally:
-                if end is not None:
+                for end in ends:
                     end()
                 for site in list(runner.sites):
                     await site.stop()

@@ -1,0 +1,134 @@
+"""The life of a gateway process: one application or several in it, until it is told to stop.
+
+Of several, each is a gateway of its own, with its own connection to the backbone, its own ports and its own resources:
+what one does is no other's. One that cannot start, or that has lost its backbone, is started anew while the others
+work on; one that was told to stop by its API stays away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+
+from gateway.app import Gateway
+from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.doors import Doors, Listening
+from gateway.logs import APPLICATION, Logged, LogRing, configure_logging, switch_level
+from mesh.errors import ConfigError, MeshError
+from mesh.tasks import task_group
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+
+
+async def run(*configs: GatewayConfig) -> int:
+    """Run gateways until they are told to stop; give the process's exit code.
+
+    Args:
+        configs: One for each application; app ids differ.
+    """
+    ring = configure_logging(configs[0])
+    doors: Callable[[GatewayConfig], Doors] = Listening
+    async with AsyncExitStack() as stack:
+        if len(configs) > 1:
+            from gateway.shared_port import opened
+
+            doors = await stack.enter_async_context(opened(configs))
+        return await _Life(configs, ring, doors).run()
+
+
+class _Life:
+    def __init__(
+        self, configs: Sequence[GatewayConfig], ring: LogRing | None, doors: Callable[[GatewayConfig], Doors]
+    ) -> None:
+        self._configs, self._doors = configs, doors
+        several = len(configs) > 1
+        self._rings = {each.app_id: LogRing() if several else ring for each in configs}
+        self._running: dict[str, Gateway] = {}
+        self._lives: list[asyncio.Task[int]] = []
+        self._opened: set[str] = set()
+        self._failed: set[str] = set()
+        self._ending = asyncio.Event()
+        self._forced = self._worked = False
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGUSR1, switch_level, self._configs[0].log_level)
+        live = self._kept if len(self._configs) > 1 else self._once
+        async with task_group() as tasks:
+            self._lives = [tasks.create_task(live(each), name=f"gateway-{each.app_id}") for each in self._configs]
+        return max(life.result() for life in self._lives)
+
+    def stop(self) -> None:
+        """Have all of them stop; told twice, without waiting."""
+        loop, told = asyncio.get_running_loop(), [each.stopping.is_set() for each in self._running.values()]
+        if self._ending.is_set() or (told and all(told)):
+            self._forced = True
+            for life in self._lives:
+                life.cancel()  # Ends whatever is waited for: the start, deliveries, calls or open requests.
+            loop.call_later(CLOSE_SECONDS, self._end)
+        self._ending.set()
+        for gateway in self._running.values():
+            gateway.shut_down()
+
+    def _end(self) -> None:
+        logger.warning("ended without closing all connections: it took more than %g s", CLOSE_SECONDS)
+        os._exit(int(self._forced or any(each.forced or each.lost for each in self._running.values())))
+
+    async def _kept(self, config: GatewayConfig) -> int:
+        """Run one of several for as long as the process lives, unless it is told to stop by its API."""
+        APPLICATION.set(Logged(config.app_id, self._rings[config.app_id]))
+        wait = FIRST_WAIT
+        while True:
+            self._opened.discard(config.app_id)
+            code = await self._once(config)
+            gateway = self._running.pop(config.app_id)
+            if self._ending.is_set() or (gateway.stopping.is_set() and not gateway.lost):
+                return code
+            self._failed.add(config.app_id)
+            if not self._worked and len(self._failed) == len(self._configs):  # Whoever starts it is to know.
+                self._ending.set()
+                return code
+            wait = FIRST_WAIT if config.app_id in self._opened else wait
+            logger.error("the application is without its gateway, which is started again in %g s", wait)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._ending.wait()
+                return code
+            wait = min(wait * 2, LONGEST_WAIT)
+
+    async def _once(self, config: GatewayConfig) -> int:
+        """Run one gateway until it is told to stop, or cannot go on; gives its exit code."""
+        gateway = Gateway(config, self._rings[config.app_id], self._doors(config))
+        loop, life = asyncio.get_running_loop(), asyncio.current_task()
+        assert life is not None
+        self._running[config.app_id] = gateway
+        try:
+            async with gateway.running():
+                self._opened.add(config.app_id)
+                self._worked = True
+                await gateway.until_stopping()
+                # Many things close one after the other, each in its own time when a broker does not answer.
+                end = loop.call_later(gateway.grace() + CLOSE_SECONDS, self._end)
+            end.cancel()
+        except asyncio.CancelledError:
+            if not (gateway.forced or self._forced):
+                raise
+            life.uncancel()  # Everything has been taken down, without waiting.
+        except ConfigError as error:
+            for problem in error.problems:
+                logger.error("%s", problem)  # noqa: TRY400 - the problem says it all
+            return 1
+        except MeshError as error:
+            logger.error("%s", error)  # noqa: TRY400 - the message is for people
+            return 1
+        return 1 if gateway.forced or gateway.lost else 0
