@@ -77,7 +77,7 @@ def _whole(record: logging.LogRecord) -> str:
 
 
 def _for_journal(record: logging.LogRecord) -> str:
-    """Give the same with what would move a cursor escaped; its lines are one entry, so none can be taken for another."""
+    """Give the same with what would move a cursor escaped; they are one entry, so none can be forged."""
     return "\n".join(_escaped(line) for line in _whole(record).split("\n"))
 
 

@@ -37,7 +37,7 @@ _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "�
 _STYLES = ("mesh", "dapr")
 _OURS = re.compile(
     r"\bmesh(?= (?:run|list|stop|invoke|publish|host|actors|check|components?|trust|broker|asyncapi|status|init"
-    r"|uninstall|completion|version|jobs|doctor|dlq|workflow|dashboard|logs|tap|record|replay|COMMAND)\b)"
+    r"|uninstall|completion|version|jobs|doctor|dlq|workflow|dashboard|logs|tap|record|replay|service|COMMAND)\b)"
 )
 _NO_KUBERNETES = "Kubernetes is not supported; the gateway is a container beside the application, see docs/compose.md"
 

@@ -115,7 +115,7 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     specs = plan(words, os.environ)
-    _check_files(specs)
+    check_files(specs)
     _check_ports(specs)
     _tell_unread(
         os.environ,
@@ -185,7 +185,7 @@ def _stdin() -> Stdin:
     return "keyboard" if sys.stdin.isatty() else "ours"
 
 
-def _check_files(specs: Sequence[AppSpec]) -> None:
+def check_files(specs: Sequence[AppSpec]) -> None:
     """Find what is wrong in the files of all applications before any of them starts.
 
     Raises:
