@@ -58,7 +58,6 @@ def parser() -> Parser:
     made.add_argument("--dry-run", action="store_true", help="install, remove: print what would be done")
     made.add_argument("--purge", action="store_true", help="remove: its environment file, too")
     add_output_option(made)
-    add_gateway_flags(made)
     return made
 
 
@@ -66,7 +65,10 @@ def run(words: Sequence[str]) -> int:
     """Run the command."""
     at = words.index("--") if "--" in words else len(words)
     command = list(words[at + 1 :])
-    found = parser().parse(list(words[:at]))
+    made = parser()
+    if "install" in words[:at]:
+        add_gateway_flags(made)
+    found = made.parse(list(words[:at]))
     unexpected = [*(found.names if found.what == "install" else ()), *command]
     if unexpected and (found.names or found.what != "install" or found.run_file):
         raise UsageError(f"unexpected '{unexpected[0]}'; a command stands behind -- of install", "mesh service")
@@ -84,9 +86,9 @@ def _install(found: argparse.Namespace, systemd: Systemd, command: Sequence[str]
             pwd.getpwnam(found.as_user)
         except KeyError:
             raise ConfigError(Problem(f"there is no user '{found.as_user}'", "--as")) from None
+    planned = [(each, unit_text(each)) for each in services(found, command, os.environ)]
     if not found.dry_run:
         systemd.check()
-    planned = [(each, unit_text(each)) for each in services(found, command, os.environ)]
     for service, _ in planned:
         _check_ours(systemd.units / service.unit)
     for service, text in planned:

@@ -41,6 +41,7 @@ _OF_THE_SYSTEM = (
     "DevicePolicy=closed",
     "KeyringMode=private",
     "PrivateDevices=yes",
+    "PrivateMounts=yes",
     "PrivateTmp=yes",
     "ProtectClock=yes",
     "ProtectControlGroups=yes",

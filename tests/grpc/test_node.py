@@ -11,8 +11,8 @@ import grpc.aio
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from gateway.process import run
 from gateway.config import GatewayConfig, HealthCheck
+from gateway.process import run
 from tests.grpc.harness import Client, client, refused
 from tests.http.harness import ANY, DEFAULTS, App, Backbone, component, gateway, yaml
 from tests.support.eventually import eventually
