@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gateway.cli.processes import Stdin
     from mesh.resources.documents import Document
 
-__all__ = ["OLD_FIELDS", "parser", "plan", "run"]
+__all__ = ["OLD_FIELDS", "check_files", "parser", "plan", "run"]
 
 _SWITCHES = ("--kubernetes", "-k", "--help", "-h", "--dashboard")
 _OWN = {"--run-file": "text", "-f": "text", **dict.fromkeys(_SWITCHES, "switch")}

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -99,8 +100,7 @@ def booted(root: Path) -> Iterator[Booted]:
 
 def _nspawn(root: Path, name: str) -> list[str]:
     bound = {"/usr": "/usr", str(ROOT): "/srv/project", sys.base_prefix: "/opt/python"}
-    site = next(each for each in sys.path if each.endswith("site-packages"))
-    bound[site] = "/srv/site"
+    bound[sysconfig.get_path("purelib")] = "/srv/site"
     options = "register=no keep-unit private-network console=pipe link-journal=no resolv-conf=off timezone=off boot"
     binds = [f"--bind-ro={source}:{target}" for source, target in bound.items()]
     return [
@@ -137,7 +137,7 @@ def _furnish(root: Path) -> None:
         (root / "etc" / name).write_text(text)
     shutil.copy("/etc/ld.so.cache", root / "etc" / "ld.so.cache")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    packages = root / "opt" / "mesh" / "lib" / version / "site-packages"
+    packages = Path(sysconfig.get_path("purelib", "posix_prefix", {"base": str(root / "opt" / "mesh")}))
     packages.mkdir(parents=True)
     (packages / "project.pth").write_text("/srv/project\n/srv/site\n")
     (root / "opt" / "mesh" / "pyvenv.cfg").write_text("home = /opt/python/bin\n")
