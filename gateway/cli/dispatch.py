@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "jobs": ("jobs", "list, show, delete or run the jobs of an application"),
     "workflow": ("workflow", "list, show, start, steer and purge the workflows of an application"),
     "trust": ("trust", "make a root, and certificates that prove who an application is"),
+    "service": ("service", "have systemd run gateways, or applications with theirs"),
     "asyncapi": ("asyncapi", "describe the live mesh as an AsyncAPI document"),
     "broker": ("broker", "print the rights that a gateway needs on the broker"),
     "status": ("status", "show the backbone and its gateways"),
