@@ -4,6 +4,7 @@ An address is a dotted path of tokens, legal on every broker::
 
     mesh.<namespace>.topic.<component>.<topic>     an event topic; dots in the topic separate its tokens
     mesh.<namespace>.app.<app id>                  an application's requests
+    mesh.<namespace>.bridge.<cluster>              requests to applications of another cluster
     mesh.<namespace>.component.<component>         requests to any host of a component
     mesh.<namespace>.component.<component>.<print> requests to hosts of equal settings
     mesh.<namespace>.nodes                         broadcast to every live node
@@ -55,6 +56,7 @@ __all__ = [
     "asker",
     "back",
     "bindings",
+    "bridge",
     "component",
     "decode_token",
     "encode_token",
@@ -85,10 +87,10 @@ MAX_TOPIC_BYTES = 512
 MAX_NAME_BYTES = 256
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _OWN = re.compile(
-    r"mesh\.[^.]*\.(topic|app|component|nodes?|hosts|asker|taps|keepers|seen|back|bindings|jobs|workflows|owners?|work"
+    r"mesh\.[^.]*\.(topic|app|bridge|component|nodes?|hosts|asker|taps|keepers|seen|back|bindings|jobs|workflows|owners?|work"
     r"|readers|triggered|suppl(?:y|ied)|kv)\b"
 )
-_NO_APP_ID = re.compile(r"[./\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NO_APP_ID = re.compile(r"[./@\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
 
@@ -100,6 +102,7 @@ class Kind(StrEnum):
 
     TOPIC = "topic"
     APP = "app"
+    BRIDGE = "bridge"
     COMPONENT = "component"
     OWNER = "owner"
     NODES = "nodes"
@@ -200,7 +203,7 @@ def app_id_problem(app_id: str) -> str | None:
     if len(app_id) > MAX_NAME_BYTES or len(app_id.encode(errors="replace")) > MAX_NAME_BYTES:
         return f"the app id '{app_id[:40]}…' is longer than {MAX_NAME_BYTES} bytes"
     if _NO_APP_ID.search(app_id):
-        return f"the app id {app_id!r} must not contain dots, slashes, blanks or control characters"
+        return f"the app id {app_id!r} must not contain dots, slashes, '@', blanks or control characters"
     return None
 
 
@@ -209,6 +212,13 @@ def app(namespace: str, app_id: str) -> Address:
     """Address the requests of an application."""
     space = f"mesh.{_bounded('namespace', namespace)}.app.{_bounded('app id', app_id)}"
     return Address(Kind.APP, space, "", app_id)
+
+
+@lru_cache(maxsize=4096)
+def bridge(namespace: str, cluster: str) -> Address:
+    """Address the bridges to another cluster (``mesh/clusters.py``)."""
+    space = f"mesh.{_bounded('namespace', namespace)}.bridge.{_bounded('cluster', cluster)}"
+    return Address(Kind.BRIDGE, space, "", cluster)
 
 
 @lru_cache(maxsize=4096)

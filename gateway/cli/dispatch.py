@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "record": ("record", "write what passes the mesh into a file"),
     "replay": ("replay", "send what was recorded again, and compare the answers"),
     "host": ("host", "answer for components on the mesh, without an application"),
+    "bridge": ("bridge", "join the meshes of two clusters"),
     "dashboard": ("dashboard", "show the mesh in a browser"),
     "logs": ("logs", "show what applications and gateways write, together"),
     "actors": ("actors", "list who hosts actors, show one, or deactivate one"),

@@ -126,7 +126,7 @@ def test_apps_and_nodes() -> None:
         ("", "the app id must not be empty"),
         ("é" * 129, f"the app id '{40 * 'é'}…' is longer than 256 bytes"),
         *(
-            (each, f"the app id {each!r} must not contain dots, slashes, blanks or control characters")
+            (each, f"the app id {each!r} must not contain dots, slashes, '@', blanks or control characters")
             for each in ("a.b", "a/b", "a b", "a\n", "\x00", "\x9f", "\udc80")
         ),
     ],
