@@ -32,8 +32,8 @@ WILD = (ALL, ">")
 OUTCOMES = "mesh:invocations"
 OWNERS, TIMERS = "mesh:owners", "mesh:timers"
 WORKFLOWS = ("mesh:workflows", "mesh:workflows-ended")
-_SHARED = ("nodes", "hosts", "keepers", "owners", "readers", "triggered", "taps")
-_NAMED = ("asker", "keepers", "seen", "back", "taps")
+_SHARED = ("nodes", "hosts", "keepers", "readers", "triggered", "taps")
+_NAMED = ("asker", "keepers", "owners", "seen", "back", "taps")
 _OF_A_NODE = ("owner", "work", "node")
 _NEWS = ("jobs", "workflows")
 DEFAULTS = (("pubsub", PUBSUB_ON_BACKBONE), ("statestore", STATE_ON_BACKBONE))
@@ -51,6 +51,7 @@ class Rights:
         pubsub: Names of pub/sub components on the backbone.
         stores: Names of key/value stores in the backbone.
         hosted: Names of components that it answers for.
+        control: The namespace of the operator that it asks for its resources; empty = it asks none.
     """
 
     namespace: str
@@ -59,6 +60,7 @@ class Rights:
     pubsub: tuple[str, ...] = ()
     stores: tuple[str, ...] = ()
     hosted: tuple[str, ...] = ()
+    control: str = ""
 
     @property
     def queue(self) -> str:
@@ -86,7 +88,8 @@ class Rights:
         found += [self.space("component", "*"), self.space("component", "*", ">")]
         found += [self.space(name) for name in _SHARED]
         found += [self.space(name, "*") for name in (*_NAMED, "bindings")]
-        return found + [self.space(name, self.app_id) for name in _NEWS]
+        found += [self.space(name, self.app_id) for name in _NEWS]
+        return [*found, address.supply(self.control).text] if self.control else found
 
     @property
     def heard(self) -> list[str]:
@@ -101,7 +104,8 @@ class Rights:
         found += [self.space(name, self.app_id) for name in ("bindings", *_NEWS)]
         for name in self.hosted:
             found += [self.space("component", name), self.space("component", name, ">")]
-        return found + [self.space(name) for name in _SHARED] + [self.space(name, "*") for name in _NAMED]
+        found += [*(self.space(name) for name in _SHARED), *(self.space(name, "*") for name in _NAMED)]
+        return [*found, address.supplied(self.control, self.namespace).text] if self.control else found
 
 
 def taker_of(queue: str) -> str:
@@ -118,7 +122,11 @@ class Permitting(Protocol):
 
 
 def rights_of(
-    namespace: str, app_id: str, components: Sequence[Component] | None, calls: Iterable[str] = (ALL,)
+    namespace: str,
+    app_id: str,
+    components: Sequence[Component] | None,
+    calls: Iterable[str] = (ALL,),
+    control: str = "",
 ) -> Rights:
     """Make the rights of an application whose node opens these components; None = those that are always there."""
     named = DEFAULTS if components is None else [(each.name, each.type) for each in components]
@@ -135,4 +143,5 @@ def rights_of(
         pubsub,
         (*(address.store(namespace, name) for name in stores), *large),
         tuple(name for name, kind in named if kind.partition(".")[0] != "pubsub"),
+        control,
     )

@@ -26,6 +26,7 @@ from tests.support.server import NotInstalledError, missing
 
 # What takes long begins first, so that in the end nobody waits for one process. The rest is in any order.
 LONG_FIRST = (
+    "tests/kubernetes/",
     "tests/compose/test_compose",
     "tests/faults/test_every_broker",
     "tests/http/test_reload",
@@ -64,6 +65,7 @@ MODULES = (
     "tests/trust/",
     "tests/unit/",  # Many stand on what a module of theirs alone imports, and to hand out each by itself costs, too.
     "tests/compose/",
+    "tests/e2e/test_service",
     "tests/faults/test_resiliency_table",
     "tests/brokers_security/test_bindings",
     "tests/brokers_security/test_kafka",
@@ -198,6 +200,8 @@ def group_of(nodeid: str) -> str:
     path, _, test = nodeid.partition("::")
     if path.startswith("tests/meta/"):
         return "tests/meta"  # They read all sources, each process by itself.
+    if path.startswith("tests/kubernetes/"):
+        return "tests/kubernetes"  # They share one cluster.
     backend = re.search(r"\[([a-z]+)[]-]", test)
     if backend and path.startswith(SHARING):
         alone = path.endswith(("contract/test_faults.py", "test_faststream.py"))  # They have a server of their own.

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
+from mesh.address import Kind
 from mesh.broker import Frame, Message
 from mesh.calls.comeback import Comeback
 from mesh.calls.context import Context
@@ -303,19 +304,20 @@ class Serving:
             exchange.expired += 1
             return
         came, session, crowded = message, None, False
-        if exchange.guard is not None:
+        guard = None if self.members.at.kind is Kind.OPERATOR else exchange.guard
+        if guard is not None:
             try:
-                message, session = exchange.guard.taken(self.members.served, message, frame.reply_to)
+                message, session = guard.taken(self.members.served, message, frame.reply_to)
             except ReplayedError:
                 return  # It was answered.
             except CrowdedError as error:
                 session, crowded = error.session, True
             except (ProveAgainError, UnprovenError) as error:
-                self._refuse(exchange.guard, message, frame.reply_to, error)
+                self._refuse(guard, message, frame.reply_to, error)
                 return
             if alone and not self._stays:
                 gone = ProveAgainError("this node serves no longer")
-                self._refuse(exchange.guard, came, frame.reply_to, gone)
+                self._refuse(guard, came, frame.reply_to, gone)
                 return
         elif SEALED_HEADER in message.headers:
             exchange.tell(frame.reply_to, Message({FRAME_HEADER: PROVE}, b""))  # Nobody can seal to this node.

@@ -24,9 +24,9 @@ import math
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -38,7 +38,7 @@ from mesh.errors import BrokerError, BrokerUnavailableError, MeshError, NoRespon
 from mesh.node.description import Node, answering, collect
 from mesh.tasks import task_group
 
-__all__ = ["Directory"]
+__all__ = ["Directory", "Part", "whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,34 @@ MAX_KEPT = 1_000
 _MALFORMED = (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError)
 
 
+class Part(Protocol):
+    """One of several processes that are one node to others.
+
+    Attributes:
+        node_id: Of all of them.
+        slot: The place of this one among them; the one that comes after it has the same.
+        answers: What the others may ask this one, by name; ``presence`` is written here.
+    """
+
+    node_id: str
+    slot: int
+    answers: dict[str, Callable[..., Awaitable[object]]]
+
+    def serves(self, whether: bool) -> None:
+        """Take whether this one serves the application now."""
+
+    def speaks(self) -> bool:
+        """Tell whether this one answers for all of them."""
+
+    async def together(self, told: Mapping[str, object]) -> Mapping[str, object]:
+        """Give what all of them tell, when this one would tell so much."""
+
+
+def whole(node_id: str) -> str:
+    """Give the node that a process is of, by the id of either."""
+    return node_id.partition("-")[0]
+
+
 class Directory:
     """What this node knows of others, and tells of itself.
 
@@ -60,19 +88,29 @@ class Directory:
         describe: Gives what this node tells whoever asks all of them (``mesh/node/description.py``).
     """
 
-    def __init__(self, exchange: Exchange, namespace: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        namespace: str,
+        clock: Callable[[], float] = time.monotonic,
+        part: Part | None = None,
+    ) -> None:
         """Use an entered exchange.
 
         Args:
             exchange: Carries questions and signs of life.
             namespace: Only nodes of one namespace know each other.
             clock: Seconds, monotonic.
+            part: Which of several processes this one is; None = the node is one process.
         """
+        self._part = part
         self._exchange = exchange
         self._broker = exchange.broker
         self._namespace = namespace
         self._clock = clock
-        self.node_id = secrets.token_hex(8)
+        self.node_id = secrets.token_hex(8) if part is None else f"{part.node_id}-{secrets.token_hex(3)}"
+        if part is not None:
+            part.answers["presence"] = self._presence
         self.describe: Callable[[], Mapping[str, object]] = dict
         self._hosted: dict[str, bool] = {}  # Whether it is ready.
         self._seen: dict[str, float] = {}
@@ -320,6 +358,14 @@ class Directory:
         if news is not None:
             news.set()
 
-    def _answer_all(self) -> Mapping[str, object]:
+    async def _answer_all(self) -> Mapping[str, object] | None:
+        if self._part is None:
+            return self._told()
+        return await self._part.together(self._told()) if self._part.speaks() else None
+
+    async def _presence(self) -> Mapping[str, object]:
+        return self._told()
+
+    def _told(self) -> Mapping[str, object]:
         ready = [app_id for app_id, ready in self._hosted.items() if ready]
-        return {"node": self.node_id, "ready": ready, "about": self.describe()}
+        return {"node": whole(self.node_id), "ready": ready, "about": self.describe()}

@@ -49,7 +49,7 @@ from mesh.node.components import (
     tell_unanswered,
 )
 from mesh.node.description import ComponentDescription, NodeDescription
-from mesh.node.directory import Directory
+from mesh.node.directory import Directory, Part
 from mesh.node.health import ComponentStatus, Health
 from mesh.node.inbound import Serve, inbound
 from mesh.node.places import Places, file_component
@@ -107,6 +107,7 @@ class Runtime(Steps):
         blocks: Sequence[Block] = BLOCKS,
         *,
         grace: Callable[[], float | None] = lambda: None,
+        part: Part | None = None,
     ) -> None:
         """Prepare; entering connects.
 
@@ -115,10 +116,11 @@ class Runtime(Steps):
             registry: What is installed.
             blocks: The table.
             grace: Gives the seconds for what is in flight at the end; None = as long as its deadlines say.
+            part: Which of several processes that are the node this one is; None = it is the node.
         """
         super().__init__()
         self.settings = settings
-        self._grace = grace
+        self._grace, self._part = grace, part
         self.caller = Caller(settings.namespace, settings.app_id)
         self.counters = settings.observer if isinstance(settings.observer, Counters) else Counters()
         self.conditions = Conditions(settings.observer)
@@ -130,13 +132,11 @@ class Runtime(Steps):
         self.exchange: Exchange
         self.remote: Remote
         self.services: dict[str, Serving] = {}
-        self._registry = registry
-        self._blocks = blocks
+        self._registry, self._blocks = registry, blocks
         self._components = Components()
         self._health = Health(self._components)
-        self._serve = Serve()
+        self._serve = Serve() if part is None else Serve(told=part.serves)
         self.parts: Parts
-        self._parts: Parts
         self._places: Places
         self._directory: Directory
         self._tapping: Tapping
@@ -146,7 +146,7 @@ class Runtime(Steps):
     @property
     def tracing(self) -> Tracing:
         """What makes spans on this node."""
-        return self._parts.tracing
+        return self.parts.tracing
 
     @property
     def components(self) -> Mapping[str, Entry]:
@@ -161,12 +161,12 @@ class Runtime(Steps):
     @property
     def others_components(self) -> Sequence[tuple[str, str, str]]:
         """Components of other nodes that this one has used: block, name, and the app ids of their hosts."""
-        return self._parts.hosts.used
+        return self.parts.hosts.used
 
     @property
     def streams(self) -> Streams:
         """What clients hold open."""
-        return self._parts.streams
+        return self.parts.streams
 
     @property
     def serving(self) -> bool:
@@ -175,7 +175,7 @@ class Runtime(Steps):
 
     def rights(self, caller: Caller) -> TapRights:
         """Tell what another application may see of this node, and do by it."""
-        return self._parts.access.tap(caller)
+        return self.parts.access.tap(caller)
 
     def run(self, operation: Operation) -> Awaitable[object]:
         """Do what is asked; gives the method's result or raises a ``MeshError``."""
@@ -201,13 +201,13 @@ class Runtime(Steps):
         self._places = await enter(Places(self.broker, self._components, registry, settings))
         guard = await enter(proving(settings.trust, *named, registry, self._observer, self.conditions))
         self.exchange = await enter(Exchange(self.broker, guard=guard))
-        self._directory = directory = Directory(self.exchange, settings.namespace)
+        self._directory = directory = Directory(self.exchange, settings.namespace, part=self._part)
         directory.describe = lambda: self.description.announced(problems=self.rights(self.caller).sights)
         await enter(directory.run())
         self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
         gate, taps = await self._watched(directory.node_id)
-        self.parts = self._parts = parts = self._make_parts(directory, hosts, gate, taps)
+        self.parts = parts = self._make_parts(directory, hosts, gate, taps)
         lives = await enter(Lives())
         hosts.withhold(settings.not_for_it)
         resources = self._resources(settings)
@@ -341,7 +341,8 @@ class Runtime(Steps):
             return None
         # An address such as 127.0.0.1 is another application on each machine that shares the directory.
         of = settings.namespace, settings.app_id, settings.application, socket.gethostname()
-        memory = Memory(home / "subscriptions", *of)
+        place = () if self._part is None else (str(self._part.slot),)
+        memory = Memory(home / "subscriptions", *of, *place)
         self._stack.callback(memory.close)
         return memory
 
@@ -366,10 +367,10 @@ class Runtime(Steps):
         """
         # What becomes this application's is no other node's until it is open, which may fail.
         becoming = self.settings.not_for_it.intersection(each.name for each in settings.scoped)
-        self._parts.hosts.withhold(settings.not_for_it | becoming)
+        self.parts.hosts.withhold(settings.not_for_it | becoming)
         told = await self._live.apply(self._resources(settings))
         withheld = settings.not_for_it | becoming.difference(self._components.entries)
-        self._parts.hosts.withhold(withheld)
+        self.parts.hosts.withhold(withheld)
         applied = self._live.resources
         self.settings = replace(
             self.settings,
@@ -378,7 +379,7 @@ class Runtime(Steps):
             resiliencies=applied.resiliencies,
             endpoints=applied.endpoints,
             workflow_access=applied.workflow_access,
-            configuration=self._parts.configuration,
+            configuration=self.parts.configuration,
             withheld=withheld,
         )
         return told
@@ -399,7 +400,7 @@ class Runtime(Steps):
 
     def _policy_of(self, block: str, target: str) -> Policy:
         found = next(each for each in self._blocks if each.name == block)
-        return found.policy(self._parts.policies, target)
+        return found.policy(self.parts.policies, target)
 
     @property
     def backbone(self) -> str:
@@ -428,13 +429,13 @@ class Runtime(Steps):
 
     def allow_outside(self, opening: Callable[[str], AbstractAsyncContextManager[Application]]) -> None:
         """Let services be called by their absolute URL."""
-        self._parts.open_outside = opening
+        self.parts.open_outside = opening
 
     async def resolved(
         self, entries: Sequence[MetadataEntry], store: str | None, file: str | None
     ) -> tuple[MetadataEntry, ...]:
         """Close the references of a resource that is no component; raises ``ConfigError`` for what has no value."""
-        return await resolved_entries(entries, store, file, self._parts, self._components)
+        return await resolved_entries(entries, store, file, self.parts, self._components)
 
     # The application
 
@@ -451,7 +452,7 @@ class Runtime(Steps):
         """
         if self.settings.observer is not None:
             application = observed_application(application, self.settings.observer)
-        self._parts.application = application
+        self.parts.application = application
         services = tuple(self.services.values())
         return inbound(self._serve, services, self._directory, self.settings.app_id, application, programmatic)
 
@@ -478,7 +479,7 @@ class Runtime(Steps):
             resiliencies=tuple(each.name for each in self.settings.resiliencies),
             workflow_access=tuple(each.name for each in self.settings.workflow_access),
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
-            serves=self._parts.application is not None,
+            serves=self.parts.application is not None,
             problems=self.conditions.in_short(),
             absent=tuple((each.name, each.type, self._components.absent[each.name][1]) for each in self.absent),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise

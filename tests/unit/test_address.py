@@ -146,7 +146,7 @@ def test_what_an_application_may_be_called(app_id: str, problem: str | None) -> 
                 topic("a.b", "c", "t"),
                 app("", "a"),
                 nodes("default"),
-                owners("default"),
+                owners("default", "actors.thing"),
                 taps("default", "t"),
             )
         ),

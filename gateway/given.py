@@ -1,0 +1,44 @@
+"""What a process has for a gateway that is not the whole of it: sockets that listen already, and how it is measured."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.config import GatewayConfig
+from gateway.metrics.process import measure_process
+
+if TYPE_CHECKING:
+    from gateway.workers.passing import Passing
+
+__all__ = ["Given", "socket_path"]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the process has for a gateway that is not the whole of it.
+
+    Attributes:
+        http: Given that listen already; empty where the gateway is to open its own, as of the next two.
+        grpc: For clients of gRPC.
+        metrics: For those who scrape.
+        public: For those who ask for health alone.
+        passing: Passes connections to other processes; None = there is none.
+        process: Measures the process, or those that are one gateway.
+    """
+
+    http: Sequence[socket.socket] = ()
+    grpc: Sequence[socket.socket] = ()
+    metrics: Sequence[socket.socket] = ()
+    public: Sequence[socket.socket] = ()
+    passing: Passing | None = None
+    process: Callable[[], Awaitable[Mapping[str, float]]] = measure_process
+
+
+def socket_path(config: GatewayConfig, what: str) -> Path | None:
+    """Give the socket file of ``http`` or ``grpc``; None = it is a port."""
+    folder = config.unix_socket_dir
+    return None if folder is None else folder / f"dapr-{config.app_id}-{what}.socket"
