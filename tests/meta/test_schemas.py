@@ -92,7 +92,7 @@ def test_what_an_editor_finds(name: str, text: str, wrong: int) -> None:
 def test_there_is_one_of_every_kind() -> None:
     names = {file.stem for file in (ROOT / "docs" / "schemas").iterdir()}
     subscriptions = {"subscription-v1alpha1", "subscription-v2alpha1"}
-    assert names == {kind.lower() for kind in _KINDS} | subscriptions | {"run-file"}
+    assert names == {kind.lower() for kind in _KINDS} | subscriptions | {"bridge", "run-file"}
 
 
 def test_settings_stand_in_the_schema_of_components() -> None:
