@@ -214,7 +214,7 @@ async def test_the_bridge_and_both_brokers_are_killed(
             await west.backend.restart(kill=True)
             await publishing.until(EVENTS // 2)
             await second.kill()
-            await first.start(ready=False)
+            await first.start()
             await publishing.until(2 * EVENTS // 3)
             await east.backend.restart(kill=True)
         await everything_arrives(
