@@ -274,6 +274,7 @@ def _cells(rows: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "api": api.table,
+    "kubernetes-settings": chart.settings,
     "bindings": reference.bindings,
     "features": _features_table,
     "native-features": _native_features_table,
