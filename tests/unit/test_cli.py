@@ -142,13 +142,19 @@ def test_help_of_run_shows_no_old_names(capsys: pytest.CaptureFixture[str]) -> N
         ("stop", "name an application: mesh stop APP-ID, or a template: mesh stop -f FILE"),
         ("run", "there is no command to run, and no --app-id or --app-port of an application that runs already"),
         ("run --app-prot 3 x", "unknown option --app-prot; did you mean --app-port?"),
-        ("jobs list -k", "this command does nothing with a cluster of Kubernetes; those with -k are on docs/kubernetes.md"),
+        (
+            "jobs list -k",
+            "this command does nothing with a cluster of Kubernetes; those with -k are on docs/kubernetes.md",
+        ),
         ("run -k x", "in a cluster, applications of a template are run: mesh run -k -f FILE"),
         ("stop -k a", "in a cluster, applications of a template are stopped: mesh stop -k -f FILE"),
         ("logs -k", "name one application: mesh logs -k -a APP-ID"),
         ("init --set replicas=3", "--set, --dry-run and --output are for a cluster: mesh init -k"),
         ("upgrade", "on one machine there is one package: pip install it again; of a cluster: mesh upgrade -k"),
-        ("configurations", "a Configuration is a file here: mesh check FILE reads it; of a cluster: mesh configurations -k"),
+        (
+            "configurations",
+            "a Configuration is a file here: mesh check FILE reads it; of a cluster: mesh configurations -k",
+        ),
         ("mtls", "of a cluster: mesh mtls -k; elsewhere mesh trust makes roots and certificates"),
         ("gateway --nonsense", "unknown option --nonsense"),
         (

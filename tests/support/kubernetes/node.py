@@ -10,9 +10,11 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -75,6 +77,7 @@ class LocalCluster:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._commands: dict[str, Sequence[str]] = {}
         self._number = 0
+        self._tls: ssl.SSLContext | None = None
 
     def __enter__(self) -> LocalCluster:
         try:
@@ -97,6 +100,19 @@ class LocalCluster:
         done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=within, check=False)
         assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def get(self, path: str) -> Any:
+        """Read an object, a list or a log from the API server: far cheaper than kubectl, for whoever looks often."""
+        if self._tls is None:
+            keys = self.directory / "keys"
+            self._tls = ssl.create_default_context(cafile=keys / "ca.crt")
+            self._tls.load_cert_chain(keys / "admin.crt", keys / "admin.key")
+        try:
+            with urllib.request.urlopen(self.server + path, context=self._tls, timeout=20) as response:
+                told = response.read().decode(errors="replace")
+                return json.loads(told) if response.headers.get_content_type() == "application/json" else told
+        except OSError as error:
+            raise AssertionError(f"{path}: {error}") from None
 
     def json(self, *words: str) -> Any:
         """Run kubectl, and read what it gives."""
