@@ -1,4 +1,4 @@
-"""A whole installation, made by the command line: applications from plain annotated YAML, and what must not harm them."""
+"""An installation made by the command line, applications from plain annotated YAML, and what must not harm them."""
 
 from __future__ import annotations
 

@@ -294,7 +294,8 @@ state = "{run}/containerd"
             f"--advertise-address={self.address}", f"--service-cluster-ip-range={SERVICES}",
             f"--tls-cert-file={keys}/apiserver.crt", f"--tls-private-key-file={keys}/apiserver.key",
             f"--client-ca-file={keys}/ca.crt", "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={keys}/accounts.key", f"--service-account-signing-key-file={keys}/accounts.key",
+            f"--service-account-key-file={keys}/accounts.key",
+            f"--service-account-signing-key-file={keys}/accounts.key",
             "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
             f"--kubelet-client-certificate={keys}/admin.crt", f"--kubelet-client-key={keys}/admin.key",
             f"--kubelet-certificate-authority={keys}/ca.crt", "--kubelet-preferred-address-types=InternalIP",
@@ -318,7 +319,8 @@ state = "{run}/containerd"
         self.load(images)
         self._spawn(
             "kubelet", program, "kubelet", f"--config={self.directory}/kubelet.json", "--hostname-override=node",
-            f"--kubeconfig={keys}/kubelet.kubeconfig", f"--root-dir={self.directory}/kubelet", f"--node-ip={self.address}",
+            f"--kubeconfig={keys}/kubelet.kubeconfig", f"--root-dir={self.directory}/kubelet",
+            f"--node-ip={self.address}",
         )  # fmt: skip
         self._wait("the node", lambda: self._asked("get", "node", "node"))  # Without it, the next one soon ends.
         self._spawn(
