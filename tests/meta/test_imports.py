@@ -90,6 +90,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.in_memory": (345, frozenset()),
     "bindings.kubernetes.configuration": (450, frozenset()),
     "bindings.kubernetes.crypto": (575, frozenset()),
+    "bindings.kubernetes.events": (480, frozenset()),
     "bindings.kubernetes.secrets": (450, frozenset()),
     "bindings.local": (210, frozenset()),
     "bindings.memcached": (320, frozenset()),

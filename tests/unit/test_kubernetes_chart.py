@@ -46,9 +46,7 @@ def test_helm_makes_the_same_objects(tmp_path: Path, given: list[str]) -> None:
     settings = read(given)
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump(nested(settings)))
-    done = subprocess.run(
-        [program, FOLDER, NAMESPACE, values], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([program, FOLDER, NAMESPACE, values], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     rendered = [each for each in yaml.safe_load_all(done.stdout) if each]
     assert by_name(rendered) == by_name(objects(NAMESPACE, complete(NAMESPACE, settings)))
