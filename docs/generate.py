@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from bindings.kubernetes.injector.annotations import ANNOTATIONS
 from brokers.embedded import EmbeddedBroker
 from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
@@ -141,6 +142,21 @@ def _ignored_settings(kind: str, layout: str = "") -> str:
             reasons.setdefault(each.ignored, []).append(f"`{each.name}`")
     lines = ["| accepted, without effect | why |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items())]) + "\n"
+
+
+def _annotations_table() -> str:
+    lines = ["| annotation | meaning | default | wrong |", "| --- | --- | --- | --- |"]
+    for each in ANNOTATIONS:
+        if each.effect:
+            default = f"`{each.default}`" if each.default and " " not in each.default else each.default
+            lines.append(f"| `{each.name}` | {each.effect} | {default} | {'refused' if each.bound else 'warning'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _annotations_without_effect_table() -> str:
+    lines = ["| annotation | why |", "| --- | --- |"]
+    lines += [f"| `{each.name}` | {each.reason} |" for each in ANNOTATIONS if each.reason]
+    return "\n".join(lines) + "\n"
 
 
 def _old_names_table() -> str:
@@ -273,6 +289,8 @@ def _cells(rows: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
+    "annotations": _annotations_table,
+    "annotations-without-effect": _annotations_without_effect_table,
     "api": api.table,
     "kubernetes-settings": chart.settings,
     "bindings": reference.bindings,
