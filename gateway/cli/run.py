@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gateway.cli.processes import Stdin
     from mesh.resources.documents import Document
 
-__all__ = ["OLD_FIELDS", "parser", "plan", "run"]
+__all__ = ["OLD_FIELDS", "check_files", "parser", "plan", "run"]
 
 _SWITCHES = ("--kubernetes", "-k", "--help", "-h", "--dashboard")
 _OWN = {"--run-file": "text", "-f": "text", **dict.fromkeys(_SWITCHES, "switch")}
@@ -121,7 +121,7 @@ def run(words: Sequence[str]) -> int:
         from gateway.cli.deploying import deploy
 
         return deploy(specs)
-    _check_files(specs)
+    check_files(specs)
     _check_ports(specs)
     _tell_unread(
         os.environ,
@@ -193,7 +193,7 @@ def _stdin() -> Stdin:
     return "keyboard" if sys.stdin.isatty() else "ours"
 
 
-def _check_files(specs: Sequence[AppSpec]) -> None:
+def check_files(specs: Sequence[AppSpec]) -> None:
     """Find what is wrong in the files of all applications before any of them starts.
 
     Raises:

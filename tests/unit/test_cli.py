@@ -182,7 +182,7 @@ def test_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
         ("run -f nowhere", "nowhere: there is no such file"),
         (
             "run --app-id a.b x",
-            "--app-id: the app id 'a.b' must not contain dots, slashes, blanks or control characters",
+            "--app-id: the app id 'a.b' must not contain dots, slashes, '@', blanks or control characters",
         ),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.cli.configure import gateway_config
 from gateway.cli.options import GatewayOptions
+from gateway.cli.several import several
 from gateway.config import GatewayConfig, SupplyConfig
 from mesh.errors import ConfigError
 from mesh.resources.component import Component, MetadataEntry, SecretRef
@@ -67,6 +68,11 @@ def test_what_is_supplied_is_no_file_yet() -> None:
     assert found.supply.configurations == ("seen", "other")
     assert found.resource_paths == (Path("own"),)
     assert found.configuration_files == (Path("here/own.yaml"), Path("a.yaml"))
+
+
+def test_several_applications_go_without_an_operator() -> None:
+    with pytest.raises(ConfigError, match="MESH_SUPPLY: an operator gives one application"):
+        several(("a=3000", "b=3001"), None, GatewayOptions(), GIVEN, [])
 
 
 def test_roots_may_be_in_a_file(tmp_path: Path) -> None:

@@ -157,7 +157,6 @@ def _operator(namespace: str, settings: Settings) -> Manifest:
     words = [
         "operator",
         f"--namespace={namespace}",
-        f"--backbone={settings['gatewayBackbone']}",
         f"--gateway-image={settings['image']}",
         f"--gateway-image-pull-policy={settings['imagePullPolicy']}",
         f"--trust-domain={settings['trustDomain']}",
@@ -171,7 +170,10 @@ def _operator(namespace: str, settings: Settings) -> Manifest:
         "name": "operator",
         "command": ["mesh"],
         "args": words,
-        "env": [{"name": key, "valueFrom": {"fieldRef": {"fieldPath": path}}} for key, path in names.items()],
+        "env": [
+            *({"name": key, "valueFrom": {"fieldRef": {"fieldPath": path}}} for key, path in names.items()),
+            *_backbone(settings),
+        ],
         "ports": [{"name": "webhook", "containerPort": PORT}, {"name": "health", "containerPort": HEALTH_PORT}],
         "startupProbe": _probe("/healthz", 1, 60),
         "livenessProbe": _probe("/healthz", 5, 6),
@@ -183,7 +185,6 @@ def _operator(namespace: str, settings: Settings) -> Manifest:
 
 def _dashboard(namespace: str, settings: Settings) -> Manifest:
     given = {
-        "MESH_BACKBONE": settings["gatewayBackbone"],
         "NAMESPACE": namespace,
         "MESH_SUPPLY": namespace,
         "MESH_SUPPLY_DIR": "/var/lib/mesh/supply",
@@ -192,7 +193,7 @@ def _dashboard(namespace: str, settings: Settings) -> Manifest:
         "MESH_TRUST_DOMAIN": settings["trustDomain"],
     }
     env: list[Manifest] = [{"name": name, "value": value} for name, value in given.items()]
-    env.append({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
+    env += [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}, *_backbone(settings)]
     container = {
         "name": "dashboard",
         "command": ["mesh"],
@@ -211,6 +212,15 @@ def _dashboard(namespace: str, settings: Settings) -> Manifest:
     [only] = template["spec"]["containers"]
     only["volumeMounts"] = [*only["volumeMounts"], {"name": "given", "mountPath": _GIVEN, "readOnly": True}]
     return made
+
+
+def _backbone(settings: Settings) -> list[Manifest]:
+    """Give the broker's URL: of a Secret, as one with a password is, or of the settings."""
+    secret = {"name": "mesh-backbone", "key": "url", "optional": True}
+    return [
+        {"name": "MESH_BACKBONE", "valueFrom": {"secretKeyRef": secret}},
+        {"name": "MESH_BACKBONE_DEFAULT", "value": settings["gatewayBackbone"]},
+    ]
 
 
 def _deployment(

@@ -28,7 +28,7 @@ __all__ = ["LocalCluster", "find_program"]
 HERE = Path(__file__).parent
 NEEDED = ("containerd", "ctr", "runc", "ip", "nft", "setpriv", "unshare", "nsenter")
 PLUGINS = Path("/usr/lib/cni")
-READY_WITHIN = 60.0
+READY_WITHIN = 120.0
 SERVICES = "10.96.0.0/16"
 LINKS = 64  # So many clusters at once on one machine.
 
@@ -298,16 +298,17 @@ state = "{run}/containerd"
         self._wait("the API server", lambda: self._asked("get", "--raw", "/readyz"))
         for name in ("controllers", "scheduler"):
             self._spawn(name, *self._commands[name])
-        self._spawn(
-            "proxy", program, "proxy", f"--kubeconfig={keys}/proxy.kubeconfig", "--proxy-mode=nftables",
-            "--hostname-override=node", "--bind-address=127.0.0.1", "--conntrack-max-per-core=0",
-            "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
-        )  # fmt: skip
         self._spawn("names", sys.executable, str(HERE / "names.py"), str(self.kubeconfig), self.address)
         self.load(images)
         self._spawn(
             "kubelet", program, "kubelet", f"--config={self.directory}/kubelet.json", "--hostname-override=node",
             f"--kubeconfig={keys}/kubelet.kubeconfig", f"--root-dir={self.directory}/kubelet", f"--node-ip={self.address}",
+        )  # fmt: skip
+        self._wait("the node", lambda: self._asked("get", "node", "node"))  # Without it, the next one soon ends.
+        self._spawn(
+            "proxy", program, "proxy", f"--kubeconfig={keys}/proxy.kubeconfig", "--proxy-mode=nftables",
+            "--hostname-override=node", "--bind-address=127.0.0.1", "--conntrack-max-per-core=0",
+            "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
         )  # fmt: skip
         ready = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
         self._wait("the node", lambda: self.kubectl("get", "node", "node", "-o", ready) == "True")
