@@ -86,7 +86,9 @@ class Reader:
     @property
     def paths(self) -> tuple[Path, ...]:
         """All that is read."""
-        return (*self._config.resource_paths, *self._config.configuration_files)
+        supply = self._config.supply
+        secrets = () if supply is None else (supply.folder / "secrets.json",)
+        return (*self._config.resource_paths, *self._config.configuration_files, *secrets)
 
     def load(self) -> NodeSettings:
         """Read everything; raises ``ConfigError`` with all problems."""
@@ -150,6 +152,11 @@ class Reader:
         components, endpoints = resources.components, resources.http_endpoints
         if config.supply is not None or "KUBERNETES_SERVICE_HOST" in os.environ:
             components, endpoints = in_kubernetes(components, endpoints)
+        if config.supply is not None:
+            from mesh.supply.secrets import marked
+
+            folder = config.supply.folder
+            components, endpoints = marked(components, folder), marked(endpoints, folder)
         return replace(
             settings,
             components=components or (() if config.host_only else None),

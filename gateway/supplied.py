@@ -2,6 +2,8 @@
 
 What comes is written to a folder, from which it is read, reloaded and renewed as from any other. The operator is in no
 request's way: while it is away the gateway goes on with what it has, and starts from it.
+
+Several processes may be one gateway (``--workers``) and have one folder. One of them asks, for all.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ from mesh.broker import Broker, Frame
 from mesh.calls.exchange import Exchange
 from mesh.conditions import Condition
 from mesh.errors import BrokerUnavailableError, ConfigError, MeshError, Problem, UnprovenError
+from mesh.home import lock_file
 from mesh.node.runtime import Runtime
 from mesh.registry import Registry
 from mesh.supply.asking import Operator, Who
 from mesh.supply.folder import Folder, configuration_file
 from mesh.supply.wire import MAX_LOADED, MAX_PROBLEMS, MAX_TEXT, Answer, Report, Reported
 from mesh.tasks import task_group
-from mesh.trust.certificates import read_certificates
+from mesh.trust.certificates import BEFORE, read_certificates
 from mesh.trust.identity import Identity
 
 __all__ = ["Agent"]
@@ -41,7 +44,7 @@ KNOWN_SECONDS = 2.0
 FIRST_WAIT, LONGEST_WAIT = 0.25, 5.0
 TELL_SECONDS = 30.0
 AGAIN_SECONDS, LONGEST_AGAIN = 5.0, 60.0
-GAP_SECONDS = 3.0
+GAP_SECONDS = 1.0
 INTERVAL, SPREAD = 300.0, 0.2
 
 
@@ -68,14 +71,34 @@ class Agent:
         self._ending = ending
         self._identity = Identity(supply.trust_domain, config.namespace, config.app_id)
         roots = read_certificates(supply.roots.encode(), "MESH_SUPPLY_ROOTS")
-        self._folder = Folder(supply.folder, supply.configurations, roots)
+        self._roots = roots
+        self._folder = self._read()
         self._operator = Operator(supply.control, supply.trust_domain, self._folder.roots())
+        self._lock: int | None = None
         self._taken = ""
         self._problems: tuple[Problem, ...] = ()
         self._told = Report()
         self._failures = 0
         self._news = asyncio.Event()
         self._within = 0.0
+
+    def _read(self) -> Folder:
+        return Folder(self._supply.folder, self._supply.configurations, self._roots)
+
+    def _asks(self) -> bool:
+        """Tell whether it is this process that asks; else look at what the one that does has written. Blocks.
+
+        Raises:
+            OSError: The folder cannot be used.
+        """
+        if self._lock is not None:
+            return True
+        self._supply.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(BlockingIOError):
+            self._lock = lock_file(self._supply.folder / ".lock")  # Until the process ends.
+        self._folder = self._read()
+        self._operator.roots = self._folder.roots()
+        return self._lock is not None
 
     async def ready(self) -> bool:
         """Wait until there is something to start with; False = the process was told to end.
@@ -159,6 +182,9 @@ class Agent:
                     await asyncio.sleep(random.uniform(0.0, self._within))  # noqa: S311 - it only spreads
             self._news.clear()
             try:
+                if not await asyncio.to_thread(self._asks):
+                    wait = AGAIN_SECONDS
+                    continue
                 changed = await self._ask(exchange)
             except (MeshError, OSError, TimeoutError) as error:
                 condition.fails(f"{str(error) or 'no answer in time'}; the gateway goes on with what it has")
@@ -174,8 +200,12 @@ class Agent:
     async def _asked_apart(self) -> tuple[str, bool]:
         """Ask over a connection of its own; gives why that did not work, and whether any resource is another one."""
         adapter = Registry().backbone(self._given.backbone)
-        known = bool(self._folder.revision) and not self._failures
+        before = self._folder.revision
+        known = bool(before) and not self._failures
         try:
+            if not await asyncio.to_thread(self._asks):
+                waits = "" if self._folder.revision else "another process of this gateway asks"
+                return waits, self._folder.revision != before
             async with asyncio.timeout(KNOWN_SECONDS if known else ASK_SECONDS + KNOWN_SECONDS):
                 broker: Broker = adapter.from_url(self._given.backbone)  # type: ignore[attr-defined]  # as in Runtime
                 async with broker:
@@ -231,7 +261,10 @@ class Agent:
             issued.check(self._identity, "the certificate")
         except ConfigError:
             return 0.0
-        return (issued.half() - datetime.datetime.now(datetime.UTC)).total_seconds()
+        leaf = issued.chain[0]
+        begin = leaf.not_valid_before_utc + BEFORE  # It counts from before it was issued.
+        half = begin + (leaf.not_valid_after_utc - begin) / 2
+        return (half - datetime.datetime.now(datetime.UTC)).total_seconds()
 
     def _take(self, answer: Answer, key: ed25519.Ed25519PrivateKey | None) -> bool:
         """Write down what is given; blocks."""
@@ -271,10 +304,11 @@ class Agent:
 
     def _report(self) -> Report:
         """Say what was made of what there is."""
-        problems = [self._reported(each) for each in self._problems[:MAX_PROBLEMS]]
+        problems = tuple(self._reported(each) for each in self._problems[:MAX_PROBLEMS])
         wrong = {(each.kind, each.name) for each in problems}
-        loaded = [f"{kind}/{name}" for kind, name in self._folder.documents.values() if (kind, name) not in wrong]
-        return Report(self._taken, loaded[:MAX_LOADED] if self._taken else (), problems, __version__)
+        known = self._folder.documents.values() if self._taken else ()
+        loaded = tuple(f"{kind}/{name}" for kind, name in known if (kind, name) not in wrong)
+        return Report(self._taken, loaded[:MAX_LOADED], problems, __version__)
 
     def _reported(self, problem: Problem) -> Reported:
         file = Path(problem.file) if problem.file else None

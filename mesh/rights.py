@@ -48,6 +48,7 @@ class Rights:
         pubsub: Names of pub/sub components on the backbone.
         stores: Names of key/value stores in the backbone.
         hosted: Names of components that it answers for.
+        control: The namespace of the operator that it asks for its resources; empty = it asks none.
     """
 
     namespace: str
@@ -56,6 +57,7 @@ class Rights:
     pubsub: tuple[str, ...] = ()
     stores: tuple[str, ...] = ()
     hosted: tuple[str, ...] = ()
+    control: str = ""
 
     def space(self, *names: str) -> str:
         """Write a dotted address of the namespace; ``*`` and ``>`` stay what they are."""
@@ -73,7 +75,8 @@ class Rights:
         found += [self.space("component", "*"), self.space("component", "*", ">")]
         found += [self.space(name) for name in _SHARED]
         found += [self.space(name, "*") for name in (*_NAMED, "bindings")]
-        return found + [self.space(name, self.app_id) for name in _NEWS]
+        found += [self.space(name, self.app_id) for name in _NEWS]
+        return [*found, address.supply(self.control).text] if self.control else found
 
     @property
     def heard(self) -> list[str]:
@@ -86,7 +89,8 @@ class Rights:
         found += [self.space(name, self.app_id) for name in ("bindings", *_NEWS)]
         for name in self.hosted:
             found += [self.space("component", name), self.space("component", name, ">")]
-        return found + [self.space(name) for name in _SHARED] + [self.space(name, "*") for name in _NAMED]
+        found += [*(self.space(name) for name in _SHARED), *(self.space(name, "*") for name in _NAMED)]
+        return [*found, address.supplied(self.control, self.namespace).text] if self.control else found
 
 
 class Permitting(Protocol):
@@ -98,7 +102,11 @@ class Permitting(Protocol):
 
 
 def rights_of(
-    namespace: str, app_id: str, components: Sequence[Component] | None, calls: Iterable[str] = (ALL,)
+    namespace: str,
+    app_id: str,
+    components: Sequence[Component] | None,
+    calls: Iterable[str] = (ALL,),
+    control: str = "",
 ) -> Rights:
     """Make the rights of an application whose node opens these components; None = those that are always there."""
     named = DEFAULTS if components is None else [(each.name, each.type) for each in components]
@@ -115,4 +123,5 @@ def rights_of(
         pubsub,
         (*(address.store(namespace, name) for name in stores), *large),
         tuple(name for name, kind in named if kind.partition(".")[0] != "pubsub"),
+        control,
     )

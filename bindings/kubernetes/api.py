@@ -278,6 +278,23 @@ class Cluster(Steps):
             await self._check(response)
             yield response.content.iter_any()
 
+    @asynccontextmanager
+    async def websocket(
+        self, path: str, query: Mapping[str, str], protocol: str
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Open a stream in both directions, as to a port of a pod."""
+        token = await self._token()
+        async with self._session.ws_connect(
+            self._access.server + path,
+            params=query,
+            protocols=(protocol,),
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            server_hostname=self._access.server_name,
+            max_msg_size=0,
+            autoping=True,
+        ) as stream:
+            yield stream
+
     async def _told(
         self,
         method: str,

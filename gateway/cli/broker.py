@@ -40,6 +40,11 @@ def parser() -> Parser:
     made.add_argument(
         "--calls", metavar="APP-IDS", help="those that it may call, by commas, an empty text for none; all if not given"
     )
+    made.add_argument(
+        "--supply",
+        metavar="NAMESPACE",
+        help="of the operator that gives it resources; as MESH_SUPPLY says if not given",
+    )
     return made
 
 
@@ -68,7 +73,11 @@ def run(words: Sequence[str]) -> int:
         components = [each for each in loaded.components if in_scope(each.scopes, found.app_id)]
         if wild := next((each for each in components if each.name in WILD), None):
             raise UsageError(f"the component '{wild.name}' would be all of them", "mesh broker")
-    show(cast("Permitting", adapter).permissions(rights_of(namespace, found.app_id, components, calls)).rstrip("\n"))
+    control = found.supply or os.environ.get("MESH_SUPPLY", "")
+    if control in WILD:
+        raise UsageError(f"--supply: '{control}' would be all of them", "mesh broker")
+    rights = rights_of(namespace, found.app_id, components, calls, control)
+    show(cast("Permitting", adapter).permissions(rights).rstrip("\n"))
     return 0
 
 

@@ -18,7 +18,7 @@ from gateway.config import (
 from mesh.address import app_id_problem
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
-from mesh.supply.names import OPERATOR, is_resource_name
+from mesh.supply.names import OPERATOR, SUPPLY_FOLDER, is_resource_name
 from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, MODES, Identity, RootSecret, TrustSettings, target_of
 from mesh.urls import in_url
 from mesh.values import is_host, parse_bool, parse_duration, parse_size, parse_trust_domain
@@ -152,7 +152,10 @@ def gateway_config(
     free = default_http_port == 0
     drain = options.dapr_graceful_shutdown_seconds
     supply = _supply(options, environ, check) if environ.get("MESH_SUPPLY") else None
-    files = options.config if supply is None else [each for each in options.config if each not in supply.configurations]
+    files, folders = options.config, options.resources_path
+    if supply is not None:  # What is in its folder is not there yet.
+        files = tuple(each for each in files if not _supplied_name(each, supply.folder))
+        folders = tuple(each for each in folders if Path(each).absolute() != supply.folder)
     config = GatewayConfig(
         app_id=options.app_id or "",
         home=mesh_home(environ),
@@ -175,7 +178,7 @@ def gateway_config(
         max_body_bytes=check.size("--max-body-size", options.max_body_size, _DEFAULT.max_body_bytes),
         max_header_bytes=check.size("--read-buffer-size", options.read_buffer_size, _DEFAULT.max_header_bytes),
         allowed_origins=split_list(options.allowed_origins),
-        resource_paths=check.paths("--resources-path", options.resources_path),
+        resource_paths=check.paths("--resources-path", folders),
         configuration_files=check.paths("--config", files),
         namespace=environ.get("NAMESPACE") or "default",
         backbone=environ.get("MESH_BACKBONE") or environ.get("MESH_BACKBONE_DEFAULT") or DEFAULT_BACKBONE,
@@ -262,7 +265,7 @@ def _trust(options: GatewayOptions, environ: Mapping[str, str], check: _Checker)
 
 def _supply(options: GatewayOptions, environ: Mapping[str, str], check: _Checker) -> SupplyConfig:
     """Read who gives the gateway its resources; proves itself by what it is given, unless it is told another way."""
-    control, folder = environ["MESH_SUPPLY"], Path(environ.get("MESH_SUPPLY_DIR") or "/var/run/mesh").absolute()
+    control, folder = environ["MESH_SUPPLY"], Path(environ.get("MESH_SUPPLY_DIR") or SUPPLY_FOLDER).absolute()
     domain = options.trust_domain or environ.get("MESH_TRUST_DOMAIN") or DEFAULT_TRUST_DOMAIN
     try:
         Identity(parse_trust_domain(domain), control, OPERATOR)
@@ -290,10 +293,18 @@ def _supply(options: GatewayOptions, environ: Mapping[str, str], check: _Checker
         roots=roots,
         trust_domain=domain.lower(),
         pod=environ.get("POD_NAME") or environ.get("HOSTNAME", ""),
-        configurations=tuple(each for each in options.config if is_resource_name(each)),
+        configurations=tuple(filter(None, (_supplied_name(each, folder) for each in options.config))),
         trust=None if other else _trust(options, {**environ, "MESH_TRUST_DOMAIN": domain, **files}, check),
         identified=bool(options.trust_mode or environ.get("MESH_TRUST_MODE")),
     )
+
+
+def _supplied_name(config: str, folder: Path) -> str:
+    """Give the name of a Configuration that is to be supplied: it, or where it is to be; empty = it is another file."""
+    path = Path(config)
+    if path.absolute().parent == folder and path.suffix in (".yaml", ".yml"):
+        config = path.stem.removeprefix("configuration-")
+    return config if is_resource_name(config) else ""
 
 
 def _root_secret(text: str, check: _Checker) -> RootSecret | None:

@@ -61,14 +61,20 @@ def parser() -> Parser:
         "mesh list",
         description="List the applications and gateways that run, and the types of actors of each: TYPE:ACTIVE.",
     )
+    made.add_kubernetes("with -k: only of this namespace", "--namespace")
     add_output_option(made)
-    made.add_argument("-A", "--all-namespaces", action="store_true", help="all of this user, as without it")
+    made.add_argument("-A", "--all-namespaces", action="store_true", help="all, as without it")
     return made
 
 
 def run(words: Sequence[str]) -> int:
     """Run the command."""
-    output = parser().parse(words).output
+    found = parser().parse(words)
+    if found.kubernetes:
+        from gateway.cli import cluster
+
+        return cluster.listed(found)
+    output = found.output
     runs = list_runs(mesh_home(os.environ))
     records: list[dict[str, Any]] = [record(each) for each in runs]
     if not as_dapr():

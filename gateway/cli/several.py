@@ -73,6 +73,10 @@ def several(
     problems: list[Problem] = []
     if common.app_id is not None or common.app_port is not None:
         problems.append(Problem("with --app, each has its id and port there", "--app-id"))
+    if environ.get("MESH_SUPPLY"):
+        problems.append(
+            Problem("an operator gives one application what it needs; start a gateway for each", "MESH_SUPPLY")
+        )
     apps = [_app(each, common, problems) for each in words]
     if file is not None:
         apps += _of_file(file, common, environ, warnings)

@@ -31,13 +31,19 @@ def parser() -> Parser:
         "mesh status",
         description="Show the backbone, where its data is, what of the applications is not well, and their actors.",
     )
+    made.add_kubernetes("with -k: where it is installed (mesh-system)")
     add_output_option(made)
     return made
 
 
 def run(words: Sequence[str]) -> int:
     """Run the command."""
-    output = parser().parse(words).output
+    found = parser().parse(words)
+    if found.kubernetes:
+        from gateway.cli import cluster
+
+        return cluster.status(found)
+    output = found.output
     facts = _facts(os.environ)
     if not show_document(facts, output):
         size = facts["dataBytes"]

@@ -114,8 +114,9 @@ def add_output_option(parser: argparse.ArgumentParser) -> None:
     from argparse import SUPPRESS  # Imported here: help of all commands does without.
 
     parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="how it is written")
-    parser.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
-    parser.add_argument("--namespace", help=SUPPRESS)
+    if not getattr(parser, "for_clusters", False):
+        parser.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
+        parser.add_argument("--namespace", help=SUPPRESS)
 
 
 def show_document(value: object, output: Format) -> bool:

@@ -12,8 +12,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.config import GatewayConfig
@@ -84,24 +83,8 @@ class Worker:
             yield
 
     def own(self, configs: Sequence[GatewayConfig]) -> tuple[GatewayConfig, ...]:
-        """Give those of applications that are not over; what an operator gives, each worker keeps in a folder."""
-        return tuple(self._apart(each) for each in configs if each.app_id in self.siblings)
-
-    def _apart(self, config: GatewayConfig) -> GatewayConfig:
-        supply = config.supply
-        if supply is None:
-            return config
-        former, folder = supply.folder, supply.folder / f"worker-{self.slot}"
-
-        def moved(paths: Sequence[Path]) -> tuple[Path, ...]:
-            return tuple(folder / each.relative_to(former) if each.is_relative_to(former) else each for each in paths)
-
-        return replace(
-            config,
-            supply=replace(supply, folder=folder),
-            resource_paths=moved(config.resource_paths),
-            configuration_files=moved(config.configuration_files),
-        )
+        """Give those of applications that are not over."""
+        return tuple(each for each in configs if each.app_id in self.siblings)
 
     async def process(self) -> Mapping[str, float]:
         """Measure all processes of the gateway together."""

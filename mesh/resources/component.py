@@ -119,7 +119,7 @@ class Component:
         auth_secret_store: The secret store that resolves its `SecretRef` values.
         placement: Where its operations run (``nearest``, ``backbone``, ``local``); None = as its type is used to.
         namespaced: Whether a setting is a template with ``{namespace}``.
-        secrets: Which state of its secrets it is for; empty = nobody says.
+        secrets: Differs when what it refers to does, where that is known before it is asked for; else empty.
         file: As the user named it; None for built-in components.
         line: Where the document begins, from 1.
         type_place: Line and column of the type, from 1.
@@ -258,7 +258,7 @@ class HTTPEndpoint:
         root_ca: PEM text or a reference; None = the system's.
         certificate: The client's certificate; with it goes ``private_key``.
         renegotiation: ``Never``, ``OnceAsClient`` or ``FreelyAsClient``.
-        secrets: Which state of its secrets it is for; empty = nobody says.
+        secrets: Differs when what it refers to does, where that is known before it is asked for; else empty.
     """
 
     name: str

@@ -23,7 +23,7 @@ from mesh.resources.configuration import Configuration
 from mesh.resources.documents import Document, FileModel, parse_documents, read_documents, validate
 from mesh.resources.found import Found, Looked, Resource, of_kind
 from mesh.resources.resiliency import Resiliency
-from mesh.resources.schema import OURS, PLACEMENT, SECRETS, component, configuration, http_endpoint
+from mesh.resources.schema import OURS, PLACEMENT, component, configuration, http_endpoint
 from mesh.resources.schema_resiliency import resiliency, unknown_policies
 from mesh.resources.schema_subscription import check_metadata, subscription
 from mesh.resources.schema_workflow_access import workflow_access
@@ -63,7 +63,6 @@ _CONVERTERS: Mapping[str, Callable[[Document, list[Problem], list[Problem]], Res
     "Subscription": subscription,
     "WorkflowAccessPolicy": workflow_access,
 }
-_ANNOTATIONS: Mapping[str, tuple[str, ...]] = {"Component": (PLACEMENT, SECRETS), "HTTPEndpoint": (SECRETS,)}
 _LISTS = ("List", *(f"{kind}List" for kind in _CONVERTERS))
 _IGNORED_KINDS = frozenset({"MCPServer"})
 _GROUP = "dapr.io/"
@@ -340,7 +339,7 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
         return None
     converter = _CONVERTERS.get(kind)
     if converter is not None:
-        _check_annotations(document, _ANNOTATIONS.get(kind, ()), problems, warnings)
+        _check_annotations(document, (PLACEMENT,) if kind == "Component" else (), problems, warnings)
         if kind == "Subscription":
             check_metadata(document, problems, warnings)
         return converter(document, problems, warnings)

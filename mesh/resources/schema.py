@@ -40,12 +40,10 @@ from mesh.spelling import did_you_mean
 from mesh.urls import names_a_host, port_of
 from mesh.values import is_host
 
-__all__ = ["IN_ANY", "OURS", "PLACEMENT", "QUIET", "SECRETS", "Meta", "component", "configuration", "http_endpoint"]
+__all__ = ["IN_ANY", "OURS", "PLACEMENT", "QUIET", "Meta", "component", "configuration", "http_endpoint"]
 
 OURS = "mesh."
 PLACEMENT = "mesh.placement"
-SECRETS = "mesh.secrets"
-"""Says which state of its secrets a resource is for: an operator writes it, so that others count as a change."""
 PLACEMENTS = ("nearest", "backbone", "local")
 
 _TYPE = re.compile(r"[a-z][a-z0-9]*(\.[a-z0-9_-]+)+")
@@ -181,7 +179,6 @@ def component(document: Document, problems: list[Problem], warnings: list[Proble
         scopes=model.scopes,
         auth_secret_store=model.auth.secret_store,
         placement=placement,
-        secrets=(model.metadata.annotations or {}).get(SECRETS) or "",
         file=document.file,
         line=document.line,
         type_place=document.position(("spec", "type")),
@@ -256,7 +253,6 @@ def http_endpoint(document: Document, problems: list[Problem], warnings: list[Pr
         renegotiation=tls.renegotiation,
         auth_secret_store=model.auth.secret_store,
         scopes=model.scopes,
-        secrets=(model.metadata.annotations or {}).get(SECRETS) or "",
         file=document.file,
         line=document.line,
     )

@@ -51,7 +51,7 @@ __all__ = ["Answering", "answering"]
 
 logger = logging.getLogger(__name__)
 
-MAX_AT_ONCE = 512
+MAX_AT_ONCE = 1024
 MAX_AUTHENTICATING = 32
 MAX_KEYS = 8
 MAX_PODS = 100_000
@@ -60,7 +60,7 @@ FRESH_SECONDS = 120.0
 SOURCE_SECONDS = 10.0
 GATHER_SECONDS = 0.5
 SPREAD_SECONDS = 1.0
-BURST, REFILL_SECONDS = 10.0, 3.0
+BURST, REFILL_SECONDS = 10.0, 1.0
 QUIET_SECONDS = 10.0
 _asks = msgspec.msgpack.Decoder(Ask)
 _envelopes = msgspec.msgpack.Decoder(Envelope)
@@ -224,8 +224,8 @@ class Answering:
             revision=supplied.revision,
             documents=None if known else tuple(supplied.documents),
             secrets={} if known else supplied.secrets,
-            chain=[_der(each) for each in chain],
-            roots=[_der(each) for each in self._source.own().roots],
+            chain=tuple(map(_der, chain)),
+            roots=tuple(map(_der, self._source.own().roots)),
         )
 
     def _admit(self, pod: Pod, made: float) -> None:
@@ -304,9 +304,9 @@ def _der(certificate: x509.Certificate) -> bytes:
 
 def _bounded(report: Report) -> Report:
     """Cut what a gateway says of itself, which may be anything."""
-    problems = [
+    problems = tuple(
         Reported(each.kind[:64], each.name[:253], each.field[:MAX_TEXT], each.line, each.text[:MAX_TEXT])
         for each in report.problems[:MAX_PROBLEMS]
-    ]
-    loaded = [each[:MAX_TEXT] for each in report.loaded[:MAX_LOADED]]
+    )
+    loaded = tuple(each[:MAX_TEXT] for each in report.loaded[:MAX_LOADED])
     return Report(report.revision[:MAX_TEXT], loaded, problems, report.version[:64])

@@ -99,12 +99,15 @@ class Operator:
             BrokerError: It could not be asked.
         """
         deadline = time.time() + seconds
-        for _ in range(2):  # Its key may be another one by now.
-            now = time.time()
-            if self._key is None or now >= self._key.until:
-                self._learn(*await self._request(exchange, "key", b"", deadline))
-            if (answer := await self._answered(exchange, who, deadline, have, key, report)) is not None:
-                return answer
+        try:
+            for _ in range(2):  # Its key may be another one by now.
+                if self._key is None or time.time() >= self._key.until:
+                    self._learn(*await self._request(exchange, "key", b"", deadline))
+                if (answer := await self._answered(exchange, who, deadline, have, key, report)) is not None:
+                    return answer
+        except UnprovenError:
+            self._key = None
+            raise
         raise UnprovenError("the operator takes another key for its own each time it is asked")
 
     async def _answered(

@@ -23,14 +23,14 @@ from cryptography import x509
 
 from mesh.errors import ConfigError
 from mesh.home import write_private
+from mesh.supply.secrets import SECRETS
 from mesh.supply.wire import MAX_DOCUMENTS, Answer, Document
 from mesh.trust.certificates import Key, as_pem, key_as_pem, read_certificates, read_key
 from mesh.trust.folder import Issued
 from mesh.trust.identity import Identity
 
-__all__ = ["Folder", "configuration_file", "file_of", "secret_of"]
+__all__ = ["Folder", "configuration_file", "file_of"]
 
-SECRETS = "secrets.json"
 _CONFIGURATION = "Configuration"
 
 
@@ -52,23 +52,6 @@ def file_of(document: Document) -> str:
         return document.file
     except ValueError as error:
         raise ConfigError(str(error)) from None
-
-
-def secret_of(folder: Path, name: str) -> Mapping[str, str] | None:
-    """Read what was given of a secret, as far as it is text; None = nothing. Blocks."""
-    try:
-        secrets = msgspec.json.decode((folder / SECRETS).read_bytes(), type=dict[str, dict[str, bytes]])
-    except (OSError, msgspec.DecodeError):
-        return None
-    found = secrets.get(name)
-    return None if found is None else {key: text for key, value in found.items() if (text := _text(value)) is not None}
-
-
-def _text(value: bytes) -> str | None:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 class Folder:
@@ -110,7 +93,7 @@ class Folder:
         return folder / "tls.crt", folder / "tls.key", folder / "ca.crt"
 
     def take(self, answer: Answer) -> bool:
-        """Write what is another now; tells whether any resource is.
+        """Write what is another now; tells whether any resource is, or secret.
 
         Raises:
             ConfigError: A document cannot be a file; nothing was written.
@@ -127,7 +110,7 @@ class Folder:
             for each in answer.documents[:MAX_DOCUMENTS]
             if each.kind != _CONFIGURATION or each.name in self._configurations
         }
-        self._write(SECRETS, msgspec.json.encode(answer.secrets))
+        others = self._write(SECRETS, msgspec.json.encode(answer.secrets, order="deterministic"))
         changed = [name for name, each in wanted.items() if self._write(name, each.text.encode())]
         gone = [each for each in self.path.glob("*.yaml") if each.name not in wanted]
         for each in gone:
@@ -135,7 +118,7 @@ class Folder:
         self.documents = {name: (each.kind, each.name) for name, each in sorted(wanted.items())}
         self.revision = answer.revision
         self._note()
-        return bool(changed or gone)
+        return others or bool(changed or gone)
 
     def _note(self) -> None:
         state = _State(self.revision, dict(self.documents), self._configurations, self.identities)
@@ -153,6 +136,7 @@ class Folder:
         """Write what this node proves itself by; raises ``ConfigError`` when it would not do."""
         certificate, key_file, roots_file = self.certificate
         Issued(_certificates(chain), key, _certificates(roots)).check(identity, "the certificate that is given")
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         certificate.parent.mkdir(exist_ok=True, mode=0o700)
         written = {roots_file: as_pem(_certificates(roots)), key_file: key_as_pem(key)}
         for file, data in (written | {certificate: as_pem(_certificates(chain))}).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
@@ -93,8 +93,8 @@ class Report(msgspec.Struct, frozen=True):
     """
 
     revision: str = ""
-    loaded: Sequence[str] = ()
-    problems: Sequence[Reported] = ()
+    loaded: tuple[str, ...] = ()
+    problems: tuple[Reported, ...] = ()
     version: str = ""
 
 
@@ -138,7 +138,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     refused: str = ""
     revision: str = ""
-    documents: Sequence[Document] | None = None
+    documents: tuple[Document, ...] | None = None
     secrets: Mapping[str, Mapping[str, bytes]] = {}
-    chain: Sequence[bytes] = ()
-    roots: Sequence[bytes] = ()
+    chain: tuple[bytes, ...] = ()
+    roots: tuple[bytes, ...] = ()

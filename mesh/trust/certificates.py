@@ -25,6 +25,7 @@ from mesh.trust.identity import Identity
 
 __all__ = [
     "AS_OF",
+    "BEFORE",
     "Key",
     "as_pem",
     "certify",

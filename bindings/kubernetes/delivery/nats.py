@@ -15,13 +15,26 @@ USER = 65532
 LABELS = {"app.kubernetes.io/part-of": "brokermesh", "app.kubernetes.io/managed-by": "brokermesh"}
 SELECTOR = {"app.kubernetes.io/name": NATS}
 
+_CONFIGURATION = f"""\
+server_name: $POD_NAME
+port: {CLIENTS}
+http_port: {MONITOR}
+lame_duck_grace_period: 5s
+lame_duck_duration: 30s
+jetstream {{
+  store_dir: /data
+}}
+"""
+
 
 def nats_url(namespace: str, replicas: object) -> str:
     """Give where gateways find it, and how many copies its streams have."""
     return f"nats://{NATS}.{namespace}.svc:{CLIENTS}?replicas={replicas}"
 
 
-def nats_objects(namespace: str, settings: Settings) -> list[tuple[Manifest, Literal["nats", "disk", "memory"]]]:
+def nats_objects(
+    namespace: str, settings: Settings
+) -> list[tuple[Manifest, Literal["nats", "alone", "clustered", "disk", "memory"]]]:
     """Give its objects, and when each is there."""
     about = {"name": NATS, "namespace": namespace, "labels": {**LABELS, **SELECTOR}}
     names = (("clients", CLIENTS), ("routes", ROUTES), ("monitor", MONITOR))
@@ -41,15 +54,8 @@ def nats_objects(namespace: str, settings: Settings) -> list[tuple[Manifest, Lit
             },
             "nats",
         ),
-        (
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": about,
-                "data": {"nats.conf": _configuration(namespace)},
-            },
-            "nats",
-        ),
+        (_map(about, _CONFIGURATION), "alone"),
+        (_map(about, _CONFIGURATION + _routes(namespace)), "clustered"),
         (_set(about, settings, on_disk=True), "disk"),
         (_set(about, settings, on_disk=False), "memory"),
         (
@@ -65,16 +71,12 @@ def nats_objects(namespace: str, settings: Settings) -> list[tuple[Manifest, Lit
     ]
 
 
-def _configuration(namespace: str) -> str:
+def _map(about: Manifest, text: str) -> Manifest:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": {"nats.conf": text}}
+
+
+def _routes(namespace: str) -> str:
     return f"""\
-server_name: $POD_NAME
-port: {CLIENTS}
-http_port: {MONITOR}
-lame_duck_grace_period: 5s
-lame_duck_duration: 20s
-jetstream {{
-  store_dir: /data
-}}
 cluster {{
   name: {NATS}
   port: {ROUTES}

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bindings.kubernetes.delivery import rights
 from bindings.kubernetes.delivery.nats import nats_objects
 from bindings.kubernetes.delivery.settings import Settings
+from bindings.kubernetes.injector.objects import CONFIGURATION, PORT, SERVICE, webhook_configuration
+from bindings.kubernetes.operator.rights import CLUSTER_RULES, NAMESPACE_RULES
 
 __all__ = ["OPERATOR", "WHEN", "Part", "crds", "namespace", "objects", "parts"]
 
 Manifest = dict[str, Any]
-When = Literal["always", "several", "nats", "disk", "memory", "dashboard"]
+When = Literal["always", "several", "nats", "alone", "clustered", "disk", "memory", "dashboard"]
 
-OPERATOR, WEBHOOK, DASHBOARD, INJECTOR = "mesh-operator", "mesh-webhook", "mesh-dashboard", "mesh-injector"
-WEBHOOK_PORT, HEALTH_PORT, DASHBOARD_PORT = 9443, 8080, 8080
+OPERATOR, DASHBOARD = "mesh-operator", "mesh-dashboard"
+HEALTH_PORT, DASHBOARD_PORT = 8080, 8080
 LABELS = {"app.kubernetes.io/part-of": "brokermesh", "app.kubernetes.io/managed-by": "brokermesh"}
 USER = 65532
+# Whom the API server trusts for an injector, the injector itself writes.
+_INJECTOR_RULE = {
+    "apiGroups": ["admissionregistration.k8s.io"],
+    "resources": ["mutatingwebhookconfigurations"],
+    "resourceNames": [CONFIGURATION],
+    "verbs": ["get", "patch"],
+}
 
 WHEN: Mapping[When, Callable[[Settings], bool]] = {
     "always": lambda _: True,
     "several": lambda settings: settings["replicas"] > 1,
     "nats": lambda settings: not settings["backbone"],
+    "alone": lambda settings: not settings["backbone"] and settings["nats.replicas"] == 1,
+    "clustered": lambda settings: not settings["backbone"] and settings["nats.replicas"] > 1,
     "disk": lambda settings: not settings["backbone"] and bool(settings["nats.storage"]),
     "memory": lambda settings: not settings["backbone"] and not settings["nats.storage"],
     "dashboard": lambda settings: bool(settings["dashboard"]),
@@ -63,13 +73,9 @@ def parts(name: str, settings: Settings) -> list[Part]:
         name: Of the namespace.
         settings: See `SETTINGS`, and besides ``gatewayBackbone``: the broker's URL.
     """
-    from bindings.kubernetes.injector.objects import webhook_configuration
-
     about = _about(name, OPERATOR)
     subject = {"kind": "ServiceAccount", "name": OPERATOR, "namespace": name}
     role_group = "rbac.authorization.k8s.io"
-    webhook = webhook_configuration(INJECTOR, name, WEBHOOK, failure_policy=settings["failurePolicy"])
-    webhook["metadata"].setdefault("labels", {}).update(LABELS)
     return [
         Part({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": about}),
         Part(
@@ -77,7 +83,7 @@ def parts(name: str, settings: Settings) -> list[Part]:
                 "apiVersion": f"{role_group}/v1",
                 "kind": "ClusterRole",
                 "metadata": {"name": OPERATOR, "labels": dict(LABELS)},
-                "rules": rights.CLUSTER,
+                "rules": [*CLUSTER_RULES, _INJECTOR_RULE],
             }
         ),
         Part(
@@ -94,7 +100,7 @@ def parts(name: str, settings: Settings) -> list[Part]:
                 "apiVersion": f"{role_group}/v1",
                 "kind": "Role",
                 "metadata": about,
-                "rules": rights.OWN_NAMESPACE,
+                "rules": list(NAMESPACE_RULES),
             }
         ),
         Part(
@@ -111,7 +117,7 @@ def parts(name: str, settings: Settings) -> list[Part]:
         Part(_operator(name, settings)),
         Part(_budget(name, OPERATOR), "several"),
         Part(_dashboard(name, settings), "dashboard"),
-        Part(webhook),
+        Part(webhook_configuration(name, labels=LABELS)),
     ]
 
 
@@ -123,10 +129,10 @@ def _service(namespace: str) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _about(namespace, WEBHOOK),
+        "metadata": _about(namespace, SERVICE),
         "spec": {
             "selector": {"app.kubernetes.io/name": OPERATOR},
-            "ports": [{"name": "webhook", "port": 443, "targetPort": WEBHOOK_PORT}],
+            "ports": [{"name": "webhook", "port": 443, "targetPort": PORT}],
         },
     }
 
@@ -149,9 +155,6 @@ def _operator(namespace: str, settings: Settings) -> Manifest:
         f"--gateway-image-pull-policy={settings['imagePullPolicy']}",
         f"--trust-domain={settings['trustDomain']}",
         f"--identities={_word(settings['identities'])}",
-        f"--webhook-port={WEBHOOK_PORT}",
-        f"--webhook-service={WEBHOOK}",
-        f"--webhook-configuration={INJECTOR}",
         f"--health-port={HEALTH_PORT}",
         f"--log-level={settings['logLevel']}",
         f"--log-as-json={_word(settings['logAsJson'])}",
@@ -162,7 +165,7 @@ def _operator(namespace: str, settings: Settings) -> Manifest:
         "command": ["mesh"],
         "args": words,
         "env": [{"name": key, "valueFrom": {"fieldRef": {"fieldPath": path}}} for key, path in names.items()],
-        "ports": [{"name": "webhook", "containerPort": WEBHOOK_PORT}, {"name": "health", "containerPort": HEALTH_PORT}],
+        "ports": [{"name": "webhook", "containerPort": PORT}, {"name": "health", "containerPort": HEALTH_PORT}],
         "startupProbe": _probe("/healthz", 1, 60),
         "livenessProbe": _probe("/healthz", 5, 6),
         "readinessProbe": _probe("/readyz", 2, 3),
@@ -244,8 +247,3 @@ def _probe(path: str, period: int, failures: int) -> Manifest:
 
 def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def names(manifests: Sequence[Manifest]) -> list[str]:
-    """Give what objects are called, for people."""
-    return [f"{each['kind']} {each['metadata']['name']}" for each in manifests]

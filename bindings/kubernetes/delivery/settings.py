@@ -45,7 +45,6 @@ SETTINGS: Sequence[Setting] = (
     Setting("trustDomain", "cluster.local", "begins each identity: spiffe://DOMAIN/ns/NAMESPACE/APP-ID"),
     Setting("identities", True, "certificates for gateways, which prove who they are"),
     Setting("dashboard", True, "a dashboard, reached by mesh dashboard -k"),
-    Setting("failurePolicy", "Fail", "what becomes of annotated pods while no injector answers: Fail or Ignore"),
     Setting("logLevel", "info", "of the operator"),
     Setting("logAsJson", False, "one JSON object a line"),
 )
@@ -93,8 +92,6 @@ def read(given: Sequence[str], base: Settings | None = None) -> dict[str, Any]:
             problems.append(Problem(str(error), f"--set {name}"))
     if found["nats.replicas"] not in (1, 3, 5):
         problems.append(Problem("1, 3 or 5 servers make a cluster that can decide", "--set nats.replicas"))
-    if found["failurePolicy"] not in ("Fail", "Ignore"):
-        problems.append(Problem("it is Fail or Ignore", "--set failurePolicy"))
     if problems:
         raise ConfigError(problems)
     return found

@@ -82,7 +82,8 @@ class Layer:
             self._tar.addfile(entry, content)
 
     def text(self, name: str, text: str, mode: int = 0o644) -> None:
-        """Add a file with a text."""
+        """Add a file with a text; none of this machine takes its place afterwards."""
+        self._made.add(name)
         self.folder(name.rpartition("/")[0])
         entry = tarfile.TarInfo(name.strip("/"))
         entry.size, entry.mode = len(text.encode()), mode
@@ -198,6 +199,9 @@ def _python(layer: Layer) -> None:
 
 def _installed() -> Iterator[Path]:
     """Give the files of all packages that a gateway needs."""
+    # Of ours, whose code is elsewhere, what is in the environment; a clone may hold another one beside its code.
+    found = sorted(Path(sysconfig.get_path("purelib")).glob("brokermesh-*.dist-info/*"))
+    yield from (each for each in found if each.is_file())
     wanted, seen = [("brokermesh", frozenset(EXTRAS))], set()
     while wanted:
         name, extras = wanted.pop()
@@ -209,7 +213,7 @@ def _installed() -> Iterator[Path]:
             need = Requirement(text)
             if not need.marker or any(need.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
                 wanted.append((need.name, frozenset(need.extras)))
-        for file in distribution.files or ():
+        for file in () if name == "brokermesh" else distribution.files or ():
             path = Path(str(distribution.locate_file(file))).resolve()
             if path.is_file() and path.suffix != ".pth" and "__editable__" not in path.name:
                 if path.is_relative_to(sys.prefix) and not {"tests", "test"} & set(path.parts):

@@ -1,0 +1,86 @@
+"""All resources of a cluster, with the entries of Secrets that they refer to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from bindings.kubernetes.api import Cluster
+from bindings.kubernetes.informer import Informer, Key
+from bindings.kubernetes.operator.kinds import KINDS, Kind
+from bindings.kubernetes.operator.resource import Resource, resource_of, text_of
+from bindings.kubernetes.operator.secrets import Secrets
+from mesh.supply.wire import Document
+
+__all__ = ["Resources"]
+
+
+class Resources:
+    """Follows the resources of all namespaces."""
+
+    def __init__(self, cluster: Cluster, changed: Callable[[str, Resource | None], None]) -> None:
+        """Read nothing yet.
+
+        Args:
+            cluster: To ask.
+            changed: Is told the namespace of what has changed, and the resource that is there now.
+        """
+        self._told = changed
+        self._of: defaultdict[str, dict[str, Resource]] = defaultdict(dict)
+        self._documents: dict[tuple[str, str], tuple[Resource, Document]] = {}
+        self.secrets = Secrets(cluster, lambda namespace: changed(namespace, None))
+        self._informers = [
+            Informer(cluster, kind.path, partial(resource_of, kind), partial(self._changed, kind))
+            for kind in KINDS.values()
+        ]
+
+    async def run(self) -> None:
+        """Follow them until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.secrets.run(), name="secrets")
+            for kind, informer in zip(KINDS, self._informers, strict=True):
+                tasks.create_task(informer.run(), name=f"follow-{kind}")
+
+    async def settled(self) -> None:
+        """Wait until all was read once."""
+        for informer in self._informers:
+            await informer.synced.wait()
+        await self.secrets.settled()
+
+    @property
+    def failed(self) -> str:
+        """Why not all is followed at present; empty while it is."""
+        every = [*self._informers, self.secrets.informer]
+        return next((each.failed for each in every if each.failed), "")
+
+    @property
+    def namespaces(self) -> list[str]:
+        """Those with resources."""
+        return list(self._of)
+
+    def of(self, namespace: str) -> Mapping[str, Resource]:
+        """Give those of a namespace, by their keys."""
+        return self._of.get(namespace, {})
+
+    def document(self, resource: Resource) -> Document:
+        """Give a resource as a gateway is given it; blocks for a moment when it is another one."""
+        key = resource.namespace, resource.key
+        known = self._documents.get(key)
+        if known is None or known[0] != resource:
+            document = Document(resource.kind, resource.name, resource.namespace, text_of(resource))
+            known = self._documents[key] = resource, document
+        return known[1]
+
+    def _changed(self, kind: Kind, key: Key, resource: Resource | None) -> None:
+        namespace, own = key[0], f"{kind.name}/{key[1]}"
+        former = self._of[namespace].pop(own, None)
+        self.secrets.want(namespace, former.secrets if former else (), resource.secrets if resource else ())
+        if resource is not None:
+            self._of[namespace][own] = resource
+        else:
+            self._documents.pop((namespace, own), None)
+            if not self._of[namespace]:
+                del self._of[namespace]
+        self._told(namespace, resource)
