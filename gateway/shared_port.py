@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from gateway.api_tokens import Admitted
 from gateway.config import GatewayConfig, sharing
 from gateway.doors import Doors, Grace, Listening, load_http2
+from gateway.errors import APIError
 from gateway.given import Given
 from gateway.grpc.listener import listening_for_grpc
 from gateway.http.middleware import HEALTH
 from gateway.http.public import Health, listening_in_public
-from gateway.http.response import Answered, Response, json_response
+from gateway.http.response import Answered, Response, render
 from gateway.http.scraping import listening_for_metrics
 from gateway.http.server import Handler, HTTPServer
 from gateway.metrics.endpoint import Scraped
@@ -173,8 +174,7 @@ class _Port:
 
 
 def _away(app_id: str) -> Response:
-    told = {"errorCode": "ERR_GATEWAY_AWAY", "message": f"the gateway of {app_id} is not there now; try again"}
-    return json_response(told, 503)
+    return render(APIError(503, "ERR_GATEWAY_AWAY", f"the gateway of {app_id} is not there now; try again"))
 
 
 class _Together:

@@ -89,7 +89,7 @@ async def test_a_rolling_restart_is_seen_by_nobody(
             publishing.stop()
         assert calling.failures == []
         assert publishing.failed == set()
-        await everything_arrives(publishing, app, figures, fault="workers are replaced", broker="nats")
+        await everything_arrives(publishing, app, figures)
         assert await counted(gateway, "/invoke/shop/") == calling.count
         assert (await told(gateway, "mesh/node"))["node"] == node
         figures.note(calls=calling.count)
@@ -129,7 +129,7 @@ async def test_a_killed_worker_is_replaced(
                 assert len(publishing.failed) <= kills * connections
                 assert await counted(gateway, "/publish/") >= scraped
             publishing.stop()
-        await everything_arrives(publishing, app, figures, fault="a worker is killed with SIGKILL", broker="nats")
+        await everything_arrives(publishing, app, figures)
 
 
 async def test_workers_are_one_gateway(mesh_home: Path, nats_server: NatsServer, tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ class LocalCluster:
         self._processes.clear()
         if self._number:
             subprocess.run(["ip", "link", "del", f"meshk8s{self._number}"], capture_output=True, check=False)
-            for top in Path("/sys/fs/cgroup").glob(f"**/meshk8s{self._number}"):
+            groups, own = Path("/sys/fs/cgroup"), f"meshk8s{self._number}"
+            for top in (*groups.glob(own), *groups.glob(f"*/{own}")):
                 _remove(top)
 
     # --- its parts ---------------------------------------------------------------------------------------------------
