@@ -36,7 +36,7 @@ from gateway.life import Life
 from gateway.logs import LogRing
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
-from gateway.reload import FEATURE, look, watching
+from gateway.reload import FEATURE, Look, look, watching
 from gateway.remote import RemoteAnswers
 from gateway.routes import build_api, build_router
 from gateway.routes.invocation import comparable, named_by
@@ -378,23 +378,31 @@ class Gateway(Life):
                 config.dashboard.announce(self.port)
             await stack.enter_async_context(self._doors.public(self))
             inbound = await stack.enter_async_context(self._inbound())
-            async with AsyncExitStack() as serving:
-                streams = drained_within(runtime.streams.drained(), self.grace, "streams")
-                await serving.enter_async_context(streams)
-                await serving.enter_async_context(inbound)
-                if config.bridge is not None:
-                    await serving.enter_async_context(self._bridged(config.bridge))
-                agent = self._agent
-                if agent is not None:
-                    await serving.enter_async_context(agent.following(runtime))
-                if self._reloads:
-                    watched = watching(reader, looked, runtime.reload, None if agent is None else agent.reloaded)
-                    await serving.enter_async_context(watched)
-                serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
+            async with self._serving(inbound, reader, looked):
                 yield
             logger.info("%s has drained", config.app_id)
             self.drained.set()
             await self.outlive()
+
+    @asynccontextmanager
+    async def _serving(
+        self, inbound: AbstractAsyncContextManager[None], reader: Reader, looked: Look
+    ) -> AsyncIterator[None]:
+        """Take what is for the application, and what changes; leaving drains."""
+        config, runtime, agent = self.config, self._runtime, self._agent
+        async with AsyncExitStack() as serving:
+            streams = drained_within(runtime.streams.drained(), self.grace, "streams")
+            await serving.enter_async_context(streams)
+            await serving.enter_async_context(inbound)
+            if config.bridge is not None:
+                await serving.enter_async_context(self._bridged(config.bridge))
+            if agent is not None:
+                await serving.enter_async_context(agent.following(runtime))
+            if self._reloads:
+                watched = watching(reader, looked, runtime.reload, None if agent is None else agent.reloaded)
+                await serving.enter_async_context(watched)
+            serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
+            yield
 
     def _made_of(self, settings: NodeSettings) -> Runtime:
         if self._siblings is not None:
