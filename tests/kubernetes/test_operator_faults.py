@@ -21,7 +21,7 @@ from tests.support.kubernetes.operators import Installed, Pending, component
 from tests.support.nats import NatsServer
 from tests.support.nodes import unique
 
-MANY = 2500
+MANY = 1500
 AT_ONCE = 16
 
 
