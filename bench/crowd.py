@@ -24,7 +24,7 @@ import uvloop
 
 from mesh.application import Headers, Kind
 from mesh.blocks.invocation import INVOKE, Call
-from mesh.errors import BrokerError, MeshError
+from mesh.errors import MeshError
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Context, Operation
 from mesh.registry import Registry
@@ -139,7 +139,7 @@ class _Node:
             try:
                 await self._stack.enter_async_context(self.runtime)
                 break
-            except BrokerError:
+            except MeshError:
                 if self.tries == MOST_TRIES:
                     raise
             await asyncio.sleep(random.uniform(0.5, 1.5))

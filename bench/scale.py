@@ -238,7 +238,7 @@ async def lose_one(size: int) -> None:
         for number in range(3):
             await cluster.start(number)
         await cluster.formed()
-        peers = await stack.enter_async_context(crowds(stage, {}, cluster.url))
+        peers = await stack.enter_async_context(crowds(stage, {"topics": 0, "at_once": 10}, cluster.url))
         await ask_all(peers, do="grow", count=size // WORKERS)
         await ask_all(peers, do="settled")
         connected = [(await _told(port, "varz"))["connections"] for port in cluster.monitors]

@@ -292,6 +292,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "annotations": _annotations_table,
     "annotations-without-effect": _annotations_without_effect_table,
     "api": api.table,
+    "kubernetes-settings": chart.settings,
     "bindings": reference.bindings,
     "features": _features_table,
     "native-features": _native_features_table,

@@ -36,7 +36,8 @@ Sign = Literal["success", "failure", "warning", "info"]
 _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "⚠", "info": "ℹ️"}
 _STYLES = ("mesh", "dapr")
 _OURS = re.compile(
-    r"\bmesh(?= (?:run|list|stop|invoke|publish|host|actors|check|components?|trust|broker|asyncapi|status|init|upgrade|configurations|mtls|annotate|operator"
+    r"\bmesh(?= (?:run|list|stop|invoke|publish|host|actors|check|components?|trust|broker|asyncapi|status|init"
+    r"|upgrade|configurations|mtls|annotate|operator"
     r"|uninstall|completion|version|jobs|doctor|dlq|workflow|dashboard|logs|tap|record|replay|service|COMMAND)\b)"
 )
 

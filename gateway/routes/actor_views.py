@@ -25,7 +25,7 @@ from mesh.blocks.actors import (
     Shown,
     TypeView,
 )
-from mesh.node.directory import whole
+from mesh.part import whole
 from mesh.store import Stored
 from mesh.values import parse_whole
 

@@ -49,7 +49,7 @@ from mesh.node.components import (
     tell_unanswered,
 )
 from mesh.node.description import ComponentDescription, NodeDescription
-from mesh.node.directory import Directory, Part
+from mesh.node.directory import Directory
 from mesh.node.health import ComponentStatus, Health
 from mesh.node.inbound import Serve, inbound
 from mesh.node.places import Places, file_component
@@ -60,6 +60,7 @@ from mesh.node.spec import NodeSettings
 from mesh.observed import observed_application, observed_broker
 from mesh.operation import Caller, Operation
 from mesh.ownership.asking import OWNERS, Owners
+from mesh.part import Part
 from mesh.pipeline import InboundPipeline, Pipeline
 from mesh.policies import Policy
 from mesh.registry import PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
@@ -341,8 +342,7 @@ class Runtime(Steps):
             return None
         # An address such as 127.0.0.1 is another application on each machine that shares the directory.
         of = settings.namespace, settings.app_id, settings.application, socket.gethostname()
-        place = () if self._part is None else (str(self._part.slot),)
-        memory = Memory(home / "subscriptions", *of, *place)
+        memory = Memory(home / "subscriptions", *of, *(() if self._part is None else (str(self._part.slot),)))
         self._stack.callback(memory.close)
         return memory
 

@@ -54,7 +54,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.azure.eventhubs": (1000, frozenset()),
     "bindings.azure.servicebusqueues": (890, frozenset()),
     "bindings.azure.storagequeues": (860, frozenset()),
-    "bindings.azure.cosmosdb": (905, frozenset()),
+    "bindings.azure.cosmosdb": (910, frozenset()),
     "bindings.azure.keyvault": (720, frozenset()),
     "bindings.azure.keyvault_crypto": (755, frozenset()),
     "bindings.gcp.bucket": (660, frozenset()),

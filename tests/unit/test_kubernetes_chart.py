@@ -1,4 +1,4 @@
-"""The chart has the objects of ``mesh init -k``, for each setting, as Helm itself makes them; its linter has no word."""
+"""The chart has the objects of ``mesh init -k``, for each setting, as Helm itself makes them, which also lints it."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ _CONFIGURATION = f"""\
 server_name: $POD_NAME
 port: {CLIENTS}
 http_port: {MONITOR}
+pid_file: /data/nats.pid
 lame_duck_grace_period: 5s
 lame_duck_duration: 30s
 jetstream {{
@@ -105,6 +106,8 @@ def _set(about: Manifest, settings: Settings, *, on_disk: bool) -> Manifest:
         "args": ["--config=/etc/nats/nats.conf"],
         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
         "ports": [{"name": "clients", "containerPort": CLIENTS}, {"name": "monitor", "containerPort": MONITOR}],
+        # Leaders of streams are moved, and clients sent elsewhere, before it ends.
+        "lifecycle": {"preStop": {"exec": {"command": ["nats-server", "-sl=ldm=/data/nats.pid"]}}},
         "startupProbe": _probe("/healthz?js-enabled-only=true", 1, 120),
         "livenessProbe": _probe("/healthz?js-enabled-only=true", 10, 6),
         "readinessProbe": _probe("/healthz?js-server-only=true", 2, 3),
