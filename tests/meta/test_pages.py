@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from bindings.kubernetes.injector import Injection, injected
 from docs.generate import changes, rendered
 from docs.reference import own_types
 from gateway.bridge_file import read_bridge_file
@@ -194,6 +195,13 @@ def test_yaml_examples_are_valid(block: Block, tmp_path: Path) -> None:
             validate(document, Template, problems, problems)
             assert not problems
             return
+    if any(document.get("kind") == "Deployment" for document in documents):
+        for each in yaml.safe_load_all(block.text):
+            pod = injected(each["spec"]["template"], Injection(image="mesh"), "key")
+            assert pod.patch
+            assert not pod.problems
+            assert not pod.warnings
+        return
     assert all(document.get("kind") for document in documents), "an example is a resource or a template"
     try:
         loaded = load_resources([file])
