@@ -151,7 +151,12 @@ class Reader:
         ]
         components, endpoints = resources.components, resources.http_endpoints
         if config.supply is not None or "KUBERNETES_SERVICE_HOST" in os.environ:
-            components, endpoints = self._in_cluster(components, endpoints)
+            components, endpoints = in_kubernetes(components, endpoints)
+        if config.supply is not None:
+            from mesh.supply.secrets import marked
+
+            folder = config.supply.folder
+            components, endpoints = marked(components, folder), marked(endpoints, folder)
         return replace(
             settings,
             components=components or (() if config.host_only else None),
@@ -163,17 +168,6 @@ class Reader:
             withheld=resources.withheld,
             trust=self._trust(),
         )
-
-    def _in_cluster(
-        self, components: Sequence[Component], endpoints: Sequence[HTTPEndpoint]
-    ) -> tuple[tuple[Component, ...], tuple[HTTPEndpoint, ...]]:
-        components, endpoints = in_kubernetes(components, endpoints)
-        if self._config.supply is None:
-            return components, endpoints
-        from mesh.supply.secrets import marked
-
-        folder = self._config.supply.folder
-        return marked(components, folder), marked(endpoints, folder)
 
     def _trust(self) -> TrustSettings | None:
         """Say how the node proves who it is, in the trust domain of the option, else of the Configuration."""

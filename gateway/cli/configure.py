@@ -152,7 +152,10 @@ def gateway_config(
     free = default_http_port == 0
     drain = options.dapr_graceful_shutdown_seconds
     supply = _supply(options, environ, check) if environ.get("MESH_SUPPLY") else None
-    folders, files = _own_files(options, supply)
+    files, folders = options.config, options.resources_path
+    if supply is not None:  # What is in its folder is not there yet.
+        files = tuple(each for each in files if not _supplied_name(each, supply.folder))
+        folders = tuple(each for each in folders if Path(each).absolute() != supply.folder)
     config = GatewayConfig(
         app_id=options.app_id or "",
         home=mesh_home(environ),
@@ -294,15 +297,6 @@ def _supply(options: GatewayOptions, environ: Mapping[str, str], check: _Checker
         trust=None if other else _trust(options, {**environ, "MESH_TRUST_DOMAIN": domain, **files}, check),
         identified=bool(options.trust_mode or environ.get("MESH_TRUST_MODE")),
     )
-
-
-def _own_files(options: GatewayOptions, supply: SupplyConfig | None) -> tuple[Sequence[str], Sequence[str]]:
-    """Give the resources and Configurations that are there from the start: those in the operator's folder are not."""
-    folders, files = options.resources_path, options.config
-    if supply is None:
-        return folders, files
-    own = [each for each in folders if Path(each).absolute() != supply.folder]
-    return own, [each for each in files if not _supplied_name(each, supply.folder)]
 
 
 def _supplied_name(config: str, folder: Path) -> str:
