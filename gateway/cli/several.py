@@ -111,9 +111,9 @@ def _app(word: str, common: GatewayOptions, problems: list[Problem]) -> _App:
             made.environ[_VARIABLES[name]] = value
         elif flag is None:
             known = (*_FLAGS, *_SHORT, *_VARIABLES)
-            problems.append(
-                Problem(f"there is no option '{name}' of one application{did_you_mean(name, known)}", where)
-            )
+            meant = did_you_mean(name, known)
+            close = f"; did you mean {meant}?" if meant else ""
+            problems.append(Problem(f"there is no option '{name}' of one application{close}", where))
         elif not equals and flag.kind != "switch":
             problems.append(Problem(f"{name} needs a value, as in {name}=…", where))
         else:

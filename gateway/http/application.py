@@ -29,7 +29,7 @@ from mesh.places import WAITS
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
 from mesh.telemetry import who_answered
 
-__all__ = ["Direct", "HTTPApplication", "Permits", "outside_service"]
+__all__ = ["Direct", "HTTPApplication", "Permits", "Probing", "outside_service"]
 
 logger = logging.getLogger(__name__)
 

@@ -64,6 +64,9 @@ class Node(Protocol):
     def label(self, name: str, value: str) -> None:
         """Show something in metadata."""
 
+    async def elsewhere(self, name: str, *arguments: object) -> bool:
+        """Have another process of the gateway do what this one cannot, as what it is for is not here."""
+
 
 @dataclass(frozen=True, slots=True)
 class API:

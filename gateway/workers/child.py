@@ -168,6 +168,7 @@ class Siblings:
         metadata: Callable[[], Awaitable[Told]],
         process: Callable[[], Told],
         counted: Callable[[], Awaitable[Measured]] | None,
+        unsubscribe: Callable[[str, str], Awaitable[object]],
     ) -> AsyncIterator[None]:
         """Let the others ask and tell this gateway, while entered; at the end, what it counted is left with the parent.
 
@@ -177,6 +178,7 @@ class Siblings:
             metadata: Gives what it tells of itself.
             process: Gives what it tells of its process.
             counted: Gives its metrics; None = there are none.
+            unsubscribe: Ends a subscription of a configuration store; gives whether there was one.
         """
 
         async def node() -> Told:
@@ -186,11 +188,13 @@ class Siblings:
             return {} if counted is None else merging.as_sent(await counted())
 
         self.shutting_down = shut_down
-        self.answers |= {"drained": drained, "metadata": metadata, "node": node, "measured": measured}
+        answers: dict[str, Callable[..., Awaitable[object]]] = {"drained": drained, "metadata": metadata, "node": node}
+        answers |= {"measured": measured, "unsubscribe": unsubscribe}
+        self.answers |= answers
         try:
             yield
         finally:
-            for name in ("drained", "metadata", "node", "measured"):
+            for name in answers:
                 del self.answers[name]
             self.tell("counted", await measured())
             self.tell("closed")

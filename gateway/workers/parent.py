@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import mmap
 import os
 import resource
 import secrets
@@ -29,12 +28,12 @@ from gateway.logs import LogRing, configure_logging, switch_level
 from gateway.metrics.process import measure_process
 from gateway.runs import Run, registered
 from gateway.workers import merging
-from gateway.workers.descriptors import MAX_SLOTS, receive, send
+from gateway.workers.descriptors import ABSENT, receive, send, shared_counts
 from gateway.workers.permits import Pool
 from gateway.workers.sockets import Opened, opened
 from gateway.workers.wire import ANSWER_SECONDS, VARIABLE, Link, LinkError
 from mesh.errors import ConfigError
-from mesh.tasks import task_group
+from mesh.tasks import task_group, until_any
 
 __all__ = ["run_workers"]
 
@@ -120,9 +119,7 @@ class _Parent:
                 app.pool = Pool(app.config.app_max_concurrency, told)
         self._in_slots: dict[int, _Worker] = {}
         self._workers: dict[int, _Worker] = {}
-        self._counts = os.memfd_create("workers")
-        os.ftruncate(self._counts, 4 * MAX_SLOTS)
-        self._shared = memoryview(mmap.mmap(self._counts, 4 * MAX_SLOTS)).cast("i")
+        self._memory, self._counts = shared_counts()
         self._number = 0
         self._speaker: _Worker | None = None
         self._stopping = asyncio.Event()
@@ -180,14 +177,14 @@ class _Parent:
         passing, passed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         numbers = self._sockets.numbers(slot)
         told = {"slot": slot, "of": len(self._sockets.of_slots), "sockets": numbers, "control": theirs.fileno()}
-        told |= {"passing": passed.fileno(), "counts": self._counts}
+        told |= {"passing": passed.fileno(), "counts": self._memory}
         inherited = {number for by_what in numbers.values() for of in by_what.values() for number in of}
         with theirs, passed:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "gateway", *self._words),
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**os.environ, VARIABLE: json.dumps(told)},
-                pass_fds=(theirs.fileno(), passed.fileno(), self._counts, *inherited),
+                pass_fds=(theirs.fileno(), passed.fileno(), self._memory, *inherited),
                 start_new_session=True,  # What is typed in a terminal reaches the parent alone.
             )
         self._number += 1
@@ -212,6 +209,8 @@ class _Parent:
                         await worker.link.closed.wait()
         finally:
             worker.stopping = True
+            if self._in_slots.get(worker.slot) is worker:
+                self._counts[worker.slot] = ABSENT
             self._pass(worker)
             loop.remove_reader(worker.passing.fileno())
             worker.passing.close()
@@ -229,18 +228,13 @@ class _Parent:
     def _pass(self, worker: _Worker) -> None:
         """Give a worker's clients to another: of a worker that is replaced, to the one in its place."""
         for name, descriptor in receive(worker.passing):
-            able = [each for each in self._workers.values() if each is not worker and each.opened and not each.stopping]
-            able.sort(key=lambda each: (each.slot != worker.slot, self._counted_at(each.slot)))
-            if not worker.stopping:
-                able.sort(key=lambda each: self._counted_at(each.slot))
-            for other in able:
+            able = [each for each in self._workers.values() if each.opened and not each.stopping and each is not worker]
+            able.sort(key=lambda each: (worker.stopping and each.slot != worker.slot, self._counts[each.slot]))
+            for other in (*able, *(() if worker.stopping else (worker,))):
                 if send(other.passing, name, descriptor):
-                    self._shared[other.slot] += 1
+                    self._counts[other.slot] += 1
                     break
             os.close(descriptor)
-
-    def _counted_at(self, slot: int) -> int:
-        return self._shared[slot]
 
     def _stop(self) -> None:
         """Have all of them stop; told twice, without waiting."""
@@ -270,6 +264,9 @@ class _Parent:
 
     async def _replace_all(self) -> None:
         for slot, old in sorted(self._in_slots.items()):
+            while not (old.opened or old.ended.is_set()):  # It has just been started.
+                old.changed.clear()
+                await until_any(old.changed, old.ended)
             if old.ended.is_set():
                 continue
             new = await self._start(slot)
@@ -303,13 +300,7 @@ class _Parent:
             async with asyncio.timeout(UP_SECONDS):
                 while not (new.opened >= old.opened and new.serving >= old.serving):
                     new.changed.clear()
-                    ended = self._tasks.create_task(new.ended.wait(), name="workers-ended")
-                    changed = self._tasks.create_task(new.changed.wait(), name="workers-changed")
-                    try:
-                        await asyncio.wait((ended, changed), return_when=asyncio.FIRST_COMPLETED)
-                    finally:
-                        ended.cancel()
-                        changed.cancel()
+                    await until_any(new.changed, new.ended)
                     if new.ended.is_set():
                         return False
                 return True

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import mmap
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +18,7 @@ from functools import partial
 from typing import cast
 
 from gateway.http.loading import hand_over
-from gateway.workers.descriptors import MAX_SLOTS, receive, send
+from gateway.workers.descriptors import counts_of, receive, send
 from mesh.tasks import task_group
 
 __all__ = ["Passing"]
@@ -47,8 +46,7 @@ class Passing:
         """
         self.replaced = False
         self._slot, self._end = slot, end
-        self._memory = mmap.mmap(counts, 4 * MAX_SLOTS)
-        self._counts = memoryview(self._memory).cast("i")
+        self._counts = counts_of(counts)
         self._takes: dict[str, Make] = {}
         self._alive: dict[str, Callable[[], int]] = {}
         self._tasks: asyncio.TaskGroup
@@ -114,7 +112,8 @@ class Passing:
 
     async def _refresh(self) -> None:
         while True:
-            self._counts[self._slot] = self._count()
+            if self._alive and not self.replaced:
+                self._counts[self._slot] = self._count()
             await asyncio.sleep(REFRESH_SECONDS)
 
     def _receive(self) -> None:

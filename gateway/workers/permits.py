@@ -32,9 +32,6 @@ class Pool:
         """Give a worker one, now or as soon as another one gives it back."""
         self._wants.append(worker)
         self._serve()
-        if self._wants:
-            for holder in [each for each, held in self._granted.items() if held and each != worker]:
-                self._tell(holder, "recall")
 
     def give(self, worker: int) -> None:
         """Take one back."""
@@ -54,6 +51,9 @@ class Pool:
             self._free -= 1
             self._granted[worker] += 1
             self._tell(worker, "grant")
+        wanting = set(self._wants)
+        for holder in [each for each, held in self._granted.items() if held and wanting - {each}]:
+            self._tell(holder, "recall")
 
 
 class Permits:
@@ -66,13 +66,14 @@ class Permits:
             tell: Tells the parent ``want`` or ``give``.
         """
         self._tell = tell
-        self._free = self._recalled = 0
+        self._free = self._busy = self._recalled = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def acquire(self) -> None:
         """Take one, once there is one."""
         if self._free:
             self._free -= 1
+            self._busy += 1
             return
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
@@ -86,6 +87,7 @@ class Permits:
 
     def release(self) -> None:
         """Give one back: to the parent if that wants it for another worker."""
+        self._busy -= 1
         if self._recalled:
             self._recalled -= 1
             self._tell("give")
@@ -97,6 +99,7 @@ class Permits:
         while self._waiting:
             waiting = self._waiting.popleft()
             if not waiting.done():
+                self._busy += 1
                 waiting.set_result(None)
                 return
         self._free += 1
@@ -106,5 +109,5 @@ class Permits:
         if self._free:
             self._free -= 1
             self._tell("give")
-        else:
+        elif self._recalled < self._busy:  # It may have been told before.
             self._recalled += 1

@@ -24,9 +24,9 @@ import math
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -36,9 +36,10 @@ from mesh.calls.context import counts, tell
 from mesh.calls.exchange import Exchange, Request
 from mesh.errors import BrokerError, BrokerUnavailableError, MeshError, NoResponderError
 from mesh.node.description import Node, answering, collect
+from mesh.part import Part, whole
 from mesh.tasks import task_group
 
-__all__ = ["Directory", "Part", "whole"]
+__all__ = ["Directory"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,39 +53,12 @@ MAX_KEPT = 1_000
 _MALFORMED = (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError)
 
 
-class Part(Protocol):
-    """One of several processes that are one node to others.
-
-    Attributes:
-        node_id: Of all of them.
-        slot: The place of this one among them; the one that comes after it has the same.
-        answers: What the others may ask this one, by name; ``presence`` is written here.
-    """
-
-    node_id: str
-    slot: int
-    answers: dict[str, Callable[..., Awaitable[object]]]
-
-    def serves(self, whether: bool) -> None:
-        """Take whether this one serves the application now."""
-
-    def speaks(self) -> bool:
-        """Tell whether this one answers for all of them."""
-
-    async def together(self, told: Mapping[str, object]) -> Mapping[str, object]:
-        """Give what all of them tell, when this one would tell so much."""
-
-
-def whole(node_id: str) -> str:
-    """Give the node that a process is of, by the id of either."""
-    return node_id.partition("-")[0]
-
-
 class Directory:
     """What this node knows of others, and tells of itself.
 
     Attributes:
         node_id: This node.
+        part: Which of several processes of the node this one is; None = the node is one process.
         describe: Gives what this node tells whoever asks all of them (``mesh/node/description.py``).
     """
 
@@ -103,7 +77,7 @@ class Directory:
             clock: Seconds, monotonic.
             part: Which of several processes this one is; None = the node is one process.
         """
-        self._part = part
+        self.part = part
         self._exchange = exchange
         self._broker = exchange.broker
         self._namespace = namespace
@@ -359,9 +333,9 @@ class Directory:
             news.set()
 
     async def _answer_all(self) -> Mapping[str, object] | None:
-        if self._part is None:
+        if self.part is None:
             return self._told()
-        return await self._part.together(self._told()) if self._part.speaks() else None
+        return await self.part.together(self._told()) if self.part.speaks() else None
 
     async def _presence(self) -> Mapping[str, object]:
         return self._told()

@@ -31,8 +31,8 @@ from mesh.errors import (
 )
 from mesh.event import required_headers
 from mesh.host import ERROR_HEADER, decoded
-from mesh.node.directory import whole
 from mesh.operation import Caller
+from mesh.part import whole
 
 if TYPE_CHECKING:
     from mesh.address import Address

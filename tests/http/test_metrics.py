@@ -15,9 +15,8 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.config import HealthCheck
+from gateway.config import METRICS_PORTS, HealthCheck
 from gateway.grpc.messages import message
-from gateway.config import METRICS_PORTS
 from gateway.http2.client import HTTP2Client
 from mesh.errors import ConfigError
 from tests.grpc.app import GRPCApp, fail, invoked
