@@ -186,6 +186,7 @@ class GatewayConfig:
         single_host: ``MESH_SINGLE_HOST``: whether all gateways of the mesh are on this machine.
         drain: Seconds that calls, deliveries and requests in flight may take to finish on shutdown, all together.
         outlive: Seconds after being told to stop in which the application's own calls still work; 0 = none.
+        builtin_secrets: Whether in a cluster there is a secret store ``kubernetes`` of itself.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_json: One JSON object a line.
         api_logging: Whether every API call is logged; None = what the Configuration says.
@@ -230,6 +231,7 @@ class GatewayConfig:
     backbone_timeout: float = 5.0
     drain: float = 5.0
     outlive: float = 0.0
+    builtin_secrets: bool = True
     log_level: str = "info"
     log_json: bool = False
     api_logging: bool | None = None

@@ -137,7 +137,8 @@ class Reader:
             if Path(each.file or "") not in config.configuration_files
         ]
         components, endpoints = resources.components, resources.http_endpoints
-        if config.supply is not None or "KUBERNETES_SERVICE_HOST" in os.environ:
+        in_cluster = config.supply is not None or "KUBERNETES_SERVICE_HOST" in os.environ
+        if in_cluster and config.builtin_secrets:
             components, endpoints = in_kubernetes(components, endpoints)
         if config.supply is not None:
             from mesh.supply.secrets import marked

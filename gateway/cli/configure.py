@@ -144,7 +144,6 @@ def gateway_config(
         ConfigError: Holds every problem; its paths are names of options.
     """
     check = _Checker()
-    free = default_http_port == 0
     supply = _supply(options, environ, check) if environ.get("MESH_SUPPLY") else None
     files, folders = _given_paths(options, supply)
     config = GatewayConfig(
@@ -157,10 +156,10 @@ def gateway_config(
         app_max_concurrency=_limit(options.app_max_concurrency),
         app_health=_health(options, check),
         http_port=_http_port(options, check, default_http_port),
-        grpc_port=check.free_port("--dapr-grpc-port", options.dapr_grpc_port, free=free),
+        grpc_port=check.free_port("--dapr-grpc-port", options.dapr_grpc_port, free=not default_http_port),
         listen=_listen(options, check),
         metrics=options.enable_metrics,
-        metrics_port=check.free_port("--metrics-port", options.metrics_port, free=free),
+        metrics_port=check.free_port("--metrics-port", options.metrics_port, free=not default_http_port),
         metrics_listen=_metrics_listen(options, check),
         public_port=check.port("--dapr-public-port", options.dapr_public_port),
         public_listen=_public_listen(options, check),
@@ -177,6 +176,7 @@ def gateway_config(
         app_binding_seconds=_binding_seconds(options, check),
         drain=_drain(options),
         outlive=check.duration("--dapr-block-shutdown-duration", options.dapr_block_shutdown_duration, 0.0),
+        builtin_secrets=not options.disable_builtin_k8s_secret_store,
         log_level=_level(options, check),
         log_json=options.log_as_json,
         api_logging=options.enable_api_logging,
