@@ -54,6 +54,7 @@ def parser() -> Parser:
     made.add_argument("--as", dest="as_user", metavar="USER", help="install: whose rights it has (those of nobody)")
     made.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="install: a variable of its own")
     made.add_argument("--write-path", action="append", default=[], metavar="DIR", help="install: a folder it may write")
+    made.add_argument("--workers", type=int, metavar="N", help="install: processes that share a gateway's work (1)")
     made.add_argument("--no-start", action="store_true", help="install: from the next boot on, not now")
     made.add_argument("--dry-run", action="store_true", help="install, remove: print what would be done")
     made.add_argument("--purge", action="store_true", help="remove: its environment file, too")

@@ -15,6 +15,7 @@ from gateway.cli.one_app import gateway_grace
 from gateway.cli.options import GatewayOptions, to_arguments
 from gateway.cli.parsing import UsageError, gateway_options
 from gateway.cli.run import check_files, plan
+from gateway.cli.serve import MAX_WORKERS
 from gateway.cli.service_unit import Service
 from mesh.errors import ConfigError, Problem
 
@@ -55,6 +56,9 @@ def services(found: argparse.Namespace, command: Sequence[str], environ: Mapping
     if found.user and environ.get("MESH_HOME"):
         carried["MESH_HOME"] = str(_absolute(environ["MESH_HOME"]))
     given = dict(_variable(text) for text in found.env)
+    if found.workers is not None and (command or found.run_file or not 1 <= found.workers <= MAX_WORKERS):
+        text = f"a number from 1 to {MAX_WORKERS}, for a gateway alone: no command and no -f beside it"
+        raise UsageError(f"--workers: expected {text}", "mesh service")
     specs = plan(words, {**environ, **given})
     check_files(specs)
     problems = [problem for spec in specs for problem in _problems(spec, found)]
@@ -73,7 +77,7 @@ def _variable(text: str) -> tuple[str, str]:
 def _service(spec: AppSpec, found: argparse.Namespace, environment: Mapping[str, str]) -> Service:
     config, command = spec.config, spec.command
     verb = ["gateway.cli", "run"] if command else ["gateway"]
-    options = to_arguments(_with_whole_paths(spec.options))
+    options = to_arguments(_with_whole_paths(spec.options)) + ([f"--workers={found.workers}"] if found.workers else [])
     ports = (config.http_port, config.grpc_port, config.metrics_port)
     return Service(
         app_id=config.app_id,

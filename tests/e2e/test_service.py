@@ -136,6 +136,16 @@ class TestServices:
         environment = (machine.root / "etc" / "mesh" / "orders.env").read_text()
         assert environment == 'NAMESPACE="default"\nOTHER="1"\n'
 
+    def test_one_may_have_workers(self, machine: Booted) -> None:
+        """It is ready with them, and replaces them without an end of its own."""
+        machine.mesh("service", "install", "--app-id", "orders", "--dapr-http-port", "3600", "--workers", "2")
+        before = _status(machine, "orders")
+        assert (before["state"], before["status"]) == ("active (running)", "2 workers")
+        machine.run("systemctl", "kill", "--signal=HUP", "--kill-whom=main", "mesh-orders")
+        replaced = ("journalctl", "-u", "mesh-orders", "--grep", "all workers are new ones")
+        eventually_sync(lambda: machine.run(*replaced))
+        assert {**_status(machine, "orders"), "memory": 0} == {**before, "memory": 0}
+
     def test_they_are_removed(self, machine: Booted) -> None:
         """What was running drains, what was written is gone, what others wrote stays."""
         units = machine.root / "etc" / "systemd" / "system"
