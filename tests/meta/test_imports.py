@@ -91,6 +91,7 @@ BUDGET: Mapping[str, tuple[int, frozenset[str]]] = {
     "bindings.kubernetes.configuration": (450, frozenset()),
     "bindings.kubernetes.crypto": (575, frozenset()),
     "bindings.kubernetes.events": (480, frozenset()),
+    "bindings.kubernetes.platform": (310, frozenset()),
     "bindings.kubernetes.secrets": (450, frozenset()),
     "bindings.local": (210, frozenset()),
     "bindings.memcached": (320, frozenset()),
