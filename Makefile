@@ -86,7 +86,7 @@ whole: $(BUILT)
 	$(BIN)/python -m pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS) tests
 
 libraries: # What of "provision" takes a while in each clone, and needs nothing of ours.
-	@for script in azure examples sdks; do bash tests/provision/$$script.sh || exit 1; done
+	@for script in azure examples kubernetes sdks; do bash tests/provision/$$script.sh || exit 1; done
 
 proto: $(STAMP) ## compile the messages of gRPC
 	for package in gateway/grpc bindings/pluggable bindings/spiffe; do $(BIN)/python -m grpc_tools.protoc -I $$package/proto --include_imports \

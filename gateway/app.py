@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from gateway.application import application_of
-from gateway.config import GatewayConfig
+from gateway.config import BridgeConfig, GatewayConfig
 from gateway.described import actors, backlog, subscription_as_told, without_nothing
 from gateway.doors import Doors, Listening
 from gateway.export.opening import spans_sent
@@ -36,7 +36,7 @@ from gateway.life import Life
 from gateway.logs import LogRing
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
-from gateway.reload import FEATURE, look, watching
+from gateway.reload import FEATURE, Look, look, watching
 from gateway.remote import RemoteAnswers
 from gateway.routes import build_api, build_router
 from gateway.routes.invocation import comparable, named_by
@@ -60,6 +60,7 @@ from mesh.resources.subscription import Subscription
 from mesh.tasks import drained_within
 
 if TYPE_CHECKING:
+    from gateway.bridging import Bridging
     from gateway.supplied import Agent
     from gateway.workers.child import Siblings
     from mesh.node.spec import NodeSettings
@@ -107,6 +108,7 @@ class Gateway(Life):
         self.views: Views
         self._application: HTTPApplication | None = None
         self._metrics: Metrics | None = None
+        self._bridging: Bridging | None = None
         self.metrics_port = 0
 
     # What the routes ask
@@ -141,6 +143,8 @@ class Gateway(Life):
         if self.config.app_port is not None and not self._runtime.serving:
             elsewhere = self._siblings is not None and self._siblings.well
             return () if elsewhere else ("app",)
+        if self._bridging is not None and not self._bridging.works:
+            return ("bridge",)
         return ()
 
     def end(self, *, force: bool = False) -> None:
@@ -254,6 +258,8 @@ class Gateway(Life):
         }
         if config.app_port is not None:
             described["appConnectionProperties"] = self._described_connection()
+        if self._bridging is not None:
+            described["bridge"] = self._bridging.described()
         kept = {"id", "runtimeVersion", "extended", "actorRuntime", "scheduler", "workflows"}
         return {name: value for name, value in described.items() if value or name in kept}
 
@@ -266,7 +272,7 @@ class Gateway(Life):
             for each in status
             if each.reason
         ]
-        return told + self._runtime.conditions.described()
+        return [*told, *self._runtime.conditions.described(), *(self._bridging.conditions() if self._bridging else ())]
 
     def _described_actors(self, node: NodeDescription) -> dict[str, object]:
         """Tell in the reference's words how the hosting of actors is, for which there is no placement service here."""
@@ -372,21 +378,31 @@ class Gateway(Life):
                 config.dashboard.announce(self.port)
             await stack.enter_async_context(self._doors.public(self))
             inbound = await stack.enter_async_context(self._inbound())
-            async with AsyncExitStack() as serving:
-                streams = drained_within(runtime.streams.drained(), self.grace, "streams")
-                await serving.enter_async_context(streams)
-                await serving.enter_async_context(inbound)
-                agent = self._agent
-                if agent is not None:
-                    await serving.enter_async_context(agent.following(runtime))
-                if self._reloads:
-                    watched = watching(reader, looked, runtime.reload, None if agent is None else agent.reloaded)
-                    await serving.enter_async_context(watched)
-                serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
+            async with self._serving(inbound, reader, looked):
                 yield
             logger.info("%s has drained", config.app_id)
             self.drained.set()
             await self.outlive()
+
+    @asynccontextmanager
+    async def _serving(
+        self, inbound: AbstractAsyncContextManager[None], reader: Reader, looked: Look
+    ) -> AsyncIterator[None]:
+        """Take what is for the application, and what changes; leaving drains."""
+        config, runtime, agent = self.config, self._runtime, self._agent
+        async with AsyncExitStack() as serving:
+            streams = drained_within(runtime.streams.drained(), self.grace, "streams")
+            await serving.enter_async_context(streams)
+            await serving.enter_async_context(inbound)
+            if config.bridge is not None:
+                await serving.enter_async_context(self._bridged(config.bridge))
+            if agent is not None:
+                await serving.enter_async_context(agent.following(runtime))
+            if self._reloads:
+                watched = watching(reader, looked, runtime.reload, None if agent is None else agent.reloaded)
+                await serving.enter_async_context(watched)
+            serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
+            yield
 
     def _made_of(self, settings: NodeSettings) -> Runtime:
         if self._siblings is not None:
@@ -400,6 +416,12 @@ class Gateway(Life):
         return siblings.joined(
             self.shut_down, self._drained, self._metadata, self.views.process, counted, self._unsubscribe
         )
+
+    def _bridged(self, config: BridgeConfig) -> AbstractAsyncContextManager[None]:
+        from gateway.bridging import Bridging  # Nobody else has to load it.
+
+        self._bridging = Bridging(config, self._runtime, self.grace)
+        return self._bridging.running()
 
     def _look_after(self, runtime: Runtime) -> None:
         self._backlogs = Backlogs(runtime.services)

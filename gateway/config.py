@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mesh.trust.identity import TrustSettings
+
+if TYPE_CHECKING:
+    from mesh.bridge.routes import Routes
 
 __all__ = [
     "APP_PROTOCOLS",
@@ -17,6 +20,7 @@ __all__ = [
     "METRICS_PORTS",
     "ON_GRPC",
     "AppProtocol",
+    "BridgeConfig",
     "DashboardConfig",
     "GatewayConfig",
     "HealthCheck",
@@ -126,6 +130,29 @@ class SupplyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BridgeConfig:
+    """What a bridge is told (``mesh bridge``).
+
+    Attributes:
+        cluster: The cluster of the gateway's own backbone.
+        peer_cluster: The other one.
+        peer: The node on the other backbone.
+        peer_from: What the user has named that by, for what is said of it.
+        routes: What is carried.
+        file: Where that is read again when it changes; None = nowhere.
+        sides: The sides as they were written, to tell whether they are others.
+    """
+
+    cluster: str
+    peer_cluster: str
+    peer: GatewayConfig
+    routes: Routes
+    peer_from: str = ""
+    file: Path | None = None
+    sides: object = None
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Everything a gateway process needs to know.
 
@@ -159,6 +186,7 @@ class GatewayConfig:
         single_host: ``MESH_SINGLE_HOST``: whether all gateways of the mesh are on this machine.
         drain: Seconds that calls, deliveries and requests in flight may take to finish on shutdown, all together.
         outlive: Seconds after being told to stop in which the application's own calls still work; 0 = none.
+        builtin_secrets: Whether in a cluster there is a secret store ``kubernetes`` of itself.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_json: One JSON object a line.
         api_logging: Whether every API call is logged; None = what the Configuration says.
@@ -170,6 +198,7 @@ class GatewayConfig:
         host_only: It is there to host components (``mesh host``).
         supply: Who gives it resources beside its own; None = nobody.
         dashboard: What its dashboard is told (``mesh dashboard``); None = it serves none.
+        bridge: What it joins its backbone to (``mesh bridge``); None = nothing.
         registered: Write an entry to the registry of what runs, for ``mesh list`` and ``mesh stop``.
     """
 
@@ -202,6 +231,7 @@ class GatewayConfig:
     backbone_timeout: float = 5.0
     drain: float = 5.0
     outlive: float = 0.0
+    builtin_secrets: bool = True
     log_level: str = "info"
     log_json: bool = False
     api_logging: bool | None = None
@@ -213,6 +243,7 @@ class GatewayConfig:
     host_only: bool = False
     supply: SupplyConfig | None = None
     dashboard: DashboardConfig | None = None
+    bridge: BridgeConfig | None = None
     registered: bool = True
 
     @property

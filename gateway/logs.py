@@ -6,6 +6,7 @@ import atexit
 import codecs
 import json
 import logging
+import os
 import socket
 import sys
 import threading
@@ -16,7 +17,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import TextIO
 
 from gateway.config import GatewayConfig
 from mesh import __version__
@@ -55,9 +55,7 @@ TIMES = MappingProxyType({"mesh.conditions": 10})
 def quoted(value: object, *, ascii_only: bool = False) -> str:
     """Write a value for people to read: as JSON, with what does not print, or would move the cursor, escaped."""
     text = json.dumps(value, ensure_ascii=ascii_only).replace("\x7f", "\\u007f")
-    return (
-        text if text.isprintable() else "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
-    )
+    return text if text.isprintable() else _escaped(text)
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:
@@ -71,6 +69,23 @@ def _message(record: logging.LogRecord) -> str:
     """Give what happened; others may have had a say in it, so it is bounded."""
     text = record.getMessage()
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
+
+
+def _whole(record: logging.LogRecord) -> str:
+    """Give what happened with its fields, and what was raised on lines of its own."""
+    text = _message(record) + "".join(f" {name}={quoted(value)}" for name, value in _fields(record).items())
+    if record.exc_info:
+        text += f"\n{logging.Formatter().formatException(record.exc_info)}"[:MAX_MESSAGE]
+    return text
+
+
+def _for_journal(record: logging.LogRecord) -> str:
+    """Give the same with what would move a cursor escaped; they are one entry, so none can be forged."""
+    return "\n".join(_escaped(line) for line in _whole(record).split("\n"))
+
+
+def _escaped(text: str) -> str:
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
 
 def _logged(app_id: str) -> str:
@@ -100,7 +115,7 @@ class _Text(logging.Formatter):
         return text
 
     def _shown(self, line: str) -> str:
-        text = "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line[:MAX_MESSAGE])
+        text = _escaped(line[:MAX_MESSAGE])
         return text.encode("ascii", "backslashreplace").decode() if self._ascii_only else text
 
     def _quoted(self, value: object) -> str:
@@ -308,12 +323,12 @@ class Logged:
 APPLICATION: ContextVar[Logged | None] = ContextVar("logged application", default=None)
 
 
-class _Kept(logging.StreamHandler[TextIO]):
-    """Writes lines, and keeps them."""
+class _Kept(logging.Handler):
+    """Keeps lines, and has them written."""
 
-    def __init__(self, stream: TextIO, ring: LogRing) -> None:
-        super().__init__(stream)
-        self._ring = ring
+    def __init__(self, written: logging.Handler, ring: LogRing) -> None:
+        super().__init__()
+        self._written, self._ring = written, ring
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -323,14 +338,29 @@ class _Kept(logging.StreamHandler[TextIO]):
         except Exception:  # noqa: BLE001 - as of any handler: who writes a wrong line must not fail for it
             self.handleError(record)
             return
-        super().emit(record)
+        self._written.handle(record)
+
+
+def _written(config: GatewayConfig) -> logging.Handler:
+    """Give what writes lines: to the standard output, or into the journal that reads it."""
+    lines = logging.StreamHandler(sys.stdout)
+    lines.setFormatter(_JSON(config.app_id) if config.log_json else _Text(config.app_id))
+    if "JOURNAL_STREAM" not in os.environ:
+        return lines
+    from gateway.journal import Journal, is_journal  # For services of systemd alone.
+
+    def facts(record: logging.LogRecord) -> Mapping[str, object]:
+        return {**_fields(record), "app_id": _logged(config.app_id), "scope": record.name, "version": __version__}
+
+    if not is_journal(sys.stdout, os.environ):
+        return lines
+    return Journal(lines, facts, lines.format if config.log_json else _for_journal)
 
 
 def configure_logging(config: GatewayConfig) -> LogRing:
     """Send the logs of this process to standard output; gives what keeps the last lines."""
     ring = LogRing()
-    handler = _Kept(sys.stdout, ring)
-    handler.setFormatter(_JSON(config.app_id) if config.log_json else _Text(config.app_id))
+    handler = _Kept(_written(config), ring)
     bounded = Bounded(handler.handle)
     handler.addFilter(bounded)
     atexit.register(bounded.tell)

@@ -20,6 +20,7 @@ from gateway.config import CLOSE_SECONDS, GatewayConfig
 from gateway.doors import Doors, Listening
 from gateway.given import Given
 from gateway.logs import APPLICATION, Logged, LogRing, configure_logging, switch_level
+from gateway.notify import Notify
 from mesh.errors import ConfigError, MeshError, Problem
 from mesh.tasks import task_group
 
@@ -84,6 +85,7 @@ class _Life:
         self._failed: set[str] = set()
         self._ending = asyncio.Event()
         self._forced = self._worked = False
+        self._notify = Notify.by(os.environ)
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -92,8 +94,11 @@ class _Life:
         loop.add_signal_handler(signal.SIGUSR1, switch_level, self._configs[0].log_level)
         supplied = self._configs[0].supply is not None
         live = self._kept if len(self._configs) > 1 else self._supplied if supplied else self._once
-        async with task_group() as tasks:
-            self._lives = [tasks.create_task(live(each), name=f"gateway-{each.app_id}") for each in self._configs]
+        async with task_group() as alive:
+            looking = alive.create_task(self._notify.alive(), name="gateway-alive")
+            async with task_group() as tasks:
+                self._lives = [tasks.create_task(live(each), name=f"gateway-{each.app_id}") for each in self._configs]
+            looking.cancel()
         return max(life.result() for life in self._lives)
 
     def stop(self) -> None:
@@ -105,6 +110,7 @@ class _Life:
                 life.cancel()  # Ends whatever is waited for: the start, deliveries, calls or open requests.
             loop.call_later(CLOSE_SECONDS, self._end)
         self._ending.set()
+        self._notify.tell("STOPPING=1", "STATUS=finishes what is in flight")
         for gateway in self._running.values():
             if gateway.config.outlive and not gateway.draining.is_set():
                 gateway.drain(gateway.config.outlive)
@@ -148,6 +154,13 @@ class _Life:
                 return code
             wait = min(wait * 2, LONGEST_WAIT)
 
+    def _tell_ready(self, gateway: Gateway) -> None:
+        """Say that all that can work works: applications that fail are not waited for, since others work on."""
+        if len(self._opened | self._failed) == len(self._configs):
+            where = f"answers on {gateway.port}" if gateway.port else "answers on a socket"
+            told = where if len(self._configs) == 1 else f"serves {len(self._opened)} of {len(self._configs)}"
+            self._notify.tell("READY=1", f"STATUS={told}")
+
     async def _supplied(self, config: GatewayConfig) -> int:
         """Run one with what the operator of its cluster gives; what it cannot start with is given anew."""
         from gateway.supplied import Agent
@@ -177,6 +190,7 @@ class _Life:
             async with gateway.running():
                 self._opened.add(config.app_id)
                 self._worked = True
+                self._tell_ready(gateway)
                 await gateway.until_ending()
             for end in ends:
                 end.cancel()

@@ -20,7 +20,7 @@ from mesh.node.reload import Told, log_unexpected
 from mesh.node.runtime import NodeSettings
 from mesh.tasks import task_group
 
-__all__ = ["FEATURE", "look", "watching"]
+__all__ = ["FEATURE", "Look", "look", "watching"]
 
 logger = logging.getLogger(__name__)
 

@@ -111,20 +111,7 @@ class Reader:
         """
         config = self._config
         self.warnings, self.bad = [], []
-        settings = NodeSettings(
-            config.app_id,
-            config.namespace,
-            config.backbone,
-            namespace_given=bool(self._namespace),
-            home=config.home,
-            single_host=config.single_host,
-            backbone_timeout=config.backbone_timeout,
-            binding_seconds=config.app_binding_seconds,
-            asks_config="config" not in config.init_endpoints_off,
-            host_only=config.host_only,
-            backbone_from="MESH_BACKBONE" if config.backbone != DEFAULT_BACKBONE else "",
-            application="" if config.app_port is None or config.runs_app else f"{config.app_host}:{config.app_port}",
-        )
+        settings = self._without_files()
         if not self.paths:
             return replace(settings, trust=self._trust())
         from mesh.resources.loader import ResourceFiles, ordered
@@ -150,7 +137,8 @@ class Reader:
             if Path(each.file or "") not in config.configuration_files
         ]
         components, endpoints = resources.components, resources.http_endpoints
-        if config.supply is not None or "KUBERNETES_SERVICE_HOST" in os.environ:
+        in_cluster = config.supply is not None or "KUBERNETES_SERVICE_HOST" in os.environ
+        if in_cluster and config.builtin_secrets:
             components, endpoints = in_kubernetes(components, endpoints)
         if config.supply is not None:
             from mesh.supply.secrets import marked
@@ -167,6 +155,24 @@ class Reader:
             workflow_access=resources.workflow_access,
             withheld=resources.withheld,
             trust=self._trust(),
+        )
+
+    def _without_files(self) -> NodeSettings:
+        """Give what is said by options and variables alone."""
+        config = self._config
+        return NodeSettings(
+            config.app_id,
+            config.namespace,
+            config.backbone,
+            namespace_given=bool(self._namespace),
+            home=config.home,
+            single_host=config.single_host,
+            backbone_timeout=config.backbone_timeout,
+            binding_seconds=config.app_binding_seconds,
+            asks_config="config" not in config.init_endpoints_off,
+            host_only=config.host_only,
+            backbone_from="MESH_BACKBONE" if config.backbone != DEFAULT_BACKBONE else "",
+            application="" if config.app_port is None or config.runs_app else f"{config.app_host}:{config.app_port}",
         )
 
     def _trust(self) -> TrustSettings | None:

@@ -4,6 +4,7 @@ An address is a dotted path of tokens, legal on every broker::
 
     mesh.<namespace>.topic.<component>.<topic>     an event topic; dots in the topic separate its tokens
     mesh.<namespace>.app.<app id>                  an application's requests
+    mesh.<namespace>.bridge.<cluster>              requests to applications of another cluster
     mesh.<namespace>.component.<component>         requests to any host of a component
     mesh.<namespace>.component.<component>.<print> requests to hosts of equal settings
     mesh.<namespace>.nodes                         broadcast to every live node
@@ -21,7 +22,7 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.owner.<app id>.<node>         one node, of what it owns
     mesh.<namespace>.work.<app id>.<node>          one node, of activities that its workers run for others
     mesh.<namespace>.node.<app id>.<node>          one node, of what it tells others and does for them
-    mesh.<namespace>.owners                        broadcast to those who own: a table of owners has changed
+    mesh.<namespace>.owners.<print>                broadcast to those who host a kind: its table of owners has changed
     mesh.<namespace>.readers                       broadcast to those who read input bindings for others
     mesh.<namespace>.triggered                     broadcast to those whose application events may be for
     mesh.<namespace>.supply                        the operator of a cluster, of what it gives gateways
@@ -38,9 +39,10 @@ who sends it an address of more than about 4,000 bytes: a topic has at most 512 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
+from hashlib import blake2s
 
 from mesh.errors import BadArgumentError, ConfigError
 
@@ -54,6 +56,7 @@ __all__ = [
     "asker",
     "back",
     "bindings",
+    "bridge",
     "component",
     "decode_token",
     "encode_token",
@@ -84,10 +87,10 @@ MAX_TOPIC_BYTES = 512
 MAX_NAME_BYTES = 256
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _OWN = re.compile(
-    r"mesh\.[^.]*\.(topic|app|component|nodes?|hosts|asker|taps|keepers|seen|back|bindings|jobs|workflows|owners?|work"
+    r"mesh\.[^.]*\.(topic|app|bridge|component|nodes?|hosts|asker|taps|keepers|seen|back|bindings|jobs|workflows|owners?|work"
     r"|readers|triggered|suppl(?:y|ied)|kv)\b"
 )
-_NO_APP_ID = re.compile(r"[./\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NO_APP_ID = re.compile(r"[./@\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
 
@@ -99,6 +102,7 @@ class Kind(StrEnum):
 
     TOPIC = "topic"
     APP = "app"
+    BRIDGE = "bridge"
     COMPONENT = "component"
     OWNER = "owner"
     NODES = "nodes"
@@ -199,7 +203,7 @@ def app_id_problem(app_id: str) -> str | None:
     if len(app_id) > MAX_NAME_BYTES or len(app_id.encode(errors="replace")) > MAX_NAME_BYTES:
         return f"the app id '{app_id[:40]}…' is longer than {MAX_NAME_BYTES} bytes"
     if _NO_APP_ID.search(app_id):
-        return f"the app id {app_id!r} must not contain dots, slashes, blanks or control characters"
+        return f"the app id {app_id!r} must not contain dots, slashes, '@', blanks or control characters"
     return None
 
 
@@ -208,6 +212,13 @@ def app(namespace: str, app_id: str) -> Address:
     """Address the requests of an application."""
     space = f"mesh.{_bounded('namespace', namespace)}.app.{_bounded('app id', app_id)}"
     return Address(Kind.APP, space, "", app_id)
+
+
+@lru_cache(maxsize=4096)
+def bridge(namespace: str, cluster: str) -> Address:
+    """Address the bridges to another cluster (``mesh/clusters.py``)."""
+    space = f"mesh.{_bounded('namespace', namespace)}.bridge.{_bounded('cluster', cluster)}"
+    return Address(Kind.BRIDGE, space, "", cluster)
 
 
 @lru_cache(maxsize=4096)
@@ -291,9 +302,10 @@ def node(namespace: str, app_id: str, node_id: str) -> Address:
     return _of_node(namespace, "node", app_id, node_id)
 
 
-def owners(namespace: str) -> Address:
-    """Address every node that owns something."""
-    return _of_nodes(namespace, "owners")
+@lru_cache(maxsize=4096)
+def owners(namespace: str, kind: str) -> Address:
+    """Address every node that hosts a kind of what is owned; its name may be long, so the address has a hash of it."""
+    return replace(_of_nodes(namespace, "owners", blake2s(kind.encode(), digest_size=8).hexdigest()), label=kind)
 
 
 def readers(namespace: str) -> Address:

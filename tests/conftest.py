@@ -65,6 +65,7 @@ MODULES = (
     "tests/trust/",
     "tests/unit/",  # Many stand on what a module of theirs alone imports, and to hand out each by itself costs, too.
     "tests/compose/",
+    "tests/e2e/test_service",
     "tests/faults/test_resiliency_table",
     "tests/brokers_security/test_bindings",
     "tests/brokers_security/test_kafka",

@@ -123,7 +123,7 @@ class Cluster(Steps):
 
         Args:
             path: Of the list.
-            query: ``labelSelector``, ``fieldSelector``.
+            query: ``labelSelector``, ``fieldSelector``; ``resourceVersion`` with ``resourceVersionMatch``.
             limit: The most items of a page.
             metadata: Whether only that of each object is asked for.
 
@@ -132,7 +132,10 @@ class Cluster(Steps):
         """
         further = ""
         while True:
-            asked = {**query, "limit": str(limit), **({"continue": further} if further else {})}
+            asked = {**query, "limit": str(limit)}
+            if further:  # Of the version that the first page is of.
+                asked = {name: asked[name] for name in asked if not name.startswith("resourceVersion")}
+                asked["continue"] = further
             found = await self._told("GET", path, asked, accept=_METADATA_LIST if metadata else _JSON)
             about = found.get("metadata") or {}
             yield Page(found.get("items") or [], str(about.get("resourceVersion") or ""))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import orjson
@@ -60,6 +61,7 @@ class Informer(Generic[Kept]):
         self.kept: dict[Key, Kept] = {}
         self.synced = asyncio.Event()
         self.failed = ""
+        self._again = asyncio.Event()
         self._version = ""  # That the copy is of; empty: it has to be listed.
 
     async def run(self) -> None:
@@ -83,8 +85,18 @@ class Informer(Generic[Kept]):
                     self._version = ""
                 if error.status in (403, 404):
                     self.synced.set()
-                await asyncio.sleep(max(error.retry_after or 0.0, wait * random.uniform(0.5, 1.0)))  # noqa: S311
+                await self._pause(max(error.retry_after or 0.0, wait * random.uniform(0.5, 1.0)))  # noqa: S311
                 wait = min(wait * 2, MAX_WAIT_SECONDS)
+
+    def retry(self) -> None:
+        """Try again at once, if it waits after a failure: somebody knows that the API server answers."""
+        self._again.set()
+
+    async def _pause(self, seconds: float) -> None:
+        self._again.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._again.wait()
 
     def _well(self) -> None:
         if self.failed:

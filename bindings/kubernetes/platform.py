@@ -167,6 +167,13 @@ class Kubernetes:
         async with self._cluster() as cluster:
             return await looking.roots(cluster, namespace)
 
+    async def renew_root(self, namespace: str) -> bytes:
+        """Have certificates issued by a new root, beside which the former ones are trusted; give all, PEM."""
+        from bindings.kubernetes.delivery.trusting import renew
+
+        async with self._cluster() as cluster:
+            return await renew(cluster, namespace)
+
     def annotations(self) -> Mapping[str, str]:
         """Give each annotation by the option that sets it."""
         from bindings.kubernetes.delivery.annotating import flags

@@ -155,6 +155,7 @@ class Receiver:
         """
         self._receiver, self._failures, self._seconds = receiver, failures, seconds
         self._one = asyncio.Lock()
+        self._drop_forgotten = _remembering(receiver)
 
     async def _asked(self, request: Callable[..., Any], *arguments: Any, wait: float = 0.0, **named: Any) -> Any:
         with self._failures():
@@ -209,7 +210,30 @@ class Receiver:
 
     async def close(self) -> None:
         """Close it, which may be broken."""
-        await _closed(self._receiver)
+        try:
+            await _closed(self._receiver)
+        finally:
+            self._drop_forgotten()
+
+
+def _remembering(used: ServiceBusReceiver) -> Callable[[], None]:
+    """Give what closes the connections that the library forgets: of an opening or a closing that is cancelled."""
+    create, made = used._create_handler, list[Any]()
+
+    def drop() -> None:
+        for handler in made:
+            writer = None if handler._connection is None else getattr(handler._connection._transport, "writer", None)
+            if writer is not None:
+                writer.close()
+        made.clear()
+
+    def remember(auth: Any) -> None:
+        drop()  # Connections are opened one after the other, so the one before is over.
+        create(auth)
+        made.append(used._handler)
+
+    used._create_handler = remember  # type: ignore[method-assign]
+    return drop
 
 
 async def _closed(used: ServiceBusReceiver | ServiceBusSender) -> None:

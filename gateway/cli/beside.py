@@ -58,12 +58,15 @@ async def _show(config: GatewayConfig, start: Start, stream: Stream, around: Sur
                 telling = tasks.create_task(_tell(config, start, child, around), name="run-dashboard-tell")
                 ends = [tasks.create_task(each.wait(), name="run-dashboard-end") for each in (child.ended, over)]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                silent = not telling.done()
                 for each in (telling, *ends):
                     each.cancel()
             if not over.is_set():
                 await child.last_output(CLOSE_SECONDS)
                 how = exit_text(child.returncode or 0)
                 around.voice.note(f"warning: the dashboard ended ({how}){stream.last_lines()}")
+            elif silent:
+                around.voice.note(f"warning: the dashboard did not come up{stream.last_lines()}")
             await child.end(config.drain + CLOSE_SECONDS, around.hurry)
     except OSError as error:
         around.voice.note(f"warning: cannot start the dashboard: {error}")

@@ -10,6 +10,8 @@ from gateway.cli.configure import split_list
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import note, show
 from mesh.address import app_id_problem
+from mesh.clusters import check_cluster
+from mesh.errors import BadArgumentError
 from mesh.registry import Registry
 from mesh.resources.loader import load_resources
 from mesh.rights import ALL, WILD, rights_of
@@ -58,9 +60,10 @@ def run(words: Sequence[str]) -> int:
     if not hasattr(adapter, "permissions"):
         raise UsageError(f"--broker: {scheme} has no rights to be given", "mesh broker")
     calls = (ALL,) if found.calls is None else split_list(found.calls)
-    for where, app_id in (("APP-ID", found.app_id), *(("--calls", each) for each in calls if each != ALL)):
-        if problem := _problem(app_id):
-            raise UsageError(f"{where}: {problem}", "mesh broker")
+    problems = ["APP-ID: " + problem] if (problem := _problem(found.app_id)) else []
+    problems += [f"--calls: {problem}" for each in calls if each != ALL and (problem := _called_problem(each))]
+    if problems:
+        raise UsageError(problems[0], "mesh broker")
     components = None
     namespace = found.namespace or os.environ.get("NAMESPACE") or "default"
     if namespace in WILD:
@@ -83,3 +86,15 @@ def run(words: Sequence[str]) -> int:
 
 def _problem(app_id: str) -> str | None:
     return f"'{app_id}' would be all of them" if app_id in WILD else app_id_problem(app_id)
+
+
+def _called_problem(name: str) -> str | None:
+    """Say what is wrong with who may be called: an app id, or applications of another cluster as ``@west``."""
+    app_id, at, cluster = name.partition("@")
+    if not at:
+        return _problem(name)
+    try:
+        check_cluster(cluster)
+    except BadArgumentError as error:
+        return str(error)
+    return app_id_problem(app_id.partition(".")[0]) if app_id else None

@@ -48,6 +48,7 @@ from mesh.resources.loader import (
     Document,
     ResourceFiles,
     files_at,
+    is_bridge_file,
     is_foreign,
     is_run_file,
     ordered,
@@ -143,6 +144,9 @@ def check(paths: Sequence[Path]) -> Findings:
             template = next(filter(is_run_file, documents), None)
             if template is not None:
                 templates.append((template, file))
+            if documents and all(map(is_bridge_file, documents)):
+                _check_bridge(file, findings)
+                continue
             if [document.get("kind") for document in documents] == ["Configuration"] and not is_foreign(documents[0]):
                 configurations.append(file)
             elif template is None or not all(map(is_run_file, documents)):
@@ -170,6 +174,15 @@ def check(paths: Sequence[Path]) -> Findings:
     findings.problems = ordered(findings.problems, findings.files)
     findings.warnings = ordered(findings.warnings, findings.files)
     return findings
+
+
+def _check_bridge(file: Path, findings: Findings) -> None:
+    from gateway.bridge_file import read_bridge_file
+
+    try:
+        read_bridge_file(file)
+    except ConfigError as error:
+        findings.add(_relative(error.problems))
 
 
 def _of_node(config: GatewayConfig) -> tuple[list[Problem], list[Problem]]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli.listing import age
 from gateway.cli.output import printable
 from gateway.cli.parsing import UsageError
 from gateway.cli.platform import load_platform
 from gateway.cli.reference import program, succeeded
-from gateway.cli.terminal import note, show, show_document, show_records
+from gateway.cli.terminal import age, note, show, show_document, show_records
 from mesh.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

@@ -144,20 +144,10 @@ def gateway_config(
         ConfigError: Holds every problem; its paths are names of options.
     """
     check = _Checker()
-    if problem := app_id_problem(options.app_id or ""):
-        check.complain("--app-id", problem)
-    http_port = check.port("--dapr-http-port", options.dapr_http_port)
-    if http_port is None:
-        http_port = default_http_port if options.dapr_http_port is None else 0
-    free = default_http_port == 0
-    drain = options.dapr_graceful_shutdown_seconds
     supply = _supply(options, environ, check) if environ.get("MESH_SUPPLY") else None
-    files, folders = options.config, options.resources_path
-    if supply is not None:  # What is in its folder is not there yet.
-        files = tuple(each for each in files if not _supplied_name(each, supply.folder))
-        folders = tuple(each for each in folders if Path(each).absolute() != supply.folder)
+    files, folders = _given_paths(options, supply)
     config = GatewayConfig(
-        app_id=options.app_id or "",
+        app_id=_app_id(options, check),
         home=mesh_home(environ),
         single_host=check.truth("MESH_SINGLE_HOST", environ.get("MESH_SINGLE_HOST")),
         app_port=check.port("--app-port", options.app_port),
@@ -165,11 +155,11 @@ def gateway_config(
         app_protocol=_protocol(options, check),
         app_max_concurrency=_limit(options.app_max_concurrency),
         app_health=_health(options, check),
-        http_port=http_port,
-        grpc_port=check.free_port("--dapr-grpc-port", options.dapr_grpc_port, free=free),
+        http_port=_http_port(options, check, default_http_port),
+        grpc_port=check.free_port("--dapr-grpc-port", options.dapr_grpc_port, free=not default_http_port),
         listen=_listen(options, check),
         metrics=options.enable_metrics,
-        metrics_port=check.free_port("--metrics-port", options.metrics_port, free=free),
+        metrics_port=check.free_port("--metrics-port", options.metrics_port, free=not default_http_port),
         metrics_listen=_metrics_listen(options, check),
         public_port=check.port("--dapr-public-port", options.dapr_public_port),
         public_listen=_public_listen(options, check),
@@ -184,8 +174,9 @@ def gateway_config(
         backbone=environ.get("MESH_BACKBONE") or environ.get("MESH_BACKBONE_DEFAULT") or DEFAULT_BACKBONE,
         backbone_timeout=check.duration("--backbone-timeout", options.backbone_timeout, _DEFAULT.backbone_timeout),
         app_binding_seconds=_binding_seconds(options, check),
-        drain=_DEFAULT.drain if drain is None or drain < 0 else float(drain),
+        drain=_drain(options),
         outlive=check.duration("--dapr-block-shutdown-duration", options.dapr_block_shutdown_duration, 0.0),
+        builtin_secrets=not options.disable_builtin_k8s_secret_store,
         log_level=_level(options, check),
         log_json=options.log_as_json,
         api_logging=options.enable_api_logging,
@@ -199,6 +190,35 @@ def gateway_config(
     if check.problems:
         raise ConfigError(check.problems)
     return config
+
+
+def _app_id(options: GatewayOptions, check: _Checker) -> str:
+    app_id = options.app_id or ""
+    if problem := app_id_problem(app_id):
+        check.complain("--app-id", problem)
+    return app_id
+
+
+def _drain(options: GatewayOptions) -> float:
+    """Give the seconds; less than none is what nobody has said."""
+    given = options.dapr_graceful_shutdown_seconds
+    return _DEFAULT.drain if given is None or given < 0 else float(given)
+
+
+def _http_port(options: GatewayOptions, check: _Checker, default: int) -> int:
+    port = check.port("--dapr-http-port", options.dapr_http_port)
+    if port is None:
+        return default if options.dapr_http_port is None else 0
+    return port
+
+
+def _given_paths(options: GatewayOptions, supply: SupplyConfig | None) -> tuple[Sequence[str], Sequence[str]]:
+    """Give the files of Configurations and the folders of resources, but for what an operator will put there."""
+    files, folders = options.config, options.resources_path
+    if supply is not None:  # What is in its folder is not there yet.
+        files = tuple(each for each in files if not _supplied_name(each, supply.folder))
+        folders = tuple(each for each in folders if Path(each).absolute() != supply.folder)
+    return files, folders
 
 
 def _tokens(environ: Mapping[str, str], check: _Checker) -> Tokens:

@@ -51,14 +51,15 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
-    backbone = found.backbone or os.environ.get("MESH_BACKBONE")
+    usual = os.environ.get("MESH_BACKBONE_DEFAULT")
+    backbone = found.backbone or os.environ.get("MESH_BACKBONE") or usual
     if not backbone:
         raise ConfigError(Problem("an operator meets gateways on a broker: give its URL", "--backbone"))
     platform = load_platform()
     options = {
         "namespace": found.namespace or os.environ.get("NAMESPACE") or platform.namespace,
         "backbone": backbone,
-        "gateway_backbone": found.gateway_backbone or backbone,
+        "gateway_backbone": found.gateway_backbone or usual or backbone,
         "image": found.gateway_image,
         "pull_policy": found.gateway_image_pull_policy or "",
         "trust_domain": found.trust_domain,

@@ -188,6 +188,13 @@ class GatewayOptions:
         section=_LIMITS,
         metavar="DURATION",
     )
+    disable_builtin_k8s_secret_store: bool = _option(
+        False,
+        "switch",
+        "--disable-builtin-k8s-secret-store",
+        "in a cluster, there is no secret store kubernetes of itself",
+        section=_APP,
+    )
 
     trust_mode: str | None = _option(
         None,
@@ -288,7 +295,6 @@ IGNORED: Mapping[str, tuple[Flag, str]] = {
         (Flag(("--runtime-path", "--dapr-path"), "text"), "there is no runtime that would have to be found"),
         (Flag(("--mode",), "text"), "there is one mode"),
         (Flag(("--wait",), "switch"), "a gateway does not wait for others"),
-        (Flag(("--disable-builtin-k8s-secret-store",), "switch"), "there is none"),
     )
     for name in flag.names
 }

@@ -69,6 +69,9 @@ class Platform(Protocol):
     async def roots(self, namespace: str) -> bytes | None:
         """Give whom gateways trust, PEM; None: there are no identities."""
 
+    async def renew_root(self, namespace: str) -> bytes:
+        """Have certificates issued by a new root, beside which the former ones are trusted; give all, PEM."""
+
     def annotations(self) -> Mapping[str, str]:
         """Give each annotation by the option that sets it."""
 

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.cli.client import request
@@ -19,7 +20,6 @@ from mesh.home import mesh_home
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from pathlib import Path
 
 __all__ = ["parser", "run"]
 
@@ -35,7 +35,7 @@ def parser() -> Parser:
     made.add_argument("app_ids", nargs="*", metavar="APP-ID", help="an application")
     made.add_argument("-a", "--app-id", action="append", default=[], metavar="APP-ID", help="an application")
     made.add_argument("-f", "--run-file", metavar="FILE", help="all applications of this template")
-    made.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
+    made.add_kubernetes()
     return made
 
 
@@ -45,6 +45,12 @@ def run(words: Sequence[str]) -> int:
     wanted: list[str] = [*found.app_ids, *found.app_id]
     if not wanted and found.run_file is None:
         raise UsageError("name an application: mesh stop APP-ID, or a template: mesh stop -f FILE", "mesh stop")
+    if found.kubernetes:
+        if found.run_file is None or wanted:
+            raise UsageError("in a cluster, applications of a template are stopped: mesh stop -k -f FILE", "mesh stop")
+        from gateway.cli.deploying import withdraw
+
+        return withdraw(Path(_template(found.run_file)))
     home = mesh_home(os.environ)
     runs = list_runs(home)
     failed = False

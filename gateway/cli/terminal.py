@@ -17,6 +17,7 @@ __all__ = [
     "Format",
     "Progress",
     "add_output_option",
+    "age",
     "byte_size",
     "colours_wanted",
     "complain",
@@ -97,6 +98,14 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def on_one_line(text: str) -> str:
     """Give a text of others, which may hold anything, as it does nothing to a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def age(seconds: float) -> str:
+    """Give a span in its largest unit: ``5m``."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(max(seconds, 0))}s"
 
 
 def byte_size(number: int) -> str:

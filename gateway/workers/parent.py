@@ -26,6 +26,7 @@ from typing import Any
 from gateway.config import CLOSE_SECONDS, GatewayConfig
 from gateway.logs import LogRing, configure_logging, switch_level
 from gateway.metrics.process import measure_process
+from gateway.notify import VARIABLES, Notify
 from gateway.runs import Run, registered
 from gateway.workers import merging
 from gateway.workers.descriptors import ABSENT, receive, send, shared_counts
@@ -126,6 +127,7 @@ class _Parent:
         self._worked = False
         self._codes: list[int] = []
         self._rolling: asyncio.Task[None] | None = None
+        self._notify = Notify.by(os.environ)
         self._tasks: asyncio.TaskGroup
 
     async def run(self) -> int:
@@ -136,9 +138,12 @@ class _Parent:
         loop.add_signal_handler(signal.SIGHUP, self._roll)
         loop.add_signal_handler(signal.SIGUSR1, self._switch)
         try:
-            async with task_group() as self._tasks:
-                for slot in range(len(self._sockets.of_slots)):
-                    self._tasks.create_task(self._keep(slot), name=f"workers-{slot}")
+            async with task_group() as alive:
+                looking = alive.create_task(self._notify.alive(), name="workers-alive")
+                async with task_group() as self._tasks:
+                    for slot in range(len(self._sockets.of_slots)):
+                        self._tasks.create_task(self._keep(slot), name=f"workers-{slot}")
+                looking.cancel()
         finally:
             for app in self._apps.values():
                 app.entry.close()
@@ -178,12 +183,13 @@ class _Parent:
         numbers = self._sockets.numbers(slot)
         told = {"slot": slot, "of": len(self._sockets.of_slots), "sockets": numbers, "control": theirs.fileno()}
         told |= {"passing": passed.fileno(), "counts": self._memory}
+        environ = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         inherited = {number for by_what in numbers.values() for of in by_what.values() for number in of}
         with theirs, passed:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "gateway", *self._words),
                 stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, VARIABLE: json.dumps(told)},
+                env={**environ, VARIABLE: json.dumps(told)},
                 pass_fds=(theirs.fileno(), passed.fileno(), self._memory, *inherited),
                 start_new_session=True,  # What is typed in a terminal reaches the parent alone.
             )
@@ -240,6 +246,7 @@ class _Parent:
         """Have all of them stop; told twice, without waiting."""
         if not self._stopping.is_set():
             asyncio.get_running_loop().call_later(self._drain + CLOSE_SECONDS + KILL_SECONDS, self._kill)
+        self._notify.tell("STOPPING=1")
         self._stopping.set()
         for worker in self._workers.values():
             worker.stopping = True
@@ -349,6 +356,7 @@ class _Parent:
             app.entered = True
             run = Run(**{**told, "pid": os.getpid(), "key": app.key, "labels": app.labels})
             app.entry.enter_context(registered(app.config.home, run))
+            self._notify.tell("READY=1", f"STATUS={len(self._in_slots)} workers")
         self._tell_standing()
 
     def _closed(self, worker: _Worker, app_id: str) -> None:

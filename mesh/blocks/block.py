@@ -74,6 +74,9 @@ class Presence(Protocol):
     node_id: str
     part: Part | None
 
+    def host(self, app_id: str, *, ready: bool) -> None:
+        """Say that this node has an application, and whether it takes calls now."""
+
     def saw(self, app_id: str) -> None:
         """Note that an application answered."""
 

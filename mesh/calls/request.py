@@ -17,6 +17,7 @@ from mesh.calls.context import Context
 from mesh.calls.link import FRAME_HEADER, MAX_REASON, PROVE, SEALED_HEADER, TAKEN, WINDOW_BYTES, Link, broken
 from mesh.calls.members import LOST, Members
 from mesh.calls.taken import TOKEN_PREFIX, Taken
+from mesh.clusters import may_speak
 from mesh.error_wire import to_wire
 from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError, UnprovenError
 from mesh.trust.identity import CrowdedError, Identity, ProveAgainError, ReplayedError
@@ -111,10 +112,16 @@ class Request:
         """Who asks, where that is proven."""
         return None if self.session is None else self.session.identity
 
-    def check_caller(self, app_id: str) -> None:
-        """Refuse who says to be another one than it proves to be; raises ``UnprovenError``."""
-        if self.session is not None and self.session.identity is not None and self.session.identity.app_id != app_id:
-            raise UnprovenError(f"{self.session.identity} asks in the name of app id {app_id[:MAX_REASON]}")
+    def check_caller(self, app_id: str, *, vouched: bool = False) -> None:
+        """Refuse who says to be another one than it proves to be; raises ``UnprovenError``.
+
+        Args:
+            app_id: Who it says to be.
+            vouched: Whether a bridge may say that of applications of its cluster.
+        """
+        who = self.caller
+        if who is not None and who.app_id != app_id and not (vouched and may_speak(who.app_id, app_id)):
+            raise UnprovenError(f"{who} asks in the name of app id {app_id[:MAX_REASON]}")
 
     def _sealed(self, message: Message) -> Message:
         return message if self.session is None else self.session.seal(message)

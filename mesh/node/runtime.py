@@ -97,6 +97,7 @@ class Runtime(Steps):
         counters: Counts of what was observed.
         remote: Asks other nodes, and answers them.
         conditions: How what it asks, and what comes to its application, is now.
+        parts: What its blocks are given, for what works beside them (``mesh/bridge``).
         methods: What the application answers, where that is known (``mesh/node/description.py``).
     """
 
@@ -132,12 +133,11 @@ class Runtime(Steps):
         self.exchange: Exchange
         self.remote: Remote
         self.services: dict[str, Serving] = {}
-        self._registry = registry
-        self._blocks = blocks
+        self._registry, self._blocks = registry, blocks
         self._components = Components()
         self._health = Health(self._components)
         self._serve = Serve() if part is None else Serve(told=part.serves)
-        self._parts: Parts
+        self.parts: Parts
         self._places: Places
         self._directory: Directory
         self._tapping: Tapping
@@ -147,7 +147,7 @@ class Runtime(Steps):
     @property
     def tracing(self) -> Tracing:
         """What makes spans on this node."""
-        return self._parts.tracing
+        return self.parts.tracing
 
     @property
     def components(self) -> Mapping[str, Entry]:
@@ -162,12 +162,12 @@ class Runtime(Steps):
     @property
     def others_components(self) -> Sequence[tuple[str, str, str]]:
         """Components of other nodes that this one has used: block, name, and the app ids of their hosts."""
-        return self._parts.hosts.used
+        return self.parts.hosts.used
 
     @property
     def streams(self) -> Streams:
         """What clients hold open."""
-        return self._parts.streams
+        return self.parts.streams
 
     @property
     def serving(self) -> bool:
@@ -176,7 +176,7 @@ class Runtime(Steps):
 
     def rights(self, caller: Caller) -> TapRights:
         """Tell what another application may see of this node, and do by it."""
-        return self._parts.access.tap(caller)
+        return self.parts.access.tap(caller)
 
     def run(self, operation: Operation) -> Awaitable[object]:
         """Do what is asked; gives the method's result or raises a ``MeshError``."""
@@ -208,7 +208,7 @@ class Runtime(Steps):
         self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
         gate, taps = await self._watched(directory.node_id)
-        self._parts = parts = self._make_parts(directory, hosts, gate, taps)
+        self.parts = parts = self._make_parts(directory, hosts, gate, taps)
         lives = await enter(Lives())
         hosts.withhold(settings.not_for_it)
         resources = self._resources(settings)
@@ -367,10 +367,10 @@ class Runtime(Steps):
         """
         # What becomes this application's is no other node's until it is open, which may fail.
         becoming = self.settings.not_for_it.intersection(each.name for each in settings.scoped)
-        self._parts.hosts.withhold(settings.not_for_it | becoming)
+        self.parts.hosts.withhold(settings.not_for_it | becoming)
         told = await self._live.apply(self._resources(settings))
         withheld = settings.not_for_it | becoming.difference(self._components.entries)
-        self._parts.hosts.withhold(withheld)
+        self.parts.hosts.withhold(withheld)
         applied = self._live.resources
         self.settings = replace(
             self.settings,
@@ -379,7 +379,7 @@ class Runtime(Steps):
             resiliencies=applied.resiliencies,
             endpoints=applied.endpoints,
             workflow_access=applied.workflow_access,
-            configuration=self._parts.configuration,
+            configuration=self.parts.configuration,
             withheld=withheld,
         )
         return told
@@ -400,7 +400,7 @@ class Runtime(Steps):
 
     def _policy_of(self, block: str, target: str) -> Policy:
         found = next(each for each in self._blocks if each.name == block)
-        return found.policy(self._parts.policies, target)
+        return found.policy(self.parts.policies, target)
 
     @property
     def backbone(self) -> str:
@@ -429,13 +429,13 @@ class Runtime(Steps):
 
     def allow_outside(self, opening: Callable[[str], AbstractAsyncContextManager[Application]]) -> None:
         """Let services be called by their absolute URL."""
-        self._parts.open_outside = opening
+        self.parts.open_outside = opening
 
     async def resolved(
         self, entries: Sequence[MetadataEntry], store: str | None, file: str | None
     ) -> tuple[MetadataEntry, ...]:
         """Close the references of a resource that is no component; raises ``ConfigError`` for what has no value."""
-        return await resolved_entries(entries, store, file, self._parts, self._components)
+        return await resolved_entries(entries, store, file, self.parts, self._components)
 
     # The application
 
@@ -452,7 +452,7 @@ class Runtime(Steps):
         """
         if self.settings.observer is not None:
             application = observed_application(application, self.settings.observer)
-        self._parts.application = application
+        self.parts.application = application
         services = tuple(self.services.values())
         return inbound(self._serve, services, self._directory, self.settings.app_id, application, programmatic)
 
@@ -479,7 +479,7 @@ class Runtime(Steps):
             resiliencies=tuple(each.name for each in self.settings.resiliencies),
             workflow_access=tuple(each.name for each in self.settings.workflow_access),
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
-            serves=self._parts.application is not None,
+            serves=self.parts.application is not None,
             problems=self.conditions.in_short(),
             absent=tuple((each.name, each.type, self._components.absent[each.name][1]) for each in self.absent),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise

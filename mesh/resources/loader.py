@@ -45,6 +45,7 @@ __all__ = [
     "files_at",
     "is_foreign",
     "is_yaml",
+    "is_bridge_file",
     "is_run_file",
     "load_configuration_file",
     "load_resources",
@@ -327,7 +328,7 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
     kind, version = document.get("kind"), document.get("apiVersion")
     ours = isinstance(version, str) and version.startswith(_GROUP)
     if not isinstance(kind, str):
-        if is_run_file(document):
+        if is_run_file(document) or is_bridge_file(document):
             return None
         if ours or kind is not None:
             problems.append(document.problem("expected the kind of a resource", ("kind",)))
@@ -354,8 +355,18 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
 
 def is_run_file(document: Document) -> bool:
     """Tell whether a document describes applications to run together; it may lie among their resources."""
-    keys = {key.casefold() for key in document.data} if isinstance(document.data, dict) else set()
-    return "apps" in keys and document.get("kind") is None and document.get("apiVersion") is None
+    keys = _keys_of_no_resource(document)
+    return "apps" in keys and not {"from", "to"} <= keys
+
+
+def is_bridge_file(document: Document) -> bool:
+    """Tell whether a document describes a bridge (``mesh bridge``); it may lie there as well."""
+    return {"from", "to"} <= _keys_of_no_resource(document)
+
+
+def _keys_of_no_resource(document: Document) -> set[str]:
+    named = document.get("kind") is not None or document.get("apiVersion") is not None
+    return set() if named or not isinstance(document.data, dict) else {str(key).casefold() for key in document.data}
 
 
 def is_foreign(document: Document) -> bool:

@@ -77,10 +77,13 @@ def test_beside_a_run(home: MeshHome, tmp_path: Path) -> None:
 
 def test_the_end_of_the_applications_is_its_end(home: MeshHome, tmp_path: Path) -> None:
     """A run is over once its application is, and has its exit code."""
-    with home.run(
-        "--dashboard", "--app-id", "short", "--", sys.executable, "-c", "import time; time.sleep(4); exit(3)"
-    ) as run:
+    over = tmp_path / "over"
+    (tmp_path / "app.py").write_text(
+        f"import pathlib, time\nwhile not pathlib.Path({str(over)!r}).exists():\n    time.sleep(0.05)\nexit(3)\n"
+    )
+    with home.run("--dashboard", "--app-id", "short", "--", sys.executable, str(tmp_path / "app.py")) as run:
         Page(run)
+        over.touch()
         assert run.wait() == 3
 
 

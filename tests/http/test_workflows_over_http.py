@@ -104,7 +104,7 @@ async def test_a_workflow(backbone: Backbone, tmp_path: Path) -> None:
         ({"activity": "a", "inptu": 1}, "actions[0]: object contains unknown field `inptu`"),
         (
             {"activity": "a", "app": "a/b"},
-            "actions[0].app: the app id 'a/b' must not contain dots, slashes, blanks or control characters",
+            "actions[0].app: the app id 'a/b' must not contain dots, slashes, '@', blanks or control characters",
         ),
     ],
 )

@@ -15,6 +15,6 @@ from tests.support.kubernetes.node import LocalCluster
 def cluster() -> Iterator[LocalCluster]:
     """A node of our own that runs pods; nothing of it is left afterwards."""
     # Not below pytest's own folder: paths of sockets are short.
-    with tempfile.TemporaryDirectory(prefix="mesh-k8s-", dir="/var/tmp", ignore_cleanup_errors=True) as made:
-        with LocalCluster(Path(made)) as cluster:
-            yield cluster
+    folder = tempfile.TemporaryDirectory(prefix="mesh-k8s-", dir="/var/tmp", ignore_cleanup_errors=True)
+    with folder as made, LocalCluster(Path(made)) as cluster:
+        yield cluster

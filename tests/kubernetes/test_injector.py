@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from mesh.trust.certificates import as_pem
 from mesh.trust.folder import Folder
 from tests.support.eventually import eventually_sync
 from tests.support.kubernetes.images import APPS, GATEWAY, NATS
-from tests.support.kubernetes.injecting import Told, injecting, listening, machine, new_root
+from tests.support.kubernetes.injecting import Told, injecting, listening, machine
 from tests.support.kubernetes.node import LocalCluster
 from tests.support.processes import free_port
 
+IDLE = ["python", "-c", "import signal, sys; signal.signal(signal.SIGTERM, sys.exit); signal.pause()"]
 SPACE, OPEN, NAME = "inject", "inject-open", "inject-test"
+PACE = 0.05  # Seconds between two calls of one client: the load is to be without gaps, not to take the machine.
 INJECTION = Injection(image=GATEWAY, pull_policy="Never", backbone=f"nats://nats.{SPACE}:4222")
 BROKER = f"""
 apiVersion: v1
@@ -49,7 +52,9 @@ spec:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """Give the root of the mesh, which may be rotated."""
-    return new_root(tmp_path_factory.mktemp("root") / "trust")
+    folder = Folder(tmp_path_factory.mktemp("root") / "trust")
+    folder.init("cluster.local")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +74,11 @@ def port(cluster: LocalCluster) -> Iterator[int]:
 
 
 @pytest.fixture
-def injector(cluster: LocalCluster, root: Folder, port: int) -> Iterator[int]:
+def injector(cluster: LocalCluster, root: Folder, port: int) -> Iterator[None]:
     """Have pods get gateways."""
-    with injecting(cluster, NAME, INJECTION, root.root, port) as at:
+    with injecting(cluster, NAME, INJECTION, root.path, port):
         _until_trusted(cluster, root)
-        yield at
+        yield
 
 
 @pytest.fixture
@@ -84,8 +89,6 @@ def told(cluster: LocalCluster) -> Iterator[tuple[str, Told]]:
 
 
 def _until_trusted(cluster: LocalCluster, root: Folder) -> None:
-    import base64
-
     bundle = base64.b64encode(as_pem(root.roots())).decode()
 
     def check() -> None:
@@ -174,6 +177,7 @@ class _Load:
 
     async def _call(self, session: aiohttp.ClientSession) -> None:
         while not self._end.is_set():
+            await asyncio.sleep(PACE)
             self.calls += 1
             async with session.post(f"{self._gateway}/invoke/callee/method/hello", data=b"x") as response:
                 body = await response.text()
@@ -184,6 +188,7 @@ class _Load:
 
     async def _publish(self, session: aiohttp.ClientSession) -> None:
         while not self._end.is_set():
+            await asyncio.sleep(PACE)
             name = f"e{next(self._numbers)}"
             async with session.post(f"{self._gateway}/publish/pubsub/t", json=name) as response:
                 if response.status == 204:
@@ -194,13 +199,13 @@ class _Load:
 
 @pytest.mark.usefixtures("injector")
 def test_a_rolling_update_under_load_loses_no_call_and_no_event(cluster: LocalCluster, told: tuple[str, Told]) -> None:
-    """Twice all pods are replaced, whose application ends at once when it is told to."""
+    """All pods are replaced, whose application ends at once when it is told to."""
     where, lines = told
     rude = ["python", "/app/tests/support/apps/rude.py"]
     annotations = {"dapr.io/app-port": "3000"}
     cluster.apply(_deployment("callee", 2, [*rude, "first", where], annotations=annotations))
     reached = {"dapr.io/sidecar-listen-addresses": "0.0.0.0"}
-    cluster.apply(json.dumps(_pod("caller", ["sleep", "1000"], annotations=reached, terminationGracePeriodSeconds=1)))
+    cluster.apply(json.dumps(_pod("caller", IDLE, annotations=reached, terminationGracePeriodSeconds=1)))
     cluster.kubectl("-n", SPACE, "rollout", "status", "deployment/callee", "--timeout=60s")
     cluster.kubectl("-n", SPACE, "wait", "--for=condition=Ready", "pod/caller", "--timeout=30s")
     address = cluster.json("-n", SPACE, "get", "pod", "caller")["status"]["podIP"]
@@ -209,20 +214,18 @@ def test_a_rolling_update_under_load_loses_no_call_and_no_event(cluster: LocalCl
         load = _Load(address)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(load.run())
-            for name in ("second", "third"):
-                await asyncio.to_thread(
-                    cluster.apply, _deployment("callee", 2, [*rude, name, where], annotations=annotations)
-                )
-                words = ("-n", SPACE, "rollout", "status", "deployment/callee", "--timeout=90s")
-                await asyncio.to_thread(cluster.kubectl, *words, within=100.0)
-                await asyncio.to_thread(eventually_sync, lambda: _gone(cluster, 2))
+            changed = _deployment("callee", 2, [*rude, "second", where], annotations=annotations)
+            await asyncio.to_thread(cluster.apply, changed)
+            words = ("-n", SPACE, "rollout", "status", "deployment/callee", "--timeout=100s")
+            await asyncio.to_thread(cluster.kubectl, *words, within=110.0)
+            await asyncio.to_thread(eventually_sync, lambda: _gone(cluster, 2))
             load.end()
         return load
 
     load = asyncio.run(update())
     assert not load.failed, (len(load.failed), load.failed[:3])
-    assert load.by == {"first", "second", "third"}
-    assert load.calls > 100
+    assert load.by == {"first", "second"}
+    assert load.calls > 50
 
     def all_arrived() -> None:
         assert not set(load.sent) - set(lines.lines)
@@ -274,13 +277,13 @@ def test_nothing_else_is_touched(cluster: LocalCluster) -> None:
         "apply", "--dry-run=server", "-o", "json", "-f", "-", given=json.dumps(_pod("dry", ["true"]))
     )
     assert json.loads(tried)["spec"]["initContainers"][0]["name"] == CONTAINER
-    asks = _pod("plain", ["sleep", "1000"], terminationGracePeriodSeconds=0)
+    asks = _pod("plain", IDLE, terminationGracePeriodSeconds=0)
     asks["metadata"]["annotations"]["dapr.io/enabled"] = "false"
     cluster.apply(json.dumps(asks))
     assert "initContainers" not in cluster.json("-n", SPACE, "get", "pod", "plain")["spec"]
     cluster.apply(_deployment("scaled", 0, ["true"]))
     assert "initContainers" not in cluster.json("-n", SPACE, "get", "deployment", "scaled")["spec"]["template"]["spec"]
-    twice = json.dumps(_pod("twice", ["sleep", "1000"], terminationGracePeriodSeconds=0))
+    twice = json.dumps(_pod("twice", IDLE, terminationGracePeriodSeconds=0))
     cluster.apply(twice)
     before = cluster.json("-n", SPACE, "get", "pod", "twice")
     cluster.apply(twice)
@@ -298,14 +301,14 @@ def test_a_wrong_annotation_is_refused_by_name(cluster: LocalCluster) -> None:
 
 def test_without_an_injector_the_namespace_decides(cluster: LocalCluster, port: int, root: Folder) -> None:
     """A pod that asks is refused, or goes without; one that does not ask never waits for an injector."""
-    with injecting(cluster, NAME, INJECTION, root.root, port):
+    with injecting(cluster, NAME, INJECTION, root.path, port):
         _until_trusted(cluster, root)
     asks = {"terminationGracePeriodSeconds": 0}
     with pytest.raises(AssertionError, match="failed calling webhook"):
-        cluster.apply(json.dumps(_pod("refused", ["sleep", "1000"], **asks)))
-    cluster.apply(json.dumps(_pod("without", ["sleep", "1000"], OPEN, **asks)))
+        cluster.apply(json.dumps(_pod("refused", IDLE, **asks)))
+    cluster.apply(json.dumps(_pod("without", IDLE, OPEN, **asks)))
     assert "initContainers" not in cluster.json("-n", OPEN, "get", "pod", "without")["spec"]
-    plain = _pod("other", ["sleep", "1000"], **asks)
+    plain = _pod("other", IDLE, **asks)
     del plain["metadata"]["annotations"]
     cluster.apply(json.dumps(plain))
     cluster.kubectl("-n", SPACE, "delete", "pod", "other", "--wait=false")
@@ -315,8 +318,8 @@ def test_without_an_injector_the_namespace_decides(cluster: LocalCluster, port: 
 def test_two_injectors_follow_the_root(cluster: LocalCluster, port: int, root: Folder) -> None:
     """They share a port; a new root is trusted before anything is served by it; one that ends leaves the other."""
     asks = json.dumps(_pod("asks", ["true"]))
-    with injecting(cluster, NAME, INJECTION, root.root, port):
-        with injecting(cluster, NAME, INJECTION, root.root, port):
+    with injecting(cluster, NAME, INJECTION, root.path, port):
+        with injecting(cluster, NAME, INJECTION, root.path, port):
             _until_trusted(cluster, root)
             root.rotate()
             _until_trusted(cluster, root)

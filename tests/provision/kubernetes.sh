@@ -16,3 +16,4 @@ version=$(sed -n 's/^\tk8s.io\/kubernetes //p' "$sources/go.mod")
 told="-X k8s.io/component-base/version.gitVersion=$version -X k8s.io/client-go/pkg/version.gitVersion=$version"
 CGO_ENABLED=0 build "Kubernetes" "$sources" kubernetes -gcflags=all=-dwarf=false -ldflags "-s -w $told"
 CGO_ENABLED=0 build "the first process of pods" "$sources/pause" pause
+CGO_ENABLED=0 build "Helm" "$(cd "$(dirname "$0")/../support/helm" && pwd)" helm -gcflags=all=-dwarf=false

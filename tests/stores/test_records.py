@@ -15,7 +15,8 @@ from mesh.blocks.records import NEEDED, LazyRecords, Prefixed
 from mesh.errors import ConflictError, RecordsMissingError
 from mesh.node.runtime import Runtime
 from mesh.ownership.asking import OWNERS
-from mesh.ownership.owning import Owning, read_table
+from mesh.ownership.kind import read_table
+from mesh.ownership.owning import Owning
 from mesh.ownership.session import Session, SessionEndedError, has_ended
 from mesh.ownership.table import NOBODY, PARTITIONS, partition_of
 from mesh.schedules import Timing

@@ -108,9 +108,9 @@ async def test_who_asks_an_owner_in_vain(orders: Orders, liar: tuple[str, bool])
 
 
 async def test_who_says_in_vain_that_owners_have_changed(orders: Orders, caplog: pytest.LogCaptureFixture) -> None:
-    at = address.owners(orders.backbone.namespace)
+    at = address.owners(orders.backbone.namespace, THINGS)
     async with orders.beside("orders", proven=False) as liar:
-        await tell(liar.exchange, at, THINGS.encode())
+        await tell(liar.exchange, at)
 
         def is_refused() -> None:
             assert f"told at {at.text}" in caplog.text

@@ -409,7 +409,9 @@ def test_what_is_written_is_this_users_alone(tmp_path: Path) -> None:
     assert folder.path.stat().st_mode & 0o777 == 0o700
     again = Folder(folder.path, ("seen",), root().roots)
     assert (again.revision, again.documents) == ("r", folder.documents)
-    assert not again.take(Answer(revision="r2", documents=documents))
-    assert again.take(Answer(revision="r3", documents=documents[:1]))
+    secrets = {"login": {"password": b"p"}}
+    assert not again.take(Answer(revision="r2", documents=documents, secrets=secrets))
+    assert again.take(Answer(revision="r3", documents=documents))  # Secrets went.
+    assert again.take(Answer(revision="r4", documents=documents[:1]))
     assert not (folder.path / "configuration-seen.yaml").exists()
     assert Folder(folder.path, ("other",), root().roots).revision == ""  # It would be without its Configuration.

@@ -411,7 +411,7 @@ def test_every_field_of_the_configuration_can_be_said() -> None:
     ("line", "message"),
     [
         ("", "there is no command to run"),
-        ("-k node app.js", "Kubernetes is not supported"),
+        ("-k node app.js", "in a cluster, applications of a template are run: mesh run -k -f FILE"),
         ("-f dapr.yaml node app.js", "'node' has no place beside -f"),
     ],
 )

@@ -84,9 +84,9 @@ async def install(cluster: Cluster, made: Sequence[Manifest], *, dry_run: bool) 
         if dry_run and each["metadata"].get("namespace") in missing:
             yield f"{called}: not checked, for its namespace is not there yet"
             continue
-        if dry_run and each["kind"] == "Namespace":
-            if await cluster.get(f"/api/v1/namespaces/{each['metadata']['name']}") is None:
-                missing.add(each["metadata"]["name"])
+        name = each["metadata"]["name"]
+        if dry_run and each["kind"] == "Namespace" and await cluster.get(f"/api/v1/namespaces/{name}") is None:
+            missing.add(name)
         await _applied(cluster, each, dry_run=dry_run)
         yield f"{called}: {'would be applied' if dry_run else 'applied'}"
 

@@ -142,7 +142,7 @@ async def roots(cluster: Cluster, namespace: str) -> bytes | None:
     """Give the certificates of whom gateways trust, PEM; None: there are no identities."""
     found = await cluster.get(f"/api/v1/namespaces/{namespace}/secrets/{SECRET}")
     data: dict[str, str] = (found or {}).get("data") or {}
-    return base64.b64decode(data["ca.crt"]) if "ca.crt" in data else None
+    return base64.b64decode(data["roots.pem"]) if "roots.pem" in data else None
 
 
 def component_types(found: Sequence[Record]) -> list[Record]:

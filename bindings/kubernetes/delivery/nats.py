@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal
 
 from bindings.kubernetes.delivery.settings import Settings
@@ -19,6 +20,7 @@ _CONFIGURATION = f"""\
 server_name: $POD_NAME
 port: {CLIENTS}
 http_port: {MONITOR}
+pid_file: /data/nats.pid
 lame_duck_grace_period: 5s
 lame_duck_duration: 30s
 jetstream {{
@@ -34,7 +36,7 @@ def nats_url(namespace: str, replicas: object) -> str:
 
 def nats_objects(
     namespace: str, settings: Settings
-) -> list[tuple[Manifest, Literal["nats", "alone", "clustered", "disk", "memory"]]]:
+) -> list[tuple[Manifest, Literal["nats", "alone", "three", "five", "disk", "memory"]]]:
     """Give its objects, and when each is there."""
     about = {"name": NATS, "namespace": namespace, "labels": {**LABELS, **SELECTOR}}
     names = (("clients", CLIENTS), ("routes", ROUTES), ("monitor", MONITOR))
@@ -55,7 +57,8 @@ def nats_objects(
             "nats",
         ),
         (_map(about, _CONFIGURATION), "alone"),
-        (_map(about, _CONFIGURATION + _routes(namespace)), "clustered"),
+        (_map(about, _CONFIGURATION + _routes(namespace, 3)), "three"),
+        (_map(about, _CONFIGURATION + _routes(namespace, 5)), "five"),
         (_set(about, settings, on_disk=True), "disk"),
         (_set(about, settings, on_disk=False), "memory"),
         (
@@ -75,15 +78,24 @@ def _map(about: Manifest, text: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": {"nats.conf": text}}
 
 
-def _routes(namespace: str) -> str:
+def _routes(namespace: str, servers: int) -> str:
+    routes = ", ".join(f"nats://{NATS}-{number}.{NATS}.{namespace}.svc:{ROUTES}" for number in range(servers))
     return f"""\
 cluster {{
   name: {NATS}
   port: {ROUTES}
-  # All servers stand behind this one name, which is asked for again until there are routes to all of them.
-  routes: [nats://{NATS}.{namespace}.svc:{ROUTES}]
+  # One connection to each other server: of several, which both sides open at once, one was seen to stay missing, and
+  # with it all of an account between two servers.
+  pool_size: -1
+  routes: [{routes}]
 }}
 """
+
+
+def _version(replicas: object) -> str:
+    """Give what is another when the configuration is, so that the servers are started anew, one after the other."""
+    digest = hashlib.sha256((_CONFIGURATION + _routes("", 5)).encode()).hexdigest()
+    return f"{digest[:12]}-{replicas}"
 
 
 def _set(about: Manifest, settings: Settings, *, on_disk: bool) -> Manifest:
@@ -94,6 +106,8 @@ def _set(about: Manifest, settings: Settings, *, on_disk: bool) -> Manifest:
         "args": ["--config=/etc/nats/nats.conf"],
         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
         "ports": [{"name": "clients", "containerPort": CLIENTS}, {"name": "monitor", "containerPort": MONITOR}],
+        # Leaders of streams are moved, and clients sent elsewhere, before it ends.
+        "lifecycle": {"preStop": {"exec": {"command": ["nats-server", "-sl=ldm=/data/nats.pid"]}}},
         "startupProbe": _probe("/healthz?js-enabled-only=true", 1, 120),
         "livenessProbe": _probe("/healthz?js-enabled-only=true", 10, 6),
         "readinessProbe": _probe("/healthz?js-server-only=true", 2, 3),
@@ -122,7 +136,10 @@ def _set(about: Manifest, settings: Settings, *, on_disk: bool) -> Manifest:
         "podManagementPolicy": "Parallel",
         "selector": {"matchLabels": SELECTOR},
         "template": {
-            "metadata": {"labels": {**LABELS, **SELECTOR}},
+            "metadata": {
+                "labels": {**LABELS, **SELECTOR},
+                "annotations": {"mesh.configuration": _version(settings["nats.replicas"])},
+            },
             "spec": {
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,

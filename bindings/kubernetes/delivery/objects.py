@@ -10,16 +10,19 @@ from bindings.kubernetes.delivery.nats import nats_objects
 from bindings.kubernetes.delivery.settings import Settings
 from bindings.kubernetes.injector.objects import CONFIGURATION, PORT, SERVICE, webhook_configuration
 from bindings.kubernetes.operator.rights import CLUSTER_RULES, NAMESPACE_RULES
+from bindings.kubernetes.operator.trust import SECRET
 
 __all__ = ["OPERATOR", "WHEN", "Part", "crds", "namespace", "objects", "parts"]
 
 Manifest = dict[str, Any]
-When = Literal["always", "several", "nats", "alone", "clustered", "disk", "memory", "dashboard"]
+When = Literal["always", "several", "nats", "alone", "three", "five", "disk", "memory", "dashboard"]
 
 OPERATOR, DASHBOARD = "mesh-operator", "mesh-dashboard"
 HEALTH_PORT, DASHBOARD_PORT = 8080, 8080
 LABELS = {"app.kubernetes.io/part-of": "brokermesh", "app.kubernetes.io/managed-by": "brokermesh"}
 USER = 65532
+ROOTS = "roots.pem"
+_GIVEN = "/var/run/secrets/mesh"
 # Whom the API server trusts for an injector, the injector itself writes.
 _INJECTOR_RULE = {
     "apiGroups": ["admissionregistration.k8s.io"],
@@ -33,7 +36,8 @@ WHEN: Mapping[When, Callable[[Settings], bool]] = {
     "several": lambda settings: settings["replicas"] > 1,
     "nats": lambda settings: not settings["backbone"],
     "alone": lambda settings: not settings["backbone"] and settings["nats.replicas"] == 1,
-    "clustered": lambda settings: not settings["backbone"] and settings["nats.replicas"] > 1,
+    "three": lambda settings: not settings["backbone"] and settings["nats.replicas"] == 3,
+    "five": lambda settings: not settings["backbone"] and settings["nats.replicas"] == 5,
     "disk": lambda settings: not settings["backbone"] and bool(settings["nats.storage"]),
     "memory": lambda settings: not settings["backbone"] and not settings["nats.storage"],
     "dashboard": lambda settings: bool(settings["dashboard"]),
@@ -63,7 +67,10 @@ def crds() -> list[Manifest]:
     """Give the definitions of resources."""
     from bindings.kubernetes.operator.definitions import definitions
 
-    return definitions()
+    made = definitions()
+    for each in made:
+        each["metadata"]["labels"] = {**each["metadata"].get("labels", {}), **LABELS}
+    return made
 
 
 def parts(name: str, settings: Settings) -> list[Part]:
@@ -150,7 +157,6 @@ def _operator(namespace: str, settings: Settings) -> Manifest:
     words = [
         "operator",
         f"--namespace={namespace}",
-        f"--backbone={settings['gatewayBackbone']}",
         f"--gateway-image={settings['image']}",
         f"--gateway-image-pull-policy={settings['imagePullPolicy']}",
         f"--trust-domain={settings['trustDomain']}",
@@ -164,7 +170,10 @@ def _operator(namespace: str, settings: Settings) -> Manifest:
         "name": "operator",
         "command": ["mesh"],
         "args": words,
-        "env": [{"name": key, "valueFrom": {"fieldRef": {"fieldPath": path}}} for key, path in names.items()],
+        "env": [
+            *({"name": key, "valueFrom": {"fieldRef": {"fieldPath": path}}} for key, path in names.items()),
+            *_backbone(settings),
+        ],
         "ports": [{"name": "webhook", "containerPort": PORT}, {"name": "health", "containerPort": HEALTH_PORT}],
         "startupProbe": _probe("/healthz", 1, 60),
         "livenessProbe": _probe("/healthz", 5, 6),
@@ -175,15 +184,43 @@ def _operator(namespace: str, settings: Settings) -> Manifest:
 
 
 def _dashboard(namespace: str, settings: Settings) -> Manifest:
+    given = {
+        "NAMESPACE": namespace,
+        "MESH_SUPPLY": namespace,
+        "MESH_SUPPLY_DIR": "/var/lib/mesh/supply",
+        "MESH_SUPPLY_TOKEN_FILE": f"{_GIVEN}/token",
+        "MESH_SUPPLY_ROOTS_FILE": f"{_GIVEN}/{ROOTS}",
+        "MESH_TRUST_DOMAIN": settings["trustDomain"],
+    }
+    env: list[Manifest] = [{"name": name, "value": value} for name, value in given.items()]
+    env += [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}, *_backbone(settings)]
     container = {
         "name": "dashboard",
         "command": ["mesh"],
         # Of its pod alone, so that only who may forward a port of it sees it.
         "args": ["dashboard", f"--port={DASHBOARD_PORT}", "--no-token", f"--log-level={settings['logLevel']}"],
-        "env": [{"name": "MESH_BACKBONE", "value": settings["gatewayBackbone"]}],
+        "env": env,
         "resources": {"requests": {"cpu": "10m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
     }
-    return _deployment(namespace, DASHBOARD, container, settings, 1)
+    made = _deployment(namespace, DASHBOARD, container, settings, 1)
+    # It is supplied as any gateway, and proves who it is as one.
+    template = made["spec"]["template"]
+    template["metadata"]["annotations"] = {"dapr.io/app-id": DASHBOARD}
+    token = {"serviceAccountToken": {"audience": "mesh", "expirationSeconds": 3600, "path": "token"}}
+    roots = {"secret": {"name": SECRET, "items": [{"key": ROOTS, "path": ROOTS}]}}
+    template["spec"]["volumes"].append({"name": "given", "projected": {"sources": [token, roots]}})
+    [only] = template["spec"]["containers"]
+    only["volumeMounts"] = [*only["volumeMounts"], {"name": "given", "mountPath": _GIVEN, "readOnly": True}]
+    return made
+
+
+def _backbone(settings: Settings) -> list[Manifest]:
+    """Give the broker's URL: of a Secret, as one with a password is, or of the settings."""
+    secret = {"name": "mesh-backbone", "key": "url", "optional": True}
+    return [
+        {"name": "MESH_BACKBONE", "valueFrom": {"secretKeyRef": secret}},
+        {"name": "MESH_BACKBONE_DEFAULT", "value": settings["gatewayBackbone"]},
+    ]
 
 
 def _deployment(

@@ -37,9 +37,9 @@ SETTINGS: Sequence[Setting] = (
     Setting("image", "brokermesh/gateway:0.1.0", "image of the gateway, which the operator runs as well"),
     Setting("imagePullPolicy", "IfNotPresent", "when it is loaded"),
     Setting("replicas", 2, "copies of the operator; one of them leads"),
-    Setting("backbone", "", "URL of a broker that is there; without it, a NATS cluster is made"),
+    Setting("backbone", "", "URL of a broker that is there, without a password; empty: a NATS cluster is made"),
     Setting("nats.image", "nats:2.12-alpine", "image of NATS"),
-    Setting("nats.replicas", 3, "its servers: 1 or 3; each stream has as many copies"),
+    Setting("nats.replicas", 3, "its servers: 1, 3 or 5; each stream has as many copies"),
     Setting("nats.storage", "2Gi", "disk of each server; empty: memory and the node's disk, lost with the pod"),
     Setting("nats.storageClass", "", "class of these disks; empty: the cluster's own choice"),
     Setting("trustDomain", "cluster.local", "begins each identity: spiffe://DOMAIN/ns/NAMESPACE/APP-ID"),
@@ -90,6 +90,9 @@ def read(given: Sequence[str], base: Settings | None = None) -> dict[str, Any]:
             found[name] = _value(known, value)
         except ValueError as error:
             problems.append(Problem(str(error), f"--set {name}"))
+    if "@" in found["backbone"].partition("?")[0]:
+        text = "a URL with a password belongs into a Secret mesh-backbone, key url: docs/kubernetes.md"
+        problems.append(Problem(text, "--set backbone"))
     if found["nats.replicas"] not in (1, 3, 5):
         problems.append(Problem("1, 3 or 5 servers make a cluster that can decide", "--set nats.replicas"))
     if problems:
@@ -113,7 +116,7 @@ def _parts(text: str) -> list[str]:
     """Divide at commas, but for those of a URL with several servers."""
     parts: list[str] = []
     for each in text.split(","):
-        if parts and each.partition("=")[0] not in _BY_NAME | _OLD and parts[-1].startswith("backbone="):
+        if parts and each.partition("=")[0] not in {*_BY_NAME, *_OLD} and parts[-1].startswith("backbone="):
             parts[-1] += f",{each}"
         else:
             parts.append(each)

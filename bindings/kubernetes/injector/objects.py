@@ -54,35 +54,30 @@ def webhook_configuration(
     ):
         mode = {"key": FAILURE_LABEL, "operator": operator, "values": values}
         expressions = [excluded, mode, *(selector or {}).get("matchExpressions", ())]
-        hooks.append(
-            {
-                "name": f"{kind}.injector.mesh.local",
-                "admissionReviewVersions": ["v1"],
-                "clientConfig": dict(where),
-                "failurePolicy": policy,
-                "matchConditions": [{"name": "asks", "expression": _asks()}],
-                "matchPolicy": "Equivalent",
-                "namespaceSelector": {"matchExpressions": expressions},
-                "reinvocationPolicy": "IfNeeded",
-                "rules": [
-                    {
-                        "apiGroups": [""],
-                        "apiVersions": ["v1"],
-                        "operations": ["CREATE"],
-                        "resources": ["pods"],
-                        "scope": "Namespaced",
-                    }
-                ],
-                "sideEffects": "None",
-                "timeoutSeconds": SECONDS,
-            }
-        )
+        hooks.append(_hook(kind, policy, where, expressions))
     about: dict[str, Any] = {"name": name, **({"labels": dict(labels)} if labels else {})}
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
         "metadata": about,
         "webhooks": hooks,
+    }
+
+
+def _hook(kind: str, policy: str, where: Mapping[str, Any], expressions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    return {
+        "name": f"{kind}.injector.mesh.local",
+        "admissionReviewVersions": ["v1"],
+        "clientConfig": dict(where),
+        "failurePolicy": policy,
+        "matchConditions": [{"name": "asks", "expression": _asks()}],
+        "matchPolicy": "Equivalent",
+        "namespaceSelector": {"matchExpressions": list(expressions)},
+        "reinvocationPolicy": "IfNeeded",
+        "rules": [{**rule, "scope": "Namespaced"}],
+        "sideEffects": "None",
+        "timeoutSeconds": SECONDS,
     }
 
 

@@ -20,17 +20,17 @@ __all__ = ["Resources"]
 class Resources:
     """Follows the resources of all namespaces."""
 
-    def __init__(self, cluster: Cluster, changed: Callable[[str, Resource | None], None]) -> None:
+    def __init__(self, cluster: Cluster, changed: Callable[[str], None]) -> None:
         """Read nothing yet.
 
         Args:
             cluster: To ask.
-            changed: Is told the namespace of what has changed, and the resource that is there now.
+            changed: Is told the namespace of which something is another for gateways.
         """
         self._told = changed
         self._of: defaultdict[str, dict[str, Resource]] = defaultdict(dict)
         self._documents: dict[tuple[str, str], tuple[Resource, Document]] = {}
-        self.secrets = Secrets(cluster, lambda namespace: changed(namespace, None))
+        self.secrets = Secrets(cluster, changed)
         self._informers = [
             Informer(cluster, kind.path, partial(resource_of, kind), partial(self._changed, kind))
             for kind in KINDS.values()
@@ -42,6 +42,11 @@ class Resources:
             tasks.create_task(self.secrets.run(), name="secrets")
             for kind, informer in zip(KINDS, self._informers, strict=True):
                 tasks.create_task(informer.run(), name=f"follow-{kind}")
+
+    def retry(self) -> None:
+        """Try again at once what failed."""
+        for informer in (*self._informers, self.secrets.informer):
+            informer.retry()
 
     async def settled(self) -> None:
         """Wait until all was read once."""
@@ -68,7 +73,7 @@ class Resources:
         """Give a resource as a gateway is given it; blocks for a moment when it is another one."""
         key = resource.namespace, resource.key
         known = self._documents.get(key)
-        if known is None or known[0] != resource:
+        if known is None or not resource.is_shown_as(known[0]):
             document = Document(resource.kind, resource.name, resource.namespace, text_of(resource))
             known = self._documents[key] = resource, document
         return known[1]
@@ -83,4 +88,5 @@ class Resources:
             self._documents.pop((namespace, own), None)
             if not self._of[namespace]:
                 del self._of[namespace]
-        self._told(namespace, resource)
+        if resource is None or not resource.is_shown_as(former):
+            self._told(namespace)

@@ -104,6 +104,7 @@ class Operator:
             keeping = tasks.create_task(self.trust.keep(), name="operator-root")
             stack.callback(keeping.cancel)
             await self.trust.ready.wait()
+            self.source.resources.retry()  # The API server has just made this one the leader.
             await self.source.resources.settled()
             exchange = Exchange(await stack.enter_async_context(self._broker()))
             await stack.enter_async_context(exchange)

@@ -143,7 +143,7 @@ class ClusterSource:
         """Note what a gateway made of what it has."""
         self.statuses.heard(pod, report)
 
-    def _changed(self, namespace: str, resource: Resource | None) -> None:
+    def _changed(self, namespace: str) -> None:
         self._counts[namespace] += 1
         self.changed(namespace)
 

@@ -98,6 +98,7 @@ class Statuses:
         said = {key: _Said(generations[key], tuple(problems.get(key, ()))) for key in known}
         node = self._nodes.get(pod.uid)
         if node is None:
+            self._forget(self._uids.get((pod.namespace, pod.name), ""))  # One of the same name, before it.
             node = self._nodes[pod.uid] = _Node(pod.name, pod.namespace, 0.0)
             self._uids[pod.namespace, pod.name] = pod.uid
         node.at = time.monotonic()
@@ -122,8 +123,9 @@ class Statuses:
         node.said = said
 
     def _pod_changed(self, key: Key, uid: str | None) -> None:
-        if uid is None and key in self._uids:
-            self._forget(self._uids[key])
+        known = self._uids.get(key, uid)
+        if known is not None and known != uid:
+            self._forget(known)
 
     def _forget(self, uid: str) -> None:
         node = self._nodes.pop(uid, None)

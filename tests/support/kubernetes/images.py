@@ -215,9 +215,9 @@ def _installed() -> Iterator[Path]:
                 wanted.append((need.name, frozenset(need.extras)))
         for file in () if name == "brokermesh" else distribution.files or ():
             path = Path(str(distribution.locate_file(file))).resolve()
-            if path.is_file() and path.suffix != ".pth" and "__editable__" not in path.name:
-                if path.is_relative_to(sys.prefix) and not {"tests", "test"} & set(path.parts):
-                    yield path
+            needed = path.suffix != ".pth" and not {"tests", "test"} & set(path.parts)
+            if needed and path.is_relative_to(sys.prefix) and path.is_file():
+                yield path
 
 
 def _archive(directory: Path, images: Mapping[str, tuple[list[Layer], dict[str, Any]]]) -> Path:

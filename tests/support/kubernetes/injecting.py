@@ -1,23 +1,25 @@
-"""An injector of the test's own process, which a cluster asks; and what its pods tell the test."""
+"""An injector of the test's own, which a cluster asks; and what its pods tell the test."""
 
 from __future__ import annotations
 
-import asyncio
+import json
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from bindings.kubernetes.api import Cluster
-from bindings.kubernetes.injector import Injection, Injector, serving
-from mesh.trust.folder import Folder, Root
+from bindings.kubernetes.injector import Injection
 from tests.support.kubernetes.node import LocalCluster
+from tests.support.processes import ROOT
 
 __all__ = ["Told", "injecting", "listening", "machine"]
 
-STARTS_WITHIN = 30.0
+ENDS_WITHIN = 30.0
 
 
 def machine(cluster: LocalCluster) -> str:
@@ -26,48 +28,32 @@ def machine(cluster: LocalCluster) -> str:
 
 
 @contextmanager
-def injecting(
-    cluster: LocalCluster, name: str, injection: Injection, root: Callable[[], Root | None], port: int = 0
-) -> Iterator[int]:
-    """Serve in a thread of its own; gives the port.
+def injecting(cluster: LocalCluster, name: str, injection: Injection, root: Path, port: int) -> Iterator[None]:
+    """Serve in a process of its own.
 
     Args:
         cluster: Which asks.
         name: Of the MutatingWebhookConfiguration, in which it is written whom the cluster trusts.
         injection: What counts for all pods.
-        root: As of ``serving``.
-        port: 0 picks one.
+        root: Folder of the mesh's root.
+        port: Where.
     """
-    loop = asyncio.new_event_loop()
-    started, ended = threading.Event(), asyncio.Event()
-    found: list[int | BaseException] = []
-
-    async def serve() -> None:
-        injector = Injector(
-            namespace="inject", configuration=name, host=machine(cluster), port=port, names=[machine(cluster)]
-        )
-        try:
-            async with Cluster(str(cluster.kubeconfig)) as api, serving(api, injector, injection, root) as at:
-                found.append(at)
-                started.set()
-                await ended.wait()
-        except BaseException as error:
-            found.append(error)
-            raise
-        finally:
-            started.set()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), name="injector")
-    thread.start()
+    injector = {"namespace": "inject", "configuration": name, "host": machine(cluster), "port": port}
+    told = {
+        "kubeconfig": str(cluster.kubeconfig),
+        "root": str(root),
+        "injector": {**injector, "names": [machine(cluster)]},
+        "injection": asdict(injection),
+    }
+    command = [sys.executable, "-m", "tests.support.kubernetes.injector_process", json.dumps(told)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True)
     try:
-        assert started.wait(STARTS_WITHIN), "the injector does not start"
-        if isinstance(found[0], BaseException):
-            raise found[0]
-        yield found[0]
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{port}\n"
+        yield
     finally:
-        loop.call_soon_threadsafe(ended.set)
-        thread.join(STARTS_WITHIN)
-        loop.close()
+        process.terminate()
+        process.communicate(timeout=ENDS_WITHIN)
 
 
 class Told:
@@ -115,10 +101,3 @@ def listening(cluster: LocalCluster) -> Iterator[tuple[str, Told]]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def new_root(directory: Path) -> Folder:
-    """Make a root."""
-    folder = Folder(directory)
-    folder.init("cluster.local")
-    return folder

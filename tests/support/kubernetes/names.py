@@ -1,4 +1,4 @@
-"""Names of services and of their pods, as the DNS server of a cluster answers them: ``python names.py KUBECONFIG ADDRESS``.
+"""Names of services and of their pods, as the DNS of a cluster has them: ``python names.py KUBECONFIG ADDRESS``.
 
 Source: the Kubernetes specification "DNS-Based Service Discovery", version 1.1.0, and RFC 1035.
 """

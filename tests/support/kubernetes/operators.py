@@ -22,7 +22,7 @@ from mesh.supply.wire import Answer, Report
 from tests.support.eventually import eventually
 from tests.support.kubernetes.node import LocalCluster
 
-__all__ = ["Installed", "component", "establish", "secret"]
+__all__ = ["Installed", "component", "establish", "secret", "write_kubeconfig"]
 
 RBAC = "rbac.authorization.k8s.io"
 
@@ -56,6 +56,15 @@ async def establish(cluster: Cluster) -> None:
             assert any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
         await eventually(check)
+
+
+async def write_kubeconfig(node: LocalCluster, admin: Cluster, namespace: str, account: str, file: Path) -> None:
+    """Write a kubeconfig file of a service account."""
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+    token = (await admin.create(path, {"spec": {"expirationSeconds": 3600}}))["status"]["token"]
+    admins = yaml.safe_load(node.kubeconfig.read_text())
+    user = {"name": admins["users"][0]["name"], "user": {"token": token}}
+    file.write_text(yaml.safe_dump({**admins, "users": [user]}))
 
 
 @dataclass(frozen=True)
