@@ -48,12 +48,13 @@ HOW = f"""\
 - **Memory**: resident size of the gateway's process {SETTLE_SECONDS:g} s after its last application was up. Each
   application listens, has a subscription, and has taken an event and a call; all have metrics, and gRPC ports that
   nobody used.
-- **Workers**: a gateway of one process and one of two workers, in turn, until {{rounds}} rounds count, or twice as
-  many were made; the median of their ratios. One counts where each worker used {ROOM:.0%} of its quota: else other work
-  on the machine held it up. {CONNECTIONS} connections call without a pause. Each worker has {QUOTA:.0%} of a processor
-  (`cpu.cfs_quota_us`, dealt out every {PERIOD_US // 1000} ms), whatever else the machine does: so the load's own
-  process, the broker, the callee with its gateway and the parent have the rest, as they have on a machine with more
-  processors. CPU per operation is what the workers and their parent used, by their clocks.
+- **Workers**: a gateway of one process and one of two workers, in turn, until {{rounds}} rounds count, or twice as many
+  were made; the median of their ratios. One counts where each worker used {ROOM:.0%} of its quota: else other work on
+  the machine held it up. Two workers cannot be more than twice as fast: what is above 2 is the machine's doing.
+  {CONNECTIONS} connections call without a pause. Each worker has {QUOTA:.0%} of a processor (`cpu.cfs_quota_us`, dealt
+  out every {PERIOD_US // 1000} ms), whatever else the machine does: so the load's own process, the broker, the callee
+  with its gateway and the parent have the rest, as they have on a machine with more processors. CPU per operation is
+  what the workers and their parent used, by their clocks.
 - **Without passing on** is simulated: connections fall on workers by the kernel's hash, {TRIALS} times; what is told is
   the share of the rate of all workers that is left when the busiest of them is full.
 - **More workers** is calculated, and no measurement: workers divided by the CPU time of an operation, which grows with
