@@ -28,7 +28,8 @@ def read_json(data: bytes) -> Any:
 
 
 def _shallow(data: bytes) -> bytes:
-    kept, depth, begin = [], 0, 0
+    kept: list[bytes] = []
+    depth = begin = 0
     for found in _TOKENS.finditer(data):
         if found[0] in (b"[", b"{"):
             depth += 1

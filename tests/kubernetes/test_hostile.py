@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -81,3 +82,29 @@ async def test_a_resource_without_end(installed: Installed, operator: Operator, 
         await listing.source.resources.settled()
         assert list(listing.source.resources.of(here)) == ["Component/beside"]
     assert await installed.admin.delete(f"{list_of}/deep")
+
+
+async def test_many_secrets_of_one_namespace(installed: Installed, operator: Operator) -> None:
+    """Who refers to thousands of them waits for them alone."""
+    here, there = await installed.space("hostile-many"), await installed.space("hostile-few")
+    await installed.admin.apply(secret(there, "login", password="of-there"))
+    pod = await installed.pod(there, "cart-0", app_id="cart")
+    entries = [{"name": f"n{n}", "secretKeyRef": {"name": f"none-{n}", "key": "k"}} for n in range(6000)]
+    list_of = f"/apis/dapr.io/v1alpha1/namespaces/{here}/components"
+    await installed.admin.create(list_of, component(here, "many", *entries))
+
+    def taken() -> None:
+        assert operator.source.resources.of(here)
+
+    await eventually(taken)
+    entry = {"name": "password", "secretKeyRef": {"name": "login", "key": "password"}}
+    await installed.admin.apply(component(there, "store", entry))
+
+    async def given() -> None:
+        assert (await pod.ask(operator)).secrets == {"login": {"password": b"of-there"}}
+
+    await eventually(given)
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(operator.source.resources.secrets.settled(here))
+        assert not (await asyncio.wait([waiting], timeout=0.1))[0]
+        assert await installed.admin.delete(f"{list_of}/many")
