@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import aiohttp
 import orjson
 
 from bindings.kubernetes._access import Access, find_access
+from bindings.kubernetes.json import read_json
 from mesh.steps import Steps
 
 __all__ = ["FIELD_MANAGER", "REQUEST_SECONDS", "Change", "Cluster", "ClusterError", "Page"]
@@ -27,6 +29,8 @@ WATCH_SECONDS = 60
 MAX_CONNECTIONS = 16
 MAX_REASON = 200
 MAX_LINE_BYTES = 8 * 2**20  # An object takes at most 3 MiB, and is announced with little around it.
+# What a URL takes for something else than a part of a name: another folder, a query, an escape.
+_NOT_PLAIN = re.compile(r"[?#%\\]|//|(^|/)\.{1,2}(/|$)")
 _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -182,7 +186,7 @@ class Cluster(Steps):
             if len(rest) > MAX_LINE_BYTES:
                 raise self._error(f"the API server {self._access.server} sends an object that has no end")
             for line in lines:
-                told = orjson.loads(line)
+                told = read_json(line)
                 item = told["object"]
                 if told["type"] == "ERROR":
                     text = f"the watch was ended: {item.get('message')}"
@@ -288,7 +292,7 @@ class Cluster(Steps):
         """Open a stream in both directions, as to a port of a pod."""
         token = await self._token()
         async with self._session.ws_connect(
-            self._access.server + path,
+            self._url(path),
             params=query,
             protocols=(protocol,),
             headers={"Authorization": f"Bearer {token}"} if token else {},
@@ -324,7 +328,7 @@ class Cluster(Steps):
             if response.status in absent:
                 return None
             await self._check(response)
-            return cast("dict[str, Any]", orjson.loads(await response.read()))
+            return cast("dict[str, Any]", read_json(await response.read()))
 
     @asynccontextmanager
     async def _asking(
@@ -346,7 +350,7 @@ class Cluster(Steps):
                 headers["Content-Type"] = kind
             async with self._session.request(
                 method,
-                self._access.server + path,
+                self._url(path),
                 params=query,
                 data=None if body is None else orjson.dumps(body),
                 headers=headers,
@@ -358,6 +362,12 @@ class Cluster(Steps):
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             reason = str(error) or "it does not answer"
             raise self._error(f"the API server {self._access.server} cannot be asked: {reason}") from error
+
+    def _url(self, path: str) -> str:
+        """Give the URL of a path as it stands: names come from people, and lead nowhere else."""
+        if _NOT_PLAIN.search(path):
+            raise self._error(f"no object of a cluster has the path {path[:MAX_REASON]!r}", 400)
+        return self._access.server + path
 
     async def _token(self) -> str | None:
         """Give the token of now: one in a file is replaced there before its time is over."""

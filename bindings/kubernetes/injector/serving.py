@@ -85,7 +85,7 @@ async def serving(
             try:
                 review = orjson.loads(await request.read())
                 known = replace(injection, roots=kept.roots)
-                found = reviewed(review, known, secrets.token_urlsafe(24))
+                found = await asyncio.to_thread(reviewed, review, known, secrets.token_urlsafe(24))
             except ValueError as error:
                 return web.Response(status=400, text=f"{error}\n")
             _log(review, found)

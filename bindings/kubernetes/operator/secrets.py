@@ -38,9 +38,11 @@ class Secrets:
         self._told = changed
         self._wanted: defaultdict[Key, Counter[str]] = defaultdict(Counter)
         self._values: dict[Key, tuple[str, Mapping[str, bytes]]] = {}
-        self._due: dict[Key, None] = {}
-        self._work, self._idle = asyncio.Event(), asyncio.Event()
-        self._idle.set()
+        # By namespace, and one of each in turn: anybody may refer to any number of them.
+        self._due: dict[str, dict[str, None]] = {}
+        self._done: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._away = False
+        self._work = asyncio.Event()
         self.informer = Informer(cluster, "/api/v1/secrets", _version, self._seen, metadata=True)
 
     def want(self, namespace: str, before: Iterable[tuple[str, str]], after: Iterable[tuple[str, str]]) -> None:
@@ -64,10 +66,11 @@ class Secrets:
         version, entries = self._values.get((namespace, name), ("", {}))
         return (version, entries[entry]) if entry in entries else None
 
-    async def settled(self) -> None:
-        """Wait until all that is wanted was read, is not there, or cannot be read for now."""
+    async def settled(self, namespace: str) -> None:
+        """Wait until what is wanted of a namespace was read, is not there, or cannot be read for now."""
         await self.informer.synced.wait()
-        await self._idle.wait()
+        if namespace in self._due and not self._away:
+            await self._done[namespace].wait()
 
     async def run(self) -> None:
         """Follow them until it is cancelled."""
@@ -84,8 +87,7 @@ class Secrets:
             self._told(key[0])
 
     def _read_soon(self, key: Key) -> None:
-        self._due[key] = None
-        self._idle.clear()
+        self._due.setdefault(key[0], {})[key[1]] = None
         self._work.set()
 
     async def _read_all(self) -> None:
@@ -93,16 +95,24 @@ class Secrets:
             await self._work.wait()
             self._work.clear()
             while self._due:
-                key = next(iter(self._due))
-                del self._due[key]
+                namespace, names = next(iter(self._due.items()))
+                name = next(iter(names))
+                del names[name]
                 try:
-                    await self._read(key)
+                    await self._read((namespace, name))
+                    self._away = False
                 except ClusterError as error:
-                    logger.warning("the Secret %s of the namespace %s cannot be read: %s", key[1], key[0], error)
-                    self._due[key] = None
-                    self._idle.set()
+                    logger.warning("the Secret %s of the namespace %s cannot be read: %s", name, namespace, error)
+                    names[name] = None
+                    self._away = True
+                    for each in list(self._done):
+                        self._done.pop(each).set()
                     await asyncio.sleep(AGAIN_SECONDS)
-            self._idle.set()
+                del self._due[namespace]
+                if names:
+                    self._due[namespace] = names  # Behind all others.
+                elif namespace in self._done:
+                    self._done.pop(namespace).set()
 
     async def _read(self, key: Key) -> None:
         wanted = self._wanted.get(key)
