@@ -41,6 +41,7 @@ class News:
         """
         self._exchange, self._namespace, self._heard = exchange, namespace, heard
         self._following: dict[str, asyncio.Event] = {}
+        self._ended = False
         self._tasks: asyncio.TaskGroup
 
     @asynccontextmanager
@@ -50,12 +51,13 @@ class News:
             try:
                 yield
             finally:
+                self._ended = True  # What is left behind this may still say that it hosts no more.
                 for kind in list(self._following):
                     self.forget(kind)
 
     def follow(self, kind: str) -> None:
         """Listen to news of a kind from now on."""
-        if kind not in self._following:
+        if kind not in self._following and not self._ended:
             gone = self._following[kind] = asyncio.Event()
             self._tasks.create_task(self._listen(kind, gone), name="owners-news")
 
