@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from typing import Any
 
@@ -43,6 +44,21 @@ def test_what_is_said_of_long_values_is_short() -> None:
     found = answer({"dapr.io/env": ",x" * 100_000})
     assert not found["allowed"]
     assert len(found["status"]["message"]) == MAX_MESSAGE
+
+
+@pytest.mark.parametrize("value", ["-1", "0"])
+@pytest.mark.parametrize("what", ["threshold", "probe-interval", "probe-timeout"])
+def test_a_number_that_no_gateway_starts_with(what: str, value: str) -> None:
+    """The default counts in place of a container that ends again and again."""
+    found = answer({"dapr.io/enable-app-health-check": "true", f"dapr.io/app-health-{what}": value})
+    assert any(each.startswith(f"dapr.io/app-health-{what}: ") for each in found["warnings"])
+    assert f"--app-health-{what}".encode() not in base64.b64decode(found["patch"])
+
+
+def test_an_endpoint_that_nobody_asks_for() -> None:
+    """The pod is refused: its gateway would not start."""
+    found = answer({"dapr.io/disable-init-endpoints": "config,job"})
+    assert found["status"]["message"] == "dapr.io/disable-init-endpoints: 'job' is none of config, subscribe"
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ def _arguments(app_id: str, values: Values, injection: Injection) -> list[str]:
     return arguments
 
 
+_INIT_ENDPOINTS = ("config", "subscribe")
 _CHOICES: Mapping[str, Sequence[str]] = {
     "dapr.io/app-protocol": ("http", "https", "h2c", "grpc", "grpcs"),
     "dapr.io/log-level": ("debug", "info", "warn", "warning", "error", "fatal", "panic"),
@@ -178,6 +179,10 @@ _CHOICES: Mapping[str, Sequence[str]] = {
 def _text(name: str, values: Values) -> str:
     """Give a text that was written on the pod; one of a few, where only these make sense."""
     given = values.given.get(name, "").strip()
+    if name == "dapr.io/disable-init-endpoints":
+        for each in _list(values, name):
+            if each not in _INIT_ENDPOINTS:
+                values.wrong(name, f"'{each}' is none of {', '.join(_INIT_ENDPOINTS)}")
     choices = _CHOICES.get(name)
     if given and choices and given not in choices and given.lower() not in choices:
         values.wrong(name, f"'{given}' is none of {', '.join(choices)}")
