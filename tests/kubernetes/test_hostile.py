@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from bindings.kubernetes.operator.running import Operator
+from bindings.kubernetes.operator.source import ClusterPod
 from mesh.supply.wire import Answer
 from tests.support.eventually import eventually
 from tests.support.kubernetes.node import LocalCluster
@@ -108,3 +109,13 @@ async def test_many_secrets_of_one_namespace(installed: Installed, operator: Ope
         waiting = tasks.create_task(operator.source.resources.secrets.settled(here))
         assert not (await asyncio.wait([waiting], timeout=0.1))[0]
         assert await installed.admin.delete(f"{list_of}/many")
+
+
+async def test_a_pod_names_configurations_without_end(installed: Installed, operator: Operator) -> None:
+    """What is kept of it is short: it may name others each second."""
+    here = await installed.space("hostile-names")
+    pod = await installed.pod(here, "cart-0", app_id="cart", config=",".join(f"c{n}" for n in range(30_000)))
+    found = await operator.source.authenticate(pod.token, pod.name)
+    assert isinstance(found, ClusterPod)
+    assert "c0" in found.configurations
+    assert sum(map(len, found.configurations)) < 1024

@@ -76,3 +76,19 @@ def test_numbers_that_a_pod_cannot_have(name: str, value: str) -> None:
     assert found["allowed"]
     assert any(each.startswith(f"{name}: ") for each in found["warnings"])
     assert orjson.loads(orjson.dumps(found)) == found
+
+
+@pytest.mark.parametrize("review", [None, 1, [], {}, {"kind": "AdmissionReview", "request": []}])
+def test_what_is_no_review(review: object) -> None:
+    """Anybody in a cluster may send it; it is an error of theirs, and none that fills a log."""
+    with pytest.raises(ValueError, match="no AdmissionReview"):
+        reviewed(review, Injection(image="gateway"), "key")
+
+
+def test_the_name_of_a_configuration_is_one() -> None:
+    """The operator keeps what it made by it."""
+    spec = Injection(image="gateway", control_namespace="mesh-system")
+    pod = {"metadata": {"annotations": {**ASKS, "dapr.io/config": "c" * 1025}}, "spec": {"containers": [{"name": "a"}]}}
+    request = {"uid": "1", "kind": {"kind": "Pod"}, "operation": "CREATE", "object": pod}
+    found = reviewed({"kind": "AdmissionReview", "request": request}, spec, "key")["response"]
+    assert "dapr.io/config: is longer than 1024 characters" in found["status"]["message"]

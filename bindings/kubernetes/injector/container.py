@@ -17,6 +17,7 @@ SUPPLY = f"{HOME}/supply"
 TOKENS = "/var/run/secrets/mesh"
 SOCKETS, COMPONENT_SOCKETS = "/var/run/dapr-sockets", "/var/run/dapr-components-sockets"
 AUDIENCE = "mesh"
+MAX_CONFIG = 1024  # As far as the operator reads it.
 TOKEN_SECONDS = 3600
 USER = 65532
 START_SECONDS = 300
@@ -163,6 +164,8 @@ def _arguments(app_id: str, values: Values, injection: Injection) -> list[str]:
     if injection.control_namespace:
         arguments.append(f"--resources-path={SUPPLY}")
         if name := values.text("dapr.io/config"):
+            if len(name) > MAX_CONFIG:
+                values.wrong("dapr.io/config", f"is longer than {MAX_CONFIG} characters")
             arguments.append(f"--config={SUPPLY}/configuration-{name}.yaml")
     return arguments
 
