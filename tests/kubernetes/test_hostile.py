@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from bindings.kubernetes.operator import resources
 from bindings.kubernetes.operator.running import Operator
 from bindings.kubernetes.operator.source import ClusterPod
 from mesh.supply.wire import Answer
@@ -119,3 +120,34 @@ async def test_a_pod_names_configurations_without_end(installed: Installed, oper
     assert isinstance(found, ClusterPod)
     assert "c0" in found.configurations
     assert sum(map(len, found.configurations)) < 1024
+
+
+async def test_a_namespace_has_its_share_of_the_memory(
+    installed: Installed, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is beyond it is left out; when there is room, a change of it brings it."""
+    monkeypatch.setattr(resources, "MAX_NAMESPACE_BYTES", 100_000)
+    here, there = await installed.space("hostile-large"), await installed.space("hostile-small")
+    for number in range(4):
+        await installed.admin.apply(component(here, f"c{number}", {"name": "x", "value": "x" * 40_000}))
+    await installed.admin.apply(component(there, "store"))
+    known = operator.source.resources
+
+    def kept() -> None:
+        assert list(known.of(there)) == ["Component/store"]
+        assert list(known.of(here)) == ["Component/c0", "Component/c1"]
+
+    await eventually(kept)
+    await installed.admin.delete(f"/apis/dapr.io/v1alpha1/namespaces/{here}/components/c0")
+    await eventually(lambda: gone(known, here))
+    await installed.admin.apply(component(here, "c3", {"name": "x", "value": "y" * 40_000}))
+
+    def again() -> None:
+        assert list(known.of(here)) == ["Component/c1", "Component/c3"]
+
+    await eventually(again)
+
+
+def gone(known: resources.Resources, namespace: str) -> None:
+    """Look whether the first one has gone."""
+    assert "Component/c0" not in known.of(namespace)
