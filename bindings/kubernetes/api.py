@@ -20,7 +20,7 @@ from bindings.kubernetes._access import Access, find_access
 from bindings.kubernetes.json import read_json
 from mesh.steps import Steps
 
-__all__ = ["FIELD_MANAGER", "REQUEST_SECONDS", "Change", "Cluster", "ClusterError", "Page"]
+__all__ = ["FIELD_MANAGER", "PAGE", "REQUEST_SECONDS", "Change", "Cluster", "ClusterError", "Page"]
 
 REQUEST_SECONDS = 10.0
 FIELD_MANAGER = "brokermesh"

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import orjson
 
-from bindings.kubernetes.api import Cluster, ClusterError
+from bindings.kubernetes.api import PAGE, Cluster, ClusterError
 
 __all__ = ["Informer", "Key"]
 
@@ -41,6 +41,7 @@ class Informer(Generic[Kept]):
         query: Mapping[str, str] = {},
         *,
         metadata: bool = False,
+        limit: int = PAGE,
     ) -> None:
         """Prepare.
 
@@ -51,13 +52,14 @@ class Informer(Generic[Kept]):
             changed: Is told of what is new or another (``==``), and of what is gone (None). It may not raise.
             query: ``labelSelector``, ``fieldSelector``.
             metadata: Whether only that of each object is asked for.
+            limit: The most objects of a page of the list.
         """
         self._cluster = cluster
         self._path = path
         self._keep = keep
         self._changed = changed
         self._query = query
-        self._metadata = metadata
+        self._metadata, self._limit = metadata, limit
         self.kept: dict[Key, Kept] = {}
         self.synced = asyncio.Event()
         self.failed = ""
@@ -111,7 +113,7 @@ class Informer(Generic[Kept]):
     async def _list(self) -> None:
         seen: set[Key] = set()
         version = ""
-        async for page in self._cluster.pages(self._path, self._query, metadata=self._metadata):
+        async for page in self._cluster.pages(self._path, self._query, limit=self._limit, metadata=self._metadata):
             version = page.version
             for item in page.items:
                 seen.add(self._put(item))

@@ -9,7 +9,9 @@ from pathlib import Path
 import orjson
 import pytest
 
+from bindings.kubernetes.operator import resources
 from bindings.kubernetes.operator.running import Operator
+from bindings.kubernetes.operator.source import ClusterPod
 from mesh.supply.wire import Answer
 from tests.support.eventually import eventually
 from tests.support.kubernetes.node import LocalCluster
@@ -108,3 +110,44 @@ async def test_many_secrets_of_one_namespace(installed: Installed, operator: Ope
         waiting = tasks.create_task(operator.source.resources.secrets.settled(here))
         assert not (await asyncio.wait([waiting], timeout=0.1))[0]
         assert await installed.admin.delete(f"{list_of}/many")
+
+
+async def test_a_pod_names_configurations_without_end(installed: Installed, operator: Operator) -> None:
+    """What is kept of it is short: it may name others each second."""
+    here = await installed.space("hostile-names")
+    pod = await installed.pod(here, "cart-0", app_id="cart", config=",".join(f"c{n}" for n in range(30_000)))
+    found = await operator.source.authenticate(pod.token, pod.name)
+    assert isinstance(found, ClusterPod)
+    assert "c0" in found.configurations
+    assert sum(map(len, found.configurations)) < 1024
+
+
+async def test_a_namespace_has_its_share_of_the_memory(
+    installed: Installed, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is beyond it is left out; when there is room, a change of it brings it."""
+    monkeypatch.setattr(resources, "MAX_NAMESPACE_BYTES", 100_000)
+    here, there = await installed.space("hostile-large"), await installed.space("hostile-small")
+    for number in range(4):
+        await installed.admin.apply(component(here, f"c{number}", {"name": "x", "value": "x" * 40_000}))
+    await installed.admin.apply(component(there, "store"))
+    known = operator.source.resources
+
+    def kept() -> None:
+        assert list(known.of(there)) == ["Component/store"]
+        assert list(known.of(here)) == ["Component/c0", "Component/c1"]
+
+    await eventually(kept)
+    await installed.admin.delete(f"/apis/dapr.io/v1alpha1/namespaces/{here}/components/c0")
+    await eventually(lambda: gone(known, here))
+    await installed.admin.apply(component(here, "c3", {"name": "x", "value": "y" * 40_000}))
+
+    def again() -> None:
+        assert list(known.of(here)) == ["Component/c1", "Component/c3"]
+
+    await eventually(again)
+
+
+def gone(known: resources.Resources, namespace: str) -> None:
+    """Look whether the first one has gone."""
+    assert "Component/c0" not in known.of(namespace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from typing import Any
 
@@ -45,6 +46,21 @@ def test_what_is_said_of_long_values_is_short() -> None:
     assert len(found["status"]["message"]) == MAX_MESSAGE
 
 
+@pytest.mark.parametrize("value", ["-1", "0"])
+@pytest.mark.parametrize("what", ["threshold", "probe-interval", "probe-timeout"])
+def test_a_number_that_no_gateway_starts_with(what: str, value: str) -> None:
+    """The default counts in place of a container that ends again and again."""
+    found = answer({"dapr.io/enable-app-health-check": "true", f"dapr.io/app-health-{what}": value})
+    assert any(each.startswith(f"dapr.io/app-health-{what}: ") for each in found["warnings"])
+    assert f"--app-health-{what}".encode() not in base64.b64decode(found["patch"])
+
+
+def test_an_endpoint_that_nobody_asks_for() -> None:
+    """The pod is refused: its gateway would not start."""
+    found = answer({"dapr.io/disable-init-endpoints": "config,job"})
+    assert found["status"]["message"] == "dapr.io/disable-init-endpoints: 'job' is none of config, subscribe"
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -60,3 +76,19 @@ def test_numbers_that_a_pod_cannot_have(name: str, value: str) -> None:
     assert found["allowed"]
     assert any(each.startswith(f"{name}: ") for each in found["warnings"])
     assert orjson.loads(orjson.dumps(found)) == found
+
+
+@pytest.mark.parametrize("review", [None, 1, [], {}, {"kind": "AdmissionReview", "request": []}])
+def test_what_is_no_review(review: object) -> None:
+    """Anybody in a cluster may send it; it is an error of theirs, and none that fills a log."""
+    with pytest.raises(ValueError, match="no AdmissionReview"):
+        reviewed(review, Injection(image="gateway"), "key")
+
+
+def test_the_name_of_a_configuration_is_one() -> None:
+    """The operator keeps what it made by it."""
+    spec = Injection(image="gateway", control_namespace="mesh-system")
+    pod = {"metadata": {"annotations": {**ASKS, "dapr.io/config": "c" * 1025}}, "spec": {"containers": [{"name": "a"}]}}
+    request = {"uid": "1", "kind": {"kind": "Pod"}, "operation": "CREATE", "object": pod}
+    found = reviewed({"kind": "AdmissionReview", "request": request}, spec, "key")["response"]
+    assert "dapr.io/config: is longer than 1024 characters" in found["status"]["message"]

@@ -41,6 +41,7 @@ class Annotation:
         flag: The option of the gateway that it sets; empty = it does something else.
         reason: Why it does nothing here.
         bound: A wrong value refuses the pod. Else the default counts, as in the reference, and a warning says so.
+        least: The least of a number.
     """
 
     name: str
@@ -50,10 +51,16 @@ class Annotation:
     flag: str = ""
     reason: str = ""
     bound: bool = False
+    least: int = -_LARGEST_NUMBER
 
 
 def _set(name: str, kind: Kind, flag: str, effect: str, default: str = "", *, bound: bool = False) -> Annotation:
     return Annotation(f"dapr.io/{name}", kind, effect, default, f"--{flag}", bound=bound)
+
+
+def _counts(name: str, effect: str, default: str = "", *, option: bool = True) -> Annotation:
+    """Make one with a number of at least 1: no gateway starts with another."""
+    return Annotation(f"dapr.io/{name}", "number", effect, default, f"--{name}" if option else "", least=1)
 
 
 def _does(name: str, kind: Kind, effect: str, default: str = "", *, bound: bool = False) -> Annotation:
@@ -122,8 +129,8 @@ ANNOTATIONS: tuple[Annotation, ...] = (
     _does("sidecar-seccomp-profile-type", "text", "`RuntimeDefault`, `Unconfined` or `Localhost`", "RuntimeDefault"),
     _set("max-body-size", "size", "max-body-size", "largest body held in memory", "4Mi"),
     _set("read-buffer-size", "size", "read-buffer-size", "largest header section", "16Ki"),
-    _does("http-max-request-size", "number", "an old name: `max-body-size` in Mi"),
-    _does("http-read-buffer-size", "number", "an old name: `read-buffer-size` in Ki"),
+    _counts("http-max-request-size", "an old name: `max-body-size` in Mi", option=False),
+    _counts("http-read-buffer-size", "an old name: `read-buffer-size` in Ki", option=False),
     _set(
         "graceful-shutdown-seconds", "number", "dapr-graceful-shutdown-seconds", "time to finish calls at the end", "5"
     ),
@@ -156,9 +163,9 @@ ANNOTATIONS: tuple[Annotation, ...] = (
         "probe the application, and call it only while healthy",
     ),
     _set("app-health-check-path", "text", "app-health-check-path", "what is probed over HTTP", "/healthz"),
-    _set("app-health-probe-interval", "number", "app-health-probe-interval", "seconds between probes", "5"),
-    _set("app-health-probe-timeout", "number", "app-health-probe-timeout", "milliseconds a probe may take", "500"),
-    _set("app-health-threshold", "number", "app-health-threshold", "failures until it is unhealthy", "3"),
+    _counts("app-health-probe-interval", "seconds between probes", "5"),
+    _counts("app-health-probe-timeout", "milliseconds a probe may take", "500"),
+    _counts("app-health-threshold", "failures until it is unhealthy", "3"),
     _set(
         "app-binding-options-timeout",
         "duration",
@@ -292,7 +299,7 @@ class Values:
         try:
             if known.kind == "port":
                 return parse_whole(given, most=_LARGEST_PORT) or default
-            return _whole(given)
+            return _whole(given, known)
         except ValueError:
             what = f"a port: 1 to {_LARGEST_PORT}" if known.kind == "port" else "a whole number"
             self.wrong(name, f"'{given}' is not {what}")
@@ -312,7 +319,7 @@ class Values:
             elif known.kind == "size":
                 parse_size(text)
             elif known.kind == "number":
-                _whole(text)
+                _whole(text, known)
         except ValueError as error:
             self.wrong(name, str(error))
             return ""
@@ -327,5 +334,5 @@ class Values:
             where.append(text)
 
 
-def _whole(text: str) -> int:
-    return parse_whole(text, least=-_LARGEST_NUMBER, most=_LARGEST_NUMBER)
+def _whole(text: str, known: Annotation) -> int:
+    return parse_whole(text, least=known.least, most=_LARGEST_NUMBER)

@@ -17,6 +17,7 @@ SUPPLY = f"{HOME}/supply"
 TOKENS = "/var/run/secrets/mesh"
 SOCKETS, COMPONENT_SOCKETS = "/var/run/dapr-sockets", "/var/run/dapr-components-sockets"
 AUDIENCE = "mesh"
+MAX_CONFIG = 1024  # As far as the operator reads it.
 TOKEN_SECONDS = 3600
 USER = 65532
 START_SECONDS = 300
@@ -163,10 +164,13 @@ def _arguments(app_id: str, values: Values, injection: Injection) -> list[str]:
     if injection.control_namespace:
         arguments.append(f"--resources-path={SUPPLY}")
         if name := values.text("dapr.io/config"):
+            if len(name) > MAX_CONFIG:
+                values.wrong("dapr.io/config", f"is longer than {MAX_CONFIG} characters")
             arguments.append(f"--config={SUPPLY}/configuration-{name}.yaml")
     return arguments
 
 
+_INIT_ENDPOINTS = ("config", "subscribe")
 _CHOICES: Mapping[str, Sequence[str]] = {
     "dapr.io/app-protocol": ("http", "https", "h2c", "grpc", "grpcs"),
     "dapr.io/log-level": ("debug", "info", "warn", "warning", "error", "fatal", "panic"),
@@ -178,6 +182,10 @@ _CHOICES: Mapping[str, Sequence[str]] = {
 def _text(name: str, values: Values) -> str:
     """Give a text that was written on the pod; one of a few, where only these make sense."""
     given = values.given.get(name, "").strip()
+    if name == "dapr.io/disable-init-endpoints":
+        for each in _list(values, name):
+            if each not in _INIT_ENDPOINTS:
+                values.wrong(name, f"'{each}' is none of {', '.join(_INIT_ENDPOINTS)}")
     choices = _CHOICES.get(name)
     if given and choices and given not in choices and given.lower() not in choices:
         values.wrong(name, f"'{given}' is none of {', '.join(choices)}")

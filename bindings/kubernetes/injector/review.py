@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -17,7 +16,7 @@ MAX_MESSAGE = 4096  # Characters of what is wrong, which may quote what is long.
 MAX_WARNING = 250  # Characters; the API server cuts off what is longer, and drops some beyond 4 KiB together.
 
 
-def reviewed(review: Mapping[str, Any], injection: Injection, key: str) -> dict[str, Any]:
+def reviewed(review: object, injection: Injection, key: str) -> dict[str, Any]:
     """Answer a review; it changes nothing elsewhere, so a dry run is answered as any other.
 
     Args:
@@ -28,8 +27,13 @@ def reviewed(review: Mapping[str, Any], injection: Injection, key: str) -> dict[
     Raises:
         ValueError: It is none.
     """
-    request = review.get("request")
-    if review.get("kind") != "AdmissionReview" or not isinstance(request, dict) or not request.get("uid"):
+    request = review.get("request") if isinstance(review, dict) else None
+    if (
+        not isinstance(review, dict)
+        or review.get("kind") != "AdmissionReview"
+        or not isinstance(request, dict)
+        or not request.get("uid")
+    ):
         raise ValueError("this is no AdmissionReview with a request")
     pod = request.get("object")
     concerns = (request.get("kind") or {}).get("kind") == "Pod" and request.get("operation") == "CREATE"

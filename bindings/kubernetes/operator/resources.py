@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from bindings.kubernetes.api import Cluster
 from bindings.kubernetes.informer import Informer, Key
@@ -15,6 +17,11 @@ from bindings.kubernetes.operator.secrets import Secrets
 from mesh.supply.wire import Document
 
 __all__ = ["Resources"]
+
+logger = logging.getLogger(__name__)
+
+PAGE = 50  # Of a list: an object may take more than a megabyte.
+MAX_NAMESPACE_BYTES = 32 * 2**20  # Twice what one gateway is given.
 
 
 class Resources:
@@ -29,10 +36,11 @@ class Resources:
         """
         self._told = changed
         self._of: defaultdict[str, dict[str, Resource]] = defaultdict(dict)
+        self._sizes: Counter[str] = Counter()
         self._documents: dict[tuple[str, str], tuple[Resource, Document]] = {}
         self.secrets = Secrets(cluster, changed)
         self._informers = [
-            Informer(cluster, kind.path, partial(resource_of, kind), partial(self._changed, kind))
+            Informer(cluster, kind.path, partial(self._kept, kind), partial(self._changed, kind), limit=PAGE)
             for kind in KINDS.values()
         ]
 
@@ -78,15 +86,29 @@ class Resources:
             known = self._documents[key] = resource, document
         return known[1]
 
+    def _kept(self, kind: Kind, item: Mapping[str, Any]) -> Resource | None:
+        """Read a resource; one namespace has its share of the memory and no more."""
+        resource = resource_of(kind, item)
+        if resource is None:
+            return None
+        former = self.of(resource.namespace).get(resource.key)
+        size = self._sizes[resource.namespace] + len(resource.data) - (len(former.data) if former else 0)
+        if size <= MAX_NAMESPACE_BYTES:
+            return resource
+        where = f"{resource.key} in the namespace {resource.namespace}"
+        logger.warning("%s is left out: there are more than %d bytes of resources", where, MAX_NAMESPACE_BYTES)
+        return None
+
     def _changed(self, kind: Kind, key: Key, resource: Resource | None) -> None:
         namespace, own = key[0], f"{kind.name}/{key[1]}"
         former = self._of[namespace].pop(own, None)
+        self._sizes[namespace] += (len(resource.data) if resource else 0) - (len(former.data) if former else 0)
         self.secrets.want(namespace, former.secrets if former else (), resource.secrets if resource else ())
         if resource is not None:
             self._of[namespace][own] = resource
         else:
             self._documents.pop((namespace, own), None)
             if not self._of[namespace]:
-                del self._of[namespace]
+                del self._of[namespace], self._sizes[namespace]
         if resource is None or not resource.is_shown_as(former):
             self._told(namespace)

@@ -29,6 +29,7 @@ __all__ = ["AUDIENCE", "ClusterSource"]
 
 AUDIENCE = "mesh"
 MAX_SUPPLIES = 4096
+MAX_NAMES_LENGTH = 1024  # Of Configurations: what was made is kept by them, and anybody may name any.
 REVISION_DIGITS = 40
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 _ACCOUNT = "system:serviceaccount:"
@@ -97,7 +98,7 @@ class ClusterSource:
         if item is None or item["metadata"]["uid"] != uid or (item.get("status") or {}).get("phase") in _OVER:
             raise UnprovenError(f"there is no such pod {name} any more")
         named = str((item["metadata"].get("annotations") or {}).get(CONFIGURATION) or "")
-        names = tuple(filter(None, map(str.strip, named.split(","))))
+        names = tuple(filter(None, map(str.strip, named[:MAX_NAMES_LENGTH].split(","))))
         return ClusterPod(namespace, app_id_of(item), account, name, uid, names)
 
     async def supplied(self, pod: Pod) -> Supplied:
