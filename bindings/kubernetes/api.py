@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import orjson
 from bindings.kubernetes._access import Access, find_access
 from mesh.steps import Steps
 
-__all__ = ["FIELD_MANAGER", "REQUEST_SECONDS", "Change", "Cluster", "ClusterError", "Page"]
+__all__ = ["FIELD_MANAGER", "REQUEST_SECONDS", "Change", "Cluster", "ClusterError", "Page", "is_object_name"]
 
 REQUEST_SECONDS = 10.0
 FIELD_MANAGER = "brokermesh"
@@ -27,9 +28,19 @@ WATCH_SECONDS = 60
 MAX_CONNECTIONS = 16
 MAX_REASON = 200
 MAX_LINE_BYTES = 8 * 2**20  # An object takes at most 3 MiB, and is announced with little around it.
+MAX_DEPTH = 512
 _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+# A client resolves "..", and takes what follows "?" for a query: either would lead to another object than is meant.
+_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._:@~-]+)+")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+
+
+def is_object_name(text: str) -> bool:
+    """Tell whether most objects of a cluster, as a Secret, can have a name."""
+    return _NAME.fullmatch(text) is not None
 
 
 class ClusterError(Exception):
@@ -182,7 +193,7 @@ class Cluster(Steps):
             if len(rest) > MAX_LINE_BYTES:
                 raise self._error(f"the API server {self._access.server} sends an object that has no end")
             for line in lines:
-                told = orjson.loads(line)
+                told = _parsed(line)
                 item = told["object"]
                 if told["type"] == "ERROR":
                     text = f"the watch was ended: {item.get('message')}"
@@ -324,7 +335,7 @@ class Cluster(Steps):
             if response.status in absent:
                 return None
             await self._check(response)
-            return cast("dict[str, Any]", orjson.loads(await response.read()))
+            return cast("dict[str, Any]", _parsed(await response.read()))
 
     @asynccontextmanager
     async def _asking(
@@ -337,6 +348,8 @@ class Cluster(Steps):
         kind: str = _JSON,
         accept: str = _JSON,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if not _PATH.fullmatch(path):
+            raise self._error(f"{path[:MAX_REASON]!r} is the path of no object", 400, "BadRequest")
         try:
             headers = {"Accept": accept}
             token = await self._token()
@@ -385,3 +398,23 @@ class Cluster(Steps):
         error = ClusterError(text, status, reason, after)
         make = self._away if error.retryable else self._failure
         return error if make is None else make(text)
+
+
+def _parsed(data: bytes) -> Any:
+    """Read JSON. What is nested deeper than is read is left out: one such object keeps nobody from the others."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        if "depth" not in str(error):
+            raise
+    kept, depth, done = list[bytes](), 0, 0
+    for found in _NESTING.finditer(data):
+        if found[0] in (b"[", b"{"):
+            depth += 1
+            if depth == MAX_DEPTH:
+                kept += data[done : found.start()], b"null"
+        elif found[0] in (b"]", b"}"):
+            if depth == MAX_DEPTH:
+                done = found.end()
+            depth -= 1
+    return orjson.loads(b"".join([*kept, data[done:]]))

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import yaml
 
+from bindings.kubernetes.api import is_object_name
 from bindings.kubernetes.operator.kinds import GROUP, Kind
 
 __all__ = ["BUILT_IN_STORE", "Resource", "resource_of", "text_of"]
@@ -16,6 +17,8 @@ __all__ = ["BUILT_IN_STORE", "Resource", "resource_of", "text_of"]
 BUILT_IN_STORE = "kubernetes"
 """The secret store that a reference means which names no other one, inside a cluster."""
 
+MAX_DEPTH = 64
+_TOO_DEEP = f"(nested deeper than {MAX_DEPTH} levels, which nothing reads)"
 _SHOWN = ("annotations", "creationTimestamp", "generation", "labels", "name", "namespace", "resourceVersion", "uid")
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _Dumper: type[Any] = type("_Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
@@ -66,9 +69,10 @@ def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource:
     shown["resourceVersion"] = ""  # It counts every change of the status, which is nothing to a gateway.
     if _APPLIED in shown.get("annotations", ()):
         shown["annotations"] = {**shown["annotations"], _APPLIED: "{}\n"}  # All of it once more, in as many lines.
-    data = {name: value for name, value in item.items() if name not in ("apiVersion", "kind", "metadata", "status")}
+    own = {name: value for name, value in item.items() if name not in ("apiVersion", "kind", "metadata", "status")}
+    data = _bounded(own)
     data |= {"apiVersion": _version(kind, data.get("spec")), "kind": kind.name, "metadata": shown}
-    scopes = data.get("scopes")
+    scopes, status = data.get("scopes"), item.get("status")  # Anything, where the definition is of others.
     store = data["auth"].get("secretStore") if isinstance(data.get("auth"), dict) else None
     return Resource(
         kind.name,
@@ -78,8 +82,19 @@ def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource:
         int(about.get("generation") or 0),
         tuple(each for each in scopes if isinstance(each, str)) if isinstance(scopes, list) else (),
         frozenset(_references(data.get("spec"))) if store in (None, "", BUILT_IN_STORE) else frozenset(),
-        item.get("status") or {},
+        status if isinstance(status, dict) else {},
     )
+
+
+def _bounded(value: Any, depth: int = 0) -> Any:
+    """Leave out what is nested so deeply that reading it takes the stack: whoever applies resources writes it."""
+    if not isinstance(value, (dict, list)):
+        return value
+    if depth == MAX_DEPTH:
+        return _TOO_DEEP
+    if isinstance(value, list):
+        return [_bounded(each, depth + 1) for each in value]
+    return {name: _bounded(each, depth + 1) for name, each in value.items()}
 
 
 def _version(kind: Kind, spec: object) -> str:
@@ -98,7 +113,8 @@ def _references(value: object) -> Iterator[tuple[str, str]]:
     elif isinstance(value, dict):
         for name, each in value.items():
             if name == "secretKeyRef" and isinstance(each, dict) and isinstance(each.get("name"), str):
-                yield each["name"], str(each.get("key") or each["name"])
+                if is_object_name(each["name"]):  # Else it would be a path to others' Secrets.
+                    yield each["name"], str(each.get("key") or each["name"])
             else:
                 yield from _references(each)
 

@@ -39,6 +39,8 @@ class Secrets:
         self._wanted: defaultdict[Key, Counter[str]] = defaultdict(Counter)
         self._values: dict[Key, tuple[str, Mapping[str, bytes]]] = {}
         self._due: dict[Key, None] = {}
+        self._failed: dict[Key, str] = {}
+        self._reading: Key | None = None
         self._work, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self.informer = Informer(cluster, "/api/v1/secrets", _version, self._seen, metadata=True)
@@ -58,6 +60,14 @@ class Secrets:
             if not counts:
                 del self._wanted[namespace, name]
                 self._values.pop((namespace, name), None)
+                self._failed.pop((namespace, name), None)
+
+    def unread(self, namespace: str, names: Iterable[str]) -> str:
+        """Say which of some Secrets was never read, and why; empty = each of them is known, or is not there."""
+        for key in ((namespace, name) for name in names):
+            if key not in self._values and (key in self._due or key in self._failed or key == self._reading):
+                return f"the Secret {key[1]} could not be read yet: {self._failed.get(key, 'it is its turn soon')}"
+        return ""
 
     def value(self, namespace: str, name: str, entry: str) -> tuple[str, bytes] | None:
         """Give an entry with the version of its Secret; None if there is none."""
@@ -65,7 +75,7 @@ class Secrets:
         return (version, entries[entry]) if entry in entries else None
 
     async def settled(self) -> None:
-        """Wait until all that is wanted was read, is not there, or cannot be read for now."""
+        """Wait until all that is wanted was read, is not there, or cannot be read for now (`unread`)."""
         await self.informer.synced.wait()
         await self._idle.wait()
 
@@ -74,6 +84,7 @@ class Secrets:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.informer.run(), name="secrets-follow")
             tasks.create_task(self._read_all(), name="secrets-read")
+            tasks.create_task(self._read_again(), name="secrets-read-again")
 
     def _seen(self, key: Key, version: str | None) -> None:
         if key not in self._wanted:
@@ -93,26 +104,41 @@ class Secrets:
             await self._work.wait()
             self._work.clear()
             while self._due:
-                key = next(iter(self._due))
+                self._reading = key = next(iter(self._due))
                 del self._due[key]
                 try:
                     await self._read(key)
                 except ClusterError as error:
-                    logger.warning("the Secret %s of the namespace %s cannot be read: %s", key[1], key[0], error)
-                    self._due[key] = None
-                    self._idle.set()
-                    await asyncio.sleep(AGAIN_SECONDS)
+                    if key in self._wanted:
+                        if key not in self._failed:  # Once for as long as it lasts.
+                            text = "the Secret %s of the namespace %s cannot be read for now: %s"
+                            logger.warning(text, key[1], key[0], error)
+                        self._failed[key] = str(error)
+                    if error.status in (0, 429):  # Not that one alone: the API server is away, or has too much to do.
+                        self._idle.set()
+                        await asyncio.sleep(AGAIN_SECONDS)
+                self._reading = None
             self._idle.set()
+
+    async def _read_again(self) -> None:
+        while True:
+            await asyncio.sleep(AGAIN_SECONDS)
+            if self._failed:
+                self._due |= dict.fromkeys(self._failed)
+                self._work.set()
 
     async def _read(self, key: Key) -> None:
         wanted = self._wanted.get(key)
         if not wanted:
             return
         found = await self._cluster.get(f"/api/v1/namespaces/{key[0]}/secrets/{key[1]}")
+        if found is not None and (found["metadata"].get("namespace"), found["metadata"]["name"]) != key:
+            raise ClusterError("the API server gives another one for it", 500)
+        failed = self._failed.pop(key, None)
         former = self._values.pop(key, None)
         if found is not None and key in self._wanted:
             self._values[key] = _version(found), _entries(found, wanted)
-        if self._values.get(key) != former:
+        if self._values.get(key) != former or failed is not None:
             self._told(key[0])
 
 

@@ -19,7 +19,7 @@ from bindings.kubernetes.operator.resource import Resource
 from bindings.kubernetes.operator.resources import Resources
 from bindings.kubernetes.operator.status import Statuses
 from bindings.kubernetes.operator.trust import Trust
-from mesh.errors import UnprovenError
+from mesh.errors import SecretStoreAwayError, UnprovenError
 from mesh.supply.source import Pod, Supplied
 from mesh.supply.wire import Report
 from mesh.trust.folder import Issued
@@ -110,6 +110,9 @@ class ClusterSource:
             count = self._counts[pod.namespace]
             every = sorted(self.resources.of(pod.namespace).items())
             chosen = [each for _, each in every if _is_for(each, pod.app_id, names)]
+            unread = self.resources.secrets.unread(pod.namespace, {name for each in chosen for name, _ in each.secrets})
+            if unread:  # Without it they would lose what they have of it.
+                raise SecretStoreAwayError(unread)
             supplied = await asyncio.to_thread(self._supply, pod.namespace, chosen)
             made = self._supplies[key] = _Made(count, supplied, {each.key: each.generation for each in chosen})
         self._supplies.move_to_end(key)
