@@ -29,7 +29,6 @@ from mesh.supply.source import Pod, Source, Supplied
 from mesh.supply.wire import (
     MAX_ANSWER_BYTES,
     MAX_ASK_BYTES,
-    MAX_DOCUMENT_BYTES,
     MAX_DOCUMENTS,
     MAX_LOADED,
     MAX_PROBLEMS,
@@ -257,8 +256,8 @@ class Answering:
         for each in supplied.documents:
             if each.namespace != pod.namespace:
                 raise ConfigError(f"{each.kind} {each.name} is of another namespace, {each.namespace}")
-            if len(each.text) > MAX_DOCUMENT_BYTES:
-                raise ConfigError(f"{each.kind} {each.name} is longer than {MAX_DOCUMENT_BYTES} bytes")
+            if each.problem:
+                raise ConfigError(each.problem)
 
     async def _chain(self, pod: Pod, ask: Ask, seal: Seal) -> Sequence[x509.Certificate]:
         if not ask.key:

@@ -18,6 +18,8 @@ from bindings.kubernetes.informer import Informer
 from bindings.kubernetes.operator.kinds import KINDS
 from bindings.kubernetes.operator.resource import resource_of, text_of
 from bindings.kubernetes.operator.secrets import Secrets
+from bindings.kubernetes.operator.source import ClusterSource
+from bindings.kubernetes.operator.trust import Trust
 from tests.support.eventually import eventually
 
 Record = dict[str, Any]
@@ -182,3 +184,12 @@ async def test_a_secret_that_cannot_be_read_is_not_taken_for_none(
         assert secrets.value("shop", "login", "password") == ("1", b"p")
         secrets.want("shop", [("login", "password")], ())
         assert secrets.value("shop", "login", "password") is None
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "x" * 253])
+async def test_one_that_no_gateway_takes_keeps_nobody_from_the_others(name: str, tmp_path: Path) -> None:
+    """An API server takes such names; gateways write files."""
+    source = ClusterSource(Cluster(str(tmp_path)), Trust(Cluster(str(tmp_path)), "mesh-system", "cluster.example"))
+    items = [component({}) | {"metadata": {"namespace": "shop", "name": each}} for each in (name, "store")]
+    made = source._supply("shop", [resource_of(KINDS["Component"], each) for each in items])
+    assert [each.name for each in made.documents] == ["store"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,6 +16,8 @@ from bindings.kubernetes.operator.secrets import Secrets
 from mesh.supply.wire import Document
 
 __all__ = ["Resources"]
+
+logger = logging.getLogger(__name__)
 
 
 class Resources:
@@ -75,6 +78,8 @@ class Resources:
         known = self._documents.get(key)
         if known is None or not resource.is_shown_as(known[0]):
             document = Document(resource.kind, resource.name, resource.namespace, text_of(resource))
+            if document.problem:
+                logger.warning("gateways in %s are not given one resource: %s", resource.namespace, document.problem)
             known = self._documents[key] = resource, document
         return known[1]
 

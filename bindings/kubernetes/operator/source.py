@@ -132,7 +132,8 @@ class ClusterSource:
                 secrets[name][entry] = found[1]
                 revision.update(orjson.dumps([name, entry, found[0]]))
         documents = [self.resources.document(each) for each in chosen]
-        return Supplied(revision.hexdigest()[:REVISION_DIGITS], documents, dict(secrets))
+        usable = [each for each in documents if not each.problem]  # One that is not keeps no others from gateways.
+        return Supplied(revision.hexdigest()[:REVISION_DIGITS], usable, dict(secrets))
 
     async def issue(self, pod: Pod, key: ed25519.Ed25519PublicKey) -> Sequence[x509.Certificate] | None:
         """Issue a certificate for a pod's key; None when identities are off."""
