@@ -14,12 +14,15 @@ import pytest
 from aiohttp import web
 
 from bindings.kubernetes.api import Cluster, ClusterError
+from bindings.kubernetes.delivery.installing import install
 from bindings.kubernetes.informer import Informer
+from bindings.kubernetes.injector import has_native_sidecars
 from bindings.kubernetes.operator.kinds import KINDS
 from bindings.kubernetes.operator.resource import resource_of, text_of
 from bindings.kubernetes.operator.secrets import Secrets
 from bindings.kubernetes.operator.source import ClusterSource
 from bindings.kubernetes.operator.trust import Trust
+from mesh.errors import ConfigError
 from tests.support.eventually import eventually
 
 Record = dict[str, Any]
@@ -33,6 +36,7 @@ class Server:
         secrets: Values by path.
         refuses: A status by path.
         text: What each list says in place of Secrets.
+        minor: Of its version.
         asked: Paths.
     """
 
@@ -40,6 +44,7 @@ class Server:
         self.secrets: dict[str, Record] = {}
         self.refuses: dict[str, int] = {}
         self.text: bytes | None = None
+        self.minor = "37"
         self.asked: list[str] = []
         self._ended = asyncio.Event()
 
@@ -69,6 +74,8 @@ class Server:
         self.asked.append(request.path)
         if refused := self.refuses.get(request.path):
             return web.json_response({"message": "refused", "reason": "Refused"}, status=refused)
+        if request.path == "/version":
+            return web.json_response({"major": "1", "minor": self.minor})
         if "watch" in request.query:
             await self._ended.wait()
         if request.path.endswith("s"):
@@ -193,3 +200,15 @@ async def test_one_that_no_gateway_takes_keeps_nobody_from_the_others(name: str,
     items = [component({}) | {"metadata": {"namespace": "shop", "name": each}} for each in (name, "store")]
     made = source._supply("shop", [resource_of(KINDS["Component"], each) for each in items])
     assert [each.name for each in made.documents] == ["store"]
+
+
+async def test_nothing_is_installed_where_every_pod_would_be_asked_about(tmp_path: Path) -> None:
+    server = Server()
+    async with server.cluster(tmp_path) as cluster:
+        server.minor = "27+"
+        with pytest.raises(ConfigError, match=r"is Kubernetes 1.27, and needs to be 1.29"):
+            await anext(install(cluster, [], dry_run=False))
+        assert not await has_native_sidecars(cluster)
+        server.minor = "29"
+        assert [each async for each in install(cluster, [], dry_run=False)] == []
+        assert await has_native_sidecars(cluster)

@@ -189,6 +189,4 @@ async def has_native_sidecars(cluster: Cluster) -> bool:
     Raises:
         ClusterError: It does not answer.
     """
-    told = await cluster.get("/version") or {}
-    number = [int("".join(filter(str.isdigit, str(told.get(part, "0")))) or 0) for part in ("major", "minor")]
-    return tuple(number) >= NATIVE
+    return await cluster.version() >= NATIVE
