@@ -50,9 +50,12 @@ async def test_slow_ones_keep_no_pod_waiting_and_are_given_up(
     port: int, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = [await begun(port, trusting, length) for length in [LARGE_BYTES + 1] * (MAX_LARGE + 1) + [1000] * 3]
-    async with aiohttp.ClientSession(f"https://127.0.0.1:{port}") as session, asyncio.timeout(5):
-        async with session.post("/inject", json=REVIEW, ssl=trusting) as response:
-            assert (await response.json())["response"]["allowed"] is True
+    async with (
+        asyncio.timeout(5),
+        aiohttp.ClientSession(f"https://127.0.0.1:{port}") as session,
+        session.post("/inject", json=REVIEW, ssl=trusting) as response,
+    ):
+        assert (await response.json())["response"]["allowed"] is True
     monkeypatch.setattr(sys.modules[serving.__module__], "ASKED_SECONDS", 0.05)
     reader, writer = await begun(port, trusting, 1000)
     assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
@@ -61,6 +64,9 @@ async def test_slow_ones_keep_no_pod_waiting_and_are_given_up(
 
 
 async def test_what_is_too_large_is_refused(port: int, trusting: ssl.SSLContext) -> None:
-    async with aiohttp.ClientSession(f"https://127.0.0.1:{port}") as session, asyncio.timeout(10):
-        async with session.post("/inject", data=io.BytesIO(bytes(MAX_BYTES + 1)), ssl=trusting) as response:
-            assert response.status == 413
+    async with (
+        asyncio.timeout(10),
+        aiohttp.ClientSession(f"https://127.0.0.1:{port}") as session,
+        session.post("/inject", data=io.BytesIO(bytes(MAX_BYTES + 1)), ssl=trusting) as response,
+    ):
+        assert response.status == 413

@@ -81,8 +81,8 @@ async def install(cluster: Cluster, made: Sequence[Manifest], *, dry_run: bool) 
     if (version := await cluster.version()) < OLDEST:
         found, needed = (".".join(map(str, each)) for each in (version, OLDEST))
         raise ConfigError(
-            f"the cluster is Kubernetes {found}, and needs to be {needed}: older ones drop the conditions of a webhook, so "
-            "that no pod at all could be made while the operator is away"
+            f"the cluster is Kubernetes {found}, and needs to be {needed}: older ones drop conditions of a webhook, "
+            "so that no pod at all could be made while the operator is away"
         )
     missing: set[str] = set()
     for each in made:
