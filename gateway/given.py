@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gateway.config import GatewayConfig
 from gateway.metrics.process import measure_process
 
-if TYPE_CHECKING:
-    from gateway.workers.passing import Passing
+__all__ = ["Given", "Passing", "socket_path"]
 
-__all__ = ["Given", "socket_path"]
+
+class Passing(Protocol):
+    """Passes clients' connections to other processes of the gateway (``gateway/workers/passing.py``)."""
+
+    def entrance(
+        self, name: str, make: Callable[[], asyncio.Protocol], alive: Callable[[], int]
+    ) -> AbstractAsyncContextManager[Callable[[], asyncio.Protocol]]:
+        """Give what serves new connections in place of another: one too many goes to another process.
+
+        Args:
+            name: The same in all processes.
+            make: Serves those that stay, and those that are passed to this one.
+            alive: Gives how many there are.
+        """
+
+    def leaving(self, name: str) -> Callable[[int], bool] | None:
+        """Give what passes on a connection that is idle, by its descriptor; None = nobody takes it."""
 
 
 @dataclass(frozen=True, slots=True)

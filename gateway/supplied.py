@@ -320,7 +320,7 @@ class Agent:
         """Say what was made of what there is."""
         problems = tuple(self._reported(each) for each in self._problems[:MAX_PROBLEMS])
         wrong = {(each.kind, each.name) for each in problems}
-        known = self._folder.documents.values() if self._taken else ()
+        known = self._folder.documents.values() if self._taken and not self._failures else ()
         loaded = tuple(f"{kind}/{name}" for kind, name in known if (kind, name) not in wrong)
         return Report(self._taken, loaded[:MAX_LOADED], problems, __version__)
 

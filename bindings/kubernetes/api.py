@@ -17,9 +17,10 @@ import aiohttp
 import orjson
 
 from bindings.kubernetes._access import Access, find_access
+from bindings.kubernetes.json import read_json
 from mesh.steps import Steps
 
-__all__ = ["FIELD_MANAGER", "REQUEST_SECONDS", "Change", "Cluster", "ClusterError", "Page", "is_object_name"]
+__all__ = ["FIELD_MANAGER", "REQUEST_SECONDS", "Change", "Cluster", "ClusterError", "Page"]
 
 REQUEST_SECONDS = 10.0
 FIELD_MANAGER = "brokermesh"
@@ -28,19 +29,11 @@ WATCH_SECONDS = 60
 MAX_CONNECTIONS = 64  # An operator has ten watches and 32 questions under way; its lease must not wait behind them.
 MAX_REASON = 200
 MAX_LINE_BYTES = 8 * 2**20  # An object takes at most 3 MiB, and is announced with little around it.
-MAX_DEPTH = 512
+# What a URL takes for something else than a part of a name: another folder, a query, an escape.
+_NOT_PLAIN = re.compile(r"[?#%\\]|//|(^|/)\.{1,2}(/|$)")
 _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-# A client resolves "..", and takes what follows "?" for a query: either would lead to another object than is meant.
-_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._:@~-]+)+")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
-
-
-def is_object_name(text: str) -> bool:
-    """Tell whether most objects of a cluster, as a Secret, can have a name."""
-    return _NAME.fullmatch(text) is not None
 
 
 class ClusterError(Exception):
@@ -198,7 +191,7 @@ class Cluster(Steps):
             if len(rest) > MAX_LINE_BYTES:
                 raise self._error(f"the API server {self._access.server} sends an object that has no end")
             for line in lines:
-                told = _parsed(line)
+                told = read_json(line)
                 item = told["object"]
                 if told["type"] == "ERROR":
                     text = f"the watch was ended: {item.get('message')}"
@@ -304,7 +297,7 @@ class Cluster(Steps):
         """Open a stream in both directions, as to a port of a pod."""
         token = await self._token()
         async with self._session.ws_connect(
-            self._access.server + path,
+            self._url(path),
             params=query,
             protocols=(protocol,),
             headers={"Authorization": f"Bearer {token}"} if token else {},
@@ -340,7 +333,7 @@ class Cluster(Steps):
             if response.status in absent:
                 return None
             await self._check(response)
-            return cast("dict[str, Any]", _parsed(await response.read()))
+            return cast("dict[str, Any]", read_json(await response.read()))
 
     @asynccontextmanager
     async def _asking(
@@ -353,8 +346,6 @@ class Cluster(Steps):
         kind: str = _JSON,
         accept: str = _JSON,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if not _PATH.fullmatch(path):
-            raise self._error(f"{path[:MAX_REASON]!r} is the path of no object", 400, "BadRequest")
         try:
             headers = {"Accept": accept}
             token = await self._token()
@@ -364,7 +355,7 @@ class Cluster(Steps):
                 headers["Content-Type"] = kind
             async with self._session.request(
                 method,
-                self._access.server + path,
+                self._url(path),
                 params=query,
                 data=None if body is None else orjson.dumps(body),
                 headers=headers,
@@ -376,6 +367,12 @@ class Cluster(Steps):
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             reason = str(error) or "it does not answer"
             raise self._error(f"the API server {self._access.server} cannot be asked: {reason}") from error
+
+    def _url(self, path: str) -> str:
+        """Give the URL of a path as it stands: names come from people, and lead nowhere else."""
+        if _NOT_PLAIN.search(path):
+            raise self._error(f"no object of a cluster has the path {path[:MAX_REASON]!r}", 400)
+        return self._access.server + path
 
     async def _token(self) -> str | None:
         """Give the token of now: one in a file is replaced there before its time is over."""
@@ -403,23 +400,3 @@ class Cluster(Steps):
         error = ClusterError(text, status, reason, after)
         make = self._away if error.retryable else self._failure
         return error if make is None else make(text)
-
-
-def _parsed(data: bytes) -> Any:
-    """Read JSON. What is nested deeper than is read is left out: one such object keeps nobody from the others."""
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        if "depth" not in str(error):
-            raise
-    kept, depth, done = list[bytes](), 0, 0
-    for found in _NESTING.finditer(data):
-        if found[0] in (b"[", b"{"):
-            depth += 1
-            if depth == MAX_DEPTH:
-                kept += data[done : found.start()], b"null"
-        elif found[0] in (b"]", b"}"):
-            if depth == MAX_DEPTH:
-                done = found.end()
-            depth -= 1
-    return orjson.loads(b"".join([*kept, data[done:]]))

@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
     from gateway.cli.platform import Record
 
-__all__ = ["configurations", "components", "dashboard", "init", "listed", "logs", "status", "uninstall", "upgrade"]
+__all__ = [
+    "components",
+    "configurations",
+    "dashboard",
+    "init",
+    "listed",
+    "logs",
+    "read_file",
+    "status",
+    "uninstall",
+    "upgrade",
+]
 
 WITHIN = 300.0
 LINES = 100

@@ -18,7 +18,7 @@ from mesh.home import mesh_home
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["parser", "run"]
+__all__ = ["add_installation", "parser", "run"]
 
 _SWITCHES = ("--dev", "-s --slim", "--enable-mtls", "--redis-stack")
 _VALUES = (

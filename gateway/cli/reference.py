@@ -37,7 +37,7 @@ _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "�
 _STYLES = ("mesh", "dapr")
 _OURS = re.compile(
     r"\bmesh(?= (?:run|list|stop|invoke|publish|host|actors|check|components?|trust|broker|asyncapi|status|init"
-    r"|upgrade|configurations|mtls|annotate|operator"
+    r"|upgrade|configurations|mtls|annotate|operator|bridge"
     r"|uninstall|completion|version|jobs|doctor|dlq|workflow|dashboard|logs|tap|record|replay|service|COMMAND)\b)"
 )
 

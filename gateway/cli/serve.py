@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.config import GatewayConfig
 
-__all__ = ["main", "parse_gateway", "serve"]
+__all__ = ["MAX_WORKERS", "main", "parse_gateway", "serve"]
 
 # Python looks for garbage whenever so many objects more have come than gone. Its 700 are a few requests in flight, and
 # took a tenth of the time of each. What waits for a look are cycles: a request leaves none, nor does one that fails.

@@ -7,7 +7,7 @@ import gzip
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from gateway.config import ON_GRPC, GatewayConfig
 from gateway.errors import APIError
@@ -33,10 +33,7 @@ from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.runtime import Runtime
 from mesh.telemetry import APPLICATION_CALLED, OTHER
 
-if TYPE_CHECKING:
-    from gateway.workers.child import Siblings
-
-__all__ = ["Metrics", "Scraped", "breaker_states"]
+__all__ = ["Metrics", "Others", "Scraped", "breaker_states"]
 
 KEPT_SECONDS = 1.0
 FASTEST = 1
@@ -67,6 +64,13 @@ _CATEGORIES = (
     ("HEALTH", "health"),
     ("OUTBOUND_HEALTH", "health"),
 )
+
+
+class Others(Protocol):
+    """The same gateway in other processes."""
+
+    async def measured(self, own: Measured) -> Measured:
+        """Add what they have counted to what this one has."""
 
 
 class Metrics:
@@ -110,16 +114,16 @@ class Metrics:
         waiting = await backlogs.look()
         return {**self.recorder.measured(), **_now(runtime), **_before(waiting)}
 
-    async def told(self, runtime: Runtime, backlogs: Backlogs, siblings: Siblings | None = None) -> Told:
+    async def told(self, runtime: Runtime, backlogs: Backlogs, others: Others | None = None) -> Told:
         """Give all that is told of the application now.
 
         Args:
             runtime: The node.
             backlogs: Of its subscriptions.
-            siblings: The same gateway in other processes, whose counts are added; None = there is none.
+            others: The same gateway in other processes; None = there is none.
         """
         own = await self.counted(runtime, backlogs)
-        measured = own if siblings is None else await siblings.measured(own)
+        measured = own if others is None else await others.measured(own)
         settings = self._settings
         return Told(measured, self._config.app_id, self._namespace, settings.rules, settings.raw, self._rows)
 

@@ -4,5 +4,3 @@
 nothing by itself: each worker is a whole gateway on sockets of its own (``SO_REUSEPORT``), and the kernel divides the
 clients. What is to be one for everybody else goes over a socket between each worker and the parent (``wire.py``).
 """
-
-__all__: tuple[str, ...] = ()

@@ -13,15 +13,11 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from gateway.config import GRPC_PORT, METRICS_PORTS, GatewayConfig, sharing
-from gateway.given import Given, socket_path
+from gateway.given import Given, Passing, socket_path
 from gateway.socket_file import BACKLOG, bound_at
 from mesh.errors import ConfigError
-
-if TYPE_CHECKING:
-    from gateway.workers.passing import Passing
 
 __all__ = ["Opened", "given", "opened"]
 

@@ -40,7 +40,19 @@ from mesh.spelling import did_you_mean
 from mesh.urls import names_a_host, port_of
 from mesh.values import is_host
 
-__all__ = ["IN_ANY", "OURS", "PLACEMENT", "QUIET", "Meta", "component", "configuration", "http_endpoint"]
+__all__ = [
+    "IN_ANY",
+    "OURS",
+    "PLACEMENT",
+    "QUIET",
+    "ComponentFile",
+    "ConfigurationFile",
+    "HTTPEndpointFile",
+    "Meta",
+    "component",
+    "configuration",
+    "http_endpoint",
+]
 
 OURS = "mesh."
 PLACEMENT = "mesh.placement"

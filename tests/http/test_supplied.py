@@ -182,9 +182,9 @@ async def test_a_wrong_resource_is_reported_with_its_line(cluster: Cluster) -> N
 
 
 async def test_a_gateway_that_cannot_start_says_why_and_waits(cluster: Cluster) -> None:
-    """It begins once that is mended: nobody has to start it again."""
+    """Until then it uses nothing. It begins once that is mended: nobody has to start it again."""
     await cluster.operate()
-    cluster.put(component("store", NAMESPACE, "state.sqlit"))
+    cluster.put(component("store", NAMESPACE, "state.sqlit"), component("beside", NAMESPACE))
     async with starting(cluster.gateway("cart")) as cart:
 
         def reported() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -84,9 +84,9 @@ class Keeper:
         self._fired = fired
         self.timers = Timers(kind, timers, self._fire, lambda each: self.owning.epoch(kind, each) is not None)
 
-    async def _tell(self, kind: str) -> None:
+    async def _tell(self, kind: str, sessions: Collection[str]) -> None:
         for each in self.others:
-            each.owning.heard(kind)
+            each.owning.heard(kind, sessions)
 
     async def _fire(self, timer: Timer) -> Outcome:
         self._fired.append((self.name, timer.key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["workloads"]
+__all__ = ["RUN", "workloads"]
 
 Manifest = dict[str, Any]
 RUN = "mesh.run"

@@ -14,7 +14,7 @@ from bindings.kubernetes.delivery.settings import Settings
 from bindings.kubernetes.operator.trust import SECRET
 from mesh.errors import ConfigError
 
-__all__ = ["complete", "install", "manifests", "settings_of", "uninstall", "wait"]
+__all__ = ["SELECTED", "complete", "install", "manifests", "settings_of", "uninstall", "wait"]
 
 Manifest = dict[str, Any]
 SELECTED = {"labelSelector": ",".join(f"{key}={value}" for key, value in LABELS.items())}

@@ -98,8 +98,8 @@ def _version(replicas: object) -> str:
     return f"{digest[:12]}-{replicas}"
 
 
-def _set(about: Manifest, settings: Settings, *, on_disk: bool) -> Manifest:
-    container = {
+def _container(settings: Settings) -> Manifest:
+    return {
         "name": "nats",
         "image": settings["nats.image"],
         "imagePullPolicy": settings["imagePullPolicy"],
@@ -122,6 +122,10 @@ def _set(about: Manifest, settings: Settings, *, on_disk: bool) -> Manifest:
             {"name": "data", "mountPath": "/data"},
         ],
     }
+
+
+def _set(about: Manifest, settings: Settings, *, on_disk: bool) -> Manifest:
+    container = _container(settings)
     spread = {
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",

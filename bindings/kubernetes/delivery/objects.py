@@ -12,7 +12,7 @@ from bindings.kubernetes.injector.objects import CONFIGURATION, PORT, SERVICE, w
 from bindings.kubernetes.operator.rights import CLUSTER_RULES, NAMESPACE_RULES
 from bindings.kubernetes.operator.trust import SECRET
 
-__all__ = ["OPERATOR", "WHEN", "Part", "crds", "namespace", "objects", "parts"]
+__all__ = ["DASHBOARD", "LABELS", "OPERATOR", "WHEN", "Part", "When", "crds", "namespace", "objects", "parts"]
 
 Manifest = dict[str, Any]
 When = Literal["always", "several", "nats", "alone", "three", "five", "disk", "memory", "dashboard"]

@@ -20,6 +20,8 @@ Kind = Literal["text", "switch", "number", "port", "duration", "size", "quantity
 ENABLED = "dapr.io/enabled"
 _PREFIXES = ("dapr.io/", "mesh.")
 _LARGEST_PORT = 65535
+_LARGEST_NUMBER = 2**31 - 1  # Kubernetes has no larger ones in a pod.
+_MAX_UNKNOWN = 20  # For so many it is looked what was meant: that takes a millisecond each.
 # Kubernetes: a number, of which the unit is one of these.
 _QUANTITY = re.compile(r"[+]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+|[numkMGTPE]|[KMGTPE]i)?")
 COMPONENT_FOLDER = "/tmp/dapr-components-sockets"  # noqa: S108 - as the reference has it
@@ -252,9 +254,11 @@ class Values:
 
     def look(self) -> None:
         """Find what is unknown, and what has no effect here."""
-        for name in sorted(self.given):
-            if not name.startswith(_PREFIXES):
-                continue
+        ours = [name for name in sorted(self.given) if name.startswith(_PREFIXES)]
+        if len(ours) > len(BY_NAME) + _MAX_UNKNOWN:
+            self.problems.append(f"{len(ours)} annotations begin as ours do, and there are only {len(BY_NAME)} of them")
+            return
+        for name in ours:
             known = BY_NAME.get(name)
             if known is None:
                 meant = did_you_mean(name, BY_NAME)
@@ -288,7 +292,7 @@ class Values:
         try:
             if known.kind == "port":
                 return parse_whole(given, most=_LARGEST_PORT) or default
-            return int(given)
+            return _whole(given)
         except ValueError:
             what = f"a port: 1 to {_LARGEST_PORT}" if known.kind == "port" else "a whole number"
             self.wrong(name, f"'{given}' is not {what}")
@@ -308,7 +312,7 @@ class Values:
             elif known.kind == "size":
                 parse_size(text)
             elif known.kind == "number":
-                int(text)
+                _whole(text)
         except ValueError as error:
             self.wrong(name, str(error))
             return ""
@@ -321,3 +325,7 @@ class Values:
         where = self.problems if known.bound else self.warnings
         if text not in where:  # A value may be read several times.
             where.append(text)
+
+
+def _whole(text: str) -> int:
+    return parse_whole(text, least=-_LARGEST_NUMBER, most=_LARGEST_NUMBER)

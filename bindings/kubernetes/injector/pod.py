@@ -137,8 +137,9 @@ def _patch(
     return builder.operations
 
 
-def _named(values: Values) -> list[str]:
-    return [each.strip() for each in values.text("dapr.io/pluggable-components").split(",") if each.strip()]
+def _named(values: Values) -> dict[str, None]:
+    found = values.text("dapr.io/pluggable-components").split(",")
+    return {each.strip(): None for each in found if each.strip()}
 
 
 def _changed(

@@ -13,6 +13,7 @@ from bindings.kubernetes.injector.pod import Injected, injected
 
 __all__ = ["reviewed"]
 
+MAX_MESSAGE = 4096  # Characters of what is wrong, which may quote what is long.
 MAX_WARNING = 250  # Characters; the API server cuts off what is longer, and drops some beyond 4 KiB together.
 
 
@@ -35,7 +36,7 @@ def reviewed(review: Mapping[str, Any], injection: Injection, key: str) -> dict[
     found = injected(pod, injection, key) if concerns and isinstance(pod, dict) else Injected()
     response: dict[str, Any] = {"uid": request["uid"], "allowed": not found.problems}
     if found.problems:
-        response["status"] = {"code": 422, "reason": "Invalid", "message": "; ".join(found.problems)}
+        response["status"] = {"code": 422, "reason": "Invalid", "message": "; ".join(found.problems)[:MAX_MESSAGE]}
     elif found.patch:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(orjson.dumps(found.patch)).decode()

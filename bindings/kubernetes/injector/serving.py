@@ -91,7 +91,7 @@ async def serving(
                 async with asyncio.timeout(ASKED_SECONDS), nullcontext() if is_small else large:
                     review = orjson.loads(await request.read())
                     known = replace(injection, roots=kept.roots)
-                    found = reviewed(review, known, secrets.token_urlsafe(24))
+                    found = await asyncio.to_thread(reviewed, review, known, secrets.token_urlsafe(24))
             except TimeoutError:
                 return web.Response(status=408, text="the review did not come to its end in time\n")
             except ValueError as error:

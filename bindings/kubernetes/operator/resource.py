@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,17 +11,19 @@ from typing import Any
 import orjson
 import yaml
 
-from bindings.kubernetes.api import is_object_name
+from bindings.kubernetes.json import is_deeper
 from bindings.kubernetes.operator.kinds import GROUP, Kind
 
 __all__ = ["BUILT_IN_STORE", "Resource", "resource_of", "text_of"]
+
+logger = logging.getLogger(__name__)
 
 BUILT_IN_STORE = "kubernetes"
 """The secret store that a reference means which names no other one, inside a cluster."""
 
 MAX_DEPTH = 64
-_TOO_DEEP = f"(nested deeper than {MAX_DEPTH} levels, which nothing reads)"
 _SHOWN = ("annotations", "creationTimestamp", "generation", "labels", "name", "namespace", "resourceVersion", "uid")
+_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _Dumper: type[Any] = type("_Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
 
@@ -62,15 +66,21 @@ class Resource:
         return not self.scopes or app_id in self.scopes
 
 
-def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource:
-    """Read an object as the API server gives it; what is malformed in it is for gateways to tell."""
+def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource | None:
+    """Read an object as the API server gives it; what is malformed in it is for gateways to tell.
+
+    None is given for one that is nested so deeply that whoever read it would fail.
+    """
     about = item["metadata"]
+    if is_deeper({name: value for name, value in item.items() if name != "status"}, MAX_DEPTH):
+        where = f"{kind.name} {about['name']} in the namespace {about.get('namespace')}"
+        logger.warning("%s is not given to gateways: it is nested more than %d times", where, MAX_DEPTH)
+        return None
     shown = {name: about[name] for name in _SHOWN if name in about}
     shown["resourceVersion"] = ""  # It counts every change of the status, which is nothing to a gateway.
     if _APPLIED in shown.get("annotations", ()):
         shown["annotations"] = {**shown["annotations"], _APPLIED: "{}\n"}  # All of it once more, in as many lines.
-    own = {name: value for name, value in item.items() if name not in ("apiVersion", "kind", "metadata", "status")}
-    data = _bounded(own)
+    data = {name: value for name, value in item.items() if name not in ("apiVersion", "kind", "metadata", "status")}
     data |= {"apiVersion": _version(kind, data.get("spec")), "kind": kind.name, "metadata": shown}
     scopes, status = data.get("scopes"), item.get("status")  # Anything, where the definition is of others.
     store = data["auth"].get("secretStore") if isinstance(data.get("auth"), dict) else None
@@ -86,17 +96,6 @@ def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource:
     )
 
 
-def _bounded(value: Any, depth: int = 0) -> Any:
-    """Leave out what is nested so deeply that reading it takes the stack: whoever applies resources writes it."""
-    if not isinstance(value, (dict, list)):
-        return value
-    if depth == MAX_DEPTH:
-        return _TOO_DEEP
-    if isinstance(value, list):
-        return [_bounded(each, depth + 1) for each in value]
-    return {name: _bounded(each, depth + 1) for name, each in value.items()}
-
-
 def _version(kind: Kind, spec: object) -> str:
     """Give the version that a resource was written in: all are stored as one, and the shapes of one differ by a field.
 
@@ -107,13 +106,14 @@ def _version(kind: Kind, spec: object) -> str:
 
 
 def _references(value: object) -> Iterator[tuple[str, str]]:
+    """Find what is referred to; what no Secret can be called refers to nothing, for whoever wrote it may want more."""
     if isinstance(value, list):
         for each in value:
             yield from _references(each)
     elif isinstance(value, dict):
         for name, each in value.items():
             if name == "secretKeyRef" and isinstance(each, dict) and isinstance(each.get("name"), str):
-                if is_object_name(each["name"]):  # Else it would be a path to others' Secrets.
+                if _NAME.fullmatch(each["name"]):
                     yield each["name"], str(each.get("key") or each["name"])
             else:
                 yield from _references(each)

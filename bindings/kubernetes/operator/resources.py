@@ -52,10 +52,10 @@ class Resources:
             informer.retry()
 
     async def settled(self) -> None:
-        """Wait until all was read once."""
+        """Wait until all was read once, but for Secrets: whoever needs those of a namespace waits for them."""
         for informer in self._informers:
             await informer.synced.wait()
-        await self.secrets.settled()
+        await self.secrets.informer.synced.wait()
 
     @property
     def failed(self) -> str:

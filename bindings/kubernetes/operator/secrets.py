@@ -38,11 +38,13 @@ class Secrets:
         self._told = changed
         self._wanted: defaultdict[Key, Counter[str]] = defaultdict(Counter)
         self._values: dict[Key, tuple[str, Mapping[str, bytes]]] = {}
-        self._due: dict[Key, None] = {}
+        # By namespace, and one of each in turn: anybody may refer to any number of them.
+        self._due: dict[str, dict[str, None]] = {}
+        self._done: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._failed: dict[Key, str] = {}
         self._reading: Key | None = None
-        self._work, self._idle = asyncio.Event(), asyncio.Event()
-        self._idle.set()
+        self._away = False
+        self._work = asyncio.Event()
         self.informer = Informer(cluster, "/api/v1/secrets", _version, self._seen, metadata=True)
 
     def want(self, namespace: str, before: Iterable[tuple[str, str]], after: Iterable[tuple[str, str]]) -> None:
@@ -64,8 +66,9 @@ class Secrets:
 
     def unread(self, namespace: str, names: Iterable[str]) -> str:
         """Say which of some Secrets was never read, and why; empty = each of them is known, or is not there."""
+        due = self._due.get(namespace, {})
         for key in ((namespace, name) for name in names):
-            if key not in self._values and (key in self._due or key in self._failed or key == self._reading):
+            if key not in self._values and (key[1] in due or key in self._failed or key == self._reading):
                 return f"the Secret {key[1]} could not be read yet: {self._failed.get(key, 'it is its turn soon')}"
         return ""
 
@@ -74,10 +77,11 @@ class Secrets:
         version, entries = self._values.get((namespace, name), ("", {}))
         return (version, entries[entry]) if entry in entries else None
 
-    async def settled(self) -> None:
-        """Wait until all that is wanted was read, is not there, or cannot be read for now (`unread`)."""
+    async def settled(self, namespace: str) -> None:
+        """Wait until what is wanted of a namespace was read, is not there, or cannot be read for now (`unread`)."""
         await self.informer.synced.wait()
-        await self._idle.wait()
+        if namespace in self._due and not self._away:
+            await self._done[namespace].wait()
 
     async def run(self) -> None:
         """Follow them until it is cancelled."""
@@ -95,8 +99,7 @@ class Secrets:
             self._told(key[0])
 
     def _read_soon(self, key: Key) -> None:
-        self._due[key] = None
-        self._idle.clear()
+        self._due.setdefault(key[0], {})[key[1]] = None
         self._work.set()
 
     async def _read_all(self) -> None:
@@ -104,36 +107,45 @@ class Secrets:
             await self._work.wait()
             self._work.clear()
             while self._due:
-                self._reading = key = next(iter(self._due))
-                del self._due[key]
-                try:
-                    await self._read(key)
-                except ClusterError as error:
-                    if key in self._wanted:
-                        if key not in self._failed:  # Once for as long as it lasts.
-                            text = "the Secret %s of the namespace %s cannot be read for now: %s"
-                            logger.warning(text, key[1], key[0], error)
-                        self._failed[key] = str(error)
-                    if error.status in (0, 429):  # Not that one alone: the API server is away, or has too much to do.
-                        self._idle.set()
-                        await asyncio.sleep(AGAIN_SECONDS)
+                namespace, names = next(iter(self._due.items()))
+                name = next(iter(names))
+                del names[name]
+                self._reading = namespace, name
+                await self._tried(self._reading)
                 self._reading = None
-            self._idle.set()
+                del self._due[namespace]
+                if names:
+                    self._due[namespace] = names  # Behind all others.
+                elif namespace in self._done:
+                    self._done.pop(namespace).set()
+
+    async def _tried(self, key: Key) -> None:
+        try:
+            await self._read(key)
+            self._away = False
+        except ClusterError as error:
+            if key in self._wanted:
+                if key not in self._failed:  # Once for as long as it lasts.
+                    text = "the Secret %s of the namespace %s cannot be read for now: %s"
+                    logger.warning(text, key[1], key[0], error)
+                self._failed[key] = str(error)
+            if error.status in (0, 429):  # Not that one alone: the API server is away, or has too much to do.
+                self._away = True
+                for each in list(self._done):
+                    self._done.pop(each).set()
+                await asyncio.sleep(AGAIN_SECONDS)
 
     async def _read_again(self) -> None:
         while True:
             await asyncio.sleep(AGAIN_SECONDS)
-            if self._failed:
-                self._due |= dict.fromkeys(self._failed)
-                self._work.set()
+            for key in self._failed:
+                self._read_soon(key)
 
     async def _read(self, key: Key) -> None:
         wanted = self._wanted.get(key)
         if not wanted:
             return
         found = await self._cluster.get(f"/api/v1/namespaces/{key[0]}/secrets/{key[1]}")
-        if found is not None and (found["metadata"].get("namespace"), found["metadata"]["name"]) != key:
-            raise ClusterError("the API server gives another one for it", 500)
         failed = self._failed.pop(key, None)
         former = self._values.pop(key, None)
         if found is not None and key in self._wanted:

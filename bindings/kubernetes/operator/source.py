@@ -106,7 +106,7 @@ class ClusterSource:
         key = pod.namespace, pod.app_id, names
         made = self._supplies.get(key)
         if made is None or made.count != self._counts[pod.namespace]:
-            await self.resources.secrets.settled()
+            await self.resources.secrets.settled(pod.namespace)
             count = self._counts[pod.namespace]
             every = sorted(self.resources.of(pod.namespace).items())
             chosen = [each for _, each in every if _is_for(each, pod.app_id, names)]

@@ -30,6 +30,7 @@ GATEWAY, APPS, NATS, PAUSE = (f"brokermesh.test/{name}:1" for name in ("gateway"
 USER = 65532
 PACKAGES = ("mesh", "brokers", "bindings", "gateway")
 EXTRAS = ("encryption", "redis", "sqlite", "postgresql")
+PACKAGED = Path(sysconfig.get_path("purelib")).name
 LEFT_OUT = {
     "test",
     "tests",
@@ -38,12 +39,12 @@ LEFT_OUT = {
     "turtledemo",
     "ensurepip",
     "lib2to3",
-    "site-packages",
+    PACKAGED,
     "dist-packages",
 }
 HOME = "/opt/mesh"
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
-SITE = f"{HOME}/lib/{VERSION}/site-packages"
+SITE = f"{HOME}/lib/{VERSION}/{PACKAGED}"
 _LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
 
@@ -173,7 +174,7 @@ def _python(layer: Layer) -> None:
         folder = Path(place if place.startswith(str(base)) else base / "lib" / VERSION)
         layer.tree(folder, str(folder))
         layer.libraries(sorted(folder.glob("lib-dynload/*.so")))
-    layer.text(f"{HOME}/pyvenv.cfg", f"home = {interpreter.parent}\ninclude-system-site-packages = false\n")
+    layer.text(f"{HOME}/pyvenv.cfg", f"home = {interpreter.parent}\ninclude-system-{PACKAGED} = false\n")
     for name in ("python", "python3", VERSION):
         layer.link(f"{HOME}/bin/{name}", str(interpreter))
     mesh = f"#!{HOME}/bin/python\nimport sys\nfrom gateway.cli import main\nsys.exit(main())\n"
