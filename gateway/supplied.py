@@ -89,13 +89,20 @@ class Agent:
         """Tell whether it is this process that asks; else look at what the one that does has written. Blocks.
 
         Raises:
-            OSError: The folder cannot be used.
+            ConfigError: The folder cannot be used.
         """
         if self._lock is not None:
             return True
-        self._supply.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with suppress(BlockingIOError):
-            self._lock = lock_file(self._supply.folder / ".lock")  # Until the process ends.
+        folder = self._supply.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with suppress(BlockingIOError):
+                self._lock = lock_file(folder / ".lock")  # Until the process ends.
+        except OSError as error:
+            raise ConfigError(
+                f"what the operator gives cannot be kept in {folder}: {error.strerror}; MESH_SUPPLY_DIR names a folder "
+                "that this user may make and write to"
+            ) from None
         self._folder = self._read()
         self._operator.roots = self._folder.roots()
         return self._lock is not None
@@ -244,8 +251,15 @@ class Agent:
         return changed
 
     def _look(self) -> tuple[str, bool]:
-        """Read the token, and whether another certificate is due; blocks."""
-        token = self._supply.token_file.read_text().strip()
+        """Read the token, and whether another certificate is due; blocks. Raises ``ConfigError``."""
+        file = self._supply.token_file
+        try:
+            token = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"the token that tells the operator which pod this is cannot be read: {file}: "
+                f"{getattr(error, 'strerror', 'it is no text')}; MESH_SUPPLY_TOKEN_FILE names it"
+            ) from None
         if self._supply.trust is None or (self.config is not self._given and self.config.trust is None):
             return token, False
         return token, self._until_renewal() <= 0

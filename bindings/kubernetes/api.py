@@ -26,7 +26,7 @@ REQUEST_SECONDS = 10.0
 FIELD_MANAGER = "brokermesh"
 PAGE = 500
 WATCH_SECONDS = 60
-MAX_CONNECTIONS = 16
+MAX_CONNECTIONS = 64  # An operator has ten watches and 32 questions under way; its lease must not wait behind them.
 MAX_REASON = 200
 MAX_LINE_BYTES = 8 * 2**20  # An object takes at most 3 MiB, and is announced with little around it.
 # What a URL takes for something else than a part of a name: another folder, a query, an escape.
@@ -113,6 +113,11 @@ class Cluster(Steps):
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
         session = aiohttp.ClientSession(connector=connector, auth=login, timeout=timeout)
         self._session = await self._stack.enter_async_context(session)
+
+    async def version(self) -> tuple[int, ...]:
+        """Give the version of Kubernetes: major and minor."""
+        told = await self._told("GET", "/version", {})
+        return tuple(int("".join(filter(str.isdigit, str(told.get(each) or "0"))) or 0) for each in ("major", "minor"))
 
     async def get(
         self, path: str, query: Mapping[str, str] = {}, *, absent: Collection[int] = (404,)

@@ -28,7 +28,7 @@ class Informer(Generic[Kept]):
 
     Attributes:
         kept: What it holds, by namespace and name.
-        synced: Is set once the list was read in full, or there is none, or it may not be read.
+        synced: Is set once the list was read in full, or there is none.
         failed: Why it does not follow at present; empty while it does.
     """
 
@@ -85,7 +85,7 @@ class Informer(Generic[Kept]):
                     self._ill(str(error))
                 if not error.retryable:
                     self._version = ""
-                if error.status in (403, 404):
+                if error.status == 404:  # Not after 403: who may not read a list does not know that it is empty.
                     self.synced.set()
                 await self._pause(max(error.retry_after or 0.0, wait * random.uniform(0.5, 1.0)))  # noqa: S311
                 wait = min(wait * 2, MAX_WAIT_SECONDS)

@@ -29,7 +29,6 @@ from mesh.supply.source import Pod, Source, Supplied
 from mesh.supply.wire import (
     MAX_ANSWER_BYTES,
     MAX_ASK_BYTES,
-    MAX_DOCUMENT_BYTES,
     MAX_DOCUMENTS,
     MAX_LOADED,
     MAX_PROBLEMS,
@@ -142,13 +141,13 @@ class Answering:
                 self._told_at = max(time.time(), self._told_at + 0.001)
                 said = statement(self._source.own(), Change(self._control, namespace, self._told_at, within))
                 to = address.supplied(self._control, namespace)
+                del self._changed[namespace]  # Before it is told: what changes meanwhile is told again.
                 try:
                     async with asyncio.timeout(SOURCE_SECONDS):
                         await self._exchange.broker.broadcast(to, Message({}, said))
                 except (BrokerError, TimeoutError):
-                    self._news.set()
+                    self.changed(namespace, within)
                     break
-                self._changed.pop(namespace, None)
             await asyncio.sleep(GATHER_SECONDS)
 
     async def answer(self, request: Request) -> None:
@@ -242,10 +241,12 @@ class Answering:
                 self._pods.popitem(last=False)
             seen = _Seen(0.0, BURST, now)
         room = min(BURST, seen.room + max(0.0, now - seen.at) / REFILL_SECONDS)
-        self._pods[pod.uid] = _Seen(max(seen.made, made), max(0.0, room - 1), now)
-        if made <= seen.made:
+        repeated, admitted = made <= seen.made, made > seen.made and room >= 1
+        # Only what is admitted takes of its share: neither what others repeat of it, nor what comes too often.
+        self._pods[pod.uid] = _Seen(max(seen.made, made), room - 1 if admitted else room, now)
+        if repeated:
             raise UnprovenError("an ask of that pod that was made later has come already")
-        if room < 1:
+        if not admitted:
             raise UnprovenError("the pod asks too often")
 
     def _check(self, pod: Pod, supplied: Supplied) -> None:
@@ -255,8 +256,8 @@ class Answering:
         for each in supplied.documents:
             if each.namespace != pod.namespace:
                 raise ConfigError(f"{each.kind} {each.name} is of another namespace, {each.namespace}")
-            if len(each.text) > MAX_DOCUMENT_BYTES:
-                raise ConfigError(f"{each.kind} {each.name} is longer than {MAX_DOCUMENT_BYTES} bytes")
+            if each.problem:
+                raise ConfigError(each.problem)
 
     async def _chain(self, pod: Pod, ask: Ask, seal: Seal) -> Sequence[x509.Certificate]:
         if not ask.key:

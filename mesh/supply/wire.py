@@ -33,6 +33,7 @@ MAX_ASK_BYTES = 128 * 1024
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_DOCUMENTS = 2048
 MAX_DOCUMENT_BYTES = 1024 * 1024
+MAX_FILE_NAME = 255
 MAX_LOADED = 256
 MAX_PROBLEMS = 32
 MAX_SECRETS = 1024
@@ -61,7 +62,19 @@ class Document(msgspec.Struct, frozen=True):
         """The name of its file; raises ``ValueError``, as where a name would lead out of the folder."""
         if not _KIND.fullmatch(self.kind) or not is_resource_name(self.name):
             raise ValueError(f"{self.kind[:MAX_TEXT]!r} {self.name[:MAX_TEXT]!r} cannot be the name of a resource")
-        return f"{self.kind.lower()}-{self.name}.yaml"
+        file = f"{self.kind.lower()}-{self.name}.yaml"
+        if len(file) > MAX_FILE_NAME:
+            raise ValueError(f"the name of {self.kind} {self.name} is too long: a file is to be named by it")
+        return file
+
+    @property
+    def problem(self) -> str:
+        """Why no gateway takes it; empty = each does."""
+        try:
+            file = self.file
+        except ValueError as error:
+            return str(error)
+        return f"{file} is longer than {MAX_DOCUMENT_BYTES} bytes" if len(self.text) > MAX_DOCUMENT_BYTES else ""
 
 
 class Reported(msgspec.Struct, frozen=True):

@@ -351,6 +351,17 @@ async def test_what_nobody_could_be_trusted_by_is_refused_at_once(cluster: Clust
         _logged(nonsense, "MESH_SUPPLY_ROOTS holds no certificates")
 
 
+async def test_what_it_needs_of_its_machine_is_named(cluster: Cluster, tmp_path: Path) -> None:
+    """The log says which file it is about, and which variable names it; a folder whose parents miss is made."""
+    (tmp_path / "file").touch()
+    deep = cluster.gateway("deep", MESH_SUPPLY_DIR=str(tmp_path / "a" / "b" / "c"), MESH_SUPPLY_TOKEN_FILE="/no/token")
+    async with starting(deep), starting(cluster.gateway("flat", MESH_SUPPLY_DIR=str(tmp_path / "file" / "x"))) as flat:
+        await until_logged(deep, "MESH_SUPPLY_TOKEN_FILE")
+        _logged(deep, "/no/token: No such file")
+        assert (tmp_path / "a" / "b" / "c").is_dir()
+        await until_logged(flat, "MESH_SUPPLY_DIR")
+
+
 async def test_it_ends_while_it_waits(cluster: Cluster) -> None:
     async with starting(cluster.gateway("cart")) as cart:
         await until_logged(cart, "waiting for what the operator")

@@ -296,6 +296,44 @@ async def test_a_pod_has_its_share(between: Between, ask: Ask_, operator: Operat
     assert not (await operator.ask(between.gateway, other, SECONDS)).refused
 
 
+async def test_who_asks_too_often_recovers(between: Between, ask: Ask_, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused ask takes nothing of a pod's share: who never pauses is answered as often as its share allows."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    answers = []
+    for _ in range(int(serving.BURST) + 12):
+        answers.append(await ask())
+        now += serving.REFILL_SECONDS / 4
+    assert sum(not each.refused for each in answers) >= serving.BURST + 4
+
+
+async def test_what_others_repeat_is_not_of_its_share(between: Between, ask: Ask_) -> None:
+    await ask()
+    for _ in range(int(serving.BURST) + 3):
+        await between.say(*between.asked[-1])
+    assert not (await ask()).refused
+
+
+async def test_what_changes_while_it_is_told_is_told_again(between: Between, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has heard of the first change may have asked before the second one."""
+    told, said = asyncio.Queue[str](), list[str]()
+    broker = between.answering._exchange.broker
+    broadcast = broker.broadcast
+
+    async def broadcasting(to: str, message: Message) -> None:
+        await broadcast(to, message)
+        if not said:
+            said.append(to)
+            between.answering.changed(NAMESPACE)
+        told.put_nowait(to)
+
+    monkeypatch.setattr(broker, "broadcast", broadcasting)
+    between.answering.changed(NAMESPACE)
+    async with asyncio.timeout(SECONDS):
+        for _ in range(2):
+            assert await told.get() == address.supplied(CONTROL, NAMESPACE)
+
+
 async def test_what_is_of_others_never_goes_out(between: Between, ask: Ask_) -> None:
     between.table.documents[NAMESPACE].append(component("money", "payments"))
     answer = await ask()

@@ -12,12 +12,14 @@ from bindings.kubernetes.delivery.nats import nats_url
 from bindings.kubernetes.delivery.objects import LABELS, OPERATOR, crds, namespace, objects
 from bindings.kubernetes.delivery.settings import Settings
 from bindings.kubernetes.operator.trust import SECRET
+from mesh.errors import ConfigError
 
 __all__ = ["SELECTED", "complete", "install", "manifests", "settings_of", "uninstall", "wait"]
 
 Manifest = dict[str, Any]
 SELECTED = {"labelSelector": ",".join(f"{key}={value}" for key, value in LABELS.items())}
 SETTINGS_ANNOTATION = "mesh.settings"
+OLDEST = (1, 29)
 RETRY_SECONDS, LOOK_SECONDS = 0.5, 0.5
 RETRIED_WITHIN = 60.0
 # What was applied last is removed first: no pod comes to an injector that goes.
@@ -72,7 +74,16 @@ async def install(cluster: Cluster, made: Sequence[Manifest], *, dry_run: bool) 
 
     Definitions of resources that are there already, of whoever, are used and not replaced. A dry run has the API server
     check all that it can without them.
+
+    Raises:
+        ConfigError: The cluster is too old.
     """
+    if (version := await cluster.version()) < OLDEST:
+        found, needed = (".".join(map(str, each)) for each in (version, OLDEST))
+        raise ConfigError(
+            f"the cluster is Kubernetes {found}, and needs to be {needed}: older ones drop conditions of a webhook, "
+            "so that no pod at all could be made while the operator is away"
+        )
     missing: set[str] = set()
     for each in made:
         called = f"{each['kind']} {each['metadata']['name']}"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import orjson
@@ -28,7 +28,9 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 CLOSING_SECONDS = 5.0
-MAX_BYTES = 8 * 2**20  # Of a review: a pod takes at most 1.5 MiB, and comes once or twice.
+ASKED_SECONDS = 10.0  # As long as the API server waits (``objects.SECONDS``).
+MAX_BYTES = 4 * 2**20  # Of a review: an API server takes at most 3 MiB for an object.
+LARGE_BYTES, MAX_LARGE = 256 * 1024, 16  # Whoever reaches the port takes no more memory, and keeps no pod waiting.
 MANAGER = "brokermesh-injector"
 NATIVE = (1, 29)
 
@@ -81,11 +83,17 @@ async def serving(
         keeping = tasks.create_task(kept.keep(), name="injector-keep")
         await kept.ready.wait()
 
+        large = asyncio.Semaphore(MAX_LARGE)
+
         async def answer(request: web.Request) -> web.Response:
             try:
-                review = orjson.loads(await request.read())
-                known = replace(injection, roots=kept.roots)
-                found = await asyncio.to_thread(reviewed, review, known, secrets.token_urlsafe(24))
+                is_small = request.content_length is not None and request.content_length <= LARGE_BYTES
+                async with asyncio.timeout(ASKED_SECONDS), nullcontext() if is_small else large:
+                    review = orjson.loads(await request.read())
+                    known = replace(injection, roots=kept.roots)
+                    found = await asyncio.to_thread(reviewed, review, known, secrets.token_urlsafe(24))
+            except TimeoutError:
+                return web.Response(status=408, text="the review did not come to its end in time\n")
             except ValueError as error:
                 return web.Response(status=400, text=f"{error}\n")
             _log(review, found)
@@ -181,6 +189,4 @@ async def has_native_sidecars(cluster: Cluster) -> bool:
     Raises:
         ClusterError: It does not answer.
     """
-    told = await cluster.get("/version") or {}
-    number = [int("".join(filter(str.isdigit, str(told.get(part, "0")))) or 0) for part in ("major", "minor")]
-    return tuple(number) >= NATIVE
+    return await cluster.version() >= NATIVE

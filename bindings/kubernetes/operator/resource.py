@@ -82,7 +82,7 @@ def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource | None:
         shown["annotations"] = {**shown["annotations"], _APPLIED: "{}\n"}  # All of it once more, in as many lines.
     data = {name: value for name, value in item.items() if name not in ("apiVersion", "kind", "metadata", "status")}
     data |= {"apiVersion": _version(kind, data.get("spec")), "kind": kind.name, "metadata": shown}
-    scopes = data.get("scopes")
+    scopes, status = data.get("scopes"), item.get("status")  # Anything, where the definition is of others.
     store = data["auth"].get("secretStore") if isinstance(data.get("auth"), dict) else None
     return Resource(
         kind.name,
@@ -92,7 +92,7 @@ def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource | None:
         int(about.get("generation") or 0),
         tuple(each for each in scopes if isinstance(each, str)) if isinstance(scopes, list) else (),
         frozenset(_references(data.get("spec"))) if store in (None, "", BUILT_IN_STORE) else frozenset(),
-        item.get("status") or {},
+        status if isinstance(status, dict) else {},
     )
 
 

@@ -83,6 +83,8 @@ class Resources:
         known = self._documents.get(key)
         if known is None or not resource.is_shown_as(known[0]):
             document = Document(resource.kind, resource.name, resource.namespace, text_of(resource))
+            if document.problem:
+                logger.warning("gateways in %s are not given one resource: %s", resource.namespace, document.problem)
             known = self._documents[key] = resource, document
         return known[1]
 

@@ -41,6 +41,8 @@ class Secrets:
         # By namespace, and one of each in turn: anybody may refer to any number of them.
         self._due: dict[str, dict[str, None]] = {}
         self._done: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._failed: dict[Key, str] = {}
+        self._reading: Key | None = None
         self._away = False
         self._work = asyncio.Event()
         self.informer = Informer(cluster, "/api/v1/secrets", _version, self._seen, metadata=True)
@@ -60,6 +62,15 @@ class Secrets:
             if not counts:
                 del self._wanted[namespace, name]
                 self._values.pop((namespace, name), None)
+                self._failed.pop((namespace, name), None)
+
+    def unread(self, namespace: str, names: Iterable[str]) -> str:
+        """Say which of some Secrets was never read, and why; empty = each of them is known, or is not there."""
+        due = self._due.get(namespace, {})
+        for key in ((namespace, name) for name in names):
+            if key not in self._values and (key[1] in due or key in self._failed or key == self._reading):
+                return f"the Secret {key[1]} could not be read yet: {self._failed.get(key, 'it is its turn soon')}"
+        return ""
 
     def value(self, namespace: str, name: str, entry: str) -> tuple[str, bytes] | None:
         """Give an entry with the version of its Secret; None if there is none."""
@@ -67,7 +78,7 @@ class Secrets:
         return (version, entries[entry]) if entry in entries else None
 
     async def settled(self, namespace: str) -> None:
-        """Wait until what is wanted of a namespace was read, is not there, or cannot be read for now."""
+        """Wait until what is wanted of a namespace was read, is not there, or cannot be read for now (`unread`)."""
         await self.informer.synced.wait()
         if namespace in self._due and not self._away:
             await self._done[namespace].wait()
@@ -77,6 +88,7 @@ class Secrets:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.informer.run(), name="secrets-follow")
             tasks.create_task(self._read_all(), name="secrets-read")
+            tasks.create_task(self._read_again(), name="secrets-read-again")
 
     def _seen(self, key: Key, version: str | None) -> None:
         if key not in self._wanted:
@@ -98,31 +110,47 @@ class Secrets:
                 namespace, names = next(iter(self._due.items()))
                 name = next(iter(names))
                 del names[name]
-                try:
-                    await self._read((namespace, name))
-                    self._away = False
-                except ClusterError as error:
-                    logger.warning("the Secret %s of the namespace %s cannot be read: %s", name, namespace, error)
-                    names[name] = None
-                    self._away = True
-                    for each in list(self._done):
-                        self._done.pop(each).set()
-                    await asyncio.sleep(AGAIN_SECONDS)
+                self._reading = namespace, name
+                await self._tried(self._reading)
+                self._reading = None
                 del self._due[namespace]
                 if names:
                     self._due[namespace] = names  # Behind all others.
                 elif namespace in self._done:
                     self._done.pop(namespace).set()
 
+    async def _tried(self, key: Key) -> None:
+        try:
+            await self._read(key)
+            self._away = False
+        except ClusterError as error:
+            if key in self._wanted:
+                if key not in self._failed:  # Once for as long as it lasts.
+                    text = "the Secret %s of the namespace %s cannot be read for now: %s"
+                    logger.warning(text, key[1], key[0], error)
+                self._failed[key] = str(error)
+            if error.status in (0, 429):  # Not that one alone: the API server is away, or has too much to do.
+                self._away = True
+                for each in list(self._done):
+                    self._done.pop(each).set()
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _read_again(self) -> None:
+        while True:
+            await asyncio.sleep(AGAIN_SECONDS)
+            for key in self._failed:
+                self._read_soon(key)
+
     async def _read(self, key: Key) -> None:
         wanted = self._wanted.get(key)
         if not wanted:
             return
         found = await self._cluster.get(f"/api/v1/namespaces/{key[0]}/secrets/{key[1]}")
+        failed = self._failed.pop(key, None)
         former = self._values.pop(key, None)
         if found is not None and key in self._wanted:
             self._values[key] = _version(found), _entries(found, wanted)
-        if self._values.get(key) != former:
+        if self._values.get(key) != former or failed is not None:
             self._told(key[0])
 
 

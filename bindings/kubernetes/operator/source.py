@@ -19,7 +19,7 @@ from bindings.kubernetes.operator.resource import Resource
 from bindings.kubernetes.operator.resources import Resources
 from bindings.kubernetes.operator.status import Statuses
 from bindings.kubernetes.operator.trust import Trust
-from mesh.errors import UnprovenError
+from mesh.errors import SecretStoreAwayError, UnprovenError
 from mesh.supply.source import Pod, Supplied
 from mesh.supply.wire import Report
 from mesh.trust.folder import Issued
@@ -111,6 +111,9 @@ class ClusterSource:
             count = self._counts[pod.namespace]
             every = sorted(self.resources.of(pod.namespace).items())
             chosen = [each for _, each in every if _is_for(each, pod.app_id, names)]
+            unread = self.resources.secrets.unread(pod.namespace, {name for each in chosen for name, _ in each.secrets})
+            if unread:  # Without it they would lose what they have of it.
+                raise SecretStoreAwayError(unread)
             supplied = await asyncio.to_thread(self._supply, pod.namespace, chosen)
             made = self._supplies[key] = _Made(count, supplied, {each.key: each.generation for each in chosen})
         self._supplies.move_to_end(key)
@@ -130,7 +133,8 @@ class ClusterSource:
                 secrets[name][entry] = found[1]
                 revision.update(orjson.dumps([name, entry, found[0]]))
         documents = [self.resources.document(each) for each in chosen]
-        return Supplied(revision.hexdigest()[:REVISION_DIGITS], documents, dict(secrets))
+        usable = [each for each in documents if not each.problem]  # One that is not keeps no others from gateways.
+        return Supplied(revision.hexdigest()[:REVISION_DIGITS], usable, dict(secrets))
 
     async def issue(self, pod: Pod, key: ed25519.Ed25519PublicKey) -> Sequence[x509.Certificate] | None:
         """Issue a certificate for a pod's key; None when identities are off."""

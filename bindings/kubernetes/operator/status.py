@@ -230,7 +230,13 @@ def _condition(
         "message": message[:MAX_MESSAGE],
         "observedGeneration": generation,
     }
-    last: Mapping[str, Any] = next((each for each in former.get("conditions") or () if each.get("type") == LOADED), {})
+    known = former.get("conditions")
+    ours = (
+        [each for each in known if isinstance(each, dict) and each.get("type") == LOADED]
+        if isinstance(known, list)
+        else []
+    )
+    last: Mapping[str, Any] = ours[0] if ours else {}
     since = last.get("lastTransitionTime") if last.get("status") == state else None
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {**made, "lastTransitionTime": since or stamp}
