@@ -363,7 +363,8 @@ class Gateway(Life):
             grpc = self._doors.grpc(api, self.port, metrics, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
             if metrics is not None:
-                told = partial(metrics.told, runtime, self._backlogs, self._siblings)
+                together = None if self._siblings is None else self._siblings.measured
+                told = partial(metrics.told, runtime, self._backlogs, together)
                 self.metrics_port = await stack.enter_async_context(self._doors.metrics(told))
             await stack.enter_async_context(self._answering_others(api))
             self._open = True

@@ -12,7 +12,7 @@ from gateway.config import GatewayConfig
 from gateway.metrics.process import measure_process
 
 if TYPE_CHECKING:
-    from gateway.workers.passing import Passing
+    from gateway.http.passing import Passing
 
 __all__ = ["Given", "socket_path"]
 

@@ -22,7 +22,7 @@ from mesh.errors import ConfigError
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:
-    from gateway.workers.passing import Passing
+    from gateway.http.passing import Passing
 
 __all__ = ["listening_for_grpc"]
 

@@ -32,7 +32,7 @@ from mesh.errors import ConfigError
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:
-    from gateway.workers.passing import Passing
+    from gateway.http.passing import Passing
 
 __all__ = ["Find", "Found", "HTTPServer", "Handler", "Router"]
 

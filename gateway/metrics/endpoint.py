@@ -7,7 +7,7 @@ import gzip
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from gateway.config import ON_GRPC, GatewayConfig
 from gateway.errors import APIError
@@ -32,9 +32,6 @@ from mesh.conditions import Condition
 from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.runtime import Runtime
 from mesh.telemetry import APPLICATION_CALLED, OTHER
-
-if TYPE_CHECKING:
-    from gateway.workers.child import Siblings
 
 __all__ = ["Metrics", "Scraped", "breaker_states"]
 
@@ -110,16 +107,21 @@ class Metrics:
         waiting = await backlogs.look()
         return {**self.recorder.measured(), **_now(runtime), **_before(waiting)}
 
-    async def told(self, runtime: Runtime, backlogs: Backlogs, siblings: Siblings | None = None) -> Told:
+    async def told(
+        self,
+        runtime: Runtime,
+        backlogs: Backlogs,
+        together: Callable[[Measured], Awaitable[Measured]] | None = None,
+    ) -> Told:
         """Give all that is told of the application now.
 
         Args:
             runtime: The node.
             backlogs: Of its subscriptions.
-            siblings: The same gateway in other processes, whose counts are added; None = there is none.
+            together: Adds what the same gateway counted in other processes; None = there is none.
         """
         own = await self.counted(runtime, backlogs)
-        measured = own if siblings is None else await siblings.measured(own)
+        measured = own if together is None else await together(own)
         settings = self._settings
         return Told(measured, self._config.app_id, self._namespace, settings.rules, settings.raw, self._rows)
 

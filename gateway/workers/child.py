@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.config import GatewayConfig
 from gateway.given import Given
+from gateway.http.passing import Passing
 from gateway.logs import Line, Lines, LogRing, line_of
 from gateway.metrics.exposition import Measured
 from gateway.metrics.process import measure_process
 from gateway.runs import Run
 from gateway.workers import merging
-from gateway.workers.passing import Passing
 from gateway.workers.permits import Permits
 from gateway.workers.sockets import given
 from gateway.workers.wire import ANSWER_SECONDS, VARIABLE, Link, LinkError

@@ -24,12 +24,12 @@ from functools import partial
 from typing import Any
 
 from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.descriptors import ABSENT, receive, send, shared_counts
 from gateway.logs import LogRing, configure_logging, switch_level
 from gateway.metrics.process import measure_process
 from gateway.notify import VARIABLES, Notify
 from gateway.runs import Run, registered
 from gateway.workers import merging
-from gateway.workers.descriptors import ABSENT, receive, send, shared_counts
 from gateway.workers.permits import Pool
 from gateway.workers.sockets import Opened, opened
 from gateway.workers.wire import ANSWER_SECONDS, VARIABLE, Link, LinkError

@@ -21,7 +21,7 @@ from gateway.socket_file import BACKLOG, bound_at
 from mesh.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gateway.workers.passing import Passing
+    from gateway.http.passing import Passing
 
 __all__ = ["Opened", "given", "opened"]
 

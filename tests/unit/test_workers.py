@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from gateway.descriptors import ABSENT, counts_of, receive, send, shared_counts
 from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import ACTORS, BREAKERS, GATEWAY, HTTP_SERVED
 from gateway.workers import merging
-from gateway.workers.descriptors import ABSENT, counts_of, receive, send, shared_counts
 from gateway.workers.permits import Permits, Pool
 from gateway.workers.wire import Link, LinkError
 from tests.support.eventually import eventually

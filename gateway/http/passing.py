@@ -17,8 +17,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import cast
 
+from gateway.descriptors import counts_of, receive, send
 from gateway.http.loading import hand_over
-from gateway.workers.descriptors import counts_of, receive, send
 from mesh.tasks import task_group
 
 __all__ = ["Passing"]
