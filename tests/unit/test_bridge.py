@@ -11,7 +11,7 @@ from gateway.bridge_file import read_bridge_file
 from gateway.cli.bridge import bridge_config, parser
 from gateway.cli.parsing import UsageError
 from mesh.bridge.routes import Routes, TopicRoute, topic_of
-from mesh.bridge.topics import moved, path_of
+from mesh.bridge.topics import looped, moved, path_of
 from mesh.broker import Message
 from mesh.clusters import Target, bridge_of, cluster_of, may_speak, target_of
 from mesh.errors import BadArgumentError, ConfigError
@@ -98,6 +98,17 @@ def test_an_event_goes_as_it_is_with_what_it_has_passed() -> None:
     assert going.headers == {"ce_specversion": "1.0", "ce_id": "1", "other": "y", "ce_meshpath": "north,east"}
     assert (going.body, going.key, going.id) == (b"body", "key", "id")
     assert path_of(going.headers, KAFKA) == ("north", "east")
+
+
+def test_no_event_goes_round_whatever_bridges_call_the_clusters() -> None:
+    """Two bridges join the same two clusters, one as east and west, the other as north and south, the other way round."""
+    path: list[str] = []
+    for here, there in (("east", "west"), ("north", "south")):
+        assert not looped(path, here, there)
+        path.append(here)
+    assert looped(path, "east", "west"), "it has come back to the first one"
+    assert looped(["west"], "east", "west")
+    assert not looped(["north"], "east", "west")
 
 
 def test_a_raw_message_says_it_beside() -> None:
