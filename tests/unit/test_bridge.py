@@ -101,7 +101,7 @@ def test_an_event_goes_as_it_is_with_what_it_has_passed() -> None:
 
 
 def test_no_event_goes_round_whatever_bridges_call_the_clusters() -> None:
-    """Two bridges join the same two clusters, one as east and west, the other as north and south, the other way round."""
+    """Two bridges join the same two clusters: one calls them east and west, the other south and north."""
     path: list[str] = []
     for here, there in (("east", "west"), ("north", "south")):
         assert not looped(path, here, there)

@@ -153,6 +153,25 @@ async def test_a_worker_that_is_busy_again_and_again_keeps_nobody_out() -> None:
         await second.acquire()
 
 
+async def test_what_a_worker_wants_does_not_pile_up() -> None:
+    """While calls of one worker make room for each other, and those give up that wait: then another one's turn comes."""
+    workers = Workers(1, 2)
+    first, second = workers.permits
+    await first.acquire()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        for _ in range(100):
+            waiting, given_up = (tasks.create_task(first.acquire()) for _ in range(2))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            first.release()
+            await waiting
+        assert len(workers.pool._wants) <= 2
+        waiting = tasks.create_task(second.acquire())
+        await asyncio.sleep(0)
+        first.release()
+        await waiting
+
+
 async def test_permits_of_a_killed_worker_are_free_again() -> None:
     workers = Workers(1, 2)
     await workers.permits[0].acquire()
