@@ -49,6 +49,8 @@ async def run(*configs: GatewayConfig, worker: Worker | None = None) -> int:
         if worker is not None:
             await stack.enter_async_context(worker.running())
             configs, given = worker.own(configs), worker.given
+            if not configs:  # They have been told to stop meanwhile.
+                return 0
             doors = lambda config: Listening(config, given[config.app_id])  # noqa: E731
         if len(configs) > 1:
             from gateway.shared_port import opened
