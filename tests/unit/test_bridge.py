@@ -10,6 +10,7 @@ import pytest
 from gateway.bridge_file import read_bridge_file
 from gateway.cli.bridge import bridge_config, parser
 from gateway.cli.parsing import UsageError
+from gateway.config import FOR_EVER
 from mesh.bridge.routes import Routes, TopicRoute, topic_of
 from mesh.bridge.topics import looped, moved, path_of
 from mesh.broker import Message
@@ -185,4 +186,5 @@ def test_sides_by_the_environment() -> None:
         "MESH_BRIDGE_TO",
     )
     assert (config.namespace, config.bridge.peer.namespace) == ("shop", "shop")
+    assert (config.backbone_timeout, config.bridge.peer.backbone_timeout) == (FOR_EVER, FOR_EVER)
     assert config.bridge.routes.apps == ("a@west", "b@west", "c@east")
