@@ -18,6 +18,7 @@ from gateway.http.passing import AGAIN, Passing
 from gateway.logs import LogRing
 from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import ACTORS, BREAKERS, GATEWAY, HTTP_SERVED
+from gateway.socket_file import place_of
 from gateway.workers import merging
 from gateway.workers.kept import Kept
 from gateway.workers.parent import _Parent
@@ -346,6 +347,17 @@ async def test_a_client_whom_no_worker_takes_does_not_go_round() -> None:
             assert await asyncio.get_running_loop().run_in_executor(None, two.recv, 1) == b"", "it is closed"
     counts.release()
     os.close(made)
+
+
+def test_where_clients_come_from_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """Else one application would get clients of another: socket files have no port, and port 0 is any."""
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other, socket.socket() as port:
+        for each, name in ((one, "a"), (other, "b")):
+            each.bind(str(tmp_path / name))
+        port.bind(("127.0.0.1", 0))
+        places = [place_of(each) for each in (one, other, port)]
+    assert len({*places}) == 3
+    assert places[2] not in ("", "0")
 
 
 def test_descriptors_go_to_another_process() -> None:
