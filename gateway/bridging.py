@@ -28,7 +28,6 @@ __all__ = ["Bridging"]
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-FOR_EVER = 10 * 365 * 24 * 3600.0
 
 
 class Bridging:
@@ -77,7 +76,6 @@ class Bridging:
         settings = replace(
             await asyncio.to_thread(reader.load),
             observer=self._near.settings.observer,
-            backbone_timeout=FOR_EVER,  # What is for it waits on this side as long.
             backbone_from=config.peer_from,
         )
         reader.log_warnings()

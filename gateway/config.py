@@ -39,6 +39,8 @@ APP_PROTOCOLS: tuple[AppProtocol, ...] = get_args(AppProtocol)
 ON_GRPC: frozenset[AppProtocol] = frozenset(("grpc", "grpcs"))
 CLOSE_SECONDS = 5.0
 """What closing connections may take once the time to drain is over; then the process ends without."""
+FOR_EVER = 10 * 365 * 24 * 3600.0
+"""How long a bridge waits for a backbone at its start, in seconds: what is for it waits at the other one as long."""
 
 
 @dataclass(frozen=True, slots=True)

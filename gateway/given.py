@@ -17,7 +17,7 @@ __all__ = ["Given", "Passing", "socket_path"]
 
 
 class Passing(Protocol):
-    """Passes clients' connections to other processes of the gateway (``gateway/workers/passing.py``)."""
+    """Passes clients' connections to other processes of the gateway (``gateway/http/passing.py``)."""
 
     def entrance(
         self, name: str, make: Callable[[], asyncio.Protocol], alive: Callable[[], int]

@@ -49,6 +49,8 @@ async def run(*configs: GatewayConfig, worker: Worker | None = None) -> int:
         if worker is not None:
             await stack.enter_async_context(worker.running())
             configs, given = worker.own(configs), worker.given
+            if not configs:  # They have been told to stop meanwhile.
+                return 0
             doors = lambda config: Listening(config, given[config.app_id])  # noqa: E731
         if len(configs) > 1:
             from gateway.shared_port import opened
@@ -116,6 +118,12 @@ class _Life:
                 gateway.drain(gateway.config.outlive)
             else:
                 gateway.shut_down()
+        if self._begins():
+            self._lives[0].cancel()
+
+    def _begins(self) -> bool:
+        """Tell whether this is a bridge that has not come up: it may wait for a backbone for ever."""
+        return self._configs[0].bridge is not None and not self._worked
 
     def _outlived(self) -> bool:
         """Tell whether one has drained, and waits for its application: the next signal ends that alone."""
@@ -195,7 +203,7 @@ class _Life:
             for end in ends:
                 end.cancel()
         except asyncio.CancelledError:
-            if not (gateway.forced or self._forced):
+            if not (gateway.forced or self._forced or (gateway.stopping.is_set() and self._begins())):
                 raise
             life.uncancel()  # Everything has been taken down, without waiting.
         except ConfigError as error:

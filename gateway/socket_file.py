@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mesh.errors import ConfigError
 
-__all__ = ["BACKLOG", "bound", "bound_at", "listen_at", "port_of", "serve_at"]
+__all__ = ["BACKLOG", "bound", "bound_at", "listen_at", "place_of", "port_of", "serve_at"]
 
 BACKLOG = 2048
 LOCK_TRIES, LOCK_PAUSE = 100, 0.01
@@ -145,6 +145,11 @@ def bound(family: int, where: tuple[object, ...]) -> socket.socket:
 def port_of(listening: socket.socket) -> int:
     """Give the port of a socket; 0 for that of a file."""
     return 0 if listening.family == socket.AF_UNIX else int(listening.getsockname()[1])
+
+
+def place_of(listening: socket.socket) -> str:
+    """Name where a socket listens, so that every process which listens there names it alike: its port, or its file."""
+    return str(listening.getsockname()) if listening.family == socket.AF_UNIX else str(port_of(listening))
 
 
 async def serve_at(listening: socket.socket, make: Callable[[], asyncio.Protocol]) -> Callable[[], None]:

@@ -12,7 +12,7 @@ from gateway.cli.configure import gateway_config, split_list
 from gateway.cli.options import GatewayOptions
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.serve import serve
-from gateway.config import BridgeConfig
+from gateway.config import FOR_EVER, BridgeConfig
 from mesh.clusters import bridge_of
 from mesh.errors import ConfigError, Problem
 
@@ -175,7 +175,7 @@ def _side(
         trust_hosts=",".join(trust.hosts) or None,
         trust_seal=trust.seal,
     )
-    return gateway_config(options, told, default_http_port=0)
+    return replace(gateway_config(options, told, default_http_port=0), backbone_timeout=FOR_EVER)
 
 
 def _below(base: Path, path: str | None) -> str | None:

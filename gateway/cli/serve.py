@@ -27,7 +27,7 @@ __all__ = ["MAX_WORKERS", "main", "parse_gateway", "serve"]
 # Python looks for garbage whenever so many objects more have come than gone. Its 700 are a few requests in flight, and
 # took a tenth of the time of each. What waits for a look are cycles: a request leaves none, nor does one that fails.
 YOUNG_OBJECTS = 10_000
-MAX_WORKERS = 64  # `gateway.workers.descriptors.MAX_SLOTS`.
+MAX_WORKERS = 64  # `gateway.descriptors.MAX_SLOTS`.
 VARIABLE = "MESH_WORKER"
 """Tells a process which of several workers it is; the one that starts them sets it."""
 _SEVERAL = "one of several applications, with options of its own behind commas: docs/many.md"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from gateway.config import GRPC_PORT
 from gateway.http.loading import Connections, Loading
-from gateway.socket_file import BACKLOG, bound, listen_at, port_of, serve_at
+from gateway.socket_file import BACKLOG, bound, listen_at, place_of, port_of, serve_at
 from mesh.errors import ConfigError
 from mesh.tasks import task_group
 
@@ -62,7 +62,8 @@ async def listening_for_grpc(
         if sockets:
             port, make = port_of(sockets[0]), cast("Callable[[], asyncio.Protocol]", loading)
             if passing is not None:
-                make = await passed.enter_async_context(passing.entrance(f"grpc {port}", loading, loading.alive))
+                name = f"grpc {place_of(sockets[0])}"
+                make = await passed.enter_async_context(passing.entrance(name, loading, loading.alive))
             ends = [await serve_at(each, make) for each in sockets]
         elif socket_path is not None:
             port, ends = 0, [await listen_at(socket_path, loading)]

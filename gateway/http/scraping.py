@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from gateway.config import METRICS_PORTS, GatewayConfig
-from gateway.http.response import Response
+from gateway.errors import APIError
+from gateway.http.response import Response, render
 from gateway.http.server import HTTPServer
 from gateway.metrics.exposition import CONTENT_TYPE
 from gateway.socket_file import bound, port_of
@@ -49,7 +50,11 @@ async def listening_for_metrics(
             return Response(405, fields=[("Allow", "GET, HEAD")])
         packed = _takes_gzip(request.headers.getall("Accept-Encoding", ()))
         fields = [("Content-Type", CONTENT_TYPE), ("Vary", "Accept-Encoding")]
-        return Response(200, await text(packed), [*fields, ("Content-Encoding", "gzip")] if packed else fields)
+        try:
+            told = await text(packed)
+        except APIError as error:
+            return render(error)
+        return Response(200, told, [*fields, ("Content-Encoding", "gzip")] if packed else fields)
 
     server = HTTPServer(answer, max_body_bytes=1, max_header_bytes=MAX_HEADER_BYTES, max_connections=MAX_CONNECTIONS)
     runner = web.ServerRunner(server.connections(), shutdown_timeout=CLOSING_SECONDS)

@@ -27,7 +27,7 @@ from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.loading import Connections, Loading, hand_over
 from gateway.http.parser import RequestParser
 from gateway.http.response import Answered, Request, Response, render, split_target
-from gateway.socket_file import BACKLOG, listen_at, port_of, serve_at
+from gateway.socket_file import BACKLOG, listen_at, place_of, port_of, serve_at
 from mesh.errors import ConfigError
 from mesh.tasks import task_group
 
@@ -408,6 +408,7 @@ class HTTPServer:
         server = self.connections()
         runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
         await runner.setup()
+        name = f"http {place_of(sockets[0])}" if sockets else ""
         async with AsyncExitStack() as passed, task_group() as tasks:
             if self._load_http2 is not None:
                 server.http2 = Loading(partial(self._load_http2, self._handler), tasks)
@@ -416,7 +417,7 @@ class HTTPServer:
                 if sockets:
                     make: Callable[[], asyncio.Protocol] = server
                     if passing is not None:
-                        entrance = passing.entrance(f"http {port}", server, lambda: len(server.connections))
+                        entrance = passing.entrance(name, server, lambda: len(server.connections))
                         make = await passed.enter_async_context(entrance)
                     ends = [await serve_at(each, make) for each in sockets]
                     port = port_of(sockets[0])
@@ -432,7 +433,7 @@ class HTTPServer:
                 for site in list(runner.sites):
                     await site.stop()
                 seconds = drain()
-                server.pass_on = None if passing is None else passing.leaving(f"http {port}")
+                server.pass_on = None if passing is None else passing.leaving(name)
                 async with asyncio.TaskGroup() as draining:
                     draining.create_task(server.drain(seconds), name="http-drain")
                     if server.http2 is not None:

@@ -16,13 +16,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.config import GatewayConfig
+from gateway.errors import APIError
 from gateway.given import Given
+from gateway.http.passing import Passing
 from gateway.logs import Line, Lines, LogRing, line_of
 from gateway.metrics.exposition import Measured
 from gateway.metrics.process import measure_process
 from gateway.runs import Run
 from gateway.workers import merging
-from gateway.workers.passing import Passing
 from gateway.workers.permits import Permits
 from gateway.workers.sockets import given
 from gateway.workers.wire import ANSWER_SECONDS, VARIABLE, Link, LinkError
@@ -156,6 +157,11 @@ class Siblings:
         self._healthy: bool | None = None
         self._heard = asyncio.Event()
 
+    @property
+    def late(self) -> bool:
+        """Whether the parent has much to read before what it is told now."""
+        return self._link.late
+
     def tell(self, name: str, *arguments: object) -> None:
         """Say something to the parent."""
         self._link.tell(name, self._app_id, *arguments)
@@ -254,9 +260,15 @@ class Siblings:
         return merging.node([own, *await self.others("node")], parent[0]) if parent else own
 
     async def measured(self, own: Measured) -> Measured:
-        """Give what all of them have counted, those that have gone included."""
+        """Give what all of them have counted, those that have gone included.
+
+        Raises:
+            APIError: It is not known now; a part of it would look as if counts had gone back.
+        """
         sent = merging.as_sent(own)
-        return merging.measured(sent, *await self._ask("measured", sent))
+        if not (told := await self._ask("measured", sent)):
+            raise APIError(503, "ERR_GATEWAY_AWAY", "the gateway's other processes do not answer; try again")
+        return merging.measured(sent, *told)
 
     # One log
 
@@ -302,7 +314,8 @@ class _Ring(LogRing):
         self._siblings = siblings
 
     def add(self, record: logging.LogRecord) -> None:
-        self._siblings.tell("line", *line_of(record))
+        if not self._siblings.late:  # A parent that stands still is told no more than it may keep.
+            self._siblings.tell("line", *line_of(record))
 
 
 def worker_of(environ: Mapping[str, str]) -> Worker | None:

@@ -12,24 +12,23 @@ import json
 import logging
 import os
 import resource
-import secrets
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.descriptors import ABSENT, receive, send, shared_counts
 from gateway.logs import LogRing, configure_logging, switch_level
 from gateway.metrics.process import measure_process
 from gateway.notify import VARIABLES, Notify
 from gateway.runs import Run, registered
 from gateway.workers import merging
-from gateway.workers.descriptors import ABSENT, receive, send, shared_counts
+from gateway.workers.kept import App, Kept
 from gateway.workers.permits import Pool
 from gateway.workers.sockets import Opened, opened
 from gateway.workers.wire import ANSWER_SECONDS, VARIABLE, Link, LinkError
@@ -45,47 +44,6 @@ STEADY_SECONDS = 10.0
 UP_SECONDS = 60.0
 """How long a new worker may take to be as the one that it replaces."""
 KILL_SECONDS = 10.0
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """One worker.
-
-    Attributes:
-        opened: Applications whose gateway listens.
-        serving: Those that take calls now.
-        counted: What it told last of its metrics, by application.
-    """
-
-    number: int
-    slot: int
-    process: asyncio.subprocess.Process
-    link: Link
-    passing: socket.socket
-    born: float = field(default_factory=time.monotonic)
-    opened: set[str] = field(default_factory=set)
-    serving: set[str] = field(default_factory=set)
-    counted: dict[str, merging.Sent] = field(default_factory=dict)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    joined: bool = False
-    stopping: bool = False
-
-
-@dataclass(slots=True)
-class _App:
-    """What is one of all workers, for one application."""
-
-    config: GatewayConfig
-    labels: dict[str, str]
-    ring: LogRing
-    node_id: str = field(default_factory=lambda: secrets.token_hex(8))
-    key: str = field(default_factory=lambda: secrets.token_hex(24))
-    entry: ExitStack = field(default_factory=ExitStack)
-    entered: bool = False
-    over: bool = False  # Told to stop, by its API.
-    gone: merging.Sent = field(default_factory=dict)
-    pool: Pool | None = None
 
 
 async def run_workers(configs: Sequence[GatewayConfig], words: Sequence[str], workers: int) -> int:
@@ -112,17 +70,18 @@ class _Parent:
         self._level = configs[0].log_level
         self._drain = max(each.drain + each.outlive for each in configs)
         self._apps = {
-            each.app_id: _App(each, dict(each.labels), LogRing() if self._several else ring) for each in configs
+            each.app_id: App(each, dict(each.labels), LogRing() if self._several else ring) for each in configs
         }
         for app in self._apps.values():
             if app.config.app_max_concurrency is not None:
                 told = partial(self._permit, app.config.app_id)
                 app.pool = Pool(app.config.app_max_concurrency, told)
-        self._in_slots: dict[int, _Worker] = {}
-        self._workers: dict[int, _Worker] = {}
+        self._in_slots: dict[int, Kept] = {}
+        self._taking = [asyncio.Lock() for _ in sockets.of_slots]
+        self._workers: dict[int, Kept] = {}
         self._memory, self._counts = shared_counts()
         self._number = 0
-        self._speaker: _Worker | None = None
+        self._speaker: Kept | None = None
         self._stopping = asyncio.Event()
         self._worked = False
         self._codes: list[int] = []
@@ -173,10 +132,15 @@ class _Parent:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._stopping.wait()
-            if not self._stopping.is_set() and self._in_slots[slot] is worker:
-                self._in_slots[slot] = worker = await self._start(slot)
+            async with self._taking[slot]:  # Perhaps a new one comes up, to take the place.
+                if not self._stopping.is_set() and self._in_slots[slot] is worker:
+                    try:
+                        self._in_slots[slot] = worker = await self._start(slot)
+                    except OSError as error:  # The machine has no room for one; those that work go on.
+                        logger.error("no worker can be started: %s", error)  # noqa: TRY400 - it says it all
+                        worker.born = time.monotonic()
 
-    async def _start(self, slot: int) -> _Worker:
+    async def _start(self, slot: int) -> Kept:
         """Start a process for a place."""
         ours, theirs = socket.socketpair()
         passing, passed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -185,7 +149,9 @@ class _Parent:
         told |= {"passing": passed.fileno(), "counts": self._memory}
         environ = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         inherited = {number for by_what in numbers.values() for of in by_what.values() for number in of}
-        with theirs, passed:
+        with theirs, passed, ExitStack() as failed:
+            failed.callback(passing.close)
+            failed.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "gateway", *self._words),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -193,9 +159,10 @@ class _Parent:
                 pass_fds=(theirs.fileno(), passed.fileno(), self._memory, *inherited),
                 start_new_session=True,  # What is typed in a terminal reaches the parent alone.
             )
+            failed.pop_all()
         self._number += 1
         handlers: dict[str, Callable[..., Any]] = {}
-        worker = _Worker(self._number, slot, process, Link(handlers), passing)
+        worker = Kept(self._number, slot, process, Link(handlers), passing)
         handlers |= {name: partial(handler, worker) for name, handler in self._handlers().items()}
         self._workers[worker.number] = worker
         if self._stopping.is_set():
@@ -203,7 +170,7 @@ class _Parent:
         self._tasks.create_task(self._watch(worker, ours), name=f"worker-{worker.number}")
         return worker
 
-    async def _watch(self, worker: _Worker, ours: socket.socket) -> None:
+    async def _watch(self, worker: Kept, ours: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
             worker.passing.setblocking(False)
@@ -225,18 +192,20 @@ class _Parent:
             if self._stopping.is_set():
                 self._codes.append(int(code not in (0, -signal.SIGTERM)))
             for app_id, app in self._apps.items():
-                app.gone = merging.totals(app.gone, worker.counted.get(app_id, {}))
+                self._count_gone(worker, app_id)
                 if app.pool is not None:
                     app.pool.gone(worker.number)
             self._tell_standing()
             worker.ended.set()
 
-    def _pass(self, worker: _Worker) -> None:
+    def _pass(self, worker: Kept) -> None:
         """Give a worker's clients to another: of a worker that is replaced, to the one in its place."""
+        ending = self._stopping.is_set()  # Then all stop, and each takes clients until it has finished.
         for name, descriptor in receive(worker.passing):
-            able = [each for each in self._workers.values() if each.opened and not each.stopping and each is not worker]
+            others = [each for each in self._workers.values() if each.opened and each is not worker]
+            able = [each for each in others if ending or not each.stopping]
             able.sort(key=lambda each: (worker.stopping and each.slot != worker.slot, self._counts[each.slot]))
-            for other in (*able, *(() if worker.stopping else (worker,))):
+            for other in (*able, *((worker,) if ending or not worker.stopping else ())):
                 if send(other.passing, name, descriptor):
                     self._counts[other.slot] += 1
                     break
@@ -276,17 +245,10 @@ class _Parent:
                 await until_any(old.changed, old.ended)
             if old.ended.is_set():
                 continue
-            new = await self._start(slot)
-            if not await self._as_good(new, old):
-                if not self._stopping.is_set():
-                    text = (
-                        "worker %d stays, as the one that was to take its place did not come up; so do those after it"
-                    )
-                    logger.error(text, old.process.pid)
-                    new.stopping = True
-                    _signal(new, signal.SIGTERM)
+            async with self._taking[slot]:
+                new = await self._successor(slot, old)
+            if new is None:
                 return
-            self._in_slots[slot] = new
             old.stopping = True
             self._tell_standing()
             old.link.tell("replaced")
@@ -301,7 +263,24 @@ class _Parent:
                 await old.ended.wait()
         logger.info("all workers are new ones")
 
-    async def _as_good(self, new: _Worker, old: _Worker) -> bool:
+    async def _successor(self, slot: int, old: Kept) -> Kept | None:
+        """Have a new worker in a place; None = it did not come up."""
+        try:
+            new = await self._start(slot)
+        except OSError as error:
+            logger.error("the workers stay, as no new one can be started: %s", error)  # noqa: TRY400 - it says it all
+            return None
+        if await self._as_good(new, old):
+            self._in_slots[slot] = new
+            return new
+        if not self._stopping.is_set():
+            text = "worker %d stays, as the one that was to take its place did not come up; so do those after it"
+            logger.error(text, old.process.pid)
+            new.stopping = True
+            _signal(new, signal.SIGTERM)
+        return None
+
+    async def _as_good(self, new: Kept, old: Kept) -> bool:
         """Wait until a worker does all that the one does which it is to replace."""
         with suppress(TimeoutError):
             async with asyncio.timeout(UP_SECONDS):
@@ -336,18 +315,21 @@ class _Parent:
             "give": lambda worker, app_id: self._pool(app_id).give(worker.number),
         }
 
-    async def _begin(self, worker: _Worker) -> dict[str, object]:
+    async def _begin(self, worker: Kept) -> dict[str, object]:
         return {
             app_id: {"node_id": app.node_id, "key": app.key, "labels": app.labels}
             for app_id, app in self._apps.items()
             if not app.over
         }
 
-    def _joined(self, worker: _Worker) -> None:
+    def _joined(self, worker: Kept) -> None:
         worker.joined = True
         self._tell_standing()
+        for app_id, app in self._apps.items():
+            if app.over:  # Since it asked what there is.
+                worker.link.tell("shut_down", app_id, False)
 
-    def _opened(self, worker: _Worker, app_id: str, told: dict[str, Any]) -> None:
+    def _opened(self, worker: Kept, app_id: str, told: dict[str, Any]) -> None:
         self._worked = True
         worker.opened.add(app_id)
         worker.changed.set()
@@ -359,7 +341,8 @@ class _Parent:
             self._notify.tell("READY=1", f"STATUS={len(self._in_slots)} workers")
         self._tell_standing()
 
-    def _closed(self, worker: _Worker, app_id: str) -> None:
+    def _closed(self, worker: Kept, app_id: str) -> None:
+        self._count_gone(worker, app_id)  # Started again in the same process, it counts from zero.
         worker.opened.discard(app_id)
         worker.serving.discard(app_id)
         if not any(app_id in each.opened for each in self._workers.values()) and not self._stopping.is_set():
@@ -367,12 +350,12 @@ class _Parent:
             self._apps[app_id].entered = False
         self._tell_standing()
 
-    def _serving(self, worker: _Worker, app_id: str, whether: bool) -> None:
+    def _serving(self, worker: Kept, app_id: str, whether: bool) -> None:
         (worker.serving.add if whether else worker.serving.discard)(app_id)
         worker.changed.set()
         self._tell_standing()
 
-    def _heard(self) -> list[_Worker]:
+    def _heard(self) -> list[Kept]:
         """Give those that can be told something."""
         return [each for each in self._workers.values() if each.joined]
 
@@ -388,22 +371,22 @@ class _Parent:
                 worker.link.tell("well", app_id, any(app_id in each.serving for each in able))
 
     async def _others(
-        self, worker: _Worker, app_id: str, name: str, arguments: Sequence[object], seconds: float
+        self, worker: Kept, app_id: str, name: str, arguments: Sequence[object], seconds: float
     ) -> list[object]:
         told = await self._ask(worker, app_id, name, arguments, seconds)
         return list(told.values())
 
     async def _ask(
-        self, worker: _Worker, app_id: str, name: str, arguments: Sequence[object] = (), seconds: float = ANSWER_SECONDS
-    ) -> dict[_Worker, Any]:
+        self, worker: Kept, app_id: str, name: str, arguments: Sequence[object] = (), seconds: float = ANSWER_SECONDS
+    ) -> dict[Kept, Any]:
         """Ask all other workers the same; gives what those answer that do so in time."""
 
-        async def ask(other: _Worker) -> None:
+        async def ask(other: Kept) -> None:
             with suppress(LinkError, TimeoutError):
                 async with asyncio.timeout(seconds):
                     found[other] = await other.link.call("asked", app_id, name, arguments)
 
-        found: dict[_Worker, Any] = {}
+        found: dict[Kept, Any] = {}
         others = [
             each for each in self._workers.values() if each is not worker and (app_id in each.opened or not app_id)
         ]
@@ -412,26 +395,29 @@ class _Parent:
                 tasks.create_task(ask(other), name="workers-ask")
         return found
 
-    async def _measured(self, worker: _Worker, app_id: str, own: merging.Sent) -> list[merging.Sent]:
-        worker.counted[app_id] = own
-        told = await self._ask(worker, app_id, "measured")
-        for other, sent in told.items():
-            other.counted[app_id] = sent
+    async def _measured(self, worker: Kept, app_id: str, own: merging.Sent) -> list[merging.Sent]:
+        self._counted(worker, app_id, own)
+        for other, sent in (await self._ask(worker, app_id, "measured")).items():
+            self._counted(other, app_id, sent)
         # Whoever did not answer in time has not forgotten what it counted.
         kept = [
             each.counted[app_id] for each in self._workers.values() if each is not worker and app_id in each.counted
         ]
         return [*kept, self._apps[app_id].gone]
 
-    def _counted(self, worker: _Worker, app_id: str, sent: merging.Sent) -> None:
-        worker.counted[app_id] = sent
+    def _counted(self, worker: Kept, app_id: str, sent: merging.Sent) -> None:
+        if app_id in worker.opened:  # Else it is counted among those that have gone.
+            worker.counted[app_id] = sent
 
-    async def _process(self, worker: _Worker, own: dict[str, float]) -> dict[str, float]:
+    def _count_gone(self, worker: Kept, app_id: str) -> None:
+        self._apps[app_id].gone = merging.totals(self._apps[app_id].gone, worker.counted.pop(app_id, {}))
+
+    async def _process(self, worker: Kept, own: dict[str, float]) -> dict[str, float]:
         told = await self._ask(worker, "", "process")
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         return merging.process([await measure_process(), own, *told.values()], ended.ru_utime + ended.ru_stime)
 
-    async def _about(self, worker: _Worker, app_id: str) -> list[dict[str, object]]:
+    async def _about(self, worker: Kept, app_id: str) -> list[dict[str, object]]:
         measured = await measure_process()
         since = measured["process_start_time_seconds"]
         return [
@@ -444,28 +430,29 @@ class _Parent:
             }
         ]
 
-    def _line(self, worker: _Worker, app_id: str, *line: str) -> None:
+    def _line(self, worker: Kept, app_id: str, *line: str) -> None:
         self._apps[app_id].ring.keep(*line)
 
-    async def _lines(self, worker: _Worker, app_id: str, after: int | None, limit: int, level: str) -> list[object]:
+    async def _lines(self, worker: Kept, app_id: str, after: int | None, limit: int, level: str) -> list[object]:
         found = self._apps[app_id].ring.lines(after, limit, level)
         lines = [[each.n, each.time, each.level, each.scope, each.message] for each in found.lines]
         return [lines, found.next, found.missed]
 
-    def _labelled(self, worker: _Worker, app_id: str, name: str, value: str) -> None:
+    def _labelled(self, worker: Kept, app_id: str, name: str, value: str) -> None:
         self._apps[app_id].labels[name] = value
         for other in self._heard():
             other.link.tell("label", app_id, name, value)
 
-    def _shut_down(self, worker: _Worker, app_id: str, force: bool) -> None:
+    def _shut_down(self, worker: Kept, app_id: str, force: bool) -> None:
         self._apps[app_id].over = True
         if all(app.over for app in self._apps.values()) and not self._stopping.is_set():
+            self._notify.tell("STOPPING=1")
             self._stopping.set()
             asyncio.get_running_loop().call_later(self._drain + CLOSE_SECONDS + KILL_SECONDS, self._kill)
         for each in self._heard():
             each.link.tell("shut_down", app_id, force)
 
-    def _health(self, worker: _Worker, app_id: str, healthy: bool) -> None:
+    def _health(self, worker: Kept, app_id: str, healthy: bool) -> None:
         for other in self._heard():
             if other is not worker:
                 other.link.tell("health", app_id, healthy)
@@ -481,6 +468,6 @@ class _Parent:
             worker.link.tell("permit", app_id, what)
 
 
-def _signal(worker: _Worker, number: signal.Signals) -> None:
+def _signal(worker: Kept, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         worker.process.send_signal(number)

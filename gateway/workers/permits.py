@@ -66,7 +66,7 @@ class Permits:
             tell: Tells the parent ``want`` or ``give``.
         """
         self._tell = tell
-        self._free = self._busy = self._recalled = 0
+        self._free = self._busy = self._recalled = self._wanted = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def acquire(self) -> None:
@@ -77,12 +77,16 @@ class Permits:
             return
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
-        self._tell("want")
+        if self._wanted < len(self._waiting):  # Else one is on its way for whom a call here has made room meanwhile.
+            self._wanted += 1
+            self._tell("want")
         try:
             await waiting
         except asyncio.CancelledError:
             if waiting.done() and not waiting.cancelled():
                 self.release()  # It was given one, and does not take it.
+            else:
+                self._waiting.remove(waiting)
             raise
 
     def release(self) -> None:
@@ -92,13 +96,17 @@ class Permits:
             self._recalled -= 1
             self._tell("give")
         else:
-            self.grant()
+            self._use()
 
     def grant(self) -> None:
         """Take one from the parent."""
-        while self._waiting:
-            waiting = self._waiting.popleft()
+        self._wanted -= 1
+        self._use()
+
+    def _use(self) -> None:
+        for waiting in self._waiting:
             if not waiting.done():
+                self._waiting.remove(waiting)
                 self._busy += 1
                 waiting.set_result(None)
                 return

@@ -11,7 +11,7 @@ import itertools
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ __all__ = ["ANSWER_SECONDS", "VARIABLE", "Link", "LinkError"]
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024 * 1024
+LATE_BYTES = 1024 * 1024
 ANSWER_SECONDS = 2.0
 VARIABLE = "MESH_WORKER"
 """Of the environment: tells a process which of several workers it is. The parent sets it."""
@@ -65,6 +66,14 @@ class Link:
                 reading.cancel()
                 self._close()
                 self._writer.close()
+                with suppress(OSError, TimeoutError):  # What was told last is to arrive.
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        await self._writer.wait_closed()
+
+    @property
+    def late(self) -> bool:
+        """Whether much of what was said has not been read yet."""
+        return self._writer is not None and self._writer.transport.get_write_buffer_size() > LATE_BYTES
 
     def tell(self, name: str, *arguments: object) -> None:
         """Say something, from any thread; nothing comes of it when the other side has gone."""
@@ -108,6 +117,9 @@ class Link:
                 self._take(*msgspec.msgpack.decode(await reader.readexactly(size)))
         except (asyncio.IncompleteReadError, ConnectionError):
             self._close()
+        except (LinkError, ValueError, TypeError):
+            logger.exception("what another process of the gateway says cannot be read")
+            self._close()
 
     def _close(self) -> None:
         self.closed.set()
@@ -124,15 +136,22 @@ class Link:
                 else:
                     answer.set_exception(LinkError(name))
             return
-        handler = self._handlers[name]
-        if not asyncio.iscoroutinefunction(handler):  # In order, as it was said.
-            handler(*arguments)
+        handler = self._handlers.get(name)
+        if handler is not None and asyncio.iscoroutinefunction(handler):
+            self._tasks.create_task(self._answer(number, handler, arguments), name="workers-answer")
             return
-        self._tasks.create_task(self._answer(number, handler(*arguments)), name="workers-answer")
+        try:  # In order, as it was said.
+            if handler is None:
+                raise LinkError(f"{name[:64]!r} is not known here")
+            handler(*arguments)
+        except Exception as error:
+            logger.exception("what another process of the gateway said failed: %s", name[:64])
+            if kind == CALL:
+                self._send([FAILURE, number, str(error), []])
 
-    async def _answer(self, number: int, answering: Awaitable[object]) -> None:
+    async def _answer(self, number: int, handler: Callable[..., Awaitable[object]], arguments: list[Any]) -> None:
         try:
-            self._send([ANSWER, number, "", await answering])
+            self._send([ANSWER, number, "", await handler(*arguments)])
         except Exception as error:  # Whoever asked is told; this side goes on.
             logger.debug("a worker's question failed", exc_info=True)
             self._send([FAILURE, number, f"{type(error).__name__}: {error}", []])

@@ -65,6 +65,8 @@ class Carried:
         try:
             source = unquote(request.headers.get("ce-source", ""))
             request.check_caller(source)
+            if (who := request.caller) is not None and who.namespace != here.namespace:
+                raise UnprovenError(f"{who} is not in {here.namespace}, the namespace whose calls this bridge carries")
             verb, path, headers = ASKED.read(request.headers.get(HTTP_HEADER))
             target = check_called(called, source, here, there, self._routes())
         except (BadArgumentError, EventError, PermissionDeniedError, UnprovenError) as error:

@@ -2,15 +2,15 @@
 
 An event is acknowledged on its own side once the other side has confirmed it. While that is away, it is held, and its
 broker keeps those behind it. It goes along as it was published, with its id, its key and its trace, and with the
-clusters that it has been in (``meshpath``): one that would come back to any of them is done with, so no loop of
-bridges has it go round.
+clusters that it has been in (``meshpath``): one that would come back to any of them, or has, is done with. So no loop
+of bridges has it go round, whatever they call the clusters.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from msgspec.structs import replace
@@ -25,7 +25,7 @@ from mesh.errors import BrokerError, BrokerUnavailableError, MeshError, Permissi
 from mesh.event import decode_header_value, encode_header_value
 from mesh.operation import Arrival
 
-__all__ = ["Forwarding", "moved", "path_of"]
+__all__ = ["Forwarding", "looped", "moved", "path_of"]
 
 PUBLISH_SECONDS = 10.0
 PATH, PUBLISHER = "meshpath", "meshpublisher"
@@ -88,7 +88,7 @@ class Forwarding:
     async def _forward(self, delivery: Delivery, source: PubSubComponent, target: PubSubComponent) -> Attempt:
         here, there, message = self._here, self._there, delivery.message
         path = path_of(message.headers, source.broker.features)
-        if there.cluster in path:
+        if looped(path, here.cluster, there.cluster):
             self._count("looped")
             return SUCCESS
         publisher = ""
@@ -137,6 +137,11 @@ def path_of(headers: Mapping[str, str], features: Features) -> tuple[str, ...]:
     """Give the clusters that an event has been in, in order."""
     text = headers.get(features.event_prefix + PATH) or headers.get(_BESIDE[PATH], "")
     return tuple(filter(None, decode_header_value(text).split(",")))
+
+
+def looped(path: Sequence[str], here: str, there: str) -> bool:
+    """Tell whether an event has been where it would go, or comes back: where two bridges name a cluster differently."""
+    return there in path or here in path
 
 
 def moved(message: Message, source: Features, target: Features, said: Mapping[str, str]) -> Message:

@@ -86,6 +86,7 @@ logger = logging.getLogger(__name__)
 HAND_OVER_SECONDS = 2.0  # Where nothing hangs any more it is some milliseconds.
 TELL_INTERVAL = 3.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0
+LONG_WAIT = 24 * 3600.0  # Beyond that, nobody wants to know how long.
 
 
 class Runtime(Steps):
@@ -284,7 +285,8 @@ class Runtime(Steps):
                     raise
                 if loop.time() - told >= TELL_INTERVAL:
                     told = loop.time()
-                    logger.warning("waiting for the backbone, %.0f s at most: %s", left, error)
+                    most = f", {left:.0f} s at most" if left < LONG_WAIT else ""
+                    logger.warning("waiting for the backbone%s: %s", most, error)
             await asyncio.sleep(min(wait, left))
             wait = min(wait * 2, LONGEST_WAIT)
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -257,6 +258,38 @@ async def test_the_other_side_is_away(joined: Clusters, tmp_path: Path) -> None:
             assert (await ask(call, mesh_timeout="5s"))[0] == 200
 
         await eventually(answers, 40.0)
+
+
+@pytest.mark.parametrize("pair", ["nats-nats"], indirect=True)
+async def test_both_brokers_are_waited_for_at_the_start(joined: Clusters, tmp_path: Path) -> None:
+    """However long that takes; told to stop, it does so at once."""
+    east, west = joined.east, joined.west
+    await east.backend.stop()
+    environ = {**os.environ, "MESH_HOME": str(tmp_path)}
+    words = ["--from", east.backend.url, "--as", "east", "--to", west.backend.url, "--peer", "west"]
+    command = sys.executable, "-m", "gateway.cli", "bridge", *words, "--metrics-port", str(free_port())
+    for stops in (True, False):
+        process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=PIPE, stderr=STDOUT)
+        try:
+            assert process.stdout is not None
+            async with asyncio.timeout(30.0):
+                for _ in range(2):  # Now and then.
+                    await line_with(process.stdout, b"waiting for the backbone")
+                if stops:
+                    process.terminate()
+                    assert await process.wait() == 0
+                else:
+                    await east.backend.start()
+                    await line_with(process.stdout, b"bridge between east and west")
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def line_with(lines: asyncio.StreamReader, text: bytes) -> None:
+    while text not in (line := await lines.readline()):
+        assert line, "it has ended"
 
 
 @pytest.mark.parametrize("pair", ["nats-nats", "redis-nats"], indirect=True)

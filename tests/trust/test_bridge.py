@@ -16,10 +16,14 @@ from gateway.config import BridgeConfig, GatewayConfig
 from mesh import address
 from mesh.blocks.invocation import INVOKE, Call
 from mesh.bridge.routes import Routes, topic_of
+from mesh.broker import Message
 from mesh.calls.exchange import Request
+from mesh.error_wire import read_error
 from mesh.errors import DeadlineExceededError, UnprovenError
+from mesh.event import required_headers
 from mesh.node.runtime import NodeSettings, Runtime
 from mesh.operation import Caller, Context, Operation
+from mesh.packing import pack
 from mesh.registry import Registry
 from mesh.trust.folder import Folder
 from mesh.trust.identity import TrustSettings
@@ -149,6 +153,25 @@ async def test_only_the_bridge_of_a_cluster_speaks_for_it(both: Both, caplog: py
                 await frontend.run(Operation(INVOKE, "orders@west", call, context))
         assert "may not answer for mesh.default.bridge.west" in caplog.text
         assert asked == [], "it is not even told what was asked"
+
+
+async def test_callers_of_another_namespace_are_none_of_this_one(both: Both) -> None:
+    """On the other side nothing but its app id would be left of who it is."""
+    foreign = NodeSettings("frontend", "shop", both.east.backbone.url, components=(), trust=both.east.trust)
+    async with (
+        App() as app,
+        both.gateway(both.west, "orders", app),
+        both.bridge("orders@west") as bridge,
+        Runtime(foreign, Registry()) as frontend,
+    ):
+        await until_joined(bridge)
+        headers = required_headers("1", "frontend", "mesh.invocation.request")
+        headers |= {"mesh-http": pack("POST", "/order", ()), "mesh-called": "orders@west"}
+        where, until = address.bridge("default", "west"), time.time() + 10.0
+        reply = await frontend.exchange.request(where, Message(headers, b""), until)
+        with pytest.raises(UnprovenError, match="is not in default"):
+            raise read_error(reply.headers["mesh-error"])
+        assert app.got == []
 
 
 async def test_events_are_by_the_bridge_and_say_who_published_them(both: Both) -> None:

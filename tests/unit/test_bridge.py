@@ -10,8 +10,9 @@ import pytest
 from gateway.bridge_file import read_bridge_file
 from gateway.cli.bridge import bridge_config, parser
 from gateway.cli.parsing import UsageError
+from gateway.config import FOR_EVER
 from mesh.bridge.routes import Routes, TopicRoute, topic_of
-from mesh.bridge.topics import moved, path_of
+from mesh.bridge.topics import looped, moved, path_of
 from mesh.broker import Message
 from mesh.clusters import Target, bridge_of, cluster_of, may_speak, target_of
 from mesh.errors import BadArgumentError, ConfigError
@@ -100,6 +101,17 @@ def test_an_event_goes_as_it_is_with_what_it_has_passed() -> None:
     assert path_of(going.headers, KAFKA) == ("north", "east")
 
 
+def test_no_event_goes_round_whatever_bridges_call_the_clusters() -> None:
+    """Two bridges join the same two clusters: one calls them east and west, the other south and north."""
+    path: list[str] = []
+    for here, there in (("east", "west"), ("north", "south")):
+        assert not looped(path, here, there)
+        path.append(here)
+    assert looped(path, "east", "west"), "it has come back to the first one"
+    assert looped(["west"], "east", "west")
+    assert not looped(["north"], "east", "west")
+
+
 def test_a_raw_message_says_it_beside() -> None:
     going = moved(Message({}, b"raw"), NATS, KAFKA, {"meshpath": "east", "meshpublisher": "spiffe://a/ns/b/c"})
     assert going.headers == {"mesh-path": "east", "mesh-publisher": "spiffe://a/ns/b/c"}
@@ -174,4 +186,5 @@ def test_sides_by_the_environment() -> None:
         "MESH_BRIDGE_TO",
     )
     assert (config.namespace, config.bridge.peer.namespace) == ("shop", "shop")
+    assert (config.backbone_timeout, config.bridge.peer.backbone_timeout) == (FOR_EVER, FOR_EVER)
     assert config.bridge.routes.apps == ("a@west", "b@west", "c@east")

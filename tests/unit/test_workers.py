@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.config import GatewayConfig
+from gateway.descriptors import ABSENT, counts_of, receive, send, shared_counts
+from gateway.http.passing import AGAIN, Passing
+from gateway.logs import LogRing
 from gateway.metrics.recording import Recorder
 from gateway.metrics.sources import ACTORS, BREAKERS, GATEWAY, HTTP_SERVED
+from gateway.socket_file import place_of
 from gateway.workers import merging
-from gateway.workers.descriptors import ABSENT, counts_of, receive, send, shared_counts
+from gateway.workers.kept import Kept
+from gateway.workers.parent import _Parent
 from gateway.workers.permits import Permits, Pool
+from gateway.workers.sockets import Opened
 from gateway.workers.wire import Link, LinkError
 from tests.support.eventually import eventually
 
@@ -153,6 +163,25 @@ async def test_a_worker_that_is_busy_again_and_again_keeps_nobody_out() -> None:
         await second.acquire()
 
 
+async def test_what_a_worker_wants_does_not_pile_up() -> None:
+    """While calls of one worker make room for each other, and some give up: then comes another one's turn."""
+    workers = Workers(1, 2)
+    first, second = workers.permits
+    await first.acquire()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        for _ in range(100):
+            waiting, given_up = (tasks.create_task(first.acquire()) for _ in range(2))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            first.release()
+            await waiting
+        assert len(workers.pool._wants) <= 2
+        waiting = tasks.create_task(second.acquire())
+        await asyncio.sleep(0)
+        first.release()
+        await waiting
+
+
 async def test_permits_of_a_killed_worker_are_free_again() -> None:
     workers = Workers(1, 2)
     await workers.permits[0].acquire()
@@ -218,6 +247,117 @@ async def _refused(asked: Any) -> None:
 
 def _is(found: object, wanted: object) -> None:
     assert found == wanted
+
+
+async def test_what_is_not_understood_ends_no_link() -> None:
+    """As when the workers are of another version than the process that has started them."""
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    heard: list[object] = []
+    one, other = socket.socketpair()
+    asking, answering = Link({}), Link({"fail": fail, "heard": heard.append})
+    async with asking.running(one), answering.running(other), asyncio.timeout(5):
+        asking.tell("fail")
+        asking.tell("new")
+        asking.tell("heard", "one", "too many")
+        with pytest.raises(LinkError, match="'new' is not known here"):
+            await asking.call("new", 1)
+        asking.tell("heard", 1)
+        await eventually(lambda: _is(heard, [1]))
+
+
+async def test_what_was_said_last_arrives() -> None:
+    heard: list[object] = []
+    one, other = socket.socketpair()
+    saying, hearing = Link({}), Link({"heard": lambda text: heard.append(len(text))})
+    async with hearing.running(other):
+        async with saying.running(one):
+            saying.tell("heard", "x" * 3_000_000)
+            assert saying.late
+        await eventually(lambda: _is(heard, [3_000_000]))
+
+
+@pytest.fixture
+async def parent() -> AsyncIterator[tuple[_Parent, list[socket.socket]]]:
+    """Two workers, and the ends of theirs over which they pass clients."""
+    config = GatewayConfig("shop", Path("/nonexistent"), metrics=False)
+    made, ends = _Parent([config], (), Opened([{}, {}]), LogRing()), list[socket.socket]()
+    async with AsyncExitStack() as stack:
+        for number in range(2):
+            process = await asyncio.create_subprocess_exec("true")
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            for each in (ours, theirs):
+                each.setblocking(False)
+                stack.callback(each.close)
+            made._workers[number] = Kept(number, number, process, Link({}), ours, opened={"shop"})
+            ends.append(theirs)
+            await process.wait()
+        yield made, ends
+
+
+async def test_a_gateway_that_starts_again_in_its_worker_takes_no_count_back(
+    parent: tuple[_Parent, list[socket.socket]],
+) -> None:
+    """It begins at zero; what it had counted is counted once, also if it is told late."""
+    kept, _ = parent
+    worker, other = kept._workers.values()
+    kept._counted(other, "shop", sent(10))
+    kept._counted(worker, "shop", sent(3))
+    kept._closed(worker, "shop")
+    kept._counted(worker, "shop", sent(3))
+    worker.opened.add("shop")
+    kept._counted(worker, "shop", sent(1))
+    counted = [each.counted["shop"] for each in (worker, other)]
+    ((_, series),) = merging.measured(*counted, kept._apps["shop"].gone)[HTTP_SERVED]
+    assert series.times == 14
+
+
+async def test_clients_of_a_gateway_that_drains_are_passed_on(parent: tuple[_Parent, list[socket.socket]]) -> None:
+    """All of its workers stop then, and take clients until they have finished."""
+    kept, (own, of_other) = parent
+    worker, other = kept._workers.values()
+    kept._stopping.set()
+    worker.stopping = other.stopping = True
+    one, two = socket.socketpair()
+    with one, two:
+        assert send(own, "http 3500", one.fileno())
+        kept._pass(worker)
+        ((name, passed),) = receive(of_other)
+        assert name == "http 3500"
+        os.close(passed)
+
+
+async def test_a_client_whom_no_worker_takes_does_not_go_round() -> None:
+    made, counts = shared_counts()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one, two = socket.socketpair()
+    came: list[tuple[str, int]] = []
+    with ours, one, two:
+        ours.setblocking(False)
+        async with Passing(0, theirs, made).running(2):
+            assert send(ours, "http 3500", one.fileno())
+            await eventually(lambda: _is(bool(found := receive(ours)) and came.extend(found) is None, True))
+            ((name, descriptor),) = came
+            assert name == f"{AGAIN}http 3500"
+            assert send(ours, name, descriptor)
+            os.close(descriptor)
+            one.close()
+            assert await asyncio.get_running_loop().run_in_executor(None, two.recv, 1) == b"", "it is closed"
+    counts.release()
+    os.close(made)
+
+
+def test_where_clients_come_from_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """Else one application would get clients of another: socket files have no port, and port 0 is any."""
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other, socket.socket() as port:
+        for each, name in ((one, "a"), (other, "b")):
+            each.bind(str(tmp_path / name))
+        port.bind(("127.0.0.1", 0))
+        places = [place_of(each) for each in (one, other, port)]
+    assert len({*places}) == 3
+    assert places[2] not in ("", "0")
 
 
 def test_descriptors_go_to_another_process() -> None:

@@ -17,8 +17,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import cast
 
+from gateway.descriptors import counts_of, receive, send
 from gateway.http.loading import hand_over
-from gateway.workers.descriptors import counts_of, receive, send
 from mesh.tasks import task_group
 
 __all__ = ["Passing"]
@@ -26,6 +26,8 @@ __all__ = ["Passing"]
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1.0
+AGAIN = "again "
+"""Before the name of a connection that the worker could not take which got it first."""
 Make = Callable[[], asyncio.Protocol]
 
 
@@ -118,9 +120,10 @@ class Passing:
 
     def _receive(self) -> None:
         for name, descriptor in receive(self._end):
-            make = self._takes.get(name)
-            if make is None:  # This worker is leaving.
-                send(self._end, name, descriptor)
+            make = self._takes.get(name.removeprefix(AGAIN))
+            if make is None:  # This worker is leaving, or without its gateway for a moment.
+                if not name.startswith(AGAIN):  # Once: perhaps all are, and it would go round.
+                    send(self._end, f"{AGAIN}{name}", descriptor)
                 os.close(descriptor)
                 continue
             made = socket.socket(fileno=descriptor)
