@@ -114,6 +114,7 @@ class _Connection(web.RequestHandler):
     _answered: asyncio.Future[None] | None = None  # Once it shall end: done when its request is answered.
     _http2: Loading
     _pipelined = False  # Whether there was once more than one request that was not answered yet.
+    _finished = 0  # Requests that were answered.
 
     def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
         super().__init__(manager, loop=loop, **settings)
@@ -146,8 +147,11 @@ class _Connection(web.RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is to be answered."""
-        return not self._request_in_progress and not self._messages
+        """Whether nothing is to be answered.
+
+        aiohttp's own sign misses a request that its task has taken, and not begun with.
+        """
+        return self._request_count == self._finished
 
     @property
     def alone(self) -> bool:
@@ -186,6 +190,8 @@ class _Connection(web.RequestHandler):
         transport, pass_on = self.transport, cast("_Server", self._manager).pass_on
         if pass_on is None or transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return False
+        if not (isinstance(self._parser, RequestParser) and self._parser.whole):
+            return False
         transport.pause_reading()
         if not pass_on(transport.get_extra_info("socket").fileno()):
             transport.resume_reading()
@@ -199,6 +205,7 @@ class _Connection(web.RequestHandler):
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
+            self._finished += 1
             if self.ending:
                 self.close()  # Its head may have been sent before, and promise to take another.
                 self._tell_answered()
