@@ -18,6 +18,7 @@ __all__ = [
     "DEFAULT_BACKBONE",
     "GRPC_PORT",
     "METRICS_PORTS",
+    "FOR_EVER",
     "ON_GRPC",
     "AppProtocol",
     "BridgeConfig",

@@ -216,13 +216,11 @@ class Runtime(Steps):
         await open_components(resources.components, self._blocks, parts, self._components, lives)
         here = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
         self.services.update(here)
-        policies = self._policy_of if settings.resiliencies else None
-        self._pipeline = Pipeline(
-            here, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
-        )
+        by, observer = self._policy_of if settings.resiliencies else None, self._observer
+        self._pipeline = Pipeline(here, policy_of=by, observer=observer, conditions=self.conditions, taps=taps)
         hosted = [each for each in blocks if each.hosted]
         answering = {each.name: each.start(each, parts, self._of(each, "nearest", "backbone")) for each in hosted}
-        answer = Pipeline(answering, observer=self._observer, taps=taps, hosts=True).run
+        answer = Pipeline(answering, observer=observer, taps=taps, hosts=True).run
         entries = self._components.entries.values()
         if settings.host_only:
             tell_unanswered(entries)
