@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -98,7 +99,8 @@ async def test_status(installed: Installed, operator: Operator, tmp_path: Path) 
         found = await eventually(lambda: status("bad", "True"))
         assert (found["observedGeneration"], found["loadedBy"]) == (2, {"count": 1, "nodes": ["cart-0"]})
         assert found["problems"] == []
-        kubectl("wait", "--for=condition=Loaded", "component/good", "component/bad", "-n", SPACE, "--timeout=20s")
+        waiting = "wait", "--for=condition=Loaded", "component/good", "component/bad", "-n", SPACE, "--timeout=20s"
+        await asyncio.to_thread(kubectl, *waiting)  # The operator is in this loop.
         columns = kubectl("get", "components", "-n", SPACE).splitlines()
         assert columns[0].split() == ["NAME", "TYPE", "VERSION", "LOADED", "NODES", "PROBLEM", "AGE"]
         assert "status" not in (await admin.get(path("others")) or {})

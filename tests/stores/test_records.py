@@ -47,7 +47,7 @@ def _records(runtime: Runtime, name: str) -> Awaitable[StateStore]:
     store: StateStore = runtime.services["state"].components["store"].store  # type: ignore[attr-defined]
     if store.volatile:
         return asyncio.sleep(0, Prefixed(store, f"mesh||{name}||"))
-    return runtime._parts.records(name, dotted=name == TIMERS)
+    return runtime.parts.records(name, dotted=name == TIMERS)
 
 
 async def _opened(runtime: Runtime, name: str) -> LazyRecords:

@@ -98,7 +98,7 @@ async def test_who_asks_an_owner_in_vain(orders: Orders, liar: tuple[str, bool])
         for what, (kind, action, body) in ASKED.items():
             if proven and kind == THINGS:
                 continue
-            owners = asker._parts.owners
+            owners = asker.parts.owners
             with pytest.raises(PermissionDeniedError if proven else UnprovenError):
                 await owners.ask(kind, "1", {"actor": action}, body, time.time() + 10.0)
                 pytest.fail(what)
@@ -125,7 +125,7 @@ async def claiming(orders: Orders, home: Path) -> AsyncIterator[ActorApp]:
         ActorApp({"entities": ["thing"]}) as app,
         gateway(orders.backbone, home, app=app, app_id="orders") as liar,
     ):
-        owning = liar.gateway._runtime._parts.owners
+        owning = liar.gateway._runtime.parts.owners
 
         def owns() -> None:
             assert [each for each in IDS if owning.epoch(THINGS, partition_of(each, PARTITIONS)) is not None]
