@@ -15,8 +15,8 @@ import orjson
 import psutil
 import pytest
 from aiohttp import ClientSession
-from bindings.parts import MAX_HELD_BYTES, PIECE_BYTES, Budget, decoded, encoded, once, pieces
 
+from bindings._parts import MAX_HELD_BYTES, PIECE_BYTES, Budget, decoded, encoded, once, pieces
 from mesh.blocks.binding_contract import BindingError, Streamed, StreamingBinding
 from mesh.errors import ConfigError
 from mesh.registry import Registry
