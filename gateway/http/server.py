@@ -178,7 +178,8 @@ class _Connection(web.RequestHandler):
     @property
     def ending(self) -> bool:
         """Whether the request that is being answered is its last."""
-        return self._answered is not None and cast("_Server", self._manager).pass_on is None
+        manager = cast("_Server | None", self._manager)  # None once the client has gone.
+        return self._answered is not None and (manager is None or manager.pass_on is None)
 
     @property
     def _half(self) -> bool:

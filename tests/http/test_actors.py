@@ -535,7 +535,7 @@ async def test_headers_that_another_node_makes_up(served: tuple[Node, ActorApp])
 
     await node.request("POST", f"{ACTORS}/thing/made-up/method/x")  # From now on somebody owns it.
     partition = partition_of("made-up", PARTITIONS)
-    epoch = service.parts.owners.epoch("actors.thing", partition)  # type: ignore[attr-defined]
+    epoch = service._parts.owners.epoch("actors.thing", partition)  # type: ignore[attr-defined]
 
     def asked(*headers: tuple[str, str]) -> Asked:
         packed = {"actor": pack("invoke", "x", "", headers)}
