@@ -137,9 +137,12 @@ class Reader:
             if Path(each.file or "") not in config.configuration_files
         ]
         components, endpoints = resources.components, resources.http_endpoints
+        builtin: Sequence[Component] = ()
         in_cluster = config.supply is not None or "KUBERNETES_SERVICE_HOST" in os.environ
         if in_cluster and config.builtin_secrets:
-            components, endpoints = in_kubernetes(components, endpoints)
+            components, endpoints = in_kubernetes(components, endpoints, injected=config.supply is not None)
+            if not resources.components:
+                components, builtin = (), components
         if config.supply is not None:
             from mesh.supply.secrets import marked
 
@@ -148,6 +151,7 @@ class Reader:
         return replace(
             settings,
             components=components or (() if config.host_only else None),
+            builtin=builtin,
             subscriptions=resources.subscriptions,
             resiliencies=resources.resiliencies,
             configuration=self._configuration,
@@ -209,10 +213,10 @@ class Reader:
         merged = Configuration()
         problems: list[Problem] = []
         trust = self._config.trust
-        domain = "" if trust is None else trust.trust_domain
+        domain, proven = ("", False) if trust is None else (trust.trust_domain, trust.mode == "strict")
         for path in self._config.configuration_files:
             try:
-                configuration = load_configuration_file(path, os.environ, self.warnings, domain)
+                configuration = load_configuration_file(path, os.environ, self.warnings, domain, proven=proven)
             except ConfigError as error:
                 problems += error.problems
                 continue

@@ -139,6 +139,7 @@ class Views:
             app_id=None if config.host_only else config.app_id,
             namespace=os.environ.get("NAMESPACE"),
             trust_domain="" if trust is None else trust.trust_domain,
+            proven=trust is not None and trust.mode == "strict",
         )
         rows = await asyncio.to_thread(read)
         for each in await self._runtime.health():

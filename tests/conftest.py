@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import mesh
+from tests.support.again import Failed
 from tests.support.processes import nothing_forgotten
 from tests.support.server import NotInstalledError, missing
 
@@ -100,6 +101,7 @@ importlib.metadata.entry_points = _entry_points
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--broker", action="append", metavar="NAME", help="run the contract against this broker only")
+    parser.addoption("--failed", type=Path, metavar="FILE", help="write down which tests failed")
     parser.addoption("--uvloop", action="store_true", help="run on uvloop, as a gateway does")
 
 
@@ -110,6 +112,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "leaves_sockets: a library leaves lost sockets to the garbage collector")
     config.option.loadscopereorder = False  # By how many tests, and not by how long they take.
+    if (failed := config.getoption("--failed")) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Failed(failed))
     if config.getoption("--uvloop"):
         import uvloop
 

@@ -156,7 +156,8 @@ def check(paths: Sequence[Path]) -> Findings:
         _check_template(template, file, findings, seen)
     _check_resources(resources, findings, seen)
     for file in configurations:
-        _check_configuration(file, findings, seen, os.environ.get("MESH_TRUST_DOMAIN", ""))
+        domain, mode = (os.environ.get(f"MESH_TRUST_{name}", "") for name in ("DOMAIN", "MODE"))
+        _check_configuration(file, findings, seen, domain, proven=mode == "strict")
     # Of several Configurations, which is whose is not known here.
     told = findings.add if len(findings.configurations) == 1 else findings.warn
     for configuration in findings.configurations:
@@ -322,7 +323,8 @@ def _check_template(document: Document, file: Path, findings: Findings, seen: se
         _check_resources(files, findings, seen)
         for config in spec.config.configuration_files:
             trust = spec.config.trust
-            _check_configuration(_shortened(config), findings, seen, "" if trust is None else trust.trust_domain)
+            domain, proven = ("", False) if trust is None else (trust.trust_domain, trust.mode == "strict")
+            _check_configuration(_shortened(config), findings, seen, domain, proven=proven)
 
 
 def _is_new(paths: Sequence[Path], seen: set[frozenset[str]]) -> bool:
@@ -427,13 +429,15 @@ def _tokens(here: GatewayConfig | None) -> TemplateTokens:
     return TemplateTokens(app_id, namespace, pod)
 
 
-def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[str]], trust_domain: str) -> None:
+def _check_configuration(
+    path: Path, findings: Findings, seen: set[frozenset[str]], trust_domain: str, *, proven: bool
+) -> None:
     if not _is_new([path], seen):
         return
     problems: list[Problem] = []
     warnings: list[Problem] = []
     findings.files[str(path)] = None
-    found = read_configuration_file(path, os.environ, problems, warnings, trust_domain)
+    found = read_configuration_file(path, os.environ, problems, warnings, trust_domain, proven=proven)
     findings.unread(problems)
     findings.warn(warnings)
     findings.resources += 1

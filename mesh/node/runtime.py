@@ -393,7 +393,7 @@ class Runtime(Steps):
             state = file_component(settings.home, settings.namespace)
         else:  # Whoever uses it is told what to write.
             state = Component("statestore", STATE_ON_BACKBONE)
-        return (Component("pubsub", PUBSUB_ON_BACKBONE), state)
+        return (Component("pubsub", PUBSUB_ON_BACKBONE), state, *settings.builtin)
 
     def _of(self, block: Block, *placements: str) -> Mapping[str, Opened]:
         return self._components.of(block, *placements)

@@ -307,14 +307,16 @@ def without_store(resource: Component | HTTPEndpoint, stores: Iterable[str]) -> 
 
 
 def in_kubernetes(
-    components: Sequence[Component], endpoints: Sequence[HTTPEndpoint]
+    components: Sequence[Component], endpoints: Sequence[HTTPEndpoint], *, injected: bool
 ) -> tuple[tuple[Component, ...], tuple[HTTPEndpoint, ...]]:
     """Give resources as they count inside a cluster: references that name no store are to the store ``kubernetes``.
 
-    It need not be configured; then nobody else is answered by it. Without any component there is none of it either.
+    It need not be configured; then nobody else is answered by it. A gateway that was injected always has it, as in
+    Dapr; another one may have no access to the cluster, and has it where something refers to it.
     """
     users: list[Component | HTTPEndpoint] = [*components, *endpoints]
-    if not components or not any(each.secret_refs() and each.auth_secret_store is None for each in users):
+    referred = bool(components) and any(each.secret_refs() and each.auth_secret_store is None for each in users)
+    if not referred and not injected:
         return tuple(components), tuple(endpoints)
     named = [_by_default(each) for each in components]
     if all(each.name != KUBERNETES for each in components):

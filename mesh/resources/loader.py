@@ -248,7 +248,7 @@ class ResourceFiles:
 
 
 def load_configuration_file(
-    path: Path, env: Mapping[str, str], warnings: list[Problem], trust_domain: str = ""
+    path: Path, env: Mapping[str, str], warnings: list[Problem], trust_domain: str = "", *, proven: bool = False
 ) -> Configuration:
     """Read one Configuration; ``$VAR`` and ``${VAR}`` anywhere in the file are expanded first.
 
@@ -259,19 +259,26 @@ def load_configuration_file(
         env: The variables; one that is not set is empty.
         warnings: Gets what has no effect.
         trust_domain: Of who reads it; empty = what it says itself.
+        proven: Whether every caller of who reads it must prove who it is (``--trust-mode strict``).
 
     Raises:
         ConfigError: Holds every problem of the file.
     """
     problems: list[Problem] = []
-    result = read_configuration_file(path, env, problems, warnings, trust_domain)
+    result = read_configuration_file(path, env, problems, warnings, trust_domain, proven=proven)
     if problems or result is None:
         raise ConfigError(ordered(problems))
     return result
 
 
 def read_configuration_file(
-    path: Path, env: Mapping[str, str], problems: list[Problem], warnings: list[Problem], trust_domain: str = ""
+    path: Path,
+    env: Mapping[str, str],
+    problems: list[Problem],
+    warnings: list[Problem],
+    trust_domain: str = "",
+    *,
+    proven: bool = False,
 ) -> Configuration | None:
     """Read one Configuration as `load_configuration_file` does; gives it without what is wrong with it."""
     before = len(problems)
@@ -288,7 +295,7 @@ def read_configuration_file(
             problems.append(document.problem("a second Configuration in one file"))
         else:
             found: tuple[list[Problem], list[Problem]] = ([], [])
-            result = configuration(document, *found, trust_domain)
+            result = configuration(document, *found, trust_domain, proven=proven)
             problems += document.causes(found[0])
             warnings += document.causes(found[1])
     if result is None and len(problems) == before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from gateway.cli.configure import gateway_config
 from gateway.cli.options import GatewayOptions
 from gateway.cli.several import several
 from gateway.config import GatewayConfig, SupplyConfig
+from gateway.settings import load_settings
 from mesh.errors import ConfigError
 from mesh.resources.component import Component, MetadataEntry, SecretRef
 from mesh.supply.secrets import SECRETS, marked, secret_of
@@ -68,6 +70,37 @@ def test_what_is_supplied_is_no_file_yet() -> None:
     assert found.supply.configurations == ("seen", "other")
     assert found.resource_paths == (Path("own"),)
     assert found.configuration_files == (Path("here/own.yaml"), Path("a.yaml"))
+
+
+EVERY = """
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: TYPE}
+spec: {type: secretstores.local.env, version: v1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "components", "builtin"),
+    [
+        (None, None, ["secretstores.kubernetes"]),
+        ("env", ["secretstores.local.env", "secretstores.kubernetes"], []),
+        ("kubernetes", ["secretstores.local.env"], []),
+    ],
+)
+def test_an_injected_gateway_has_the_secrets_of_its_cluster(
+    tmp_path: Path, name: str | None, components: list[str] | None, builtin: list[str]
+) -> None:
+    """Though nothing refers to them, and beside the components that are there when nobody configured any."""
+    if name is not None:
+        (tmp_path / "c.yaml").write_text(EVERY.replace("TYPE", name))
+    found = config(resources=(str(tmp_path),), MESH_TRUST_MODE="off")
+    made = load_settings(found)
+    assert (None if made.components is None else [each.type for each in made.components]) == components
+    assert [each.type for each in made.builtin] == builtin
+    without = load_settings(replace(found, builtin_secrets=False))
+    assert without.builtin == ()
+    assert all(each.type != "secretstores.kubernetes" for each in without.components or ())
 
 
 def test_several_applications_go_without_an_operator() -> None:

@@ -21,6 +21,8 @@ MAX_CONFIG = 1024  # As far as the operator reads it.
 TOKEN_SECONDS = 3600
 USER = 65532
 START_SECONDS = 300
+# A pod that is new while the operator is away waits for it; ended meanwhile, it would begin again later and later.
+PATIENCE_SECONDS = 24 * 3600
 DRAIN, DRAIN_KEY_HEADER, ALIVE = "/v1.0/mesh/drain", "mesh-drain-key", "/v1.0/healthz/alive"
 # Which of the annotations set an option: all but those that are told in another way, below.
 _OPTIONS = tuple(each for each in ANNOTATIONS if each.flag)
@@ -97,7 +99,7 @@ def gateway_container(
             **ready,
             "periodSeconds": 1,
             "timeoutSeconds": 3,
-            "failureThreshold": START_SECONDS,
+            "failureThreshold": PATIENCE_SECONDS,
         }
     return container
 
