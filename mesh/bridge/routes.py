@@ -96,6 +96,8 @@ def topic_of(text: str, to: str = "") -> TopicRoute:
         check_cluster(found[3])
     except BadArgumentError as error:
         raise ValueError(f"'{text}': {error}") from None
+    if found[2] == "*":
+        raise ValueError(f"'{text}': topics are listed one by one; * is no pattern here")
     component, slash, topic = (to or f"{found[1]}/{found[2]}").partition("/")
     if not (component and slash and topic) or "@" in to:
         raise ValueError(f"'{to}' is not COMPONENT/TOPIC, the topic's name on the other side")

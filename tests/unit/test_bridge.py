@@ -80,6 +80,7 @@ def test_who_may_be_called() -> None:
         ("orders@east", "", "COMPONENT/TOPIC@CLUSTER"),
         ("pubsub/orders", "", "COMPONENT/TOPIC@CLUSTER"),
         ("pubsub/orders@ea.st", "", "names no cluster"),
+        ("pubsub/*@east", "", "topics are listed one by one"),
         ("pubsub/orders@east", "orders", "'orders' is not COMPONENT/TOPIC"),
         ("pubsub/orders@east", "pubsub/orders@west", "is not COMPONENT/TOPIC"),
     ],
