@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import select
 import shutil
 import signal
 import ssl
@@ -131,9 +132,15 @@ class LocalCluster:
     def kill(self, name: str) -> None:
         """End one of its programs at once: apiserver, etcd, controllers, scheduler, proxy, kubelet."""
         process = self._processes.pop(name)
+        # It is a child of what entered the namespaces, and may be there for longer: with its port.
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        ends = [os.pidfd_open(int(child)) for child in children]
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
+        for end in ends:
+            assert select.select([end], [], [], 30)[0], f"{name} does not end"
+            os.close(end)
 
     def run(self, name: str) -> None:
         """Start a program again, and return when the API server is ready."""
