@@ -57,3 +57,4 @@ class App:
     over: bool = False  # Told to stop, by its API.
     gone: merging.Sent = field(default_factory=dict)
     pool: Pool | None = None
+    healthy: bool | None = None  # The application, as one of the workers has found; None = none asks, or has yet.

@@ -328,6 +328,8 @@ class _Parent:
         for app_id, app in self._apps.items():
             if app.over:  # Since it asked what there is.
                 worker.link.tell("shut_down", app_id, False)
+            if app.healthy is not None:  # Until it knows, it would refuse the calls of its clients.
+                worker.link.tell("health", app_id, app.healthy)
 
     def _opened(self, worker: Kept, app_id: str, told: dict[str, Any]) -> None:
         self._worked = True
@@ -453,6 +455,7 @@ class _Parent:
             each.link.tell("shut_down", app_id, force)
 
     def _health(self, worker: Kept, app_id: str, healthy: bool) -> None:
+        self._apps[app_id].healthy = healthy
         for other in self._heard():
             if other is not worker:
                 other.link.tell("health", app_id, healthy)

@@ -314,6 +314,21 @@ async def test_a_gateway_that_starts_again_in_its_worker_takes_no_count_back(
     assert series.times == 14
 
 
+async def test_who_joins_later_knows_how_the_application_is(parent: tuple[_Parent, list[socket.socket]]) -> None:
+    """One of the workers asks it, now and then; until the next time another one would take it for away."""
+    kept, _ = parent
+    worker, other = kept._workers.values()
+    told: list[object] = []
+    hearing = Link({"health": lambda *said: told.append(said)})
+    one, two = socket.socketpair()
+    async with hearing.running(two), other.link.running(one):
+        kept._joined(other)
+        kept._health(worker, "shop", True)
+        await eventually(lambda: _is(told, [("shop", True)]))
+        kept._joined(other)
+        await eventually(lambda: _is(told, [("shop", True)] * 2))
+
+
 async def test_clients_of_a_gateway_that_drains_are_passed_on(parent: tuple[_Parent, list[socket.socket]]) -> None:
     """All of its workers stop then, and take clients until they have finished."""
     kept, (own, of_other) = parent
