@@ -165,7 +165,8 @@ class _Connection(web.RequestHandler):
 
     def until_answered(self) -> asyncio.Future[None] | None:
         """Close it if it is idle; else give what is done once its request is answered."""
-        passes = cast("_Server", self._manager).pass_on is not None
+        manager = cast("_Server | None", self._manager)  # None once the client has gone.
+        passes = manager is not None and manager.pass_on is not None
         if self.idle and not (passes and self._half):
             # aiohttp's own ``close`` would leave it open and drop what comes: its client would wait for all others.
             if not self._passed_on():
@@ -178,7 +179,7 @@ class _Connection(web.RequestHandler):
     @property
     def ending(self) -> bool:
         """Whether the request that is being answered is its last."""
-        manager = cast("_Server | None", self._manager)  # None once the client has gone.
+        manager = cast("_Server | None", self._manager)  # As above.
         return self._answered is not None and (manager is None or manager.pass_on is None)
 
     @property
@@ -188,7 +189,8 @@ class _Connection(web.RequestHandler):
 
     def _passed_on(self) -> bool:
         """Have another process go on with it, if there is one that does, from a moment at which it is idle."""
-        transport, pass_on = self.transport, cast("_Server", self._manager).pass_on
+        transport, manager = self.transport, cast("_Server | None", self._manager)
+        pass_on = None if manager is None else manager.pass_on
         if pass_on is None or transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return False
         if not (isinstance(self._parser, RequestParser) and self._parser.whole):

@@ -18,7 +18,7 @@ __all__ = ["Failed", "verdict"]
 
 MOST = 3
 # What waits for nothing, and what looks for a message that is lost: once is once too often.
-NEVER = ("tests/faults/", "tests/meta/", "tests/native/", "tests/trust/", "tests/unit/", "tests/contract/test_faults")
+NEVER = ("tests/faults/", "tests/meta/", "tests/trust/", "tests/unit/", "tests/contract/test_faults")
 
 
 class Failed:
