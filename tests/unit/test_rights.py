@@ -56,4 +56,7 @@ def test_no_kind_of_address_is_left_out() -> None:
     kinds = {name for name, what in returns.items() if what == "Address"} - STORED
     nodes = {"asker", "back", "bindings", "hosts", "keepers", "nodes", "owners", "readers", "seen", "taps", "triggered"}
     supply = {"supplied", "supply"}
-    assert kinds == {"app", "component", "members", "node", "owner", "work", "jobs", "workflows"} | nodes | supply
+    assert (
+        kinds
+        == {"app", "bridge", "component", "members", "node", "owner", "work", "jobs", "workflows"} | nodes | supply
+    )
