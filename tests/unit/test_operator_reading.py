@@ -20,7 +20,7 @@ from bindings.kubernetes.injector import has_native_sidecars
 from bindings.kubernetes.operator.kinds import KINDS
 from bindings.kubernetes.operator.resource import Resource, resource_of, text_of
 from bindings.kubernetes.operator.secrets import Secrets
-from bindings.kubernetes.operator.source import ClusterSource
+from bindings.kubernetes.operator.source import ClusterPod, ClusterSource
 from bindings.kubernetes.operator.trust import Trust
 from mesh.errors import ConfigError
 from tests.support.eventually import eventually
@@ -90,9 +90,7 @@ def component(spec: Record, **more: Any) -> Record:
 
 
 def read(item: Record) -> Resource:
-    found = resource_of(KINDS["Component"], item)
-    assert found is not None
-    return found
+    return resource_of(KINDS["Component"], item)
 
 
 @asynccontextmanager
@@ -138,8 +136,7 @@ async def test_what_is_nested_without_end_keeps_nobody_from_the_others(tmp_path:
     async with server.cluster(tmp_path) as cluster:
         listed = await cluster.list("/apis/dapr.io/v1alpha1/components")
     one, other = (resource_of(KINDS["Component"], each) for each in listed)
-    assert one is None
-    assert other is not None
+    assert (one.refused, one.data) == ("it is nested more than 64 times", b"")
     assert "type: state.redis" in text_of(other)
 
 
@@ -206,6 +203,19 @@ async def test_one_that_no_gateway_takes_keeps_nobody_from_the_others(name: str,
     items = [component({}) | {"metadata": {"namespace": "shop", "name": each}} for each in (name, "store")]
     made = source._supply("shop", [read(each) for each in items])
     assert [each.name for each in made.documents] == ["store"]
+    component_of = KINDS["Component"]
+    for item in items:
+        kept = source.resources._kept(component_of, item)
+        source.resources._changed(component_of, ("shop", kept.name), kept)
+    pod = ClusterPod("shop", "cart", "default", "cart-0", "1")
+    source.resources.secrets.informer.synced.set()
+    assert [each.name for each in (await source.supplied(pod)).documents] == ["store"]
+    place, resource = ("shop", f"Component/{name}"), source.resources.of("shop")[f"Component/{name}"]
+    status = source.statuses._status(place, resource)
+    assert status is not None
+    assert status["conditions"][0]["status"] == "False"
+    assert status["conditions"][0]["message"].startswith("no gateway is given it: ")
+    assert place in source.statuses._due
 
 
 async def test_nothing_is_installed_where_every_pod_would_be_asked_about(tmp_path: Path) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -15,8 +14,6 @@ from bindings.kubernetes.json import is_deeper
 from bindings.kubernetes.operator.kinds import GROUP, Kind
 
 __all__ = ["BUILT_IN_STORE", "Resource", "resource_of", "text_of"]
-
-logger = logging.getLogger(__name__)
 
 BUILT_IN_STORE = "kubernetes"
 """The secret store that a reference means which names no other one, inside a cluster."""
@@ -41,6 +38,7 @@ class Resource:
         scopes: App ids; empty = all of the namespace.
         secrets: Name and key of each entry of a Secret that it refers to.
         status: Its status as the cluster has it.
+        refused: Why no gateway is given it, and nothing of it is kept; empty = it is not.
     """
 
     kind: str
@@ -51,11 +49,16 @@ class Resource:
     scopes: tuple[str, ...]
     secrets: frozenset[tuple[str, str]]
     status: Mapping[str, Any] = field(repr=False)
+    refused: str = ""
 
     @property
     def key(self) -> str:
         """What tells it from the others of its namespace."""
         return f"{self.kind}/{self.name}"
+
+    def without(self, refused: str) -> Resource:
+        """Give what is left of it when no gateway is given it."""
+        return replace(self, data=b"", secrets=frozenset(), refused=refused)
 
     def is_shown_as(self, other: Resource | None) -> bool:
         """Tell whether gateways cannot tell it from another one."""
@@ -66,16 +69,15 @@ class Resource:
         return not self.scopes or app_id in self.scopes
 
 
-def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource | None:
+def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource:
     """Read an object as the API server gives it; what is malformed in it is for gateways to tell.
 
-    None is given for one that is nested so deeply that whoever read it would fail.
+    One that is nested so deeply that whoever read it would fail is refused.
     """
     about = item["metadata"]
-    if is_deeper({name: value for name, value in item.items() if name != "status"}, MAX_DEPTH):
-        where = f"{kind.name} {about['name']} in the namespace {about.get('namespace')}"
-        logger.warning("%s is not given to gateways: it is nested more than %d times", where, MAX_DEPTH)
-        return None
+    deep = is_deeper({name: value for name, value in item.items() if name != "status"}, MAX_DEPTH)
+    if deep:
+        item = {name: item[name] for name in ("metadata", "status") if name in item}
     shown = {name: about[name] for name in _SHOWN if name in about}
     shown["resourceVersion"] = ""  # It counts every change of the status, which is nothing to a gateway.
     if _APPLIED in shown.get("annotations", ()):
@@ -84,7 +86,7 @@ def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource | None:
     data |= {"apiVersion": _version(kind, data.get("spec")), "kind": kind.name, "metadata": shown}
     scopes, status = data.get("scopes"), item.get("status")  # Anything, where the definition is of others.
     store = data["auth"].get("secretStore") if isinstance(data.get("auth"), dict) else None
-    return Resource(
+    found = Resource(
         kind.name,
         str(about.get("namespace") or ""),
         str(about["name"]),
@@ -94,6 +96,7 @@ def resource_of(kind: Kind, item: Mapping[str, Any]) -> Resource | None:
         frozenset(_references(data.get("spec"))) if store in (None, "", BUILT_IN_STORE) else frozenset(),
         status if isinstance(status, dict) else {},
     )
+    return found.without(f"it is nested more than {MAX_DEPTH} times") if deep else found
 
 
 def _version(kind: Kind, spec: object) -> str:

@@ -27,14 +27,15 @@ MAX_NAMESPACE_BYTES = 32 * 2**20  # Twice what one gateway is given.
 class Resources:
     """Follows the resources of all namespaces."""
 
-    def __init__(self, cluster: Cluster, changed: Callable[[str], None]) -> None:
+    def __init__(self, cluster: Cluster, changed: Callable[[str], None], left_out: Callable[[str, str], None]) -> None:
         """Read nothing yet.
 
         Args:
             cluster: To ask.
             changed: Is told the namespace of which something is another for gateways.
+            left_out: Is told namespace and key of what they are not given.
         """
-        self._told = changed
+        self._told, self._left_out = changed, left_out
         self._of: defaultdict[str, dict[str, Resource]] = defaultdict(dict)
         self._sizes: Counter[str] = Counter()
         self._documents: dict[tuple[str, str], tuple[Resource, Document]] = {}
@@ -88,18 +89,18 @@ class Resources:
             known = self._documents[key] = resource, document
         return known[1]
 
-    def _kept(self, kind: Kind, item: Mapping[str, Any]) -> Resource | None:
+    def _kept(self, kind: Kind, item: Mapping[str, Any]) -> Resource:
         """Read a resource; one namespace has its share of the memory and no more."""
         resource = resource_of(kind, item)
-        if resource is None:
-            return None
         former = self.of(resource.namespace).get(resource.key)
         size = self._sizes[resource.namespace] + len(resource.data) - (len(former.data) if former else 0)
-        if size <= MAX_NAMESPACE_BYTES:
+        refused = resource.refused or Document(resource.kind, resource.name, resource.namespace, "").problem
+        if not refused and size > MAX_NAMESPACE_BYTES:
+            refused = f"the namespace has more than {MAX_NAMESPACE_BYTES} bytes of resources"
+        if not refused:
             return resource
-        where = f"{resource.key} in the namespace {resource.namespace}"
-        logger.warning("%s is left out: there are more than %d bytes of resources", where, MAX_NAMESPACE_BYTES)
-        return None
+        logger.warning("%s in %s is not given to gateways: %s", resource.key, resource.namespace, refused)
+        return resource.without(refused)
 
     def _changed(self, kind: Kind, key: Key, resource: Resource | None) -> None:
         namespace, own = key[0], f"{kind.name}/{key[1]}"
@@ -114,3 +115,5 @@ class Resources:
                 del self._of[namespace], self._sizes[namespace]
         if resource is None or not resource.is_shown_as(former):
             self._told(namespace)
+        if resource is not None and resource.refused:
+            self._left_out(namespace, own)

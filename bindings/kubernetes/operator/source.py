@@ -76,7 +76,7 @@ class ClusterSource:
         """
         self._cluster, self._trust, self._identities = cluster, trust, identities
         self.changed: Callable[[str], None] = _nobody
-        self.resources = Resources(cluster, self._changed)
+        self.resources = Resources(cluster, self._changed, self._left_out)
         self.statuses = Statuses(cluster, self.resources)
         self._counts: defaultdict[str, int] = defaultdict(int)
         self._supplies: OrderedDict[tuple[str, str, tuple[str, ...]], _Made] = OrderedDict()
@@ -110,7 +110,7 @@ class ClusterSource:
             await self.resources.secrets.settled(pod.namespace)
             count = self._counts[pod.namespace]
             every = sorted(self.resources.of(pod.namespace).items())
-            chosen = [each for _, each in every if _is_for(each, pod.app_id, names)]
+            chosen = [each for _, each in every if not each.refused and _is_for(each, pod.app_id, names)]
             unread = self.resources.secrets.unread(pod.namespace, {name for each in chosen for name, _ in each.secrets})
             if unread:  # Without it they would lose what they have of it.
                 raise SecretStoreAwayError(unread)
@@ -151,6 +151,9 @@ class ClusterSource:
     def _changed(self, namespace: str) -> None:
         self._counts[namespace] += 1
         self.changed(namespace)
+
+    def _left_out(self, namespace: str, key: str) -> None:
+        self.statuses.left_out(namespace, key)
 
 
 def _nobody(namespace: str) -> None:

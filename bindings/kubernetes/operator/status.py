@@ -79,6 +79,11 @@ class Statuses:
             cluster, "/api/v1/pods", _uid, self._pod_changed, {"labelSelector": INJECTED}, metadata=True
         )
 
+    def left_out(self, namespace: str, key: str) -> None:
+        """Have it stand in the status of a resource that no gateway is given it."""
+        self._due[namespace, key] = None
+        self._work.set()
+
     def gave(self, namespace: str, revision: str, generations: Mapping[str, int]) -> None:
         """Note of which generations the resources of a revision are, by their keys."""
         self._given[namespace, revision] = generations
@@ -188,10 +193,13 @@ class Statuses:
         nodes = [self._nodes[uid] for uid in self._by.get(place, ())]
         said = [(node.name, node.said[place[1]]) for node in nodes if node.said[place[1]].generation == now]
         former = resource.status
-        if not said and former.get("observedGeneration") != now:
+        if not said and not resource.refused and former.get("observedGeneration") != now:
             return None
         names = [name for name, each in said if not each.problems]
         problems = [_shown(name, each) for name, those in sorted(said, key=_by_name) for each in those.problems]
+        if resource.refused:
+            refused = Reported(resource.kind, resource.name, "", 0, f"no gateway is given it: {resource.refused}")
+            names, problems = [], [_shown("", refused)]
         made = {
             "observedGeneration": now,
             "loadedBy": {"count": len(names), "nodes": heapq.nsmallest(MAX_NODES, names)},
