@@ -83,7 +83,7 @@ class Resources:
         key = resource.namespace, resource.key
         known = self._documents.get(key)
         if known is None or not resource.is_shown_as(known[0]):
-            document = Document(resource.kind, resource.name, resource.namespace, text_of(resource))
+            document = _document(resource, text_of(resource))
             if document.problem:
                 logger.warning("gateways in %s are not given one resource: %s", resource.namespace, document.problem)
             known = self._documents[key] = resource, document
@@ -94,7 +94,7 @@ class Resources:
         resource = resource_of(kind, item)
         former = self.of(resource.namespace).get(resource.key)
         size = self._sizes[resource.namespace] + len(resource.data) - (len(former.data) if former else 0)
-        refused = resource.refused or Document(resource.kind, resource.name, resource.namespace, "").problem
+        refused = resource.refused or _document(resource, resource.data.decode()).problem
         if not refused and size > MAX_NAMESPACE_BYTES:
             refused = f"the namespace has more than {MAX_NAMESPACE_BYTES} bytes of resources"
         if not refused:
@@ -117,3 +117,7 @@ class Resources:
             self._told(namespace)
         if resource is not None and resource.refused:
             self._left_out(namespace, own)
+
+
+def _document(resource: Resource, text: str) -> Document:
+    return Document(resource.kind, resource.name, resource.namespace, text)
