@@ -136,6 +136,8 @@ def test_a_file(tmp_path: Path) -> None:
     assert (bridge.own_from, bridge.peer_from) == ("from.backbone", "to.backbone")
     assert bridge.routes.apps == ("orders@west", "*@east")
     assert bridge.routes.topics[1] == TopicRoute("west", "pubsub", "stock", "inventory", "stock")
+    told = [each.described for each in bridge.routes.topics]
+    assert told == ["pubsub/orders@east", "pubsub/stock@west to inventory/stock"]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,7 @@ def test_a_file(tmp_path: Path) -> None:
         ("orders@west", "orders@north", "bridge.yaml:7:8: apps[0]: orders@north is neither in east nor in west"),
         ("pubsub/orders@east", "orders@east", "bridge.yaml:9:5: topics[0]: 'orders@east' is not COMPONENT/TOPIC"),
         ("to: inventory/stock", "too: x", "topics[1]"),
+        ("pubsub/stock@west", "pubsub/orders@east", "topics[1]: pubsub/orders@east is listed twice"),
         ("backbone: kafka://west:9092", "backbon: x", "did you mean"),
     ],
 )
