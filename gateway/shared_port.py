@@ -339,7 +339,6 @@ class _OnOnePort(_OfSeveral):
             return call
 
         self._port.grpc[self._app_id] = load
-        self._port.begun[self._app_id].set()
         try:
             yield self._port.grpc_port
         finally:
@@ -347,6 +346,13 @@ class _OnOnePort(_OfSeveral):
                 await self._port.grpc_leaving.leave(self._app_id, self._port.grpc, grace)
             self._port.forget_grpc(self._app_id)
             await self._until_quiet(grace)
+
+    @asynccontextmanager
+    async def public(self, health: Health) -> AsyncIterator[None]:
+        """Answer who asks for the health of all applications; from here on this one works."""
+        self._port.begun[self._app_id].set()
+        async with super().public(health):
+            yield
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
