@@ -132,7 +132,8 @@ class Gateway(Life):
     @property
     def not_ready(self) -> Sequence[str]:
         """What is missing until everything works."""
-        if self.stopping.is_set():
+        replaced = self._siblings is not None and self._siblings.replaced
+        if self.stopping.is_set() and not replaced:  # Who asks a worker asks the gateway, which goes on.
             return ("shutting-down",)
         if self.draining.is_set():
             return ("draining",)

@@ -105,8 +105,8 @@ def check_routes(routes: Routes, clusters: tuple[str, str], complain: Callable[[
     for index, topic in enumerate(routes.topics):
         if topic.cluster not in clusters:
             complain(f"topics[{index}]", f"{topic} is neither in {one} nor in {other}")
-        if topic in routes.topics[:index]:
-            complain(f"topics[{index}]", f"{topic} is listed twice")
+        if str(topic) in map(str, routes.topics[:index]):  # Its bridges are one group: each event goes one way.
+            complain(f"topics[{index}]", f"{topic} is listed twice; a topic goes to one topic of the other side")
 
 
 def read_bridge_file(path: Path) -> BridgeFile:

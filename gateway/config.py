@@ -140,7 +140,8 @@ class BridgeConfig:
         cluster: The cluster of the gateway's own backbone.
         peer_cluster: The other one.
         peer: The node on the other backbone.
-        peer_from: What the user has named that by, for what is said of it.
+        own_from: What the user has named the gateway's own backbone by, for what is said of it.
+        peer_from: Likewise, of the other one.
         routes: What is carried.
         file: Where that is read again when it changes; None = nowhere.
         sides: The sides as they were written, to tell whether they are others.
@@ -150,6 +151,7 @@ class BridgeConfig:
     peer_cluster: str
     peer: GatewayConfig
     routes: Routes
+    own_from: str = ""
     peer_from: str = ""
     file: Path | None = None
     sides: object = None

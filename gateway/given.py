@@ -17,7 +17,13 @@ __all__ = ["Given", "Passing", "socket_path"]
 
 
 class Passing(Protocol):
-    """Passes clients' connections to other processes of the gateway (``gateway/http/passing.py``)."""
+    """Passes clients' connections to other processes of the gateway (``gateway/http/passing.py``).
+
+    Attributes:
+        replaced: Whether another process takes this one's place.
+    """
+
+    replaced: bool
 
     def entrance(
         self, name: str, make: Callable[[], asyncio.Protocol], alive: Callable[[], int]

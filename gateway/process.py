@@ -22,7 +22,7 @@ from gateway.given import Given
 from gateway.logs import APPLICATION, Logged, LogRing, configure_logging, switch_level
 from gateway.notify import Notify
 from mesh.errors import ConfigError, MeshError, Problem
-from mesh.tasks import task_group
+from mesh.tasks import task_group, until_any
 
 if TYPE_CHECKING:
     from gateway.supplied import Agent
@@ -143,12 +143,13 @@ class _Life:
     async def _kept(self, config: GatewayConfig) -> int:
         """Run one of several for as long as the process lives, unless it is told to stop by its API."""
         APPLICATION.set(Logged(config.app_id, self._rings[config.app_id]))
-        wait = FIRST_WAIT
+        siblings, wait = self._siblings.get(config.app_id), FIRST_WAIT
+        over = self._ending if siblings is None else siblings.over
         while True:
             self._opened.discard(config.app_id)
             code = await self._once(config)
             gateway = self._running.pop(config.app_id)
-            if self._ending.is_set() or (gateway.stopping.is_set() and not gateway.lost):
+            if self._ending.is_set() or over.is_set() or (gateway.stopping.is_set() and not gateway.lost):
                 return code
             self._failed.add(config.app_id)
             if not self._worked and len(self._failed) == len(self._configs):  # Whoever starts it is to know.
@@ -158,7 +159,7 @@ class _Life:
             logger.error("the application is without its gateway, which is started again in %g s", wait)
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
-                    await self._ending.wait()
+                    await until_any(self._ending, over)
                 return code
             wait = min(wait * 2, LONGEST_WAIT)
 

@@ -164,6 +164,7 @@ class Reader:
     def _without_files(self) -> NodeSettings:
         """Give what is said by options and variables alone."""
         config = self._config
+        named = "MESH_BACKBONE" if config.bridge is None else config.bridge.own_from
         return NodeSettings(
             config.app_id,
             config.namespace,
@@ -175,7 +176,7 @@ class Reader:
             binding_seconds=config.app_binding_seconds,
             asks_config="config" not in config.init_endpoints_off,
             host_only=config.host_only,
-            backbone_from="MESH_BACKBONE" if config.backbone != DEFAULT_BACKBONE else "",
+            backbone_from=named if config.backbone != DEFAULT_BACKBONE else "",
             application="" if config.app_port is None or config.runs_app else f"{config.app_host}:{config.app_port}",
         )
 

@@ -2,13 +2,14 @@
 
 Health is asked without a token, so that of the port is that of all applications behind it; ``?appid=`` asks for one.
 A request with the token of an application whose gateway is not there now gets 503, so that its client tries again.
+In a worker that another one replaces, all applications are answered until the clients of the port are passed on.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from gateway.http.server import Handler, HTTPServer
 from gateway.metrics.endpoint import Scraped
 from gateway.metrics.exposition import Told
 from gateway.routes.request import query_of
+from mesh.tasks import task_group
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -39,6 +41,8 @@ __all__ = ["opened"]
 
 TOKEN = "dapr-api-token"
 CLOSING_SECONDS = 1.0
+BEGIN_SECONDS = 5.0
+"""How long after its start a port's clients wait for gateways that are not there yet."""
 
 Served = Callable[["ServerRequest", "Peer"], Awaitable[None]]
 
@@ -88,6 +92,9 @@ class _Port:
         self.grpc: dict[str, Callable[[], Served]] = {}
         self._loaded: dict[str, Served] = {}
         self.http_port = self.grpc_port = 0
+        self.http_leaving, self.grpc_leaving = _Leaving(), _Leaving()
+        self.begun = {each.app_id: asyncio.Event() for each in configs}
+        self._begun_by = 0.0
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -100,22 +107,21 @@ class _Port:
             max_header_bytes=max(each.max_header_bytes for each in self._configs),
             load_http2=load,
         )
-        async with AsyncExitStack() as stack:
-            listening = server.listening(
-                first.listen, first.http_port, None, lambda: CLOSING_SECONDS, given.http, given.passing
-            )
-            self.http_port = await stack.enter_async_context(listening)
+        self._begun_by = asyncio.get_running_loop().time() + BEGIN_SECONDS
+        async with task_group() as tasks:
+            left = self.http_leaving.grace
+            http = server.listening(first.listen, first.http_port, None, left, given.http, given.passing)
+            self.http_port = await self.http_leaving.opened(tasks, http)
+            left = self.grpc_leaving.grace
             grpc = listening_for_grpc(
-                self._load_grpc,
-                first.listen,
-                first.grpc_port,
-                None,
-                lambda: CLOSING_SECONDS,
-                given.grpc,
-                passing=given.passing,
+                self._load_grpc, first.listen, first.grpc_port, None, left, given.grpc, passing=given.passing
             )
-            self.grpc_port = await stack.enter_async_context(grpc)
-            yield
+            self.grpc_port = await self.grpc_leaving.opened(tasks, grpc)
+            try:
+                yield
+            finally:
+                for leaving in (self.http_leaving, self.grpc_leaving):
+                    leaving.closing.set()
 
     def _named(self, given: bytes) -> str | None:
         """Give the application whose token it is."""
@@ -129,15 +135,26 @@ class _Port:
             return await self._healthy(request, [asked] if asked in self._tokens else list(self._tokens))
         if app_id is None:
             return Response(401, b"invalid api token", [("Content-Type", "text/plain; charset=utf-8")])
+        return await self._answer_of(app_id, request)
+
+    async def _answer_of(self, app_id: str, request: web.BaseRequest) -> Answered:
+        await self._until_begun(app_id)
         handler = self.http.get(app_id)
         return _away(app_id) if handler is None else await handler(request)
+
+    async def _until_begun(self, app_id: str) -> None:
+        """Wait for a gateway that starts for the first time: its clients may come by the socket of an older worker."""
+        begun = self.begun[app_id]
+        if not begun.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._begun_by):
+                    await begun.wait()
 
     async def _healthy(self, request: web.BaseRequest, app_ids: Sequence[str]) -> Answered:
         """Answer with the first that is not well, or the last of those that are."""
         answered: Answered = Response(204)
         for app_id in app_ids:
-            handler = self.http.get(app_id)
-            answered = _away(app_id) if handler is None else await handler(request)
+            answered = await self._answer_of(app_id, request)
             if answered.status >= 300:
                 break
         return answered
@@ -151,6 +168,8 @@ class _Port:
 
     async def _call(self, request: ServerRequest, connection: Peer) -> None:
         app_id = self._named(request.headers.get(TOKEN, b""))
+        if app_id is not None:
+            await self._until_begun(app_id)
         if app_id is not None and app_id not in self.grpc:
             from gateway.grpc.wire import CONTENT_TYPE, status_fields
             from gateway.status import Code
@@ -175,6 +194,46 @@ class _Port:
 
 def _away(app_id: str) -> Response:
     return render(APIError(503, "ERR_GATEWAY_AWAY", f"the gateway of {app_id} is not there now; try again"))
+
+
+class _Leaving:
+    """The end of what listens for several applications: with the process, or with the last that leaves it.
+
+    Attributes:
+        closing: Set once it is to accept no more, and to finish what is open.
+    """
+
+    def __init__(self) -> None:
+        self.closing, self._closed = asyncio.Event(), asyncio.Event()
+        self._left: set[str] = set()
+        self._grace: Grace = lambda: CLOSING_SECONDS
+
+    def grace(self) -> float:
+        """Give the seconds for what is open."""
+        return self._grace()
+
+    async def opened(self, tasks: asyncio.TaskGroup, listening: AbstractAsyncContextManager[int]) -> int:
+        """Listen until it is closing; give the port."""
+        port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def listen() -> None:
+            async with listening as own:
+                port.set_result(own)
+                await self.closing.wait()
+            self._closed.set()
+
+        tasks.create_task(listen(), name="shared-port")
+        return await port
+
+    async def leave(self, app_id: str, there: Iterable[str], grace: Grace) -> None:
+        """Wait until all that are there leave, and what is open has ended; not longer than there is time."""
+        self._left.add(app_id)
+        self._grace = grace
+        if self._left.issuperset(there):
+            self.closing.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace() + CLOSING_SECONDS):
+                await self._closed.wait()
 
 
 class _Together:
@@ -211,6 +270,12 @@ class _OfSeveral(Listening):
         self._app_id, self._scraped, self._metrics_port = config.app_id, scraped, metrics_port
         self._together = together
 
+    @property
+    def _replaced(self) -> bool:
+        """Whether all applications of the process leave, since another process takes its place."""
+        passing = self._given.passing
+        return passing is not None and passing.replaced
+
     @asynccontextmanager
     async def public(self, health: Health) -> AsyncIterator[None]:
         """Answer who asks for the health of all applications."""
@@ -218,7 +283,8 @@ class _OfSeveral(Listening):
         try:
             yield
         finally:
-            self._together.of[self._app_id] = None
+            if not self._replaced:
+                self._together.of[self._app_id] = None
 
     @asynccontextmanager
     async def metrics(self, told: Callable[[], Awaitable[Told]]) -> AsyncIterator[int]:
@@ -252,6 +318,8 @@ class _OnOnePort(_OfSeveral):
         try:
             yield self._port.http_port
         finally:
+            if self._replaced:
+                await self._port.http_leaving.leave(self._app_id, self._port.http, grace)
             del self._port.http[self._app_id]
             await self._until_quiet(grace)
 
@@ -274,8 +342,17 @@ class _OnOnePort(_OfSeveral):
         try:
             yield self._port.grpc_port
         finally:
+            if self._replaced:
+                await self._port.grpc_leaving.leave(self._app_id, self._port.grpc, grace)
             self._port.forget_grpc(self._app_id)
             await self._until_quiet(grace)
+
+    @asynccontextmanager
+    async def public(self, health: Health) -> AsyncIterator[None]:
+        """Answer who asks for the health of all applications; from here on this one works."""
+        self._port.begun[self._app_id].set()
+        async with super().public(health):
+            yield
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

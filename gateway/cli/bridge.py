@@ -100,11 +100,18 @@ def bridge_config(found: argparse.Namespace, environ: dict[str, str]) -> Gateway
     far = _side(other, bridge_of(one.cluster), base, environ | {"MESH_BACKBONE": environ.get(_FAR, "")}, found)
     if not (other.backbone or environ.get(_FAR)):
         raise UsageError("--to is missing: the backbone of the other side")
+    if file is None and not (wanted.apps or wanted.topics):
+        raise UsageError("--apps or --topics is missing: what the bridge carries")
+    own_from, peer_from = ("--from", "--to") if file is None else ("from.backbone", "to.backbone")
+    if (near.backbone, near.namespace) == (far.backbone, far.namespace):
+        text = f"both sides are one mesh: the namespace {far.namespace} on the same broker; name another one of either"
+        raise ConfigError(Problem(text, peer_from, None if file is None else str(file)))
     bridge = BridgeConfig(
         cluster=one.cluster,
         peer_cluster=other.cluster,
         peer=far,
-        peer_from="" if other.backbone else _FAR,
+        own_from=own_from if one.backbone else _NEAR,
+        peer_from=peer_from if other.backbone else _FAR,
         routes=wanted.routes,
         file=file,
         sides=(one, other),

@@ -180,6 +180,7 @@ def check(paths: Sequence[Path]) -> Findings:
 def _check_bridge(file: Path, findings: Findings) -> None:
     from gateway.bridge_file import read_bridge_file
 
+    findings.bridges += 1
     try:
         read_bridge_file(file)
     except ConfigError as error:
@@ -454,10 +455,6 @@ def _shortened(path: Path) -> Path:
 
 
 def _fine(findings: Findings) -> str:
-    parts = [
-        f"{number} {what}{'' if number == 1 else 's'}"
-        for number, what in ((findings.resources, "resource"), (findings.templates, "template"))
-        if number or (what == "resource" and not findings.templates)
-    ]
-    alone = findings.resources + findings.templates == 1
-    return f"{' and '.join(parts)} {'is' if alone else 'are'} fine"
+    counted = {"resource": findings.resources, "template": findings.templates, "bridge": findings.bridges}
+    parts = [f"{number} {what}{'' if number == 1 else 's'}" for what, number in counted.items() if number]
+    return f"{' and '.join(parts) or '0 resources'} {'is' if sum(counted.values()) == 1 else 'are'} fine"

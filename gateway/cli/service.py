@@ -88,6 +88,8 @@ def _install(found: argparse.Namespace, systemd: Systemd, command: Sequence[str]
         except KeyError:
             raise ConfigError(Problem(f"there is no user '{found.as_user}'", "--as")) from None
     planned = [(each, unit_text(each)) for each in services(found, command, os.environ)]
+    for service, _ in planned:
+        environment_text("", service.environment)  # What cannot stand there is told before anything is written.
     if not found.dry_run:
         systemd.check()
     for service, _ in planned:
@@ -176,6 +178,8 @@ def _status(found: argparse.Namespace, systemd: Systemd, _: Sequence[str]) -> in
         if unit not in ours:
             raise ConfigError(Problem("there is no such service", file=str(systemd.units / unit)))
     if not ours:
+        if found.output != "table":
+            show_records([], found.output, _HEADING)
         note(f"there is no service in {systemd.units}; see: mesh service install --help")
         return 0
     told = systemd.described(wanted or ours)

@@ -77,9 +77,10 @@ def several(
         problems.append(
             Problem("an operator gives one application what it needs; start a gateway for each", "MESH_SUPPLY")
         )
-    apps = [_app(each, common, problems) for each in words]
+    own = replace(common, dapr_http_port=None, dapr_grpc_port=None)
+    apps = [_app(each, own, problems) for each in words]
     if file is not None:
-        apps += _of_file(file, common, environ, warnings)
+        apps += _of_file(file, own, environ, warnings)
     if not apps and not problems:
         problems.append(Problem("there is no application in it", "--apps"))
     if len(apps) > MAX_APPS:
@@ -110,16 +111,23 @@ def _app(word: str, common: GatewayOptions, problems: list[Problem]) -> _App:
         if name in _VARIABLES:
             made.environ[_VARIABLES[name]] = value
         elif flag is None:
-            known = (*_FLAGS, *_SHORT, *_VARIABLES)
-            meant = did_you_mean(name, known)
-            close = f"; did you mean {meant}?" if meant else ""
-            problems.append(Problem(f"there is no option '{name}' of one application{close}", where))
+            problems.append(Problem(f"there is no option '{name}' of one application{_instead(name)}", where))
         elif not equals and flag.kind != "switch":
             problems.append(Problem(f"{name} needs a value, as in {name}=…", where))
         else:
             given: dict[str, Any] = {flag.to_field: _value(flag, value, made.options, where, problems)}
             made.options = replace(made.options, **given)
     return made
+
+
+def _instead(name: str) -> str:
+    """Say what was meant, perhaps, by an option that is none of one application."""
+    if name in ("app-id", "app-port"):
+        return "; both stand before the first comma: ID=PORT"
+    if name == "workers" or name.replace("-", "_") in _OF_ALL:
+        return f"; it counts for all: --{name} stands beside --app"
+    meant = did_you_mean(name, (*_FLAGS, *_SHORT, *_VARIABLES))
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def _value(flag: Flag, text: str, options: GatewayOptions, where: str, problems: list[Problem]) -> object:
@@ -167,8 +175,10 @@ def _with_ports(apps: Sequence[_App], common: GatewayOptions) -> list[_App]:
     found = []
     for index, each in enumerate(apps):
         own = each.options
-        own_http = own.dapr_http_port if own.dapr_http_port != http else None
-        own_grpc = own.dapr_grpc_port if own.dapr_grpc_port != grpc else None
+        if own.unix_domain_socket is not None:
+            found.append(each)
+            continue
+        own_http, own_grpc = own.dapr_http_port, own.dapr_grpc_port
         if own_http is None:
             own_http = _following(HTTP_PORT if http is None else http, index)
         elif own_grpc is None and own_http in shared:

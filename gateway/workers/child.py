@@ -12,10 +12,11 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, sharing
 from gateway.errors import APIError
 from gateway.given import Given
 from gateway.http.passing import Passing
@@ -63,9 +64,9 @@ class Worker:
         self.slot: int = told["slot"]
         self._control = socket.socket(fileno=told["control"])
         handlers: dict[str, Callable[..., Any]] = {
-            name: getattr(self, f"_{name}")
-            for name in ("asked", "speaks", "label", "shut_down", "permit", "health", "well", "replaced")
+            name: getattr(self, f"_{name}") for name in ("asked", "speaks", "replaced")
         }
+        handlers |= {name: partial(self._take, name) for name in ("label", "shut_down", "permit", "health", "well")}
         self.link = Link(handlers)
         self.closed = self.link.closed
         self.speaks_for_all = False
@@ -84,8 +85,14 @@ class Worker:
             yield
 
     def own(self, configs: Sequence[GatewayConfig]) -> tuple[GatewayConfig, ...]:
-        """Give those of applications that are not over."""
-        return tuple(each for each in configs if each.app_id in self.siblings)
+        """Give those of applications that are not over; sockets of one that is are those of the next beside it."""
+        left = tuple(each for each in configs if each.app_id in self.siblings)
+        groups = [(group, ("http", "grpc")) for group in sharing(configs)] + [(list(configs), ("metrics", "public"))]
+        for group, what in groups:
+            first = self.given[group[0].app_id]
+            heir = next((each.app_id for each in group if each in left), group[0].app_id)
+            self.given[heir] = replace(self.given[heir], **{name: getattr(first, name) for name in what})
+        return left
 
     async def process(self) -> Mapping[str, float]:
         """Measure all processes of the gateway together."""
@@ -94,6 +101,11 @@ class Worker:
             async with asyncio.timeout(2 * ANSWER_SECONDS):
                 return dict(await self.link.call("process", measured))
         return measured
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another worker takes the place of this one, which ends."""
+        return self._passing.replaced
 
     # What the parent says and asks
 
@@ -108,23 +120,10 @@ class Worker:
     def _replaced(self) -> None:
         self._passing.replaced = True
 
-    def _label(self, app_id: str, name: str, value: str) -> None:
-        self.siblings[app_id].labels[name] = value
-
-    def _shut_down(self, app_id: str, force: bool) -> None:
-        shut_down = self.siblings[app_id].shutting_down
-        if shut_down is not None:
-            shut_down(force=force)
-
-    def _permit(self, app_id: str, what: str) -> None:
-        permits = self.siblings[app_id].permits
-        (permits.grant if what == "grant" else permits.recall)()
-
-    def _health(self, app_id: str, healthy: bool) -> None:
-        self.siblings[app_id].heard(healthy)
-
-    def _well(self, app_id: str, whether: bool) -> None:
-        self.siblings[app_id].well = whether
+    def _take(self, what: str, app_id: str, *told: object) -> None:
+        siblings = self.siblings.get(app_id)
+        if siblings is not None:  # Else it was over before this worker began.
+            getattr(siblings, f"take_{what}")(*told)
 
 
 class Siblings:
@@ -139,7 +138,8 @@ class Siblings:
         permits: Of calls into the application, where they are limited.
         well: Whether any of the workers serves the application.
         ring: Of log lines, which go to the parent.
-        shutting_down: Ends this gateway, at once when it is told to be forced.
+        shutting_down: Ends this gateway, at once when it is told to be forced; None = it is not there now.
+        over: Set once it is to end, whether it is there or about to start again.
     """
 
     def __init__(self, worker: Worker, app_id: str, told: Told) -> None:
@@ -154,8 +154,14 @@ class Siblings:
         self.well = False
         self.ring = _Ring(self)
         self.shutting_down: ShutDown | None = None
+        self.over = asyncio.Event()
         self._healthy: bool | None = None
         self._heard = asyncio.Event()
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another worker takes the place of this one, which ends."""
+        return self._worker.replaced
 
     @property
     def late(self) -> bool:
@@ -194,12 +200,15 @@ class Siblings:
             return {} if counted is None else merging.as_sent(await counted())
 
         self.shutting_down = shut_down
+        if self.over.is_set():
+            shut_down()
         answers: dict[str, Callable[..., Awaitable[object]]] = {"drained": drained, "metadata": metadata, "node": node}
         answers |= {"measured": measured, "unsubscribe": unsubscribe}
         self.answers |= answers
         try:
             yield
         finally:
+            self.shutting_down = None
             for name in answers:
                 del self.answers[name]
             self.tell("counted", await measured())
@@ -231,6 +240,31 @@ class Siblings:
         except (LinkError, TimeoutError) as error:
             logger.debug("the other workers do not answer: %s", error)
             return []
+
+    # What the parent says of this application
+
+    def take_label(self, name: str, value: str) -> None:
+        """Show something in metadata."""
+        self.labels[name] = value
+
+    def take_shut_down(self, force: bool) -> None:
+        """End this gateway."""
+        self.over.set()
+        if self.shutting_down is not None:
+            self.shutting_down(force=force)
+
+    def take_permit(self, what: str) -> None:
+        """Take a permit, or give one back."""
+        (self.permits.grant if what == "grant" else self.permits.recall)()
+
+    def take_health(self, healthy: bool) -> None:
+        """Take what the one that asks has found."""
+        self._healthy = healthy
+        self._heard.set()
+
+    def take_well(self, whether: bool) -> None:
+        """Take whether any of the workers serves the application."""
+        self.well = whether
 
     # One presence
 
@@ -299,11 +333,6 @@ class Siblings:
         healthy = await ask()
         self.tell("health", healthy)
         return healthy
-
-    def heard(self, healthy: bool) -> None:
-        """Take what the one that asks has found."""
-        self._healthy = healthy
-        self._heard.set()
 
 
 class _Ring(LogRing):

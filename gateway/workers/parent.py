@@ -86,6 +86,7 @@ class _Parent:
         self._worked = False
         self._codes: list[int] = []
         self._rolling: asyncio.Task[None] | None = None
+        self._roll_again = False
         self._notify = Notify.by(os.environ)
         self._tasks: asyncio.TaskGroup
 
@@ -223,8 +224,7 @@ class _Parent:
 
     def _kill(self) -> None:
         for worker in self._workers.values():
-            logger.warning("worker %d is killed: it did not end in time", worker.process.pid)
-            _signal(worker, signal.SIGKILL)
+            _kill(worker)
 
     def _switch(self) -> None:
         switch_level(self._level)
@@ -233,12 +233,19 @@ class _Parent:
 
     def _roll(self) -> None:
         """Replace all workers, one after the other."""
-        if self._rolling is not None and not self._rolling.done():
-            logger.info("the workers are being replaced already")
+        self._roll_again = self._rolling is not None and not self._rolling.done()
+        if self._roll_again:
+            logger.info("the workers are being replaced; they are once more, as the first may be older than this")
             return
         self._rolling = self._tasks.create_task(self._replace_all(), name="workers-roll")
 
     async def _replace_all(self) -> None:
+        await self._replace_each()
+        while self._roll_again and not self._stopping.is_set():
+            self._roll_again = False
+            await self._replace_each()
+
+    async def _replace_each(self) -> None:
         for slot, old in sorted(self._in_slots.items()):
             while not (old.opened or old.ended.is_set()):  # It has just been started.
                 old.changed.clear()
@@ -259,7 +266,7 @@ class _Parent:
                 async with asyncio.timeout(self._drain + CLOSE_SECONDS + KILL_SECONDS):
                     await old.ended.wait()
             if not old.ended.is_set():
-                _signal(old, signal.SIGKILL)
+                _kill(old)
                 await old.ended.wait()
         logger.info("all workers are new ones")
 
@@ -469,6 +476,11 @@ class _Parent:
         worker = self._workers.get(number)
         if worker is not None:
             worker.link.tell("permit", app_id, what)
+
+
+def _kill(worker: Kept) -> None:
+    logger.warning("worker %d is killed: it did not end in time", worker.process.pid)
+    _signal(worker, signal.SIGKILL)
 
 
 def _signal(worker: Kept, number: signal.Signals) -> None:

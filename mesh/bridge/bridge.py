@@ -145,7 +145,7 @@ class Bridge:
         return {
             "sides": [each.described() for each in self._sides.values()],
             "apps": list(self._routes.apps),
-            "topics": [str(each) for each in self._routes.topics],
+            "topics": [each.described for each in self._routes.topics],
             "problems": [f"{name}: {problem}" for name, problem in problems.items()],
         }
 

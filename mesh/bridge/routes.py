@@ -36,6 +36,12 @@ class TopicRoute:
     def __str__(self) -> str:
         return f"{self.component}/{self.topic}@{self.cluster}"
 
+    @property
+    def described(self) -> str:
+        """Say what it is, and its name on the other side where that is another one."""
+        same = (self.component, self.topic) == (self.to_component, self.to_topic)
+        return str(self) if same else f"{self} to {self.to_component}/{self.to_topic}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Apps:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -35,9 +36,9 @@ async def asked(
         return response.status, json.loads(text) if text[:1] in "[{" and text else text, response.headers
 
 
-async def is_ready(port: int, wanted: int = 204) -> None:
+async def is_ready(port: int, wanted: int = 204, path: str = "healthz") -> None:
     try:
-        assert (await asked(port, "healthz"))[0] == wanted
+        assert (await asked(port, path))[0] == wanted
     except aiohttp.ClientError as error:
         raise AssertionError(repr(error)) from error
 
@@ -130,11 +131,77 @@ async def test_one_that_fails_does_not_end_the_others(home: MeshHome, tmp_path: 
         await eventually(lambda: is_ready(other), 60)
 
 
+@asynccontextmanager
+async def asking(port: int, tokens: Sequence[str], probed: str) -> AsyncIterator[list[str]]:
+    """Ask by each token, over a connection that stays, and whether one is well, over new ones; gives what was wrong."""
+    over, wrong = asyncio.Event(), list[str]()
+
+    async def ask(token: str) -> None:
+        headers, timeout = {"dapr-api-token": token}, aiohttp.ClientTimeout(total=20)
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+            while not over.is_set():
+                try:
+                    async with session.get(f"http://127.0.0.1:{port}/v1.0/metadata") as response:
+                        wrong.extend([await response.text()] * (response.status != 200))
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    wrong.append(repr(error))
+                await asyncio.sleep(0.01)
+
+    async def probe() -> None:
+        while not over.is_set():
+            try:
+                status, told, _ = await asked(port, f"healthz?appid={probed}")
+                wrong.extend([f"healthz: {told}"] * (status != 204))
+            except (aiohttp.ClientError, TimeoutError) as error:
+                wrong.append(f"healthz: {error!r}")
+            await asyncio.sleep(0.01)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(probe())
+        for token in tokens:
+            tasks.create_task(ask(token))
+        try:
+            yield wrong
+        finally:
+            over.set()
+
+
+@pytest.mark.slow
+async def test_workers_of_several_on_one_port_are_replaced(home: MeshHome, tmp_path: Path) -> None:
+    """No client sees it; one that cannot start holds nothing up, and what is over leaves its ports to the others."""
+    port, file = free_port(), tmp_path / "bad.yaml"
+    file.write_text("apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: s}\nspec: {type: state.none}\n")
+    words = ["--workers", "2", "--app", f"c,http-port={free_port()},grpc-port={free_port()},resources-path={file}"]
+    async with AppProcess(tmp_path, subscriptions=SUBSCRIPTIONS) as app:
+        for name, of in (("a", f"a={app.port}"), ("b", "b")):
+            (tmp_path / name).write_text(f"token-{name}\n")
+            words += ["--app", f"{of},http-port={port},grpc-port={port + 1},api-token-file={tmp_path / name}"]
+        with gateway(home, *words) as running:
+            await eventually(lambda: is_ready(port), 60)
+            slow = {"id": "slow", "seconds": 3}  # What an old worker finishes while health is asked.
+            assert (await asked(port, f"publish/pubsub/{TOPIC}", "token-b", "POST", slow))[0] == 204
+            await eventually(lambda: _recorded(app, ["slow"], "begin"))
+            async with asking(port, ["token-a", "token-b"] * 3, "a") as wrong:
+                running.send(signal.SIGHUP)
+                await asyncio.to_thread(running.until, "takes the place of", 60)
+                running.send(signal.SIGHUP)  # Those that come after this are others than those before it.
+                await asyncio.to_thread(running.until, r"(?s)(all workers are new ones.*){2}", 90)
+            assert wrong == []
+            _recorded(app, ["slow"])
+            assert (await asked(port, "shutdown", "token-a", "POST"))[0] == 204
+            await eventually(lambda: is_ready(port, 503, "healthz?appid=a"), 60)
+            async with asking(port, ["token-b"] * 3, "b") as wrong:
+                running.send(signal.SIGHUP)
+                await asyncio.to_thread(running.until, r"(?s)(all workers are new ones.*){3}", 90)
+            assert wrong == []
+            assert not {"killed:", "Traceback"} & set(running.text.split())
+
+
 def test_when_none_can_start_the_process_ends(home: MeshHome, tmp_path: Path) -> None:
     found = home.mesh("gateway", "--app", f"a,resources-path={tmp_path}/x", "--app", f"b,resources-path={tmp_path}/y")
     assert found.returncode == 1
     assert "there is no such" in found.stdout
 
 
-def _recorded(app: AppProcess, wanted: list[str]) -> None:
-    assert app.recorded(TOPIC) == wanted
+def _recorded(app: AppProcess, wanted: list[str], kind: str = TOPIC) -> None:
+    assert app.recorded(kind) == wanted

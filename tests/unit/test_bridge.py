@@ -133,8 +133,11 @@ def test_a_file(tmp_path: Path) -> None:
     assert config.trust is None
     assert peer.trust is not None
     assert (peer.trust.folder, peer.trust.trust_domain) == (tmp_path / "west/trust", "west.example")
+    assert (bridge.own_from, bridge.peer_from) == ("from.backbone", "to.backbone")
     assert bridge.routes.apps == ("orders@west", "*@east")
     assert bridge.routes.topics[1] == TopicRoute("west", "pubsub", "stock", "inventory", "stock")
+    told = [each.described for each in bridge.routes.topics]
+    assert told == ["pubsub/orders@east", "pubsub/stock@west to inventory/stock"]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +148,7 @@ def test_a_file(tmp_path: Path) -> None:
         ("orders@west", "orders@north", "bridge.yaml:7:8: apps[0]: orders@north is neither in east nor in west"),
         ("pubsub/orders@east", "orders@east", "bridge.yaml:9:5: topics[0]: 'orders@east' is not COMPONENT/TOPIC"),
         ("to: inventory/stock", "too: x", "topics[1]"),
+        ("pubsub/stock@west", "pubsub/orders@east", "topics[1]: pubsub/orders@east is listed twice"),
         ("backbone: kafka://west:9092", "backbon: x", "did you mean"),
     ],
 )
@@ -168,6 +172,11 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, before: str, after: str, said
         (["--as", "a", "--peer", "b", "--to", "nats://b", "--apps", "x@a,y"], "--apps: 'y' names no cluster"),
         (["--as", "a", "--peer", "b", "--to", "nats://b", "--topics", "x@a"], "--topics: 'x@a' is not COMPONENT/TOPIC"),
         (["--file", "absent.yaml"], "absent.yaml: there is no such file"),
+        (["--as", "a", "--peer", "b", "--to", "nats://b"], "--apps or --topics is missing"),
+        (
+            ["--as", "a", "--peer", "b", "--from", "nats://b", "--to", "nats://b", "--apps", "x@a"],
+            "--to: both sides are one mesh",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_command_line(words: list[str], said: str) -> None:
@@ -186,6 +195,7 @@ def test_sides_by_the_environment() -> None:
         "redis://b",
         "MESH_BRIDGE_TO",
     )
+    assert config.bridge.own_from == "MESH_BACKBONE"
     assert (config.namespace, config.bridge.peer.namespace) == ("shop", "shop")
     assert (config.backbone_timeout, config.bridge.peer.backbone_timeout) == (FOR_EVER, FOR_EVER)
     assert config.bridge.routes.apps == ("a@west", "b@west", "c@east")

@@ -23,6 +23,10 @@ CASES = {
         ["--app", "a=3000,http-port=3700,grpc-port=3701", "--app", "b"],
         [("a", 3000, 3700, 3701), ("b", None, 3501, 50002)],
     ),
+    "ports of its own that are the first ones": (
+        ["--app", "a=3000,http-port=3501", "--app", "b=3001,http-port=3500", "-H", "3500"],
+        [("a", 3000, 3501, 50001), ("b", 3001, 3500, 50002)],
+    ),
     "free ones": (["--app", "a=1", "--app", "b=2", "-H", "0", "-G", "0"], [("a", 1, 0, 0), ("b", 2, 0, 0)]),
     "one application": (["--app", "a=3000"], [("a", 3000, 3500, 50001)]),
 }
@@ -86,6 +90,8 @@ apps:
 REFUSED = {
     "no port": (["--app", "a=x"], "the port is"),
     "no option": (["--app", "a=1,http-prt=3"], "did you mean"),
+    "a port that stands elsewhere": (["--app", "a,app-port=3"], "both stand before the first comma: ID=PORT"),
+    "workers of one": (["--app", "a=1,workers=3"], "--workers stands beside --app"),
     "no value": (["--app", "a=1,app-protocol"], "needs a value"),
     "an option of the process": (["--app", "a=1,metrics-port=3"], "no option 'metrics-port' of one application"),
     "a wrong value": (["--app", "a=1,app-protocol=ftp"], "'ftp' is not supported"),

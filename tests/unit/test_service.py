@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -133,6 +134,7 @@ def test_a_template_gives_a_service_for_each_application(tmp_path: Path, capsys:
         ("install --app-id a/b --user --dry-run", 1, "must not contain"),
         ("install --app-id a%b --user --dry-run", 1, "can be no part of a unit's name"),
         ("install --app-id a --env A --user --dry-run", 2, "'A' is not NAME=VALUE"),
+        ("install --app-id a --env A-B=1 --user --dry-run", 1, "--env"),
         ("install --app-id a --user --write-path /srv --dry-run", 2, "not with --user"),
         ("install --app-id a --workers 0 --user --dry-run", 2, "--workers: expected a number from 1 to 64"),
         ("install --app-id a --workers 2 --user --dry-run -- node", 2, "for a gateway alone"),
@@ -158,6 +160,14 @@ def test_what_makes_no_sense_is_refused(
     assert main(["service", *line.split()]) == code
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_no_services_are_an_empty_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert main(["service", "status", "--user", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
 
 
 def test_what_a_service_could_not_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
