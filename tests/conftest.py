@@ -54,7 +54,9 @@ SHARING = (
     "tests/e2e/test_faststream",
 )
 # What tells how much of mesh/ is tested; elsewhere the same lines are run again, and to note each takes time.
-MEASURED = re.compile(r"tests/(middleware/|unit/|trust/|contract/[^[]*(\[(memory|nats)\b|$)|(grpc|http)/(?!.*\[nats\b))")
+MEASURED = re.compile(
+    r"tests/(middleware/|unit/|trust/|contract/[^[]*(\[(memory|nats)\b|$)|(grpc|http)/(?!.*\[nats\b))"
+)
 MODULES = (
     "tests/bindings/test_databases",
     "tests/bindings/test_queues",

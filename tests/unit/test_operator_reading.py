@@ -206,6 +206,7 @@ async def test_one_that_no_gateway_takes_keeps_nobody_from_the_others(name: str,
     component_of = KINDS["Component"]
     for item in items:
         kept = source.resources._kept(component_of, item)
+        assert kept is not None
         source.resources._changed(component_of, ("shop", kept.name), kept)
     pod = ClusterPod("shop", "cart", "default", "cart-0", "1")
     source.resources.secrets.informer.synced.set()

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 PAGE = 50  # Of a list: an object may take more than a megabyte.
 MAX_NAMESPACE_BYTES = 32 * 2**20  # Twice what one gateway is given.
+MAX_REFUSED = 1000  # Of a namespace, whose status says that no gateway is given them.
 
 
 class Resources:
@@ -89,7 +90,7 @@ class Resources:
             known = self._documents[key] = resource, document
         return known[1]
 
-    def _kept(self, kind: Kind, item: Mapping[str, Any]) -> Resource:
+    def _kept(self, kind: Kind, item: Mapping[str, Any]) -> Resource | None:
         """Read a resource; one namespace has its share of the memory and no more."""
         resource = resource_of(kind, item)
         former = self.of(resource.namespace).get(resource.key)
@@ -100,7 +101,8 @@ class Resources:
         if not refused:
             return resource
         logger.warning("%s in %s is not given to gateways: %s", resource.key, resource.namespace, refused)
-        return resource.without(refused)
+        known = sum(1 for each in self.of(resource.namespace).values() if each.refused)
+        return resource.without(refused) if known < MAX_REFUSED else None
 
     def _changed(self, kind: Kind, key: Key, resource: Resource | None) -> None:
         namespace, own = key[0], f"{kind.name}/{key[1]}"
