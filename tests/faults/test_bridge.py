@@ -267,7 +267,18 @@ async def test_both_brokers_are_waited_for_at_the_start(joined: Clusters, tmp_pa
     east, west = joined.east, joined.west
     await east.backend.stop()
     environ = {**os.environ, "MESH_HOME": str(tmp_path)}
-    words = ["--from", east.backend.url, "--as", "east", "--to", west.backend.url, "--peer", "west"]
+    words = [
+        "--from",
+        east.backend.url,
+        "--as",
+        "east",
+        "--to",
+        west.backend.url,
+        "--peer",
+        "west",
+        "--apps",
+        "shop@west",
+    ]
     command = sys.executable, "-m", "gateway.cli", "bridge", *words, "--metrics-port", str(free_port())
     for stops in (True, False):
         process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=PIPE, stderr=STDOUT)
