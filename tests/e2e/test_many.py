@@ -92,11 +92,11 @@ async def _one_ends(home: MeshHome, running: MeshRun, one: int, other: int) -> N
 
 async def test_one_port_for_several(home: MeshHome, tmp_path: Path) -> None:
     """The API token tells which; without one there is nothing but health."""
-    port = free_port()
+    port, grpc_port = free_port(), free_port()
     words = []
     for name in "ab":
         (tmp_path / name).write_text(f"token-{name}\n")
-        words += ["--app", f"{name},http-port={port},grpc-port={port + 1},api-token-file={tmp_path / name}"]
+        words += ["--app", f"{name},http-port={port},grpc-port={grpc_port},api-token-file={tmp_path / name}"]
     with gateway(home, *words) as running:
         await eventually(lambda: is_ready(port), 60)
         for name in "ab":
@@ -169,13 +169,13 @@ async def asking(port: int, tokens: Sequence[str], probed: str) -> AsyncIterator
 @pytest.mark.slow
 async def test_workers_of_several_on_one_port_are_replaced(home: MeshHome, tmp_path: Path) -> None:
     """No client sees it; one that cannot start holds nothing up, and what is over leaves its ports to the others."""
-    port, file = free_port(), tmp_path / "bad.yaml"
+    port, grpc_port, file = free_port(), free_port(), tmp_path / "bad.yaml"
     file.write_text("apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: s}\nspec: {type: state.none}\n")
     words = ["--workers", "2", "--app", f"c,http-port={free_port()},grpc-port={free_port()},resources-path={file}"]
     async with AppProcess(tmp_path, subscriptions=SUBSCRIPTIONS) as app:
         for name, of in (("a", f"a={app.port}"), ("b", "b")):
             (tmp_path / name).write_text(f"token-{name}\n")
-            words += ["--app", f"{of},http-port={port},grpc-port={port + 1},api-token-file={tmp_path / name}"]
+            words += ["--app", f"{of},http-port={port},grpc-port={grpc_port},api-token-file={tmp_path / name}"]
         with gateway(home, *words) as running:
             await eventually(lambda: is_ready(port), 60)
             slow = {"id": "slow", "seconds": 3}  # What an old worker finishes while health is asked.
