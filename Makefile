@@ -11,6 +11,7 @@ PARALLEL = -n $(WORKERS) --max-worker-restart 0
 PYTEST_ARGS ?=
 # Of the core, in whole runs only: its limit stands in pyproject.toml.
 COVERAGE = $(if $(PYTEST_ARGS),,--cov mesh --cov-report term:skip-covered)
+FAILED := $(VENV)/.failed
 MADE := $(VENV)/.made
 STAMP := $(VENV)/.installed
 BUILT := $(VENV)/.built
@@ -83,10 +84,10 @@ test: $(MADE) ## everything, with real servers
 	@$(MAKE) --no-print-directory -j 2 static whole # Tests wait, and leave of the processors what this takes.
 
 whole: $(BUILT)
-	$(BIN)/python -m pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS) tests
+	$(BIN)/python -m pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS) --failed $(FAILED) tests || $(BIN)/python -m tests.support.again $(FAILED)
 
 libraries: # What of "provision" takes a while in each clone, and needs nothing of ours.
-	@for script in azure examples sdks; do bash tests/provision/$$script.sh || exit 1; done
+	@for script in azure examples kubernetes sdks; do bash tests/provision/$$script.sh || exit 1; done
 
 proto: $(STAMP) ## compile the messages of gRPC
 	for package in gateway/grpc bindings/pluggable bindings/spiffe; do $(BIN)/python -m grpc_tools.protoc -I $$package/proto --include_imports \

@@ -100,7 +100,7 @@ class App:
 class _Protocol(asyncio.Protocol):
     def __init__(self, app: App) -> None:
         self._app = app
-        self._parts: list[bytes] = []
+        self.parts: list[bytes] = []
         self._size = self._needed = 0
         self._transport: asyncio.WriteTransport
 
@@ -108,11 +108,11 @@ class _Protocol(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        self._parts.append(data)
+        self.parts.append(data)
         self._size += len(data)
         if self._size < self._needed:  # In the middle of a large body.
             return
-        data, self._needed = b"".join(self._parts), 0
+        data, self._needed = b"".join(self.parts), 0
         while data:
             end = data.find(b"\r\n\r\n")
             if end < 0:
@@ -138,7 +138,7 @@ class _Protocol(asyncio.Protocol):
             else:
                 self._transport.write(MISSING)
             data = data[size:]
-        self._parts, self._size = [data] if data else [], len(data)
+        self.parts, self._size = [data] if data else [], len(data)
 
 
 async def main(options: dict[str, object]) -> None:

@@ -263,6 +263,25 @@ class Stage:
             await asyncio.sleep(POLL_SECONDS)
         return gateway
 
+    async def several(self, words: Sequence[str], port: int) -> Gateway:
+        """Start a gateway of several applications, and wait until all of them are ready.
+
+        Args:
+            words: Its command line.
+            port: Of the first one's API.
+        """
+        gateway = await self._start(Gateway, "gateway-several", [sys.executable, "-m", "gateway", *words])
+        gateway.http_port = port
+        deadline = time.monotonic() + START_SECONDS
+        ports = [int(number) for word in words for _, _, number in [word.partition("http-port=")] if number]
+        for each in ports:
+            while await _status(each, "/v1.0/healthz") != 204:
+                gateway.check()
+                if time.monotonic() > deadline:
+                    raise gateway.failed("is not ready")
+                await asyncio.sleep(POLL_SECONDS)
+        return gateway
+
     async def peer(self, role: str, **options: object) -> Peer:
         """Start a peer and wait until it is ready."""
         module = "bench.app" if role == "app" else "bench.clients" if "client" in options else "bench.bare"

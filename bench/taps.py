@@ -83,7 +83,7 @@ async def _block(run: Callable[[Operation], Awaitable[object]], method: Method, 
 
 async def _watching(stack: AsyncExitStack, runtime: Runtime, tap: str, wanted: Wanted) -> Callable[[bool], Any]:
     """Prepare a watch; gives what begins or ends it, and waits until it has."""
-    taps: Any = runtime._parts.taps
+    taps: Any = runtime.parts.taps
     at = address.taps(NAMESPACE)
 
     def ignore(_: Frame) -> None:
@@ -102,7 +102,7 @@ async def _watching(stack: AsyncExitStack, runtime: Runtime, tap: str, wanted: W
 
 async def _settled(runtime: Runtime) -> None:
     """Wait until all is sent."""
-    taps: Any = runtime._parts.taps
+    taps: Any = runtime.parts.taps
     while any(each.waits for each in taps._watches.values()):
         await asyncio.sleep(0.005)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from bindings.kubernetes.injector.annotations import ANNOTATIONS
 from brokers.embedded import EmbeddedBroker
 from brokers.kafka import KafkaBroker
 from brokers.memory import MemoryBroker
@@ -24,7 +25,7 @@ from brokers.mqtt import MQTTBroker
 from brokers.nats import NatsBroker
 from brokers.rabbitmq import RabbitMQBroker
 from brokers.redis import RedisBroker
-from docs import api, reference, schema
+from docs import api, chart, reference, schema
 from docs.limits import TABLES, table
 from gateway.cli.options import DEPRECATED, FLAGS, IGNORED
 from gateway.cli.reference import INSTEAD
@@ -141,6 +142,21 @@ def _ignored_settings(kind: str, layout: str = "") -> str:
             reasons.setdefault(each.ignored, []).append(f"`{each.name}`")
     lines = ["| accepted, without effect | why |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items())]) + "\n"
+
+
+def _annotations_table() -> str:
+    lines = ["| annotation | meaning | default | wrong |", "| --- | --- | --- | --- |"]
+    for each in ANNOTATIONS:
+        if each.effect:
+            default = f"`{each.default}`" if each.default and " " not in each.default else each.default
+            lines.append(f"| `{each.name}` | {each.effect} | {default} | {'refused' if each.bound else 'warning'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _annotations_without_effect_table() -> str:
+    lines = ["| annotation | why |", "| --- | --- |"]
+    lines += [f"| `{each.name}` | {each.reason} |" for each in ANNOTATIONS if each.reason]
+    return "\n".join(lines) + "\n"
 
 
 def _old_names_table() -> str:
@@ -273,7 +289,10 @@ def _cells(rows: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
+    "annotations": _annotations_table,
+    "annotations-without-effect": _annotations_without_effect_table,
     "api": api.table,
+    "kubernetes-settings": chart.settings,
     "bindings": reference.bindings,
     "features": _features_table,
     "native-features": _native_features_table,
@@ -300,7 +319,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 }
 """What can be generated, by name."""
 
-WHOLE = (reference, schema)
+WHOLE = (reference, schema, chart)
 """What makes whole files; the folders that they are in hold nothing else."""
 
 
@@ -322,7 +341,7 @@ def changes() -> Mapping[Path, str | None]:
     """Give the files that are not as they would be made now, with their text; None where there would be no file."""
     made = {path: text for part in WHOLE for path, text in part.files().items()}
     folders = {path.parent for path in made}
-    there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    there = {path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file()}
     wanted: dict[Path, str | None] = dict.fromkeys(there - made.keys())
     wanted |= made
     wanted |= {page: rendered(page.read_text(encoding="utf-8")) for page in pages() if page.parent not in folders}
@@ -346,7 +365,7 @@ def main(arguments: list[str]) -> int:
             page.unlink()
             sys.stdout.write(f"{page.relative_to(ROOT)} removed\n")
         else:
-            page.parent.mkdir(exist_ok=True)
+            page.parent.mkdir(parents=True, exist_ok=True)
             page.write_text(text, encoding="utf-8")
             sys.stdout.write(f"{page.relative_to(ROOT)} written\n")
     return int(check and bool(changed))

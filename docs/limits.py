@@ -32,7 +32,20 @@ from gateway.routes.jobs import MAX_LISTED
 from gateway.routes.workflow_views import MAX_EVENTS, MAX_WAIT
 from gateway.routes.workflows import MAX_ID_BYTES
 from gateway.topic_views import CHANGE_SECONDS, PAGE_SECONDS
-from mesh import address, conditions, delivery, flow, host, key_value, large, pipeline, policies, store, telemetry
+from mesh import (
+    address,
+    clusters,
+    conditions,
+    delivery,
+    flow,
+    host,
+    key_value,
+    large,
+    pipeline,
+    policies,
+    store,
+    telemetry,
+)
 from mesh.blocks import (
     actors,
     configuration,
@@ -533,7 +546,7 @@ def _sizes() -> Sequence[Row]:
         ),
         (
             "an app id that is called",
-            _size(invocation.MAX_APP_ID_BYTES),
+            _size(clusters.MAX_TARGET_BYTES),
             NONE,
             "500 `ERR_DIRECT_INVOKE`: `invalid app id`",
         ),

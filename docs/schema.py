@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.reference import own_types
+from gateway.bridge_file import BridgeFile
 from gateway.cli.template_schema import Template
 from mesh.node.catalogue import ComponentType
 from mesh.resources.documents import Effect, FileModel
@@ -25,6 +26,7 @@ __all__ = ["files"]
 
 FOLDER = Path(__file__).parent / "schemas"
 _MODELS: Mapping[str, type[FileModel]] = {
+    "bridge": BridgeFile,
     "component": ComponentFile,
     "configuration": ConfigurationFile,
     "httpendpoint": HTTPEndpointFile,

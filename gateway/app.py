@@ -5,6 +5,7 @@ port → its subscriptions → ``healthz`` ready. Application and gateway never 
 
 Stop: not ready → no more fetching → what is in flight finishes, HTTP still up, since applications
 publish while they finish → HTTP closes → brokers flush and close. A second signal skips the waiting.
+Told to drain, it does the first half, and the second once it is told to stop.
 """
 
 from __future__ import annotations
@@ -13,31 +14,29 @@ import asyncio
 import logging
 import math
 import os
-import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gateway.application import application_of
-from gateway.config import CLOSE_SECONDS, GatewayConfig
+from gateway.config import BridgeConfig, GatewayConfig
 from gateway.described import actors, backlog, subscription_as_told, without_nothing
+from gateway.doors import Doors, Listening
 from gateway.export.opening import spans_sent
-from gateway.grpc.build import build_grpc
-from gateway.grpc.listener import listening_for_grpc
+from gateway.given import socket_path
 from gateway.http.application import HTTPApplication, outside_service
-from gateway.http.loading import Connections, loaded
+from gateway.http.loading import loaded
 from gateway.http.middleware import Through, middleware_stage, towards_application
-from gateway.http.scraping import listening_for_metrics
-from gateway.http.server import Handler, HTTPServer
+from gateway.http.server import Handler
 from gateway.http.stages import staged, stages
-from gateway.logs import LogRing, configure_logging, switch_level
+from gateway.life import Life
+from gateway.logs import LogRing
 from gateway.metrics.endpoint import Metrics
 from gateway.metrics.settings import of_configuration
-from gateway.reload import FEATURE, look, watching
+from gateway.reload import FEATURE, Look, look, watching
 from gateway.remote import RemoteAnswers
 from gateway.routes import build_api, build_router
 from gateway.routes.invocation import comparable, named_by
@@ -48,51 +47,68 @@ from gateway.settings import Reader, endpoint_client
 from gateway.views import Views
 from mesh import __version__
 from mesh.application import Headers
+from mesh.blocks.configuration import UNSUBSCRIBE
 from mesh.blocks.middleware import MiddlewareService
-from mesh.errors import ConfigError, MeshError
 from mesh.node.backlogs import Backlogs
 from mesh.node.description import NodeDescription
 from mesh.node.health import ComponentStatus
 from mesh.node.remote import Question
 from mesh.node.runtime import Runtime
+from mesh.operation import Context, Operation
 from mesh.registry import Registry
 from mesh.resources.subscription import Subscription
 from mesh.tasks import drained_within
 
-__all__ = ["Gateway", "run"]
+if TYPE_CHECKING:
+    from gateway.bridging import Bridging
+    from gateway.supplied import Agent
+    from gateway.workers.child import Siblings
+    from mesh.node.spec import NodeSettings
+
+__all__ = ["Gateway"]
 
 logger = logging.getLogger(__name__)
 
 ASK_SECONDS = 15.0
 
 
-class Gateway:
+class Gateway(Life):
     """A running gateway."""
 
-    def __init__(self, config: GatewayConfig, ring: LogRing | None = None) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        ring: LogRing | None = None,
+        doors: Doors | None = None,
+        siblings: Siblings | None = None,
+        agent: Agent | None = None,
+    ) -> None:
         """Prepare; ``running`` starts.
 
         Args:
             config: What it is told.
             ring: The last lines of its log; None = nobody is told them.
+            doors: Where it listens; None = at what its configuration names.
+            siblings: The same gateway in other processes (``mesh gateway --workers``); None = there is none.
+            agent: Keeps fresh what an operator gives; None = there is none.
         """
+        super().__init__(config.drain)
         self.config = config
+        self._agent = agent
+        self._doors, self._siblings = doors or Listening(config), siblings
         self.app_id = config.app_id
         self._open = False
-        self.stopping = asyncio.Event()
-        self.forced = False
-        self.lost = False
         self.port = self.grpc_port = 0
-        self._drained_by: float | None = None
         self._reloads = True
-        self._key = os.urandom(24).hex()
-        self._labels = dict(config.labels)
+        self._key = os.urandom(24).hex() if siblings is None else siblings.key
+        self._labels = dict(config.labels) if siblings is None else siblings.labels
         self._runtime: Runtime
         self._backlogs: Backlogs
         self._ring = ring or LogRing()
         self.views: Views
         self._application: HTTPApplication | None = None
         self._metrics: Metrics | None = None
+        self._bridging: Bridging | None = None
         self.metrics_port = 0
 
     # What the routes ask
@@ -116,41 +132,54 @@ class Gateway:
     @property
     def not_ready(self) -> Sequence[str]:
         """What is missing until everything works."""
-        if self.stopping.is_set():
+        replaced = self._siblings is not None and self._siblings.replaced
+        if self.stopping.is_set() and not replaced:  # Who asks a worker asks the gateway, which goes on.
             return ("shutting-down",)
+        if self.draining.is_set():
+            return ("draining",)
         if not self._open:
             return ("components",)
         if not self.proven:
             return ("identity",)
         if self.config.app_port is not None and not self._runtime.serving:
-            return ("app",)
+            elsewhere = self._siblings is not None and self._siblings.well
+            return () if elsewhere else ("app",)
+        if self._bridging is not None and not self._bridging.works:
+            return ("bridge",)
         return ()
 
-    def shut_down(self, *, force: bool = False) -> None:
-        """Begin to stop; twice, or with force, stops without waiting."""
-        if force or self.stopping.is_set():
-            self.forced = True
-        self.stopping.set()
+    def end(self, *, force: bool = False) -> None:
+        """Begin to stop, as a client wants it: the gateway in other processes as well."""
+        if self._siblings is None:
+            self.shut_down(force=force)
+        else:
+            self._siblings.tell("stop", force)
 
-    def grace(self) -> float:
-        """Give the seconds left for what is in flight: one time for deliveries, calls and open requests together."""
-        now = asyncio.get_running_loop().time()
-        if self._drained_by is None:
-            self._drained_by = now + self.config.drain
-        return 0.0 if self.forced else max(0.0, self._drained_by - now)
+    def label(self, name: str, value: str) -> None:
+        """Show something in metadata."""
+        self._labels[name] = value
+        if self._siblings is not None:
+            self._siblings.tell("labelled", name, value)
 
-    async def until_stopping(self) -> None:
-        """Wait until it is told to stop, or has lost its backbone for good."""
-        async with asyncio.TaskGroup() as tasks:
-            losing = tasks.create_task(self._note_loss(), name="gateway-note-loss")
-            await self.stopping.wait()
-            losing.cancel()
+    async def elsewhere(self, name: str, *arguments: object) -> bool:
+        """Have another process of the gateway do what this one cannot; False = none can."""
+        return self._siblings is not None and any(await self._siblings.others(name, *arguments))
 
-    async def _note_loss(self) -> None:
-        reason = await self._runtime.until_lost()
-        logger.error("%s; a restart may help", reason)
-        self.lost = True
-        self.shut_down()
+    async def drain_all(self) -> None:
+        """Take nothing more for the application, in other processes neither; returns once nothing is in flight."""
+        self.drain()
+        if self._siblings is not None:
+            await self._siblings.drained(self.config.drain)
+        await self.drained.wait()
+
+    async def until_lost(self) -> str:
+        """Wait until it has lost its backbone for good; give why."""
+        return await self._runtime.until_lost()
+
+    def until_unhealthy(self) -> asyncio.Event | None:
+        """Give what is set once the application is unhealthy; None = nobody looks."""
+        application = self._application
+        return None if application is None or self.config.app_health is None else application.unreachable
 
     async def ask_node(
         self,
@@ -191,6 +220,18 @@ class Gateway:
 
     async def metadata(self) -> dict[str, object]:
         """Give what ``GET metadata`` answers."""
+        own = await self._metadata()
+        return own if self._siblings is None else await self._siblings.metadata(own)
+
+    async def _unsubscribe(self, store: str, subscription_id: str) -> object:
+        context = Context(self._runtime.caller)
+        return await self._runtime.run(Operation(UNSUBSCRIBE, store, subscription_id, context))
+
+    async def _drained(self) -> None:
+        self.drain()
+        await self.drained.wait()
+
+    async def _metadata(self) -> dict[str, object]:
         async with asyncio.TaskGroup() as asking:  # Either may wait for a server that is silent.
             health = asking.create_task(self._runtime.health(), name="metadata-health")
             looking = asking.create_task(self._backlogs.look(), name="metadata-backlogs")
@@ -218,6 +259,8 @@ class Gateway:
         }
         if config.app_port is not None:
             described["appConnectionProperties"] = self._described_connection()
+        if self._bridging is not None:
+            described["bridge"] = self._bridging.described()
         kept = {"id", "runtimeVersion", "extended", "actorRuntime", "scheduler", "workflows"}
         return {name: value for name, value in described.items() if value or name in kept}
 
@@ -230,7 +273,7 @@ class Gateway:
             for each in status
             if each.reason
         ]
-        return told + self._runtime.conditions.described()
+        return [*told, *self._runtime.conditions.described(), *(self._bridging.conditions() if self._bridging else ())]
 
     def _described_actors(self, node: NodeDescription) -> dict[str, object]:
         """Tell in the reference's words how the hosting of actors is, for which there is no placement service here."""
@@ -280,22 +323,16 @@ class Gateway:
         return staged(router, around)
 
     @asynccontextmanager
-    async def _answering(self, api: API) -> AsyncIterator[HTTPServer]:
-        """Give the server of all that answers requests: the chain, and the dashboard in front of it if there is one."""
-        config, handler = self.config, self._chain(api)
-        async with AsyncExitStack() as stack:
-            if config.dashboard is not None:
-                from gateway.dashboard.server import dashboard  # Nobody else has to load it.
+    async def _answering(self, api: API) -> AsyncIterator[Handler]:
+        """Give all that answers requests: the chain, and the dashboard in front of it if there is one."""
+        handler = self._chain(api)
+        if self.config.dashboard is None:
+            yield handler
+            return
+        from gateway.dashboard.server import dashboard  # Nobody else has to load it.
 
-                shown = dashboard(config, self._runtime, api, self.ask_node, handler)
-                handler = await stack.enter_async_context(shown)
-            load = partial(_load_http2, config=config, grpc_port=lambda: self.grpc_port) if config.h2c else None
-            yield HTTPServer(
-                handler,
-                max_body_bytes=config.max_body_bytes,
-                max_header_bytes=config.max_header_bytes,
-                load_http2=load,
-            )
+        async with dashboard(self.config, self._runtime, api, self.ask_node, handler) as shown:
+            yield shown
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -313,51 +350,83 @@ class Gateway:
         async with AsyncExitStack() as stack:
             # Left last: what a collector takes at the end is none of the time to drain.
             last = await stack.enter_async_context(AsyncExitStack())
-            self._runtime = runtime = await stack.enter_async_context(Runtime(settings, Registry(), grace=self.grace))
+            self._runtime = runtime = await stack.enter_async_context(self._made_of(settings))
             self._look_after(runtime)
             await last.enter_async_context(spans_sent(runtime, lambda: 0.0 if self.forced else math.inf))
             await runtime.open_endpoints(partial(endpoint_client, runtime=runtime))
             runtime.allow_outside(outside_service)
             metrics = self._metrics
+            if self._siblings is not None:
+                await stack.enter_async_context(self._joined(self._siblings))
             api = build_api(runtime, config, self, self._labels, _message)
-            server = await stack.enter_async_context(self._answering(api))
-            socket_path = None
-            if config.unix_socket_dir is not None:
-                socket_path = config.unix_socket_dir / f"dapr-{config.app_id}-http.socket"
-                _warn_of_ports(config)
-            own = config.dashboard
-            port = own.port() if own is not None and own.port is not None else config.http_port
-            listening = server.listening(config.listen, port, socket_path, self.grace)
-            self.port = await stack.enter_async_context(listening)
-            grpc_path = socket_path and socket_path.with_name(f"dapr-{config.app_id}-grpc.socket")
-            load = partial(build_grpc, api, 0 if socket_path else self.port, metrics=metrics)
-            grpc = listening_for_grpc(load, config.listen, config.grpc_port, grpc_path, self.grace)
+            handler = await stack.enter_async_context(self._answering(api))
+            self.port = await stack.enter_async_context(self._doors.http(handler, self.grace))
+            grpc = self._doors.grpc(api, self.port, metrics, self.grace)
             self.grpc_port = await stack.enter_async_context(grpc)
             if metrics is not None:
-                self.metrics_port = await stack.enter_async_context(
-                    listening_for_metrics(config, partial(metrics.text, runtime, self._backlogs))
-                )
+                told = partial(metrics.told, runtime, self._backlogs, self._siblings)
+                self.metrics_port = await stack.enter_async_context(self._doors.metrics(told))
             await stack.enter_async_context(self._answering_others(api))
             self._open = True
-            if config.registered:
-                stack.enter_context(registered(config.home, self._entry(socket_path)))
-            where = f"{socket_path or self.port}, for gRPC on {grpc_path or self.grpc_port}"
+            if self._siblings is not None:
+                self._siblings.opened(self._entry())
+            elif config.registered:
+                stack.enter_context(registered(config.home, self._entry()))
+            http, grpc_at = (socket_path(config, each) for each in ("http", "grpc"))
+            where = f"{http or self.port}, for gRPC on {grpc_at or self.grpc_port}"
             logger.info("%s listens on %s, backbone %s", config.app_id, where, runtime.backbone)
-            if own is not None:
-                own.announce(self.port)
-            async with AsyncExitStack() as serving:
-                streams = drained_within(runtime.streams.drained(), self.grace, "streams")
-                await serving.enter_async_context(streams)
-                await serving.enter_async_context(self._inbound())
-                if self._reloads:
-                    await serving.enter_async_context(watching(reader, looked, runtime.reload))
-                serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
+            if config.dashboard is not None:
+                config.dashboard.announce(self.port)
+            await stack.enter_async_context(self._doors.public(self))
+            inbound = await stack.enter_async_context(self._inbound())
+            async with self._serving(inbound, reader, looked):
                 yield
             logger.info("%s has drained", config.app_id)
+            self.drained.set()
+            await self.outlive()
+
+    @asynccontextmanager
+    async def _serving(
+        self, inbound: AbstractAsyncContextManager[None], reader: Reader, looked: Look
+    ) -> AsyncIterator[None]:
+        """Take what is for the application, and what changes; leaving drains."""
+        config, runtime, agent = self.config, self._runtime, self._agent
+        async with AsyncExitStack() as serving:
+            streams = drained_within(runtime.streams.drained(), self.grace, "streams")
+            await serving.enter_async_context(streams)
+            await serving.enter_async_context(inbound)
+            if config.bridge is not None:
+                await serving.enter_async_context(self._bridged(config.bridge))
+            if agent is not None:
+                await serving.enter_async_context(agent.following(runtime))
+            if self._reloads:
+                watched = watching(reader, looked, runtime.reload, None if agent is None else agent.reloaded)
+                await serving.enter_async_context(watched)
+            serving.callback(runtime.streams.ending.set)  # They drain beside the application, not after it.
+            yield
+
+    def _made_of(self, settings: NodeSettings) -> Runtime:
+        if self._siblings is not None:
+            self._siblings.check(settings)
+        return Runtime(settings, Registry(), grace=self.grace, part=self._siblings)
+
+    def _joined(self, siblings: Siblings) -> AbstractAsyncContextManager[None]:
+        """Let the other workers ask and tell this one."""
+        metrics = self._metrics
+        counted = None if metrics is None else partial(metrics.counted, self._runtime, self._backlogs)
+        return siblings.joined(
+            self.shut_down, self._drained, self._metadata, self.views.process, counted, self._unsubscribe
+        )
+
+    def _bridged(self, config: BridgeConfig) -> AbstractAsyncContextManager[None]:
+        from gateway.bridging import Bridging  # Nobody else has to load it.
+
+        self._bridging = Bridging(config, self._runtime, self.grace)
+        return self._bridging.running()
 
     def _look_after(self, runtime: Runtime) -> None:
         self._backlogs = Backlogs(runtime.services)
-        self.views = Views(runtime, self.config, self._backlogs, self._ring, self._listens)
+        self.views = Views(runtime, self.config, self._backlogs, self._ring, self._listens, self._siblings)
 
     def _answering_others(self, api: API) -> AbstractAsyncContextManager[None]:
         """Answer other nodes, as long as what is in flight may take at the end."""
@@ -371,41 +440,42 @@ class Gateway:
         told: dict[str, object] = {name: port for name, port in ports.items() if port}
         return {"addresses": list(self.config.listen) if folder is None else [str(folder)], **told}
 
-    def _entry(self, socket_path: Path | None) -> Run:
+    def _entry(self) -> Run:
         """Give what others on this machine are told."""
         config, node = self.config, self._runtime.description
+        path = socket_path(config, "http")
         return Run(
             app_id=node.app_id,
-            http_port=0 if socket_path else self.port,
+            http_port=0 if path else self.port,
             grpc_port=self.grpc_port,
             metrics_port=self.metrics_port,
             host=config.listen[0],
-            socket=str(socket_path) if socket_path else None,
+            socket=str(path) if path else None,
             app_port=config.app_port,
             namespace=node.namespace,
             max_body_bytes=config.max_body_bytes,
             max_header_bytes=config.max_header_bytes,
             labels=config.labels,
+            token_file=str(config.tokens.api_file or ""),
             key=self._key,
         )
 
     @asynccontextmanager
-    async def _inbound(self) -> AsyncIterator[None]:
-        """Serve the application, if there is one; draining is bounded in time."""
+    async def _inbound(self) -> AsyncIterator[AbstractAsyncContextManager[None]]:
+        """Give what serves the application, if there is one; draining is bounded in time."""
         config = self.config
         if config.app_port is None:
-            yield
+            yield nullcontext()
             return
         # In a thread: what gRPC stands on takes a tenth of a second to load.
         through = _through(self._runtime, "app_http_pipeline")
         around = towards_application(through, config.app_id, config.max_body_bytes)
-        async with await loaded(partial(application_of, config, around)) as application:
+        async with await loaded(partial(application_of, config, around, self._siblings)) as application:
             self._application = application
             application.recorder = None if self._metrics is None else self._metrics.recorder
             application.watch()
             inbound = self._runtime.inbound(application, self._subscriptions)
-            async with drained_within(inbound, self.grace, "deliveries and calls"):
-                yield
+            yield drained_within(inbound, self.grace, "deliveries and calls")
 
     async def _subscriptions(self) -> Sequence[Subscription]:
         """Ask the application what it wants; tries again while the answer does not come."""
@@ -419,65 +489,8 @@ def _through(runtime: Runtime, section: str) -> Through:
     return partial(cast("MiddlewareService", runtime.services["middleware"]).through, section)
 
 
-def _warn_of_ports(config: GatewayConfig) -> None:
-    """Say which ports that were given have no effect beside a socket file."""
-    usual = GatewayConfig(config.app_id, config.home).http_port  # Which one that was given cannot be told from.
-    ports = {"--dapr-http-port": config.http_port, "--dapr-grpc-port": config.grpc_port}
-    given = [f"{name} {port}" for name, port in ports.items() if port and (name, port) != ("--dapr-http-port", usual)]
-    if given:
-        logger.warning("%s without effect: with --unix-domain-socket the API has no port", " and ".join(given))
-
-
-def _load_http2(handler: Handler, *, config: GatewayConfig, grpc_port: Callable[[], int]) -> Connections:
-    """Load what serves the HTTP API over HTTP/2."""
-    from gateway.grpc.ports import without_grpc
-    from gateway.http2.answering import Answering  # Takes some milliseconds, for clients of HTTP/2 alone.
-    from gateway.http2.server import HTTP2Connections
-
-    answering = Answering(handler, config.max_body_bytes, config.max_header_bytes)
-    return HTTP2Connections(without_grpc(answering.answer, grpc_port), config.max_header_bytes)
-
-
 def _message(name: str) -> Any:
     """Give the class of one of gRPC's messages."""
     from gateway.grpc.messages import message  # Takes some milliseconds, for clients that need it alone.
 
     return message(name)
-
-
-async def run(config: GatewayConfig) -> int:
-    """Run a gateway until it is told to stop; give the process's exit code."""
-    gateway = Gateway(config, configure_logging(config))
-    loop = asyncio.get_running_loop()
-    life = cast("asyncio.Task[int]", asyncio.current_task())
-
-    def stop() -> None:
-        if gateway.stopping.is_set():
-            life.cancel()  # Ends whatever is waited for: the start, deliveries, calls or open requests.
-            loop.call_later(CLOSE_SECONDS, end)
-        gateway.shut_down()
-
-    def end() -> None:
-        logger.warning("ended without closing all connections: it took more than %g s", CLOSE_SECONDS)
-        os._exit(int(gateway.forced or gateway.lost))
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGUSR1, switch_level, config.log_level)
-    try:
-        async with gateway.running():
-            await gateway.until_stopping()
-            # Many things close one after the other, each in its own time when a broker does not answer.
-            loop.call_later(gateway.grace() + CLOSE_SECONDS, end)
-    except asyncio.CancelledError:
-        if not gateway.forced:
-            raise
-        life.uncancel()  # Everything has been taken down, without waiting.
-    except ConfigError as error:
-        for problem in error.problems:
-            logger.error("%s", problem)  # noqa: TRY400 - the problem says it all
-        return 1
-    except MeshError as error:
-        logger.error("%s", error)  # noqa: TRY400 - the message is for people
-        return 1
-    return 1 if gateway.forced or gateway.lost else 0

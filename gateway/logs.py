@@ -6,22 +6,36 @@ import atexit
 import codecs
 import json
 import logging
+import os
 import socket
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import TextIO
 
 from gateway.config import GatewayConfig
 from mesh import __version__
 from mesh.telemetry import CURRENT
 
-__all__ = ["LEVELS", "OURS", "Bounded", "LogRing", "configure_logging", "quoted", "switch_level"]
+__all__ = [
+    "APPLICATION",
+    "LEVELS",
+    "OURS",
+    "Bounded",
+    "Line",
+    "Lines",
+    "LogRing",
+    "Logged",
+    "configure_logging",
+    "line_of",
+    "quoted",
+    "switch_level",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +55,7 @@ TIMES = MappingProxyType({"mesh.conditions": 10})
 def quoted(value: object, *, ascii_only: bool = False) -> str:
     """Write a value for people to read: as JSON, with what does not print, or would move the cursor, escaped."""
     text = json.dumps(value, ensure_ascii=ascii_only).replace("\x7f", "\\u007f")
-    return (
-        text if text.isprintable() else "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
-    )
+    return text if text.isprintable() else _escaped(text)
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:
@@ -59,12 +71,35 @@ def _message(record: logging.LogRecord) -> str:
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
 
 
+def _whole(record: logging.LogRecord) -> str:
+    """Give what happened with its fields, and what was raised on lines of its own."""
+    text = _message(record) + "".join(f" {name}={quoted(value)}" for name, value in _fields(record).items())
+    if record.exc_info:
+        text += f"\n{logging.Formatter().formatException(record.exc_info)}"[:MAX_MESSAGE]
+    return text
+
+
+def _for_journal(record: logging.LogRecord) -> str:
+    """Give the same with what would move a cursor escaped; they are one entry, so none can be forged."""
+    return "\n".join(_escaped(line) for line in _whole(record).split("\n"))
+
+
+def _escaped(text: str) -> str:
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+
+
+def _logged(app_id: str) -> str:
+    """Give the application that a line is of: the process's own, unless it has several."""
+    logged = APPLICATION.get()
+    return app_id if logged is None else logged.app_id
+
+
 class _Text(logging.Formatter):
     """``time="…" level=info msg="…" app_id=… scope=…``."""
 
     def __init__(self, app_id: str) -> None:
         super().__init__()
-        self._tail = f"app_id={app_id} instance={socket.gethostname()}"
+        self._app_id, self._tail = app_id, f"instance={socket.gethostname()}"
         self._ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
 
     def format(self, record: logging.LogRecord) -> str:
@@ -72,7 +107,7 @@ class _Text(logging.Formatter):
         fields = "".join(f" {name}={self._quoted(value)}" for name, value in _fields(record).items())
         text = (
             f'time="{when}" level={record.levelname.lower()} msg={self._quoted(_message(record))}'
-            f"{fields} {self._tail} scope={record.name} type=log ver={__version__}"
+            f"{fields} app_id={_logged(self._app_id)} {self._tail} scope={record.name} type=log ver={__version__}"
         )
         if record.exc_info:
             # Behind a tab, what others have said in it looks like no line of the log.
@@ -80,7 +115,7 @@ class _Text(logging.Formatter):
         return text
 
     def _shown(self, line: str) -> str:
-        text = "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line[:MAX_MESSAGE])
+        text = _escaped(line[:MAX_MESSAGE])
         return text.encode("ascii", "backslashreplace").decode() if self._ascii_only else text
 
     def _quoted(self, value: object) -> str:
@@ -92,7 +127,8 @@ class _JSON(logging.Formatter):
 
     def __init__(self, app_id: str) -> None:
         super().__init__()
-        self._common = {"app_id": app_id, "instance": socket.gethostname(), "type": "log", "ver": __version__}
+        self._app_id = app_id
+        self._common = {"instance": socket.gethostname(), "type": "log", "ver": __version__}
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -100,6 +136,7 @@ class _JSON(logging.Formatter):
             "level": record.levelname.lower(),
             "msg": _message(record),
             "scope": record.name,
+            "app_id": _logged(self._app_id),
             **self._common,
             **_fields(record),
         }
@@ -222,6 +259,18 @@ class Lines:
     missed: int
 
 
+def line_of(record: logging.LogRecord) -> tuple[str, str, str, str]:
+    """Give what is kept of a line: its time, level, logger and text."""
+    fields = "".join(f" {name}={quoted(value)}" for name, value in _fields(record).items())
+    text = _message(record) + fields
+    if record.exc_info:
+        text += f"\n{logging.Formatter().formatException(record.exc_info)}"[:MAX_MESSAGE]
+    text = text.encode("utf-8", "backslashreplace").decode()
+    when = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+    level = {"critical": "error"}.get(record.levelname.lower(), record.levelname.lower())
+    return when, level, record.name, text
+
+
 class LogRing:
     """Keeps the last lines of the log, at most a thousand and a mebibyte of them."""
 
@@ -233,16 +282,13 @@ class LogRing:
 
     def add(self, record: logging.LogRecord) -> None:
         """Keep a line."""
-        fields = "".join(f" {name}={quoted(value)}" for name, value in _fields(record).items())
-        text = _message(record) + fields
-        if record.exc_info:
-            text += f"\n{logging.Formatter().formatException(record.exc_info)}"[:MAX_MESSAGE]
-        text = text.encode("utf-8", "backslashreplace").decode()
-        when = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        level = {"critical": "error"}.get(record.levelname.lower(), record.levelname.lower())
+        self.keep(*line_of(record))
+
+    def keep(self, when: str, level: str, scope: str, text: str) -> None:
+        """Keep what `line_of` gives."""
         with self._lock:
             self._last += 1
-            self._lines.append(Line(self._last, when, level, record.name, text))
+            self._lines.append(Line(self._last, when, level, scope, text))
             self._bytes += len(text)
             while len(self._lines) > RING_LINES or (self._bytes > RING_BYTES and len(self._lines) > 1):
                 self._bytes -= len(self._lines.popleft().message)
@@ -266,27 +312,55 @@ class LogRing:
         return Lines(chosen, last if whole else chosen[-1].n, max(0, first - 1 - behind))
 
 
-class _Kept(logging.StreamHandler[TextIO]):
-    """Writes lines, and keeps them."""
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One of several applications of a process: whose the lines are that are written in its context."""
 
-    def __init__(self, stream: TextIO, ring: LogRing) -> None:
-        super().__init__(stream)
-        self._ring = ring
+    app_id: str
+    ring: LogRing | None
+
+
+APPLICATION: ContextVar[Logged | None] = ContextVar("logged application", default=None)
+
+
+class _Kept(logging.Handler):
+    """Keeps lines, and has them written."""
+
+    def __init__(self, written: logging.Handler, ring: LogRing) -> None:
+        super().__init__()
+        self._written, self._ring = written, ring
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._ring.add(record)
+            logged = APPLICATION.get()
+            ring = self._ring if logged is None or logged.ring is None else logged.ring
+            ring.add(record)
         except Exception:  # noqa: BLE001 - as of any handler: who writes a wrong line must not fail for it
             self.handleError(record)
             return
-        super().emit(record)
+        self._written.handle(record)
+
+
+def _written(config: GatewayConfig) -> logging.Handler:
+    """Give what writes lines: to the standard output, or into the journal that reads it."""
+    lines = logging.StreamHandler(sys.stdout)
+    lines.setFormatter(_JSON(config.app_id) if config.log_json else _Text(config.app_id))
+    if "JOURNAL_STREAM" not in os.environ:
+        return lines
+    from gateway.journal import Journal, is_journal  # For services of systemd alone.
+
+    def facts(record: logging.LogRecord) -> Mapping[str, object]:
+        return {**_fields(record), "app_id": _logged(config.app_id), "scope": record.name, "version": __version__}
+
+    if not is_journal(sys.stdout, os.environ):
+        return lines
+    return Journal(lines, facts, lines.format if config.log_json else _for_journal)
 
 
 def configure_logging(config: GatewayConfig) -> LogRing:
     """Send the logs of this process to standard output; gives what keeps the last lines."""
     ring = LogRing()
-    handler = _Kept(sys.stdout, ring)
-    handler.setFormatter(_JSON(config.app_id) if config.log_json else _Text(config.app_id))
+    handler = _Kept(_written(config), ring)
     bounded = Bounded(handler.handle)
     handler.addFilter(bounded)
     atexit.register(bounded.tell)

@@ -20,7 +20,7 @@ from mesh.node.reload import Told, log_unexpected
 from mesh.node.runtime import NodeSettings
 from mesh.tasks import task_group
 
-__all__ = ["FEATURE", "look", "watching"]
+__all__ = ["FEATURE", "Look", "look", "watching"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,10 @@ def _stat(path: Path) -> tuple[object, ...]:
 
 @asynccontextmanager
 async def watching(
-    reader: Reader, first: Look, reload: Callable[[NodeSettings], Awaitable[Told]]
+    reader: Reader,
+    first: Look,
+    reload: Callable[[NodeSettings], Awaitable[Told]],
+    told: Callable[[Sequence[Problem]], None] | None = None,
 ) -> AsyncIterator[None]:
     """Have what changes in the files take effect while entered.
 
@@ -67,12 +70,13 @@ async def watching(
         reader: Has read them once.
         first: How they looked before that.
         reload: Puts what they hold to work.
+        told: Is given what was wrong, if anything was, whenever they were read; None = nobody is.
     """
     if not reader.paths:
         yield
         return
     async with task_group() as tasks:
-        task = tasks.create_task(_Watch(reader, first, reload).run(), name="reload-watch")
+        task = tasks.create_task(_Watch(reader, first, reload, told).run(), name="reload-watch")
         try:
             yield
         finally:
@@ -80,10 +84,17 @@ async def watching(
 
 
 class _Watch:
-    def __init__(self, reader: Reader, first: Look, reload: Callable[[NodeSettings], Awaitable[Told]]) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        first: Look,
+        reload: Callable[[NodeSettings], Awaitable[Told]],
+        told: Callable[[Sequence[Problem]], None] | None,
+    ) -> None:
         self._reader = reader
         self._seen = first
         self._reload = reload
+        self._told = told
         self._complained: tuple[str, ...] = ()
         self._unexpected: set[tuple[str, str]] = set()
 
@@ -132,6 +143,8 @@ class _Watch:
         if told.done:
             logger.info("resources reloaded: %s", "; ".join(map(str, told.done)))
         self._complain(bad, told.kept)
+        if self._told is not None:
+            self._told(tuple(dict.fromkeys((*bad, *told.kept))))
         return told.again
 
     async def _read(self) -> tuple[NodeSettings | None, Sequence[Problem]]:

@@ -139,6 +139,7 @@ def resources(
     app_id: str | None,
     namespace: str | None,
     trust_domain: str,
+    proven: bool,
 ) -> list[dict[str, object]]:
     """Read the files of a gateway, and tell what is in them; it may take a while.
 
@@ -149,6 +150,7 @@ def resources(
         app_id: Whose resources; None = all.
         namespace: Of the mesh, if the user has named one.
         trust_domain: Of the gateway's identity; empty = of its Configuration.
+        proven: Whether the gateway asks every caller to prove who it is.
     """
     looked = ResourceFiles(paths, namespace=namespace, app_id=app_id).look()
     known = {problem for each in looked.found for problem in each.problems}
@@ -156,7 +158,7 @@ def resources(
     _place(rows, [each for each in looked.problems if each not in known], "error")
     _place(rows, looked.warnings, "warning")
     for path in configurations:
-        rows += _configuration(path, trust_domain)
+        rows += _configuration(path, trust_domain, proven=proven)
     return [each.told() for each in [*rows, *map(_built_in, built_in)]]
 
 
@@ -171,12 +173,13 @@ def _place(rows: list[_Row], problems: Iterable[Problem], severity: str) -> None
         max(near, key=lambda row: row.line).problems.append(_problem(problem, severity))
 
 
-def _configuration(path: Path, trust_domain: str) -> list[_Row]:
+def _configuration(path: Path, trust_domain: str, *, proven: bool) -> list[_Row]:
     problems: list[Problem] = []
     warnings: list[Problem] = []
     rows = [_of(each) for each in read_documents(path, []) if each.get("kind") == "Configuration"]
     try:
-        warnings += rules_without_effect(load_configuration_file(path, os.environ, warnings, trust_domain))
+        read = load_configuration_file(path, os.environ, warnings, trust_domain, proven=proven)
+        warnings += rules_without_effect(read)
     except ConfigError as error:
         problems += error.problems
     _place(rows, problems, "error")

@@ -53,6 +53,7 @@ class Run:
         max_header_bytes: Largest header section.
         labels: What ``mesh run`` said about it: cliPID, appCommand, appLogPath, daprdLogPath,
             runTemplatePath, runTemplateName.
+        token_file: Of the tokens that its clients send; "" = there is none, or it is of the environment.
         key: Whoever can read this entry, the gateway's user, sends it as ``KEY_HEADER`` to be told past
             ``spec.httpPipeline``.
     """
@@ -71,6 +72,7 @@ class Run:
     max_body_bytes: int = 4 * 1024 * 1024
     max_header_bytes: int = 16 * 1024
     labels: Mapping[str, str] = field(default_factory=dict)
+    token_file: str = ""
     key: str = field(default="", repr=False)
 
     @property

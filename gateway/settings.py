@@ -86,7 +86,9 @@ class Reader:
     @property
     def paths(self) -> tuple[Path, ...]:
         """All that is read."""
-        return (*self._config.resource_paths, *self._config.configuration_files)
+        supply = self._config.supply
+        secrets = () if supply is None else (supply.folder / "secrets.json",)
+        return (*self._config.resource_paths, *self._config.configuration_files, *secrets)
 
     def load(self) -> NodeSettings:
         """Read everything; raises ``ConfigError`` with all problems."""
@@ -109,20 +111,7 @@ class Reader:
         """
         config = self._config
         self.warnings, self.bad = [], []
-        settings = NodeSettings(
-            config.app_id,
-            config.namespace,
-            config.backbone,
-            namespace_given=bool(self._namespace),
-            home=config.home,
-            single_host=config.single_host,
-            backbone_timeout=config.backbone_timeout,
-            binding_seconds=config.app_binding_seconds,
-            asks_config="config" not in config.init_endpoints_off,
-            host_only=config.host_only,
-            backbone_from="MESH_BACKBONE" if config.backbone != DEFAULT_BACKBONE else "",
-            application="" if config.app_port is None or config.runs_app else f"{config.app_host}:{config.app_port}",
-        )
+        settings = self._without_files()
         if not self.paths:
             return replace(settings, trust=self._trust())
         from mesh.resources.loader import ResourceFiles, ordered
@@ -148,11 +137,21 @@ class Reader:
             if Path(each.file or "") not in config.configuration_files
         ]
         components, endpoints = resources.components, resources.http_endpoints
-        if "KUBERNETES_SERVICE_HOST" in os.environ:
-            components, endpoints = in_kubernetes(components, endpoints)
+        builtin: Sequence[Component] = ()
+        in_cluster = config.supply is not None or "KUBERNETES_SERVICE_HOST" in os.environ
+        if in_cluster and config.builtin_secrets:
+            components, endpoints = in_kubernetes(components, endpoints, injected=config.supply is not None)
+            if not resources.components:
+                components, builtin = (), components
+        if config.supply is not None:
+            from mesh.supply.secrets import marked
+
+            folder = config.supply.folder
+            components, endpoints = marked(components, folder), marked(endpoints, folder)
         return replace(
             settings,
             components=components or (() if config.host_only else None),
+            builtin=builtin,
             subscriptions=resources.subscriptions,
             resiliencies=resources.resiliencies,
             configuration=self._configuration,
@@ -160,6 +159,25 @@ class Reader:
             workflow_access=resources.workflow_access,
             withheld=resources.withheld,
             trust=self._trust(),
+        )
+
+    def _without_files(self) -> NodeSettings:
+        """Give what is said by options and variables alone."""
+        config = self._config
+        named = "MESH_BACKBONE" if config.bridge is None else config.bridge.own_from
+        return NodeSettings(
+            config.app_id,
+            config.namespace,
+            config.backbone,
+            namespace_given=bool(self._namespace),
+            home=config.home,
+            single_host=config.single_host,
+            backbone_timeout=config.backbone_timeout,
+            binding_seconds=config.app_binding_seconds,
+            asks_config="config" not in config.init_endpoints_off,
+            host_only=config.host_only,
+            backbone_from=named if config.backbone != DEFAULT_BACKBONE else "",
+            application="" if config.app_port is None or config.runs_app else f"{config.app_host}:{config.app_port}",
         )
 
     def _trust(self) -> TrustSettings | None:
@@ -196,10 +214,10 @@ class Reader:
         merged = Configuration()
         problems: list[Problem] = []
         trust = self._config.trust
-        domain = "" if trust is None else trust.trust_domain
+        domain, proven = ("", False) if trust is None else (trust.trust_domain, trust.mode == "strict")
         for path in self._config.configuration_files:
             try:
-                configuration = load_configuration_file(path, os.environ, self.warnings, domain)
+                configuration = load_configuration_file(path, os.environ, self.warnings, domain, proven=proven)
             except ConfigError as error:
                 problems += error.problems
                 continue

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mesh.errors import ConfigError
 
-__all__ = ["BACKLOG", "bound", "listen_at"]
+__all__ = ["BACKLOG", "bound", "bound_at", "listen_at", "place_of", "port_of", "serve_at"]
 
 BACKLOG = 2048
 LOCK_TRIES, LOCK_PAUSE = 100, 0.01
@@ -23,6 +23,27 @@ async def listen_at(path: Path, make: Callable[[], asyncio.Protocol]) -> Callabl
     """Accept connections at a socket file; give what ends that.
 
     A file that nobody listens at is replaced. The file is removed at the end, if it is still this one.
+
+    Raises:
+        ConfigError: Somebody listens there, or it cannot be made.
+    """
+    listener, remove = await bound_at(path)
+    try:
+        server = await asyncio.get_running_loop().create_unix_server(make, sock=listener, backlog=BACKLOG)
+    except BaseException:
+        remove()
+        listener.close()
+        raise
+
+    def close() -> None:
+        remove()  # First: once the socket is closed, its number may be that of another one.
+        server.close()
+
+    return close
+
+
+async def bound_at(path: Path) -> tuple[socket.socket, Callable[[], None]]:
+    """Listen at a socket file without accepting; give it, and what removes the file.
 
     Raises:
         ConfigError: Somebody listens there, or it cannot be made.
@@ -47,18 +68,7 @@ async def listen_at(path: Path, make: Callable[[], asyncio.Protocol]) -> Callabl
             if _identity(path) == ours:
                 path.unlink()
 
-    try:
-        server = await asyncio.get_running_loop().create_unix_server(make, sock=listener, backlog=BACKLOG)
-    except BaseException:
-        remove()
-        listener.close()
-        raise
-
-    def close() -> None:
-        remove()  # First: once the socket is closed, its number may be that of another one.
-        server.close()
-
-    return close
+    return listener, remove
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -130,3 +140,20 @@ def bound(family: int, where: tuple[object, ...]) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def port_of(listening: socket.socket) -> int:
+    """Give the port of a socket; 0 for that of a file."""
+    return 0 if listening.family == socket.AF_UNIX else int(listening.getsockname()[1])
+
+
+def place_of(listening: socket.socket) -> str:
+    """Name where a socket listens, so that every process which listens there names it alike: its port, or its file."""
+    return str(listening.getsockname()) if listening.family == socket.AF_UNIX else str(port_of(listening))
+
+
+async def serve_at(listening: socket.socket, make: Callable[[], asyncio.Protocol]) -> Callable[[], None]:
+    """Accept connections at a socket that listens already; give what ends that."""
+    loop = asyncio.get_running_loop()
+    serve = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
+    return (await serve(make, sock=listening, backlog=BACKLOG)).close

@@ -16,7 +16,8 @@ from mesh.resources.component import Component
 
 if TYPE_CHECKING:
     from gateway.config import GatewayConfig
-    from gateway.logs import LogRing
+    from gateway.logs import Lines, LogRing
+    from gateway.workers.child import Siblings
     from mesh.node.backlogs import Backlogs
     from mesh.node.health import ComponentStatus
     from mesh.node.runtime import Runtime
@@ -39,6 +40,7 @@ class Views:
         backlogs: Backlogs,
         ring: LogRing,
         listens: Callable[[], Mapping[str, object]],
+        siblings: Siblings | None = None,
     ) -> None:
         """Use a runtime that was entered.
 
@@ -48,12 +50,25 @@ class Views:
             backlogs: What its subscriptions have before them.
             ring: The last lines of its log.
             listens: Gives where it listens, once it does.
+            siblings: The same gateway in other processes; None = there is none.
         """
+        self._siblings = siblings
         self.topics, self.ring = TopicViews(runtime, backlogs), ring
         self._runtime, self._config, self._listens = runtime, config, listens
 
-    def node(self) -> dict[str, object]:
-        """Tell of the node and its process."""
+    async def lines(self, after: int | None, limit: int, level: str) -> Lines:
+        """Give the last lines of the log; see ``LogRing.lines``."""
+        if self._siblings is not None:
+            return await self._siblings.lines(after, limit, level)
+        return self.ring.lines(after, limit, level)
+
+    async def node(self) -> dict[str, object]:
+        """Tell of the node and its process, or its processes."""
+        own = self.process()
+        return own if self._siblings is None else await self._siblings.node(own)
+
+    def process(self) -> dict[str, object]:
+        """Tell of the node and this process."""
         import psutil  # Takes some milliseconds, when somebody asks.
 
         process = psutil.Process()
@@ -124,6 +139,7 @@ class Views:
             app_id=None if config.host_only else config.app_id,
             namespace=os.environ.get("NAMESPACE"),
             trust_domain="" if trust is None else trust.trust_domain,
+            proven=trust is not None and trust.mode == "strict",
         )
         rows = await asyncio.to_thread(read)
         for each in await self._runtime.health():

@@ -4,6 +4,7 @@ An address is a dotted path of tokens, legal on every broker::
 
     mesh.<namespace>.topic.<component>.<topic>     an event topic; dots in the topic separate its tokens
     mesh.<namespace>.app.<app id>                  an application's requests
+    mesh.<namespace>.bridge.<cluster>              requests to applications of another cluster
     mesh.<namespace>.component.<component>         requests to any host of a component
     mesh.<namespace>.component.<component>.<print> requests to hosts of equal settings
     mesh.<namespace>.nodes                         broadcast to every live node
@@ -21,9 +22,11 @@ An address is a dotted path of tokens, legal on every broker::
     mesh.<namespace>.owner.<app id>.<node>         one node, of what it owns
     mesh.<namespace>.work.<app id>.<node>          one node, of activities that its workers run for others
     mesh.<namespace>.node.<app id>.<node>          one node, of what it tells others and does for them
-    mesh.<namespace>.owners                        broadcast to those who own: a table of owners has changed
+    mesh.<namespace>.owners.<print>                broadcast to those who host a kind: its table of owners has changed
     mesh.<namespace>.readers                       broadcast to those who read input bindings for others
     mesh.<namespace>.triggered                     broadcast to those whose application events may be for
+    mesh.<namespace>.supply                        the operator of a cluster, of what it gives gateways
+    mesh.<namespace>.supplied.<other namespace>    broadcast to the gateways of one: the operator has something new
     <what is served>.members                       broadcast to those who serve it
     mesh.<namespace>.kv.<component>.<key>          a key of a broker-native store
 
@@ -36,9 +39,10 @@ who sends it an address of more than about 4,000 bytes: a topic has at most 512 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
+from hashlib import blake2s
 
 from mesh.errors import BadArgumentError, ConfigError
 
@@ -52,6 +56,7 @@ __all__ = [
     "asker",
     "back",
     "bindings",
+    "bridge",
     "component",
     "decode_token",
     "encode_token",
@@ -69,6 +74,8 @@ __all__ = [
     "readers",
     "seen",
     "store",
+    "supplied",
+    "supply",
     "taps",
     "topic",
     "triggered",
@@ -80,21 +87,26 @@ MAX_TOPIC_BYTES = 512
 MAX_NAME_BYTES = 256
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _OWN = re.compile(
-    r"mesh\.[^.]*\.(topic|app|component|nodes?|hosts|asker|taps|keepers|seen|back|bindings|jobs|workflows|owners?|work"
-    r"|readers|triggered|kv)\b"
+    r"mesh\.[^.]*\.(topic|app|bridge|component|nodes?|hosts|asker|taps|keepers|seen|back|bindings|jobs|workflows|owners?|work"
+    r"|readers|triggered|suppl(?:y|ied)|kv)\b"
 )
-_NO_APP_ID = re.compile(r"[./\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NO_APP_ID = re.compile(r"[./@\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
 
 class Kind(StrEnum):
-    """What an address names."""
+    """What an address names.
+
+    What is said to an operator, and by it, is proven by what is said (``mesh/supply``), and by nothing of the exchange.
+    """
 
     TOPIC = "topic"
     APP = "app"
+    BRIDGE = "bridge"
     COMPONENT = "component"
     OWNER = "owner"
     NODES = "nodes"
+    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +203,7 @@ def app_id_problem(app_id: str) -> str | None:
     if len(app_id) > MAX_NAME_BYTES or len(app_id.encode(errors="replace")) > MAX_NAME_BYTES:
         return f"the app id '{app_id[:40]}…' is longer than {MAX_NAME_BYTES} bytes"
     if _NO_APP_ID.search(app_id):
-        return f"the app id {app_id!r} must not contain dots, slashes, blanks or control characters"
+        return f"the app id {app_id!r} must not contain dots, slashes, '@', blanks or control characters"
     return None
 
 
@@ -200,6 +212,13 @@ def app(namespace: str, app_id: str) -> Address:
     """Address the requests of an application."""
     space = f"mesh.{_bounded('namespace', namespace)}.app.{_bounded('app id', app_id)}"
     return Address(Kind.APP, space, "", app_id)
+
+
+@lru_cache(maxsize=4096)
+def bridge(namespace: str, cluster: str) -> Address:
+    """Address the bridges to another cluster (``mesh/clusters.py``)."""
+    space = f"mesh.{_bounded('namespace', namespace)}.bridge.{_bounded('cluster', cluster)}"
+    return Address(Kind.BRIDGE, space, "", cluster)
 
 
 @lru_cache(maxsize=4096)
@@ -283,9 +302,10 @@ def node(namespace: str, app_id: str, node_id: str) -> Address:
     return _of_node(namespace, "node", app_id, node_id)
 
 
-def owners(namespace: str) -> Address:
-    """Address every node that owns something."""
-    return _of_nodes(namespace, "owners")
+@lru_cache(maxsize=4096)
+def owners(namespace: str, kind: str) -> Address:
+    """Address every node that hosts a kind of what is owned; its name may be long, so the address has a hash of it."""
+    return replace(_of_nodes(namespace, "owners", blake2s(kind.encode(), digest_size=8).hexdigest()), label=kind)
 
 
 def readers(namespace: str) -> Address:
@@ -296,6 +316,16 @@ def readers(namespace: str) -> Address:
 def triggered(namespace: str) -> Address:
     """Address every node whose application may be triggered."""
     return _of_nodes(namespace, "triggered")
+
+
+def supply(control: str) -> Address:
+    """Address the operator of a cluster, by its own namespace."""
+    return Address(Kind.OPERATOR, f"mesh.{_bounded('namespace', control)}.supply", "", "supply")
+
+
+def supplied(control: str, namespace: str) -> Address:
+    """Address the gateways of a namespace that an operator gives something."""
+    return _of_nodes(control, "supplied", namespace)
 
 
 def _of_node(namespace: str, what: str, app_id: str, node_id: str) -> Address:

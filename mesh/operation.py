@@ -43,9 +43,9 @@ class Caller(msgspec.Struct, frozen=True):
     trust_domain: str = "public"
 
     @classmethod
-    def proven_by(cls, identity: Identity) -> Caller:
-        """Make the caller that somebody has proven to be."""
-        return cls(identity.namespace, identity.app_id, proven=True, trust_domain=identity.trust_domain)
+    def proven_by(cls, identity: Identity, app_id: str = "") -> Caller:
+        """Make the caller that somebody has proven to be, or may speak for (``mesh/clusters.py``)."""
+        return cls(identity.namespace, app_id or identity.app_id, proven=True, trust_domain=identity.trust_domain)
 
 
 class Trace(NamedTuple):

@@ -24,6 +24,7 @@ __all__ = [
     "ARRIVALS",
     "BAGGAGE",
     "BATCHES",
+    "BRIDGED",
     "CANCELLED",
     "COMPONENTS_OPENED",
     "CURRENT",
@@ -67,6 +68,7 @@ __all__ = [
 OPERATIONS = "operations"  # block, method, target, outcome; what the method tells of it
 ARRIVALS = "arrivals"  # what; of what; outcome; of a call its caller and the status; only for an observer of its own
 BATCHES = "batches"  # component, topic; handed to the application, ``times`` is the number of events
+BRIDGED = "bridged"  # call, durable, outcome or event; from and to which cluster; application or topic; outcome
 BROKER_PUBLISHED = "broker_published"  # broker (nats/orders: of a component), kind of address, outcome; likewise
 APPLICATION_CALLED = "application_called"  # verb, path, status, or outcome as of an operation; likewise
 COMPONENTS_OPENED = "components_opened"  # name, type, outcome; likewise

@@ -21,11 +21,13 @@ from typing import Any
 import pytest
 
 import mesh
+from tests.support.again import Failed
 from tests.support.processes import nothing_forgotten
 from tests.support.server import NotInstalledError, missing
 
 # What takes long begins first, so that in the end nobody waits for one process. The rest is in any order.
 LONG_FIRST = (
+    "tests/kubernetes/",
     "tests/compose/test_compose",
     "tests/faults/test_every_broker",
     "tests/http/test_reload",
@@ -52,7 +54,9 @@ SHARING = (
     "tests/e2e/test_faststream",
 )
 # What tells how much of mesh/ is tested; elsewhere the same lines are run again, and to note each takes time.
-MEASURED = re.compile(r"tests/(unit/|trust/|contract/[^[]*(\[(memory|nats)\b|$)|(grpc|http)/(?!.*\[nats\b))")
+MEASURED = re.compile(
+    r"tests/(middleware/|unit/|trust/|contract/[^[]*(\[(memory|nats)\b|$)|(grpc|http)/(?!.*\[nats\b))"
+)
 MODULES = (
     "tests/bindings/test_databases",
     "tests/bindings/test_queues",
@@ -64,6 +68,7 @@ MODULES = (
     "tests/trust/",
     "tests/unit/",  # Many stand on what a module of theirs alone imports, and to hand out each by itself costs, too.
     "tests/compose/",
+    "tests/e2e/test_service",
     "tests/faults/test_resiliency_table",
     "tests/brokers_security/test_bindings",
     "tests/brokers_security/test_kafka",
@@ -98,6 +103,7 @@ importlib.metadata.entry_points = _entry_points
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--broker", action="append", metavar="NAME", help="run the contract against this broker only")
+    parser.addoption("--failed", type=Path, metavar="FILE", help="write down which tests failed")
     parser.addoption("--uvloop", action="store_true", help="run on uvloop, as a gateway does")
 
 
@@ -108,6 +114,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "leaves_sockets: a library leaves lost sockets to the garbage collector")
     config.option.loadscopereorder = False  # By how many tests, and not by how long they take.
+    if (failed := config.getoption("--failed")) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Failed(failed))
     if config.getoption("--uvloop"):
         import uvloop
 
@@ -198,6 +206,8 @@ def group_of(nodeid: str) -> str:
     path, _, test = nodeid.partition("::")
     if path.startswith("tests/meta/"):
         return "tests/meta"  # They read all sources, each process by itself.
+    if path.startswith("tests/kubernetes/"):
+        return "tests/kubernetes"  # They share one cluster.
     backend = re.search(r"\[([a-z]+)[]-]", test)
     if backend and path.startswith(SHARING):
         alone = path.endswith(("contract/test_faults.py", "test_faststream.py"))  # They have a server of their own.

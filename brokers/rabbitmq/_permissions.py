@@ -35,7 +35,7 @@ def permissions(rights: Rights) -> str:
         f"set_permissions '{user}' {_any(configure)} {_any(write)} {_any(own)}",
         f"set_topic_permissions '{user}' '{FRAMES}' {_any(told)} {_any(heard)}",
         f"set_topic_permissions '{user}' '{exchange}' {_any(called)} '^#$'",
-        f"set_topic_permissions '{user}' '{exchange}:groups' '^$' {_any([_stored(rights.app_id)])}",
+        f"set_topic_permissions '{user}' '{exchange}:groups' '^$' {_any([_stored(rights.queue)])}",
     )
     return (
         "# Each with -p VHOST, if it is not /; after: rabbitmqctl add_user\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from brokers.redis._entries import channel_of, stream_of
 from mesh.address import encode_token
-from mesh.rights import ALL, CALLS, Rights
+from mesh.rights import ALL, CALLS, Rights, taker_of
 
 __all__ = ["permissions"]
 
@@ -86,11 +86,12 @@ def _topics(rights: Rights) -> list[str]:
 
 def _calls(rights: Rights) -> list[str]:
     """Write to the streams of those who may be called, and read one's own; anybody may delete what is done with."""
-    space, own = rights.space("topic", CALLS), encode_token(rights.app_id)
-    group = f"{own}?{own}"  # The blank between them would separate what stands in a selector.
-    names = [each if each == ALL else encode_token(each) for each in rights.calls]
-    streams = [f"~{stream_of(space, each)}" for each in names]
-    kept = [f"~{space}:{kind}:{each}?{each}" for each in names for kind in "pwb"]
+    space, own = rights.space("topic", CALLS), encode_token(rights.queue)
+    group = f"{own}?{encode_token(rights.app_id)}"  # The blank between them would separate what stands in a selector.
+    names = {each: each if each == ALL else encode_token(each) for each in rights.calls}
+    streams = [f"~{stream_of(space, each)}" for each in names.values()]
+    taken = [f"{topic}?{topic if each == ALL else encode_token(taker_of(each))}" for each, topic in names.items()]
+    kept = [f"~{space}:{kind}:{each}" for each in taken for kind in "pwb"]
     noted = [f"~{space}{each}" for each in ("", ":topics", ":groups", ":trim", ":e:*")]
     called = [
         _may(("exists", "xadd", "xgroup|create"), *streams),

@@ -33,6 +33,10 @@ class AppSpec:
         stdin: What the application reads.
         several: It is one of a template.
         dashboard: Whether a dashboard is to be there meanwhile.
+        image: What a cluster runs; empty = none is named.
+        pull_policy: When a cluster loads it; empty = as it does by itself.
+        service: Whether a cluster makes a Service for its port.
+        kubernetes: Whether it is to run in a cluster.
     """
 
     options: GatewayOptions
@@ -46,6 +50,10 @@ class AppSpec:
     stdin: Stdin = "nothing"
     several: bool = False
     dashboard: bool = False
+    image: str = ""
+    pull_policy: str = ""
+    service: bool = False
+    kubernetes: bool = False
 
     @property
     def app_id(self) -> str:

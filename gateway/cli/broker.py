@@ -10,6 +10,8 @@ from gateway.cli.configure import split_list
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.terminal import note, show
 from mesh.address import app_id_problem
+from mesh.clusters import check_cluster
+from mesh.errors import BadArgumentError
 from mesh.registry import Registry
 from mesh.resources.loader import load_resources
 from mesh.rights import ALL, WILD, rights_of
@@ -40,6 +42,11 @@ def parser() -> Parser:
     made.add_argument(
         "--calls", metavar="APP-IDS", help="those that it may call, by commas, an empty text for none; all if not given"
     )
+    made.add_argument(
+        "--supply",
+        metavar="NAMESPACE",
+        help="of the operator that gives it resources; as MESH_SUPPLY says if not given",
+    )
     return made
 
 
@@ -53,9 +60,10 @@ def run(words: Sequence[str]) -> int:
     if not hasattr(adapter, "permissions"):
         raise UsageError(f"--broker: {scheme} has no rights to be given", "mesh broker")
     calls = (ALL,) if found.calls is None else split_list(found.calls)
-    for where, app_id in (("APP-ID", found.app_id), *(("--calls", each) for each in calls if each != ALL)):
-        if problem := _problem(app_id):
-            raise UsageError(f"{where}: {problem}", "mesh broker")
+    problems = ["APP-ID: " + problem] if (problem := _problem(found.app_id)) else []
+    problems += [f"--calls: {problem}" for each in calls if each != ALL and (problem := _called_problem(each))]
+    if problems:
+        raise UsageError(problems[0], "mesh broker")
     components = None
     namespace = found.namespace or os.environ.get("NAMESPACE") or "default"
     if namespace in WILD:
@@ -68,9 +76,25 @@ def run(words: Sequence[str]) -> int:
         components = [each for each in loaded.components if in_scope(each.scopes, found.app_id)]
         if wild := next((each for each in components if each.name in WILD), None):
             raise UsageError(f"the component '{wild.name}' would be all of them", "mesh broker")
-    show(cast("Permitting", adapter).permissions(rights_of(namespace, found.app_id, components, calls)).rstrip("\n"))
+    control = found.supply or os.environ.get("MESH_SUPPLY", "")
+    if control in WILD:
+        raise UsageError(f"--supply: '{control}' would be all of them", "mesh broker")
+    rights = rights_of(namespace, found.app_id, components, calls, control)
+    show(cast("Permitting", adapter).permissions(rights).rstrip("\n"))
     return 0
 
 
 def _problem(app_id: str) -> str | None:
     return f"'{app_id}' would be all of them" if app_id in WILD else app_id_problem(app_id)
+
+
+def _called_problem(name: str) -> str | None:
+    """Say what is wrong with who may be called: an app id, or applications of another cluster as ``@west``."""
+    app_id, at, cluster = name.partition("@")
+    if not at:
+        return _problem(name)
+    try:
+        check_cluster(cluster)
+    except BadArgumentError as error:
+        return str(error)
+    return app_id_problem(app_id.partition(".")[0]) if app_id else None

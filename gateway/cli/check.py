@@ -48,6 +48,7 @@ from mesh.resources.loader import (
     Document,
     ResourceFiles,
     files_at,
+    is_bridge_file,
     is_foreign,
     is_run_file,
     ordered,
@@ -143,6 +144,9 @@ def check(paths: Sequence[Path]) -> Findings:
             template = next(filter(is_run_file, documents), None)
             if template is not None:
                 templates.append((template, file))
+            if documents and all(map(is_bridge_file, documents)):
+                _check_bridge(file, findings)
+                continue
             if [document.get("kind") for document in documents] == ["Configuration"] and not is_foreign(documents[0]):
                 configurations.append(file)
             elif template is None or not all(map(is_run_file, documents)):
@@ -152,7 +156,8 @@ def check(paths: Sequence[Path]) -> Findings:
         _check_template(template, file, findings, seen)
     _check_resources(resources, findings, seen)
     for file in configurations:
-        _check_configuration(file, findings, seen, os.environ.get("MESH_TRUST_DOMAIN", ""))
+        domain, mode = (os.environ.get(f"MESH_TRUST_{name}", "") for name in ("DOMAIN", "MODE"))
+        _check_configuration(file, findings, seen, domain, proven=mode == "strict")
     # Of several Configurations, which is whose is not known here.
     told = findings.add if len(findings.configurations) == 1 else findings.warn
     for configuration in findings.configurations:
@@ -170,6 +175,16 @@ def check(paths: Sequence[Path]) -> Findings:
     findings.problems = ordered(findings.problems, findings.files)
     findings.warnings = ordered(findings.warnings, findings.files)
     return findings
+
+
+def _check_bridge(file: Path, findings: Findings) -> None:
+    from gateway.bridge_file import read_bridge_file
+
+    findings.bridges += 1
+    try:
+        read_bridge_file(file)
+    except ConfigError as error:
+        findings.add(_relative(error.problems))
 
 
 def _of_node(config: GatewayConfig) -> tuple[list[Problem], list[Problem]]:
@@ -309,7 +324,8 @@ def _check_template(document: Document, file: Path, findings: Findings, seen: se
         _check_resources(files, findings, seen)
         for config in spec.config.configuration_files:
             trust = spec.config.trust
-            _check_configuration(_shortened(config), findings, seen, "" if trust is None else trust.trust_domain)
+            domain, proven = ("", False) if trust is None else (trust.trust_domain, trust.mode == "strict")
+            _check_configuration(_shortened(config), findings, seen, domain, proven=proven)
 
 
 def _is_new(paths: Sequence[Path], seen: set[frozenset[str]]) -> bool:
@@ -414,13 +430,15 @@ def _tokens(here: GatewayConfig | None) -> TemplateTokens:
     return TemplateTokens(app_id, namespace, pod)
 
 
-def _check_configuration(path: Path, findings: Findings, seen: set[frozenset[str]], trust_domain: str) -> None:
+def _check_configuration(
+    path: Path, findings: Findings, seen: set[frozenset[str]], trust_domain: str, *, proven: bool
+) -> None:
     if not _is_new([path], seen):
         return
     problems: list[Problem] = []
     warnings: list[Problem] = []
     findings.files[str(path)] = None
-    found = read_configuration_file(path, os.environ, problems, warnings, trust_domain)
+    found = read_configuration_file(path, os.environ, problems, warnings, trust_domain, proven=proven)
     findings.unread(problems)
     findings.warn(warnings)
     findings.resources += 1
@@ -437,10 +455,6 @@ def _shortened(path: Path) -> Path:
 
 
 def _fine(findings: Findings) -> str:
-    parts = [
-        f"{number} {what}{'' if number == 1 else 's'}"
-        for number, what in ((findings.resources, "resource"), (findings.templates, "template"))
-        if number or (what == "resource" and not findings.templates)
-    ]
-    alone = findings.resources + findings.templates == 1
-    return f"{' and '.join(parts)} {'is' if alone else 'are'} fine"
+    counted = {"resource": findings.resources, "template": findings.templates, "bridge": findings.bridges}
+    parts = [f"{number} {what}{'' if number == 1 else 's'}" for what, number in counted.items() if number]
+    return f"{' and '.join(parts) or '0 resources'} {'is' if sum(counted.values()) == 1 else 'are'} fine"

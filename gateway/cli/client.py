@@ -109,8 +109,14 @@ def grpc_endpoint(run: Run) -> str:
     return f"http://{in_url(ANY.get(run.host, run.host))}:{run.grpc_port}"
 
 
-def api_token() -> str | None:
-    """Give what a gateway may ask for: the first token of the file, as all of them are good there."""
+def api_token(run: Run | None = None) -> str | None:
+    """Give what a gateway may ask for: the first token of the file, as all of them are good there.
+
+    Args:
+        run: A gateway that has a file of its own for its application, of several in its process.
+    """
+    if run is not None and run.token_file and os.access(run.token_file, os.R_OK):
+        return read_tokens(Path(run.token_file))[0].decode("latin-1")
     if file := os.environ.get("DAPR_API_TOKEN_FILE"):
         return read_tokens(Path(file).expanduser())[0].decode("latin-1")
     return os.environ.get("DAPR_API_TOKEN")
@@ -146,7 +152,7 @@ def opened(
         if run.socket is None
         else _SocketConnection(run.socket, timeout)
     )
-    token = api_token()
+    token = api_token(run)
     all_headers = {**({"dapr-api-token": token} if token else {}), **(headers or {})}
     try:
         with _translated(run):

@@ -28,6 +28,7 @@ _FIRST = {
     "jobs": "list show delete run",
     "actors": "list show deactivate",
     "dlq": "list show replay purge",
+    "service": "install remove status",
     "workflow": _WORKFLOW,
     "wf": _WORKFLOW,
 }

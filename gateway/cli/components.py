@@ -34,14 +34,19 @@ def parser() -> Parser:
     made = Parser("mesh components", description="List the components of the gateways that run.")
     made.add_argument("-a", "--app-id", metavar="APP-ID", help="only of this application")
     made.add_argument("-n", "--name", metavar="NAME", help="only of this name")
+    made.add_kubernetes("with -k: only of this namespace", "--namespace")
     add_output_option(made)
-    made.add_argument("-A", "--all-namespaces", action="store_true", help="all of this user, as without it")
+    made.add_argument("-A", "--all-namespaces", action="store_true", help="all, as without it")
     return made
 
 
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
+    if found.kubernetes:
+        from gateway.cli import cluster
+
+        return cluster.components(found)
     runs = [run for run in list_runs(mesh_home(os.environ)) if found.app_id in (None, run.app_id)]
     with ThreadPoolExecutor(max_workers=max(len(runs), 1)) as pool:
         answers = list(pool.map(_components, runs))

@@ -6,11 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.config import APP_PROTOCOLS, DEFAULT_BACKBONE, AppProtocol, GatewayConfig, HealthCheck, Tokens
+from gateway.config import (
+    APP_PROTOCOLS,
+    DEFAULT_BACKBONE,
+    AppProtocol,
+    GatewayConfig,
+    HealthCheck,
+    SupplyConfig,
+    Tokens,
+)
 from mesh.address import app_id_problem
 from mesh.errors import ConfigError, Problem
 from mesh.home import mesh_home
-from mesh.trust.identity import MODES, RootSecret, TrustSettings, target_of
+from mesh.supply.names import OPERATOR, SUPPLY_FOLDER, is_resource_name
+from mesh.trust.identity import DEFAULT_TRUST_DOMAIN, MODES, Identity, RootSecret, TrustSettings, target_of
 from mesh.urls import in_url
 from mesh.values import is_host, parse_bool, parse_duration, parse_size, parse_trust_domain
 
@@ -135,15 +144,10 @@ def gateway_config(
         ConfigError: Holds every problem; its paths are names of options.
     """
     check = _Checker()
-    if problem := app_id_problem(options.app_id or ""):
-        check.complain("--app-id", problem)
-    http_port = check.port("--dapr-http-port", options.dapr_http_port)
-    if http_port is None:
-        http_port = default_http_port if options.dapr_http_port is None else 0
-    free = default_http_port == 0
-    drain = options.dapr_graceful_shutdown_seconds
+    supply = _supply(options, environ, check) if environ.get("MESH_SUPPLY") else None
+    files, folders = _given_paths(options, supply)
     config = GatewayConfig(
-        app_id=options.app_id or "",
+        app_id=_app_id(options, check),
         home=mesh_home(environ),
         single_host=check.truth("MESH_SINGLE_HOST", environ.get("MESH_SINGLE_HOST")),
         app_port=check.port("--app-port", options.app_port),
@@ -151,27 +155,33 @@ def gateway_config(
         app_protocol=_protocol(options, check),
         app_max_concurrency=_limit(options.app_max_concurrency),
         app_health=_health(options, check),
-        http_port=http_port,
-        grpc_port=check.free_port("--dapr-grpc-port", options.dapr_grpc_port, free=free),
+        http_port=_http_port(options, check, default_http_port),
+        grpc_port=check.free_port("--dapr-grpc-port", options.dapr_grpc_port, free=not default_http_port),
         listen=_listen(options, check),
         metrics=options.enable_metrics,
-        metrics_port=check.free_port("--metrics-port", options.metrics_port, free=free),
+        metrics_port=check.free_port("--metrics-port", options.metrics_port, free=not default_http_port),
         metrics_listen=_metrics_listen(options, check),
+        public_port=check.port("--dapr-public-port", options.dapr_public_port),
+        public_listen=_public_listen(options, check),
+        drain_key=environ.get("MESH_DRAIN_KEY") or None,
         unix_socket_dir=Path(options.unix_domain_socket).absolute() if options.unix_domain_socket else None,
         max_body_bytes=check.size("--max-body-size", options.max_body_size, _DEFAULT.max_body_bytes),
         max_header_bytes=check.size("--read-buffer-size", options.read_buffer_size, _DEFAULT.max_header_bytes),
         allowed_origins=split_list(options.allowed_origins),
-        resource_paths=check.paths("--resources-path", options.resources_path),
-        configuration_files=check.paths("--config", options.config),
+        resource_paths=check.paths("--resources-path", folders),
+        configuration_files=check.paths("--config", files),
         namespace=environ.get("NAMESPACE") or "default",
-        backbone=environ.get("MESH_BACKBONE") or DEFAULT_BACKBONE,
+        backbone=environ.get("MESH_BACKBONE") or environ.get("MESH_BACKBONE_DEFAULT") or DEFAULT_BACKBONE,
         backbone_timeout=check.duration("--backbone-timeout", options.backbone_timeout, _DEFAULT.backbone_timeout),
         app_binding_seconds=_binding_seconds(options, check),
-        drain=_DEFAULT.drain if drain is None else max(0.0, float(drain)),
+        drain=_drain(options),
+        outlive=check.duration("--dapr-block-shutdown-duration", options.dapr_block_shutdown_duration, 0.0),
+        builtin_secrets=not options.disable_builtin_k8s_secret_store,
         log_level=_level(options, check),
         log_json=options.log_as_json,
         api_logging=options.enable_api_logging,
-        trust=_trust(options, environ, check),
+        trust=_trust(options, environ, check) if supply is None or supply.trust is None else None,
+        supply=supply,
         h2c=not check.truth("DAPR_HTTP_DISABLE_H2C", environ.get("DAPR_HTTP_DISABLE_H2C")),
         tokens=_tokens(environ, check),
         init_endpoints_off=_init_endpoints(options, check),
@@ -180,6 +190,35 @@ def gateway_config(
     if check.problems:
         raise ConfigError(check.problems)
     return config
+
+
+def _app_id(options: GatewayOptions, check: _Checker) -> str:
+    app_id = options.app_id or ""
+    if problem := app_id_problem(app_id):
+        check.complain("--app-id", problem)
+    return app_id
+
+
+def _drain(options: GatewayOptions) -> float:
+    """Give the seconds; less than none is what nobody has said."""
+    given = options.dapr_graceful_shutdown_seconds
+    return _DEFAULT.drain if given is None or given < 0 else float(given)
+
+
+def _http_port(options: GatewayOptions, check: _Checker, default: int) -> int:
+    port = check.port("--dapr-http-port", options.dapr_http_port)
+    if port is None:
+        return default if options.dapr_http_port is None else 0
+    return port
+
+
+def _given_paths(options: GatewayOptions, supply: SupplyConfig | None) -> tuple[Sequence[str], Sequence[str]]:
+    """Give the files of Configurations and the folders of resources, but for what an operator will put there."""
+    files, folders = options.config, options.resources_path
+    if supply is not None:  # What is in its folder is not there yet.
+        files = tuple(each for each in files if not _supplied_name(each, supply.folder))
+        folders = tuple(each for each in folders if Path(each).absolute() != supply.folder)
+    return files, folders
 
 
 def _tokens(environ: Mapping[str, str], check: _Checker) -> Tokens:
@@ -244,6 +283,50 @@ def _trust(options: GatewayOptions, environ: Mapping[str, str], check: _Checker)
     return TrustSettings("strict" if mode == "strict" else "permissive", domain, *sources, hosts, seal)
 
 
+def _supply(options: GatewayOptions, environ: Mapping[str, str], check: _Checker) -> SupplyConfig:
+    """Read who gives the gateway its resources; proves itself by what it is given, unless it is told another way."""
+    control, folder = environ["MESH_SUPPLY"], Path(environ.get("MESH_SUPPLY_DIR") or SUPPLY_FOLDER).absolute()
+    domain = options.trust_domain or environ.get("MESH_TRUST_DOMAIN") or DEFAULT_TRUST_DOMAIN
+    try:
+        Identity(parse_trust_domain(domain), control, OPERATOR)
+    except (ConfigError, ValueError) as error:
+        check.complain("MESH_SUPPLY", str(error))
+    roots = environ.get("MESH_SUPPLY_ROOTS", "")
+    file = environ.get("MESH_SUPPLY_ROOTS_FILE")
+    if file and not roots:
+        try:
+            roots = Path(file).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            check.complain("MESH_SUPPLY_ROOTS_FILE", f"{file} cannot be read: {error}")
+    elif not roots:
+        check.complain(
+            "MESH_SUPPLY_ROOTS", "it must say who is trusted as the operator (PEM), or MESH_SUPPLY_ROOTS_FILE"
+        )
+    named = ("dir", "cert", "key", "roots", "socket", "secret")
+    other = any(getattr(options, f"trust_{each}") or environ.get(f"MESH_TRUST_{each.upper()}") for each in named)
+    given = {"CERT": "tls.crt", "KEY": "tls.key", "ROOTS": "ca.crt"}
+    files = {f"MESH_TRUST_{name}": str(folder / "identity" / file) for name, file in given.items()}
+    return SupplyConfig(
+        control=control,
+        folder=folder,
+        token_file=Path(environ.get("MESH_SUPPLY_TOKEN_FILE") or "/var/run/secrets/mesh/token"),
+        roots=roots,
+        trust_domain=domain.lower(),
+        pod=environ.get("POD_NAME") or environ.get("HOSTNAME", ""),
+        configurations=tuple(filter(None, (_supplied_name(each, folder) for each in options.config))),
+        trust=None if other else _trust(options, {**environ, "MESH_TRUST_DOMAIN": domain, **files}, check),
+        identified=bool(options.trust_mode or environ.get("MESH_TRUST_MODE")),
+    )
+
+
+def _supplied_name(config: str, folder: Path) -> str:
+    """Give the name of a Configuration that is to be supplied: it, or where it is to be; empty = it is another file."""
+    path = Path(config)
+    if path.absolute().parent == folder and path.suffix in (".yaml", ".yml"):
+        config = path.stem.removeprefix("configuration-")
+    return config if is_resource_name(config) else ""
+
+
 def _root_secret(text: str, check: _Checker) -> RootSecret | None:
     try:
         return RootSecret.parse(text)
@@ -277,6 +360,11 @@ def _listen(options: GatewayOptions, check: _Checker) -> tuple[str, ...]:
 def _metrics_listen(options: GatewayOptions, check: _Checker) -> str:
     given = options.metrics_listen_address or _DEFAULT.metrics_listen
     return check.hosts("--metrics-listen-address", given.removeprefix("[").removesuffix("]"))[0]
+
+
+def _public_listen(options: GatewayOptions, check: _Checker) -> str:
+    given = options.dapr_public_listen_address or _DEFAULT.public_listen
+    return check.hosts("--dapr-public-listen-address", given.removeprefix("[").removesuffix("]"))[0]
 
 
 def _limit(value: int | None) -> int | None:

@@ -63,8 +63,7 @@ def parser() -> Parser:
     made.add_argument("--log-as-json", action="store_true", help="one JSON object a line")
     # Of dapr's command.
     made.add_argument("-v", "--version", action="store_true", help=argparse.SUPPRESS)
-    made.add_argument("-k", "--kubernetes", action="store_true", help=argparse.SUPPRESS)
-    made.add_argument("-n", "--namespace", help=argparse.SUPPRESS)
+    made.add_kubernetes("with -k: where it is installed (mesh-system)")
     return made
 
 
@@ -74,6 +73,10 @@ def run(words: Sequence[str]) -> int:
     if found.version:
         show(version())
         return 0
+    if found.kubernetes:
+        from gateway.cli import cluster
+
+        return cluster.dashboard(found)
     return serve(configured(found, os.environ))
 
 

@@ -23,6 +23,7 @@ class Findings:
     Attributes:
         resources: How many there are.
         templates: How many there are.
+        bridges: How many files of bridges there are.
         problems: What is wrong, once each.
         warnings: What is not wrong, but perhaps not meant.
         components: What was read, and nothing is wrong with its form.
@@ -40,6 +41,7 @@ class Findings:
 
     resources: int = 0
     templates: int = 0
+    bridges: int = 0
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     components: list[Component] = field(default_factory=list)

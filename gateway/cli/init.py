@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli.parsing import Parser
+from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.reference import program, succeeded
 from gateway.cli.terminal import note, show
 from mesh.errors import ConfigError
@@ -18,21 +18,16 @@ from mesh.home import mesh_home
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["parser", "run"]
+__all__ = ["add_installation", "parser", "run"]
 
-_SWITCHES = ("--dev", "--wait", "-s --slim", "--enable-mtls", "--enable-ha", "--redis-stack")
+_SWITCHES = ("--dev", "-s --slim", "--enable-mtls", "--redis-stack")
 _VALUES = (
-    "--timeout",
-    "--runtime-version",
-    "-n --namespace",
     "--network",
     "--from-dir",
     "--image-variant",
-    "--image-registry",
     "--container-runtime",
     "--scheduler-volume",
     "--scheduler-override-broadcast-host-port",
-    "--set",
     "--ca-root-certificate",
     "--issuer-private-key",
     "--issuer-public-certificate",
@@ -41,19 +36,52 @@ _VALUES = (
 
 def parser() -> Parser:
     """Describe the command line."""
-    made = Parser("mesh init", description="Say that nothing has to be installed; options of dapr init are accepted.")
+    made = Parser(
+        "mesh init",
+        description="Install into a cluster of Kubernetes; on one machine, say that nothing has to be installed.",
+        epilog="mesh init -k                              an operator, and NATS of three servers\n"
+        "mesh init -k --set backbone=URL           with the broker that is there\n"
+        "mesh init -k -o yaml                      the objects, for other tools to apply\n\n"
+        "Options of dapr init are accepted.",
+    )
     made.add_argument("--as-dapr", metavar="DIR", help="make a link in this folder by which the program is called dapr")
     for names in _SWITCHES:
         made.add_argument(*names.split(), action="store_true", help=argparse.SUPPRESS)
     for names in _VALUES:
         made.add_argument(*names.split(), help=argparse.SUPPRESS)
-    made.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
+    add_installation(made)
+    made.add_argument("--wait", action="store_true", help="with -k: return once all of it runs")
+    made.add_argument("--enable-ha", action="store_true", help="with -k: three operators in place of two")
     return made
+
+
+def add_installation(made: Parser) -> None:
+    """Add what says how an installation in a cluster is to be."""
+    made.add_kubernetes("with -k: where it goes (mesh-system)")
+    made.add_argument("--set", action="append", metavar="NAME=VALUE", help="with -k: a setting; repeatable")
+    made.add_argument(
+        "--dry-run", action="store_true", help="with -k: have the API server check it, and change nothing"
+    )
+    made.add_argument("--timeout", metavar="SECONDS", help="with -k: how long to wait (300)")
+    made.add_argument("--runtime-version", metavar="TAG", help="with -k: tag of the image")
+    made.add_argument("--image-registry", metavar="HOST", help="with -k: where images are loaded from")
+    made.add_argument(
+        "-o", "--output", choices=("table", "json", "yaml"), default="table", help="with -k: print the objects"
+    )
 
 
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
+    if found.kubernetes:
+        from gateway.cli import cluster
+
+        # It is a switch of dapr, which is on.
+        off = [word for word in words if word.lstrip("-") in ("enable-mtls=false", "enable-mtls=0")]
+        found.set = [*(["identities=false"] if off else []), *(found.set or ())]
+        return cluster.init(found)
+    if found.set or found.dry_run or found.output != "table":
+        raise UsageError("--set, --dry-run and --output are for a cluster: mesh init -k", "mesh init")
     if found.as_dapr is not None:
         _link(Path(found.as_dapr).expanduser().absolute())
         return 0

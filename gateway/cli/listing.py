@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from gateway.cli.client import metadata
 from gateway.cli.parsing import Parser
 from gateway.cli.reference import as_dapr
-from gateway.cli.terminal import add_output_option, note, show, show_records
+from gateway.cli.terminal import add_output_option, age, note, show, show_records
 from gateway.runs import Run, list_runs
 from mesh.home import mesh_home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["age", "parser", "record", "run"]
+__all__ = ["parser", "record", "run"]
 
 _HEADING = {
     "appId": "APP ID",
@@ -61,14 +61,20 @@ def parser() -> Parser:
         "mesh list",
         description="List the applications and gateways that run, and the types of actors of each: TYPE:ACTIVE.",
     )
+    made.add_kubernetes("with -k: only of this namespace", "--namespace")
     add_output_option(made)
-    made.add_argument("-A", "--all-namespaces", action="store_true", help="all of this user, as without it")
+    made.add_argument("-A", "--all-namespaces", action="store_true", help="all, as without it")
     return made
 
 
 def run(words: Sequence[str]) -> int:
     """Run the command."""
-    output = parser().parse(words).output
+    found = parser().parse(words)
+    if found.kubernetes:
+        from gateway.cli import cluster
+
+        return cluster.listed(found)
+    output = found.output
     runs = list_runs(mesh_home(os.environ))
     records: list[dict[str, Any]] = [record(each) for each in runs]
     if not as_dapr():
@@ -127,14 +133,6 @@ def _actors(told: Mapping[str, Any] | str) -> object:
 def _counts(actors: Sequence[Mapping[str, object]] | None) -> str:
     """Write them without blanks, so that programs can count columns."""
     return ",".join(f"{each['type']}:{each['count']}" for each in actors or ())
-
-
-def age(seconds: float) -> str:
-    """Give a span in its largest unit: ``5m``."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{int(max(seconds, 0))}s"
 
 
 def _short(text: str) -> str:

@@ -89,19 +89,30 @@ def parser() -> Parser:
         help="of this application alone; repeatable",
     )
     made.add_argument(
-        "-n", "--lines", type=int, default=LINES, metavar="N", help=f"the last ones of each log ({LINES})"
+        "-n",
+        "--lines",
+        default=LINES,
+        metavar="N",
+        help=f"the last ones of each log ({LINES}); with -k also a namespace",
     )
     made.add_argument(
         "--level", choices=LEVELS, default="debug", help="lines of this level and above, where they say it"
     )
+    made.add_kubernetes("with -k: of the pods (default)", "--namespace")
+    made.add_argument("-p", "--pod-name", metavar="POD", help="with -k: of this pod alone")
     return made
 
 
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
-    if not 0 <= found.lines <= MOST_LINES:
+    if found.kubernetes:
+        from gateway.cli import cluster
+
+        return cluster.logs(found)
+    if not str(found.lines).isdigit() or int(found.lines) > MOST_LINES:
         raise UsageError(f"--lines is from 0 to {MOST_LINES}", "mesh logs")
+    found.lines = int(found.lines)
     wanted = frozenset(found.app)
     runs = _runs(wanted)
     if missing := sorted(wanted - {each.app_id for each in runs}):

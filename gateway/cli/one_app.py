@@ -20,6 +20,7 @@ from gateway.cli.options import to_arguments
 from gateway.cli.output import Console, Stream
 from gateway.cli.processes import Child, Start, exit_code, exit_text, first_of, started
 from gateway.config import CLOSE_SECONDS
+from gateway.notify import VARIABLES
 from gateway.runs import Run, find_run, list_runs, set_app_pid
 from mesh.errors import MeshError
 from mesh.tasks import task_group
@@ -251,8 +252,8 @@ def _gateway_command(spec: AppSpec) -> list[str]:
 
 def _app_environment(spec: AppSpec, run: Run, environ: Mapping[str, str]) -> dict[str, str]:
     config = spec.config
-    # A metrics port of an outer run is not this gateway's.
-    inherited = {k: v for k, v in environ.items() if k not in ("DAPR_METRICS_PORT", "APP_PORT")}
+    # A metrics port of an outer run is not this gateway's, and what systemd is told is told by the gateway.
+    inherited = {k: v for k, v in environ.items() if k not in {"DAPR_METRICS_PORT", "APP_PORT", *VARIABLES}}
     facts = {
         "APP_ID": config.app_id,
         "APP_PROTOCOL": config.app_protocol,

@@ -148,6 +148,17 @@ class GatewayOptions:
     metrics_listen_address: str | None = _option(
         None, "text", "--metrics-listen-address", section=_PORTS, metavar="HOST"
     )
+    dapr_public_port: int | None = _option(
+        None, "number", "--dapr-public-port", "port that answers for health alone (none)", section=_PORTS
+    )
+    dapr_public_listen_address: str | None = _option(
+        None,
+        "text",
+        "--dapr-public-listen-address",
+        "the address of that port (0.0.0.0)",
+        section=_PORTS,
+        metavar="HOST",
+    )
 
     max_body_size: str | None = _option(
         None, "text", "--max-body-size", "largest body held in memory (4Mi)", section=_LIMITS, metavar="SIZE"
@@ -168,6 +179,21 @@ class GatewayOptions:
     )
     dapr_graceful_shutdown_seconds: int | None = _option(
         None, "number", "--dapr-graceful-shutdown-seconds", "time to finish calls at the end (5)", section=_LIMITS
+    )
+    dapr_block_shutdown_duration: str | None = _option(
+        None,
+        "text",
+        "--dapr-block-shutdown-duration",
+        "how long the application may still call out at the end (0)",
+        section=_LIMITS,
+        metavar="DURATION",
+    )
+    disable_builtin_k8s_secret_store: bool = _option(
+        False,
+        "switch",
+        "--disable-builtin-k8s-secret-store",
+        "in a cluster, there is no secret store kubernetes of itself",
+        section=_APP,
     )
 
     trust_mode: str | None = _option(
@@ -265,14 +291,10 @@ IGNORED: Mapping[str, tuple[Flag, str]] = {
         (Flag(("--enable-mtls",), "switch"), _NO_DIRECT),
         (Flag(("--enable-profiling",), "switch"), "there is no profiling endpoint"),
         (Flag(("--profile-port",), "text"), "there is no profiling endpoint"),
-        (Flag(("--dapr-public-port",), "text"), "there is one API port"),
-        (Flag(("--dapr-public-listen-address",), "text"), "there is one API port"),
-        (Flag(("--dapr-block-shutdown-duration",), "text"), "it is not there yet"),
         (Flag(("--hot-reload-reconcile-interval",), "text"), "resource files are looked at every second"),
         (Flag(("--runtime-path", "--dapr-path"), "text"), "there is no runtime that would have to be found"),
         (Flag(("--mode",), "text"), "there is one mode"),
         (Flag(("--wait",), "switch"), "a gateway does not wait for others"),
-        (Flag(("--disable-builtin-k8s-secret-store",), "switch"), "there is none"),
     )
     for name in flag.names
 }
@@ -306,6 +328,9 @@ NOT_OF_RUN = frozenset(
         "--control-plane-address",
         "--control-plane-namespace",
         "--control-plane-trust-domain",
+        "--dapr-block-shutdown-duration",
+        "--dapr-public-listen-address",
+        "--dapr-public-port",
         "--dashboard",
         "--disable-builtin-k8s-secret-store",
         "--disable-init-endpoints",

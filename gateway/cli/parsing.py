@@ -26,7 +26,7 @@ __all__ = [
 
 # No other program has these, so nobody has to be told that they are read as ours.
 _UNMISTAKABLE = ("--app-", "--dapr-", "--resources-path", "--components-path", "--enable-api-logging")
-_NO_KUBERNETES = "Kubernetes is not supported; run the gateway as a container beside the application"
+_NO_KUBERNETES = "this command does nothing with a cluster of Kubernetes; those with -k are on docs/kubernetes.md"
 _NEAR = 0.85
 _BOOLEANS = ("true", "false")
 # Switches that mean something when they are off.
@@ -85,9 +85,14 @@ class _Names:
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises `UsageError` and never exits; reads words as Go's programs do, and single dashes as daprd does."""
+    """Raises `UsageError` and never exits; reads words as Go's programs do, and single dashes as daprd does.
+
+    Attributes:
+        for_clusters: Whether the command does something with ``-k``.
+    """
 
     def __init__(self, prog: str, **texts: str) -> None:
+        self.for_clusters = False
         super().__init__(
             prog=as_typed(prog),
             allow_abbrev=False,
@@ -98,6 +103,20 @@ class Parser(argparse.ArgumentParser):
         # dapr takes these with every command.
         self.add_argument("--log-as-json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         _add(self, IGNORED["--runtime-path"][0])
+
+    def add_kubernetes(self, namespace: str = "", *names: str) -> None:
+        """Take ``-k``, and the name of a namespace.
+
+        Args:
+            namespace: What it is, if it is not known already.
+            names: Of the option for it.
+        """
+        self.for_clusters = True
+        self.add_argument(
+            "-k", "--kubernetes", action="store_true", help="of a cluster of Kubernetes: docs/kubernetes.md"
+        )
+        if namespace:
+            self.add_argument(*(names or ("-n", "--namespace")), metavar="NAME", help=namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of leaving the process."""
@@ -116,7 +135,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             hint = "; a switch has its value behind '=', such as --app-ssl=false" if unknown[0] in _BOOLEANS else ""
             raise UsageError(f"unexpected '{unknown[0]}'{hint}", self.prog)
-        if getattr(found, "kubernetes", False):
+        if getattr(found, "kubernetes", False) and not self.for_clusters:
             raise UsageError(_NO_KUBERNETES, self.prog)
         for name in dict.fromkeys(used):
             # A command may have an option of its own that is called so.

@@ -37,21 +37,17 @@ _SIGNS: Mapping[Sign, str] = {"success": "✅", "failure": "❌", "warning": "�
 _STYLES = ("mesh", "dapr")
 _OURS = re.compile(
     r"\bmesh(?= (?:run|list|stop|invoke|publish|host|actors|check|components?|trust|broker|asyncapi|status|init"
-    r"|uninstall|completion|version|jobs|doctor|dlq|workflow|dashboard|logs|tap|record|replay|COMMAND)\b)"
+    r"|upgrade|configurations|mtls|annotate|operator|bridge"
+    r"|uninstall|completion|version|jobs|doctor|dlq|workflow|dashboard|logs|tap|record|replay|service|COMMAND)\b)"
 )
-_NO_KUBERNETES = "Kubernetes is not supported; the gateway is a container beside the application, see docs/compose.md"
 
 ALIASES: Mapping[str, str] = {"build-info": "version", "wf": "workflow"}
 """Commands of dapr that have another name here."""
 
 INSTEAD: Mapping[str, str] = {
-    "annotate": _NO_KUBERNETES,
-    "configurations": "a Configuration is a file here: mesh check FILE reads it, mesh run --config FILE uses it",
     "mcpservers": "MCP servers are not there yet",
-    "mtls": "gateways talk to the broker alone, so its TLS protects them: MESH_BACKBONE=tls://BROKER",
     "sched": "mesh jobs lists, shows, deletes and runs the jobs of an application; reminders are not there yet",
     "scheduler": "mesh jobs lists, shows, deletes and runs the jobs of an application; reminders are not there yet",
-    "upgrade": "there is one package to upgrade: git pull in the clone, and pip install it again",
 }
 """Commands of dapr that are not here, and what there is instead."""
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gateway.cli.processes import Stdin
     from mesh.resources.documents import Document
 
-__all__ = ["OLD_FIELDS", "parser", "plan", "run"]
+__all__ = ["OLD_FIELDS", "check_files", "parser", "plan", "run"]
 
 _SWITCHES = ("--kubernetes", "-k", "--help", "-h", "--dashboard")
 _OWN = {"--run-file": "text", "-f": "text", **dict.fromkeys(_SWITCHES, "switch")}
@@ -88,7 +88,9 @@ _NOUNS = [
     "wren",
 ]
 
-_BESIDE_A_FILE = frozenset(("-f", "--run-file", "--dashboard", "--log-as-json", "--runtime-path", "--dapr-path"))
+_BESIDE_A_FILE = frozenset(
+    ("-f", "--run-file", "-k", "--kubernetes", "--dashboard", "--log-as-json", "--runtime-path", "--dapr-path")
+)
 OLD_FIELDS = {
     "appSSL": "appProtocol: https or grpcs",
     "daprHTTPMaxRequestSize": "maxBodySize, such as 16Mi",
@@ -107,7 +109,7 @@ def parser() -> Parser:
     )
     made.add_argument("-f", "--run-file", metavar="FILE", help="template with several applications; - reads it here")
     made.add_argument("--dashboard", action="store_true", help="show the mesh in a browser meanwhile: mesh dashboard")
-    made.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
+    made.add_kubernetes()
     add_gateway_flags(made)
     return made
 
@@ -115,7 +117,11 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     specs = plan(words, os.environ)
-    _check_files(specs)
+    if specs and specs[0].kubernetes:
+        from gateway.cli.deploying import deploy
+
+        return deploy(specs)
+    check_files(specs)
     _check_ports(specs)
     _tell_unread(
         os.environ,
@@ -151,8 +157,10 @@ def plan(words: Sequence[str], environ: Mapping[str, str]) -> list[AppSpec]:
     if found.run_file is not None:
         given = [word for word in own if word.startswith("-") and word.partition("=")[0] not in _BESIDE_A_FILE]
         specs = _template(found.run_file, environ, given, command)
-        specs = [replace(spec, dashboard=found.dashboard) for spec in specs]
+        specs = [replace(spec, dashboard=found.dashboard, kubernetes=found.kubernetes) for spec in specs]
         return [_in_json(spec) for spec in specs] if getattr(found, "log_as_json", False) else specs
+    if found.kubernetes:
+        raise UsageError("in a cluster, applications of a template are run: mesh run -k -f FILE", "mesh run")
     for warning in warnings_about(found):
         note(f"warning: {warning}")
     options = gateway_options(found)
@@ -185,7 +193,7 @@ def _stdin() -> Stdin:
     return "keyboard" if sys.stdin.isatty() else "ours"
 
 
-def _check_files(specs: Sequence[AppSpec]) -> None:
+def check_files(specs: Sequence[AppSpec]) -> None:
     """Find what is wrong in the files of all applications before any of them starts.
 
     Raises:

@@ -31,13 +31,19 @@ def parser() -> Parser:
         "mesh status",
         description="Show the backbone, where its data is, what of the applications is not well, and their actors.",
     )
+    made.add_kubernetes("with -k: where it is installed (mesh-system)")
     add_output_option(made)
     return made
 
 
 def run(words: Sequence[str]) -> int:
     """Run the command."""
-    output = parser().parse(words).output
+    found = parser().parse(words)
+    if found.kubernetes:
+        from gateway.cli import cluster
+
+        return cluster.status(found)
+    output = found.output
     facts = _facts(os.environ)
     if not show_document(facts, output):
         size = facts["dataBytes"]
@@ -92,7 +98,10 @@ def _told(told: Mapping[str, Any] | str) -> dict[str, object]:
     """Give what is told of a gateway, or why it is not known."""
     if isinstance(told, str):
         return {"conditions": None, "reason": told}
-    return {name: told.get(name, []) for name in ("conditions", "circuitBreakers", "backlogs", "actors")}
+    facts: dict[str, object] = {
+        name: told.get(name, []) for name in ("conditions", "circuitBreakers", "backlogs", "actors")
+    }
+    return {**facts, "bridge": told["bridge"]} if "bridge" in told else facts
 
 
 def _lines(app: Mapping[str, Any]) -> list[str]:
@@ -116,7 +125,32 @@ def _lines(app: Mapping[str, Any]) -> list[str]:
     backlogs = map(_backlog, filter(_is_told, app.get("backlogs", ())))
     hosted = [f"{each['type']} ({each['count']} active)" for each in app.get("actors", ())]
     actors = [f"hosts actors: {', '.join(hosted)}"] if hosted else []
-    return [*(lines or ["well"]), *actors, *_closed(app.get("circuitBreakers", ())), *backlogs]
+    lines += _bridge_problems(app.get("bridge"))
+    return [
+        *(lines or ["well"]),
+        *_bridge(app.get("bridge")),
+        *actors,
+        *_closed(app.get("circuitBreakers", ())),
+        *backlogs,
+    ]
+
+
+def _bridge_problems(bridge: Mapping[str, Any] | None) -> list[str]:
+    """Write what a bridge does not carry now."""
+    if bridge is None:
+        return []
+    away = [each for each in bridge["sides"] if not each["connected"]]
+    links = [f"{each['cluster']} is away for {each['awaySeconds']:.3g} s: {each['reason']}" for each in away]
+    return [*links, *bridge["problems"]]
+
+
+def _bridge(bridge: Mapping[str, Any] | None) -> list[str]:
+    """Write what a bridge joins, and what it carries."""
+    if bridge is None or not bridge["sides"]:
+        return []
+    sides = " and ".join(f"{each['cluster']} ({each['backbone']})" for each in bridge["sides"])
+    carried = (("apps", bridge["apps"]), ("topics", bridge["topics"]))
+    return [f"joins {sides}", *(f"{what}: {', '.join(names)}" for what, names in carried if names)]
 
 
 def _closed(breakers: Sequence[Mapping[str, str]]) -> list[str]:

@@ -6,18 +6,20 @@ import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.cli.client import request
 from gateway.cli.guard import alive
 from gateway.cli.parsing import Parser, UsageError
 from gateway.cli.reference import as_dapr, succeeded
 from gateway.cli.terminal import complain, show
-from gateway.runs import Run, find_run, list_runs
+from gateway.runs import Run, list_runs
+from mesh.errors import MeshError
 from mesh.home import mesh_home
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from pathlib import Path
 
 __all__ = ["parser", "run"]
 
@@ -33,7 +35,7 @@ def parser() -> Parser:
     made.add_argument("app_ids", nargs="*", metavar="APP-ID", help="an application")
     made.add_argument("-a", "--app-id", action="append", default=[], metavar="APP-ID", help="an application")
     made.add_argument("-f", "--run-file", metavar="FILE", help="all applications of this template")
-    made.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
+    made.add_kubernetes()
     return made
 
 
@@ -43,6 +45,12 @@ def run(words: Sequence[str]) -> int:
     wanted: list[str] = [*found.app_ids, *found.app_id]
     if not wanted and found.run_file is None:
         raise UsageError("name an application: mesh stop APP-ID, or a template: mesh stop -f FILE", "mesh stop")
+    if found.kubernetes:
+        if found.run_file is None or wanted:
+            raise UsageError("in a cluster, applications of a template are stopped: mesh stop -k -f FILE", "mesh stop")
+        from gateway.cli.deploying import withdraw
+
+        return withdraw(Path(_template(found.run_file)))
     home = mesh_home(os.environ)
     runs = list_runs(home)
     failed = False
@@ -72,7 +80,14 @@ def _template(text: str) -> str:
 def _stopped(home: Path, name: str, chosen: Sequence[Run], all_runs: Sequence[Run]) -> bool:
     if not chosen:
         return _failed(name, "does not run; see: mesh list")
-    for pid in sorted(_processes(chosen, all_runs)):
+    beside, chosen_apart = Counter(each.pid for each in all_runs), Counter(each.pid for each in chosen)
+    apart = [each for each in chosen if beside[each.pid] > chosen_apart[each.pid]]
+    for each in apart:  # Others in its process go on.
+        try:
+            request(each, "POST", "/v1.0/shutdown")
+        except (MeshError, TimeoutError) as error:
+            return _failed(name, f"does not take the call to stop: {error}")
+    for pid in sorted(_processes([each for each in chosen if each not in apart], all_runs)):
         try:
             os.kill(pid, signal.SIGTERM)
         except ProcessLookupError:
@@ -83,7 +98,8 @@ def _stopped(home: Path, name: str, chosen: Sequence[Run], all_runs: Sequence[Ru
     rest = [each.pid for each in chosen]
     while rest and time.monotonic() < deadline:
         time.sleep(_POLL)
-        rest = [pid for pid in rest if find_run(home, pid) is not None]
+        there = {(each.pid, each.app_id) for each in list_runs(home)}
+        rest = [each.pid for each in chosen if (each.pid, each.app_id) in there]
     if rest:
         pids = ", ".join(map(str, rest))
         return _failed(name, f"still runs after {_WITHIN:.0f} s (gateway {pids}); to kill it: kill -9 {pids}")

@@ -130,6 +130,9 @@ class _Resolver:
             app_log=self._target(app.app_log_destination, "app", app_file),
             gateway_log=self._target(app.daprd_log_destination, "daprd", gateway_file),
             labels=labels,
+            image=app.container_image or "",
+            pull_policy=app.container_image_pull_policy or "",
+            service=bool(app.create_service),
         )
 
     def _look_for(

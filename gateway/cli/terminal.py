@@ -17,6 +17,7 @@ __all__ = [
     "Format",
     "Progress",
     "add_output_option",
+    "age",
     "byte_size",
     "colours_wanted",
     "complain",
@@ -99,6 +100,14 @@ def on_one_line(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def age(seconds: float) -> str:
+    """Give a span in its largest unit: ``5m``."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(max(seconds, 0))}s"
+
+
 def byte_size(number: int) -> str:
     """Write a number of bytes in its largest unit."""
     size = float(number)
@@ -114,8 +123,9 @@ def add_output_option(parser: argparse.ArgumentParser) -> None:
     from argparse import SUPPRESS  # Imported here: help of all commands does without.
 
     parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="how it is written")
-    parser.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
-    parser.add_argument("--namespace", help=SUPPRESS)
+    if not getattr(parser, "for_clusters", False):
+        parser.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
+        parser.add_argument("--namespace", help=SUPPRESS)
 
 
 def show_document(value: object, output: Format) -> bool:

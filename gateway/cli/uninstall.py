@@ -26,12 +26,14 @@ _OURS = ("backbone", "run", "state", "subscriptions")
 
 def parser() -> Parser:
     """Describe the command line."""
-    made = Parser("mesh uninstall", description="Remove stored data: state, events and logs of the embedded backbone.")
+    made = Parser(
+        "mesh uninstall", description="Remove stored data of the embedded backbone, or what is installed in a cluster."
+    )
     made.add_argument("--all", action="store_true", help="remove the data; without it nothing is removed")
     made.add_argument("-y", "--yes", action="store_true", help="do not ask")
     made.add_argument("--dev", action="store_true", help=argparse.SUPPRESS)
-    made.add_argument("-k", "--kubernetes", action="store_true", help="not supported")
-    for names in ("--timeout", "--network", "-n --namespace", "--container-runtime"):
+    made.add_kubernetes("with -k: where it is installed (mesh-system)")
+    for names in ("--timeout", "--network", "--container-runtime"):
         made.add_argument(*names.split(), help=argparse.SUPPRESS)
     return made
 
@@ -39,6 +41,10 @@ def parser() -> Parser:
 def run(words: Sequence[str]) -> int:
     """Run the command."""
     found = parser().parse(words)
+    if found.kubernetes:
+        from gateway.cli import cluster
+
+        return cluster.uninstall(found)
     home = mesh_home(os.environ)
     if not found.all:
         name = program()

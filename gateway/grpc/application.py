@@ -33,7 +33,7 @@ from gateway.grpc.wire import (
     status_fields,
     status_of,
 )
-from gateway.http.application import HTTPApplication
+from gateway.http.application import HTTPApplication, Permits, Probing
 from gateway.http.client import ConnectError
 from gateway.http2.client import HTTP2Client
 from gateway.metrics.sources import GRPC_CALLED
@@ -83,9 +83,10 @@ class GRPCApplication(HTTPApplication):
         *,
         limit_bytes: int,
         token: str | None = None,
-        max_concurrency: int | None = None,
+        permits: Permits | None = None,
         health: HealthCheck | None = None,
         tls: ssl.SSLContext | None = None,
+        probing: Probing | None = None,
     ) -> None:
         """Prepare; entering opens the connection and begins to watch.
 
@@ -93,12 +94,13 @@ class GRPCApplication(HTTPApplication):
             base_url: ``http://127.0.0.1:3000``, or ``https`` for TLS.
             limit_bytes: Largest body that is put into a message, or taken from one.
             token: Sent as ``dapr-api-token`` with every call but health probes.
-            max_concurrency: Most calls at once; None for no limit.
+            permits: Of calls at once; None for no limit.
             health: Watch it; None takes an open port for healthy.
             tls: Context for TLS.
+            probing: As of an application on HTTP.
         """
-        settings: dict[str, Any] = {"token": token, "max_concurrency": max_concurrency, "health": health, "tls": tls}
-        super().__init__(base_url, client=self._make_client, **settings)
+        settings: dict[str, Any] = {"token": token, "permits": permits, "health": health, "tls": tls}
+        super().__init__(base_url, client=self._make_client, probing=probing, **settings)
         self._http2: HTTP2Client
         self._limit_bytes = limit_bytes
         self._told: set[str] = set()

@@ -11,19 +11,22 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
+from gateway.config import GRPC_PORT
 from gateway.http.loading import Connections, Loading
-from gateway.socket_file import BACKLOG, bound, listen_at
+from gateway.socket_file import BACKLOG, bound, listen_at, place_of, port_of, serve_at
 from mesh.errors import ConfigError
 from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from gateway.given import Passing
 
 __all__ = ["listening_for_grpc"]
 
 logger = logging.getLogger(__name__)
-
-PREFERRED_PORT = 50001
 
 
 @asynccontextmanager
@@ -33,6 +36,9 @@ async def listening_for_grpc(
     port: int | None,
     socket_path: Path | None,
     drain: Callable[[], float],
+    sockets: Sequence[socket.socket] = (),
+    note: Callable[[int], None] = lambda _: None,
+    passing: Passing | None = None,
 ) -> AsyncIterator[int]:
     """Accept clients of gRPC; give the port, 0 for a socket file.
 
@@ -44,16 +50,26 @@ async def listening_for_grpc(
         port: 0 = a free one; None = the usual one, or a free one if somebody has that.
         socket_path: A socket file instead.
         drain: Gives the seconds that open calls may take at the end.
+        sockets: Listen already, in place of all that; they are closed here at the end.
+        note: Is told the port.
+        passing: Passes new connections to other processes; None = there is none.
 
     Raises:
         ConfigError: The port or the socket file is taken.
     """
-    async with task_group() as tasks:
+    async with AsyncExitStack() as passed, task_group() as tasks:
         loading = Loading(load, tasks)
-        if socket_path is not None:
+        if sockets:
+            port, make = port_of(sockets[0]), cast("Callable[[], asyncio.Protocol]", loading)
+            if passing is not None:
+                name = f"grpc {place_of(sockets[0])}"
+                make = await passed.enter_async_context(passing.entrance(name, loading, loading.alive))
+            ends = [await serve_at(each, make) for each in sockets]
+        elif socket_path is not None:
             port, ends = 0, [await listen_at(socket_path, loading)]
         else:
             port, ends = await _listen_at_any(loading, hosts, port)
+        note(port)
         try:
             yield port
         finally:
@@ -67,10 +83,10 @@ async def _listen_at_any(
 ) -> tuple[int, list[Callable[[], None]]]:
     """Listen at a port; give it, and what ends that."""
     try:
-        return await _listen(make, hosts, PREFERRED_PORT if port is None else port)
+        return await _listen(make, hosts, GRPC_PORT if port is None else port)
     except OSError as error:
         if port is not None or error.errno != errno.EADDRINUSE:
-            why = f"{port or PREFERRED_PORT}: {os.strerror(error.errno or 0)}"
+            why = f"{port or GRPC_PORT}: {os.strerror(error.errno or 0)}"
             raise ConfigError(f"cannot listen on {why}; --dapr-grpc-port sets another port") from error
         return await _listen(make, hosts, 0)
 

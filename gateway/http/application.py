@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, get_args
 from urllib.parse import unquote, urlsplit
@@ -28,7 +29,7 @@ from mesh.places import WAITS
 from mesh.resources.subscription import Subscription, programmatic_subscriptions
 from mesh.telemetry import who_answered
 
-__all__ = ["Direct", "HTTPApplication", "outside_service"]
+__all__ = ["Direct", "HTTPApplication", "Permits", "Probing", "outside_service"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,19 @@ NOT_THERE = (404, 405, 501)
 
 
 Direct = Callable[[str, str, Headers, bytes | AsyncIterator[bytes]], AbstractAsyncContextManager[AppResponse]]
+
+
+Probing = Callable[[Callable[[], Awaitable[bool]], float], Awaitable[bool]]
+
+
+class Permits(Protocol):
+    """How many calls there may be at once; a semaphore is one."""
+
+    async def acquire(self) -> object:
+        """Take one, once there is one."""
+
+    def release(self) -> None:
+        """Give it back."""
 
 
 class Client(Protocol):
@@ -100,7 +114,7 @@ class _Call(AbstractAsyncContextManager[AppResponse]):
         self,
         check: Callable[[str], None],
         begin: Callable[..., Awaitable[tuple[AbstractAsyncContextManager[AppResponse], AppResponse]]],
-        permits: asyncio.Semaphore | None,
+        permits: Permits | None,
         *asked: Any,
     ) -> None:
         self._check, self._begin, self._permits, self._asked = check, begin, permits, asked
@@ -145,26 +159,28 @@ class HTTPApplication:
         base_url: str,
         *,
         token: str | None = None,
-        max_concurrency: int | None = None,
+        permits: Permits | None = None,
         health: HealthCheck | None = None,
         headers: Headers = (),
         tls: ssl.SSLContext | None = None,
         client: Callable[[str, int, ssl.SSLContext | None], Client] = HTTPClient,
         around: Callable[[Direct], Direct] | None = None,
         called: str = "the application",
+        probing: Probing | None = None,
     ) -> None:
         """Prepare; entering opens the connection pool and begins to watch.
 
         Args:
             base_url: ``http://127.0.0.1:3000``.
             token: Sent as ``dapr-api-token`` with every call but health probes.
-            max_concurrency: Most calls at once; None for no limit.
+            permits: Of calls at once; None for no limit.
             health: Watch it; None takes an open port for healthy.
             headers: Sent with every call, replacing the caller's of the same name.
             tls: Context for ``https``; None trusts whom the machine trusts.
             client: What makes the calls.
             around: What every call passes, but for probes of its health; None = nothing.
             called: What it is, in errors.
+            probing: Gives its health, given what asks for it and the seconds between; None = it is asked each time.
         """
         self._called = called
         parts = urlsplit(base_url.rstrip("/"))
@@ -181,7 +197,7 @@ class HTTPApplication:
         self._client: Client
         self._fixed: list[tuple[str, str]] = [*headers, *([("dapr-api-token", token)] if token is not None else [])]
         self._fixed_names = {name.lower() for name, _ in self._fixed}
-        self._permits = None if max_concurrency is None else asyncio.Semaphore(max_concurrency)
+        self._permits, self._probing = permits, probing
         self._health = health
         self._passed: Direct = self._direct if around is None else around(self._direct)
         self.recorder: Recorder | None = None
@@ -215,6 +231,11 @@ class HTTPApplication:
         """Whether it accepted the last connection, and is healthy as far as it is asked."""
         return self._reachable.is_set()
 
+    @property
+    def unreachable(self) -> asyncio.Event:
+        """Set while it is not there, or not healthy."""
+        return self._unreachable
+
     async def until_reachable(self) -> None:
         """Wait until it accepts connections (and is healthy, if that is watched)."""
         await self._reachable.wait()
@@ -239,7 +260,7 @@ class HTTPApplication:
         loop, wait = asyncio.get_running_loop(), PROBE_FIRST_WAIT
         failures = 0
         while True:
-            healthy = await (self._probe_port() if self._health is None else self._probe(self._health))
+            healthy = await (self._probe_port() if self._health is None else self._healthy(self._health))
             failures = 0 if healthy else failures + 1
             threshold = 1 if self._health is None or not self.reachable else self._health.threshold
             if healthy or failures >= threshold:
@@ -265,6 +286,11 @@ class HTTPApplication:
         except (OSError, TimeoutError):
             return False
         return True
+
+    async def _healthy(self, health: HealthCheck) -> bool:
+        if self._probing is None:
+            return await self._probe(health)
+        return await self._probing(partial(self._probe, health), health.interval)
 
     async def _probe(self, health: HealthCheck) -> bool:
         started, status = time.perf_counter(), ""

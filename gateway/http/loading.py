@@ -40,6 +40,9 @@ class Connections(Protocol):
     def __call__(self) -> asyncio.Protocol:
         """Make what serves one more."""
 
+    def alive(self) -> int:
+        """Give how many connections there are."""
+
     async def drain(self, seconds: float) -> None:
         """Close them: those that are busy once they are answered, or the time is over."""
 
@@ -62,6 +65,10 @@ class Loading:
     def __call__(self) -> asyncio.Protocol:
         """Make what serves one more, or has it wait."""
         return _Waiting(self) if self._loaded is None else self._loaded()
+
+    def alive(self) -> int:
+        """Give how many connections there are."""
+        return len(self._waiting) if self._loaded is None else self._loaded.alive()
 
     def take(self, waiting: _Waiting) -> None:
         """Serve a connection as soon as that can be done; close it if that cannot be."""

@@ -77,6 +77,11 @@ class RequestParser(HttpRequestParser):
         body = self._body
         return bool(self._head) or (body is not None and body.is_eof() and not self._ended)
 
+    @property
+    def whole(self) -> bool:
+        """Whether all requests that have begun have come, with their bodies."""
+        return not self.half and (self._body is None or self._body.is_eof())
+
     def _between(self) -> bool:
         """Tell whether all that came belongs to requests that are complete, but for ``_head``."""
         body = self._body

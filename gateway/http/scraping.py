@@ -8,36 +8,38 @@ import logging
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from gateway.config import GatewayConfig
-from gateway.http.response import Response
+from gateway.config import METRICS_PORTS, GatewayConfig
+from gateway.errors import APIError
+from gateway.http.response import Response, render
 from gateway.http.server import HTTPServer
 from gateway.metrics.exposition import CONTENT_TYPE
-from gateway.socket_file import bound
+from gateway.socket_file import bound, port_of
 from mesh.errors import ConfigError
 
-__all__ = ["PREFERRED_PORT", "listening_for_metrics"]
+__all__ = ["listening_for_metrics"]
 
 logger = logging.getLogger(__name__)
 
-PREFERRED_PORT = 9090
-TRIED_PORTS = 100
 CLOSING_SECONDS = 1.0
 MAX_CONNECTIONS = 32
 MAX_HEADER_BYTES = 16 * 1024
 
 
 @asynccontextmanager
-async def listening_for_metrics(config: GatewayConfig, text: Callable[[bool], Awaitable[bytes]]) -> AsyncIterator[int]:
+async def listening_for_metrics(
+    config: GatewayConfig, text: Callable[[bool], Awaitable[bytes]], sockets: Sequence[socket.socket] = ()
+) -> AsyncIterator[int]:
     """Answer whoever asks, by any path; give the port.
 
     Args:
         config: The gateway's.
         text: Gives the metrics as Prometheus reads them; given True, by gzip.
+        sockets: Listen already, in place of a port; they are closed here at the end.
 
     Raises:
         ConfigError: The port that was asked for is taken, or there is no such address.
@@ -48,13 +50,19 @@ async def listening_for_metrics(config: GatewayConfig, text: Callable[[bool], Aw
             return Response(405, fields=[("Allow", "GET, HEAD")])
         packed = _takes_gzip(request.headers.getall("Accept-Encoding", ()))
         fields = [("Content-Type", CONTENT_TYPE), ("Vary", "Accept-Encoding")]
-        return Response(200, await text(packed), [*fields, ("Content-Encoding", "gzip")] if packed else fields)
+        try:
+            told = await text(packed)
+        except APIError as error:
+            return render(error)
+        return Response(200, told, [*fields, ("Content-Encoding", "gzip")] if packed else fields)
 
     server = HTTPServer(answer, max_body_bytes=1, max_header_bytes=MAX_HEADER_BYTES, max_connections=MAX_CONNECTIONS)
     runner = web.ServerRunner(server.connections(), shutdown_timeout=CLOSING_SECONDS)
     await runner.setup()
     try:
-        yield await _listen(config, runner)
+        for each in sockets:
+            await web.SockSite(runner, each).start()
+        yield port_of(sockets[0]) if sockets else await _listen(config, runner)
     finally:
         await runner.cleanup()
 
@@ -70,7 +78,7 @@ def _takes_gzip(accepted: Iterable[str]) -> bool:
 
 async def _listen(config: GatewayConfig, runner: web.ServerRunner) -> int:
     host, asked = config.metrics_listen, config.metrics_port
-    ports = (asked,) if asked is not None else (*range(PREFERRED_PORT, PREFERRED_PORT + TRIED_PORTS), 0)
+    ports = (asked,) if asked is not None else (*METRICS_PORTS, 0)
     for port in ports:
         try:
             await _listen_at(runner, host, port)
@@ -81,8 +89,8 @@ async def _listen(config: GatewayConfig, runner: web.ServerRunner) -> int:
             text = f"cannot listen on {host}, port {port}, for metrics: {why}; --metrics-port sets another"
             raise ConfigError(text) from error
         found = int(runner.addresses[0][1])
-        if asked is None and found != PREFERRED_PORT:
-            logger.info("metrics are on port %d: %d is taken", found, PREFERRED_PORT)
+        if asked is None and found != METRICS_PORTS[0]:
+            logger.info("metrics are on port %d: %d is taken", found, METRICS_PORTS[0])
         return found
     raise AssertionError
 

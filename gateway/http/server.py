@@ -13,11 +13,12 @@ import logging
 import math
 import os
 import resource
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
@@ -26,9 +27,12 @@ from gateway.errors import APIError, bad_request, header_too_large, unexpected
 from gateway.http.loading import Connections, Loading, hand_over
 from gateway.http.parser import RequestParser
 from gateway.http.response import Answered, Request, Response, render, split_target
-from gateway.socket_file import BACKLOG, listen_at
+from gateway.socket_file import BACKLOG, listen_at, place_of, port_of, serve_at
 from mesh.errors import ConfigError
 from mesh.tasks import task_group
+
+if TYPE_CHECKING:
+    from gateway.given import Passing
 
 __all__ = ["Find", "Found", "HTTPServer", "Handler", "Router"]
 
@@ -38,6 +42,7 @@ HEADER_SECONDS = 10.0
 IDLE_SECONDS = 75.0
 CLOSING_SECONDS = 1.0
 AT_ONCE = 0.01
+FLUSH_SECONDS = 0.001
 FEW_DESCRIPTORS = 32
 TOLD_SECONDS = 60.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4.
@@ -109,6 +114,7 @@ class _Connection(web.RequestHandler):
     _answered: asyncio.Future[None] | None = None  # Once it shall end: done when its request is answered.
     _http2: Loading
     _pipelined = False  # Whether there was once more than one request that was not answered yet.
+    _finished = 0  # Requests that were answered.
 
     def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
         super().__init__(manager, loop=loop, **settings)
@@ -141,8 +147,11 @@ class _Connection(web.RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is to be answered."""
-        return not self._request_in_progress and not self._messages
+        """Whether nothing is to be answered.
+
+        aiohttp's own sign misses a request that its task has taken, and not begun with.
+        """
+        return self._request_count == self._finished
 
     @property
     def alone(self) -> bool:
@@ -156,9 +165,12 @@ class _Connection(web.RequestHandler):
 
     def until_answered(self) -> asyncio.Future[None] | None:
         """Close it if it is idle; else give what is done once its request is answered."""
-        if self.idle:
+        manager = cast("_Server | None", self._manager)  # None once the client has gone.
+        passes = manager is not None and manager.pass_on is not None
+        if self.idle and not (passes and self._half):
             # aiohttp's own ``close`` would leave it open and drop what comes: its client would wait for all others.
-            self.force_close()
+            if not self._passed_on():
+                self.force_close()
             return None
         if self._answered is None:
             self._answered = self._loop.create_future()
@@ -167,7 +179,28 @@ class _Connection(web.RequestHandler):
     @property
     def ending(self) -> bool:
         """Whether the request that is being answered is its last."""
-        return self._answered is not None
+        manager = cast("_Server | None", self._manager)  # As above.
+        return self._answered is not None and (manager is None or manager.pass_on is None)
+
+    @property
+    def _half(self) -> bool:
+        """Whether a part of a request has come."""
+        return bool(self._begun) or (isinstance(self._parser, RequestParser) and self._parser.half)
+
+    def _passed_on(self) -> bool:
+        """Have another process go on with it, if there is one that does, from a moment at which it is idle."""
+        transport, manager = self.transport, cast("_Server | None", self._manager)
+        pass_on = None if manager is None else manager.pass_on
+        if pass_on is None or transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        if not (isinstance(self._parser, RequestParser) and self._parser.whole):
+            return False
+        transport.pause_reading()
+        if not pass_on(transport.get_extra_info("socket").fileno()):
+            transport.resume_reading()
+            return False
+        transport.abort()  # Here it is only forgotten.
+        return True
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -175,11 +208,25 @@ class _Connection(web.RequestHandler):
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
+            self._finished += 1
             if self.ending:
                 self.close()  # Its head may have been sent before, and promise to take another.
                 self._tell_answered()
+            elif self._answered is not None:
+                self._loop.call_later(FLUSH_SECONDS, self._end_by_passing)
             if self._handler_waiter is not None and self._handler_waiter.done():
                 self._handler_waiter = None  # ``shutdown`` has just stopped waiting; aiohttp would resolve it again.
+
+    def _end_by_passing(self) -> None:
+        """Pass it on once what was written has left, unless more has come by then, which is answered first."""
+        if self.transport is None or not self.idle or self._half:
+            return
+        if self.transport.get_write_buffer_size():
+            self._loop.call_later(FLUSH_SECONDS, self._end_by_passing)
+            return
+        if not self._passed_on():
+            self.force_close()
+        self._tell_answered()
 
     def _tell_answered(self) -> None:
         if self._answered is not None and not self._answered.done():
@@ -248,6 +295,7 @@ class _Server(web.Server):
 
     http2: Loading | None = None
     most: int | None = None  # Connections at once.
+    pass_on: Callable[[int], bool] | None = None  # Gives a connection to another process, by its descriptor.
     _told_at = -math.inf
 
     def made_room(self, transport: asyncio.BaseTransport) -> None:
@@ -347,7 +395,13 @@ class HTTPServer:
 
     @asynccontextmanager
     async def listening(
-        self, hosts: Sequence[str], port: int, socket_path: Path | None, drain: Callable[[], float]
+        self,
+        hosts: Sequence[str],
+        port: int,
+        socket_path: Path | None,
+        drain: Callable[[], float],
+        sockets: Sequence[socket.socket] = (),
+        passing: Passing | None = None,
     ) -> AsyncIterator[int]:
         """Accept connections; give the port.
 
@@ -358,27 +412,38 @@ class HTTPServer:
             port: TCP port.
             socket_path: A socket file instead.
             drain: Gives the seconds open requests may take at the end.
+            sockets: Listen already, in place of all that; they are closed here at the end.
+            passing: Passes connections to other processes; None = there is none.
         """
         server = self.connections()
         runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
         await runner.setup()
-        async with task_group() as tasks:
+        name = f"http {place_of(sockets[0])}" if sockets else ""
+        async with AsyncExitStack() as passed, task_group() as tasks:
             if self._load_http2 is not None:
                 server.http2 = Loading(partial(self._load_http2, self._handler), tasks)
-            end = None
+            ends: list[Callable[[], None]] = []
             try:
-                if socket_path is not None:
-                    end = await listen_at(socket_path, server)
+                if sockets:
+                    make: Callable[[], asyncio.Protocol] = server
+                    if passing is not None:
+                        entrance = passing.entrance(name, server, lambda: len(server.connections))
+                        make = await passed.enter_async_context(entrance)
+                    ends = [await serve_at(each, make) for each in sockets]
+                    port = port_of(sockets[0])
+                elif socket_path is not None:
+                    ends = [await listen_at(socket_path, server)]
                 else:
                     for host in hosts:
                         port = await _listen(runner, host, port, optional=host == IPV6_LOOPBACK and len(hosts) > 1)
                 yield port
             finally:
-                if end is not None:
+                for end in ends:
                     end()
                 for site in list(runner.sites):
                     await site.stop()
                 seconds = drain()
+                server.pass_on = None if passing is None else passing.leaving(name)
                 async with asyncio.TaskGroup() as draining:
                     draining.create_task(server.drain(seconds), name="http-drain")
                     if server.http2 is not None:

@@ -204,6 +204,10 @@ class HTTP2Connections:
         if self._open.pop(connection, 0) is None:
             self._open[connection] = None
 
+    def alive(self) -> int:
+        """Give how many connections there are."""
+        return len(self._open)
+
     async def drain(self, seconds: float) -> None:
         """Close them: at once those that are idle, the others once they are answered or the time is over."""
         async with asyncio.TaskGroup() as tasks:

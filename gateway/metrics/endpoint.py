@@ -6,13 +6,13 @@ import asyncio
 import gzip
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Protocol, cast
 
 from gateway.config import ON_GRPC, GatewayConfig
 from gateway.errors import APIError
 from gateway.metrics import sources
-from gateway.metrics.exposition import Measured, exposed
+from gateway.metrics.exposition import Measured, Told, exposed, process_lines
 from gateway.metrics.recording import MAX_LABEL, MAX_SERIES, Recorder, Series
 from gateway.metrics.settings import Settings
 from gateway.metrics.sources import (
@@ -33,7 +33,7 @@ from mesh.node.backlogs import Backlogs, SubscriptionBacklog
 from mesh.node.runtime import Runtime
 from mesh.telemetry import APPLICATION_CALLED, OTHER
 
-__all__ = ["Metrics", "breaker_states"]
+__all__ = ["Metrics", "Others", "Scraped", "breaker_states"]
 
 KEPT_SECONDS = 1.0
 FASTEST = 1
@@ -66,6 +66,13 @@ _CATEGORIES = (
 )
 
 
+class Others(Protocol):
+    """The same gateway in other processes."""
+
+    async def measured(self, own: Measured) -> Measured:
+        """Add what they have counted to what this one has."""
+
+
 class Metrics:
     """What is measured, and how it is told.
 
@@ -85,9 +92,6 @@ class Metrics:
         self._config, self._settings, self._namespace = config, settings, namespace
         left_out = {APPLICATION_CALLED} if config.app_protocol in ON_GRPC else set()
         self._rows = [row for row in METRICS if row.source not in left_out]
-        self._asking = asyncio.Lock()
-        self._made, self._made_at = b"", -math.inf
-        self._packed: bytes | None = None
 
     @property
     def note_error(self) -> Callable[[APIError], None] | None:
@@ -100,32 +104,63 @@ class Metrics:
         )
         self.recorder(ERRORS_TOLD, (error.code, category))
 
-    async def text(self, runtime: Runtime, backlogs: Backlogs, packed: bool) -> bytes:
-        """Give everything as Prometheus reads it, a moment old at most: however many ask, it is made as often.
+    async def counted(self, runtime: Runtime, backlogs: Backlogs) -> Measured:
+        """Give what was measured in this process, and what is so now.
 
         Args:
             runtime: The node.
             backlogs: Of its subscriptions.
+        """
+        waiting = await backlogs.look()
+        return {**self.recorder.measured(), **_now(runtime), **_before(waiting)}
+
+    async def told(self, runtime: Runtime, backlogs: Backlogs, others: Others | None = None) -> Told:
+        """Give all that is told of the application now.
+
+        Args:
+            runtime: The node.
+            backlogs: Of its subscriptions.
+            others: The same gateway in other processes; None = there is none.
+        """
+        own = await self.counted(runtime, backlogs)
+        measured = own if others is None else await others.measured(own)
+        settings = self._settings
+        return Told(measured, self._config.app_id, self._namespace, settings.rules, settings.raw, self._rows)
+
+
+class Scraped:
+    """What those get who scrape a process: a moment old at most, so that it is made as often however many ask."""
+
+    def __init__(self, process: Callable[[], Awaitable[Mapping[str, float]]]) -> None:
+        """Tell of no application yet.
+
+        Args:
+            process: Measures the process, or those that are one gateway.
+        """
+        self._process = process
+        self.sources: dict[str, Callable[[], Awaitable[Told]]] = {}
+        self._asking = asyncio.Lock()
+        self._made, self._made_at = b"", -math.inf
+        self._packed: bytes | None = None
+
+    async def text(self, packed: bool) -> bytes:
+        """Give everything as Prometheus reads it.
+
+        Args:
             packed: By gzip.
         """
         async with self._asking:
             if time.monotonic() - self._made_at >= KEPT_SECONDS:
-                await self._make(runtime, backlogs)
+                told = [await source() for source in list(self.sources.values())]
+                process = process_lines(await self._process())
+                # In a thread: some thousands of series take a while.
+                self._made = await asyncio.to_thread(exposed, *told, process=process)
+                self._made_at, self._packed = time.monotonic(), None
             if not packed:
                 return self._made
             if self._packed is None:
                 self._packed = await asyncio.to_thread(gzip.compress, self._made, FASTEST)
             return self._packed
-
-    async def _make(self, runtime: Runtime, backlogs: Backlogs) -> None:
-        waiting = await backlogs.look()
-        measured = {**self.recorder.measured(), **_now(runtime), **_before(waiting)}
-        app_id, settings = self._config.app_id, self._settings
-        # In a thread: some thousands of series take a while.
-        self._made = await asyncio.to_thread(
-            exposed, measured, app_id, self._namespace, settings.rules, raw=settings.raw, rows=self._rows
-        )
-        self._made_at, self._packed = time.monotonic(), None
 
 
 def _before(waiting: Sequence[SubscriptionBacklog]) -> Measured:

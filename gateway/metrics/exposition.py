@@ -7,8 +7,8 @@ Source: Prometheus, exposition formats, text format 0.0.4; process metrics as of
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -19,19 +19,18 @@ from gateway.metrics.table import METRICS, NAMESPACE, Metric
 if TYPE_CHECKING:
     from gateway.metrics.settings import Rules
 
-__all__ = ["CONTENT_TYPE", "Measured", "exposed"]
+__all__ = ["CONTENT_TYPE", "Measured", "Told", "exposed", "process_lines"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Measured = Mapping[str, Sequence[tuple[tuple[str, ...], Series]]]
 _Labels = tuple[tuple[str, str], ...]
 
 
-def exposed(
-    measured: Measured, app_id: str, namespace: str, rules: Rules, *, raw: bool = True, rows: Sequence[Metric] = METRICS
-) -> bytes:
-    """Write everything.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is told of one application.
 
-    Args:
+    Attributes:
         measured: By name: the labels and what was measured.
         app_id: A label of all.
         namespace: That the user gave; else empty.
@@ -39,21 +38,38 @@ def exposed(
         raw: Whether paths are as they are.
         rows: The table.
     """
+
+    measured: Measured
+    app_id: str
+    namespace: str
+    rules: Rules
+    raw: bool = True
+    rows: Sequence[Metric] = METRICS
+
+
+def exposed(*told: Told, process: Iterable[str] = ()) -> bytes:
+    """Write everything.
+
+    Args:
+        told: Of each application of the process.
+        process: Lines about the process.
+    """
     lines: list[str] = []
-    by_name: dict[str, list[Metric]] = {}
-    for row in rows:
-        by_name.setdefault(row.name, []).append(row)
+    by_name: dict[str, list[tuple[Metric, Told]]] = {}
+    for each in told:
+        for row in each.rows:
+            by_name.setdefault(row.name, []).append((row, each))
     for name, rows_of_it in by_name.items():
         found: dict[_Labels, Series] = {}
-        for row in rows_of_it:
-            if raw or not row.raw:
-                _collect(row, measured.get(row.source, ()), app_id, namespace, rules, found)
+        for row, each in rows_of_it:
+            if each.raw or not row.raw:
+                _collect(row, each.measured.get(row.source, ()), each.app_id, each.namespace, each.rules, found)
         if found:
-            kind = rows_of_it[0].kind
-            lines += [f"# HELP {name} {rows_of_it[0].text}", f"# TYPE {name} {kind}"]
-            write = _histogram if kind == "histogram" else _plain
+            first = rows_of_it[0][0]
+            lines += [f"# HELP {name} {first.text}", f"# TYPE {name} {first.kind}"]
+            write = _histogram if first.kind == "histogram" else _plain
             lines += (line for labels, series in found.items() for line in write(name, labels, series))
-    lines += _process()
+    lines += process
     return ("\n".join(lines) + "\n").encode("utf-8", "replace")
 
 
@@ -106,18 +122,16 @@ def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(float(value))
 
 
-def _process() -> Iterator[str]:
-    import psutil  # Takes some milliseconds, when somebody asks.
+_PROCESS = {
+    "process_cpu_seconds_total": ("counter", "CPU time in seconds."),
+    "process_resident_memory_bytes": ("gauge", "Resident memory in bytes."),
+    "process_virtual_memory_bytes": ("gauge", "Virtual memory in bytes."),
+    "process_start_time_seconds": ("gauge", "Start in seconds since the epoch."),
+    "process_open_fds": ("gauge", "Open file descriptors."),
+}
 
-    process = psutil.Process()
-    with process.oneshot():
-        spent, memory = process.cpu_times(), process.memory_info()
-        told = {
-            "process_cpu_seconds_total": ("counter", "CPU time in seconds.", spent.user + spent.system),
-            "process_resident_memory_bytes": ("gauge", "Resident memory in bytes.", memory.rss),
-            "process_virtual_memory_bytes": ("gauge", "Virtual memory in bytes.", memory.vms),
-            "process_start_time_seconds": ("gauge", "Start in seconds since the epoch.", process.create_time()),
-            "process_open_fds": ("gauge", "Open file descriptors.", process.num_fds() if os.name == "posix" else 0),
-        }
-    for name, (kind, text, value) in told.items():
-        yield from (f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {_number(value)}")
+
+def process_lines(measured: Mapping[str, float]) -> Iterator[str]:
+    """Write what was measured of a process, or of those that are one gateway."""
+    for name, (kind, text) in _PROCESS.items():
+        yield from (f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {_number(measured[name])}")

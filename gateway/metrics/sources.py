@@ -52,6 +52,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     telemetry.OPERATIONS: ("block", "method", "target", "outcome", "detail"),
     telemetry.ARRIVALS: ("what", "of", "outcome", "caller", "status"),
     telemetry.BATCHES: ("component", "topic"),
+    telemetry.BRIDGED: ("kind", "from", "to", "of", "outcome"),
     telemetry.BROKER_PUBLISHED: ("broker", "kind", "outcome"),
     telemetry.APPLICATION_CALLED: ("verb", "path", "status"),
     telemetry.COMPONENTS_OPENED: ("component", "type", "outcome"),

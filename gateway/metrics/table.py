@@ -398,6 +398,8 @@ def _ours() -> Iterator[Metric]:
     yield _one("mesh_spans_total", "counter", text, telemetry.SPANS, same("exporter", "outcome"))
     text = "Number of sights that a tap of another node was told, or that were left out since they came too fast."
     yield _one("mesh_sights_total", "counter", text, telemetry.SIGHTS, same("asker", "outcome"))
+    text, bridged = "Number of things that came to a bridge.", same("kind", "from", "to", "of", "outcome")
+    yield _one("mesh_bridged_total", "counter", text, telemetry.BRIDGED, bridged)
     for name, source, text in (
         ("waiting", sources.WAITING, "Events of a subscription that were not handed to an instance yet."),
         ("taken", sources.TAKEN, "Events of a subscription that instances have been handed and that are not settled."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import cast
+from typing import Any, cast
 
 import orjson
 
@@ -25,6 +25,7 @@ from mesh.blocks.actors import (
     Shown,
     TypeView,
 )
+from mesh.part import whole
 from mesh.store import Stored
 from mesh.values import parse_whole
 
@@ -40,17 +41,14 @@ async def types(asked: Asked) -> Answered:
 
 
 def _type(view: TypeView) -> dict[str, object]:
-    hosts = [
-        {
-            "node": each.node,
-            "appID": each.app_id,
-            "standing": each.standing,
-            "partitions": each.partitions,
-            "active": each.active,
-        }
-        for each in view.hosts
-    ]
-    return {"type": view.type, "partitions": view.partitions, "unowned": view.unowned, "hosts": hosts}
+    hosts: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for each in view.hosts:  # Processes of one gateway are one host.
+        key = whole(each.node), each.app_id, each.standing
+        host = hosts.setdefault(key, dict(zip(("node", "appID", "standing"), key, strict=True)))
+        host["partitions"] = host.get("partitions", 0) + each.partitions
+        known = [count for count in (host.get("active"), each.active) if count is not None]
+        host["active"] = sum(known) if known else None
+    return {"type": view.type, "partitions": view.partitions, "unowned": view.unowned, "hosts": list(hosts.values())}
 
 
 async def show(asked: Asked) -> Answered:

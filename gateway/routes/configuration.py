@@ -60,6 +60,8 @@ async def _unsubscribe(asking: Asking, store: str, subscription_id: str) -> APIE
     """End a subscription; give the failure when there is none."""
     if await asking.run(UNSUBSCRIBE, store, subscription_id):
         return None
+    if await asking.api.node.elsewhere("unsubscribe", store, subscription_id):
+        return None
     await asking.find(UNSUBSCRIBE, store)
     error = f"subscription with id {subscription_id} does not exist"
     return told(ERRORS["configuration.unsubscribe"], error, store, subscription_id)

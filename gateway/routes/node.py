@@ -53,7 +53,7 @@ async def set_label(asked: Asked) -> Answered:
 def _label(api: API, name: str, value: str) -> None:
     if name not in api.labels and len(api.labels) >= MAX_LABELS:
         raise bad_request(f"more than {MAX_LABELS} labels")
-    api.labels[name] = value
+    api.node.label(name, value)
 
 
 async def shutdown(asked: Asked) -> Answered:
@@ -63,7 +63,7 @@ async def shutdown(asked: Asked) -> Answered:
 
 
 def _shut_down(api: API, told: Mapping[str, str]) -> None:
-    api.node.shut_down(force=told.get("dapr-force-shutdown", "").lower() == "true")
+    api.node.end(force=told.get("dapr-force-shutdown", "").lower() == "true")
 
 
 async def metadata_rpc(called: Called) -> object:

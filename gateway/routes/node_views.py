@@ -18,7 +18,7 @@ DEFAULT_LINES, MAX_LINES = 200, 1000
 
 async def node(asked: Asked) -> Answered:
     """Tell of the node and its process."""
-    return json_response(asked.api.node.views.node())
+    return json_response(await asked.api.node.views.node())
 
 
 async def components(asked: Asked) -> Answered:
@@ -45,7 +45,7 @@ async def logs(asked: Asked) -> Answered:
     level = query.get("level", "debug").lower()
     if level not in LEVELS:
         raise bad_request(f"there is no level {level[:50]!r}, only {', '.join(LEVELS)}")
-    found = asked.api.node.views.ring.lines(after, limit, level)
+    found = await asked.api.node.views.lines(after, limit, level)
     lines = [
         {"n": each.n, "time": each.time, "level": each.level, "scope": each.scope, "message": each.message}
         for each in found.lines

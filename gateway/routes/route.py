@@ -58,8 +58,14 @@ class Node(Protocol):
     async def metadata(self) -> dict[str, object]:
         """What the node tells about itself."""
 
-    def shut_down(self, *, force: bool = False) -> None:
+    def end(self, *, force: bool = False) -> None:
         """Begin to stop."""
+
+    def label(self, name: str, value: str) -> None:
+        """Show something in metadata."""
+
+    async def elsewhere(self, name: str, *arguments: object) -> bool:
+        """Have another process of the gateway do what this one cannot, as what it is for is not here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class API:
         streams: What clients hold open.
         config: The gateway's.
         node: The gateway itself.
-        labels: Shown in metadata; a route writes into it.
+        labels: Shown in metadata.
         names: What the API's paths begin with, behind the version.
         message: Gives the class of one of gRPC's messages, for bodies that are one in JSON; loads what that takes.
         allowed: What a Configuration leaves of the API; None = all.

@@ -35,7 +35,7 @@ from mesh.ownership.errors import NotOwnerError
 from mesh.tasks import task_group
 
 if TYPE_CHECKING:
-    from mesh.ownership.owning import Keeper
+    from mesh.ownership.kind import Keeper
 
 __all__ = ["MAX_TURNS", "HostedType"]
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mesh.access import naming
 from mesh.actors.application import HTTPHost, settings_of
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
     from mesh.actors.activation import Activation
     from mesh.actors.stream import StreamHost
+    from mesh.blocks.actor_beside import Beside
     from mesh.blocks.actor_reminders import ActorReminders
 
 __all__ = ["ActorService"]
@@ -94,6 +95,8 @@ class ActorService:
         self._store = ActorStore(parts.marked)
         self._records = LazyRecords(TIMERS, partial(parts.records, dotted=True))
         self._deadlines = Deadlines()
+        part = parts.directory.part
+        self._beside = None if part is None else _beside(part, parts.caller, self._run_here, self._is_here)
         self._actions: Mapping[type, Callable[..., Awaitable[Message]]] = {
             questions.Invoke: self._run_method,
             questions.Deactivate: self._run_deactivate,
@@ -116,7 +119,16 @@ class ActorService:
             ActorError: What the method says.
             MeshError: The mesh, or a store, failed.
         """
+        if self._beside is not None and await self._beside.did(operation):
+            return None
+        return await self._run_here(operation)
+
+    async def _run_here(self, operation: Operation) -> object:
         return await getattr(self, operation.method.name)(operation)
+
+    def _is_here(self, type_: str, id_: str) -> bool:
+        hosted = self._types.get(type_)
+        return hosted is not None and hosted.activation(id_) is not None
 
     # Anywhere on the mesh
 
@@ -377,6 +389,12 @@ class ActorService:
         """Tell of the types that are hosted, and how many actors are active."""
         hosted = tuple((name, each.active) for name, each in self._types.items() if each.hosted)
         return {"actors": hosted, "actors_enabled": bool(hosted) or self._parts.marked() is not None}
+
+
+def _beside(*given: Any) -> Beside:
+    from mesh.blocks.actor_beside import Beside  # Of a gateway of several processes alone.
+
+    return Beside(*given)
 
 
 def _check_key(key: str) -> None:

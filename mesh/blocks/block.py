@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mesh.host import Hosts
     from mesh.life import Life
     from mesh.ownership.asking import Owners
+    from mesh.part import Part
     from mesh.passing import Taps
     from mesh.registry import Registry
     from mesh.resources.component import Component
@@ -71,6 +72,10 @@ class Presence(Protocol):
     """What this node knows of others (``mesh/node/directory.py``)."""
 
     node_id: str
+    part: Part | None
+
+    def host(self, app_id: str, *, ready: bool) -> None:
+        """Say that this node has an application, and whether it takes calls now."""
 
     def saw(self, app_id: str) -> None:
         """Note that an application answered."""

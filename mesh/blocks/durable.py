@@ -10,6 +10,9 @@ became of publishing it. A callee that dies between running a call and noting it
 docs/guarantees.md.
 
 Outcomes are published with the caller's rights, not the callee's, and told to the two of them alone.
+
+A call to another cluster is stored on the topic of that cluster's calls, which its bridges take (``mesh/bridge``). At
+the callee, what comes from a bridge sends its outcome back the same way: to the topic of the caller's cluster.
 """
 
 from __future__ import annotations
@@ -31,6 +34,15 @@ from mesh.access import Gate, naming, sender
 from mesh.application import Application, AppResponse, Headers
 from mesh.blocks.answering import note_status, served
 from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
+from mesh.blocks.durable_outcome import (
+    DEAD_LETTER_HEADER,
+    REPLY_HEADER,
+    asked_of,
+    going_back,
+    publish_outcome,
+    queue_of,
+    split_topic,
+)
 from mesh.blocks.durable_record import (
     ID_HEADER,
     KEEP_SECONDS,
@@ -43,46 +55,50 @@ from mesh.blocks.durable_record import (
     id_of,
     new_id,
 )
-from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, Asked, check_app_id, forwardable
+from mesh.blocks.invocation import HTTP_HEADER, OUTSIDE, forwardable
 from mesh.blocks.records import RECORD_SECONDS, LazyRecords
-from mesh.blocks.topics import PUBLISH, Publish
 from mesh.broker import Delivery, Message, SubscribeOptions, Topology
+from mesh.clusters import CALLED_HEADER, cluster_of, target_of
 from mesh.delivery import NOT_BEFORE_HEADER, SUCCESS, Attempt, Outcome, Settlement
 from mesh.errors import (
     AppFailedError,
     BadArgumentError,
     ConflictError,
     EventError,
-    MeshError,
     PermissionDeniedError,
     UnprovenError,
 )
 from mesh.event import encode_header_value, required_headers
-from mesh.operation import Caller, Context, Method, Operation
-from mesh.packing import Packed, pack
+from mesh.operation import Caller, Method, Operation
+from mesh.packing import pack
 from mesh.passing import Passing
 from mesh.policies import BUILT_IN_RETRIES, Policy, Retry
 from mesh.store import Concurrency, Item
-from mesh.telemetry import BAGGAGE, NOT_TRACED, UNTOLD, Tracing, who_answered
+from mesh.telemetry import NOT_TRACED, UNTOLD, Tracing, who_answered
 
-__all__ = ["ACCEPT", "BLOCK", "CALLS", "OUTCOME", "DurableCall", "DurableInvocation"]
+__all__ = [
+    "ACCEPT",
+    "BLOCK",
+    "CALLS",
+    "OUTCOME",
+    "RECORDS",
+    "DurableCall",
+    "DurableInvocation",
+]
 
 logger = logging.getLogger(__name__)
 
 CALLS = "mesh-calls"  # The component name under which calls are stored; users' names cannot clash with its topics.
 RECORDS = "mesh:invocations"
-REPLY_HEADER = "mesh-reply-topic"
-DEAD_LETTER_HEADER = "mesh-dead-letter-topic"
 MAX_SECONDS = 365 * 24 * 3600.0
 MAX_KEY_BYTES = 512
 MAX_KEPT_BODY_BYTES = 512 * 1024
 RETRIED_STATUSES = frozenset({408, 425, 429})
 
 DEFAULT_RETRY = Retry("exponential", 0.5, 60.0, 1000)
-DEFAULT_PUBSUB = "pubsub"
 ACCEPT_SECONDS = 30.0
-_ASKED = Packed(Asked, "durable call")
 PublishOutcome = Callable[[Delivery, str, str, bytes], Awaitable[None]]
+SendBack = Callable[[str, Message], Awaitable[None]]
 
 
 class DurableCall(msgspec.Struct, frozen=True):
@@ -158,9 +174,9 @@ class DurableInvocation:
             BrokerError: Not stored.
         """
         call, app_id, caller = cast("DurableCall", operation.arguments), operation.target, operation.context.caller
-        if "." in app_id or app_id.startswith(OUTSIDE):
-            raise BadArgumentError("a durable call goes to an application of this namespace")
-        check_app_id(app_id)
+        target = target_of(app_id)
+        if app_id.startswith(OUTSIDE) or (target.namespace and not target.cluster):
+            raise BadArgumentError("a durable call goes to an application of this namespace, or of another cluster")
         if call.key is not None and len(call.key.encode()) > MAX_KEY_BYTES:
             raise BadArgumentError(f"an idempotency key is longer than {MAX_KEY_BYTES} bytes")
         for topic in (call.reply_topic, call.dead_letter_topic):
@@ -208,10 +224,9 @@ class DurableInvocation:
         if call.dead_letter_topic is not None:
             headers[DEAD_LETTER_HEADER] = encode_header_value(call.dead_letter_topic)
         # First the call, then the record: a crash in between repeats a call, which the callee notices; it loses none.
-        where, message = await self._address(app_id), Message(headers, call.body, id=call_id)
-        if self._kept is not None:
-            message = self._kept.prove(calls_of(where), message)
-        await self._broker.publish(where, message)
+        if cluster := cluster_of(app_id):
+            headers[CALLED_HEADER] = encode_header_value(app_id)
+        await self._put(queue_of(cluster) if cluster else app_id, Message(headers, call.body, id=call_id))
         record = Record(call_id, app_id, call.target, caller=caller.app_id)
         try:
             due = headers.get(NOT_BEFORE_HEADER)
@@ -219,6 +234,13 @@ class DurableInvocation:
         except ConflictError:
             pass  # The callee was quicker, or the same call was stored before.
         return call_id
+
+    async def _put(self, queue: str, message: Message) -> None:
+        """Store a message on a topic of calls; raises ``BrokerError``."""
+        where = await self._address(queue)
+        if self._kept is not None:
+            message = self._kept.prove(calls_of(where), message)
+        await self._broker.publish(where, message)
 
     async def _outcome(self, operation: Operation) -> Record | None:
         """Read what came of a call; None when its id is unknown, its time is over, or it is none of the asker's.
@@ -244,9 +266,8 @@ class DurableInvocation:
         options = SubscribeOptions(self._app_id)
         store = LazyRecords(RECORDS, self._parts.records, RECORD_SECONDS)
         records = Records(store, self._parts.caller, self._kept)
-        callee = _Callee(
-            records, self._publish, application, self._parts.caller, self._parts.access, self._parts.tracing
-        )
+        parts = self._parts
+        callee = _Callee(records, self._publish, self._put, application, parts.caller, parts.access, parts.tracing)
         observer = self._parts.observer
         deliver = self._parts.inbound.towards(
             lambda arrival: callee.attempt(arrival.what, arrival.passing),
@@ -269,46 +290,8 @@ class DurableInvocation:
             yield
 
     async def _publish(self, delivery: Delivery, topic: str, event_id: str, body: bytes) -> None:
-        """Publish what came of a call, in its caller's name; what can never be published is logged.
-
-        Raises:
-            MeshError: It may succeed later.
-        """
-        try:
-            component, name = split_topic(topic)
-            asked = Publish(name, body, "application/json", {"cloudevent.id": event_id})
-            caller = sender(delivery.message.headers, self._namespace)
-            await self._parts.run(Operation(PUBLISH, component, asked, Context(caller, None, *_trace(delivery))))
-        except MeshError as error:
-            if error.retryable:
-                raise
-            logger.warning("the outcome of call %s is not published to %s: %s", event_id, topic, error)
-
-
-def split_topic(where: str) -> tuple[str, str]:
-    """Read ``topic`` or ``component/topic``.
-
-    Raises:
-        BadArgumentError: The topic is empty.
-    """
-    component, slash, topic = where.partition("/")
-    if not slash:
-        component, topic = DEFAULT_PUBSUB, where
-    if not component or not topic:
-        raise BadArgumentError(f"{where!r} must be a topic, or a pub/sub component and a topic: component/topic")
-    return component, topic
-
-
-def _trace(delivery: Delivery) -> tuple[str | None, str, str]:
-    """Give the trace context of a call, in which its outcome is published."""
-    _, _, given = _asked(delivery.message.headers)
-    fields = {name.lower(): value for name, value in given}
-    return fields.get("traceparent"), fields.get("tracestate", ""), fields.get(BAGGAGE, "")
-
-
-def _asked(headers: Mapping[str, str]) -> tuple[str, str, Headers]:
-    """Read verb, target and headers of a call; raises ``EventError``, whatever was stored."""
-    return cast("Asked", _ASKED.read(headers.get(HTTP_HEADER)))
+        caller = sender(delivery.message.headers, self._namespace)
+        await publish_outcome(self._parts.run, caller, delivery, topic, event_id, body)
 
 
 class _Callee:
@@ -318,6 +301,7 @@ class _Callee:
         self,
         records: Records,
         publish: PublishOutcome,
+        send_back: SendBack,
         application: Application,
         own: Caller,
         access: Gate,
@@ -325,6 +309,7 @@ class _Callee:
     ) -> None:
         self._records = records
         self._publish = publish
+        self._send_back = send_back
         self._application = application
         self._namespace = own.namespace
         self._app_id = own.app_id
@@ -335,7 +320,7 @@ class _Callee:
         """Run a call once, unless it has an outcome; ``passing`` collects what is told of it."""
         message = delivery.message
         try:
-            verb, target, given = _asked(message.headers)
+            verb, target, given = asked_of(message.headers)
             call_id = id_of(message.headers)
         except (EventError, KeyError, ValueError):
             return Attempt(Outcome.DROP, "not a durable call")
@@ -360,7 +345,7 @@ class _Callee:
             target,
             attempts=delivery.attempt,
             caller=caller.app_id,
-            told=REPLY_HEADER not in message.headers,
+            told=not (REPLY_HEADER in message.headers or cluster_of(caller.app_id)),
         )
         passed, begun = served(self._tracing, self._app_id, verb, target, headers, later=True)
         if passing is not None:
@@ -393,7 +378,7 @@ class _Callee:
         """Note that a call failed for good, and publish it to its dead letter topic."""
         headers = delivery.message.headers
         try:
-            _, target, _ = _asked(headers)
+            _, target, _ = asked_of(headers)
             call_id = id_of(headers)
             caller = self._records.caller(delivery, again=True)
             known, done = await self._records.known(call_id, caller)
@@ -410,9 +395,9 @@ class _Callee:
             attempts,
             reason,
             caller=caller.app_id,
-            told=REPLY_HEADER not in headers,
+            told=not (REPLY_HEADER in headers or cluster_of(caller.app_id)),
         )
-        if (topic := headers.get(DEAD_LETTER_HEADER)) is not None:
+        if (topic := headers.get(DEAD_LETTER_HEADER)) is not None and not cluster_of(caller.app_id):
             told = record.described() | data_of(delivery.message.body)
             await self._publish(delivery, unquote(topic), f"{record.id}-dead", orjson.dumps(told))
         await self._finish(delivery, record)
@@ -425,10 +410,13 @@ class _Callee:
 
     async def _tell(self, delivery: Delivery, record: Record) -> None:
         """Publish the outcome where the caller wants it; a crash before this is noted publishes it again."""
-        topic = delivery.message.headers.get(REPLY_HEADER)
-        if record.told or topic is None:
+        topic, cluster = delivery.message.headers.get(REPLY_HEADER), cluster_of(record.caller)
+        if record.told or (topic is None and not cluster):
             return
-        await self._publish(delivery, unquote(topic), record.id, orjson.dumps(record.described()))
+        if cluster:
+            await self._send_back(queue_of(cluster), going_back(delivery.message, record))
+        elif topic is not None:
+            await self._publish(delivery, unquote(topic), record.id, orjson.dumps(record.described()))
         await self._records.note(msgspec.structs.replace(record, told=True))
 
 

@@ -22,6 +22,7 @@ from mesh.address import Address
 from mesh.application import Headers
 from mesh.blocks.records import LazyRecords
 from mesh.broker import Delivery, Message
+from mesh.clusters import may_speak
 from mesh.delivery import NOT_BEFORE_HEADER
 from mesh.errors import UnprovenError
 from mesh.operation import Caller
@@ -43,6 +44,7 @@ __all__ = [
     "calls_of",
     "data_of",
     "id_of",
+    "id_towards",
     "new_id",
 ]
 
@@ -195,7 +197,7 @@ class Records:
             def may(identity: Identity) -> bool:
                 if record.id != call_id or not _is_to(call_id, record.app_id):
                     return False
-                return (identity.namespace, identity.app_id) == (self._own.namespace, sayer)
+                return identity.namespace == self._own.namespace and may_speak(identity.app_id, sayer)
 
             line, _, body = value.partition(b"\n")
             head = orjson.loads(line)
@@ -277,11 +279,11 @@ class Records:
         kept.usable()  # Else it would run, and its outcome could not be noted.
 
         def may(identity: Identity) -> bool:
-            return (identity.namespace, identity.app_id) == (claimed.namespace, claimed.app_id)
+            return identity.namespace == claimed.namespace and may_speak(identity.app_id, claimed.app_id)
 
         where = calls_of(delivery.address)
         found = kept.checked("call", where, message, may, counts=not again)
-        return claimed if found is None else Caller.proven_by(found)
+        return claimed if found is None else Caller.proven_by(found, claimed.app_id)
 
     async def known(self, call_id: str, caller: Caller) -> tuple[Record | None, bool]:
         """Give the outcome of a call, and whether it has run, of which that may be all that is known."""
@@ -314,6 +316,14 @@ def new_id(app_id: str) -> str:
     """Make the id of a call to an application: whoever asks by it is told of that one's word alone, with identities."""
     number = secrets.token_hex(16)
     return f"{number}-{_callee(number, app_id)}"
+
+
+def id_towards(call_id: str, app_id: str) -> str:
+    """Give the id of the same call, as it is to an application by another name; raises ``ValueError``."""
+    found = _OF_CALLEE.fullmatch(call_id)
+    if found is None:
+        raise ValueError(call_id)
+    return f"{found[1]}-{_callee(found[1], app_id)}"
 
 
 def _callee(number: str, app_id: str) -> str:

@@ -29,6 +29,7 @@ from mesh.blocks.block import Block, Held, Inbound, Opened, Parts
 from mesh.broker import Message
 from mesh.calls.exchange import Reply, Request
 from mesh.calls.request import NOTHING, WATCHED_HEADER
+from mesh.clusters import CALLED_HEADER, Target, bridge_of, cluster_of, target_of
 from mesh.conditions import Condition
 from mesh.deadlines import NO_ANSWER, Deadlines
 from mesh.error_wire import read_error, to_wire
@@ -47,7 +48,7 @@ from mesh.errors import (
     StreamBrokenError,
     UnprovenError,
 )
-from mesh.event import required_headers
+from mesh.event import encode_header_value, required_headers
 from mesh.fields import CONNECTION_FIELDS
 from mesh.middleware import MiddlewareError
 from mesh.operation import Arrival, Caller, Method, Operation
@@ -58,6 +59,7 @@ from mesh.policies import Verdict
 from mesh.telemetry import UNTOLD
 
 __all__ = [
+    "ASKED",
     "BLOCK",
     "HTTP_HEADER",
     "INVOKE",
@@ -67,8 +69,9 @@ __all__ = [
     "Asked",
     "Call",
     "Invocation",
-    "check_app_id",
     "forwardable",
+    "packed_trailers",
+    "refuse",
 ]
 
 HTTP_HEADER = "mesh-http"
@@ -78,7 +81,7 @@ OUTSIDE = ("http://", "https://")
 Fields = list[tuple[str, str]]
 Asked = tuple[str, str, Fields]
 Answered = tuple[Annotated[int, msgspec.Meta(ge=200, le=999)], Fields]  # Below, it would be followed by the answer.
-_ASKED = Packed(Asked, "request")
+ASKED = Packed(Asked, "request")
 _ANSWERED = Packed(Answered, "answer to a call")
 _TRAILERS = Packed(tuple[Fields], "trailers of an answer")
 OK = 200
@@ -86,7 +89,6 @@ OK = 200
 GRPC_FAILURES = frozenset({2, 4, 13, 14, 15})
 NO_GRPC = "the application is not spoken to by gRPC; --app-protocol grpc or h2c of its gateway says that it takes it"
 NOT_OUTSIDE = "services outside of the mesh are not called by gRPC through the gateway; connect to the service itself"
-MAX_APP_ID_BYTES = 256
 MAX_JUDGED_BYTES = 256 * 1024
 ABSENT_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 TOLD_WAIT = 0.5  # One instance takes over from another within less.
@@ -218,16 +220,6 @@ INVOKE = Method(
 )
 
 
-def check_app_id(target: str) -> None:
-    """Refuse what can be no application's id.
-
-    Raises:
-        BadArgumentError: It is too long, or has more than an id and a namespace.
-    """
-    if target.count(".") > 1 or len(target.encode("utf-8", "replace")) > MAX_APP_ID_BYTES:
-        raise BadArgumentError("invalid app id")
-
-
 class Invocation:
     """The building block."""
 
@@ -249,7 +241,8 @@ class Invocation:
     async def run(self, operation: Operation) -> Answer:
         """Call an application.
 
-        The target is ``id``, ``id.namespace``, the name of an HTTPEndpoint, or a service's absolute URL.
+        The target is ``id``, ``id.namespace``, either with ``@cluster`` behind it, the name of an HTTPEndpoint, or a
+        service's absolute URL.
 
         Raises:
             BadArgumentError: It is none of these.
@@ -267,13 +260,13 @@ class Invocation:
             return await self._directly(operation, opening=self._parts.open_outside(target))
         if (application := self._parts.endpoints.get(target)) is not None:
             return await self._directly(operation, application)
-        app_id, _, namespace = target.partition(".")
-        if app_id == self._app_id and namespace in ("", self._namespace) and self._parts.application is not None:
+        asked = target_of(target)
+        own = (self._app_id, "", ""), (self._app_id, self._namespace, "")
+        if asked in own and self._parts.application is not None:
             if call.grpc and not self._parts.application.takes_grpc:
                 raise NotSpokenError(NO_GRPC)
             return await self._directly(operation, self._parts.application, self._deliver)
-        check_app_id(target)
-        reply = await self._request(app_id, namespace or self._namespace, call, operation)
+        reply = await self._request(asked, call, operation)
         problem = reply.headers.get(ERROR_HEADER)
         if problem is not None:
             raise read_error(problem)
@@ -284,10 +277,16 @@ class Invocation:
             raise
         return Answer(status, headers, None if reply.streamed else reply.body, reply)
 
-    async def _request(self, app_id: str, namespace: str, call: Call, operation: Operation) -> Reply:
+    async def _request(self, asked: Target, call: Call, operation: Operation) -> Reply:
         deadline = operation.deadline
-        where = address.app(namespace, app_id)
-        headers = self._headers() | {HTTP_HEADER: pack(call.verb, call.target, call.headers)}
+        namespace, app_id, what = asked.namespace or self._namespace, asked.app_id, f"instance of {asked.app_id}"
+        headers = self._headers(operation.context.caller) | {HTTP_HEADER: pack(call.verb, call.target, call.headers)}
+        if asked.cluster:
+            headers[CALLED_HEADER] = encode_header_value(operation.target)
+            namespace, app_id, what = self._namespace, bridge_of(asked.cluster), f"bridge to {asked.cluster}"
+            where = address.bridge(namespace, asked.cluster)
+        else:
+            where = address.app(namespace, app_id)
         whole = isinstance(call.body, bytes)
         message = Message(headers, cast("bytes", call.body) if whole else b"")
         stream = None if whole else cast("AsyncIterator[bytes]", call.body)
@@ -308,7 +307,7 @@ class Invocation:
                 except NoResponderError:
                     # A stream's body is untouched, since no callee has granted credit for it.
                     if namespace != self._namespace or not await self._directory.was_seen(app_id, until):
-                        raise NoResponderError(f"no instance of {app_id} is on the mesh") from None
+                        raise NoResponderError(f"no {what} is on the mesh") from None
                     wait = next(waits, wait)
                     if wait >= TOLD_WAIT and not operation.waits:
                         raise AppAwayError(f"{app_id} is away: {AWAY}") from None
@@ -333,9 +332,11 @@ class Invocation:
             away.waits(AWAY)
         return away
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self, caller: Caller) -> dict[str, str]:
+        """Begin a message of a node that speaks for its own application; or, as a bridge, for one of elsewhere."""
         identity = f"{self._directory.node_id}-{next(self._numbers)}"
-        return required_headers(identity, self._app_id, "mesh.invocation.request")
+        source = caller.app_id if cluster_of(caller.app_id) else self._app_id
+        return required_headers(identity, source, "mesh.invocation.request")
 
     async def _directly(
         self,
@@ -363,7 +364,7 @@ class Invocation:
                 passing = None
                 if self._parts.taps.on:
                     passing = _arriving(self._app_id, self._app_id, call.verb, call.target, headers, call.body)
-                response = await deliver(Arrival(self._headers(), deadline, begin, passing))
+                response = await deliver(Arrival(self._headers(operation.context.caller), deadline, begin, passing))
             else:
                 response = await self._deadlines.within(deadline - time.time(), begin)
             # What a call of gRPC came to stands last. Who sees values sees a small answer, as of one over the backbone.
@@ -427,23 +428,23 @@ class _Server:
     async def handle(self, request: Request) -> None:
         """Pass one request to the application and its answer back."""
         try:
-            verb, target, headers = _ASKED.read(request.headers.get(HTTP_HEADER))
-            request.check_caller(unquote(request.headers.get("ce-source", "")))
+            verb, target, headers = ASKED.read(request.headers.get(HTTP_HEADER))
+            request.check_caller(source := unquote(request.headers.get("ce-source", "")), vouched=True)
+            proven = None if request.caller is None else Caller.proven_by(request.caller, source)
             if WATCHED_HEADER in request.headers and not self._application.takes_grpc:
                 raise NotSpokenError(NO_GRPC)
             if (access := self._parts.access).rules is not None:
-                caller = Caller.proven_by(who) if (who := request.caller) else sender(request.headers, self._namespace)
+                caller = proven or sender(request.headers, self._namespace)
                 target = access.admit(caller, verb, target, grpc=self._application.is_grpc)
-            headers = naming(headers, request.caller)
+            headers = naming(headers, proven)
         except (EventError, UnprovenError, NotSpokenError, PermissionDeniedError, BadArgumentError) as error:
-            await _refuse(request, error)
+            await refuse(request, error)
             return
         body: bytes | AsyncIterator[bytes] = request.parts() if request.streamed else request.body
         passed, begun = served(self._parts.tracing, self._parts.caller.app_id, verb, target, headers)
         calling = self._application.call(verb, target, passed, body)
         passing = None
         if self._parts.taps.on:
-            source = unquote(request.headers.get("ce-source", ""))
             passing = _arriving(self._parts.caller.app_id, source, verb, target, passed, body)
             passing.held = True  # Until all of the answer is there.
         try:
@@ -459,7 +460,7 @@ class _Server:
         except (AppFailedError, BadArgumentError, MiddlewareError) as error:
             if request.answered:
                 raise StreamBrokenError(str(error)) from error
-            await _refuse(request, error)
+            await refuse(request, error)
         except DeadlineExceededError:
             return  # The caller has stopped waiting by the same deadline.
         finally:
@@ -472,20 +473,22 @@ class _Server:
         if passing is not None:
             passing.answered(response.status, response.headers, whole)
         if whole is not None:
-            await request.reply(packed, whole, _packed_trailers(response))
+            await request.reply(packed, whole, packed_trailers(response))
             return
         await request.begin(packed)
         async for part in response.parts():
             await request.write(part)
-        await request.end(_packed_trailers(response))
+        await request.end(packed_trailers(response))
 
 
-def _packed_trailers(response: AppResponse) -> Mapping[str, str]:
+def packed_trailers(response: AppResponse | Answer) -> Mapping[str, str]:
+    """Give the header in which trailers travel, if there are any."""
     trailers = response.trailers
     return {TRAILERS_HEADER: pack(trailers)} if trailers else NOTHING
 
 
-async def _refuse(request: Request, error: MeshError) -> None:
+async def refuse(request: Request, error: MeshError) -> None:
+    """Answer that a call failed."""
     await request.reply({ERROR_HEADER: json.dumps(to_wire(error))})
 
 

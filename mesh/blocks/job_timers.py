@@ -25,7 +25,7 @@ from mesh.blocks.job_record import (
 from mesh.delivery import Attempt
 from mesh.delivery import Outcome as Came
 from mesh.errors import AppUnreachableError, BadArgumentError, CircuitOpenError, MeshError
-from mesh.ownership.owning import Keeper
+from mesh.ownership.kind import Keeper
 from mesh.schedules import Timing, job_timing
 from mesh.store import StateStore
 from mesh.timers import FailurePolicy, Outcome, Timer, TimerExistsError, Timers, record_key

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mesh.address import Address
     from mesh.blocks.block import Parts
     from mesh.ownership.asking import Answer
-    from mesh.ownership.owning import Keeper
+    from mesh.ownership.kind import Keeper
 
 __all__ = ["OnDemand"]
 

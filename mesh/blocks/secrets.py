@@ -90,6 +90,12 @@ class SecretStoreComponent:
         """What metadata tells."""
         return self.store.capabilities
 
+    async def referred(self, operation: Operation) -> Secret:
+        """Read one secret for a resource: an operator may have given it, and applications may not read that."""
+        given = getattr(self.store, "referred", None)
+        found = None if given is None else await given(cast("Get", operation.arguments).name)
+        return await self.get(operation) if found is None else cast("Secret", found)
+
     async def get(self, operation: Operation) -> Secret:
         """Read one secret."""
         asked = cast("Get", operation.arguments)
@@ -128,7 +134,7 @@ async def secret_value(parts: Parts, component: Opened | None, store: str, ref: 
             absent = ComponentNotFoundError(store, f"there is no secret store {store!r}")
             secret = cast("Secret", await parts.hosts.ask(operation, lambda name: absent))
         elif isinstance(component, SecretStoreComponent):
-            secret = await component.get(operation)
+            secret = await component.referred(operation)
         else:
             raise SecretError(f"{store} is no secret store")
     except MeshError as error:

@@ -1,6 +1,7 @@
 """What a caller tells and asks those who serve an address; ``mesh/calls/members.py`` says how that is answered.
 
-Those who serve an address of nodes do not know each other, and do not listen: nothing is asked there.
+Those who serve an address of nodes, or an operator's, do not know each other, and do not listen: nothing is asked
+there.
 
 After an outage thousands of calls may wait while nothing is lost but time: their answers are on the way. Each that is
 asked about is answered once more, so asking about all of them would double the work of those who are behind already.
@@ -30,6 +31,7 @@ GIVEN_UP = "given-up"
 MAX_CALLS = 200  # In one frame.
 MAX_GIVEN_UP = 10_000  # Beyond that, whoever runs one ends it at its deadline.
 MAX_QUESTIONS = 64  # At one address, without a word from those who serve it in between.
+_ALONE = (Kind.NODES, Kind.OPERATOR)
 MARGIN = 3.0  # Times what a caller waits until it asks.
 MAX_MARGIN = 60.0
 
@@ -76,7 +78,7 @@ class Asking:
 
     def give_up(self, link: Link) -> None:
         """Have whoever took a call, which nobody knows yet, stop it; many at once go in one frame."""
-        if link.served.kind is Kind.NODES:
+        if link.served.kind in _ALONE:
             return
         if not self._given_up:
             self._exchange.soon(self._tell_given_up())
@@ -107,7 +109,7 @@ class Asking:
         for link in self._links.values():  # The oldest first.
             if link.first is None or link.first.done() or now - link.born < self._exchange.ask_after:
                 continue
-            if link.served.kind is Kind.NODES:
+            if link.served.kind in _ALONE:
                 continue
             if link.waiting is None:
                 link.waiting = Waiting(self._exchange.ask_after)

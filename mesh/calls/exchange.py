@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
 
-from mesh.address import Address
+from mesh.address import Address, Kind
 from mesh.broker import Broker, Frame, Message, not_allowed
 from mesh.calls.asking import Asking, NotTakenError
 from mesh.calls.comeback import Comeback
@@ -183,7 +183,7 @@ class Exchange:
         self.silence_limit = silence_limit
         self.stall_limit = stall_limit
         self.ask_after = ask_after
-        self.expired = 0
+        self.expired = self._telling = 0
         self.links: dict[str, Link] = {}
         self.taken = Taken()
         self.comeback = Comeback(broker.check)
@@ -192,7 +192,6 @@ class Exchange:
         self._tokens = itertools.count()
         self._tasks: asyncio.TaskGroup | None = None
         self._working: list[asyncio.Task[None]] = []
-        self._telling = 0
         self._asking = Asking(self, self.links)
         self._serving: list[Serving] = []
         self._members: list[Members] = []
@@ -400,7 +399,7 @@ class Exchange:
 
     def _proven(self, link: Link, message: Message, tries: _Tries) -> Message:
         """Prove a request, and note what its answers must prove."""
-        if self.guard is None:
+        if self.guard is None or link.served.kind is Kind.OPERATOR:
             return message
         signed, refused = tries.asked > 0, tries.refused
         sent, link.session = self.guard.ask(link.served, message, link.address, signed=signed, again=refused)
@@ -451,7 +450,8 @@ class Exchange:
                     token = f"serve-{secrets.token_hex(16)}"
                     serving = Serving(self, members, handler, max_in_flight, tasks, token)
                     self._serving.append(serving)
-                    guard, serve = self.guard, partial(self.broker.serve, address, group, careful(serving.receive))
+                    guard = None if address.kind is Kind.OPERATOR else self.guard
+                    serve = partial(self.broker.serve, address, group, careful(serving.receive))
                     try:
                         async with serve() if guard is None else guard.standing.while_proven(address.label, serve):
                             yield

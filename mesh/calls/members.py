@@ -18,7 +18,9 @@ again by its caller: it certainly did not run. Whoever has been a member since b
 members, those included that have left since, or died: what these took stays unknown, and is not repeated.
 
 Who asks who is there are those who are new, and those whose connection was lost for a while: they may have missed who
-came meanwhile. They ask more than once, as an answer may be lost as well.
+came meanwhile. They ask more than once, as an answer may be lost as well. They say which ones they know, as a sum of
+all names, and nobody answers who knows the same: so a second question, or an outage of all, costs no answers of all to
+all.
 
 A broker may let a node listen to the members, and not tell them anything; some do not even say so. The only sure sign
 is to hear oneself. Who does not may know no others, nor they of it: it vouches for no list, and says to each
@@ -33,6 +35,7 @@ import logging
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from hashlib import blake2s
 from typing import Any
 
 import orjson
@@ -72,7 +75,8 @@ class Members:
 
     Attributes:
         node: Names this member; its inbox, and a number.
-        served: The address.
+        at: The address.
+        served: Its text.
         label: The user's own name for it.
     """
 
@@ -82,7 +86,7 @@ class Members:
         self._taken = taken
         self.served = served.text
         self.label = served.label
-        self._of = served
+        self.at = served
         self._alone = (
             served.kind is Kind.OWNER
         )  # By the id of a node, which no other one had before: nobody else took it.
@@ -98,6 +102,7 @@ class Members:
         self._left: dict[str, float] = {}
         self._overflowed_at: float | None = None
         self.node = f"{exchange.inbox}.{number}"
+        self._sum = _hash(self.node)  # Of all that it knows, and itself.
 
     @asynccontextmanager
     async def joined(self) -> AsyncIterator[None]:
@@ -129,7 +134,8 @@ class Members:
         self._said += 1
         self._echo.clear()
         asks = self._asks > 0
-        said = await self._say(HERE, new=asks or self._known_since is None, said=self._said)
+        new = asks or self._known_since is None
+        said = await self._say(HERE, new=new, said=self._said, known=f"{self._sum:x}")
         if said and asks:
             self._asks -= 1
         return said
@@ -233,12 +239,12 @@ class Members:
                 self._leave(named(said["node"]), self._exchange.monotonic())
                 return
             self.note(named(said["node"]))
-            if said["new"] and not self._leaving:
+            if said["new"] and not self._leaving and said.get("known") != f"{self._sum:x}":
                 to = f"{said['node'].rpartition('.')[0]}.{HERE}"
                 self._exchange.tell(to, self._message(to, HERE))
 
     def _is_member(self, teller: Identity | None) -> bool:
-        return teller is None or self._exchange.guard is None or self._exchange.guard.may_answer(self._of, teller)
+        return teller is None or self._exchange.guard is None or self._exchange.guard.may_answer(self.at, teller)
 
     def hear_one(self, at: str, message: Message, said: dict[str, Any]) -> None:
         """Take what another member tells this one."""
@@ -254,12 +260,15 @@ class Members:
         now = self._exchange.monotonic()
         self._left.pop(node, None)
         if node != self.node and (node in self._heard or len(self._heard) < MAX_MEMBERS):
+            if node not in self._heard:
+                self._sum ^= _hash(node)
             self._heard[node] = now
         elif node != self.node:
             self._overflowed_at = now
 
     def _leave(self, node: str, now: float) -> None:
-        self._heard.pop(node, None)
+        if self._heard.pop(node, None) is not None:
+            self._sum ^= _hash(node)
         if len(self._left) < MAX_MEMBERS:
             self._left[node] = now
         else:
@@ -299,3 +308,7 @@ class Members:
         await exchange.broker.send(to, told)  # Also where all are known: how many more are asked about depends on it.
         for link, message, end in answers:
             await exchange.broker.send(link, message, end)
+
+
+def _hash(node: str) -> int:
+    return int.from_bytes(blake2s(node.encode(), digest_size=8).digest(), "big")

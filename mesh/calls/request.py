@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
+from mesh.address import Kind
 from mesh.broker import Frame, Message
 from mesh.calls.comeback import Comeback
 from mesh.calls.context import Context
 from mesh.calls.link import FRAME_HEADER, MAX_REASON, PROVE, SEALED_HEADER, TAKEN, WINDOW_BYTES, Link, broken
 from mesh.calls.members import LOST, Members
 from mesh.calls.taken import TOKEN_PREFIX, Taken
+from mesh.clusters import may_speak
 from mesh.error_wire import to_wire
 from mesh.errors import BrokerError, BrokerUnavailableError, StreamBrokenError, UnprovenError
 from mesh.trust.identity import CrowdedError, Identity, ProveAgainError, ReplayedError
@@ -110,10 +112,16 @@ class Request:
         """Who asks, where that is proven."""
         return None if self.session is None else self.session.identity
 
-    def check_caller(self, app_id: str) -> None:
-        """Refuse who says to be another one than it proves to be; raises ``UnprovenError``."""
-        if self.session is not None and self.session.identity is not None and self.session.identity.app_id != app_id:
-            raise UnprovenError(f"{self.session.identity} asks in the name of app id {app_id[:MAX_REASON]}")
+    def check_caller(self, app_id: str, *, vouched: bool = False) -> None:
+        """Refuse who says to be another one than it proves to be; raises ``UnprovenError``.
+
+        Args:
+            app_id: Who it says to be.
+            vouched: Whether a bridge may say that of applications of its cluster.
+        """
+        who = self.caller
+        if who is not None and who.app_id != app_id and not (vouched and may_speak(who.app_id, app_id)):
+            raise UnprovenError(f"{who} asks in the name of app id {app_id[:MAX_REASON]}")
 
     def _sealed(self, message: Message) -> Message:
         return message if self.session is None else self.session.seal(message)
@@ -296,19 +304,20 @@ class Serving:
             exchange.expired += 1
             return
         came, session, crowded = message, None, False
-        if exchange.guard is not None:
+        guard = None if self.members.at.kind is Kind.OPERATOR else exchange.guard
+        if guard is not None:
             try:
-                message, session = exchange.guard.taken(self.members.served, message, frame.reply_to)
+                message, session = guard.taken(self.members.served, message, frame.reply_to)
             except ReplayedError:
                 return  # It was answered.
             except CrowdedError as error:
                 session, crowded = error.session, True
             except (ProveAgainError, UnprovenError) as error:
-                self._refuse(exchange.guard, message, frame.reply_to, error)
+                self._refuse(guard, message, frame.reply_to, error)
                 return
             if alone and not self._stays:
                 gone = ProveAgainError("this node serves no longer")
-                self._refuse(exchange.guard, came, frame.reply_to, gone)
+                self._refuse(guard, came, frame.reply_to, gone)
                 return
         elif SEALED_HEADER in message.headers:
             exchange.tell(frame.reply_to, Message({FRAME_HEADER: PROVE}, b""))  # Nobody can seal to this node.

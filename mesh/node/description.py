@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
@@ -161,20 +161,25 @@ def read(body: bytes) -> Node | None:
 
 
 @asynccontextmanager
-async def answering(broker: Broker, namespace: str, answer: Callable[[], Mapping[str, object]]) -> AsyncIterator[None]:
+async def answering(
+    broker: Broker, namespace: str, answer: Callable[[], Awaitable[Mapping[str, object] | None]]
+) -> AsyncIterator[None]:
     """Answer whoever asks all nodes, while entered.
 
     Args:
         broker: An entered one.
         namespace: Of the mesh.
-        answer: Gives ``node``, ``ready`` (applications that take calls through it now), and ``about``.
+        answer: Gives ``node``, ``ready`` (applications that take calls through it now), and ``about``;
+            None = another process of the node answers.
     """
     pending: set[asyncio.Task[None]] = set()
 
     async def tell(where: address.Address, delay: float) -> None:
         await asyncio.sleep(delay)
-        with suppress(BrokerError):
-            await broker.broadcast(where, Message({}, orjson.dumps(answer())))
+        told = await answer()
+        if told is not None:
+            with suppress(BrokerError):
+                await broker.broadcast(where, Message({}, orjson.dumps(told)))
 
     def receive(frame: Frame) -> None:
         try:

@@ -36,6 +36,7 @@ from mesh.calls.context import counts, tell
 from mesh.calls.exchange import Exchange, Request
 from mesh.errors import BrokerError, BrokerUnavailableError, MeshError, NoResponderError
 from mesh.node.description import Node, answering, collect
+from mesh.part import Part, whole
 from mesh.tasks import task_group
 
 __all__ = ["Directory"]
@@ -57,22 +58,33 @@ class Directory:
 
     Attributes:
         node_id: This node.
+        part: Which of several processes of the node this one is; None = the node is one process.
         describe: Gives what this node tells whoever asks all of them (``mesh/node/description.py``).
     """
 
-    def __init__(self, exchange: Exchange, namespace: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        namespace: str,
+        clock: Callable[[], float] = time.monotonic,
+        part: Part | None = None,
+    ) -> None:
         """Use an entered exchange.
 
         Args:
             exchange: Carries questions and signs of life.
             namespace: Only nodes of one namespace know each other.
             clock: Seconds, monotonic.
+            part: Which of several processes this one is; None = the node is one process.
         """
+        self.part = part
         self._exchange = exchange
         self._broker = exchange.broker
         self._namespace = namespace
         self._clock = clock
-        self.node_id = secrets.token_hex(8)
+        self.node_id = secrets.token_hex(8) if part is None else f"{part.node_id}-{secrets.token_hex(3)}"
+        if part is not None:
+            part.answers["presence"] = self._presence
         self.describe: Callable[[], Mapping[str, object]] = dict
         self._hosted: dict[str, bool] = {}  # Whether it is ready.
         self._seen: dict[str, float] = {}
@@ -320,6 +332,14 @@ class Directory:
         if news is not None:
             news.set()
 
-    def _answer_all(self) -> Mapping[str, object]:
+    async def _answer_all(self) -> Mapping[str, object] | None:
+        if self.part is None:
+            return self._told()
+        return await self.part.together(self._told()) if self.part.speaks() else None
+
+    async def _presence(self) -> Mapping[str, object]:
+        return self._told()
+
+    def _told(self) -> Mapping[str, object]:
         ready = [app_id for app_id, ready in self._hosted.items() if ready]
-        return {"node": self.node_id, "ready": ready, "about": self.describe()}
+        return {"node": whole(self.node_id), "ready": ready, "about": self.describe()}

@@ -33,10 +33,11 @@ Programmatic = Callable[[], Awaitable[Sequence[Subscription]]]
 
 @dataclass(slots=True)
 class Serve:
-    """Whether the application is served now; ``changed`` is set when what is held for it may be another."""
+    """Whether the application is served now, and who is told; ``changed`` is set when other things may be held."""
 
     serving: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    told: Callable[[bool], None] = lambda _: None
 
 
 @asynccontextmanager
@@ -105,6 +106,7 @@ class _Supervisor:
                     await self._hold(holding, there)
             finally:
                 self.serve.serving = False
+                self.serve.told(False)
                 self.directory.host(self.app_id, ready=False)
                 holding.end()
 
@@ -114,6 +116,7 @@ class _Supervisor:
         if complete and not self.serve.serving:
             self.directory.host(self.app_id, ready=True)
             self.serve.serving = True
+            self.serve.told(True)
 
 
 class _Holding:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Places", "file_component"]
 
+OPEN_SECONDS = 30.0
+
 
 def file_component(home: Path, namespace: str) -> Component:
     """Describe the store of a machine whose gateways are all there are (``MESH_SINGLE_HOST``), marked.
@@ -36,7 +38,9 @@ def file_component(home: Path, namespace: str) -> Component:
     file = home / "state" / f"{address.encode_token(namespace)}.db"
     # What is over is deleted, since records come and go: a file of one's own keeps it as long as nobody says how long.
     settings = {"connectionString": str(file), "actorStateStore": "true", "cleanupInterval": "1h"}
-    return Component("statestore", "state.sqlite", tuple(MetadataEntry(*each) for each in settings.items()))
+    entries = tuple(MetadataEntry(*each) for each in settings.items())
+    # Several gateways of a machine that starts make it together, and load its library at once.
+    return Component("statestore", "state.sqlite", entries, init_timeout=OPEN_SECONDS)
 
 
 class Places(Steps):

@@ -32,6 +32,7 @@ from mesh.errors import (
 from mesh.event import required_headers
 from mesh.host import ERROR_HEADER, decoded
 from mesh.operation import Caller
+from mesh.part import whole
 
 if TYPE_CHECKING:
     from mesh.address import Address
@@ -98,7 +99,7 @@ class Remote:
             caller: This node's application.
         """
         self._exchange, self._directory, self._caller = exchange, directory, caller
-        self.node_id = directory.node_id
+        self.node_id = whole(directory.node_id)
         self._apps: dict[str, str] = {}
         self._finding = asyncio.Lock()
         self._numbers = itertools.count(1)
@@ -178,10 +179,12 @@ class Remote:
 
     async def _ask(self, where: Address, asked: Question, deadline: float) -> Answer:
         body, size = msgspec.msgpack.encode(asked), self._exchange.part_bytes
-        headers = required_headers(f"{self.node_id}-asks-{next(self._numbers)}", self._caller.app_id, EVENT_TYPE)
-        whole = len(body) <= size
-        message = Message(headers, body if whole else b"")
-        reply = await self._exchange.request(where, message, deadline, None if whole else _parts(body, size))
+        headers = required_headers(
+            f"{self._directory.node_id}-asks-{next(self._numbers)}", self._caller.app_id, EVENT_TYPE
+        )
+        at_once = len(body) <= size
+        message = Message(headers, body if at_once else b"")
+        reply = await self._exchange.request(where, message, deadline, None if at_once else _parts(body, size))
         try:
             if problem := reply.headers.get(ERROR_HEADER):
                 raise read_error(problem)

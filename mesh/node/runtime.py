@@ -60,6 +60,7 @@ from mesh.node.spec import NodeSettings
 from mesh.observed import observed_application, observed_broker
 from mesh.operation import Caller, Operation
 from mesh.ownership.asking import OWNERS, Owners
+from mesh.part import Part
 from mesh.pipeline import InboundPipeline, Pipeline
 from mesh.policies import Policy
 from mesh.registry import PUBSUB_ON_BACKBONE, STATE_ON_BACKBONE, Registry
@@ -85,6 +86,7 @@ logger = logging.getLogger(__name__)
 HAND_OVER_SECONDS = 2.0  # Where nothing hangs any more it is some milliseconds.
 TELL_INTERVAL = 3.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0
+LONG_WAIT = 24 * 3600.0  # Beyond that, nobody wants to know how long.
 
 
 class Runtime(Steps):
@@ -96,6 +98,7 @@ class Runtime(Steps):
         counters: Counts of what was observed.
         remote: Asks other nodes, and answers them.
         conditions: How what it asks, and what comes to its application, is now.
+        parts: What its blocks are given, for what works beside them (``mesh/bridge``).
         methods: What the application answers, where that is known (``mesh/node/description.py``).
     """
 
@@ -106,6 +109,7 @@ class Runtime(Steps):
         blocks: Sequence[Block] = BLOCKS,
         *,
         grace: Callable[[], float | None] = lambda: None,
+        part: Part | None = None,
     ) -> None:
         """Prepare; entering connects.
 
@@ -114,10 +118,11 @@ class Runtime(Steps):
             registry: What is installed.
             blocks: The table.
             grace: Gives the seconds for what is in flight at the end; None = as long as its deadlines say.
+            part: Which of several processes that are the node this one is; None = it is the node.
         """
         super().__init__()
         self.settings = settings
-        self._grace = grace
+        self._grace, self._part = grace, part
         self.caller = Caller(settings.namespace, settings.app_id)
         self.counters = settings.observer if isinstance(settings.observer, Counters) else Counters()
         self.conditions = Conditions(settings.observer)
@@ -129,12 +134,11 @@ class Runtime(Steps):
         self.exchange: Exchange
         self.remote: Remote
         self.services: dict[str, Serving] = {}
-        self._registry = registry
-        self._blocks = blocks
+        self._registry, self._blocks = registry, blocks
         self._components = Components()
         self._health = Health(self._components)
-        self._serve = Serve()
-        self._parts: Parts
+        self._serve = Serve() if part is None else Serve(told=part.serves)
+        self.parts: Parts
         self._places: Places
         self._directory: Directory
         self._tapping: Tapping
@@ -144,7 +148,7 @@ class Runtime(Steps):
     @property
     def tracing(self) -> Tracing:
         """What makes spans on this node."""
-        return self._parts.tracing
+        return self.parts.tracing
 
     @property
     def components(self) -> Mapping[str, Entry]:
@@ -159,12 +163,12 @@ class Runtime(Steps):
     @property
     def others_components(self) -> Sequence[tuple[str, str, str]]:
         """Components of other nodes that this one has used: block, name, and the app ids of their hosts."""
-        return self._parts.hosts.used
+        return self.parts.hosts.used
 
     @property
     def streams(self) -> Streams:
         """What clients hold open."""
-        return self._parts.streams
+        return self.parts.streams
 
     @property
     def serving(self) -> bool:
@@ -173,7 +177,7 @@ class Runtime(Steps):
 
     def rights(self, caller: Caller) -> TapRights:
         """Tell what another application may see of this node, and do by it."""
-        return self._parts.access.tap(caller)
+        return self.parts.access.tap(caller)
 
     def run(self, operation: Operation) -> Awaitable[object]:
         """Do what is asked; gives the method's result or raises a ``MeshError``."""
@@ -199,26 +203,24 @@ class Runtime(Steps):
         self._places = await enter(Places(self.broker, self._components, registry, settings))
         guard = await enter(proving(settings.trust, *named, registry, self._observer, self.conditions))
         self.exchange = await enter(Exchange(self.broker, guard=guard))
-        self._directory = directory = Directory(self.exchange, settings.namespace)
+        self._directory = directory = Directory(self.exchange, settings.namespace, part=self._part)
         directory.describe = lambda: self.description.announced(problems=self.rights(self.caller).sights)
         await enter(directory.run())
         self.remote = Remote(self.exchange, directory, self.caller)
         hosts = await enter(Hosts(self.broker, self.exchange, settings.namespace, directory.node_id))
         gate, taps = await self._watched(directory.node_id)
-        self._parts = parts = self._make_parts(directory, hosts, gate, taps)
+        self.parts = parts = self._make_parts(directory, hosts, gate, taps)
         lives = await enter(Lives())
         hosts.withhold(settings.not_for_it)
         resources = self._resources(settings)
         await open_components(resources.components, self._blocks, parts, self._components, lives)
         here = {each.name: each.start(each, parts, self._of(each, "nearest", "local")) for each in self._blocks}
         self.services.update(here)
-        policies = self._policy_of if settings.resiliencies else None
-        self._pipeline = Pipeline(
-            here, policy_of=policies, observer=self._observer, conditions=self.conditions, taps=taps
-        )
+        by, observer = self._policy_of if settings.resiliencies else None, self._observer
+        self._pipeline = Pipeline(here, policy_of=by, observer=observer, conditions=self.conditions, taps=taps)
         hosted = [each for each in blocks if each.hosted]
         answering = {each.name: each.start(each, parts, self._of(each, "nearest", "backbone")) for each in hosted}
-        answer = Pipeline(answering, observer=self._observer, taps=taps, hosts=True).run
+        answer = Pipeline(answering, observer=observer, taps=taps, hosts=True).run
         entries = self._components.entries.values()
         if settings.host_only:
             tell_unanswered(entries)
@@ -281,7 +283,8 @@ class Runtime(Steps):
                     raise
                 if loop.time() - told >= TELL_INTERVAL:
                     told = loop.time()
-                    logger.warning("waiting for the backbone, %.0f s at most: %s", left, error)
+                    most = f", {left:.0f} s at most" if left < LONG_WAIT else ""
+                    logger.warning("waiting for the backbone%s: %s", most, error)
             await asyncio.sleep(min(wait, left))
             wait = min(wait * 2, LONGEST_WAIT)
 
@@ -339,7 +342,7 @@ class Runtime(Steps):
             return None
         # An address such as 127.0.0.1 is another application on each machine that shares the directory.
         of = settings.namespace, settings.app_id, settings.application, socket.gethostname()
-        memory = Memory(home / "subscriptions", *of)
+        memory = Memory(home / "subscriptions", *of, *(() if self._part is None else (str(self._part.slot),)))
         self._stack.callback(memory.close)
         return memory
 
@@ -364,10 +367,10 @@ class Runtime(Steps):
         """
         # What becomes this application's is no other node's until it is open, which may fail.
         becoming = self.settings.not_for_it.intersection(each.name for each in settings.scoped)
-        self._parts.hosts.withhold(settings.not_for_it | becoming)
+        self.parts.hosts.withhold(settings.not_for_it | becoming)
         told = await self._live.apply(self._resources(settings))
         withheld = settings.not_for_it | becoming.difference(self._components.entries)
-        self._parts.hosts.withhold(withheld)
+        self.parts.hosts.withhold(withheld)
         applied = self._live.resources
         self.settings = replace(
             self.settings,
@@ -376,7 +379,7 @@ class Runtime(Steps):
             resiliencies=applied.resiliencies,
             endpoints=applied.endpoints,
             workflow_access=applied.workflow_access,
-            configuration=self._parts.configuration,
+            configuration=self.parts.configuration,
             withheld=withheld,
         )
         return told
@@ -390,14 +393,14 @@ class Runtime(Steps):
             state = file_component(settings.home, settings.namespace)
         else:  # Whoever uses it is told what to write.
             state = Component("statestore", STATE_ON_BACKBONE)
-        return (Component("pubsub", PUBSUB_ON_BACKBONE), state)
+        return (Component("pubsub", PUBSUB_ON_BACKBONE), state, *settings.builtin)
 
     def _of(self, block: Block, *placements: str) -> Mapping[str, Opened]:
         return self._components.of(block, *placements)
 
     def _policy_of(self, block: str, target: str) -> Policy:
         found = next(each for each in self._blocks if each.name == block)
-        return found.policy(self._parts.policies, target)
+        return found.policy(self.parts.policies, target)
 
     @property
     def backbone(self) -> str:
@@ -426,13 +429,13 @@ class Runtime(Steps):
 
     def allow_outside(self, opening: Callable[[str], AbstractAsyncContextManager[Application]]) -> None:
         """Let services be called by their absolute URL."""
-        self._parts.open_outside = opening
+        self.parts.open_outside = opening
 
     async def resolved(
         self, entries: Sequence[MetadataEntry], store: str | None, file: str | None
     ) -> tuple[MetadataEntry, ...]:
         """Close the references of a resource that is no component; raises ``ConfigError`` for what has no value."""
-        return await resolved_entries(entries, store, file, self._parts, self._components)
+        return await resolved_entries(entries, store, file, self.parts, self._components)
 
     # The application
 
@@ -449,7 +452,7 @@ class Runtime(Steps):
         """
         if self.settings.observer is not None:
             application = observed_application(application, self.settings.observer)
-        self._parts.application = application
+        self.parts.application = application
         services = tuple(self.services.values())
         return inbound(self._serve, services, self._directory, self.settings.app_id, application, programmatic)
 
@@ -476,7 +479,7 @@ class Runtime(Steps):
             resiliencies=tuple(each.name for each in self.settings.resiliencies),
             workflow_access=tuple(each.name for each in self.settings.workflow_access),
             features=tuple(name for name, on in self.settings.configuration.features().items() if on),
-            serves=self._parts.application is not None,
+            serves=self.parts.application is not None,
             problems=self.conditions.in_short(),
             absent=tuple((each.name, each.type, self._components.absent[each.name][1]) for each in self.absent),
             **told,  # type: ignore[arg-type]  # fields of the description, as the blocks promise

@@ -27,6 +27,7 @@ class NodeSettings:
         namespace: The mesh's namespace.
         backbone: URL of the backbone.
         components: In scope or not; None = the defaults.
+        builtin: Components that are there beside the defaults; beside configured ones they are among these.
         subscriptions: Declared ones, in scope or not.
         resiliencies: In scope or not.
         configuration: Merged.
@@ -51,6 +52,7 @@ class NodeSettings:
     namespace: str
     backbone: str
     components: Sequence[Component] | None = None
+    builtin: Sequence[Component] = ()
     subscriptions: Sequence[Subscription] = ()
     resiliencies: Sequence[Resiliency] = ()
     configuration: Configuration = field(default_factory=Configuration)

@@ -15,7 +15,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,8 +24,7 @@ from urllib.parse import unquote
 import msgspec
 
 from mesh import address
-from mesh.broker import Broker, Frame, Message
-from mesh.calls.context import counts, tell
+from mesh.broker import Broker, Message
 from mesh.calls.exchange import Exchange, Request
 from mesh.error_wire import read_error, to_wire
 from mesh.errors import (
@@ -40,7 +39,9 @@ from mesh.event import required_headers
 from mesh.host import joined
 from mesh.operation import Caller
 from mesh.ownership.errors import NobodyHostsError, NotOwnerError
-from mesh.ownership.owning import Keeper, Owning, read_table
+from mesh.ownership.kind import Keeper, read_table
+from mesh.ownership.news import News
+from mesh.ownership.owning import Owning
 from mesh.ownership.session import boot_clock
 from mesh.ownership.table import Table, partition_of
 from mesh.ownership.watching import Watch
@@ -113,8 +114,8 @@ class Owners:
         """
         self.node = node
         self._broker, self._exchange, self._records, self._caller = broker, exchange, records, caller
-        self._news = address.owners(caller.namespace)
         self._owning = Owning(records, caller.app_id, node, self._tell, boot_clock)
+        self._news = News(exchange, caller.namespace, self._owning.heard)
         self._answers: dict[str, Answer] = {}
         self._hosting: dict[str, tuple[Keeper, bool, bool, bool]] = {}
         self._wanted, self._serves, self._proven = asyncio.Event(), False, True
@@ -170,6 +171,7 @@ class Owners:
         await self._owning.leave(kind)
         if kind not in self._hosting and not self._owning.hosts(kind):  # Nor was it hosted again meanwhile.
             self._answers.pop(kind, None)
+            self._news.forget(kind)
 
     def epoch(self, kind: str, partition: int) -> int | None:
         """Give the epoch of a partition that this node owns now, for sure; None = it does not."""
@@ -178,6 +180,9 @@ class Owners:
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Take part; leaving hands over what is left."""
+        on_restored = getattr(self._broker, "on_restored", None)  # Of a ``Restorable`` broker.
+        if on_restored is not None:
+            on_restored(self._owning.look)
         async with task_group() as tasks:
             working = tasks.create_task(self._work(), name="owners")
             watching = tasks.create_task(self._watch.run(), name="owners-watch")
@@ -206,7 +211,7 @@ class Owners:
 
     async def _enter(self, stack: AsyncExitStack) -> None:
         own = address.owner(self._caller.namespace, self._caller.app_id, self.node)
-        await stack.enter_async_context(self._broker.listen(self._news, self._hear))
+        await stack.enter_async_context(self._news.run())
         await stack.enter_async_context(self._exchange.serve(own, self.node, self._handle))
         await stack.enter_async_context(self._owning.run())
         self._serves = True
@@ -225,16 +230,14 @@ class Owners:
 
     def _stand(self, kind: str) -> None:
         keeper, ready, single, lasts = self._hosting[kind]
+        self._news.follow(kind)
         self._owning.host(kind, keeper, ready=ready and self._proven, single=single, lasts=lasts)
 
-    async def _tell(self, kind: str) -> None:
+    async def _tell(self, kind: str, sessions: Collection[str]) -> None:
         if (written := self._writing.pop(kind, None)) is not None:
             written.set()
-        await tell(self._exchange, self._news, kind.encode())
-
-    def _hear(self, frame: Frame) -> None:
-        if frame.message is not None and counts(self._exchange, self._news, frame, self._caller.namespace):
-            self._owning.heard(frame.message.body.decode(errors="replace"))
+        if sessions:
+            await self._news.tell(kind, sessions)
 
     async def _handle(self, request: Request) -> None:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -143,6 +145,22 @@ class Table:
         found = ring[(ring.index(session) + 1) % len(ring)]
         return None if found == session else found
 
+    def concerned(self, before: Table) -> set[str]:
+        """Give the sessions that have something to do, or to learn, now that the table was another one before.
+
+        Those are who has gained or lost something, who has what another should have, or should have what nobody has;
+        and of each who has come or gone, the one who watches it.
+        """
+        changed = self.members.keys() ^ before.members.keys()
+        ring = sorted(self.members)
+        found = changed | {ring[bisect_left(ring, session) - 1] for session in changed if ring}
+        for owner, former, wanted in zip(self.owners, before.owners, self.wanted, strict=True):
+            if owner != former:
+                found |= {owner, former}
+            if wanted not in (owner, NOBODY):
+                found.add(wanted if owner == NOBODY else owner)
+        return found - {NOBODY}
+
 
 def partition_of(key: str, partitions: int) -> int:
     """Give the partition of a key; the same in every process and version."""
@@ -153,9 +171,14 @@ def partition_of(key: str, partitions: int) -> int:
 def _rendezvous(sessions: tuple[str, ...], partitions: int) -> Sequence[str]:
     if not sessions:
         return (NOBODY,) * partitions
-    return tuple(
-        max(sessions, key=lambda each: _hash(f"{partition} {each}".encode())) for partition in range(partitions)
-    )
+    columns = zip(*[_weights(each, partitions) for each in sessions], strict=True)
+    return tuple(sessions[max(range(len(column)), key=column.__getitem__)] for column in columns)
+
+
+@lru_cache(maxsize=2048)
+def _weights(session: str, partitions: int) -> Sequence[int]:
+    """Give how much a session wants each partition: 8 bytes each, as there may be many of both."""
+    return array("Q", (_hash(f"{partition} {session}".encode()) for partition in range(partitions)))
 
 
 def _hash(data: bytes) -> int:

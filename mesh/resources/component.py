@@ -119,6 +119,7 @@ class Component:
         auth_secret_store: The secret store that resolves its `SecretRef` values.
         placement: Where its operations run (``nearest``, ``backbone``, ``local``); None = as its type is used to.
         namespaced: Whether a setting is a template with ``{namespace}``.
+        secrets: Differs when what it refers to does, where that is known before it is asked for; else empty.
         file: As the user named it; None for built-in components.
         line: Where the document begins, from 1.
         type_place: Line and column of the type, from 1.
@@ -136,6 +137,7 @@ class Component:
     auth_secret_store: str | None = None
     placement: str | None = None
     namespaced: bool = False
+    secrets: str = ""
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
     type_place: tuple[int, int] | None = field(default=None, compare=False)
@@ -256,6 +258,7 @@ class HTTPEndpoint:
         root_ca: PEM text or a reference; None = the system's.
         certificate: The client's certificate; with it goes ``private_key``.
         renegotiation: ``Never``, ``OnceAsClient`` or ``FreelyAsClient``.
+        secrets: Differs when what it refers to does, where that is known before it is asked for; else empty.
     """
 
     name: str
@@ -268,6 +271,7 @@ class HTTPEndpoint:
     auth_secret_store: str | None = None
     namespace: str | None = None
     scopes: tuple[str, ...] = ()
+    secrets: str = ""
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
@@ -303,14 +307,16 @@ def without_store(resource: Component | HTTPEndpoint, stores: Iterable[str]) -> 
 
 
 def in_kubernetes(
-    components: Sequence[Component], endpoints: Sequence[HTTPEndpoint]
+    components: Sequence[Component], endpoints: Sequence[HTTPEndpoint], *, injected: bool
 ) -> tuple[tuple[Component, ...], tuple[HTTPEndpoint, ...]]:
     """Give resources as they count inside a cluster: references that name no store are to the store ``kubernetes``.
 
-    It need not be configured; then nobody else is answered by it. Without any component there is none of it either.
+    It need not be configured; then nobody else is answered by it. A gateway that was injected always has it, as in
+    Dapr; another one may have no access to the cluster, and has it where something refers to it.
     """
     users: list[Component | HTTPEndpoint] = [*components, *endpoints]
-    if not components or not any(each.secret_refs() and each.auth_secret_store is None for each in users):
+    referred = bool(components) and any(each.secret_refs() and each.auth_secret_store is None for each in users)
+    if not referred and not injected:
         return tuple(components), tuple(endpoints)
     named = [_by_default(each) for each in components]
     if all(each.name != KUBERNETES for each in components):

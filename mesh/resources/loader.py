@@ -45,6 +45,7 @@ __all__ = [
     "files_at",
     "is_foreign",
     "is_yaml",
+    "is_bridge_file",
     "is_run_file",
     "load_configuration_file",
     "load_resources",
@@ -247,7 +248,7 @@ class ResourceFiles:
 
 
 def load_configuration_file(
-    path: Path, env: Mapping[str, str], warnings: list[Problem], trust_domain: str = ""
+    path: Path, env: Mapping[str, str], warnings: list[Problem], trust_domain: str = "", *, proven: bool = False
 ) -> Configuration:
     """Read one Configuration; ``$VAR`` and ``${VAR}`` anywhere in the file are expanded first.
 
@@ -258,19 +259,26 @@ def load_configuration_file(
         env: The variables; one that is not set is empty.
         warnings: Gets what has no effect.
         trust_domain: Of who reads it; empty = what it says itself.
+        proven: Whether every caller of who reads it must prove who it is (``--trust-mode strict``).
 
     Raises:
         ConfigError: Holds every problem of the file.
     """
     problems: list[Problem] = []
-    result = read_configuration_file(path, env, problems, warnings, trust_domain)
+    result = read_configuration_file(path, env, problems, warnings, trust_domain, proven=proven)
     if problems or result is None:
         raise ConfigError(ordered(problems))
     return result
 
 
 def read_configuration_file(
-    path: Path, env: Mapping[str, str], problems: list[Problem], warnings: list[Problem], trust_domain: str = ""
+    path: Path,
+    env: Mapping[str, str],
+    problems: list[Problem],
+    warnings: list[Problem],
+    trust_domain: str = "",
+    *,
+    proven: bool = False,
 ) -> Configuration | None:
     """Read one Configuration as `load_configuration_file` does; gives it without what is wrong with it."""
     before = len(problems)
@@ -287,7 +295,7 @@ def read_configuration_file(
             problems.append(document.problem("a second Configuration in one file"))
         else:
             found: tuple[list[Problem], list[Problem]] = ([], [])
-            result = configuration(document, *found, trust_domain)
+            result = configuration(document, *found, trust_domain, proven=proven)
             problems += document.causes(found[0])
             warnings += document.causes(found[1])
     if result is None and len(problems) == before:
@@ -327,7 +335,7 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
     kind, version = document.get("kind"), document.get("apiVersion")
     ours = isinstance(version, str) and version.startswith(_GROUP)
     if not isinstance(kind, str):
-        if is_run_file(document):
+        if is_run_file(document) or is_bridge_file(document):
             return None
         if ours or kind is not None:
             problems.append(document.problem("expected the kind of a resource", ("kind",)))
@@ -354,8 +362,18 @@ def _resource(document: Document, problems: list[Problem], warnings: list[Proble
 
 def is_run_file(document: Document) -> bool:
     """Tell whether a document describes applications to run together; it may lie among their resources."""
-    keys = {key.casefold() for key in document.data} if isinstance(document.data, dict) else set()
-    return "apps" in keys and document.get("kind") is None and document.get("apiVersion") is None
+    keys = _keys_of_no_resource(document)
+    return "apps" in keys and not {"from", "to"} <= keys
+
+
+def is_bridge_file(document: Document) -> bool:
+    """Tell whether a document describes a bridge (``mesh bridge``); it may lie there as well."""
+    return {"from", "to"} <= _keys_of_no_resource(document)
+
+
+def _keys_of_no_resource(document: Document) -> set[str]:
+    named = document.get("kind") is not None or document.get("apiVersion") is not None
+    return set() if named or not isinstance(document.data, dict) else {str(key).casefold() for key in document.data}
 
 
 def is_foreign(document: Document) -> bool:

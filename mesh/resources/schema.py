@@ -40,7 +40,19 @@ from mesh.spelling import did_you_mean
 from mesh.urls import names_a_host, port_of
 from mesh.values import is_host
 
-__all__ = ["IN_ANY", "OURS", "PLACEMENT", "QUIET", "Meta", "component", "configuration", "http_endpoint"]
+__all__ = [
+    "IN_ANY",
+    "OURS",
+    "PLACEMENT",
+    "QUIET",
+    "ComponentFile",
+    "ConfigurationFile",
+    "HTTPEndpointFile",
+    "Meta",
+    "component",
+    "configuration",
+    "http_endpoint",
+]
 
 OURS = "mesh."
 PLACEMENT = "mesh.placement"
@@ -305,11 +317,25 @@ class ConfigurationFile(FileModel):
     spec: ConfigurationSpec = ConfigurationSpec()
 
 
+class ProvenConfigurationFile(ConfigurationFile):
+    """The same where every caller proves who it is: what ``spec.mtls`` asks for is so."""
+
+    effects: ClassVar = {
+        **ConfigurationFile.effects,
+        "spec.mtls.enabled": Effect("callers prove who they are all the same", harmless=lambda value: value is True),
+    }
+
+
 def configuration(
-    document: Document, problems: list[Problem], warnings: list[Problem], trust_domain: str = ""
+    document: Document,
+    problems: list[Problem],
+    warnings: list[Problem],
+    trust_domain: str = "",
+    *,
+    proven: bool = False,
 ) -> Configuration | None:
     """Read a Configuration; a trust domain is of who reads it, in place of its own."""
-    model = validate(document, ConfigurationFile, problems, warnings)
+    model = validate(document, ProvenConfigurationFile if proven else ConfigurationFile, problems, warnings)
     if model is None:
         return None
     _check_api(document, model.spec.api or APISpec(), problems, warnings)

@@ -21,7 +21,7 @@ from mesh.resources.schema import IN_ANY, QUIET, Meta
 from mesh.scopes import in_scope
 from mesh.spelling import did_you_mean
 
-__all__ = ["resiliency", "unknown_policies"]
+__all__ = ["ResiliencyFile", "resiliency", "unknown_policies"]
 
 _DEFAULT = re.compile(r"default.*policy|daprbuiltin.*", re.IGNORECASE)
 

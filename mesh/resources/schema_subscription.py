@@ -17,7 +17,7 @@ from mesh.resources.fields import Count, MatchText, Name, Parsed, ScalarText, pl
 from mesh.resources.schema import IN_ANY, Meta
 from mesh.resources.subscription import BulkOptions, Rule, Subscription, asked, checked_route, unknown_metadata
 
-__all__ = ["V2", "check_metadata", "subscription"]
+__all__ = ["V2", "SubscriptionV1File", "SubscriptionV2File", "check_metadata", "subscription"]
 
 V1 = "dapr.io/v1alpha1"
 V2 = "dapr.io/v2alpha1"

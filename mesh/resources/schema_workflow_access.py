@@ -20,7 +20,7 @@ from mesh.resources.fields import Name, Parsed, plain_text
 from mesh.resources.schema import IN_ANY, Meta
 from mesh.resources.workflow_access import WorkflowAccessPolicy, WorkflowAccessRule
 
-__all__ = ["workflow_access"]
+__all__ = ["WorkflowAccessPolicyFile", "workflow_access"]
 
 Pattern = Annotated[str, Parsed(lambda value: Glob(plain_text(value)).text)]
 _REQUIRES = Effect("conditions on the history of a workflow are not supported", unsafe=True, harmless=lambda _: False)

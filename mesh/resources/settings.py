@@ -318,6 +318,8 @@ def gather(component: Component, model: type[_Model], problems: list[Problem]) -
         name = next((name for name in there if component.setting(name)), next(iter(there), None))
         text = "" if name is None else (component.setting(name) or "")
         text = text if declared.kind is VERBATIM else text.strip()
+        entry = None if name is None else component.entry(name)
+        hidden = declared.secret or (entry is not None and isinstance(entry.value, Secret))
         if not text:
             if declared.required:
                 problems.append(_missing(component, declared, name))
@@ -325,7 +327,7 @@ def gather(component: Component, model: type[_Model], problems: list[Problem]) -
         try:
             values[each.name] = declared.kind.parse(text)
         except ValueError as error:
-            message = f"is no {declared.kind.name}" if declared.secret else str(error)
+            message = f"is no {declared.kind.name}" if hidden else str(error)
             problems.append(component.problem(message, setting=name))
             continue
         try:

@@ -25,8 +25,10 @@ from mesh.trust.identity import Identity
 
 __all__ = [
     "AS_OF",
+    "BEFORE",
     "Key",
     "as_pem",
+    "certify",
     "chain_identity",
     "check_chain",
     "fingerprint_of",
@@ -76,17 +78,28 @@ def issue(
 ) -> tuple[x509.Certificate, Key]:
     """Make a certificate and its key; it ends with its root at the latest."""
     key = ed25519.Ed25519PrivateKey.generate()
+    return certify(identity, key.public_key(), root, root_key, ttl), key
+
+
+def certify(
+    identity: Identity,
+    key: ed25519.Ed25519PublicKey,
+    root: x509.Certificate,
+    root_key: Key,
+    ttl: datetime.timedelta,
+) -> x509.Certificate:
+    """Make a certificate for a key of somebody else; it ends with its root at the latest."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.app_id[:64])])
     ttl = min(ttl, root.not_valid_after_utc - _now())
     if ttl <= datetime.timedelta():
         raise ConfigError("the root has expired; mesh trust rotate makes another one")
-    builder = _begun(name, root.subject, key.public_key(), ttl).add_extension(_usage(issuing=False), critical=True)
+    builder = _begun(name, root.subject, key, ttl).add_extension(_usage(issuing=False), critical=True)
     builder = builder.add_extension(x509.BasicConstraints(False, None), critical=True)
     both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
     builder = builder.add_extension(both, critical=False)
     uri = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))])
     made = builder.add_extension(uri, critical=True)
-    return made.sign(root_key, None if isinstance(root_key, ed25519.Ed25519PrivateKey) else hashes.SHA256()), key
+    return made.sign(root_key, None if isinstance(root_key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
 
 
 def _begun(

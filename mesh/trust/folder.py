@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from mesh.errors import ConfigError, UnprovenError
 from mesh.home import write_private
 from mesh.trust.certificates import (
     Key,
     as_pem,
+    certify,
     check_chain,
     issue,
     key_as_pem,
@@ -96,11 +98,21 @@ class Root:
 
     def issue(self, identity: Identity, ttl: datetime.timedelta = LEAF_TTL) -> Issued:
         """Make a certificate; raises ``ConfigError``, as where another trust domain is asked for."""
+        self._check_domain(identity)
+        leaf, key = issue(identity, self.own(), self.key, ttl)
+        return Issued((leaf,), key, self.roots)
+
+    def certify(
+        self, identity: Identity, key: ed25519.Ed25519PublicKey, ttl: datetime.timedelta = LEAF_TTL
+    ) -> x509.Certificate:
+        """Make a certificate for a key of somebody else; raises ``ConfigError`` as `issue` does."""
+        self._check_domain(identity)
+        return certify(identity, key, self.own(), self.key, ttl)
+
+    def _check_domain(self, identity: Identity) -> None:
         trust_domain = trust_domain_of(self.roots[0])
         if identity.trust_domain != trust_domain:
             raise ConfigError(f"the root in {self.where} is of the trust domain {trust_domain}, not of {identity}")
-        leaf, key = issue(identity, self.own(), self.key, ttl)
-        return Issued((leaf,), key, self.roots)
 
     def own(self) -> x509.Certificate:
         """Find the root that the key is of; raises ``ConfigError``."""

@@ -17,6 +17,7 @@ from cryptography import x509
 
 from mesh.address import Address, Kind, decode_token
 from mesh.broker import Message
+from mesh.clusters import bridge_of
 from mesh.errors import UnprovenError
 from mesh.telemetry import PROOFS_ASKED, UNPROVEN, Observer, nobody
 from mesh.trust.certificates import verify
@@ -473,6 +474,8 @@ class Guard:
             return False
         if to.kind in (Kind.APP, Kind.OWNER):
             return decode_token(rest[0]) == identity.app_id
+        if to.kind is Kind.BRIDGE:
+            return identity.app_id == bridge_of(to.label)
         if what == "bindings":
             return to.label == identity.app_id
         return to.kind is not Kind.COMPONENT or not self._hosts or identity.app_id in self._hosts

@@ -20,7 +20,7 @@ def test_orders_of_the_demo_flow_on_the_map(browser: Browser, tmp_path: Path) ->
     home, directory = MeshHome(tmp_path / "home"), copied("hello-world", tmp_path / "hello-world")
     with home.run("-f", str(directory), "--dashboard") as run:
         address = run.until(r"Dashboard: (http\S+)")[1]
-        run.until("^== APP - pythonapp == Order 1 was taken$")
+        run.until(r"^== APP - pythonapp == Order \d+ was taken$")
         with watched(browser, address) as opened:
             row = opened.page.get_by_role("table").get_by_role("row").filter(has_text="pythonapp")
             expect(row.filter(has_text="nodeapp")).to_contain_text(re.compile(r"(0\.|[1-9])[\d.]*/s"))

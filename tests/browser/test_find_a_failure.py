@@ -27,7 +27,9 @@ def details(page: Page) -> Locator:
 
 def test_the_failing_event_is_found_and_replayed(failing: Shown, browser: Browser) -> None:
     with watched(browser, failing.address) as opened:
-        page, began = opened.page, time.monotonic()
+        page = opened.page
+        expect(page.get_by_role("button", name="orders → packing")).to_be_visible()
+        began = time.monotonic()
         page.get_by_role("button", name="orders → packing").click()
         details(page).get_by_role("button", name="dead letter").first.click()
         found = details(page)

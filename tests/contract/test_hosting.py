@@ -113,8 +113,8 @@ async def test_scopes_are_checked_by_the_host(url: str, namespace: str) -> None:
         with pytest.raises(ComponentNotFoundError):
             await ask(host, GET, "store", Get("k"), app_id="stranger")
         # Whoever knows the address from elsewhere is refused there.
-        found = friend._parts.hosts._known
-        stranger._parts.hosts._known.update({("state", "store", "stranger"): found["state", "store", "friend"]})
+        found = friend.parts.hosts._known
+        stranger.parts.hosts._known.update({("state", "store", "stranger"): found["state", "store", "friend"]})
         with pytest.raises(PermissionDeniedError, match="not in the scope of app id stranger"):
             await ask(stranger, GET, "store", Get("k"))
 

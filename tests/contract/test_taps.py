@@ -185,7 +185,7 @@ async def test_a_node_that_comes_later(mesh: Any, url: str) -> None:
         assert all(each.source == "late" for each in seen.of(Sight))
 
     def check() -> None:
-        assert not any(each._parts.taps.on for each in (watcher, orders, checkout))
+        assert not any(each.parts.taps.on for each in (watcher, orders, checkout))
 
     await eventually(check)
 

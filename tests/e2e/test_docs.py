@@ -31,11 +31,16 @@ from tests.meta.sources import ROOT, Block, blocks
 from tests.support.processes import free_port
 
 TUTORIALS = [ROOT / "docs" / name for name in ("tutorial.md", "tutorial-actors.md", "tutorial-workflows.md")]
-PAGES = [*TUTORIALS, *(ROOT / "docs" / name for name in ("actors.md", "jobs.md", "replay.md", "workflow-http.md"))]
+PAGES = [
+    *TUTORIALS,
+    *(ROOT / "docs" / name for name in ("actors.md", "bridge.md", "jobs.md", "replay.md", "workflow-http.md")),
+]
 WITHIN = 30.0
-_PORTS = ("3000", "3001", "3002", "3500", "3501", "3502", "4222")
+_PORTS = ("3000", "3001", "3002", "3500", "3501", "3502", "4222", "4223")
 # The application answers, or the NATS server does, or a command works.
-_UP = re.compile(r"application at \S+ is up|Server is ready|^records into", re.MULTILINE)
+_UP = re.compile(
+    r"application at \S+ is up|frontend listens on|Server is ready|^records into|bridge between", re.MULTILINE
+)
 
 
 class Session:

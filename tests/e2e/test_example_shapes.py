@@ -23,7 +23,7 @@ from tests.support.processes import free_port
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LIBRARIES = Path(__file__).parent / "libraries"
 PYTHON = LIBRARIES / ".python" / "bin" / "python"
-PAGED = {"find-the-failure", "hello-world", "pubsub", "faststream", "hosted", "observability"}
+PAGED = {"clusters", "find-the-failure", "hello-world", "pubsub", "faststream", "hosted", "observability"}
 ROW = re.compile(r"^\| \[(?P<name>[\w-]+)\]\((?P<file>[^)]+)\) \|.*\| `(?P<line>[^`]+)` \|$", re.MULTILINE)
 ROWS = {found["name"]: found for found in ROW.finditer((EXAMPLES / "README.md").read_text(encoding="utf-8"))}
 

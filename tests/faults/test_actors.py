@@ -287,7 +287,7 @@ def came_at(app: AppProcess, kind: str, prefix: str) -> dict[str, float]:
 
 def marked_of(reader: Runtime) -> StateStore:
     """Give the store in which actors keep their state."""
-    marked = reader._parts.marked()
+    marked = reader.parts.marked()
     assert marked is not None
     return marked[1]
 

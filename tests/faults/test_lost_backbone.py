@@ -20,7 +20,7 @@ async def test_a_revoked_user_ends_the_gateway(tmp_path: Path) -> None:
             runtime: Runtime = gateway._runtime
             client = runtime.broker._connection.client  # type: ignore[attr-defined]
             async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-                tasks.create_task(gateway.until_stopping())
+                tasks.create_task(gateway.until_ending())
                 await client._process_err("'authorization violation'")  # What the server sends then.
         assert gateway.lost
         assert gateway.stopping.is_set()

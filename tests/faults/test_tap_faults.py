@@ -75,7 +75,7 @@ async def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 def _watched(runtime: Runtime, count: int) -> None:
-    assert cast("Any", runtime)._parts.taps.count == count
+    assert cast("Any", runtime).parts.taps.count == count
 
 
 async def _save(runtime: Runtime, value: bytes = b"1") -> None:
@@ -89,7 +89,7 @@ async def test_who_taps_is_killed(watched: tuple[Runtime, Tapper]) -> None:
     tapping.process.kill()
     await tapping.process.wait()
     await eventually(lambda: _watched(runtime, 0))
-    assert not cast("Any", runtime)._parts.taps.on
+    assert not cast("Any", runtime).parts.taps.on
 
 
 async def test_who_taps_stands_still(watched: tuple[Runtime, Tapper]) -> None:

@@ -74,6 +74,10 @@ def _waits(given: int) -> Any:
     return given + (yield Event("go"))
 
 
+def _only_waits(given: int) -> Any:
+    return given + (yield Event("go"))
+
+
 def _chain(given: int) -> Any:
     for _ in range(3):
         given = yield Call("double", given)
@@ -103,6 +107,20 @@ def _policy() -> WorkflowAccessPolicy:
 async def _owners(runtime: Runtime, ids: list[str]) -> Counter[str | None]:
     shown = [await ask(runtime, SHOW, runtime.settings.app_id, Show(each)) for each in ids]
     return Counter(each.owner for each in shown)
+
+
+async def _divided(runtime: Runtime) -> None:
+    """Wait until two nodes share what there is: whoever takes over hands its activities out once more."""
+    ids = [f"divided-{each}" for each in range(MANY)]
+    for each in ids:
+        await _start(runtime, "waits", each, 1)
+
+    async def about_halves() -> None:
+        owners = await _owners(runtime, ids)
+        assert len(owners) == 2
+        assert min(owners.values()) > MANY / 5, owners
+
+    await eventually(about_halves)
 
 
 async def test_owners_come_and_go(mesh: Mesh) -> None:
@@ -143,10 +161,9 @@ async def test_activities_that_there_is_no_room_for_run_at_other_nodes(mesh: Mes
 
     async with AsyncExitStack() as stack:
         runtimes = [await stack.enter_async_context(mesh.node("shop")) for _ in range(2)]
-        workers = [
-            await stack.enter_async_context(working(each, Worker({"all": all_of}, {"hold": hold}, max_tasks=8)))
-            for each in runtimes
-        ]
+        doing = {"all": all_of, "waits": _only_waits}, {"hold": hold}
+        workers = [await stack.enter_async_context(working(each, Worker(*doing, max_tasks=8))) for each in runtimes]
+        await _divided(runtimes[0])
         await _start(runtimes[0], "all", "wide", 16)
 
         def all_begun() -> None:

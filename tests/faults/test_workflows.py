@@ -280,7 +280,7 @@ async def it_is_gone(mesh: Mesh) -> None:
 
         async def nothing_left() -> None:
             for name in ("mesh:workflows", "mesh:workflows-ended"):
-                store = await reader._parts.records(name, dotted=True)
+                store = await reader.parts.records(name, dotted=True)
                 keys = [key for key in await store.keys("", "", PAGE) if not key.startswith("fence.")]
                 assert keys == []
 

@@ -11,8 +11,8 @@ import grpc.aio
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from gateway.app import run
 from gateway.config import GatewayConfig, HealthCheck
+from gateway.process import run
 from tests.grpc.harness import Client, client, refused
 from tests.http.harness import ANY, DEFAULTS, App, Backbone, component, gateway, yaml
 from tests.support.eventually import eventually
@@ -126,7 +126,7 @@ QUICKLY = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backo
 @pytest.mark.parametrize(("told", "code"), [("", 0), ("true", 1), ("no", 0)])
 async def test_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, code: int) -> None:
     """It answers first and ends then; a client that stays connected does not hold it up."""
-    monkeypatch.setattr("gateway.app.configure_logging", lambda config: None)
+    monkeypatch.setattr("gateway.process.configure_logging", lambda config: None)
     config = GatewayConfig(
         app_id="app", home=tmp_path, backbone="memory:", registered=False, drain=30.0, http_port=0,
         grpc_port=free_port(),

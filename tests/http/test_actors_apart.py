@@ -72,7 +72,7 @@ async def test_reminders_are_for_who_hosts_the_type(nats: Backbone, tmp_path: Pa
     ):
         at = f"{ACTORS}/thing/x/reminders/mine"
         assert (await one.request("POST", at, None, {"dueTime": "24h"})).status == 204
-        owners = two.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # as a node that is hostile would
+        owners = two.gateway._runtime.parts.owners  # type: ignore[attr-defined]  # as a node that is hostile would
 
         async def ask(action: str) -> None:
             await owners.ask("actors.thing", "x", {"actor": action}, Written().encode(), time.time() + 30)
@@ -156,7 +156,7 @@ async def test_one_turn_that_hangs_keeps_no_other_from_its_next_owner(nats: Back
             async with gateway(nats, tmp_path, app=app, app_id="one", drain=0.3):
                 hanging = tasks.create_task(caller.request(*call("hang")))
                 await began.wait()
-            owners = caller.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # there is no other way to ask
+            owners = caller.gateway._runtime.parts.owners  # type: ignore[attr-defined]  # there is no other way to ask
             assert not (await owners.table("actors.thing", fresh=True)).members
             hanging.cancel()
             never.set()

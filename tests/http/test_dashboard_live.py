@@ -148,7 +148,7 @@ async def test_what_flows_is_told_to_all_by_one_watch(nats: Backbone, tmp_path: 
         app.answer("/hello", 200, {"a": 1}, Content_Type="application/json")
         query = "?sights=1&app=shop&block=invocation&values=1"
         async with page(node, query) as first, page(node, query) as second:
-            await eventually(lambda: _assert(shop.gateway._runtime._parts.taps.on))
+            await eventually(lambda: _assert(shop.gateway._runtime.parts.taps.on))
             calls = 0
 
             async def call() -> None:
@@ -167,7 +167,7 @@ async def test_what_flows_is_told_to_all_by_one_watch(nats: Backbone, tmp_path: 
             assert sum(edge["buckets"]) == calls
             assert (await first.until("rates", lambda told: not told["edges"]))["seconds"] > 0.5
         await eventually(lambda: _assert(not _dashboard(node)._taps._feeds))
-        await eventually(lambda: _assert(not shop.gateway._runtime._parts.taps.on))
+        await eventually(lambda: _assert(not shop.gateway._runtime.parts.taps.on))
 
 
 def _assert(so: object) -> None:
@@ -213,7 +213,7 @@ async def test_a_page_that_reads_nothing_holds_nobody(
             f"GET /dashboard/api/live{query} HTTP/1.1\r\nHost: localhost\r\ndashboard-token: {TOKEN}\r\n\r\n".encode()
         )
         async with page(node, query) as reading:
-            await eventually(lambda: _assert(shop.gateway._runtime._parts.taps.on))
+            await eventually(lambda: _assert(shop.gateway._runtime.parts.taps.on))
             stalled = asyncio.Event()
 
             async def calls() -> None:
@@ -354,7 +354,7 @@ async def test_what_is_recorded_is_done_again(nats: Backbone, tmp_path: Path) ->
             assert recording.headers["Content-Disposition"].startswith('attachment; filename="mesh-')
             first = orjson.loads(await recording.content.readline())
             assert first["data"]["filter"] == {"block": ["invocation"]}
-            await eventually(lambda: _assert(till.gateway._runtime._parts.taps.on))
+            await eventually(lambda: _assert(till.gateway._runtime.parts.taps.on))
             await till.post("/v1.0/invoke/shop/method/take?x=1", {"item": "a"}, "application/json")
             async with asyncio.timeout(SECONDS):
                 while True:

@@ -59,7 +59,7 @@ async def callee(nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> Asy
     backbone = Backbone(nats_url)
     async with gateway(backbone, tmp_path_factory.mktemp("home"), app_id="caller") as node:
         callee = Callee(node)
-        exchange = node.gateway._runtime._parts.exchange  # What a hostile node would do.
+        exchange = node.gateway._runtime.parts.exchange  # What a hostile node would do.
         async with exchange.serve(address.app(backbone.namespace, "evil"), "evil", callee.handle):
             yield callee
 

@@ -375,11 +375,11 @@ async def test_jobs_of_an_application_are_its_own(nats: Backbone, tmp_path: Path
     ):
         for node in (shop, other):
             assert (await node.post("/v1.0/jobs/mine", {"dueTime": "24h", "data": node is shop})).status == 204
-        owners = other.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # as a node that is hostile would
+        owners = other.gateway._runtime.parts.owners  # type: ignore[attr-defined]  # as a node that is hostile would
         for what in (Delete(), RunNow(), Put(Job("mine", due_time="1h"), time.time(), overwrite=True)):
             with pytest.raises(PermissionDeniedError, match="jobs of shop are its own"):
                 await owners.ask("jobs.shop", "mine", {}, encoded(what), time.time() + 30)
-        own = shop.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # the same
+        own = shop.gateway._runtime.parts.owners  # type: ignore[attr-defined]  # the same
         for key, at, problem in (
             ("a", time.time(), "names another job"),
             ("b", -1.0, "'at' is a Unix time from 0 to 253402300799, not -1.0"),

@@ -15,9 +15,8 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.config import HealthCheck
+from gateway.config import METRICS_PORTS, HealthCheck
 from gateway.grpc.messages import message
-from gateway.http.scraping import PREFERRED_PORT
 from gateway.http2.client import HTTP2Client
 from mesh.errors import ConfigError
 from tests.grpc.app import GRPCApp, fail, invoked
@@ -315,7 +314,7 @@ async def test_a_port_that_is_taken(memory: Backbone, tmp_path: Path, caplog: py
             ports = {one.gateway.metrics_port, two.gateway.metrics_port}
             assert len(ports) == 2
             await scraped(two, app_id="two")
-    assert any(f"{PREFERRED_PORT} is taken" in each.getMessage() for each in caplog.records)
+    assert any(f"{METRICS_PORTS[0]} is taken" in each.getMessage() for each in caplog.records)
 
 
 async def test_bytes_of_what_streams(memory: Backbone, app: App, tmp_path: Path) -> None:

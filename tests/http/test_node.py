@@ -19,9 +19,10 @@ import pytest_asyncio
 from aiohttp import web
 
 from gateway.api_tokens import read_tokens
-from gateway.app import Gateway, run
+from gateway.app import Gateway
 from gateway.config import GatewayConfig, HealthCheck, Tokens
 from gateway.logs import OURS
+from gateway.process import run
 from mesh.errors import ConfigError
 from tests.http.harness import (
     ANY,
@@ -452,7 +453,7 @@ async def _is_up(port: int) -> None:
 )
 async def test_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], code: int) -> None:
     """It answers first and ends then; an idle client does not hold it up."""
-    monkeypatch.setattr("gateway.app.configure_logging", lambda config: None)
+    monkeypatch.setattr("gateway.process.configure_logging", lambda config: None)
     settings = config(tmp_path, drain=30.0)
     url = f"http://127.0.0.1:{settings.http_port}"
     async with asyncio.TaskGroup() as tasks, aiohttp.ClientSession() as session:
@@ -470,7 +471,7 @@ async def test_a_signal_switches_the_level_of_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """To debug, and back to what was asked for; each is told, even where such lines are not asked for."""
-    monkeypatch.setattr("gateway.app.configure_logging", lambda config: None)
+    monkeypatch.setattr("gateway.process.configure_logging", lambda config: None)
     settings = config(tmp_path, log_level="error")
     for name in ("", *OURS):  # It sets them all back in the end.
         caplog.set_level(logging.ERROR, name)

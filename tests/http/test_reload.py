@@ -527,7 +527,7 @@ async def test_who_may_use_workflows_is_another_one_from_then_on(
     """A policy that comes, changes or goes is told of, and rules from then on."""
     asked = "till", memory.namespace, "app", memory.namespace, "workflow", "schedule"
     async with running(files, memory, tmp_path) as node:
-        rules = node.gateway._runtime._parts.workflow_access
+        rules = node.gateway._runtime.parts.workflow_access
 
         async def until(*names: str, order: bool, other: bool) -> None:
             async def check() -> None:

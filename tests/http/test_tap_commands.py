@@ -73,7 +73,7 @@ class Mesh:
         """Wait until all nodes are."""
 
         def check() -> None:
-            assert all(node.gateway._runtime._parts.taps.on for node in self.nodes)
+            assert all(node.gateway._runtime.parts.taps.on for node in self.nodes)
 
         await eventually(check)
 

@@ -212,7 +212,7 @@ async def test_silence_is_kept_alive(
 async def test_a_client_that_goes_is_forgotten(memory: Backbone, tmp_path: Path) -> None:
     """Whoever closes the connection is watched for no more."""
     async with gateway(memory, tmp_path) as node:
-        watches = node.gateway._runtime._parts.taps
+        watches = node.gateway._runtime.parts.taps
         async with tapping(node):
             assert watches.on
 

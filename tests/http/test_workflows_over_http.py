@@ -104,7 +104,7 @@ async def test_a_workflow(backbone: Backbone, tmp_path: Path) -> None:
         ({"activity": "a", "inptu": 1}, "actions[0]: object contains unknown field `inptu`"),
         (
             {"activity": "a", "app": "a/b"},
-            "actions[0].app: the app id 'a/b' must not contain dots, slashes, blanks or control characters",
+            "actions[0].app: the app id 'a/b' must not contain dots, slashes, '@', blanks or control characters",
         ),
     ],
 )
@@ -188,6 +188,7 @@ async def test_an_activity_that_was_not_done(memory: Backbone, tmp_path: Path) -
 async def test_many_activities_at_once(memory: Backbone, tmp_path: Path) -> None:
     """No more than the application takes, by its own word."""
     most = now = 0
+    full = asyncio.Event()
 
     def run(turn: dict[str, Any]) -> object:
         actions = [{"activity": "double", "input": number} for number in range(100)]
@@ -198,6 +199,9 @@ async def test_many_activities_at_once(memory: Backbone, tmp_path: Path) -> None
         nonlocal most, now
         now += 1
         most = max(most, now)
+        if now == 5:
+            full.set()
+        await full.wait()
         await asyncio.sleep(0.001)
         now -= 1
         return web.Response(body=orjson.dumps(2 * got.json))

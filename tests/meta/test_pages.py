@@ -15,11 +15,20 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from bindings.kubernetes.injector import Injection, injected
 from docs.generate import changes, rendered
 from docs.reference import own_types
+from gateway.bridge_file import read_bridge_file
 from gateway.cli.template_schema import Template
 from mesh.errors import ConfigError, Problem
-from mesh.resources.loader import is_run_file, load_configuration_file, load_resources, parse_documents, validate
+from mesh.resources.loader import (
+    is_bridge_file,
+    is_run_file,
+    load_configuration_file,
+    load_resources,
+    parse_documents,
+    validate,
+)
 from mesh.resources.subscription import METADATA
 from tests.meta.sources import PACKAGES, ROOT, Block, blocks, pages
 from tests.support.stores import STATE
@@ -179,11 +188,23 @@ def test_yaml_examples_are_valid(block: Block, tmp_path: Path) -> None:
     assert documents
     assert not problems
     for document in documents:
+        if is_bridge_file(document):
+            read_bridge_file(file)
+            return
         if is_run_file(document):
             validate(document, Template, problems, problems)
             assert not problems
             return
+    if any(document.get("kind") == "Deployment" for document in documents):
+        for each in yaml.safe_load_all(block.text):
+            pod = injected(each["spec"]["template"], Injection(image="mesh"), "key")
+            assert pod.patch
+            assert not pod.problems
+            assert not pod.warnings
+        return
     assert all(document.get("kind") for document in documents), "an example is a resource or a template"
+    if all(str(document.get("apiVersion")) in ("v1", "apps/v1") for document in documents):
+        return  # The cluster's own.
     try:
         loaded = load_resources([file])
         if loaded.configurations:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from mesh.resources.loader import Document, is_run_file, parse_documents
+from mesh.resources.loader import Document, is_bridge_file, is_run_file, parse_documents
 from tests.meta.sources import ROOT, blocks
 
 _KINDS = {"Component", "Configuration", "HTTPEndpoint", "Resiliency", "WorkflowAccessPolicy"}
@@ -30,6 +30,8 @@ def _name(document: Document) -> str | None:
         return f"subscription-{version.rpartition('/')[2]}"
     if kind in _KINDS:
         return str(kind).lower()
+    if is_bridge_file(document):
+        return "bridge"
     return "run-file" if is_run_file(document) else None
 
 
@@ -90,7 +92,7 @@ def test_what_an_editor_finds(name: str, text: str, wrong: int) -> None:
 def test_there_is_one_of_every_kind() -> None:
     names = {file.stem for file in (ROOT / "docs" / "schemas").iterdir()}
     subscriptions = {"subscription-v1alpha1", "subscription-v2alpha1"}
-    assert names == {kind.lower() for kind in _KINDS} | subscriptions | {"run-file"}
+    assert names == {kind.lower() for kind in _KINDS} | subscriptions | {"bridge", "run-file"}
 
 
 def test_settings_stand_in_the_schema_of_components() -> None:

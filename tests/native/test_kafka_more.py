@@ -123,7 +123,7 @@ async def test_no_token(tokens: tuple[KafkaServer, TokenServer]) -> None:
 def test_settings_of_tokens() -> None:
     with pytest.raises(ConfigError, match="'oidc' needs oidcTokenEndpoint"):
         topics("h", authType="oidc", oidcClientID="c", oidcClientSecret="s")
-    with pytest.raises(ConfigError, match="is a JSON object of texts"):
+    with pytest.raises(ConfigError, match="is no JSON object of texts"):
         topics("h", oidcExtensions="[1]")
     with pytest.raises(ConfigError, match="is one of none, password, mtls, certificate, awsiam, oidc, not 'kerberos'"):
         topics("h", authType="kerberos")

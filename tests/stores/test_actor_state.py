@@ -38,7 +38,7 @@ async def runtime(served: Served, kind: StoreKind) -> AsyncIterator[Runtime]:
 @pytest.fixture
 def opened(runtime: Runtime) -> ActorStore:
     """The store as actors have it, whatever it can."""
-    return ActorStore(runtime._parts.marked)
+    return ActorStore(runtime.parts.marked)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ async def test_another_activation_of_the_same_epoch(store: ActorStore, actor: st
 
 async def test_an_answer_that_is_lost(runtime: Runtime, store: ActorStore, actor: str) -> None:
     """What is there then is known by the next read; the activation goes on."""
-    lossy = Lossy(runtime._parts.marked)
+    lossy = Lossy(runtime.parts.marked)
     state = Owner(lossy, actor, 1)
     await state.write([Item("n", b"1")])
     lossy.loses = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -15,7 +15,8 @@ from mesh.blocks.records import NEEDED, LazyRecords, Prefixed
 from mesh.errors import ConflictError, RecordsMissingError
 from mesh.node.runtime import Runtime
 from mesh.ownership.asking import OWNERS
-from mesh.ownership.owning import Owning, read_table
+from mesh.ownership.kind import read_table
+from mesh.ownership.owning import Owning
 from mesh.ownership.session import Session, SessionEndedError, has_ended
 from mesh.ownership.table import NOBODY, PARTITIONS, partition_of
 from mesh.schedules import Timing
@@ -46,7 +47,7 @@ def _records(runtime: Runtime, name: str) -> Awaitable[StateStore]:
     store: StateStore = runtime.services["state"].components["store"].store  # type: ignore[attr-defined]
     if store.volatile:
         return asyncio.sleep(0, Prefixed(store, f"mesh||{name}||"))
-    return runtime._parts.records(name, dotted=name == TIMERS)
+    return runtime.parts.records(name, dotted=name == TIMERS)
 
 
 async def _opened(runtime: Runtime, name: str) -> LazyRecords:
@@ -83,9 +84,9 @@ class Keeper:
         self._fired = fired
         self.timers = Timers(kind, timers, self._fire, lambda each: self.owning.epoch(kind, each) is not None)
 
-    async def _tell(self, kind: str) -> None:
+    async def _tell(self, kind: str, sessions: Collection[str]) -> None:
         for each in self.others:
-            each.owning.heard(kind)
+            each.owning.heard(kind, sessions)
 
     async def _fire(self, timer: Timer) -> Outcome:
         self._fired.append((self.name, timer.key))

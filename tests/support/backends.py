@@ -103,6 +103,12 @@ class Backend(Protocol):
     async def restart(self, *, kill: bool) -> None:
         """Restart the server on its port and store: in good order, or by ``kill -9``."""
 
+    async def stop(self) -> None:
+        """End the server by ``kill -9``, until ``start``."""
+
+    async def start(self) -> None:
+        """Start it again on its port and store."""
+
 
 class _Portless:
     """What no adapter reaches by a port."""
@@ -129,6 +135,12 @@ class _Portless:
         raise NotImplementedError
 
     async def restart(self, *, kill: bool) -> None:
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        raise NotImplementedError
+
+    async def start(self) -> None:
         raise NotImplementedError
 
 
@@ -172,6 +184,12 @@ class ServerBackend:
 
     async def restart(self, *, kill: bool) -> None:
         await self._server.restart(kill=kill)
+
+    async def stop(self) -> None:
+        await self._server.kill()
+
+    async def start(self) -> None:
+        await self._server.start()
 
 
 class NativeBackend(ServerBackend):

@@ -7,6 +7,7 @@ nothing, as people have it, is tested where ``mesh run`` is.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import importlib
 import json
@@ -197,7 +198,13 @@ class _Parent:
                 pass_fds=(other.fileno(),),
                 start_new_session=True,
             )
+        atexit.register(self._close)
         self._answer()
+
+    def _close(self) -> None:
+        """End it: it goes on as long as this end of the socket is open."""
+        self._socket.close()
+        self._process.wait()
 
     def ask(self, question: object, *descriptors: int) -> int:
         with self._asking:

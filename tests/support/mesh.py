@@ -21,7 +21,7 @@ from tests.support.eventually import eventually, pause
 from tests.support.forked import Forked, forks, launch
 from tests.support.processes import NO_AUTHORITIES, ROOT, free_port, nothing_forgotten
 
-__all__ = ["AppProcess", "GatewayProcess", "ManagedProcess", "kill_embedded_server", "running_below"]
+__all__ = ["AppProcess", "GatewayProcess", "ManagedProcess", "kill_embedded_server", "running_below", "until_answers"]
 
 READY_WITHIN = 90.0
 END_WITHIN = 60.0
@@ -180,7 +180,7 @@ class AppProcess(ManagedProcess):
 
     async def until_ready(self) -> None:
         if self._ready_path:
-            await _until_answers(self, self._ready_path)
+            await until_answers(self, self._ready_path)
         else:
             await eventually(self._connect, READY_WITHIN)
 
@@ -262,10 +262,10 @@ class GatewayProcess(ManagedProcess):
         return f"{self.url}/v1.0"
 
     async def until_ready(self) -> None:
-        await _until_answers(self, "/v1.0/healthz")
+        await until_answers(self, "/v1.0/healthz")
 
     async def until_outbound_ready(self) -> None:
-        await _until_answers(self, "/v1.0/healthz/outbound")
+        await until_answers(self, "/v1.0/healthz/outbound")
 
     async def until_draining(self) -> None:
         """Wait until it says that it is about to end, or accepts no connections any more."""
@@ -282,7 +282,7 @@ class GatewayProcess(ManagedProcess):
             await eventually(check, 40.0)
 
 
-async def _until_answers(process: ManagedProcess, path: str) -> None:
+async def until_answers(process: ManagedProcess, path: str) -> None:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session:
         begin = time.monotonic()
 

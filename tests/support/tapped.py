@@ -123,4 +123,4 @@ async def tapping(runtime: Runtime, *watched: Runtime, **wanted: Any) -> AsyncIt
 
 
 def _watches(runtime: Runtime) -> int:
-    return cast("Any", runtime)._parts.taps.count
+    return cast("Any", runtime).parts.taps.count

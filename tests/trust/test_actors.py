@@ -98,7 +98,7 @@ async def test_who_asks_an_owner_in_vain(orders: Orders, liar: tuple[str, bool])
         for what, (kind, action, body) in ASKED.items():
             if proven and kind == THINGS:
                 continue
-            owners = asker._parts.owners
+            owners = asker.parts.owners
             with pytest.raises(PermissionDeniedError if proven else UnprovenError):
                 await owners.ask(kind, "1", {"actor": action}, body, time.time() + 10.0)
                 pytest.fail(what)
@@ -108,9 +108,9 @@ async def test_who_asks_an_owner_in_vain(orders: Orders, liar: tuple[str, bool])
 
 
 async def test_who_says_in_vain_that_owners_have_changed(orders: Orders, caplog: pytest.LogCaptureFixture) -> None:
-    at = address.owners(orders.backbone.namespace)
+    at = address.owners(orders.backbone.namespace, THINGS)
     async with orders.beside("orders", proven=False) as liar:
-        await tell(liar.exchange, at, THINGS.encode())
+        await tell(liar.exchange, at)
 
         def is_refused() -> None:
             assert f"told at {at.text}" in caplog.text
@@ -125,7 +125,7 @@ async def claiming(orders: Orders, home: Path) -> AsyncIterator[ActorApp]:
         ActorApp({"entities": ["thing"]}) as app,
         gateway(orders.backbone, home, app=app, app_id="orders") as liar,
     ):
-        owning = liar.gateway._runtime._parts.owners
+        owning = liar.gateway._runtime.parts.owners
 
         def owns() -> None:
             assert [each for each in IDS if owning.epoch(THINGS, partition_of(each, PARTITIONS)) is not None]

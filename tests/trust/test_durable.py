@@ -68,6 +68,7 @@ class Mesh:
         self.callee = _Callee(
             self.records("stock", mode),
             self._publish,
+            self._send_back,
             self.application,  # type: ignore[arg-type]  # As much of one as a call needs.
             Caller("ns", "stock"),
             Gate(Caller("ns", "stock"), RULES, nobody, proves=True),
@@ -87,6 +88,9 @@ class Mesh:
 
     async def _publish(self, delivery: Delivery, topic: str, event_id: str, body: bytes) -> None:
         self.told.append(f"{delivery.message.headers['ce-source']} {orjson.loads(body)['state']}")
+
+    async def _send_back(self, queue: str, message: Message) -> None:
+        raise AssertionError(f"no call here came over a bridge: {queue}")
 
     def call(self, by: str = "shop", *, claims: str | None = None, to: address.Address = STOCK) -> Message:
         headers = {HTTP_HEADER: pack("POST", "/work", []), ID_HEADER: "c1", REPLY_HEADER: "outcomes"}

@@ -21,7 +21,7 @@ from tests.support.nodes import MemoryMesh, node
 TOLD = {
     "that an application is back": (address.back("ns", "stock"), b"", "stock"),
     "that an application takes events of bindings": (address.readers("ns"), b'{"app":"stock"}', "stock"),
-    "that owners have changed": (address.owners("ns"), b"actors.thing", None),
+    "that owners have changed": (address.owners("ns", "actors.thing"), b"a-session", None),
     "that jobs may be waiting": (address.jobs("ns", "stock"), b"", "stock"),
     "that one reads bindings": (address.triggered("ns"), b'{"apps":[]}', None),
 }

@@ -189,7 +189,7 @@ async def test_owners_answer_who_is_proven(trust: TrustSettings, nats: Backbone,
         asked.append(("jobs.one", {}, encoded(Delete())))
         for kind, headers, body in asked:
             for node, told in ((evil, "in the name of app id one"), (unproven, "does not prove")):
-                owners = node.gateway._runtime._parts.owners  # type: ignore[attr-defined]  # as a node that lies would
+                owners = node.gateway._runtime.parts.owners  # type: ignore[attr-defined]  # as a node that lies would
                 owners._caller = structs.replace(owners._caller, app_id="one")
                 with pytest.raises(UnprovenError, match=told):
                     await owners.ask(kind, "mine", headers, body, time.time() + 30)

@@ -80,9 +80,9 @@ async def test_nobody_asks_or_answers_in_the_name_of_another(trust: TrustSetting
         await tell(thief.exchange, where, question)
         await thief.broker.broadcast(where, Message({}, question))
         async with tapping(watcher, stock, thief, values=True, blocks=("state",)) as seen:  # Behind the others.
-            assert stock._parts.taps.count == 1  # type: ignore[attr-defined]
+            assert stock.parts.taps.count == 1  # type: ignore[attr-defined]
             lie = msgspec.msgpack.encode(Told([msgspec.Raw(msgspec.msgpack.encode(Dropped("stock", "x", 7)))]))
-            at = address.taps(NAMESPACE, next(iter(stock._parts.taps._watches)))  # type: ignore[attr-defined]
+            at = address.taps(NAMESPACE, next(iter(stock.parts.taps._watches)))  # type: ignore[attr-defined]
             await tell(thief.exchange, at, lie)
             await thief.broker.broadcast(at, Message({}, lie))
             await _save(thief, seen)

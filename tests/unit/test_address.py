@@ -126,7 +126,7 @@ def test_apps_and_nodes() -> None:
         ("", "the app id must not be empty"),
         ("é" * 129, f"the app id '{40 * 'é'}…' is longer than 256 bytes"),
         *(
-            (each, f"the app id {each!r} must not contain dots, slashes, blanks or control characters")
+            (each, f"the app id {each!r} must not contain dots, slashes, '@', blanks or control characters")
             for each in ("a.b", "a/b", "a b", "a\n", "\x00", "\x9f", "\udc80")
         ),
     ],
@@ -146,7 +146,7 @@ def test_what_an_application_may_be_called(app_id: str, problem: str | None) -> 
                 topic("a.b", "c", "t"),
                 app("", "a"),
                 nodes("default"),
-                owners("default"),
+                owners("default", "actors.thing"),
                 taps("default", "t"),
             )
         ),

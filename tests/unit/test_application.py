@@ -232,7 +232,7 @@ async def test_concurrency_is_limited(app: App) -> None:
         return web.Response()
 
     app.streams["/slow"] = slow
-    async with at(app, max_concurrency=2) as application, asyncio.TaskGroup() as tasks:
+    async with at(app, permits=asyncio.Semaphore(2)) as application, asyncio.TaskGroup() as tasks:
         calls = [tasks.create_task(application.get("/slow", [])) for _ in range(8)]
         await asyncio.sleep(0)
         calls[0].cancel()

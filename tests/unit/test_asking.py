@@ -43,7 +43,7 @@ class Host:
     """What a node does with what it owns: it answers with its name and the question."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.owners: Owners = runtime._parts.owners
+        self.owners: Owners = runtime.parts.owners
         self.name = runtime.settings.app_id
         self.has: set[int] = set()
         self.answered: Counter[str] = Counter()
@@ -76,7 +76,7 @@ class Host:
 
 
 async def ask(runtime: Runtime, key: str, do: str = "", body: bytes = b"", seconds: float = 20.0) -> Message:
-    return await runtime._parts.owners.ask(KIND, key, {"do": do}, body, time.time() + seconds)
+    return await runtime.parts.owners.ask(KIND, key, {"do": do}, body, time.time() + seconds)
 
 
 @pytest.mark.parametrize("body", [b"", b"small", bytes(range(256)) * 8192], ids=["empty", "small", "2 MB"])
@@ -159,9 +159,9 @@ async def test_an_owner_that_is_gone_is_not_waited_for(monkeypatch: pytest.Monke
                 await ask(caller, "k", "wait")
 
         asked = tasks.create_task(lost())
-        await eventually(lambda: _equal(len(caller._parts.owners._watch._questions), 1))
+        await eventually(lambda: _equal(len(caller.parts.owners._watch._questions), 1))
         await host.owners.leave(KIND)
-        owners = caller._parts.owners
+        owners = caller.parts.owners
         at = address.owner("asking", "one", host.owners.node)
         assert not await owners._is_gone(at)  # A process cannot die here alone, so another address stands for its own.
         nobody = address.owner("asking", "one", "nobody")
@@ -267,11 +267,11 @@ async def test_who_owns_is_known_though_nobody_refuses() -> None:
     async with node(mesh, "one") as one, node(mesh, "two") as two, node(mesh, "caller") as caller:
         Host(one).host()
         await ask(caller, "k")
-        before = await caller._parts.owners.table(KIND)
+        before = await caller.parts.owners.table(KIND)
         Host(two).host()
 
         async def is_known() -> None:
-            assert (await caller._parts.owners.table(KIND)).members.keys() > before.members.keys()
+            assert (await caller.parts.owners.table(KIND)).members.keys() > before.members.keys()
 
         await eventually(is_known)
 
@@ -310,7 +310,7 @@ async def test_an_owner_that_is_known_is_asked_while_the_store_fails(monkeypatch
     async with node(mesh, "one") as one, node(mesh, "caller") as caller:
         Host(one).host()
         await ask(caller, "k")
-        owners = caller._parts.owners
+        owners = caller.parts.owners
         failing = Failing(owners, StateError("the store is away"))
         owners._known[KIND] = replace(owners._known[KIND], tried_at=0.0)
         monkeypatch.setattr(asking, "KNOWN_SECONDS", 60.0)
@@ -324,9 +324,9 @@ async def test_who_owns_now_is_not_what_was_known_before_the_store_failed() -> N
     async with node(mesh, "one") as one, node(mesh, "caller") as caller:
         Host(one).host()
         await ask(caller, "k")
-        Failing(caller._parts.owners, StateError("the store is away"))
+        Failing(caller.parts.owners, StateError("the store is away"))
         with pytest.raises(StateError, match="the store is away"):
-            await caller._parts.owners.table(KIND, fresh=True)
+            await caller.parts.owners.table(KIND, fresh=True)
 
 
 @pytest.mark.parametrize("kind", [StateError, BrokerUnavailableError])
@@ -339,7 +339,7 @@ async def test_a_store_that_fails_is_asked_again_where_the_owner_refuses(kind: t
         await ask(caller, "k")
         second.host()
         await first.owners.leave(KIND)
-        failing = Failing(caller._parts.owners, kind("the store is away"))
+        failing = Failing(caller.parts.owners, kind("the store is away"))
         failing.left = 3
         assert (await ask(caller, "k")).headers["by"] == "two"
         assert failing.asked >= 4
@@ -352,7 +352,7 @@ async def test_a_store_that_fails_is_asked_again_where_the_owner_refuses(kind: t
 async def test_records_that_are_missing_are_told_at_once() -> None:
     mesh = MemoryMesh()
     async with node(mesh, "caller") as caller:
-        failing = Failing(caller._parts.owners, RecordsMissingError("no place"))
+        failing = Failing(caller.parts.owners, RecordsMissingError("no place"))
         with pytest.raises(RecordsMissingError):
             await ask(caller, "k")
         assert failing.asked == 1
@@ -380,6 +380,6 @@ async def test_an_owner_that_answers_no_error(problem: str) -> None:
         async def hostile(asked: Asked) -> Message:
             return Message({asking.ERROR_HEADER: problem}, b"")
 
-        one._parts.owners._answers[KIND] = hostile
+        one.parts.owners._answers[KIND] = hostile
         with pytest.raises(EventError, match="malformed error from another node"):
             await ask(caller, "k")

@@ -142,7 +142,20 @@ def test_help_of_run_shows_no_old_names(capsys: pytest.CaptureFixture[str]) -> N
         ("stop", "name an application: mesh stop APP-ID, or a template: mesh stop -f FILE"),
         ("run", "there is no command to run, and no --app-id or --app-port of an application that runs already"),
         ("run --app-prot 3 x", "unknown option --app-prot; did you mean --app-port?"),
-        ("init -k", "Kubernetes is not supported; run the gateway as a container beside the application"),
+        (
+            "jobs list -k",
+            "this command does nothing with a cluster of Kubernetes; those with -k are on docs/kubernetes.md",
+        ),
+        ("run -k x", "in a cluster, applications of a template are run: mesh run -k -f FILE"),
+        ("stop -k a", "in a cluster, applications of a template are stopped: mesh stop -k -f FILE"),
+        ("logs -k", "name one application: mesh logs -k -a APP-ID"),
+        ("init --set replicas=3", "--set, --dry-run and --output are for a cluster: mesh init -k"),
+        ("upgrade", "on one machine there is one package: pip install it again; of a cluster: mesh upgrade -k"),
+        (
+            "configurations",
+            "a Configuration is a file here: mesh check FILE reads it; of a cluster: mesh configurations -k",
+        ),
+        ("mtls", "of a cluster: mesh mtls -k; elsewhere mesh trust makes roots and certificates"),
         ("gateway --nonsense", "unknown option --nonsense"),
         (
             "invoke -a app -m x --timeout soon",
@@ -182,7 +195,7 @@ def test_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
         ("run -f nowhere", "nowhere: there is no such file"),
         (
             "run --app-id a.b x",
-            "--app-id: the app id 'a.b' must not contain dots, slashes, blanks or control characters",
+            "--app-id: the app id 'a.b' must not contain dots, slashes, '@', blanks or control characters",
         ),
     ],
 )
@@ -646,12 +659,17 @@ def test_output_has_one_of_two_styles(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().err == "error: MESH_OUTPUT: 'loud' is none of mesh, dapr\n"
 
 
-@pytest.mark.parametrize("line", ["run x", "list", "stop a", "status", "components", "init", "uninstall"])
+@pytest.mark.parametrize(
+    "line", ["list", "status", "components", "configurations", "init", "upgrade", "uninstall", "mtls", "logs -a x"]
+)
 @pytest.mark.parametrize("name", ["-k", "--kubernetes", "-kubernetes"])
-def test_kubernetes_is_refused_by_every_command(line: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cluster_that_nobody_names_is_said(
+    line: str, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     command, *rest = line.split()
-    assert main([command, name, *rest]) == 2
-    assert "error: Kubernetes is not supported" in capsys.readouterr().err
+    assert main([command, name, *rest]) == 1
+    assert "error: cannot tell how to reach the cluster: " in capsys.readouterr().err
 
 
 def test_link_makes_the_program_speak_as_dapr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

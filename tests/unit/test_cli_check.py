@@ -52,6 +52,11 @@ def test_good_files_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert _checked(capsys, "r", "r/a.yaml") == (0, "3 resources are fine\n", "")
 
 
+def test_a_file_of_a_bridge_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    _write("b.yaml", "from: {cluster: east, backbone: 'nats://a'}\nto: {cluster: west}\n")
+    assert _checked(capsys, "b.yaml") == (0, "1 bridge is fine\n", "")
+
+
 def test_type_that_is_not_installed_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     _write("r/a.yaml", _COMPONENT.format(name="messagebus", type="pubsub.nobody"))
     code, out, err = _checked(capsys, "r")

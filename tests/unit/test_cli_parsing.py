@@ -253,7 +253,7 @@ def test_old_names_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_protocols_of_the_application(words: str, protocol: str) -> None:
     """In any case of letters; the old switch adds TLS to what may have it."""
-    config, _ = parse_gateway(shlex.split(f"--app-id a {words}"), _ENVIRON)
+    (config,), _, _ = parse_gateway(shlex.split(f"--app-id a {words}"), _ENVIRON)
     assert config.app_protocol == protocol
 
 
@@ -284,7 +284,7 @@ def test_gateway_flags_become_its_configuration() -> None:
         "APP_API_TOKEN": "u",
         "DAPR_HTTP_PORT": "1",
     }
-    config, warnings = parse_gateway(shlex.split(line), environ)
+    (config,), _, warnings = parse_gateway(shlex.split(line), environ)
     assert warnings == []
     assert config == GatewayConfig(
         app_id="orders",
@@ -342,7 +342,7 @@ def test_http_2_can_be_switched_off(value: str | None, spoken: bool) -> None:
 
 
 def test_name_of_daprd_before_its_options_is_left_out() -> None:
-    config, _ = parse_gateway(["./daprd", "-app-id", "x", "-app-port", "80"], _ENVIRON)
+    (config,), _, _ = parse_gateway(["./daprd", "-app-id", "x", "-app-port", "80"], _ENVIRON)
     assert (config.app_id, config.app_port) == ("x", 80)
 
 
@@ -404,14 +404,14 @@ def test_every_field_of_the_configuration_can_be_said() -> None:
 
     told = getsource(gateway_config)
     unsaid = {each.name for each in dataclasses.fields(GatewayConfig) if f"{each.name}=" not in told}
-    assert unsaid == {"dashboard", "host_only", "registered"}
+    assert unsaid == {"bridge", "dashboard", "host_only", "registered"}
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("", "there is no command to run"),
-        ("-k node app.js", "Kubernetes is not supported"),
+        ("-k node app.js", "in a cluster, applications of a template are run: mesh run -k -f FILE"),
         ("-f dapr.yaml node app.js", "'node' has no place beside -f"),
     ],
 )

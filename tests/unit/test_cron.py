@@ -15,7 +15,7 @@ from bindings.cron import CronBinding, CronSettings, parse_schedule
 from mesh.blocks.binding_contract import BindingEvent, Invoke, Reading
 from mesh.errors import StateError
 from mesh.key_value import MemoryKeyValue
-from mesh.ownership import owning, session
+from mesh.ownership import kind, session
 from mesh.store import Item, KeyValueStateStore, Stored
 from tests.support.eventually import eventually
 from tests.support.sharing import entered
@@ -181,6 +181,6 @@ async def test_the_clock_of_a_former_host_was_ahead(monkeypatch: pytest.MonkeyPa
     for ahead in (3600.0, 0.0):
         ticks.clear()
         clock = SimpleNamespace(**vars(time) | {"time": lambda ahead=ahead: time.time() + ahead})
-        monkeypatch.setattr(owning, "time", clock)
+        monkeypatch.setattr(kind, "time", clock)
         async with entered(CronBinding(every), records, timers) as binding, binding.reading(reading):
             await eventually(has_come)

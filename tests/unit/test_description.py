@@ -83,7 +83,7 @@ async def test_many_answers_do_not_come_at_once() -> None:
         broker = await stack.enter_async_context(MemoryBroker(hub))
         answers = [{"node": f"n{number:03}", "ready": [], "about": {}} for number in range(200)]
 
-        def answer(number: int) -> dict[str, object]:
+        async def answer(number: int) -> dict[str, object]:
             moments.append(time.monotonic())
             return answers[number]
 
@@ -98,7 +98,7 @@ async def test_those_who_ask_all_the_time_are_bounded() -> None:
     """A node answers some of them, and remembers no more."""
     hub, answered = MemoryHub(), 0
 
-    def answer() -> dict[str, object]:
+    async def answer() -> dict[str, object]:
         nonlocal answered
         answered += 1
         return {}

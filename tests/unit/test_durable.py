@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
+import msgspec
 import orjson
 import pytest
 
 from mesh import address
 from mesh.access import Gate
 from mesh.application import Headers
-from mesh.blocks.durable import REPLY_HEADER, _Callee, split_topic
+from mesh.blocks.durable import _Callee
+from mesh.blocks.durable_outcome import DEAD_LETTER_HEADER, OUTCOME_HEADER, REPLY_HEADER, Sent, split_topic
 from mesh.blocks.durable_record import ID_HEADER, KEEP_SECONDS, Record, Records, State
 from mesh.blocks.invocation import HTTP_HEADER
 from mesh.blocks.records import LazyRecords
@@ -57,12 +60,19 @@ class Topic:
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
         self.published: list[tuple[str, str, object]] = []
+        self.sent: list[tuple[str, Message]] = []
 
     async def publish(self, delivery: Delivery, topic: str, event_id: str, body: bytes) -> None:
         if self.failures:
             self.failures -= 1
             raise BrokerUnavailableError("away")
         self.published.append((topic, event_id, orjson.loads(body)["state"]))
+
+    async def send_back(self, queue: str, message: Message) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise BrokerUnavailableError("away")
+        self.sent.append((queue, message))
 
 
 class Failing(KeyValueStateStore):
@@ -79,12 +89,13 @@ class Failing(KeyValueStateStore):
         await super().write(items)  # type: ignore[arg-type]
 
 
-def delivery(attempt: int = 1) -> Delivery:
+def delivery(attempt: int = 1, caller: str = "caller") -> Delivery:
     headers = {
         HTTP_HEADER: pack("POST", "/work", []),
         ID_HEADER: "c1",
         REPLY_HEADER: "outcomes",
-        "ce-source": "caller",
+        DEAD_LETTER_HEADER: "dead",
+        "ce-source": quote(caller),
     }
     return Delivery(Message(headers, b"x"), address.topic("ns", "calls", "callee"), attempt, None)  # type: ignore[arg-type]
 
@@ -100,7 +111,7 @@ def callee(store: StateStore, topic: Topic, application: Application, kept: Kept
 
     own = Caller("ns", "callee")
     records = Records(LazyRecords("invocations", opened), own, kept)
-    return _Callee(records, topic.publish, application, own, Gate(own, None, nobody))  # type: ignore[arg-type]
+    return _Callee(records, topic.publish, topic.send_back, application, own, Gate(own, None, nobody))  # type: ignore[arg-type]
 
 
 async def test_publishing_the_outcome_is_tried_again_without_the_application() -> None:
@@ -153,6 +164,34 @@ async def test_giving_up_does_not_undo_what_was_done() -> None:
     known = await record(store)
     assert known is not None
     assert known.state is State.SUCCEEDED
+
+
+async def test_an_outcome_goes_back_to_the_cluster_of_its_caller() -> None:
+    """By the topic of that cluster alone, until it is stored there; it publishes nothing here in the name of others."""
+    store, topic, application = KeyValueStateStore(MemoryKeyValue()), Topic(failures=1), Application()
+    handler = callee(store, topic, application)
+    with pytest.raises(BrokerUnavailableError):
+        await handler.attempt(delivery(caller="caller@east"))
+    for attempt in (2, 3):
+        assert await handler.attempt(delivery(attempt, caller="caller@east")) is SUCCESS
+    assert (application.calls, topic.published) == (1, [])
+    ((queue, message),) = topic.sent
+    sent = msgspec.msgpack.decode(message.body, type=Sent)
+    assert (queue, message.headers[OUTCOME_HEADER], message.headers[REPLY_HEADER]) == ("@east", "1", "outcomes")
+    record = Record.decode(sent.record)
+    assert (record.state, record.caller, sent.body) == (State.SUCCEEDED, "caller@east", b"")
+
+
+async def test_a_call_of_another_cluster_that_is_given_up_brings_its_body_along() -> None:
+    """It is for the dead letter topic of its caller, which is there."""
+    topic = Topic()
+    handler = callee(KeyValueStateStore(MemoryKeyValue()), topic, Application())
+    await handler.give_up(delivery(caller="caller@east"), "enough", 3)
+    ((queue, message),) = topic.sent
+    sent = msgspec.msgpack.decode(message.body, type=Sent)
+    record = Record.decode(sent.record)
+    assert (queue, record.state, record.reason, sent.body) == ("@east", State.FAILED, "enough", b"x")
+    assert topic.published == []
 
 
 async def test_a_record_of_before_can_be_read() -> None:

@@ -385,6 +385,19 @@ def test_what_protects_is_never_ignored(text: str, expected: str, tmp_path: Path
     assert problem.endswith(", and ignoring it would be unsafe")
 
 
+def test_mtls_is_no_problem_where_every_caller_proves_who_it_is(tmp_path: Path) -> None:
+    """To ask for none is told there."""
+    (tmp_path / "c.yaml").write_text(CONFIGURATION + "  mtls: {enabled: true}\n")
+    warnings: list[Problem] = []
+    load_configuration_file(tmp_path / "c.yaml", {}, warnings, proven=True)
+    assert warnings == []
+    (tmp_path / "c.yaml").write_text(CONFIGURATION + "  mtls: {enabled: false}\n")
+    load_configuration_file(tmp_path / "c.yaml", {}, warnings, proven=True)
+    assert [str(each) for each in warnings] == [
+        f"{tmp_path}/c.yaml:5:10: spec.mtls.enabled: callers prove who they are all the same"
+    ]
+
+
 _OLD = "nothing reads it, as in newer versions of Dapr"
 STRANGERS: dict[str, tuple[str, list[str]]] = {
     "labels": (

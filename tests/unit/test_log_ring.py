@@ -70,7 +70,7 @@ def test_a_mebibyte_is_kept() -> None:
 def test_a_wrong_line_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     out, ring = io.StringIO(), LogRing()
     log = logging.Logger("mesh.test")
-    log.addHandler(_Kept(out, ring))
+    log.addHandler(_Kept(logging.StreamHandler(out), ring))
     log.warning("%d of them", "many")
     log.warning("and on")
     assert out.getvalue() == "and on\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -102,3 +103,48 @@ async def test_who_has_said_that_it_leaves_does_not_say_that_it_is_here(mesh: Me
         await asyncio.sleep(KNOWN)
         broker.lose_next(None, served=True)
         assert (await caller.request(APP, Message({}, b"x"), soon())).body == b"x"
+
+
+@BOTH
+async def test_who_knows_the_same_does_not_answer(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an outage all ask who came meanwhile: where nobody did, none tells all others that it is here."""
+    monkeypatch.setattr("mesh.calls.members.SOON", ASK_AFTER)
+    asked = answered = 0
+
+    def count(to: object, message: Message) -> bool:
+        nonlocal asked, answered
+        if message.headers.get(FRAME_HEADER) == "here":
+            answered += isinstance(to, str)
+            asked += not isinstance(to, str)
+        return False
+
+    nodes = [await mesh.node() for _ in range(8)]
+    async with AsyncExitStack() as stack:
+        for broker, exchange in nodes:
+            await stack.enter_async_context(exchange.serve(APP, "g", mesh.answer))
+            broker.loses = count
+        members = [exchange._members[0] for _, exchange in nodes]
+
+        def all_known() -> None:
+            assert {len(each._heard) for each in members} == {len(nodes) - 1}
+            assert all(each._asks == 1 for each in members)  # The last one is with the next beat, much later.
+
+        await eventually(all_known)
+        asked = answered = 0
+        for broker, _ in nodes:
+            broker.restore()
+
+        def all_asked() -> None:
+            assert asked == 2 * len(nodes)
+
+        await eventually(all_asked)
+        assert answered == 0
+        # One that came meanwhile is told of by each who knows it, to those who do not.
+        members[0]._leave(members[1].node, members[0]._exchange.monotonic())
+        nodes[0][0].restore()
+
+        def known_again() -> None:
+            assert members[1].node in members[0]._heard
+
+        await eventually(known_again)
+        assert 0 < answered <= 3 * len(nodes)

@@ -13,7 +13,7 @@ from gateway.config import GatewayConfig
 from gateway.http.response import Response
 from gateway.http.stages import _measuring
 from gateway.metrics.endpoint import breaker_states
-from gateway.metrics.exposition import exposed
+from gateway.metrics.exposition import Told, exposed
 from gateway.metrics.recording import MAX_LABEL, MAX_SERIES, Recorder, Series
 from gateway.metrics.settings import Rules
 from gateway.metrics.sources import BREAKERS, GATEWAY, HTTP_SERVED, SOURCES
@@ -117,7 +117,7 @@ def test_rows_of_one_metric_agree() -> None:
 
 
 def lines(recorder: Recorder, name: str) -> list[str]:
-    text = exposed(recorder.measured(), "app", "ns", Rules()).decode()
+    text = exposed(Told(recorder.measured(), "app", "ns", Rules())).decode()
     return [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
 
 
@@ -144,7 +144,7 @@ async def test_states_of_breakers_are_bounded_and_what_is_open_comes_first() -> 
         await last.attempt(_away)
     told = breaker_states(conditions.breakers())
     assert len({labels[:-1] for labels, _ in told}) == MAX_SERIES + 1
-    text = exposed({BREAKERS: told}, "app", "", Rules()).decode()
+    text = exposed(Told({BREAKERS: told}, "app", "", Rules())).decode()
     now = {each for each in text.splitlines() if each.startswith("dapr_resiliency_cb_state{") and each.endswith(" 1")}
     assert len(now) == MAX_SERIES + 1
     [opened] = (each for each in now if 'status="open"' in each)
@@ -218,7 +218,7 @@ def test_histograms() -> None:
 
 
 def test_values_of_labels_are_escaped() -> None:
-    text = exposed({GATEWAY: [(('a"b\\c\nd\udc80',), Series(times=1))]}, "app", "", Rules()).decode()
+    text = exposed(Told({GATEWAY: [(('a"b\\c\nd\udc80',), Series(times=1))]}, "app", "", Rules())).decode()
     assert 'mesh_gateway_info{app_id="app",version="a\\"b\\\\c\\nd?"} 1' in text.splitlines()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 import pytest
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mesh.errors import StateError
 from mesh.key_value import MemoryKeyValue
-from mesh.ownership.owning import Owning, read_table, table_key
+from mesh.ownership.kind import read_table, table_key
+from mesh.ownership.owning import Owning
 from mesh.ownership.session import Session
 from mesh.ownership.table import NOBODY, Member, Standing, Table, partition_of
 from mesh.store import Item, KeyValueStateStore, Stored
@@ -90,6 +91,22 @@ def test_partitions_are_spread() -> None:
     assert partition_of("a", 256) == partition_of("a", 256) < 256
 
 
+@given(tables(), tables())
+def test_who_is_concerned_has_something_to_do(before: Table, after: Table) -> None:
+    """And whoever has something to do is concerned, if that was not so before."""
+    if len(before.owners) != len(after.owners):
+        return
+    concerned = after.concerned(before)
+    for session in after.members:
+        gained = {each for each, owner in enumerate(after.owners) if owner == session} - {
+            each for each, owner in enumerate(before.owners) if owner == session
+        }
+        watches = session in before.members and after.neighbour(session) != before.neighbour(session)
+        if gained or watches or after.moves(session) or after.claims(session):
+            assert session in concerned
+    assert before.members.keys() - after.members.keys() <= concerned
+
+
 @given(tables())
 def test_each_member_is_watched_by_one(table: Table) -> None:
     if len(table.members) > 1:
@@ -108,7 +125,7 @@ class Link(KeyValueStateStore):
         self.slow = 0.0
         self.cut = False
         self.loses_answers = False
-        self.reads = 0
+        self.reads = self.table_reads = self.table_writes = 0
         self._chance = chance
 
     async def _on_the_way(self) -> None:
@@ -119,12 +136,14 @@ class Link(KeyValueStateStore):
 
     async def get(self, key: str, *, strong: bool, metadata: object = None) -> Stored | None:
         self.reads += 1
+        self.table_reads += key.startswith("table.")
         await self._on_the_way()
         found = await super().get(key, strong=strong)
         await self._on_the_way()
         return found
 
     async def write(self, items: Sequence[Item]) -> None:
+        self.table_writes += items[0].key.startswith("table.")
         await self._on_the_way()
         await super().write(items)
         if self.loses_answers and self._chance.random() < 0.5:
@@ -181,6 +200,7 @@ class World:
         self.store = MemoryKeyValue(asyncio.get_running_loop().time)
         self.nodes: dict[str, Node] = {}
         self.highest: dict[int, int] = {}
+        self.always = False
         self._living: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = {}
         self._tasks = asyncio.TaskGroup()
 
@@ -195,10 +215,10 @@ class World:
             self.kill(name)
         await self._tasks.__aexit__(*exc_info)  # type: ignore[arg-type]
 
-    async def tell(self, kind: str) -> None:
-        for node in self.nodes.values():
-            if self.chance.random() < 0.7:  # None has to hear it.
-                node.owning.heard(kind)
+    async def tell(self, kind: str, sessions: Collection[str]) -> None:
+        for node in self.nodes.values() if sessions else ():
+            if self.always or self.chance.random() < 0.7:  # None has to hear it.
+                node.owning.heard(kind, sessions)
 
     def start(self, name: str) -> None:
         if name not in self.nodes:
@@ -422,6 +442,57 @@ def test_news_have_a_table_read_no_more_often_than_is_bounded() -> None:
             world.start("b")
             await world.until_settled(15.0)  # News may be lost: then each looks every three seconds.
             telling.cancel()
+
+    virtual_time.run(play())
+
+
+def test_those_who_have_nothing_to_do_read_no_table() -> None:
+    """Who joins many has few of them read what is as long as they are many, and soon."""
+
+    async def play() -> None:
+        async with World(9, 256) as world:
+            world.always = True
+            for number in range(40):
+                world.start(f"n{number}")
+            await world.until_settled(60.0)
+            await asyncio.sleep(15.0)  # All have looked since.
+            before = {name: node.link.table_reads for name, node in world.nodes.items()}
+            world.start("one more")
+            await world.until_settled(6.0)
+            reading = [name for name, reads in before.items() if world.nodes[name].link.table_reads > reads]
+            looks = 6.0 / (3.0 * 40 / 10)
+            assert len(reading) < 18 + 40 * looks, "some of 256 partitions move, and one has a new neighbour"
+            assert world.nodes["one more"].sure
+
+    virtual_time.run(play())
+
+
+@pytest.mark.parametrize("count", [20, 80])
+def test_what_it_takes_to_join_does_not_grow_with_those_who_join_at_once(count: int) -> None:
+    async def play() -> None:
+        async with World(10, 256) as world:
+            world.always = True
+            for number in range(count):
+                world.start(f"n{number}")
+            await world.until_settled(60.0)
+            links = [node.link for node in world.nodes.values()]
+            assert sum(each.table_writes for each in links) < 14 * count
+            assert sum(each.table_reads for each in links) < 60 * count
+
+    virtual_time.run(play())
+
+
+def test_a_node_looks_at_once_where_it_may_have_missed_news() -> None:
+    async def play() -> None:
+        async with World(11, 256) as world:
+            for number in range(40):
+                world.start(f"n{number}")
+            await world.until_settled(60.0)
+            before = {name: node.link.table_reads for name, node in world.nodes.items()}
+            for node in world.nodes.values():
+                node.owning.look()
+            await asyncio.sleep(1.5)
+            assert all(node.link.table_reads > before[name] for name, node in world.nodes.items())
 
     virtual_time.run(play())
 

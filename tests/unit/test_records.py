@@ -380,7 +380,7 @@ async def test_records_below_a_path(tmp_path: Path, backbone: str) -> None:
     path = str(tmp_path / "s.db")
     marked = component("file", "state.sqlite", connectionString=path, actorStateStore="true", keyPrefix="none")
     async with node(marked, backbone=backbone, single_host=True) as mesh:
-        opened = partial(mesh._parts.records, dotted=True)
+        opened = partial(mesh.parts.records, dotted=True)
         records, other = LazyRecords("mesh:one", opened), LazyRecords("mesh:two", opened, 5.0)
         names = [f"t.a.{number:02}" for number in range(20)]
         assert list(await records.save_each([Item(name, name.encode()) for name in names])) == [None] * 20

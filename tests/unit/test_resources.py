@@ -694,3 +694,5 @@ def test_inside_kubernetes_references_that_name_no_store_are_to_the_cluster(
     given = [each.auth_secret_store for each in (*(outside.components or ()), *outside.endpoints) if each.secret_refs()]
     assert given == [None if each == "kubernetes" else each for each in named]
     assert all(each.type != "secretstores.kubernetes" for each in outside.components or ())
+    without = load_settings(replace(config, builtin_secrets=False))  # --disable-builtin-k8s-secret-store
+    assert (without.components, without.endpoints) == (outside.components, outside.endpoints)

@@ -6,7 +6,7 @@ from mesh import address
 from mesh.address import Address, matches
 from mesh.rights import Rights
 
-RIGHTS = Rights("prod", "shop", calls=("stock",), hosted=("store",))
+RIGHTS = Rights("prod", "shop", calls=("stock",), hosted=("store",), control="system")
 SHOP, STOCK, BILLING = (address.app("prod", name) for name in ("shop", "stock", "billing"))
 STORE, PRINT = address.component("prod", "store"), address.component("prod", "store", "f00d")
 SHARED = [getattr(address, name)("prod") for name in ("nodes", "hosts", "keepers", "readers", "taps", "triggered")]
@@ -15,9 +15,11 @@ NEWS = [address.jobs("prod", "shop"), address.workflows("prod", "shop")]
 OWN = [getattr(address, name)("prod", "shop", "n") for name in ("node", "owner", "work")]
 BOTH = [*SHARED, *NAMED, *NEWS, *OWN, STORE, PRINT, address.members(PRINT), address.members(SHOP)]
 THEIRS = [getattr(address, name)("prod", "stock", "n") for name in ("node", "owner", "work")]
-TOLD = [*BOTH, *THEIRS, STOCK, address.members(STOCK), address.bindings("prod", "stock")]
-HEARD = [*BOTH, SHOP, address.bindings("prod", "shop")]
+TOLD = [*BOTH, *THEIRS, address.supply("system"), STOCK, address.members(STOCK), address.bindings("prod", "stock")]
+HEARD = [*BOTH, SHOP, address.supplied("system", "prod"), address.bindings("prod", "shop")]
 OTHERS = [
+    address.supply("prod"),
+    address.supplied("system", "test"),
     BILLING,
     address.members(BILLING),
     address.app("test", "stock"),
@@ -40,7 +42,10 @@ def test_every_address_is_told_or_heard() -> None:
 
 
 def test_what_is_another_s_is_not() -> None:
-    told, heard = [*OTHERS, SHOP], [*OTHERS, *THEIRS, STOCK, address.members(STOCK), address.bindings("prod", "stock")]
+    told, heard = (
+        [*OTHERS, SHOP, address.supplied("system", "prod")],
+        [*OTHERS, address.supply("system"), *THEIRS, STOCK, address.members(STOCK), address.bindings("prod", "stock")],
+    )
     assert [each.text for each in told if allowed(RIGHTS.told, each)] == []
     assert [each.text for each in heard if allowed(RIGHTS.heard, each)] == []
 
@@ -50,4 +55,8 @@ def test_no_kind_of_address_is_left_out() -> None:
     returns = {name: getattr(getattr(address, name), "__annotations__", {}).get("return") for name in address.__all__}
     kinds = {name for name, what in returns.items() if what == "Address"} - STORED
     nodes = {"asker", "back", "bindings", "hosts", "keepers", "nodes", "owners", "readers", "seen", "taps", "triggered"}
-    assert kinds == {"app", "component", "members", "node", "owner", "work", "jobs", "workflows"} | nodes
+    supply = {"supplied", "supply"}
+    assert (
+        kinds
+        == {"app", "bridge", "component", "members", "node", "owner", "work", "jobs", "workflows"} | nodes | supply
+    )

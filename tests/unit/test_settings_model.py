@@ -104,6 +104,16 @@ def test_every_problem_at_once() -> None:
     assert "hunter2" not in str(raised.value)
 
 
+def test_what_is_read_from_a_secret_is_never_told() -> None:
+    """Whichever setting it is of: logs tell problems, and so does the status of a resource, which others may read."""
+    hidden = Secret("hunter2")
+    given = component(theHost="h", on=hidden, many=hidden, wait=hidden, size=hidden, mode=hidden)
+    with pytest.raises(ConfigError, match="is no boolean") as raised:
+        read_settings(given, Settings)
+    assert len(raised.value.problems) == 5
+    assert "hunter2" not in str(raised.value)
+
+
 def test_a_setting_that_is_missing() -> None:
     """The error says what it is."""
     with pytest.raises(ConfigError, match="the setting theHost is missing: name and port"):

@@ -235,7 +235,7 @@ async def test_what_cannot_be_sent_is_counted() -> None:
         broker.away = True
         for _ in range(5):
             await ask(runtime, GET, "store", Get("k"))
-        watched = next(iter(cast("Any", runtime)._parts.taps._watches.values()))
+        watched = next(iter(cast("Any", runtime).parts.taps._watches.values()))
 
         def lost() -> None:
             assert watched._dropped >= 5

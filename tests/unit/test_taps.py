@@ -427,7 +427,7 @@ def _asked(runtime: Runtime, tap: str, app: str = "w", wanted: Wanted = Wanted()
 
 
 def _count(runtime: Runtime) -> int:
-    return cast("Any", runtime)._parts.taps.count
+    return cast("Any", runtime).parts.taps.count
 
 
 def _has(runtime: Runtime, count: int) -> Callable[[], None]:
@@ -453,9 +453,9 @@ async def test_a_tap_whose_asker_died_ends_with_its_lease(monkeypatch: pytest.Mo
     async with node("memory:", "ns", registry=MemoryMesh()) as runtime:
         await _asked(runtime, "t")
         await eventually(_has(runtime, 1))
-        assert cast("Any", runtime)._parts.taps.on
+        assert cast("Any", runtime).parts.taps.on
         await eventually(_has(runtime, 0))
-        assert not cast("Any", runtime)._parts.taps.on
+        assert not cast("Any", runtime).parts.taps.on
 
 
 async def test_another_asker_cannot_end_or_change_a_tap() -> None:
@@ -492,7 +492,7 @@ async def test_one_application_leaves_room_for_others(monkeypatch: pytest.Monkey
             await _asked(runtime, f"t{number}", "greedy")
         await _asked(runtime, "u", "modest")
         await eventually(_has(runtime, 3))
-        assert {"t0", "t1", "u"} == {*cast("Any", runtime)._parts.taps._watches}
+        assert {"t0", "t1", "u"} == {*cast("Any", runtime).parts.taps._watches}
 
 
 async def test_what_takes_every_node_long_is_refused_by_each() -> None:
@@ -504,7 +504,7 @@ async def test_what_takes_every_node_long_is_refused_by_each() -> None:
         await _asked(runtime, "slow", wanted=Wanted(where=loops))
         await _asked(runtime, "t", wanted=Wanted(where="[1].all(a, [1].all(b, true))"))
         await eventually(_has(runtime, 1))
-        assert [*cast("Any", runtime)._parts.taps._watches] == ["t"]
+        assert [*cast("Any", runtime).parts.taps._watches] == ["t"]
 
 
 async def test_what_is_malformed_is_ignored() -> None:
@@ -528,7 +528,7 @@ async def test_a_slow_reader_is_told_what_is_left_out(monkeypatch: pytest.Monkey
         await eventually(_has(runtime, 1))
         for _ in range(200):
             await ask(runtime, GET, "store", Get("k"))
-        watched = next(iter(cast("Any", runtime)._parts.taps._watches.values()))
+        watched = next(iter(cast("Any", runtime).parts.taps._watches.values()))
 
         def sent() -> None:
             assert not watched.waits
@@ -565,7 +565,7 @@ async def test_an_iteration_ends_with_the_node() -> None:
 async def test_what_cannot_be_shown_ends_no_tap(told: Any) -> None:
     async with node("memory:", "ns", registry=MemoryMesh()) as runtime, runtime.tap(Wanted()) as sights:
         await eventually(_has(runtime, 1))
-        at = address.taps("ns", next(iter(cast("Any", runtime)._parts.taps._watches)))
+        at = address.taps("ns", next(iter(cast("Any", runtime).parts.taps._watches)))
         good = Dropped("a", "n", 1)
         for each in (told, good):
             body = msgspec.msgpack.encode(Told([msgspec.Raw(msgspec.msgpack.encode(each))]))

@@ -165,8 +165,8 @@ _APP = "version: 1\napps:\n  - appDirPath: orders\n"
             _APP + "    appPort: 70000\n    appID: a.b\n",
             [
                 "dapr.yaml:4:14: apps[0].appPort: expected a port from 1 to 65535, got the number 70000",
-                "dapr.yaml:5:12: apps[0].appID: the app id 'a.b' must not contain dots, slashes, blanks or control "
-                "characters",
+                "dapr.yaml:5:12: apps[0].appID: the app id 'a.b' must not contain dots, slashes, '@', blanks or "
+                "control characters",
             ],
         ),
         (_APP + "    appPort: '80'\n", ["dapr.yaml:4:14: apps[0].appPort: expected a port from 1 to 65535, got '80'"]),

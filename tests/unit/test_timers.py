@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,7 +18,8 @@ from mesh.broker import Write
 from mesh.errors import MeshError, StateError
 from mesh.key_value import MemoryKeyValue
 from mesh.ownership.errors import NotOwnerError, OwnerLostError
-from mesh.ownership.owning import Owning, table_key
+from mesh.ownership.kind import table_key
+from mesh.ownership.owning import Owning
 from mesh.ownership.table import Table, partition_of
 from mesh.schedules import Timing
 from mesh.store import Item, KeyValueStateStore, StateStore, Stored
@@ -1209,9 +1210,9 @@ class World:
         self._living: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = {}
         self.tasks = asyncio.TaskGroup()
 
-    async def tell(self, kind: str) -> None:
-        for node in self.nodes.values():
-            node.owning.heard(kind)
+    async def tell(self, kind: str, sessions: Collection[str]) -> None:
+        for node in self.nodes.values() if sessions else ():
+            node.owning.heard(kind, sessions)
 
     def start(self, name: str) -> None:
         if name not in self.nodes:

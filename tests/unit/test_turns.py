@@ -11,7 +11,7 @@ import pytest
 from mesh.errors import MeshError, RecordsMissingError, StateError
 from mesh.key_value import MemoryKeyValue
 from mesh.ownership import session
-from mesh.ownership.owning import table_key
+from mesh.ownership.kind import table_key
 from mesh.ownership.turns import in_turn
 from mesh.store import Item, KeyValueStateStore, Stored
 from tests.support.eventually import eventually

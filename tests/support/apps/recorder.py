@@ -9,6 +9,8 @@ Event data (``POST /events/<kind>``): ``{"id": …}`` is recorded under the kind
 * ``status``: answer this HTTP status
 * ``crash``: end the process at once, so many times; each is recorded as ``crash``
 
+Jobs are recorded as ``job``, under their names.
+
 Calls: any other path is echoed; ``/calls/hold`` holds like above (id in ``?id=``); ``/calls/stream`` streams a
 line after every one that ``POST /tick`` asks for, and ``/calls/flow`` streams without end.
 """
@@ -116,6 +118,10 @@ class Recorder:
             record("cancelled", "flow")
             raise
 
+    async def job(self, request: web.Request) -> web.Response:
+        record("job", request.match_info["name"])
+        return web.Response()
+
     async def echo(self, request: web.Request) -> web.Response:
         body = await request.read()
         identity = request.query.get("id")
@@ -146,6 +152,7 @@ def application() -> web.Application:
     app.router.add_get("/ready", _ready)
     app.router.add_get("/dapr/subscribe", _subscribe)
     app.router.add_post("/events/{kind}", recorder.event)
+    app.router.add_post("/job/{name}", recorder.job)
     app.router.add_post("/release", recorder.release)
     app.router.add_post("/tick", recorder.tick)
     app.router.add_route("*", "/calls/hold", recorder.held)

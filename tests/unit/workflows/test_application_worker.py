@@ -189,7 +189,10 @@ async def test_waiting_for_a_place_is_no_time_of_the_application(app: App) -> No
         return web.Response()
 
     app.answers[CHARGE] = when_free
-    async with HTTPApplication(f"http://127.0.0.1:{app.port}", max_concurrency=1) as application, task_group() as tasks:
+    async with (
+        HTTPApplication(f"http://127.0.0.1:{app.port}", permits=asyncio.Semaphore(1)) as application,
+        task_group() as tasks,
+    ):
         first = tasks.create_task(ApplicationWorker(application, Declared()).task(task()))
         await app.until(CHARGE, 1)
         worker = ApplicationWorker(application, Declared(task_seconds=0.1))

@@ -407,8 +407,8 @@ KINDS = "activity, timer, wait, workflow, operation, send, start"
             for kind in (b'"activity": "a"', b'"workflow": "w"', b'"send": "e", "to": "i"', b'"start": "w", "id": "i"')
             for app, problem in (
                 (b"", "the app id must not be empty"),
-                (b"a/b", "the app id 'a/b' must not contain dots, slashes, blanks or control characters"),
-                (b"a\\u0001", r"the app id 'a\x01' must not contain dots, slashes, blanks or control characters"),
+                (b"a/b", "the app id 'a/b' must not contain dots, slashes, '@', blanks or control characters"),
+                (b"a\\u0001", r"the app id 'a\x01' must not contain dots, slashes, '@', blanks or control characters"),
             )
         ),
         (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.metrics.exposition import exposed
+from gateway.metrics.exposition import Told, exposed
 from gateway.metrics.recording import Recorder
 from gateway.metrics.settings import Rules
 from gateway.metrics.table import METRICS
@@ -30,7 +30,7 @@ def work(trace: Trace | None = None) -> TaskWork:
 
 def exposed_of(recorder: Recorder) -> dict[str, float]:
     """Give what is counted, by name and labels."""
-    text = exposed(recorder.measured(), "shop", "ns", Rules(), raw=True, rows=METRICS).decode()
+    text = exposed(Told(recorder.measured(), "shop", "ns", Rules(), raw=True, rows=METRICS)).decode()
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#") and "_bucket" not in line]
     return {name: float(value) for name, _, value in lines}
 

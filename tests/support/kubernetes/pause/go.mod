@@ -1,0 +1,3 @@
+module brokermesh.test/pause
+
+go 1.21
