@@ -349,7 +349,7 @@ class Runtime(Steps):
     def _resources(self, settings: NodeSettings) -> Resources:
         components = settings.scoped
         if settings.components is None:
-            components = [each for each in self._default_components() if each.name not in settings.withheld]
+            components = [each for each in self._default_components(settings) if each.name not in settings.withheld]
         return Resources(
             tuple(components),
             tuple(settings.subscriptions),
@@ -384,9 +384,8 @@ class Runtime(Steps):
         )
         return told
 
-    def _default_components(self) -> Sequence[Component]:
+    def _default_components(self, settings: NodeSettings) -> Sequence[Component]:
         """Give what a node has when nobody configured anything: pub/sub and state, on the backbone where it can."""
-        settings = self.settings
         if self.broker.features.key_value:
             state = Component("statestore", STATE_ON_BACKBONE, (MetadataEntry("actorStateStore", "true"),))
         elif settings.single_host and settings.home is not None:

@@ -162,6 +162,8 @@ async def test_resources_come_change_and_go(cluster: Cluster) -> None:
         cluster.put(component("other", NAMESPACE))
         await until_named(cart, "other")
         await cluster.until_reported("Component/other")
+        cluster.put()  # Then there is what is there without any.
+        await until_named(cart, "pubsub", "statestore")
 
 
 async def test_a_wrong_resource_is_reported_with_its_line(cluster: Cluster) -> None:
