@@ -101,8 +101,8 @@ class Resources:
         if not refused:
             return resource
         logger.warning("%s in %s is not given to gateways: %s", resource.key, resource.namespace, refused)
-        known = sum(1 for each in self.of(resource.namespace).values() if each.refused)
-        return resource.without(refused) if known < MAX_REFUSED else None
+        others = [each for each in self.of(resource.namespace).values() if each.refused and each.key != resource.key]
+        return resource.without(refused) if len(others) < MAX_REFUSED else None
 
     def _changed(self, kind: Kind, key: Key, resource: Resource | None) -> None:
         namespace, own = key[0], f"{kind.name}/{key[1]}"
